@@ -1,0 +1,348 @@
+//! The `gateways:` section resolved, one struct per stage of the pipeline: what one `l7-gateway`
+//! instance is told. Not for how it is done: that is the crate `l7-gateway`.
+//!
+//! Invariant: every index in it (`UpstreamId`, `IssuerId`, `LimitId`) is in range.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::l4::Balance;
+use crate::model::{Endpoint, HealthCheck};
+use crate::units::{
+    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place, Rate,
+    RouteName, Scope, SecretRef, ServiceName,
+};
+
+/// Gateways that serve the same routes under the same policy.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Its name in the file.
+    pub name: GroupName,
+    /// The processes.
+    pub instances: Vec<Instance>,
+    /// Peers that put a PROXY header before the first byte; from them it is required, from all
+    /// others refused.
+    pub trust_proxy_protocol_from: Vec<IpNet>,
+    /// Stage 1; `None`: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Stage 2.
+    pub front: Front,
+    /// Stage 3: who may issue tokens.
+    pub issuers: Vec<Issuer>,
+    /// Stage 5: the limits that policies name.
+    pub limits: Vec<Limit>,
+    /// Stage 5: where counters of shared limits live; `None`: in each process.
+    pub limit_store: Option<LimitStore>,
+    /// Policy of a request that no route matches; `None`: such a request is 404 at once.
+    pub defaults: Option<RoutePolicy>,
+    /// Stage 6.
+    pub routes: Vec<Route>,
+    /// Stage 8: where routes lead.
+    pub upstreams: Vec<Upstream>,
+    /// Stage 10.
+    pub access_log: AccessLog,
+    /// How long a drain may take before what is left is ended (default 30 s).
+    pub drain: Duration,
+    /// Where its key stands.
+    pub place: Place,
+}
+
+/// One `l7-gateway` process.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Unique in the file; `gateway_instance` of the access record.
+    pub name: InstanceName,
+    /// Where it listens.
+    pub listen: At<SocketAddr>,
+    /// Admin listener; `None`: none.
+    pub admin: Option<At<SocketAddr>>,
+    /// Where its key stands.
+    pub place: Place,
+}
+
+/// Stage 1: TLS towards clients.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Chosen by SNI; the first is the default. At least one.
+    pub certificates: Vec<Certificate>,
+    /// Authorities for client certificates; `None`: none is asked for.
+    pub client_ca: Option<At<PathBuf>>,
+    /// Where the section stands.
+    pub place: Place,
+}
+
+/// A certificate chain and its key.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// PEM, leaf first.
+    pub chain: At<SecretRef>,
+    /// PEM, PKCS#8, PKCS#1 or SEC1.
+    pub key: At<SecretRef>,
+}
+
+/// Stage 2: what a client may send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Most connections of all workers together (default 20 000 or what descriptors allow).
+    pub max_connections: NonZeroU32,
+    /// Most header fields (default 100).
+    pub max_headers: NonZeroUsize,
+    /// Most bytes of line and headers together (default 64 KiB).
+    pub max_head_bytes: NonZeroUsize,
+    /// Most bytes of the request target (default 8 KiB).
+    pub max_uri_bytes: NonZeroUsize,
+    /// Most bytes of a body (default 10 MiB).
+    pub max_body_bytes: u64,
+    /// TLS handshake, and PROXY header (default 5 s).
+    pub handshake_timeout: Duration,
+    /// From the first byte of a head to its end (default 10 s).
+    pub header_timeout: Duration,
+    /// Between two reads of a body (default 30 s).
+    pub body_idle_timeout: Duration,
+    /// A kept connection without a request (default 60 s).
+    pub idle_timeout: Duration,
+}
+
+/// Stage 3: one token issuer.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Its name in the file.
+    pub name: IssuerName,
+    /// The exact `iss` claim.
+    pub issuer: String,
+    /// Accepted `aud` values; at least one.
+    pub audiences: Vec<String>,
+    /// Where its keys come from.
+    pub keys: IssuerKeys,
+    /// Accepted algorithms; at least one, never `none`.
+    pub algorithms: Vec<Algorithm>,
+    /// Claim that names the user (default `sub`).
+    pub user_claim: String,
+    /// Claim that holds the scopes, a space-separated text or a list (default `scope`).
+    pub scope_claim: String,
+    /// Tolerance for `exp` and `nbf` (default 30 s).
+    pub leeway: Duration,
+    /// Where its key stands.
+    pub place: Place,
+}
+
+/// Index into [`Group::issuers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IssuerId(pub usize);
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug)]
+pub enum IssuerKeys {
+    /// `jwks: http(s)://…`: fetched, cached, refreshed in the background.
+    Url(At<String>),
+    /// `jwks: file:PATH`: a JSON key set.
+    JwksFile(At<SecretRef>),
+    /// `key: file:PATH`: one PEM public key (or the secret of HS256).
+    Key(At<SecretRef>),
+}
+
+/// A signature algorithm (RFC 7518 §3.1, RFC 8037). `none` cannot be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are the registered ones")]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+    HS256,
+}
+
+/// What a route asks of a request, whatever the request is for.
+#[derive(Clone, Debug)]
+pub struct RoutePolicy {
+    /// Who may call.
+    pub auth: Auth,
+    /// All of these scopes are required.
+    pub scopes: Vec<Scope>,
+    /// All of these limits are charged.
+    pub limits: Vec<LimitId>,
+    /// Cross-origin rules; `None`: no CORS header is added and preflight is an ordinary request.
+    pub cors: Option<Cors>,
+}
+
+/// Who may call a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `none`: nobody is asked; a token that comes passes untouched (plain L7 mode).
+    None,
+    /// A token of one of these issuers.
+    Token(Vec<IssuerId>),
+}
+
+/// Cross-origin rules (Fetch standard, "HTTP-CORS protocol").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Exact origins; a single `*` means any.
+    pub origins: Vec<String>,
+    /// Methods named in a preflight answer.
+    pub methods: Vec<String>,
+    /// Request headers named in a preflight answer.
+    pub headers: Vec<String>,
+    /// Whether cookies may come along; not together with `*`.
+    pub credentials: Credentials,
+    /// How long a browser may keep the preflight answer (default 10 min).
+    pub max_age: Duration,
+}
+
+/// Whether a browser may send credentials across origins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// `Access-Control-Allow-Credentials: true`.
+    Allowed,
+    /// The header is absent.
+    Refused,
+}
+
+/// Stage 5: one budget.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// Its name in the file, part of every counter's key.
+    pub name: LimitName,
+    /// Whose budget.
+    pub by: LimitBy,
+    /// How much.
+    pub rate: Rate,
+    /// Most at once: a token bucket's size (default the rate's count).
+    pub burst: NonZeroU32,
+    /// How it is counted.
+    pub algorithm: LimitAlgorithm,
+    /// Where its key stands.
+    pub place: Place,
+}
+
+/// Index into [`Group::limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LimitId(pub usize);
+
+/// Whose budget a limit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitBy {
+    /// The client's address (IPv6: its /64). Charged before authentication.
+    Address,
+    /// The verified user; anonymous requests are not charged.
+    User,
+    /// All callers of one route together.
+    Route,
+    /// Everybody together.
+    All,
+}
+
+/// How a budget is counted (spec G10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitAlgorithm {
+    /// Refills evenly, spends up to `burst` at once (default).
+    TokenBucket,
+    /// Never more than the count in any window of the rate's length.
+    SlidingWindow,
+}
+
+/// Where shared counters live.
+#[derive(Clone, Debug)]
+pub struct LimitStore {
+    /// `redis://HOST:PORT[/DB]`.
+    pub redis: At<String>,
+    /// What happens while it is away.
+    pub when_away: WhenAway,
+    /// How long a decision may wait for it (default 20 ms).
+    pub timeout: Duration,
+}
+
+/// Policy while the limit store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAway {
+    /// Requests pass uncounted.
+    FailOpen,
+    /// Requests are refused with 503.
+    FailClosed,
+    /// Each instance counts alone, with the budget divided by the number of instances of the
+    /// group (default).
+    LocalShare,
+}
+
+/// Stage 6: which requests go where.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Unique in its group; label of metrics.
+    pub name: RouteName,
+    /// Any of these hosts; empty: every host.
+    pub hosts: Vec<HostPattern>,
+    /// The path.
+    pub path: PathPattern,
+    /// These methods, upper case; empty: all.
+    pub methods: Vec<String>,
+    /// What it asks, the group's defaults applied.
+    pub policy: RoutePolicy,
+    /// Where it leads.
+    pub to: UpstreamId,
+    /// From the day after, it answers 410 (spec G14).
+    pub sunset: Option<Day>,
+    /// How long the whole exchange may take until the answer's head (default 15 s).
+    pub timeout: Duration,
+    /// Headers set on every answer of it, our own included.
+    pub response_headers: Vec<(String, String)>,
+    /// Where it is written.
+    pub place: Place,
+}
+
+/// Index into [`Group::upstreams`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamId(pub usize);
+
+/// Stage 8: a service as the gateway sees it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// The service behind it, also where a balancer stands in between: the access record's
+    /// `service`.
+    pub service: ServiceName,
+    /// Addresses to connect to: the service's own, or the internal balancer's listeners.
+    pub endpoints: Vec<Endpoint>,
+    /// Who picks the server.
+    pub via: Via,
+    /// How an address is chosen (`round-robin`, `least-connections`).
+    pub balance: Balance,
+    /// Active checks; only where the gateway picks the server.
+    pub health: Option<HealthCheck>,
+    /// How long a connection may take (default 1 s).
+    pub connect_timeout: Duration,
+    /// A connection carries so many requests at most (default behind a balancer 1000, else no
+    /// bound).
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// A connection lives so long at most (default behind a balancer 60 s, else no bound).
+    pub max_connection_age: Option<Duration>,
+    /// Most tries of a safe request, the first included (default 3).
+    pub max_attempts: u8,
+}
+
+/// Who picks the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// An internal `l4-nlb` listener, once per connection.
+    Balancer,
+    /// The gateway, once per request.
+    Endpoints,
+}
+
+/// Stage 10: where access records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output (default).
+    Stdout,
+    /// Appended to a file.
+    File(At<PathBuf>),
+    /// Nowhere.
+    Off,
+}
