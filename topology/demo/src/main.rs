@@ -1,2 +1,78 @@
-//! Placeholder.
-fn main() {}
+//! The programs that stand behind the tiers in the demo stack: HTTP services on PostgreSQL, a UDP
+//! game server, a token issuer. Not a part of the product: no tier links to any of this, and this
+//! links to none of them, so that a fault on one side is not repeated on the other. Started by
+//! `aqueduct up`, by tests, or by hand.
+//!
+//! Invariant: every program stops on TERM or INT after it has answered what it had begun.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod database;
+mod feed;
+mod game;
+mod http;
+mod identity;
+mod issuer;
+mod keys;
+mod options;
+mod orders;
+mod shutdown;
+mod upstream;
+mod user;
+mod web;
+
+use clap::{Parser, Subcommand};
+
+use crate::options::{GameArgs, IssuerArgs, WebArgs};
+use crate::web::Kind;
+
+/// Demo services, game server and token issuer for a local Aqueduct stack.
+#[derive(Debug, Parser)]
+#[command(name = "demo", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Profiles: GET …/user/profile (of X-User-Id) and GET …/user/ID
+    User(WebArgs),
+    /// Posts: GET /api/feed/… with their authors, GET /api/search?q=WORD
+    Feed(WebArgs),
+    /// Checkout: POST /api/checkout/… books an order in one transaction
+    Payment(WebArgs),
+    /// GET /profile/ID
+    Profile(WebArgs),
+    /// GET /orders?user=ID and GET /orders/ID
+    Orders(WebArgs),
+    /// GET /notifications/ID
+    Notifications(WebArgs),
+    /// UDP game server that answers every player's datagram with its own name
+    Game(GameArgs),
+    /// Token issuer: GET /jwks.json, POST /token
+    Issuer(IssuerArgs),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    match Cli::parse().what {
+        What::User(args) => web::run(Kind::User, args).await,
+        What::Feed(args) => web::run(Kind::Feed, args).await,
+        What::Payment(args) => web::run(Kind::Payment, args).await,
+        What::Profile(args) => web::run(Kind::Profile, args).await,
+        What::Orders(args) => web::run(Kind::Orders, args).await,
+        What::Notifications(args) => web::run(Kind::Notifications, args).await,
+        What::Game(args) => game::run(args).await,
+        What::Issuer(args) => issuer::run(args).await,
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  demo game --listen 127.0.0.1:7801 --name game-1
+  demo issuer --listen 127.0.0.1:7900 --keys ./keys
+  demo user --listen 127.0.0.1:7011 --name user-1 --use data/app=postgres://app:secret@127.0.0.1:6432/app
+  demo feed --listen 127.0.0.1:7021 --name feed-1 --use data/app=postgres://… --use internal/user=http://127.0.0.1:7010
+  demo user --listen 127.0.0.1:7011 --auth token --jwks http://127.0.0.1:7900/jwks.json";
