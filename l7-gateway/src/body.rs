@@ -1,0 +1,221 @@
+//! Bodies as streams: a client's on its way to a service ([`RequestBody`]) and an answer's on its
+//! way to the client ([`AnswerBody`]). Never collected, so back-pressure is the reader's pace. Not
+//! for counting or logging answers: stage 10 wraps them. Called by `engine`, `stages` and `halt`.
+//!
+//! Invariant: a body that ends early ends as an error, never as a shorter body.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use thiserror::Error;
+use tokio::time::{Instant, Sleep};
+
+use crate::stages::dispatch::upstream::ServiceBody;
+
+/// Why a body ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BodyFault {
+    /// More bytes than the listener takes.
+    #[error("the body is larger than the limit of this gateway")]
+    TooLarge,
+    /// Nothing came for too long.
+    #[error("the body stopped coming")]
+    Idle,
+    /// The connection or stream broke.
+    #[error("the body broke off")]
+    Broken,
+}
+
+/// What the body has done so far, readable while somebody else sends it.
+#[derive(Debug, Default)]
+pub struct BodyProgress {
+    bytes: Cell<u64>,
+    started: Cell<bool>,
+    fault: Cell<Option<BodyFault>>,
+}
+
+impl BodyProgress {
+    /// Bytes that passed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// Whether a reader has asked for data: then it cannot be sent a second time.
+    pub fn started(&self) -> bool {
+        self.started.get()
+    }
+
+    /// Why it ended early, if it did.
+    pub fn fault(&self) -> Option<BodyFault> {
+        self.fault.get()
+    }
+}
+
+/// How much of a body is taken, and how slowly it may come.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Most bytes.
+    pub bytes: u64,
+    /// Longest wait for the next bytes.
+    pub idle: Duration,
+}
+
+/// A client's body.
+pub struct RequestBody {
+    source: Option<Incoming>,
+    limits: BodyLimits,
+    progress: Rc<BodyProgress>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// No body.
+    pub fn empty() -> Self {
+        let limits = BodyLimits { bytes: 0, idle: Duration::ZERO };
+        Self { source: None, limits, progress: Rc::default(), timer: None }
+    }
+
+    /// The body of a request that hyper parsed.
+    pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
+        let source = (!incoming.is_end_stream()).then_some(incoming);
+        Self { source, limits, progress: Rc::default(), timer: None }
+    }
+
+    /// What it has done so far.
+    pub fn progress(&self) -> Rc<BodyProgress> {
+        Rc::clone(&self.progress)
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.source.is_none()
+    }
+
+    /// The limits it is read under.
+    pub fn limits(&self) -> BodyLimits {
+        self.limits
+    }
+
+    fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        self.source = None;
+        self.progress.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+
+    /// Waits with the idle timer; ready when it has run out.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let idle = self.limits.idle;
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle))).as_mut().poll(cx)
+    }
+
+    fn rewind(&mut self) {
+        if let Some(timer) = &mut self.timer {
+            timer.as_mut().reset(Instant::now() + self.limits.idle);
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let this = &mut *self;
+        let Some(source) = &mut this.source else { return Poll::Ready(None) };
+        this.progress.started.set(true);
+        match Pin::new(source).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(this.poll_idle(cx));
+                this.fail(BodyFault::Idle)
+            }
+            Poll::Ready(None) => {
+                this.source = None;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.rewind();
+                let size = frame.data_ref().map_or(0, Buf::remaining) as u64;
+                let total = this.progress.bytes.get() + size;
+                this.progress.bytes.set(total);
+                if total > this.limits.bytes {
+                    return this.fail(BodyFault::TooLarge);
+                }
+                // Trailers of requests are dropped: nothing behind may trust them (RFC 9110 §6.5.1).
+                if frame.is_trailers() {
+                    this.source = None;
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").field("progress", &self.progress).finish_non_exhaustive()
+    }
+}
+
+/// An answer's body.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// None.
+    Empty,
+    /// Made by us.
+    Whole(Bytes),
+    /// A service's, streamed.
+    Service(Box<ServiceBody>),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Service(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Service(body) => body.size_hint(),
+        }
+    }
+}

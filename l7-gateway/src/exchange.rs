@@ -1,0 +1,383 @@
+//! One HTTP request with its response: the facts that all stages may read ([`Exchange`]) and the
+//! payload each stage hands to the next (`Received` … `Answered`). Not for deciding anything: that
+//! is the stages' work. Called by `connection` (makes one per request) and by every stage.
+//!
+//! Invariant: a payload type exists only if every stage before it has run: `Identity` is made in
+//! `stages/authn` alone, `Grant` in `stages/authz` alone, and an upstream call demands a `Grant`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tokio::time::Instant;
+use topology::gateway::RoutePolicy;
+
+use crate::access_log::Record;
+use crate::body::{AnswerBody, RequestBody};
+use crate::ids::{RequestId, TraceParent};
+pub use crate::stages::authn::Identity;
+pub use crate::stages::authz::Grant;
+
+/// The positions of the pipeline, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the names are those of the modules in `stages`")]
+pub enum Stage {
+    Tls = 1,
+    Normalise = 2,
+    Authn = 3,
+    Authz = 4,
+    RateLimit = 5,
+    Route = 6,
+    RequestTransform = 7,
+    Dispatch = 8,
+    ResponseTransform = 9,
+    Emit = 10,
+}
+
+impl Stage {
+    /// All of them, first to last.
+    pub const ALL: [Self; 10] = [
+        Self::Tls,
+        Self::Normalise,
+        Self::Authn,
+        Self::Authz,
+        Self::RateLimit,
+        Self::Route,
+        Self::RequestTransform,
+        Self::Dispatch,
+        Self::ResponseTransform,
+        Self::Emit,
+    ];
+
+    /// The name in records and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Normalise => "normalise",
+            Self::Authn => "authn",
+            Self::Authz => "authz",
+            Self::RateLimit => "rate_limit",
+            Self::Route => "route",
+            Self::RequestTransform => "request_transform",
+            Self::Dispatch => "dispatch",
+            Self::ResponseTransform => "response_transform",
+            Self::Emit => "emit",
+        }
+    }
+}
+
+/// Who is at the other end of the downstream connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The client, as the PROXY header says where one is trusted, else the socket's peer.
+    pub client: SocketAddr,
+    /// How the connection is protected.
+    pub transport: Transport,
+}
+
+/// How the downstream connection is protected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Plain HTTP.
+    Plain,
+    /// TLS.
+    Tls {
+        /// The server name that the client asked for.
+        sni: Option<String>,
+        /// How long the handshake took.
+        handshake: Duration,
+    },
+}
+
+impl Peer {
+    /// The client's address.
+    pub fn address(&self) -> IpAddr {
+        self.client.ip().to_canonical()
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        match self.transport {
+            Transport::Plain => "http",
+            Transport::Tls { .. } => "https",
+        }
+    }
+}
+
+/// What stage 2 found for host, method and path; an index into the group's routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteId(pub usize);
+
+/// The outcome of the pure lookup at the end of stage 2. Stage 6 turns it into a route or a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Candidate {
+    /// This route.
+    Route(RouteId),
+    /// The path exists, for other methods; policy and CORS of the most specific such route hold.
+    OtherMethod(RouteId),
+    /// No route: the group's default policy holds.
+    Unmatched,
+}
+
+impl Candidate {
+    /// The route whose policy holds.
+    pub fn route(self) -> Option<RouteId> {
+        match self {
+            Self::Route(id) | Self::OtherMethod(id) => Some(id),
+            Self::Unmatched => None,
+        }
+    }
+}
+
+/// Context of one request and its response: facts, never payloads.
+#[derive(Debug)]
+pub struct Exchange {
+    /// Who asks.
+    pub peer: Rc<Peer>,
+    /// When the head was complete.
+    pub began: Instant,
+    /// The same moment as wall-clock time, for tokens and the access record.
+    pub wall: SystemTime,
+    /// Given to the service, the client and the log.
+    pub request_id: RequestId,
+    /// W3C trace context towards the service.
+    pub trace: TraceParent,
+    /// What stage 2 found.
+    pub candidate: Candidate,
+    /// `Origin` of a cross-origin request, for the CORS response side.
+    pub origin: Option<HeaderValue>,
+    /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
+    /// not.
+    pub limit_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Which stages ran, for how long, and which one halted.
+    pub progress: Progress,
+    /// What the access log will say.
+    pub record: Record,
+}
+
+/// Which stages ran and for how long.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    ran: u16,
+    spent: [Duration; 11],
+    halted: Option<Stage>,
+    /// Time spent waiting for services (connect, head), part of `dispatch`.
+    pub upstream: Duration,
+}
+
+impl Progress {
+    /// Notes that a stage's request side was entered.
+    pub fn enter(&mut self, stage: Stage) {
+        self.ran |= 1 << stage as u16;
+    }
+
+    /// Notes time spent in a stage.
+    pub fn spend(&mut self, stage: Stage, time: Duration) {
+        self.spent[stage as usize] += time;
+    }
+
+    /// Notes where a halt came from; the first one stands.
+    pub fn halt(&mut self, stage: Stage) {
+        self.halted.get_or_insert(stage);
+    }
+
+    /// Whether the stage's request side was entered.
+    pub fn ran(&self, stage: Stage) -> bool {
+        self.ran & (1 << stage as u16) != 0
+    }
+
+    /// Time spent in a stage.
+    pub fn spent(&self, stage: Stage) -> Duration {
+        self.spent[stage as usize]
+    }
+
+    /// The stage that halted, if any.
+    pub fn halted(&self) -> Option<Stage> {
+        self.halted
+    }
+}
+
+/// What a client asked, in normal form: hop-by-hop headers and everything that only we may say are
+/// gone.
+#[derive(Debug)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Host and path in the one form used for matching, policy and forwarding.
+    pub target: Target,
+    /// End-to-end headers without `Host`, framing and identity headers.
+    pub headers: HeaderMap,
+    /// The body, streamed.
+    pub body: RequestBody,
+    /// A protocol change that the client asks for (RFC 9110 §7.8).
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// The canonical request target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Lower case, without port and trailing dot.
+    pub host: Box<str>,
+    /// As it goes to the service: host with the port the client named.
+    pub authority: HeaderValue,
+    /// Begins with `/`; no dot segments, no empty segments, percent escapes in one form.
+    pub path: Box<str>,
+    /// Without the `?`.
+    pub query: Option<Box<str>>,
+}
+
+/// Stage 1 → 2: a request as the engine parsed it, or the engine's refusal.
+#[derive(Debug)]
+pub struct Received {
+    /// Line and headers.
+    pub head: http::request::Parts,
+    /// The body, streamed.
+    pub body: RequestBody,
+    /// What the engine found wrong with the framing; then head and body are empty stand-ins.
+    pub fault: Option<crate::engine::Fault>,
+}
+
+/// Stage 2 → 3.
+#[derive(Debug)]
+pub struct Normalised {
+    /// The request.
+    pub request: Request,
+    /// What its route, or the group's default, asks of it.
+    pub policy: Rc<RoutePolicy>,
+}
+
+/// Who the caller is, after authentication.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// The policy asks nobody.
+    Anonymous,
+    /// A verified identity.
+    Known(Rc<Identity>),
+}
+
+impl Caller {
+    /// The identity, if there is one.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Anonymous => None,
+            Self::Known(identity) => Some(identity),
+        }
+    }
+}
+
+/// Stage 3 → 4.
+#[derive(Debug)]
+pub struct Identified {
+    /// The request.
+    pub request: Request,
+    /// Its policy.
+    pub policy: Rc<RoutePolicy>,
+    /// Its caller.
+    pub caller: Caller,
+}
+
+/// Stage 4 → 5.
+#[derive(Debug)]
+pub struct Granted {
+    /// The request.
+    pub request: Request,
+    /// Its policy.
+    pub policy: Rc<RoutePolicy>,
+    /// Proof that the caller may ask this.
+    pub grant: Grant,
+}
+
+/// Stage 5 → 6.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The request.
+    pub request: Request,
+    /// Proof that the caller may ask this.
+    pub grant: Grant,
+}
+
+/// Stage 6 → 7.
+#[derive(Debug)]
+pub struct Routed {
+    /// The request.
+    pub request: Request,
+    /// Proof that the caller may ask this.
+    pub grant: Grant,
+    /// Where it goes.
+    pub route: RouteId,
+}
+
+/// Stage 7 → 8: what the service will be sent.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Line and headers for HTTP/1.1 (the target in origin form).
+    pub head: http::request::Parts,
+    /// The body, streamed.
+    pub body: RequestBody,
+    /// A protocol change asked for.
+    pub upgrade: Option<HeaderValue>,
+    /// Proof that the caller may ask this.
+    pub grant: Grant,
+    /// Where it goes.
+    pub route: RouteId,
+}
+
+/// Line and headers of an answer, a service's or ours.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// End-to-end headers.
+    pub headers: HeaderMap,
+}
+
+/// Stage 8 → 9: an answer, a service's or ours.
+#[derive(Debug)]
+pub struct Answered {
+    /// Line and headers.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: AnswerBody,
+    /// Who made it.
+    pub by: AnsweredBy,
+}
+
+/// Who made an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnsweredBy {
+    /// A service.
+    Service,
+    /// This gateway: a halt.
+    Gateway,
+    /// Nobody: the connection ends without one.
+    Nobody,
+}
+
+/// Stage 9 → 10.
+#[derive(Debug)]
+pub struct Transformed(pub Answered);
+
+impl Exchange {
+    /// A fresh exchange; `began` and `wall` are the same moment.
+    pub fn new(
+        peer: Rc<Peer>,
+        began: Instant,
+        wall: SystemTime,
+        ids: (RequestId, TraceParent),
+        record: Record,
+    ) -> Self {
+        Self {
+            peer,
+            began,
+            wall,
+            request_id: ids.0,
+            trace: ids.1,
+            candidate: Candidate::Unmatched,
+            origin: None,
+            limit_headers: Vec::new(),
+            progress: Progress::default(),
+            record,
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Early ends: the one table from what went wrong to status, code and RFC 9457 problem body. Not for
+//! deciding: stages raise their own errors, this module alone says which status they are. Called by
+//! every stage (`?`) and by `pipeline`.
+//!
+//! Invariant: no other module writes a status code; nothing of an error's inner text reaches a
+//! client.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use crate::body::{AnswerBody, BodyFault};
+use crate::engine::Fault;
+use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
+use crate::stages::dispatch::DispatchError;
+use crate::stages::normalise::NormaliseError;
+use crate::stages::route::RouteError;
+
+/// How an exchange ends before a service has answered.
+#[derive(Debug)]
+pub enum Halt {
+    /// With this answer of ours.
+    Reply(Reply),
+    /// Without an answer: the connection or stream ends.
+    Disconnect,
+}
+
+/// An answer of ours.
+#[derive(Debug)]
+pub struct Reply {
+    kind: Kind,
+    detail: Option<Cow<'static, str>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Everything that this gateway answers by itself; `docs/errors.md` lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the table below says what each one is")]
+pub enum Kind {
+    Preflight,
+    Malformed,
+    Unauthenticated,
+    Forbidden,
+    NoRoute,
+    MethodNotAllowed,
+    HeadTimeout,
+    BodyTimeout,
+    Gone,
+    BodyTooLarge,
+    TargetTooLong,
+    Misdirected,
+    TooManyRequests,
+    HeadTooLarge,
+    UpstreamFailed,
+    UpstreamUnavailable,
+    LimitsUnavailable,
+    IdentityUnavailable,
+    UpstreamTimeout,
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The status.
+    pub status: StatusCode,
+    /// Stable word for programs.
+    pub code: &'static str,
+    /// One sentence for people.
+    pub title: &'static str,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::Preflight,
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NoRoute,
+        Self::MethodNotAllowed,
+        Self::HeadTimeout,
+        Self::BodyTimeout,
+        Self::Gone,
+        Self::BodyTooLarge,
+        Self::TargetTooLong,
+        Self::Misdirected,
+        Self::TooManyRequests,
+        Self::HeadTooLarge,
+        Self::UpstreamFailed,
+        Self::UpstreamUnavailable,
+        Self::LimitsUnavailable,
+        Self::IdentityUnavailable,
+        Self::UpstreamTimeout,
+    ];
+
+    /// Its line of the table.
+    pub const fn row(self) -> Row {
+        let (status, code, title) = match self {
+            Self::Preflight => (StatusCode::NO_CONTENT, "preflight", "Preflight"),
+            Self::Malformed => {
+                (StatusCode::BAD_REQUEST, "malformed_request", "The request is malformed")
+            }
+            Self::Unauthenticated => {
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "A valid token is needed")
+            }
+            Self::Forbidden => {
+                (StatusCode::FORBIDDEN, "forbidden", "The token does not allow this")
+            }
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route", "There is nothing at this path"),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The path exists for other methods",
+            ),
+            Self::HeadTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "header_timeout", "The headers came too slowly")
+            }
+            Self::BodyTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly")
+            }
+            Self::Gone => (StatusCode::GONE, "sunset", "This version has been withdrawn"),
+            Self::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
+            }
+            Self::TargetTooLong => {
+                (StatusCode::URI_TOO_LONG, "target_too_long", "The path is too long")
+            }
+            Self::Misdirected => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected",
+                "This connection does not serve that host",
+            ),
+            Self::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests")
+            }
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                "The headers are too large",
+            ),
+            Self::UpstreamFailed => {
+                (StatusCode::BAD_GATEWAY, "upstream_failed", "The service did not answer properly")
+            }
+            Self::UpstreamUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "upstream_unavailable",
+                "The service cannot be reached",
+            ),
+            Self::LimitsUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "limits_unavailable",
+                "Limits cannot be checked at the moment",
+            ),
+            Self::IdentityUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "identity_unavailable",
+                "Tokens cannot be checked at the moment",
+            ),
+            Self::UpstreamTimeout => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
+            }
+        };
+        Row { status, code, title }
+    }
+}
+
+impl Reply {
+    /// An answer without further words.
+    pub fn new(kind: Kind) -> Self {
+        Self { kind, detail: None, headers: Vec::new() }
+    }
+
+    /// Says more to the client; never text of an inner error.
+    #[must_use]
+    pub fn detail(mut self, text: impl Into<Cow<'static, str>>) -> Self {
+        self.detail = Some(text.into());
+        self
+    }
+
+    /// Adds a header, for example `WWW-Authenticate` or `Retry-After`.
+    #[must_use]
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// `Retry-After` in seconds (RFC 9110 §10.2.3).
+    #[must_use]
+    pub fn retry_after(self, seconds: u64) -> Self {
+        self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn problem(&self, x: &Exchange) -> Bytes {
+        let row = self.kind.row();
+        let mut body = serde_json::json!({
+            "type": "about:blank",
+            "title": row.title,
+            "status": row.status.as_u16(),
+            "code": row.code,
+            "request_id": x.request_id.to_string(),
+        });
+        if let (Some(detail), Some(map)) = (&self.detail, body.as_object_mut()) {
+            map.insert("detail".to_owned(), detail.as_ref().into());
+        }
+        Bytes::from(body.to_string())
+    }
+}
+
+impl From<Reply> for Halt {
+    fn from(reply: Reply) -> Self {
+        Self::Reply(reply)
+    }
+}
+
+impl From<Kind> for Halt {
+    fn from(kind: Kind) -> Self {
+        Self::Reply(Reply::new(kind))
+    }
+}
+
+impl Answered {
+    /// The answer that a halt stands for.
+    pub fn ours(x: &Exchange, halt: Halt) -> Self {
+        match halt {
+            Halt::Disconnect => Self {
+                head: ResponseHead { status: StatusCode::BAD_GATEWAY, headers: HeaderMap::new() },
+                body: AnswerBody::Empty,
+                by: AnsweredBy::Nobody,
+            },
+            Halt::Reply(reply) => {
+                let mut headers = HeaderMap::new();
+                let body = if reply.kind == Kind::Preflight {
+                    AnswerBody::Empty
+                } else {
+                    headers.insert(
+                        header::CONTENT_TYPE,
+                        HeaderValue::from_static("application/problem+json"),
+                    );
+                    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                    AnswerBody::Whole(reply.problem(x))
+                };
+                headers.extend(reply.headers);
+                let head = ResponseHead { status: reply.kind.row().status, headers };
+                Self { head, body, by: AnsweredBy::Gateway }
+            }
+        }
+    }
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault {
+            Fault::HeadTimeout => Kind::HeadTimeout,
+            Fault::HeadTooLarge | Fault::TooManyHeaders => Kind::HeadTooLarge,
+            Fault::TargetTooLong => Kind::TargetTooLong,
+            _ => Kind::Malformed,
+        };
+        Reply::new(kind)
+            .detail(fault.to_string())
+            .header(header::CONNECTION, HeaderValue::from_static("close"))
+            .into()
+    }
+}
+
+impl From<NormaliseError> for Halt {
+    fn from(error: NormaliseError) -> Self {
+        let kind = match error {
+            NormaliseError::TargetTooLong => Kind::TargetTooLong,
+            NormaliseError::BodyTooLarge => Kind::BodyTooLarge,
+            NormaliseError::NoRoute => Kind::NoRoute,
+            _ => Kind::Malformed,
+        };
+        Reply::new(kind).detail(error.to_string()).into()
+    }
+}
+
+impl From<RouteError> for Halt {
+    fn from(error: RouteError) -> Self {
+        match error {
+            RouteError::NoRoute => Kind::NoRoute.into(),
+            RouteError::Method { allow } => {
+                Reply::new(Kind::MethodNotAllowed).header(header::ALLOW, allow).into()
+            }
+            RouteError::Sunset => Kind::Gone.into(),
+        }
+    }
+}
+
+impl From<DispatchError> for Halt {
+    fn from(error: DispatchError) -> Self {
+        match error {
+            DispatchError::Body(BodyFault::TooLarge) => Kind::BodyTooLarge.into(),
+            DispatchError::Body(BodyFault::Idle) => Kind::BodyTimeout.into(),
+            DispatchError::Body(BodyFault::Broken) => Self::Disconnect,
+            DispatchError::Timeout => Kind::UpstreamTimeout.into(),
+            DispatchError::Unreachable => {
+                Reply::new(Kind::UpstreamUnavailable).retry_after(1).into()
+            }
+            DispatchError::Broken => Kind::UpstreamFailed.into(),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Request ids and W3C trace context: made here, printed and parsed here. Not for deciding whom to
+//! believe: stage 2 does. Called by `connection` and `stages/normalise`.
+//!
+//! Invariant: an id is never all zeros and always prints as lower-case hexadecimal.
+
+use std::fmt;
+
+use http::HeaderValue;
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// 128 random bits, printed as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(u128);
+
+impl RequestId {
+    /// A new one.
+    pub fn new(rng: &mut SmallRng) -> Self {
+        Self(rng.random::<u128>() | 1)
+    }
+
+    /// The 32 digits.
+    pub fn hex(self) -> [u8; 32] {
+        hex(self.0)
+    }
+
+    /// As a header's value.
+    pub fn header(self) -> HeaderValue {
+        ascii(&self.hex())
+    }
+}
+
+/// `traceparent` (W3C Trace Context, version 00).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceParent {
+    trace: u128,
+    span: u64,
+    sampled: Sampled,
+}
+
+/// The sampled flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sampled {
+    /// Bit 0 is set.
+    Yes,
+    /// Bit 0 is clear.
+    No,
+}
+
+impl TraceParent {
+    /// A new trace that starts here.
+    pub fn start(rng: &mut SmallRng) -> Self {
+        Self {
+            trace: rng.random::<u128>() | 1,
+            span: rng.random::<u64>() | 1,
+            sampled: Sampled::Yes,
+        }
+    }
+
+    /// The same trace as `parent`, this gateway's span.
+    #[must_use]
+    pub fn continued(self, parent: Self) -> Self {
+        Self { trace: parent.trace, span: self.span, sampled: parent.sampled }
+    }
+
+    /// Reads a header (W3C Trace Context §3.2.2); `None` if it is not exactly version 00.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        let text: &[u8; 55] = text.try_into().ok()?;
+        let dashes = [2, 35, 52].iter().all(|&i| text[i] == b'-');
+        if !dashes || &text[..2] != b"00" {
+            return None;
+        }
+        let trace = number(&text[3..35])?;
+        let span = u64::try_from(number(&text[36..52])?).ok()?;
+        let flags = number(&text[53..])?;
+        let sampled = if flags & 1 == 1 { Sampled::Yes } else { Sampled::No };
+        (trace != 0 && span != 0).then_some(Self { trace, span, sampled })
+    }
+
+    /// The 32 digits of the trace id.
+    pub fn trace_hex(self) -> [u8; 32] {
+        hex(self.trace)
+    }
+
+    /// As a header's value.
+    pub fn header(self) -> HeaderValue {
+        let mut text = [b'-'; 55];
+        text[..2].copy_from_slice(b"00");
+        text[3..35].copy_from_slice(&hex(self.trace));
+        text[36..52].copy_from_slice(&hex(u128::from(self.span))[16..]);
+        text[53..].copy_from_slice(if self.sampled == Sampled::Yes { b"01" } else { b"00" });
+        ascii(&text)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for TraceParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}-{:016x}", self.trace, self.span)
+    }
+}
+
+/// 32 lower-case digits.
+fn hex(mut number: u128) -> [u8; 32] {
+    let mut out = [0; 32];
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+    out
+}
+
+/// Lower-case hexadecimal digits only, at most 32.
+fn number(digits: &[u8]) -> Option<u128> {
+    digits.iter().try_fold(0_u128, |sum, &d| {
+        let value = match d {
+            b'0'..=b'9' => d - b'0',
+            b'a'..=b'f' => d - b'a' + 10,
+            _ => return None,
+        };
+        Some(sum << 4 | u128::from(value))
+    })
+}
+
+/// A header value of text that we made.
+fn ascii(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text)
+        .expect("invariant: hexadecimal digits and dashes are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn a_trace_parent_reads_back() {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let made = TraceParent::start(&mut rng);
+        assert_eq!(TraceParent::parse(made.header().as_bytes()), Some(made));
+    }
+
+    #[test]
+    fn odd_trace_parents_are_not_believed() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(TraceParent::parse(good.as_bytes()).is_some());
+        for bad in [
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
+            "",
+        ] {
+            assert_eq!(TraceParent::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}
