@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Building blocks that at least two tiers use: sockets, TLS, balancing, health, lifecycle,
+//! observation. Not for anything that only one tier needs, and not for any tier's rules: `common`
+//! knows no tier. Called by the tiers, by `discovery` and by the tool.
+//!
+//! Invariant: nothing here is global. What is shared is created by a tier and handed in, so that
+//! several tiers run in one process.
+
+pub mod cli;
+pub mod lifecycle;
+pub mod observe;
+pub mod secret;
+pub mod snapshot;
+pub mod tls;
+pub mod workers;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::problem::Problem;
 use crate::units::{
-    At, DatabaseName, EndpointName, GroupName, ListenerName, Place, ServiceName, Weight,
+    At, DatabaseName, EndpointName, GroupName, ListenerName, Place, SecretRef, ServiceName, Weight,
 };
 use crate::{gateway, l4, pool};
 
@@ -28,6 +28,9 @@ pub struct Topology {
     pub gateways: Vec<gateway::Group>,
     /// Pooler groups (tier 3).
     pub pools: Vec<pool::Group>,
+    /// `admin-token:` — what admin listeners ask for; without it they may listen on loopback alone
+    /// (spec O1; anything else is a problem of the file).
+    pub admin_token: Option<At<SecretRef>>,
     /// What is lawful but looks wrong or dangerous.
     pub warnings: Vec<Problem>,
 }

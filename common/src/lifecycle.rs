@@ -1,0 +1,160 @@
+//! The phases of an instance's life and the signals that change them. Not for what a phase means
+//! to a tier: each listener and connection waits for the phase that concerns it.
+//!
+//! Invariant: phases only go forward, Running → Draining → Stopped.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// Where an instance stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Accepting and serving.
+    Running,
+    /// Accepting nothing new; what runs may finish.
+    Draining,
+    /// Everything ends now.
+    Stopped,
+}
+
+/// The owner's handle on the phase; cheap to clone, usable from every thread.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    phase: watch::Sender<Phase>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Lifecycle {
+    /// A running instance.
+    pub fn new() -> Self {
+        Self { phase: watch::Sender::new(Phase::Running) }
+    }
+
+    /// What listeners and connections hold.
+    pub fn shutdown(&self) -> Shutdown {
+        Shutdown { phase: self.phase.subscribe() }
+    }
+
+    /// Stops taking new work. Has no effect after [`Lifecycle::stop`].
+    pub fn drain(&self) {
+        self.advance(Phase::Draining);
+    }
+
+    /// Ends everything.
+    pub fn stop(&self) {
+        self.advance(Phase::Stopped);
+    }
+
+    /// The current phase.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+}
+
+/// What work holds to learn that its instance is ending.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    phase: watch::Receiver<Phase>,
+}
+
+impl Shutdown {
+    /// The current phase.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Waits until the instance drains or stops. Cancel safe. An owner that is gone counts as
+    /// stopped.
+    pub async fn draining(&self) {
+        self.reached(Phase::Draining).await;
+    }
+
+    /// Waits until the instance stops. Cancel safe.
+    pub async fn stopped(&self) {
+        self.reached(Phase::Stopped).await;
+    }
+
+    async fn reached(&self, at_least: Phase) {
+        // An error means that the owner is gone, which ends the wait as well.
+        let _ = self.phase.clone().wait_for(|phase| *phase >= at_least).await;
+    }
+}
+
+/// Turns signals into phases until the instance has stopped: TERM and INT drain, a second one or
+/// the deadline `drain` stops; HUP runs `reload`. Meant for `main`.
+///
+/// # Errors
+/// When a signal cannot be listened to.
+pub async fn signals(
+    lifecycle: Lifecycle,
+    drain: Duration,
+    reload: impl Fn() + 'static,
+) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let shutdown = lifecycle.shutdown();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(),
+            () = shutdown.draining() => break,
+        }
+    }
+    lifecycle.drain();
+    let second = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = shutdown.stopped() => {}
+        }
+    };
+    // Both outcomes end the drain: the second signal, or the deadline.
+    let _ = timeout(drain, second).await;
+    lifecycle.stop();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_phase_never_goes_back() {
+        let lifecycle = Lifecycle::new();
+        let shutdown = lifecycle.shutdown();
+        lifecycle.stop();
+        lifecycle.drain();
+        assert_eq!(shutdown.phase(), Phase::Stopped);
+        shutdown.draining().await;
+        shutdown.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn work_whose_owner_is_gone_ends() {
+        let lifecycle = Lifecycle::new();
+        let shutdown = lifecycle.shutdown();
+        drop(lifecycle);
+        shutdown.stopped().await;
+    }
+}

@@ -1,0 +1,226 @@
+//! The admin listener of every instance: health, metrics, the configuration in force, endpoints,
+//! drain, log level. Not for traffic. HTTP/1.1 on the control runtime; loopback unless a token is
+//! set.
+//!
+//! Invariant: reading never changes anything, and without the token nothing but health answers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use super::Metrics;
+use super::log::LogLevel;
+use crate::lifecycle::{Lifecycle, Phase, Shutdown};
+use crate::secret::Secret;
+
+/// More at once is no operator.
+const MAX_CONNECTIONS: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a tier shows of itself.
+pub trait Inspect: Send + Sync {
+    /// The configuration in force, secrets left out.
+    fn config(&self) -> serde_json::Value;
+    /// Why the instance cannot serve yet; empty: it can.
+    fn unready(&self) -> Vec<String>;
+    /// The few numbers of a live view.
+    fn summary(&self) -> Summary;
+    /// Services with their endpoints, their health and their load.
+    fn endpoints(&self) -> serde_json::Value;
+}
+
+/// What [`Summary::work_total`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    /// HTTP requests.
+    Requests,
+    /// Datagrams from clients.
+    Packets,
+    /// SQL queries.
+    Queries,
+    /// TCP connections.
+    Connections,
+}
+
+/// One line of a live view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What the work is.
+    pub unit: Unit,
+    /// Open now: connections, flows or clients.
+    pub connections: u64,
+    /// Done since the start.
+    pub work_total: u64,
+    /// Failed by our fault or a server's, since the start.
+    pub errors_total: u64,
+    /// Median time of one piece of work, in µs.
+    pub p50_us: Option<u64>,
+    /// 99th percentile, in µs.
+    pub p99_us: Option<u64>,
+}
+
+/// The admin listener of one instance.
+#[derive(Clone)]
+pub struct Admin {
+    /// What `POST /drain` moves.
+    pub lifecycle: Lifecycle,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// The tier's own answers.
+    pub inspect: Arc<dyn Inspect>,
+    /// Asked for as `Authorization: Bearer …`, except for health; `None`: nothing is asked, which
+    /// the topology file allows on loopback alone.
+    pub token: Option<Secret>,
+    /// What `POST /log` changes; `None` where the process has no log of its own (tests).
+    pub log_level: Option<LogLevel>,
+}
+
+impl Admin {
+    /// Serves until the instance has stopped; it outlives the drain, so that the drain can be
+    /// watched. At most 64 connections at a time. Cancelling closes them all.
+    pub async fn serve(self, listener: TcpListener, shutdown: Shutdown) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = tokio::task::JoinSet::new();
+        tokio::select! {
+            () = shutdown.stopped() => {}
+            () = self.accept(listener, slots, connections) => {}
+        }
+    }
+
+    async fn accept(
+        self,
+        listener: TcpListener,
+        slots: Arc<Semaphore>,
+        mut connections: tokio::task::JoinSet<()>,
+    ) {
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            while connections.try_join_next().is_some() {}
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let admin = self.clone();
+                    connections.spawn(async move {
+                        admin.connection(stream).await;
+                        drop(slot);
+                    });
+                }
+                // Out of descriptors, or a peer that left: neither is worth a busy loop.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) {
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let reply = self.answer(&request);
+            async move { Ok::<_, Infallible>(reply) }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_headers(64)
+            .serve_connection(TokioIo::new(stream), answer)
+            .await;
+        if let Err(fault) = served {
+            tracing::debug!(%fault, "admin connection ended");
+        }
+    }
+
+    /// Pure but for `POST`: one request, one answer.
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        match (request.method(), path) {
+            (&Method::GET, "/livez") => text(StatusCode::OK, "ok\n"),
+            (&Method::GET, "/readyz") => self.readiness(),
+            _ if !self.admits(request) => refusal(),
+            (&Method::GET, "/metrics") => shown("text/plain; version=0.0.4", self.metrics.render()),
+            (&Method::GET, "/config") => json(&self.inspect.config()),
+            (&Method::GET, "/summary") => json(&self.inspect.summary()),
+            (&Method::GET, "/endpoints") => json(&self.inspect.endpoints()),
+            (&Method::POST, "/drain") => self.drain(),
+            (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
+            (_, "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/drain" | "/log") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, HELP)
+            }
+            _ => text(StatusCode::NOT_FOUND, HELP),
+        }
+    }
+
+    fn readiness(&self) -> Response<Full<Bytes>> {
+        let mut reasons = self.inspect.unready();
+        if self.lifecycle.phase() != Phase::Running {
+            reasons.push("draining".to_owned());
+        }
+        if reasons.is_empty() {
+            return text(StatusCode::OK, "ready\n");
+        }
+        text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", reasons.join("\n")))
+    }
+
+    fn drain(&self) -> Response<Full<Bytes>> {
+        self.lifecycle.drain();
+        text(StatusCode::ACCEPTED, "draining\n")
+    }
+
+    fn set_log_level(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        let filter = query.and_then(|query| query.strip_prefix("level="));
+        match (filter, &self.log_level) {
+            (Some(filter), Some(level)) => match level.set(filter) {
+                Ok(()) => text(StatusCode::OK, "ok\n"),
+                Err(fault) => text(StatusCode::BAD_REQUEST, &format!("{fault}\n")),
+            },
+            _ => text(StatusCode::BAD_REQUEST, "write POST /log?level=info\n"),
+        }
+    }
+
+    fn admits<B>(&self, request: &Request<B>) -> bool {
+        let Some(token) = &self.token else { return true };
+        let Ok(token) = token.as_str() else { return false };
+        let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], |v| v.as_bytes());
+        given.strip_prefix(b"Bearer ").is_some_and(|given| given.ct_eq(token.as_bytes()).into())
+    }
+}
+
+const HELP: &str =
+    "GET /livez /readyz /metrics /config /summary /endpoints; POST /drain, POST /log?level=info\n";
+
+fn refusal() -> Response<Full<Bytes>> {
+    let mut reply = text(StatusCode::UNAUTHORIZED, "send Authorization: Bearer ADMIN-TOKEN\n");
+    reply
+        .headers_mut()
+        .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    reply
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut reply = shown("text/plain; charset=utf-8", body.to_owned());
+    *reply.status_mut() = status;
+    reply
+}
+
+fn json<T: Serialize>(value: &T) -> Response<Full<Bytes>> {
+    let body = serde_json::to_string(value).expect("invariant: admin values are plain JSON");
+    shown("application/json", body)
+}
+
+fn shown(kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut reply = Response::new(Full::from(body));
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    reply
+}
+
+#[cfg(test)]
+mod tests;
