@@ -1,0 +1,9 @@
+//! The rules of docs/architecture.md that a machine can check. Not for taste: a rule that needs
+//! judgement stays in the document. Each module is one rule.
+
+mod coverage;
+mod edges;
+mod names;
+mod sizes;
+mod tree;
+mod walks;
