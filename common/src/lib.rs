@@ -5,10 +5,15 @@
 //! Invariant: nothing here is global. What is shared is created by a tier and handed in, so that
 //! several tiers run in one process.
 
+pub mod balance;
 pub mod cli;
+pub mod health;
 pub mod lifecycle;
+pub mod net;
 pub mod observe;
+pub mod rng;
 pub mod secret;
+pub mod service;
 pub mod snapshot;
 pub mod tls;
 pub mod workers;

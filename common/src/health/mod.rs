@@ -1,0 +1,154 @@
+//! Active checks: asks every endpoint of a service at intervals and tells its state. Not for what
+//! the data path sees by itself (`service` counts that). Runs on the control runtime, one task per
+//! endpoint.
+//!
+//! Invariant: a check ends within its timeout and holds at most a few kilobytes of the answer.
+
+mod http;
+mod tcp;
+mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use topology::HealthCheck;
+
+use crate::lifecycle::Shutdown;
+use crate::observe::Observer;
+use crate::rng::Rng;
+use crate::service::events::{self, EndpointDown, EndpointUp};
+use crate::service::{Endpoint, Health, Service};
+
+/// Why a check failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The system's word: refused, unreachable, reset.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("no answer within the timeout")]
+    Timeout,
+    /// An answer that is not 2xx.
+    #[error("status {0}")]
+    Status(u16),
+    /// The answer is not HTTP.
+    #[error("not an HTTP answer: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// Asks an endpoint once. Cancelling it closes what it opened.
+pub trait Probe: Send + Sync + 'static {
+    /// Ok when the endpoint may have traffic. The caller limits the time.
+    fn ask(&self, address: SocketAddr) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+impl Probe for topology::model::Probe {
+    async fn ask(&self, address: SocketAddr) -> Result<(), Fault> {
+        match self {
+            Self::Tcp => tcp::ask(address).await,
+            Self::Http { path } => http::ask(address, path).await,
+            Self::Udp { request } => udp::ask(address, request).await,
+        }
+    }
+}
+
+/// Checks all endpoints of the service until the instance has stopped. Cancelling ends all checks
+/// and leaves the states as they are.
+pub async fn watch(
+    service: Arc<Service>,
+    check: HealthCheck,
+    observer: Observer,
+    shutdown: Shutdown,
+) {
+    let probe = Arc::new(check.probe.clone());
+    watch_by(service, check, probe, observer, shutdown).await;
+}
+
+/// The same with a probe of the caller's (`check.probe` is not looked at).
+pub async fn watch_by(
+    service: Arc<Service>,
+    check: HealthCheck,
+    probe: Arc<impl Probe>,
+    observer: Observer,
+    shutdown: Shutdown,
+) {
+    let mut tasks = JoinSet::new();
+    for endpoint in &service.endpoints {
+        let watcher = Watcher {
+            service: service.clone(),
+            endpoint: endpoint.clone(),
+            check: check.clone(),
+            observer: observer.clone(),
+            rng: Rng::from_os(),
+        };
+        tasks.spawn(watcher.run(probe.clone()));
+    }
+    shutdown.stopped().await;
+}
+
+/// Watches one endpoint.
+struct Watcher {
+    service: Arc<Service>,
+    endpoint: Arc<Endpoint>,
+    check: HealthCheck,
+    observer: Observer,
+    rng: Rng,
+}
+
+impl Watcher {
+    async fn run(self, probe: Arc<impl Probe>) {
+        let (service, endpoint) = (self.service.name.as_str(), self.endpoint.name.as_str());
+        events::up(
+            &self.observer,
+            service,
+            endpoint,
+            if self.endpoint.state.healthy() { 1.0 } else { 0.0 },
+        );
+        let mut tally = Tally::default();
+        loop {
+            // From start to start, ± 10 %, so that instances and endpoints do not march in step.
+            let next = Instant::now() + self.rng.jitter(self.check.interval, 10);
+            let asked = timeout(self.check.timeout, probe.ask(self.endpoint.address)).await;
+            let outcome = asked.unwrap_or(Err(Fault::Timeout));
+            let state = &self.endpoint.state;
+            match tally.count(outcome.is_ok(), state.healthy(), &self.check) {
+                Some(Health::Up) => {
+                    state.set_healthy(Health::Up);
+                    self.observer.emit(EndpointUp { service, endpoint });
+                }
+                Some(Health::Down) => {
+                    state.set_healthy(Health::Down);
+                    let cause = outcome.err().map(|fault| fault.to_string()).unwrap_or_default();
+                    self.observer.emit(EndpointDown { service, endpoint, cause: &cause });
+                }
+                None => {}
+            }
+            sleep_until(next).await;
+        }
+    }
+}
+
+/// Answers in a row.
+#[derive(Debug, Default)]
+struct Tally {
+    good: u8,
+    bad: u8,
+}
+
+impl Tally {
+    /// Counts an answer; says what the endpoint becomes by it, if anything.
+    fn count(&mut self, good: bool, healthy: bool, check: &HealthCheck) -> Option<Health> {
+        if good {
+            (self.good, self.bad) = (self.good.saturating_add(1), 0);
+            return (!healthy && self.good >= check.rise).then_some(Health::Up);
+        }
+        (self.good, self.bad) = (0, self.bad.saturating_add(1));
+        (healthy && self.bad >= check.fall).then_some(Health::Down)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! The check `tcp`: a connection is accepted. Called by `health`.
+//!
+//! Invariant: nothing is sent; the connection is closed at once.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use super::Fault;
+
+pub(super) async fn ask(address: SocketAddr) -> Result<(), Fault> {
+    TcpStream::connect(address).await?;
+    Ok(())
+}

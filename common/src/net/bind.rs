@@ -1,0 +1,115 @@
+//! Makes listening sockets with the options that every tier wants. Not for connecting. Called once
+//! per listener at start; the sockets are handed to the workers, one each.
+//!
+//! Invariant: the sockets of a group share one address, and nobody else had it before.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::sys;
+
+/// Whether sockets of this user may share the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// Nobody else may have it.
+    No,
+    /// `SO_REUSEPORT`: the kernel spreads connections or datagrams over the sockets by their
+    /// addresses. Any process of the same user may join in, so take the address by
+    /// [`tcp_group`] or [`udp_group`], which look first.
+    Port,
+}
+
+/// A non-blocking TCP listener. IPv6 listeners take IPv6 alone.
+pub fn tcp(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
+    let socket = tcp_socket(address, reuse)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A non-blocking UDP socket with large kernel buffers. Bound to a wildcard address it reports the
+/// local address of each datagram.
+pub fn udp(address: SocketAddr, reuse: Reuse) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address, reuse)?;
+    // The kernel's limit (net.core.rmem_max) may be lower: then as much as it gives.
+    SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER)?;
+    SockRef::from(&socket).set_send_buffer_size(UDP_BUFFER)?;
+    if address.ip().is_unspecified() {
+        sys::report_local_address(&socket, address.is_ipv4())?;
+    }
+    Ok(socket.into())
+}
+
+/// One TCP listener per worker on one address; port 0 is chosen once. `AddrInUse` when anybody
+/// listens there already.
+pub fn tcp_group(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<TcpListener>> {
+    let probe = tcp_socket(address, Reuse::No)?;
+    let address = local(&probe)?;
+    drop(probe);
+    (0..count.get()).map(|_| tcp(address, Reuse::Port)).collect()
+}
+
+/// One UDP socket per worker on one address; port 0 is chosen once. `AddrInUse` when anybody is
+/// bound there already.
+pub fn udp_group(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<UdpSocket>> {
+    let probe = udp_socket(address, Reuse::No)?;
+    let address = local(&probe)?;
+    drop(probe);
+    (0..count.get()).map(|_| udp(address, Reuse::Port)).collect()
+}
+
+fn tcp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Past connections in TIME_WAIT must not keep a listener from starting again.
+    socket.set_reuse_address(true)?;
+    prepare(&socket, address, reuse)?;
+    Ok(socket)
+}
+
+fn udp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    prepare(&socket, address, reuse)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &Socket, address: SocketAddr, reuse: Reuse) -> io::Result<()> {
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(reuse == Reuse::Port)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())
+}
+
+fn local(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+}
+
+/// Connections that the kernel may hold until we accept them.
+const BACKLOG: i32 = 4096;
+
+/// Bytes that a UDP socket may hold each way.
+const UDP_BUFFER: usize = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+    const TWO: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+    /// N1: workers share a port, strangers do not get in.
+    #[test]
+    fn a_group_shares_one_port_and_a_second_group_is_refused() {
+        let tcp = tcp_group(ANY, TWO).unwrap();
+        let address = tcp[0].local_addr().unwrap();
+        assert_eq!(address, tcp[1].local_addr().unwrap());
+        assert_eq!(tcp_group(address, TWO).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let udp = udp_group(ANY, TWO).unwrap();
+        let address = udp[0].local_addr().unwrap();
+        assert_eq!(address, udp[1].local_addr().unwrap());
+        assert_eq!(udp_group(address, TWO).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+}

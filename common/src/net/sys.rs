@@ -1,0 +1,428 @@
+//! The only calls into libc: batches of datagrams with their local addresses, the socket error
+//! queue, a nested epoll, and the limit on descriptors. Not for anything socket2 or tokio offers.
+//! Called by `batch`, `bind` and the UDP data plane.
+//!
+//! Invariant: every pointer handed to the kernel points into a local or a borrowed buffer that
+//! outlives the call, and every length is that buffer's.
+#![expect(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg, epoll and their socket options have no safe wrapper here"
+)]
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use super::batch::{Arrival, Batch, Outgoing};
+
+/// Asks for the local address of each datagram (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+pub fn report_local_address(socket: &impl AsFd, ipv4: bool) -> io::Result<()> {
+    if ipv4 {
+        enable(socket.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO)
+    } else {
+        enable(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
+    }
+}
+
+/// Asks for ICMP errors on an unconnected socket; read them by [`take_unreachable`].
+pub fn report_unreachable(socket: &impl AsFd, ipv4: bool) -> io::Result<()> {
+    if ipv4 {
+        enable(socket.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR)
+    } else {
+        enable(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    }
+}
+
+/// Receives what waits behind what `arrived` already holds.
+pub(super) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    arrived: &mut Vec<Arrival>,
+) -> io::Result<usize> {
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; Batch::CAPACITY];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; Batch::CAPACITY];
+    let mut parts = [EMPTY_PART; Batch::CAPACITY];
+    let mut headers = [EMPTY_HEADER; Batch::CAPACITY];
+    let slots = bytes.chunks_exact_mut(Batch::STRIDE).skip(arrived.len());
+    let mut count = 0;
+    for ((((slot, name), control), part), header) in
+        slots.zip(&mut names).zip(&mut controls).zip(&mut parts).zip(&mut headers)
+    {
+        *part = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: Batch::SLOT };
+        let h = &mut header.msg_hdr;
+        h.msg_name = name.as_mut_ptr().cast();
+        h.msg_namelen = mem::size_of::<Name>() as libc::socklen_t;
+        h.msg_iov = part;
+        h.msg_iovlen = 1;
+        h.msg_control = control.as_mut_ptr().cast();
+        h.msg_controllen = mem::size_of::<Control>();
+        count += 1;
+    }
+    if count == 0 {
+        return Ok(0);
+    }
+    // SAFETY: the first `count` headers were filled above with pointers to `names`, `parts`,
+    // `controls` and disjoint parts of `bytes`, all alive and exclusively borrowed here; each slot
+    // has STRIDE >= SLOT bytes, each length given is its buffer's; a null timeout is allowed.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            count,
+            libc::MSG_DONTWAIT,
+            ptr::null_mut(),
+        )
+    };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    for header in headers.iter().take(received) {
+        // SAFETY: the kernel has filled this header's name up to `msg_namelen` bytes and its
+        // control buffer up to `msg_controllen`; both buffers are still alive.
+        let (peer, local) = unsafe { (address(&header.msg_hdr), local_address(&header.msg_hdr)) };
+        arrived.push(Arrival {
+            peer: peer.unwrap_or(NOWHERE),
+            local,
+            length: header.msg_len as usize,
+            truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        });
+    }
+    Ok(received)
+}
+
+/// Sends up to [`Batch::CAPACITY`] datagrams.
+pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+    let mut names = [const { MaybeUninit::<Name>::uninit() }; Batch::CAPACITY];
+    let mut controls = [const { MaybeUninit::<Control>::uninit() }; Batch::CAPACITY];
+    let mut parts = [EMPTY_PART; Batch::CAPACITY];
+    let mut headers = [EMPTY_HEADER; Batch::CAPACITY];
+    let mut count = 0;
+    for ((((datagram, name), control), part), header) in
+        datagrams.iter().zip(&mut names).zip(&mut controls).zip(&mut parts).zip(&mut headers)
+    {
+        // The kernel only reads the bytes of a message that is sent; iovec has no const form.
+        *part = libc::iovec {
+            iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
+            iov_len: datagram.bytes.len(),
+        };
+        let h = &mut header.msg_hdr;
+        h.msg_namelen = Name::write(name, datagram.to);
+        h.msg_name = name.as_mut_ptr().cast();
+        h.msg_iov = part;
+        h.msg_iovlen = 1;
+        if let Some(from) = datagram.from {
+            h.msg_control = control.as_mut_ptr().cast();
+            h.msg_controllen = mem::size_of::<Control>();
+            h.msg_controllen = write_local_address(h, control, from);
+        }
+        count += 1;
+    }
+    if count == 0 {
+        return Ok(0);
+    }
+    // SAFETY: the first `count` headers point to names, parts and control buffers filled above and
+    // to the callers' bytes, all alive during the call; the kernel does not write through them.
+    let sent = unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT)
+    };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// An ICMP error that one of our datagrams met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where the datagram was sent.
+    pub to: SocketAddr,
+    /// The system's error number (`ECONNREFUSED`, `EHOSTUNREACH` …).
+    pub errno: i32,
+}
+
+/// The next ICMP error from the queue of a socket prepared by [`report_unreachable`]; `None` when
+/// there is none.
+pub fn take_unreachable(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
+    let mut name = MaybeUninit::<Name>::uninit();
+    let mut control = MaybeUninit::<Control>::uninit();
+    let mut header = EMPTY_HEADER.msg_hdr;
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = mem::size_of::<Name>() as libc::socklen_t;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = mem::size_of::<Control>();
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: `header` points to `name` and `control`, alive and exclusively borrowed, with their
+    // true sizes; no bytes are asked for (no iovec).
+    let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+    if got < 0 {
+        let error = io::Error::last_os_error();
+        return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: as in `receive`: filled by the kernel up to the lengths that it wrote back.
+    let (to, errno) = unsafe { (address(&header), extended_error(&header)) };
+    Ok(to.zip(errno).map(|(to, errno)| Unreachable { to, errno }))
+}
+
+/// An epoll of many sockets that is itself one descriptor to wait for.
+#[derive(Debug)]
+pub struct Poller(OwnedFd);
+
+impl Poller {
+    /// An empty one.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointers; a result that is not negative is a descriptor that we own.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` was just opened and belongs to nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Watches a socket for reading and for errors; `token` comes back from [`Poller::ready`].
+    /// Closing the socket ends the watch.
+    pub fn add(&self, socket: &impl AsFd, token: u32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: u64::from(token) };
+        let (own, socket) = (self.0.as_raw_fd(), socket.as_fd().as_raw_fd());
+        // SAFETY: both descriptors are open; `event` is alive and only read.
+        let result = unsafe { libc::epoll_ctl(own, libc::EPOLL_CTL_ADD, socket, &raw mut event) };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The tokens of sockets with something to read, at most [`Batch::CAPACITY`] at a time,
+    /// appended to `tokens`. Never waits.
+    pub fn ready(&self, tokens: &mut Vec<u32>) -> io::Result<usize> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; Batch::CAPACITY];
+        // SAFETY: `events` is alive, exclusively borrowed and has CAPACITY entries.
+        let count = unsafe {
+            libc::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                Batch::CAPACITY as libc::c_int,
+                0,
+            )
+        };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        tokens.extend(events.iter().take(count).map(|event| event.u64 as u32));
+        Ok(count)
+    }
+}
+
+impl std::os::fd::AsRawFd for Poller {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Raises this process's soft limit on open descriptors to its hard limit; returns what holds now.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is alive and exclusively borrowed.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if limit.rlim_cur < limit.rlim_max {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: `limit` is alive and only read.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Sets an integer socket option to 1.
+fn enable(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option's value is `on`, alive, with its true size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const on).cast(),
+            mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Room for an address of either family.
+#[repr(C)]
+union Name {
+    v4: libc::sockaddr_in,
+    v6: libc::sockaddr_in6,
+}
+
+impl Name {
+    /// Writes the address; returns its length.
+    fn write(to: &mut MaybeUninit<Self>, address: SocketAddr) -> libc::socklen_t {
+        match address {
+            SocketAddr::V4(v4) => {
+                let v4 = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                to.write(Self { v4 });
+                mem::size_of::<libc::sockaddr_in>() as libc::socklen_t
+            }
+            SocketAddr::V6(v6) => {
+                let v6 = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                to.write(Self { v6 });
+                mem::size_of::<libc::sockaddr_in6>() as libc::socklen_t
+            }
+        }
+    }
+}
+
+/// Room for the control messages that we ask for: a local address, or an extended error with the
+/// address of who sent it. Aligned as `cmsghdr` must be.
+#[repr(C, align(8))]
+struct Control([u8; 128]);
+
+/// The address in `msg_name`.
+///
+/// # Safety
+/// `msg_name` points to a `Name` of which the first `msg_namelen` bytes are initialised.
+unsafe fn address(header: &libc::msghdr) -> Option<SocketAddr> {
+    let length = header.msg_namelen as usize;
+    if length < mem::size_of::<libc::sockaddr_in>() {
+        return None;
+    }
+    // SAFETY: at least the size of sockaddr_in is initialised (checked above), `Name` is aligned
+    // for it, and the family is its first field in both forms.
+    let v4 = unsafe { header.msg_name.cast::<libc::sockaddr_in>().read() };
+    if i32::from(v4.sin_family) == libc::AF_INET {
+        let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+        return Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into());
+    }
+    if length < mem::size_of::<libc::sockaddr_in6>() || i32::from(v4.sin_family) != libc::AF_INET6 {
+        return None;
+    }
+    // SAFETY: the size of sockaddr_in6 is initialised (checked above); aligned by `Name`.
+    let v6 = unsafe { header.msg_name.cast::<libc::sockaddr_in6>().read() };
+    let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+    let port = u16::from_be(v6.sin6_port);
+    Some(SocketAddrV6::new(ip, port, v6.sin6_flowinfo, v6.sin6_scope_id).into())
+}
+
+/// The first control message of this level and kind, read as `T`.
+///
+/// # Safety
+/// `msg_control` points to `msg_controllen` bytes that the kernel has filled, aligned for
+/// `cmsghdr`; `T` is plain data that the kernel writes for this kind.
+unsafe fn control<T: Copy>(header: &libc::msghdr, kinds: &[(i32, i32)]) -> Option<T> {
+    // SAFETY: the CMSG macros walk within `msg_controllen`, given the contract.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !next.is_null() {
+        // SAFETY: not null, so a whole cmsghdr lies at `next` within the buffer.
+        let message = unsafe { next.read() };
+        // SAFETY: arithmetic on sizes alone.
+        let wanted = unsafe { libc::CMSG_LEN(mem::size_of::<T>() as u32) } as usize;
+        if kinds.contains(&(message.cmsg_level, message.cmsg_type)) && message.cmsg_len >= wanted {
+            // SAFETY: the message is long enough for a `T` (checked above).
+            return Some(unsafe { libc::CMSG_DATA(next).cast::<T>().read_unaligned() });
+        }
+        // SAFETY: `next` is a message of this header.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
+    }
+    None
+}
+
+/// The address that a datagram was sent to.
+///
+/// # Safety
+/// As [`control`].
+unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
+    if header.msg_controllen == 0 {
+        return None;
+    }
+    let (v4, v6) = ((libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO));
+    // SAFETY: IP_PKTINFO carries an in_pktinfo (ip(7)); the contract is passed on.
+    if let Some(info) = unsafe { control::<libc::in_pktinfo>(header, &[v4]) } {
+        return Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+    }
+    // SAFETY: IPV6_PKTINFO carries an in6_pktinfo (RFC 3542 §6.2); the contract is passed on.
+    let info = unsafe { control::<libc::in6_pktinfo>(header, &[v6]) }?;
+    Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
+}
+
+/// The error number of an ICMP error.
+///
+/// # Safety
+/// As [`control`].
+unsafe fn extended_error(header: &libc::msghdr) -> Option<i32> {
+    let kinds = [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)];
+    // SAFETY: both kinds carry a sock_extended_err (ip(7)); the contract is passed on.
+    let error = unsafe { control::<libc::sock_extended_err>(header, &kinds) }?;
+    Some(error.ee_errno as i32)
+}
+
+/// Writes the control message that chooses the local address; returns the length used.
+/// `header.msg_control` points to `control`, with its size.
+fn write_local_address(
+    header: &libc::msghdr,
+    control: &mut MaybeUninit<Control>,
+    from: IpAddr,
+) -> usize {
+    control.write(Control([0; 128]));
+    match from {
+        IpAddr::V4(v4) => {
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(v4.octets()) },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            write_control(header, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+        }
+        IpAddr::V6(v6) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: v6.octets() },
+                ipi6_ifindex: 0,
+            };
+            write_control(header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+        }
+    }
+}
+
+/// Writes one control message at the start of the header's buffer; returns the space used.
+fn write_control<T: Copy>(header: &libc::msghdr, level: i32, kind: i32, value: T) -> usize {
+    let size = mem::size_of::<T>() as u32;
+    // SAFETY: sizes alone.
+    let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
+    // SAFETY: `msg_control` points to a zeroed `Control` of 128 bytes, aligned for cmsghdr, and
+    // `msg_controllen` is its size; CMSG_SPACE of both values is at most 40 bytes.
+    unsafe {
+        let message = libc::CMSG_FIRSTHDR(header);
+        message.write(libc::cmsghdr {
+            cmsg_len: length as usize,
+            cmsg_level: level,
+            cmsg_type: kind,
+        });
+        libc::CMSG_DATA(message).cast::<T>().write_unaligned(value);
+    }
+    space as usize
+}
+
+/// What a datagram without a readable peer address is said to come from: never an endpoint's.
+const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+
+const EMPTY_PART: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+
+const EMPTY_HEADER: libc::mmsghdr = libc::mmsghdr {
+    msg_hdr: libc::msghdr {
+        msg_name: ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: ptr::null_mut(),
+        msg_iovlen: 0,
+        msg_control: ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    },
+    msg_len: 0,
+};

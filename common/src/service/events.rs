@@ -1,0 +1,76 @@
+//! What an operator must hear about endpoints: up, down, ejected. Not for per-flow counts. Emitted
+//! by `health` and by the tiers' data paths.
+//!
+//! Invariant: labels are names from the topology file.
+#![expect(clippy::disallowed_macros, reason = "this is an events.rs")]
+
+use std::time::Duration;
+
+use crate::observe::{Event, Observer};
+
+/// An endpoint answers again.
+#[derive(Debug)]
+pub struct EndpointUp<'a> {
+    /// Its service.
+    pub service: &'a str,
+    /// Its name.
+    pub endpoint: &'a str,
+}
+
+/// An active check took an endpoint out.
+#[derive(Debug)]
+pub struct EndpointDown<'a> {
+    /// Its service.
+    pub service: &'a str,
+    /// Its name.
+    pub endpoint: &'a str,
+    /// What the last check met.
+    pub cause: &'a str,
+}
+
+/// Failures on the data path took an endpoint out for a while.
+#[derive(Debug)]
+pub struct EndpointEjected<'a> {
+    /// Its service.
+    pub service: &'a str,
+    /// Its name.
+    pub endpoint: &'a str,
+    /// What the last flow met.
+    pub cause: &'a str,
+    /// Until it is tried again.
+    pub length: Duration,
+}
+
+impl Event for EndpointUp<'_> {
+    fn emit(&self, to: &Observer) {
+        up(to, self.service, self.endpoint, 1.0);
+        let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
+        tracing::info!(instance, service, endpoint, "endpoint up");
+    }
+}
+
+impl Event for EndpointDown<'_> {
+    fn emit(&self, to: &Observer) {
+        up(to, self.service, self.endpoint, 0.0);
+        let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
+        tracing::warn!(instance, service, endpoint, cause = self.cause, "endpoint down");
+    }
+}
+
+impl Event for EndpointEjected<'_> {
+    fn emit(&self, to: &Observer) {
+        let labels = [("service", self.service), ("endpoint", self.endpoint)];
+        let help = "Times an endpoint was taken out by failures on the data path.";
+        to.metrics.counter("aqueduct_endpoint_ejections_total", help, &labels).increment(1);
+        let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
+        let (cause, for_ms) = (self.cause, self.length.as_millis() as u64);
+        tracing::warn!(instance, service, endpoint, cause, for_ms, "endpoint ejected");
+    }
+}
+
+/// Sets the gauge that dashboards watch.
+pub(crate) fn up(to: &Observer, service: &str, endpoint: &str, value: f64) {
+    let labels = [("service", service), ("endpoint", endpoint)];
+    let help = "1 while the endpoint's active check passes.";
+    to.metrics.gauge("aqueduct_endpoint_up", help, &labels).set(value);
+}
