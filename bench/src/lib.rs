@@ -1,0 +1,8 @@
+//! Side by side with rivals: each figure is a ratio from one run, in turns, with its spread. Not a
+//! test: nothing here fails because a machine is slow. Called by the programs in `bin/`.
+//!
+//! Invariant: only processes that were started here are measured and ended.
+
+pub mod gateway;
+pub mod process;
+pub mod wrk;

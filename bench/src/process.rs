@@ -1,0 +1,118 @@
+//! Programs under measurement: started, watched through `/proc`, ended. Not for what they are
+//! asked to do.
+//!
+//! Invariant: dropping a `Program` ends it and its children.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A running program.
+#[derive(Debug)]
+pub struct Program {
+    name: String,
+    child: Child,
+}
+
+/// The folder of the binaries that stand beside this one.
+///
+/// # Errors
+/// When the system does not say where this program is.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let folder = std::env::current_exe()?.parent().context("no folder")?.to_owned();
+    let path = folder.join(name);
+    ensure!(path.is_file(), "{} is missing: build it in the same profile first", path.display());
+    Ok(path)
+}
+
+impl Program {
+    /// Starts `command` in the background, its output in `log`, and waits until something listens
+    /// at `address`.
+    ///
+    /// # Errors
+    /// When it does not start, ends early or does not listen within ten seconds.
+    pub fn start(name: &str, command: &mut Command, log: &Path, address: &str) -> Result<Self> {
+        let output = fs::File::create(log)?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        let mut program = Self { name: name.to_owned(), child };
+        for _ in 0..1000 {
+            if TcpStream::connect(address).is_ok() {
+                return Ok(program);
+            }
+            if let Some(status) = program.child.try_wait()? {
+                let said = fs::read_to_string(log).unwrap_or_default();
+                anyhow::bail!("{name} ended with {status}:\n{said}");
+            }
+            pause();
+        }
+        anyhow::bail!("{name} does not listen at {address}")
+    }
+
+    /// Time on a processor so far, of it and its children, to the nanosecond.
+    pub fn cpu(&self) -> Duration {
+        family(self.child.id()).into_iter().map(on_processor).sum()
+    }
+
+    /// Resident memory in KiB, of it and its children.
+    pub fn rss_kib(&self) -> u64 {
+        family(self.child.id()).into_iter().filter_map(resident).sum()
+    }
+
+    /// Its name in reports.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        // TERM lets nginx end its workers; what does not listen is killed.
+        let _ = Command::new("kill").args(["-TERM", &pid]).status();
+        for _ in 0..300 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            pause();
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bench waits for real programs in real time")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+fn family(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let mut all = vec![pid];
+    all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    all
+}
+
+fn on_processor(pid: u32) -> Duration {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let nanos = tasks.flatten().filter_map(|task| {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
