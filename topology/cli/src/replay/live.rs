@@ -1,0 +1,55 @@
+//! What moves while a replay runs: counters that all lanes add to, the progress bar that reads
+//! them, and the wish to stop early. Not for the report. Used by `udp` and `https`.
+//!
+//! Invariant: lanes only add; nothing here can slow them down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Counters of a running replay.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) sent: AtomicU64,
+    pub(super) answered: AtomicU64,
+    pub(super) failed: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Live {
+    /// Whether the user wants the report now.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Adds one.
+    pub(super) fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// Shows progress on a terminal (nothing elsewhere) and takes Ctrl-C, until dropped or aborted.
+pub(super) async fn watch(live: Arc<Live>, total: u64, what: &'static str) {
+    let bar = ProgressBar::new(total);
+    bar.set_style(style());
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = tokio::signal::ctrl_c() => live.stop.store(true, Relaxed),
+        }
+        bar.set_position(live.sent.load(Relaxed));
+        bar.set_message(format!(
+            "{what}, {} answered, {} failed",
+            live.answered.load(Relaxed),
+            live.failed.load(Relaxed)
+        ));
+    }
+}
+
+fn style() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:32} {percent:>3}% {per_sec:>12} {pos}/{len} {msg} {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+}

@@ -1,0 +1,142 @@
+//! What a replay found: text for people, JSON for machines, the verdict on `--slo`. Not for
+//! measuring. Used by `udp` and `https`.
+//!
+//! Invariant: text and JSON come from the same values.
+
+pub(super) mod https;
+pub(super) mod udp;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::Common;
+use super::slo::Figures;
+
+/// The end of a replay.
+pub(super) trait Report: Serialize {
+    /// Some lines for a person, each ended.
+    fn text(&self) -> String;
+    /// What `--slo` may bound.
+    fn figures(&self) -> Figures;
+}
+
+/// Prints the report, writes its JSON, and judges it.
+///
+/// # Errors
+/// The JSON file or standard output cannot be written.
+pub(super) fn finish(report: &impl Report, common: &Common) -> Result<ExitCode> {
+    if let Some(path) = &common.json {
+        let json = serde_json::to_string_pretty(report)? + "\n";
+        std::fs::write(path, json).with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    let broken = common.slo.as_ref().map(|slo| slo.broken(&report.figures())).unwrap_or_default();
+    let mut text = report.text();
+    for line in &broken {
+        let _ = writeln!(text, "{:<12} {line}", "SLO broken");
+    }
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
+    Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A histogram of times: 100 ns to 10 min, three digits.
+#[derive(Clone, Debug)]
+pub(super) struct Times(Histogram<u64>);
+
+impl Times {
+    pub(super) fn new() -> Self {
+        let bounds = Histogram::new_with_bounds(100, 600_000_000_000, 3);
+        Self(bounds.expect("invariant: 100 ns to 10 min at three digits are lawful bounds"))
+    }
+
+    pub(super) fn record(&mut self, time: Duration) {
+        self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("invariant: all histograms have the same bounds");
+    }
+
+    /// Share of recorded times above `bound`, percent.
+    pub(super) fn share_above(&self, bound: Duration) -> f64 {
+        let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
+        let below = self.0.count_between(0, bound);
+        percent(self.0.len().saturating_sub(below), self.0.len())
+    }
+
+    pub(super) fn quantiles(&self) -> Quantiles {
+        let at = |q| self.0.value_at_quantile(q) as f64 / 1e6;
+        Quantiles {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: self.0.max() as f64 / 1e6,
+            mean: self.0.mean() / 1e6,
+        }
+    }
+}
+
+/// Times in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(super) struct Quantiles {
+    pub(super) p50: f64,
+    pub(super) p90: f64,
+    pub(super) p99: f64,
+    #[serde(rename = "p99.9")]
+    pub(super) p99_9: f64,
+    pub(super) max: f64,
+    pub(super) mean: f64,
+}
+
+impl Quantiles {
+    /// One line: `p50 0.21  p99 …  ms`.
+    fn text(&self) -> String {
+        format!(
+            "p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3} ms",
+            self.p50, self.p90, self.p99, self.p99_9, self.max
+        )
+    }
+
+    fn figures(&self) -> Figures {
+        Figures::from([
+            ("p50", self.p50),
+            ("p99", self.p99),
+            ("p99.9", self.p99_9),
+            ("max", self.max),
+        ])
+    }
+}
+
+/// `part` of `whole` in percent; none of nothing is 0.
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 }
+}
+
+/// A line of the text report: a label and what it says.
+fn line(out: &mut String, label: &str, value: impl std::fmt::Display) {
+    let _ = writeln!(out, "{label:<12} {value}");
+}
+
+/// Text from outside without control characters, so that it cannot steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+/// Text on how well the generator kept its own schedule.
+fn generator(lateness: &Quantiles, late_percent: f64) -> String {
+    let verdict = if lateness.p99 > LATE.as_secs_f64() * 1e3 {
+        "; the generator itself was late: use fewer players, a lower rate or another machine"
+    } else {
+        ""
+    };
+    format!("{late_percent:.2}% sent over {} ms late{verdict}", LATE.as_millis())
+}
+
+/// A send that starts this long after its time is counted as late.
+pub(super) const LATE: Duration = Duration::from_millis(3);

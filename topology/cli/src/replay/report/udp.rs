@@ -1,0 +1,184 @@
+//! The report of `aqueduct replay udp`. Not for measuring. Called by `udp`.
+//!
+//! Invariant: sent = received + lost, summed over players.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::super::conversation::Conversation;
+use super::super::slo::Figures;
+use super::{LATE, Quantiles, Report, Times, generator, line, percent, printable};
+
+/// Sums over all players.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct UdpReport {
+    pub(crate) target: String,
+    pub(crate) players: u64,
+    pub(crate) seconds: f64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) lost: u64,
+    pub(crate) loss_percent: f64,
+    pub(crate) reordered: u64,
+    pub(crate) duplicates: u64,
+    /// Datagrams that answer nothing that was sent.
+    pub(crate) foreign: u64,
+    /// Sends that the kernel refused (no listener, no buffer).
+    pub(crate) send_errors: u64,
+    pub(crate) rtt_ms: Quantiles,
+    /// RFC 3550 jitter, mean and greatest over players.
+    pub(crate) jitter_ms: Jitter,
+    /// Answers by server.
+    pub(crate) servers: BTreeMap<String, u64>,
+    /// Players by the number of servers that they met.
+    pub(crate) players_by_servers_met: BTreeMap<usize, u64>,
+    /// Players that met more than one server.
+    pub(crate) affinity_violations: u64,
+    /// The first of them.
+    pub(crate) strayed: Vec<Strayed>,
+    pub(crate) lateness_ms: Quantiles,
+    pub(crate) late_percent: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Jitter {
+    pub(crate) mean: f64,
+    pub(crate) max: f64,
+}
+
+/// A player that met more than one server.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Strayed {
+    pub(crate) player: usize,
+    pub(crate) servers: Vec<(String, u64)>,
+    pub(crate) switches: u64,
+}
+
+/// So many strayed players are listed; all are counted.
+const LISTED: usize = 10;
+
+impl UdpReport {
+    /// Adds up the players' accounts.
+    pub(crate) fn new(players: &[Conversation], rtt: &Times, lateness: &Times) -> Self {
+        let sum = |column: fn(&Conversation) -> u64| players.iter().map(column).sum::<u64>();
+        let (sent, received) = (sum(|p| p.sent), sum(|p| p.received));
+        let strayed = || players.iter().enumerate().filter(|(_, p)| p.strayed());
+        Self {
+            players: players.len() as u64,
+            sent,
+            received,
+            lost: sent - received,
+            loss_percent: percent(sent - received, sent),
+            reordered: sum(|p| p.reordered),
+            duplicates: sum(|p| p.duplicates),
+            foreign: sum(|p| p.foreign),
+            rtt_ms: rtt.quantiles(),
+            jitter_ms: jitter(players),
+            servers: split(players),
+            players_by_servers_met: met(players),
+            affinity_violations: strayed().count() as u64,
+            strayed: strayed().take(LISTED).map(stray).collect(),
+            lateness_ms: lateness.quantiles(),
+            late_percent: lateness.share_above(LATE),
+            ..Self::default()
+        }
+    }
+}
+
+fn stray((player, account): (usize, &Conversation)) -> Strayed {
+    Strayed { player, servers: account.servers.clone(), switches: account.switches }
+}
+
+fn jitter(players: &[Conversation]) -> Jitter {
+    let all = || players.iter().map(|p| p.jitter() / 1e6);
+    Jitter {
+        mean: all().sum::<f64>() / players.len().max(1) as f64,
+        max: all().fold(0.0, f64::max),
+    }
+}
+
+fn split(players: &[Conversation]) -> BTreeMap<String, u64> {
+    let mut servers = BTreeMap::new();
+    for (name, answers) in players.iter().flat_map(|p| &p.servers) {
+        *servers.entry(name.clone()).or_default() += answers;
+    }
+    servers
+}
+
+fn met(players: &[Conversation]) -> BTreeMap<usize, u64> {
+    let mut met = BTreeMap::new();
+    for player in players {
+        *met.entry(player.servers.len()).or_default() += 1;
+    }
+    met
+}
+
+impl Report for UdpReport {
+    fn text(&self) -> String {
+        let mut out = String::from("\n");
+        let rate = self.sent as f64 / self.seconds.max(f64::MIN_POSITIVE);
+        line(
+            &mut out,
+            "players",
+            format_args!("{} to {}, {rate:.0} packets/s", self.players, self.target),
+        );
+        line(&mut out, "sent", self.sent);
+        line(
+            &mut out,
+            "received",
+            format_args!("{}, lost {} ({:.3}%)", self.received, self.lost, self.loss_percent),
+        );
+        line(
+            &mut out,
+            "order",
+            format_args!("{} reordered, {} duplicates", self.reordered, self.duplicates),
+        );
+        if self.foreign + self.send_errors > 0 {
+            let text = format!("{} foreign answers, {} refused", self.foreign, self.send_errors);
+            line(&mut out, "errors", text);
+        }
+        line(&mut out, "round trip", self.rtt_ms.text());
+        let Jitter { mean, max } = self.jitter_ms;
+        line(&mut out, "jitter", format_args!("mean {mean:.3}  worst player {max:.3} ms"));
+        self.servers_text(&mut out);
+        line(&mut out, "generator", generator(&self.lateness_ms, self.late_percent));
+        out
+    }
+
+    fn figures(&self) -> Figures {
+        let mut figures = self.rtt_ms.figures();
+        if self.received == 0 {
+            figures.clear();
+        }
+        figures.extend([
+            ("loss", self.loss_percent),
+            ("reordered", self.reordered as f64),
+            ("duplicates", self.duplicates as f64),
+            ("jitter", self.jitter_ms.max),
+            ("affinity", self.affinity_violations as f64),
+            ("late", self.late_percent),
+        ]);
+        figures
+    }
+}
+
+impl UdpReport {
+    fn servers_text(&self, out: &mut String) {
+        for (name, answers) in &self.servers {
+            let share = percent(*answers, self.received);
+            line(out, "server", format_args!("{} {answers} ({share:.1}%)", printable(name)));
+        }
+        let kept = match self.affinity_violations {
+            0 => "every player met one server at most".to_owned(),
+            n => format!("{n} of {} players met more than one server", self.players),
+        };
+        line(out, "affinity", kept);
+        for Strayed { player, servers, switches } in &self.strayed {
+            let names: Vec<_> =
+                servers.iter().map(|(name, n)| format!("{} ×{n}", printable(name))).collect();
+            let text = format!("player {player}: {} ({switches} switches)", names.join(", "));
+            line(out, "", text);
+        }
+    }
+}
