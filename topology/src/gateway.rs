@@ -38,7 +38,7 @@ pub struct Group {
     /// Stage 5: where counters of shared limits live; `None`: in each process.
     pub limit_store: Option<LimitStore>,
     /// Policy of a request that no route matches; `None`: such a request is 404 at once.
-    pub defaults: Option<RoutePolicy>,
+    pub unmatched: Option<RoutePolicy>,
     /// Stage 6.
     pub routes: Vec<Route>,
     /// Stage 8: where routes lead.

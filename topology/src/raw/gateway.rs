@@ -1,0 +1,253 @@
+//! The `gateways:` section as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+
+use ipnet::IpNet;
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::gateway::{Algorithm, Credentials, LimitAlgorithm, LimitBy, WhenAway};
+use crate::l4::Balance;
+use crate::raw::schema::section;
+use crate::raw::{Findings, FromNode, Named, OneOrMany, Origin, Text, Typed};
+use crate::tree::{Kind, Node};
+use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
+
+section! {
+    /// Gateways that serve the same routes under the same policy.
+    GatewayGroup {
+        /// The `l7-gateway` processes, by name.
+        must "instances" instances: Named<GatewayInstance>,
+        /// Networks of the balancers in front: from them a PROXY header is required, from all
+        /// others refused. Default: none.
+        may "trust-proxy-protocol-from" trust_proxy_protocol_from: Vec<Typed<IpNet>>,
+        /// TLS towards clients. Default: plain HTTP.
+        may "tls" tls: Tls,
+        /// What a client may send. Default: see each.
+        may "front" front: Front,
+        /// Who may issue tokens, by name. Default: nobody.
+        may "issuers" issuers: Named<Issuer>,
+        /// Budgets that routes are charged to, by name. Default: none.
+        may "limits" limits: Named<Limit>,
+        /// Where counters live that all instances share. Default: in each process.
+        may "limit-store" limit_store: LimitStore,
+        /// What a route has unless it says otherwise. Default: nothing is asked.
+        may "defaults" defaults: Defaults,
+        /// What is asked of a request that no route matches, before it is told so. Default: it
+        /// is 404 at once.
+        may "unmatched" unmatched: Defaults,
+        /// Which requests go where.
+        must "routes" routes: Vec<Route>,
+        /// How a service that routes lead to is called, by what `to:` says. Default: see each.
+        may "upstreams" upstreams: Named<Upstream>,
+        /// Where access records go: `stdout`, `off` or `file:PATH`. Default: `stdout`.
+        may "access-log" access_log: Typed<Text>,
+        /// How long a drain may take before what is left is ended. Default: 30s.
+        may "drain" drain: Typed<Time>,
+    }
+}
+
+section! {
+    /// One `l7-gateway` process.
+    GatewayInstance {
+        /// Where it listens, `ADDRESS:PORT`; port 0 lets the system choose.
+        must "listen" listen: Typed<SocketAddr>,
+        /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
+        may "admin" admin: Typed<SocketAddr>,
+    }
+}
+
+section! {
+    /// TLS towards clients.
+    Tls at origin {
+        /// Chosen by the server name that the client asks for; the first is the default.
+        must "certificates" certificates: Vec<Certificate>,
+        /// Authorities that client certificates must come from, `file:PATH`. Default: none is asked
+        /// for.
+        may "client-ca" client_ca: Typed<SecretRef>,
+    }
+}
+
+section! {
+    /// A certificate and its key.
+    Certificate {
+        /// PEM, leaf first: `file:PATH` or `env:NAME`.
+        must "chain" chain: Typed<SecretRef>,
+        /// PEM (PKCS#8, PKCS#1 or SEC1): `file:PATH` or `env:NAME`.
+        must "key" key: Typed<SecretRef>,
+    }
+}
+
+section! {
+    /// What a client may send.
+    Front {
+        /// Most connections of all workers together. Default: 20000.
+        may "max-connections" max_connections: Typed<NonZeroU32>,
+        /// Most header fields of a request. Default: 100.
+        may "max-headers" max_headers: Typed<NonZeroUsize>,
+        /// Most bytes of request line and headers. Default: 64KiB.
+        may "max-head" max_head: Typed<Size>,
+        /// Most bytes of the request target. Default: 8KiB.
+        may "max-uri" max_uri: Typed<Size>,
+        /// Most bytes of a body. Default: 10MiB.
+        may "max-body" max_body: Typed<Size>,
+        /// TLS handshake, and PROXY header. Default: 5s.
+        may "handshake-timeout" handshake_timeout: Typed<Time>,
+        /// From the first byte of a head to its end. Default: 10s.
+        may "header-timeout" header_timeout: Typed<Time>,
+        /// Between two reads of a body. Default: 30s.
+        may "body-idle-timeout" body_idle_timeout: Typed<Time>,
+        /// A kept connection without a request. Default: 60s.
+        may "idle-timeout" idle_timeout: Typed<Time>,
+    }
+}
+
+section! {
+    /// Who may issue tokens. Exactly one of `jwks` and `key`.
+    Issuer at origin {
+        /// The exact `iss` claim.
+        must "issuer" issuer: Typed<Text>,
+        /// Accepted `aud` claims, one or a list.
+        must "audience" audience: OneOrMany<Typed<Text>>,
+        /// Its key set (RFC 7517): an http(s) URL, fetched and refreshed, or `file:PATH`.
+        may "jwks" jwks: Typed<Text>,
+        /// One PEM public key, or the secret of HS256: `file:PATH` or `env:NAME`.
+        may "key" key: Typed<SecretRef>,
+        /// Accepted signature algorithms.
+        must "algorithms" algorithms: Vec<Typed<Algorithm>>,
+        /// The claim that names the user. Default: `sub`.
+        may "user" user: Typed<Text>,
+        /// The claim with the scopes, a text with spaces or a list. Default: `scope`.
+        may "scope" scope: Typed<Text>,
+        /// Tolerance for `exp` and `nbf`, at most 5m. Default: 30s.
+        may "leeway" leeway: Typed<Time>,
+    }
+}
+
+section! {
+    /// One budget.
+    Limit {
+        /// Whose: each client `address` (IPv6: its /64; charged before authentication), each
+        /// `user`, each `route`, or `all` together.
+        must "by" by: Typed<LimitBy>,
+        /// How much, `100/min`.
+        must "rate" rate: Typed<Rate>,
+        /// Most at once with a token bucket. Default: the rate's count.
+        may "burst" burst: Typed<NonZeroU32>,
+        /// How it is counted. Default: `token-bucket`.
+        may "algorithm" algorithm: Typed<LimitAlgorithm>,
+    }
+}
+
+section! {
+    /// Where counters live that all instances share.
+    LimitStore {
+        /// `redis://HOST:PORT[/DB]`.
+        must "redis" redis: Typed<Text>,
+        /// While it is away: `local-share` (each instance counts its share), `fail-open` or
+        /// `fail-closed`. Default: `local-share`.
+        may "when-away" when_away: Typed<WhenAway>,
+        /// How long a decision may wait for it. Default: 20ms.
+        may "timeout" timeout: Typed<Time>,
+    }
+}
+
+section! {
+    /// What a route has unless it says otherwise.
+    Defaults at origin {
+        /// Who may call: `none`, an issuer, or a list of issuers. Default: `none`.
+        may "auth" auth: OneOrMany<Typed<Text>>,
+        /// Scopes that a token must all have. Default: none.
+        may "scopes" scopes: Vec<Typed<Scope>>,
+        /// Limits that are charged. Default: none.
+        may "limits" limits: Vec<Typed<Text>>,
+        /// Cross-origin rules. Default: none.
+        may "cors" cors: CorsChoice,
+    }
+}
+
+section! {
+    /// Which requests go where. The most specific route that matches wins.
+    Route at origin {
+        /// Label in metrics and records, unique in the group. Default: the path.
+        may "name" name: Typed<Text>,
+        /// Hosts it answers for, `api.example` or `*.example`, one or a list. Default: all.
+        may "host" host: OneOrMany<Typed<HostPattern>>,
+        /// The path: `/api/search` alone, or `/api/user/*` with all below it.
+        must "path" path: Typed<PathPattern>,
+        /// Methods it answers for, in capitals. Default: all.
+        may "methods" methods: Vec<Typed<Text>>,
+        /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one.
+        must "to" to: Typed<Text>,
+        /// Who may call: `none`, an issuer, or a list of issuers. Default: as `defaults` say.
+        may "auth" auth: OneOrMany<Typed<Text>>,
+        /// Scopes that a token must all have. Default: as `defaults` say.
+        may "scopes" scopes: Vec<Typed<Scope>>,
+        /// Limits that are charged; with a `+` before each, besides those of `defaults`. Default: as
+        /// `defaults` say.
+        may "limits" limits: Vec<Typed<Text>>,
+        /// Cross-origin rules, or `none`. Default: as `defaults` say.
+        may "cors" cors: CorsChoice,
+        /// Its last day (UTC); afterwards it answers 410. Default: it stays.
+        may "sunset" sunset: Typed<Day>,
+        /// How long it may take until the answer's head. Default: 15s.
+        may "timeout" timeout: Typed<Time>,
+        /// Headers set on every answer, by name. Default: none.
+        may "response-headers" response_headers: Named<Typed<Text>>,
+    }
+}
+
+section! {
+    /// Cross-origin rules (Fetch standard).
+    Cors at origin {
+        /// Origins that may call, `https://app.example`; a single `*` means any.
+        must "origins" origins: OneOrMany<Typed<Text>>,
+        /// Methods that a preflight answer names. Default: the route's, or GET, HEAD, POST.
+        may "methods" methods: Vec<Typed<Text>>,
+        /// Request headers that a preflight answer names. Default: authorization, content-type.
+        may "headers" headers: Vec<Typed<Text>>,
+        /// Whether cookies may come along; not together with `*`. Default: false.
+        may "credentials" credentials: Typed<Credentials>,
+        /// How long a browser may keep the preflight answer. Default: 10m.
+        may "max-age" max_age: Typed<Time>,
+    }
+}
+
+section! {
+    /// How a service that routes lead to is called.
+    Upstream {
+        /// How an address is chosen: `round-robin` or `least-connections`. Default: `round-robin`.
+        may "balance" balance: Typed<Balance>,
+        /// How long a connection may take. Default: 1s.
+        may "connect-timeout" connect_timeout: Typed<Time>,
+        /// A connection carries so many requests at most. Default: 1000 behind a balancer, else no
+        /// bound.
+        may "max-requests-per-connection" max_requests: Typed<NonZeroU32>,
+        /// A connection lives so long at most. Default: 60s behind a balancer, else no bound.
+        may "max-connection-age" max_age: Typed<Time>,
+        /// Most tries of a safe request, the first included, 1 to 10. Default: 3.
+        may "max-attempts" max_attempts: Typed<u8>,
+    }
+}
+
+/// Cross-origin rules, or that there are none.
+#[derive(Debug)]
+pub(crate) enum CorsChoice {
+    None,
+    Rules(Box<Cors>),
+}
+
+impl FromNode for CorsChoice {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        match &node.kind {
+            Kind::Text(text) if text == "none" => Some(Self::None),
+            _ => Cors::from_node(node, at, out).map(|cors| Self::Rules(Box::new(cors))),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "enum": ["none"] }, Cors::schema(generator)] })
+    }
+}

@@ -1,0 +1,383 @@
+//! The `gateways:` section: instances, what stands before the routes, routes and upstreams. What a
+//! route asks (tokens, scopes, limits, origins) is in `policy`.
+//!
+//! Invariant: every index in a result is in range.
+
+use std::time::Duration;
+
+use crate::gateway::{
+    AccessLog, Certificate, Front, Group, Instance, LimitStore, Route, Tls, Upstream, UpstreamId,
+    Via, WhenAway,
+};
+use crate::l4::{Balance, Protocol};
+use crate::model::Probe;
+use crate::problem::nearest;
+use crate::raw::{self, Entry, Findings, Named, Origin, Text, Typed};
+use crate::resolve::l4::networks;
+use crate::resolve::names::{Names, Target, Wanted};
+use crate::resolve::policy::{self, Policies};
+use crate::resolve::{count, drain, file, filled, or, positive, secret};
+use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
+
+/// One gateway group.
+pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Findings) -> Group {
+    let Entry { name, origin, value: raw } = entry;
+    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &origin, out);
+    filled(raw.routes.as_deref(), "routes", &origin, out);
+    let instances: Vec<Instance> =
+        raw.instances.unwrap_or_default().into_iter().filter_map(instance).collect();
+    let mut policies = Policies::new(raw.issuers, raw.limits, names, out);
+    if raw.limit_store.is_none() {
+        policies.unshared(instances.len(), out);
+    }
+    let defaults = raw.defaults.map(|defaults| policies.defaults(defaults, out));
+    let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
+    let mut upstreams = Upstreams { settings: raw.upstreams, all: Vec::new() };
+    let routes = raw.routes.unwrap_or_default();
+    let mut routes: Vec<(Route, Origin)> = routes
+        .into_iter()
+        .filter_map(|route| {
+            self::route(route, defaults.as_ref(), &mut policies, &mut upstreams, names, out)
+        })
+        .collect();
+    distinct(&mut routes, out);
+    upstreams.unused(out);
+    let (issuers, limits) = policies.finish(out);
+    Group {
+        name: GroupName::new(&name),
+        instances,
+        trust_proxy_protocol_from: networks(raw.trust_proxy_protocol_from),
+        tls: raw.tls.map(|raw| tls(raw, names, out)),
+        front: front(raw.front, out),
+        issuers,
+        limits,
+        limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
+        unmatched,
+        routes: routes.into_iter().map(|(route, _)| route).collect(),
+        upstreams: upstreams.all.into_iter().map(|(_, upstream)| upstream).collect(),
+        access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
+        drain: drain(raw.drain),
+        place: origin.extent.place,
+    }
+}
+
+fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
+    Some(Instance {
+        name: InstanceName::new(&entry.name),
+        listen: entry.value.listen?.at(),
+        admin: entry.value.admin.map(Typed::at),
+        place: entry.origin.extent.place,
+    })
+}
+
+/// TLS towards clients, of gateways and poolers.
+pub(super) fn tls(raw: raw::Tls, names: &Names, out: &mut Findings) -> Tls {
+    filled(raw.certificates.as_deref(), "certificates", &raw.origin, out);
+    let pair = |raw: raw::Certificate| {
+        let (chain, key) = (raw.chain?, raw.key?);
+        Some(Certificate { chain: secret(chain, names), key: secret(key, names) })
+    };
+    Tls {
+        certificates: raw.certificates.unwrap_or_default().into_iter().filter_map(pair).collect(),
+        client_ca: raw.client_ca.map(|typed| file(typed, names, out)),
+        place: raw.origin.extent.place,
+    }
+}
+
+fn front(raw: Option<raw::Front>, out: &mut Findings) -> Front {
+    let raw = raw.unwrap_or_else(empty_front);
+    let mut wait =
+        |typed: Option<Typed<Time>>, default| positive(typed, Duration::from_secs(default), out);
+    let (handshake_timeout, header_timeout) =
+        (wait(raw.handshake_timeout, 5), wait(raw.header_timeout, 10));
+    let (body_idle_timeout, idle_timeout) =
+        (wait(raw.body_idle_timeout, 30), wait(raw.idle_timeout, 60));
+    Front {
+        max_connections: count(raw.max_connections, 20_000),
+        max_headers: raw.max_headers.map_or(nonzero(100), |typed| typed.value),
+        max_head_bytes: bytes(raw.max_head, 64 << 10, out),
+        max_uri_bytes: bytes(raw.max_uri, 8 << 10, out),
+        max_body_bytes: or(raw.max_body, Size(10 << 20)).0,
+        handshake_timeout,
+        header_timeout,
+        body_idle_timeout,
+        idle_timeout,
+    }
+}
+
+fn empty_front() -> raw::Front {
+    raw::Front {
+        max_connections: None,
+        max_headers: None,
+        max_head: None,
+        max_uri: None,
+        max_body: None,
+        handshake_timeout: None,
+        header_timeout: None,
+        body_idle_timeout: None,
+        idle_timeout: None,
+    }
+}
+
+fn nonzero(number: usize) -> std::num::NonZeroUsize {
+    std::num::NonZeroUsize::new(number).unwrap_or(std::num::NonZeroUsize::MIN)
+}
+
+/// A size that is held in memory per connection: 256 bytes to 16 MiB.
+fn bytes(typed: Option<Typed<Size>>, default: usize, out: &mut Findings) -> std::num::NonZeroUsize {
+    let Some(typed) = typed else { return nonzero(default) };
+    if !(256..=16 << 20).contains(&typed.value.0) {
+        let what = format!("{} is outside of what a connection may hold", typed.value);
+        out.error(&typed.origin, what).allowed("256B to 16MiB");
+    }
+    nonzero(usize::try_from(typed.value.0).unwrap_or(default))
+}
+
+fn limit_store(raw: raw::LimitStore, out: &mut Findings) -> Option<LimitStore> {
+    let redis = raw.redis?;
+    if !redis_url(&redis.value.0) {
+        let what = "this is no Redis URL that can be used".to_owned();
+        let origin = hidden(&redis.origin, redis.value.0.contains('@'));
+        out.error(&origin, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
+    }
+    Some(LimitStore {
+        redis: At { value: redis.value.0, place: redis.origin.extent.place },
+        when_away: or(raw.when_away, WhenAway::LocalShare),
+        timeout: positive(raw.timeout, Duration::from_millis(20), out),
+    })
+}
+
+/// The origin; where its line may hold a password, such that the line is not shown.
+fn hidden(at: &Origin, secret: bool) -> Origin {
+    let mut at = at.clone();
+    if secret {
+        at.extent.width = 0;
+    }
+    at
+}
+
+fn redis_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("redis://") else { return false };
+    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b".-_[]:".contains(&b);
+    let host = !host.is_empty() && host.bytes().all(lawful);
+    host && port.parse::<u16>().is_ok_and(|port| port > 0) && digits(database) && database.len() < 6
+}
+
+fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessLog {
+    let place = typed.origin.extent.place;
+    match typed.value.0.as_str() {
+        "stdout" => AccessLog::Stdout,
+        "off" => AccessLog::Off,
+        text => {
+            if let Ok(SecretRef::File(path)) = text.parse() {
+                return AccessLog::File(At { value: names.folder.join(path), place });
+            }
+            let note = out.error(&typed.origin, format!("`{text}` is no place for records"));
+            let note = note.allowed("stdout, off, file:PATH");
+            if let Some(near) = nearest(text, ["stdout", "off"]) {
+                note.meant(near);
+            }
+            AccessLog::Off
+        }
+    }
+}
+
+fn route(
+    raw: raw::Route,
+    defaults: Option<&policy::Defaults>,
+    policies: &mut Policies,
+    upstreams: &mut Upstreams,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<(Route, Origin)> {
+    let methods = policy::methods(raw.methods.as_deref().unwrap_or_default(), out);
+    let asked = policy::Asked {
+        at: &raw.origin,
+        auth: raw.auth,
+        scopes: raw.scopes,
+        limits: raw.limits,
+        cors: raw.cors,
+        methods: &methods,
+    };
+    let policy = policies.route(asked, defaults, out);
+    let to = raw.to.as_ref().and_then(|to| upstreams.lead(to, names, out));
+    let timeout = positive(raw.timeout, Duration::from_secs(15), out);
+    let response_headers = headers(raw.response_headers, out);
+    let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
+    let path = raw.path?.value;
+    let name = raw.name.map_or_else(|| path.to_string(), |typed| typed.value.0);
+    let route = Route {
+        name: RouteName::new(&name),
+        hosts: hosts.into_iter().map(|typed| typed.value).collect(),
+        path,
+        methods,
+        policy,
+        to: to?,
+        sunset: raw.sunset.map(|typed| typed.value),
+        timeout,
+        response_headers,
+        place: raw.origin.extent.place,
+    };
+    Some((route, raw.origin))
+}
+
+/// Headers that a route sets; not those that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
+fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, String)> {
+    const FRAMING: [&str; 7] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    let mut all: Vec<(String, String)> = Vec::new();
+    for entry in raw.unwrap_or_default() {
+        let name = entry.name.to_ascii_lowercase();
+        if !policy::token(&name) {
+            out.error(&entry.origin, format!("`{name}` is no header's name"))
+                .allowed("letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 §5.6.2)");
+        } else if FRAMING.contains(&name.as_str()) {
+            out.error(&entry.origin, format!("`{name}` is set by the gateway itself"))
+                .allowed("any header that does not frame the message");
+        } else if all.iter().any(|(other, _)| *other == name) {
+            out.error(&entry.origin, format!("`{name}` is set twice")).allowed("each header once");
+        }
+        all.push((name, entry.value.value.0));
+    }
+    all
+}
+
+/// Notes routes that can never be told apart, and names those without a name of their own that
+/// share a path.
+fn distinct(routes: &mut [(Route, Origin)], out: &mut Findings) {
+    for index in 0..routes.len() {
+        let (earlier, rest) = routes.split_at_mut(index);
+        let Some((route, origin)) = rest.first_mut() else { return };
+        let same = |other: &Route| {
+            other.path == route.path && other.hosts == route.hosts && other.methods == route.methods
+        };
+        if let Some((first, _)) = earlier.iter().find(|(other, _)| same(other)) {
+            let line = first.place.line;
+            let what = format!("this matches exactly what the route on line {line} matches");
+            out.error(origin, what).allowed("each path, host and method once");
+            continue;
+        }
+        let taken =
+            |name: &RouteName, all: &[(Route, Origin)]| all.iter().any(|(r, _)| r.name == *name);
+        if !taken(&route.name, earlier) {
+            continue;
+        }
+        if route.name.as_str() != route.path.to_string() {
+            let what = format!("another route is already named `{}`", route.name);
+            out.error(origin, what).allowed("each name once in a group");
+            continue;
+        }
+        let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
+        let words = [route.methods.join(","), hosts.join(","), route.path.to_string()];
+        let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
+        route.name = RouteName::new(&words.join(" "));
+        if taken(&route.name, earlier) {
+            out.error(origin, "another route has this path too")
+                .allowed("a `name` for one of them");
+        }
+    }
+}
+
+/// Where routes of one group lead, each only once.
+struct Upstreams {
+    settings: Option<Named<raw::Upstream>>,
+    all: Vec<(String, Upstream)>,
+}
+
+impl Upstreams {
+    fn lead(&mut self, to: &Typed<Text>, names: &Names, out: &mut Findings) -> Option<UpstreamId> {
+        let text = to.value.0.as_str();
+        if let Some(index) = self.all.iter().position(|(known, _)| known == text) {
+            return Some(UpstreamId(index));
+        }
+        let Some(target) = names.target(text) else {
+            names.unknown(&to.origin, text, Wanted::Traffic, out);
+            return None;
+        };
+        let entries = self.settings.as_ref().map_or(&[][..], |named| &named.0);
+        let raw = entries.iter().find(|entry| entry.name == text).map(|entry| &entry.value);
+        let upstream = upstream(target, raw, &to.origin, names, out);
+        self.all.push((text.to_owned(), upstream));
+        Some(UpstreamId(self.all.len() - 1))
+    }
+
+    /// Warns of settings for something that no route leads to.
+    fn unused(&self, out: &mut Findings) {
+        for entry in self.settings.iter().flat_map(|named| &named.0) {
+            if !self.all.iter().any(|(known, _)| *known == entry.name) {
+                let note =
+                    out.warning(&entry.origin, format!("no route leads to `{}`", entry.name));
+                if let Some(near) = nearest(&entry.name, self.all.iter().map(|(k, _)| k.as_str())) {
+                    note.meant(near);
+                }
+            }
+        }
+    }
+}
+
+fn upstream(
+    target: Target<'_>,
+    raw: Option<&raw::Upstream>,
+    at: &Origin,
+    names: &Names,
+    out: &mut Findings,
+) -> Upstream {
+    let (service, endpoints, via, health) = match target {
+        Target::Service(s) | Target::Gateway(s) => {
+            (s.name.clone(), s.endpoints.clone(), Via::Endpoints, s.health.clone())
+        }
+        Target::Listener(listener) => {
+            if listener.protocol == Protocol::Udp {
+                out.error(at, "a gateway sends no datagrams").allowed("a `tcp` listener");
+            }
+            (names.behind(listener), listener.endpoints.clone(), Via::Balancer, None)
+        }
+    };
+    if health.as_ref().is_some_and(|check| matches!(check.probe, Probe::Udp { .. })) {
+        out.error(at, "this service is asked by datagrams, and a gateway speaks HTTP")
+            .allowed("a service without `health: { udp: … }`");
+    }
+    let behind = via == Via::Balancer;
+    let balance = raw.and_then(|raw| raw.balance.as_ref());
+    if let Some(balance) = balance
+        && !matches!(balance.value, Balance::RoundRobin | Balance::LeastConnections)
+    {
+        let what = "gateways cannot choose in this way yet";
+        out.error(&balance.origin, what).allowed("round-robin, least-connections");
+    }
+    let second = Duration::from_secs(1);
+    let connect = raw.and_then(|raw| raw.connect_timeout.clone());
+    let requests = raw.and_then(|raw| raw.max_requests.as_ref()).map(|typed| typed.value);
+    let age = raw.and_then(|raw| raw.max_age.clone());
+    let age = age.map(|typed| positive(Some(typed), second, out));
+    Upstream {
+        service,
+        endpoints,
+        via,
+        balance: balance.map_or(Balance::RoundRobin, |typed| typed.value),
+        health,
+        connect_timeout: positive(connect, second, out),
+        max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
+        max_connection_age: age.or(behind.then_some(second * 60)),
+        max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+    }
+}
+
+fn attempts(typed: Option<&Typed<u8>>, out: &mut Findings) -> u8 {
+    let Some(typed) = typed else { return 3 };
+    if !(1..=10).contains(&typed.value) {
+        out.error(&typed.origin, format!("{} is no number of tries", typed.value))
+            .allowed("1 to 10");
+    }
+    typed.value
+}
