@@ -4,11 +4,16 @@
 //!
 //! Invariant: a value of these types is valid; there is no second check downstream.
 
+mod text;
+
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(crate) use text::{LISTEN_AT, RATE, SIZE, TIME};
+pub use text::{Size, Time, UnitError};
 
 /// Declares a name: cheap to clone, compared by text.
 macro_rules! name {

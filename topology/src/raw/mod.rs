@@ -1,0 +1,22 @@
+//! What was typed: a mirror of the file in which everything is optional and keeps its place, one
+//! table of fields per section (`section!`), from which reading, the JSON schema and the manual's
+//! key list all come. Not for what it means together: that is `resolve`, the only caller.
+//!
+//! Invariant: reading never stops at the first problem, and a missing or wrong value is `None`
+//! only after a problem about it has been noted.
+
+mod gateway;
+mod l4;
+mod pool;
+mod read;
+mod scalar;
+mod schema;
+mod service;
+
+pub(crate) use gateway::*;
+pub(crate) use l4::*;
+pub(crate) use pool::*;
+pub(crate) use read::{Entry, Fields, Findings, FromNode, Named, OneOrMany, Origin, Typed};
+pub(crate) use scalar::{Flag, Scalar, Text};
+pub(crate) use schema::{SectionSchema, document};
+pub(crate) use service::*;

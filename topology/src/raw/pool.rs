@@ -1,0 +1,116 @@
+//! The `pools:` section as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+
+use crate::pool::{Console, PoolMode};
+use crate::raw::schema::section;
+use crate::raw::{Named, Text, Tls, Typed};
+use crate::units::{SecretRef, Time};
+
+section! {
+    /// Poolers for the same databases.
+    PoolGroup {
+        /// The `pgpool` processes, by name.
+        must "instances" instances: Named<PoolInstance>,
+        /// What clients may name.
+        must "databases" databases: Named<Database>,
+        /// Who may log in, by role.
+        must "users" users: Named<User>,
+        /// TLS towards clients. Default: none is offered.
+        may "tls" tls: Tls,
+        /// Limits and times under PgBouncer's names. Default: see each.
+        may "settings" settings: Settings,
+        /// How long a drain may take before what is left is ended. Default: 30s.
+        may "drain" drain: Typed<Time>,
+    }
+}
+
+section! {
+    /// One `pgpool` process.
+    PoolInstance {
+        /// Where clients connect, `ADDRESS:PORT`; port 0 lets the system choose.
+        must "listen" listen: Typed<SocketAddr>,
+        /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
+        may "admin" admin: Typed<SocketAddr>,
+    }
+}
+
+section! {
+    /// A database as clients name it.
+    Database {
+        /// The server for reads and writes, `ADDRESS:PORT`.
+        must "primary" primary: Typed<SocketAddr>,
+        /// Servers for reads alone, offered to clients under `replica-alias`. Default: none.
+        may "replicas" replicas: Vec<Typed<SocketAddr>>,
+        /// The name under which clients reach the replicas. Default: the database's name with
+        /// `_ro`.
+        may "replica-alias" replica_alias: Typed<Text>,
+        /// The database's name on the servers. Default: the same.
+        may "server-name" server_name: Typed<Text>,
+        /// When a server connection goes back to its pool. Default: `transaction`.
+        may "mode" mode: Typed<PoolMode>,
+        /// Most server connections per user. Default: `default_pool_size`.
+        may "pool-size" pool_size: Typed<NonZeroU32>,
+        /// What `aqueduct up` starts: `postgres`, a primary and its streaming replicas. Ignored by
+        /// `pgpool`. Default: nothing.
+        may "run" run: Typed<Text>,
+    }
+}
+
+section! {
+    /// A role that may log in.
+    User {
+        /// Where its SCRAM-SHA-256 verifier, md5 hash or password is, `file:PATH` or `env:NAME`.
+        /// Default: none, which lets anybody in under this name.
+        may "secret" secret: Typed<SecretRef>,
+        /// Where its password towards servers is, for connections made before a client has logged
+        /// in. Default: the client's own proof is reused.
+        may "server-password" server_password: Typed<SecretRef>,
+        /// Rights on the admin database `pgbouncer`. Default: `no`.
+        may "console" console: Typed<Console>,
+    }
+}
+
+section! {
+    /// Limits and times, with PgBouncer's names and meanings, but with a unit on every time.
+    Settings {
+        /// Most clients of the instance. Default: 1000.
+        may "max_client_conn" max_client_conn: Typed<NonZeroU32>,
+        /// Server connections per database and user. Default: 20.
+        may "default_pool_size" default_pool_size: Typed<NonZeroU32>,
+        /// Server connections kept open when nobody needs them. Default: 0.
+        may "min_pool_size" min_pool_size: Typed<u32>,
+        /// Extra server connections for clients that waited `reserve_pool_timeout`. Default: 0.
+        may "reserve_pool_size" reserve_pool_size: Typed<u32>,
+        /// When the reserve opens. Default: 5s.
+        may "reserve_pool_timeout" reserve_pool_timeout: Typed<Time>,
+        /// Most server connections of one database, all users; 0: no bound. Default: 0.
+        may "max_db_connections" max_db_connections: Typed<u32>,
+        /// Most server connections of one user, all databases; 0: no bound. Default: 0.
+        may "max_user_connections" max_user_connections: Typed<u32>,
+        /// How long a query waits for a server connection; 0s: for ever. Default: 2m.
+        may "query_wait_timeout" query_wait_timeout: Typed<Time>,
+        /// An unused server connection is closed after it. Default: 10m.
+        may "server_idle_timeout" server_idle_timeout: Typed<Time>,
+        /// A server connection is closed after it, once unused. Default: 1h.
+        may "server_lifetime" server_lifetime: Typed<Time>,
+        /// Connecting and logging in to a server. Default: 15s.
+        may "server_connect_timeout" server_connect_timeout: Typed<Time>,
+        /// Logging in as a client. Default: 60s.
+        may "client_login_timeout" client_login_timeout: Typed<Time>,
+        /// A client without a query is closed after it; 0s: never. Default: 0s.
+        may "client_idle_timeout" client_idle_timeout: Typed<Time>,
+        /// A client idle inside a transaction is closed after it; 0s: never. Default: 0s.
+        may "idle_transaction_timeout" idle_transaction_timeout: Typed<Time>,
+        /// A query that takes longer is cancelled; 0s: never. Default: 0s.
+        may "query_timeout" query_timeout: Typed<Time>,
+        /// Named prepared statements kept per server connection; 0: none in transaction mode.
+        /// Default: 200.
+        may "max_prepared_statements" max_prepared_statements: Typed<u32>,
+        /// Run when a used server connection changes hands in session mode. Default: `DISCARD ALL`.
+        may "server_reset_query" server_reset_query: Typed<Text>,
+    }
+}

@@ -1,0 +1,323 @@
+//! From tree to raw values: maps, lists, names, single values, with a problem for everything that
+//! does not fit. Not for what a single text means: `scalar`.
+//!
+//! Invariant: every problem carries the path of keys that leads to it.
+
+use std::fmt;
+use std::rc::Rc;
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::problem::{Problem, Severity, nearest};
+use crate::raw::Scalar;
+use crate::tree::{Extent, Key, Kind, Node};
+use crate::units::{At, UnitError};
+
+/// The keys that lead to a value.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Path(Option<Rc<(Path, String)>>);
+
+impl Path {
+    fn key(&self, key: &str) -> Self {
+        let dot = if self.0.is_some() { "." } else { "" };
+        Self(Some(Rc::new((self.clone(), format!("{dot}{key}")))))
+    }
+
+    fn item(&self, index: usize) -> Self {
+        Self(Some(Rc::new((self.clone(), format!("[{index}]")))))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(last) => write!(f, "{}{}", last.0, last.1),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a value was written and by which path of keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) extent: Extent,
+    pub(crate) path: Path,
+}
+
+/// Collects problems.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) list: Vec<Problem>,
+}
+
+impl Findings {
+    /// Notes something that makes the file unusable.
+    pub(crate) fn error(&mut self, at: &Origin, what: impl Into<String>) -> Note<'_> {
+        self.note(at, what.into(), Severity::Error)
+    }
+
+    /// Notes something that looks wrong or dangerous.
+    pub(crate) fn warning(&mut self, at: &Origin, what: impl Into<String>) -> Note<'_> {
+        self.note(at, what.into(), Severity::Warning)
+    }
+
+    /// Notes that a name is not among the `known` ones of its kind.
+    pub(crate) fn unknown<'k>(
+        &mut self,
+        at: &Origin,
+        kind: &str,
+        name: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) {
+        let known: Vec<&str> = known.into_iter().collect();
+        let note = self.error(at, format!("there is no {kind} `{name}`"));
+        let note = match known.as_slice() {
+            [] => note.allowed(format!("nothing yet: the file has no {kind}")),
+            names => note.allowed(names.join(", ")),
+        };
+        if let Some(near) = nearest(name, known) {
+            note.meant(near);
+        }
+    }
+
+    /// Notes why a text is no value of its unit.
+    pub(crate) fn unit(&mut self, at: &Origin, error: UnitError) {
+        let note = self.error(at, error.what).allowed(error.allowed);
+        if let Some(hint) = error.hint {
+            note.hint(hint);
+        }
+    }
+
+    /// Whether the file is unusable.
+    pub(crate) fn failed(&self) -> bool {
+        self.list.iter().any(|p| p.severity == Severity::Error)
+    }
+
+    fn note(&mut self, at: &Origin, what: String, severity: Severity) -> Note<'_> {
+        let path = at.path.to_string();
+        let (at, width) = (at.extent.place, at.extent.width);
+        let problem = Problem { at, width, path, what, allowed: None, hint: None, severity };
+        self.list.push(problem);
+        Note(self.list.last_mut())
+    }
+}
+
+/// The problem just noted, to say more about it.
+pub(crate) struct Note<'a>(Option<&'a mut Problem>);
+
+impl Note<'_> {
+    /// Says what would be right.
+    pub(crate) fn allowed(mut self, allowed: impl Into<String>) -> Self {
+        if let Some(problem) = &mut self.0 {
+            problem.allowed = Some(allowed.into());
+        }
+        self
+    }
+
+    /// Says what to do.
+    pub(crate) fn hint(self, hint: impl Into<String>) {
+        if let Some(problem) = self.0 {
+            problem.hint = Some(hint.into());
+        }
+    }
+
+    /// Says what was probably meant.
+    pub(crate) fn meant(self, text: &str) {
+        self.hint(format!("did you mean `{text}`?"));
+    }
+}
+
+/// A type that a node of the tree can be read into.
+pub(crate) trait FromNode: Sized {
+    /// The value, or `None` after noting why not.
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self>;
+
+    /// What an editor is told about it.
+    fn schema(generator: &mut SchemaGenerator) -> Schema;
+}
+
+/// A single value and where it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Typed<T> {
+    pub(crate) value: T,
+    pub(crate) origin: Origin,
+}
+
+impl<T> Typed<T> {
+    /// The form of the model.
+    pub(crate) fn at(self) -> At<T> {
+        At { value: self.value, place: self.origin.extent.place }
+    }
+}
+
+impl<T: Scalar> FromNode for Typed<T> {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        let Kind::Text(text) = &node.kind else {
+            out.error(at, format!("{} stands here", node.kind.words())).allowed(T::allowed());
+            return None;
+        };
+        let mut origin = at.clone();
+        if T::SECRET {
+            origin.extent.width = 0;
+        }
+        match T::parse(text) {
+            Ok(value) => Some(Self { value, origin: at.clone() }),
+            Err(error) => {
+                out.unit(&origin, error);
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut SchemaGenerator) -> Schema {
+        T::schema()
+    }
+}
+
+impl<T: FromNode> FromNode for Vec<T> {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        let Kind::List(items) = &node.kind else {
+            let note = out.error(at, format!("{} stands here", node.kind.words()));
+            let note = note.allowed("a list: [first, second], or one line with `- ` for each");
+            if let Kind::Text(text) = &node.kind {
+                note.meant(&format!("[{text}]"));
+            }
+            return None;
+        };
+        let mut all = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let origin = Origin { extent: item.extent, path: at.path.item(index) };
+            all.extend(T::from_node(item, &origin, out));
+        }
+        Some(all)
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "array", "items": T::schema(generator) })
+    }
+}
+
+/// One value, or a list of them.
+#[derive(Debug)]
+pub(crate) struct OneOrMany<T>(pub(crate) Vec<T>);
+
+impl<T: FromNode> FromNode for OneOrMany<T> {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        match node.kind {
+            Kind::Text(_) => Some(Self(vec![T::from_node(node, at, out)?])),
+            _ => Vec::from_node(node, at, out).map(Self),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = T::schema(generator);
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+/// Things by name, in the file's order.
+#[derive(Debug)]
+pub(crate) struct Named<T>(pub(crate) Vec<Entry<T>>);
+
+impl<T> Default for Named<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> IntoIterator for Named<T> {
+    type Item = Entry<T>;
+    type IntoIter = std::vec::IntoIter<Entry<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+/// A name and what it names; the origin is the name's.
+#[derive(Debug)]
+pub(crate) struct Entry<T> {
+    pub(crate) name: String,
+    pub(crate) origin: Origin,
+    pub(crate) value: T,
+}
+
+impl<T: FromNode> FromNode for Named<T> {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        let Kind::Map(entries) = &node.kind else {
+            let what = format!("{} stands here", node.kind.words());
+            out.error(at, what).allowed("a name, a colon and what it names, for each");
+            return None;
+        };
+        let mut all = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let named = Origin { extent: key.extent, path: at.path.key(&key.text) };
+            let child = child(at, key, value);
+            if let Some(value) = T::from_node(value, &child, out) {
+                all.push(Entry { name: key.text.clone(), origin: named, value });
+            }
+        }
+        Some(Self(all))
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "additionalProperties": T::schema(generator) })
+    }
+}
+
+/// Where a key's value counts as written: at the value when it is a single one, else at the key.
+fn child(at: &Origin, key: &Key, value: &Node) -> Origin {
+    let extent = if matches!(value.kind, Kind::Text(_)) { value.extent } else { key.extent };
+    Origin { extent, path: at.path.key(&key.text) }
+}
+
+/// An opened map whose keys are known.
+pub(crate) struct Fields<'n> {
+    entries: &'n [(Key, Node)],
+    at: Origin,
+}
+
+impl<'n> Fields<'n> {
+    /// Opens a map; notes unknown keys, and those that must be there and are not.
+    pub(crate) fn open(
+        node: &'n Node,
+        at: &Origin,
+        keys: &[(&str, bool)],
+        out: &mut Findings,
+    ) -> Option<Self> {
+        let known: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        let Kind::Map(entries) = &node.kind else {
+            out.error(at, format!("{} stands here", node.kind.words()))
+                .allowed(format!("keys and values; the keys are {}", known.join(", ")));
+            return None;
+        };
+        for (key, _) in entries {
+            if !known.contains(&key.text.as_str()) {
+                let origin = Origin { extent: key.extent, path: at.path.key(&key.text) };
+                let note = out.error(&origin, format!("there is no key `{}` here", key.text));
+                let note = note.allowed(known.join(", "));
+                if let Some(near) = nearest(&key.text, known.iter().copied()) {
+                    note.meant(near);
+                }
+            }
+        }
+        for (wanted, _) in keys.iter().filter(|(_, required)| *required) {
+            if !entries.iter().any(|(key, _)| key.text == *wanted) {
+                out.error(at, format!("the key `{wanted}` is missing"));
+            }
+        }
+        Some(Self { entries, at: at.clone() })
+    }
+
+    /// The value of a key; `None` when it is absent or wrong.
+    pub(crate) fn take<T: FromNode>(&self, name: &str, out: &mut Findings) -> Option<T> {
+        let (key, value) = self.entries.iter().find(|(key, _)| key.text == name)?;
+        let origin = child(&self.at, key, value);
+        if matches!(value.kind, Kind::Empty) {
+            out.error(&origin, format!("`{name}` has no value"))
+                .hint("write one, or leave the key out".to_owned());
+            return None;
+        }
+        T::from_node(value, &origin, out)
+    }
+}

@@ -1,0 +1,317 @@
+//! Single values: which type reads which text, and what an editor is told about it. Not for
+//! values that need the rest of the file: `resolve`.
+//!
+//! Invariant: what `parse` refuses, `allowed` explains.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use schemars::{Schema, json_schema};
+
+use crate::gateway::{Algorithm, Credentials, LimitAlgorithm, LimitBy, WhenAway};
+use crate::l4::{Balance, ListenAt, ProxyVersion};
+use crate::pool::{Console, PoolMode};
+use crate::problem::nearest;
+use crate::units::{
+    Day, HostPattern, LISTEN_AT, PathPattern, RATE, Rate, SIZE, Scope, SecretRef, Size, TIME, Time,
+    UnitError, Weight,
+};
+
+/// A value that is one text.
+pub(crate) trait Scalar: Sized {
+    /// Whether a wrong text may be a secret, so that its line must not be shown.
+    const SECRET: bool = false;
+
+    /// The value.
+    fn parse(text: &str) -> Result<Self, UnitError>;
+
+    /// What may be written.
+    fn allowed() -> String;
+
+    /// What an editor is told.
+    fn schema() -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+/// Free text: one line, not empty.
+#[derive(Clone, Debug)]
+pub(crate) struct Text(pub(crate) String);
+
+impl Scalar for Text {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        match text {
+            _ if text.len() > 4096 => Err(UnitError::new("the text is too long", "4096 bytes")),
+            _ if text.chars().any(char::is_control) => {
+                Err(UnitError::new("the text has control characters", Self::allowed()))
+            }
+            "" => Err(UnitError::new("the text is empty", Self::allowed())),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+
+    fn allowed() -> String {
+        "one line of text".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"], "minLength": 1 })
+    }
+}
+
+/// `true` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flag(pub(crate) bool);
+
+impl Scalar for Flag {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        let error = |meant| {
+            UnitError::new(format!("`{text}` is not true or false"), Self::allowed()).meant(meant)
+        };
+        match text {
+            "true" => Ok(Self(true)),
+            "false" => Ok(Self(false)),
+            "yes" | "on" | "True" | "1" => Err(error("true")),
+            "no" | "off" | "False" | "0" => Err(error("false")),
+            _ => Err(UnitError::new(format!("`{text}` is not true or false"), Self::allowed())),
+        }
+    }
+
+    fn allowed() -> String {
+        "true or false".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "boolean" })
+    }
+}
+
+/// Units that say themselves what is wrong with a text.
+macro_rules! unit {
+    ($($ty:ty: $allowed:expr, $pattern:expr;)+) => {$(
+        impl Scalar for $ty {
+            fn parse(text: &str) -> Result<Self, UnitError> {
+                text.parse()
+            }
+
+            fn allowed() -> String {
+                $allowed.to_owned()
+            }
+
+            fn schema() -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+    )+};
+}
+
+unit! {
+    Time: TIME, "^[0-9]+(ms|s|m|h|d)$";
+    Size: SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
+    Rate: RATE, "^[0-9]+/(s|min|h|d)$";
+    Day: "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
+    Scope: "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
+    HostPattern: "a host name, or *.example for every host below it", "^[^ /]+$";
+    PathPattern: "a path (/api/search), or one that ends in /* for all below it", "^/";
+    ListenAt: LISTEN_AT, ":[0-9]{1,5}$";
+}
+
+impl Scalar for SecretRef {
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        text.parse()
+    }
+
+    fn allowed() -> String {
+        "file:PATH or env:NAME".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(file:.+|env:[A-Za-z_][A-Za-z0-9_]*)$" })
+    }
+}
+
+/// Whole numbers of a range.
+macro_rules! number {
+    ($($ty:ty: $least:literal, $most:expr;)+) => {$(
+        impl Scalar for $ty {
+            fn parse(text: &str) -> Result<Self, UnitError> {
+                let what = match text.parse::<i128>() {
+                    Err(_) => format!("`{text}` is no whole number"),
+                    Ok(number) if number < $least => format!("{number} is under {}", $least),
+                    Ok(number) if number > i128::from($most) => {
+                        format!("{number} is over {}", $most)
+                    }
+                    Ok(_) => match text.trim_start_matches('+').parse() {
+                        Ok(number) => return Ok(number),
+                        Err(_) => format!("`{text}` is no whole number"),
+                    },
+                };
+                Err(UnitError::new(what, Self::allowed()))
+            }
+
+            fn allowed() -> String {
+                format!("a whole number from {} to {}", $least, $most)
+            }
+
+            fn schema() -> Schema {
+                json_schema!({ "type": "integer", "minimum": $least, "maximum": $most })
+            }
+        }
+    )+};
+}
+
+number! {
+    u8: 0, u8::MAX;
+    u32: 0, u32::MAX;
+    NonZeroU32: 1, u32::MAX;
+    NonZeroUsize: 1, u32::MAX;
+}
+
+impl Scalar for Weight {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        text.parse()
+    }
+
+    fn allowed() -> String {
+        "a whole number from 1 to 1000".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": 1000 })
+    }
+}
+
+/// Types of the network that the standard library and `ipnet` read.
+fn foreign<T: FromStr>(text: &str, what: &str, allowed: String) -> Result<T, UnitError> {
+    text.parse().map_err(|_| UnitError::new(format!("`{text}` is no {what}"), allowed))
+}
+
+impl Scalar for SocketAddr {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        foreign(text, "address with a port", Self::allowed())
+    }
+
+    fn allowed() -> String {
+        "ADDRESS:PORT as numbers, 127.0.0.1:8080 or [::1]:8080".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": "^(\\[.+\\]|[0-9.]+):[0-9]{1,5}$" })
+    }
+}
+
+impl Scalar for IpAddr {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        foreign(text, "address", Self::allowed())
+    }
+
+    fn allowed() -> String {
+        "an IPv4 or IPv6 address without a port, 10.0.0.7 or fd00::7".to_owned()
+    }
+}
+
+impl Scalar for IpNet {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.into());
+        }
+        let net: Self = foreign(text, "network", Self::allowed())?;
+        if net.trunc() == net {
+            return Ok(net);
+        }
+        let what = format!("`{text}` has bits set behind its length");
+        Err(UnitError::new(what, Self::allowed()).meant(net.trunc()))
+    }
+
+    fn allowed() -> String {
+        "a network as ADDRESS/LENGTH, 10.0.0.0/8 or fd00::/8, or one address".to_owned()
+    }
+}
+
+/// Types of which each value is a word.
+macro_rules! words {
+    ($($ty:ty { $($word:literal => $value:expr,)+ })+) => {$(
+        impl Scalar for $ty {
+            fn parse(text: &str) -> Result<Self, UnitError> {
+                match text {
+                    $($word => Ok($value),)+
+                    _ => {
+                        let what = format!("`{text}` is not known here");
+                        let error = UnitError::new(what, Self::allowed());
+                        Err(match nearest(text, [$($word),+]) {
+                            Some(word) => error.meant(word),
+                            None => error,
+                        })
+                    }
+                }
+            }
+
+            fn allowed() -> String {
+                [$($word),+].join(", ")
+            }
+
+            fn schema() -> Schema {
+                json_schema!({ "enum": [$($word),+] })
+            }
+        }
+    )+};
+}
+
+words! {
+    Balance {
+        "client-address" => Self::ClientAddress,
+        "five-tuple" => Self::FiveTuple,
+        "round-robin" => Self::RoundRobin,
+        "least-connections" => Self::LeastConnections,
+        "two-choices" => Self::TwoChoices,
+    }
+    ProxyVersion {
+        "v1" => Self::V1,
+        "v2" => Self::V2,
+    }
+    Algorithm {
+        "RS256" => Self::RS256,
+        "RS384" => Self::RS384,
+        "RS512" => Self::RS512,
+        "PS256" => Self::PS256,
+        "PS384" => Self::PS384,
+        "PS512" => Self::PS512,
+        "ES256" => Self::ES256,
+        "ES384" => Self::ES384,
+        "EdDSA" => Self::EdDSA,
+        "HS256" => Self::HS256,
+    }
+    Credentials {
+        "true" => Self::Allowed,
+        "false" => Self::Refused,
+    }
+    LimitBy {
+        "address" => Self::Address,
+        "user" => Self::User,
+        "route" => Self::Route,
+        "all" => Self::All,
+    }
+    LimitAlgorithm {
+        "token-bucket" => Self::TokenBucket,
+        "sliding-window" => Self::SlidingWindow,
+    }
+    WhenAway {
+        "fail-open" => Self::FailOpen,
+        "fail-closed" => Self::FailClosed,
+        "local-share" => Self::LocalShare,
+    }
+    PoolMode {
+        "session" => Self::Session,
+        "transaction" => Self::Transaction,
+        "statement" => Self::Statement,
+    }
+    Console {
+        "no" => Self::No,
+        "stats" => Self::Stats,
+        "admin" => Self::Admin,
+    }
+}

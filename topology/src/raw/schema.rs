@@ -1,0 +1,105 @@
+//! The JSON schema of the file, made of the same tables that reading uses. Not for checking:
+//! editors use it, `raw` and `resolve` do not.
+//!
+//! Invariant: every key has a description.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, json_schema};
+use serde_json::{Map, Value};
+
+/// Declares a section of the file: its keys, whether each `must` or `may` be there, what each
+/// means, and the type that reads it. `at origin` keeps the section's own place too.
+macro_rules! section {
+    (
+        $(#[doc = $doc:literal])+
+        $name:ident $(at $origin:ident)? { $( $(#[doc = $field_doc:literal])+ $need:ident $key:literal $field:ident: $ty:ty, )+ }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            $( pub(crate) $origin: $crate::raw::Origin, )?
+            $( $(#[doc = $field_doc])+ pub(crate) $field: Option<$ty>, )+
+        }
+
+        impl $crate::raw::FromNode for $name {
+            fn from_node(
+                node: &$crate::tree::Node,
+                at: &$crate::raw::Origin,
+                out: &mut $crate::raw::Findings,
+            ) -> Option<Self> {
+                const KEYS: &[(&str, bool)] = &[$( ($key, section!(@ $need)) ),+];
+                let fields = $crate::raw::Fields::open(node, at, KEYS, out)?;
+                Some(Self { $( $field: fields.take($key, out), )+ $( $origin: at.clone(), )? })
+            }
+
+            fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                generator.subschema_for::<Self>()
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut section = $crate::raw::SectionSchema::new(&[$($doc),+]);
+                $(
+                    let field = <$ty as $crate::raw::FromNode>::schema(generator);
+                    section.field($key, section!(@ $need), &[$($field_doc),+], field);
+                )+
+                section.finish()
+            }
+        }
+    };
+    (@ must) => { true };
+    (@ may) => { false };
+}
+pub(crate) use section;
+
+/// Builds the schema of one section.
+pub(crate) struct SectionSchema {
+    description: String,
+    properties: Map<String, Value>,
+    required: Vec<Value>,
+}
+
+impl SectionSchema {
+    /// A section with its description, line by line.
+    pub(crate) fn new(doc: &[&str]) -> Self {
+        Self { description: prose(doc), properties: Map::new(), required: Vec::new() }
+    }
+
+    /// Adds a key.
+    pub(crate) fn field(&mut self, key: &str, required: bool, doc: &[&str], mut field: Schema) {
+        field.insert("description".to_owned(), prose(doc).into());
+        self.properties.insert(key.to_owned(), field.to_value());
+        if required {
+            self.required.push(key.into());
+        }
+    }
+
+    /// The schema.
+    pub(crate) fn finish(self) -> Schema {
+        let mut schema = json_schema!({
+            "type": "object",
+            "description": self.description,
+            "properties": self.properties,
+            "additionalProperties": false,
+        });
+        if !self.required.is_empty() {
+            schema.insert("required".to_owned(), self.required.into());
+        }
+        schema
+    }
+}
+
+/// The schema of a whole document.
+pub(crate) fn document<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft07().into_generator().into_root_schema_for::<T>()
+}
+
+/// Lines of a doc comment as one text.
+fn prose(doc: &[&str]) -> String {
+    doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}

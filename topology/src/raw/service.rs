@@ -1,0 +1,138 @@
+//! The file's root and the `services:` section as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use std::net::SocketAddr;
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::raw::schema::section;
+use crate::raw::{
+    Findings, Flag, FromNode, GatewayGroup, Named, NlbGroup, Origin, PoolGroup, Text, Typed,
+};
+use crate::tree::{Kind, Node};
+use crate::units::{SecretRef, Time, Weight};
+
+section! {
+    /// One topology: services, and the groups of processes in front of them. Every section may be
+    /// absent.
+    File {
+        /// Version of the format. Default: 1, the only one.
+        may "aqueduct" version: Typed<u32>,
+        /// What admin listeners ask for as a bearer token, `file:PATH` or `env:NAME`. Default: none,
+        /// and then they listen on loopback addresses only.
+        may "admin-token" admin_token: Typed<SecretRef>,
+        /// Servers that do the work, by name. Default: none.
+        may "services" services: Named<Service>,
+        /// Groups of `l4-nlb` processes, by name: TCP and UDP by address. Default: none.
+        may "nlbs" nlbs: Named<NlbGroup>,
+        /// Groups of `l7-gateway` processes, by name: TLS, tokens, limits, routes. Default: none.
+        may "gateways" gateways: Named<GatewayGroup>,
+        /// Groups of `pgpool` processes, by name: PostgreSQL connections. Default: none.
+        may "pools" pools: Named<PoolGroup>,
+    }
+}
+
+section! {
+    /// Servers that do the same work.
+    Service {
+        /// Where it answers: `ADDRESS:PORT`, or a section with a weight and a stable name.
+        must "endpoints" endpoints: Vec<Endpoint>,
+        /// How to ask whether an endpoint lives. Default: not asked; only failures in traffic
+        /// count.
+        may "health" health: Health,
+        /// What `aqueduct up` starts: `demo NAME` or `postgres`. Ignored by the tiers. Default:
+        /// nothing.
+        may "run" run: Typed<Text>,
+        /// What the program connects to: a service, GROUP, GROUP/LISTENER or GROUP/DATABASE. Only
+        /// `aqueduct up` and `aqueduct graph` read it. Default: nothing.
+        may "uses" uses: Vec<Typed<Text>>,
+    }
+}
+
+section! {
+    /// One address of a service.
+    EndpointSection {
+        /// Where it listens, `ADDRESS:PORT`.
+        must "address" address: Typed<SocketAddr>,
+        /// Its share of the traffic, 1 to 1000. Default: 1.
+        may "weight" weight: Typed<Weight>,
+        /// A stable name, which hashing goes by; give one when the address may change. Default: the
+        /// address.
+        may "name" name: Typed<Text>,
+    }
+}
+
+section! {
+    /// An active check of each endpoint. Exactly one of `tcp`, `http` and `udp`.
+    HealthSection at origin {
+        /// A connection must be accepted.
+        may "tcp" tcp: Typed<Flag>,
+        /// GET of this path must be answered with 2xx.
+        may "http" http: Typed<Text>,
+        /// This text, sent as one datagram, must be answered by any datagram.
+        may "udp" udp: Typed<Text>,
+        /// From one check to the next, with 10 % jitter. Default: 1s.
+        may "interval" interval: Typed<Time>,
+        /// How long an answer may take, at most the interval. Default: 1s.
+        may "timeout" timeout: Typed<Time>,
+        /// So many good answers in a row bring an endpoint back. Default: 2.
+        may "rise" rise: Typed<u8>,
+        /// So many bad answers in a row take it out. Default: 3.
+        may "fall" fall: Typed<u8>,
+    }
+}
+
+/// An endpoint, in its short or long form.
+#[derive(Debug)]
+pub(crate) struct Endpoint(pub(crate) EndpointSection);
+
+impl FromNode for Endpoint {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        if !matches!(node.kind, Kind::Text(_)) {
+            return EndpointSection::from_node(node, at, out).map(Self);
+        }
+        let address = Some(Typed::from_node(node, at, out)?);
+        Some(Self(EndpointSection { address, weight: None, name: None }))
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = Typed::<SocketAddr>::schema(generator);
+        json_schema!({ "anyOf": [short, EndpointSection::schema(generator)] })
+    }
+}
+
+/// A check, `tcp` as a word or a section.
+#[derive(Debug)]
+pub(crate) struct Health(pub(crate) HealthSection);
+
+impl FromNode for Health {
+    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
+        match &node.kind {
+            Kind::Text(text) if text == "tcp" => {
+                let tcp = Some(Typed { value: Flag(true), origin: at.clone() });
+                Some(Self(HealthSection {
+                    origin: at.clone(),
+                    tcp,
+                    http: None,
+                    udp: None,
+                    interval: None,
+                    timeout: None,
+                    rise: None,
+                    fall: None,
+                }))
+            }
+            Kind::Text(text) => {
+                let note = out.error(at, format!("`{text}` is no check"));
+                note.allowed("tcp, { http: /PATH }, { udp: TEXT }")
+                    .hint("write for example `{ http: /healthz }`");
+                None
+            }
+            _ => HealthSection::from_node(node, at, out).map(Self),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "enum": ["tcp"] }, HealthSection::schema(generator)] })
+    }
+}

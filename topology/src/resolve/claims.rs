@@ -1,0 +1,165 @@
+//! Who claims which port: two claims of one port are found before anything starts. Not whether a
+//! port is busy: that is found when it is bound.
+//!
+//! Invariant: port 0 is never claimed.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::l4::{ListenAt, Protocol};
+use crate::raw::{self, Findings, Origin};
+use crate::resolve::entries;
+use crate::resolve::names::Names;
+
+/// One process that wants one port.
+struct Claim<'f> {
+    protocol: Protocol,
+    address: SocketAddr,
+    /// The host it is on, as far as the file tells: its own address, all loopback ones being one.
+    host: IpAddr,
+    at: &'f Origin,
+    who: String,
+}
+
+impl Claim<'_> {
+    /// Whether both want the same port. Loopback addresses of two hosts do not meet.
+    fn meets(&self, other: &Self) -> bool {
+        let (a, b) = (self.address.ip(), other.address.ip());
+        let apart = (a.is_loopback() || b.is_loopback()) && self.host != other.host;
+        self.protocol == other.protocol
+            && self.address.port() == other.address.port()
+            && (a == b || covers(a, b) || covers(b, a))
+            && !apart
+    }
+}
+
+/// Whether a socket on `wide` gets what is sent to `narrow`.
+fn covers(wide: IpAddr, narrow: IpAddr) -> bool {
+    // An IPv6 socket of ours takes no IPv4 (IPV6_V6ONLY).
+    wide.is_unspecified() && wide.is_ipv4() == narrow.is_ipv4()
+}
+
+/// One name for the host that has an address.
+fn host(ip: IpAddr) -> IpAddr {
+    if ip.is_loopback() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { ip }
+}
+
+/// Notes every claim that meets an earlier one.
+pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
+    let mut all = Vec::new();
+    nlbs(file, &mut all);
+    gateways(file, &mut all);
+    pools(file, &mut all);
+    started(file, names, &mut all);
+    all.retain(|claim| claim.address.port() != 0);
+    for (index, claim) in all.iter().enumerate() {
+        if let Some(first) = all.iter().take(index).find(|first| first.meets(claim)) {
+            let (address, line) = (claim.address, first.at.extent.place.line);
+            let what = format!("{} and {} (line {line}) both want {address}", claim.who, first.who);
+            out.error(claim.at, what).allowed("each address and port once");
+        }
+    }
+}
+
+fn nlbs<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
+    for group in entries(file.nlbs.as_ref()) {
+        for instance in entries(group.value.instances.as_ref()) {
+            let own = instance.value.address.as_ref().map(|ip| ip.value);
+            admin(instance.value.admin.as_ref(), own, &instance.name, all);
+            for listener in entries(group.value.listeners.as_ref()) {
+                let raw = &listener.value;
+                for (protocol, at) in [(Protocol::Tcp, &raw.tcp), (Protocol::Udp, &raw.udp)] {
+                    let Some(at) = at else { continue };
+                    let address = match (at.value, &instance.value.address) {
+                        (ListenAt::Address(address), _) => address,
+                        (ListenAt::Instance(port), Some(ip)) => SocketAddr::new(ip.value, port),
+                        (ListenAt::Instance(_), None) => continue,
+                    };
+                    let who = format!("{}/{} on {}", group.name, listener.name, instance.name);
+                    // A fixed address is meant for whichever instance has it.
+                    let same = |claim: &Claim<'_>| std::ptr::eq(claim.at, &at.origin);
+                    if matches!(at.value, ListenAt::Address(_)) && all.iter().any(same) {
+                        continue;
+                    }
+                    let host = host(own.unwrap_or(address.ip()));
+                    all.push(Claim { protocol, address, host, at: &at.origin, who });
+                }
+            }
+        }
+    }
+}
+
+fn gateways<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
+    for group in entries(file.gateways.as_ref()) {
+        for instance in entries(group.value.instances.as_ref()) {
+            let own = instance.value.listen.as_ref().map(|listen| listen.value.ip());
+            admin(instance.value.admin.as_ref(), own, &instance.name, all);
+            listen(instance.value.listen.as_ref(), &instance.name, all);
+        }
+    }
+}
+
+fn pools<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
+    for group in entries(file.pools.as_ref()) {
+        for instance in entries(group.value.instances.as_ref()) {
+            let own = instance.value.listen.as_ref().map(|listen| listen.value.ip());
+            admin(instance.value.admin.as_ref(), own, &instance.name, all);
+            listen(instance.value.listen.as_ref(), &instance.name, all);
+        }
+        // What `up` starts listens on this host too.
+        for database in entries(group.value.databases.as_ref()) {
+            let raw = &database.value;
+            let servers = raw.primary.iter().chain(raw.replicas.iter().flatten());
+            for server in servers.filter(|_| raw.run.is_some()) {
+                let who = format!("a server of database {}", database.name);
+                tcp(server, server.value.ip(), who, all);
+            }
+        }
+    }
+}
+
+/// Endpoints of services that `up` starts on this host.
+fn started<'f>(file: &'f raw::File, names: &Names, all: &mut Vec<Claim<'f>>) {
+    for service in entries(file.services.as_ref()) {
+        if service.value.run.is_none() {
+            continue;
+        }
+        let led = |listener: &crate::resolve::names::Listener| {
+            listener.to == service.name && listener.protocol == Protocol::Udp
+        };
+        let udp = names.listeners.iter().any(led);
+        let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+        for endpoint in service.value.endpoints.iter().flatten() {
+            let Some(address) = &endpoint.0.address else { continue };
+            let who = format!("service {}", service.name);
+            // The same endpoint twice in one service is told by `service`.
+            let same = |claim: &Claim<'_>| claim.address == address.value && claim.who == who;
+            if !all.iter().any(same) {
+                let (at, address) = (&address.origin, address.value);
+                all.push(Claim { protocol, address, host: host(address.ip()), at, who });
+            }
+        }
+    }
+}
+
+fn admin<'f>(
+    typed: Option<&'f raw::Typed<SocketAddr>>,
+    own: Option<IpAddr>,
+    instance: &str,
+    all: &mut Vec<Claim<'f>>,
+) {
+    if let Some(typed) = typed {
+        let own = own.unwrap_or(typed.value.ip());
+        tcp(typed, own, format!("the admin listener of {instance}"), all);
+    }
+}
+
+fn listen<'f>(typed: Option<&'f raw::Typed<SocketAddr>>, instance: &str, all: &mut Vec<Claim<'f>>) {
+    if let Some(typed) = typed {
+        tcp(typed, typed.value.ip(), instance.to_owned(), all);
+    }
+}
+
+fn tcp<'f>(typed: &'f raw::Typed<SocketAddr>, own: IpAddr, who: String, all: &mut Vec<Claim<'f>>) {
+    let (address, at) = (typed.value, &typed.origin);
+    all.push(Claim { protocol: Protocol::Tcp, address, host: host(own), at, who });
+}

@@ -1,0 +1,117 @@
+//! From what was typed to what runs: names become values, defaults are filled in, and everything
+//! that the text alone can tell to be wrong is told. Not for what depends on the world (ports that
+//! are busy, certificates): whoever starts finds that, at the places kept in the model.
+//!
+//! Invariant: when no error was noted, the result keeps every promise of `model`.
+
+mod claims;
+mod exposure;
+mod gateway;
+mod l4;
+mod names;
+mod policy;
+mod pool;
+mod service;
+mod wiring;
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{SourceFile, Topology};
+use crate::raw::{self, Findings, Named, Origin, Text, Typed};
+use crate::units::{At, SecretRef, Time};
+use names::Names;
+
+/// The whole file.
+pub(crate) fn topology(source: &Arc<SourceFile>, file: raw::File, out: &mut Findings) -> Topology {
+    if let Some(version) = &file.version
+        && version.value != 1
+    {
+        let what = format!("version {} of the format is not known", version.value);
+        out.error(&version.origin, what).allowed("1");
+    }
+    let services = service::all(file.services.as_ref(), out);
+    let names = Names::collect(&source.folder, services, &file, out);
+    claims::check(&file, &names, out);
+    wiring::check(&file, &names, out);
+    exposure::check(&file, &names, out);
+    let nlbs = file.nlbs.unwrap_or_default().into_iter();
+    let nlbs = nlbs.map(|group| l4::group(group, &names, out)).collect();
+    let gateways = file.gateways.unwrap_or_default().into_iter();
+    let gateways = gateways.map(|group| gateway::group(group, &names, out)).collect();
+    let pools = file.pools.unwrap_or_default().into_iter();
+    let pools = pools.map(|group| pool::group(group, &names, out)).collect();
+    let admin_token = file.admin_token.map(|typed| secret(typed, &names));
+    let source = Arc::clone(source);
+    let services = names.services;
+    Topology { source, services, nlbs, gateways, pools, admin_token, warnings: Vec::new() }
+}
+
+/// The value, or its default.
+fn or<T>(typed: Option<Typed<T>>, default: T) -> T {
+    typed.map_or(default, |typed| typed.value)
+}
+
+/// A time, or its default.
+fn time(typed: Option<Typed<Time>>, default: Duration) -> Duration {
+    or(typed, Time(default)).0
+}
+
+/// A time that must be longer than nothing, or its default.
+fn positive(typed: Option<Typed<Time>>, default: Duration, out: &mut Findings) -> Duration {
+    if let Some(typed) = &typed
+        && typed.value.0.is_zero()
+    {
+        out.error(&typed.origin, "0 is no length of time here").allowed("1ms or more");
+    }
+    time(typed, default)
+}
+
+/// A count whose default is known not to be zero.
+fn count(typed: Option<Typed<NonZeroU32>>, default: u32) -> NonZeroU32 {
+    or(typed, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN))
+}
+
+/// A reference with its path made absolute.
+fn secret(typed: Typed<SecretRef>, names: &Names) -> At<SecretRef> {
+    let place = typed.origin.extent.place;
+    let value = match typed.value {
+        SecretRef::File(path) => SecretRef::File(names.folder.join(path)),
+        variable @ SecretRef::Env(_) => variable,
+    };
+    At { value, place }
+}
+
+/// A reference that must be a file.
+fn file(typed: Typed<SecretRef>, names: &Names, out: &mut Findings) -> At<PathBuf> {
+    let place = typed.origin.extent.place;
+    if let SecretRef::File(path) = typed.value {
+        return At { value: names.folder.join(path), place };
+    }
+    out.error(&typed.origin, "this must be a file").allowed("file:PATH");
+    At { value: PathBuf::new(), place }
+}
+
+/// How long a drain may take.
+fn drain(typed: Option<Typed<Time>>) -> Duration {
+    time(typed, Duration::from_secs(30))
+}
+
+/// Notes a section that may not be empty and is.
+fn filled<T>(items: Option<&[T]>, key: &str, at: &Origin, out: &mut Findings) {
+    if items.is_some_and(<[T]>::is_empty) {
+        out.error(at, format!("`{key}` is empty")).allowed("at least one");
+    }
+}
+
+/// The entries of a section by name.
+fn entries<T>(named: Option<&Named<T>>) -> &[raw::Entry<T>] {
+    named.map_or(&[], |named| &named.0)
+}
+
+/// The text of a reference, if it was given.
+fn text(typed: Option<&Typed<Text>>) -> Option<(&str, &Origin)> {
+    typed.map(|typed| (typed.value.0.as_str(), &typed.origin))
+}

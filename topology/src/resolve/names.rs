@@ -1,0 +1,280 @@
+//! Every name that something can be sent to, and what it stands for. Not for names inside of one
+//! group (issuers, limits): the group's own module.
+//!
+//! Invariant: a name that was noted as taken twice stands for its first owner.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::l4::{ListenAt, Protocol};
+use crate::model::{Dependency, Endpoint, HealthCheck, Probe, Service};
+use crate::raw::{self, Findings, Origin};
+use crate::resolve::entries;
+use crate::units::{At, DatabaseName, EndpointName, GroupName, ListenerName, ServiceName, Weight};
+
+/// What names stand for.
+pub(super) struct Names {
+    /// Where relative paths start.
+    pub(super) folder: PathBuf,
+    /// The `services:` section.
+    pub(super) services: Vec<Service>,
+    /// Listeners of all balancer groups.
+    pub(super) listeners: Vec<Listener>,
+    /// Gateway groups, each as a service of its instances.
+    pub(super) gateways: Vec<Service>,
+    databases: Vec<(String, String)>,
+}
+
+/// A balancer's listener as something to send to.
+pub(super) struct Listener {
+    pub(super) group: String,
+    pub(super) name: String,
+    pub(super) protocol: Protocol,
+    /// The service or gateway group behind it as it is typed; may be unknown.
+    pub(super) to: String,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+/// What a `to:` may lead to.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'n> {
+    Service(&'n Service),
+    Gateway(&'n Service),
+    Listener(&'n Listener),
+}
+
+impl Names {
+    /// Takes the names of the whole file; notes those that are used twice.
+    pub(super) fn collect(
+        folder: &Path,
+        services: Vec<Service>,
+        file: &raw::File,
+        out: &mut Findings,
+    ) -> Self {
+        let mut names = Self {
+            folder: folder.to_owned(),
+            services,
+            listeners: listeners(file),
+            gateways: gateways(file),
+            databases: databases(file),
+        };
+        unique(file, out);
+        for (index, entry) in entries(file.services.as_ref()).iter().enumerate() {
+            let uses = names.uses(&entry.value, out);
+            if let Some(service) = names.services.get_mut(index) {
+                service.uses = uses;
+            }
+        }
+        names
+    }
+
+    fn uses(&self, service: &raw::Service, out: &mut Findings) -> Vec<At<Dependency>> {
+        let mut all = Vec::new();
+        for typed in service.uses.iter().flatten() {
+            match self.dependency(&typed.value.0) {
+                Some(value) => all.push(At { value, place: typed.origin.extent.place }),
+                None => self.unknown(&typed.origin, &typed.value.0, Wanted::Anything, out),
+            }
+        }
+        all
+    }
+
+    /// What a name in `uses:` stands for.
+    pub(super) fn dependency(&self, text: &str) -> Option<Dependency> {
+        if let Some((group, database)) = text.split_once('/')
+            && self.databases.iter().any(|(g, d)| g == group && d == database)
+        {
+            return Some(Dependency::Database(GroupName::new(group), DatabaseName::new(database)));
+        }
+        Some(match self.target(text)? {
+            Target::Service(service) => Dependency::Service(service.name.clone()),
+            Target::Gateway(group) => Dependency::Gateway(GroupName::new(group.name.as_str())),
+            Target::Listener(listener) => Dependency::Listener(
+                GroupName::new(&listener.group),
+                ListenerName::new(&listener.name),
+            ),
+        })
+    }
+
+    /// What a `to:` leads to.
+    pub(super) fn target(&self, text: &str) -> Option<Target<'_>> {
+        if let Some((group, name)) = text.split_once('/') {
+            let named = |l: &&Listener| l.group == group && l.name == name;
+            return self.listeners.iter().find(named).map(Target::Listener);
+        }
+        let named = |service: &&Service| service.name.as_str() == text;
+        let service = self.services.iter().find(named).map(Target::Service);
+        service.or_else(|| self.gateways.iter().find(named).map(Target::Gateway))
+    }
+
+    /// Notes that a reference leads nowhere.
+    pub(super) fn unknown(&self, at: &Origin, text: &str, wanted: Wanted, out: &mut Findings) {
+        let mut known: Vec<String> = Vec::new();
+        known.extend(self.services.iter().chain(&self.gateways).map(|s| s.name.to_string()));
+        known.extend(self.listeners.iter().map(|l| format!("{}/{}", l.group, l.name)));
+        if wanted == Wanted::Anything {
+            known.extend(self.databases.iter().map(|(group, name)| format!("{group}/{name}")));
+        }
+        let kind = if text.contains('/') { "GROUP/LISTENER" } else { "service or gateway group" };
+        out.unknown(at, kind, text, known.iter().map(String::as_str));
+    }
+
+    /// The service's name at the end of the chain, for records.
+    pub(super) fn behind(&self, listener: &Listener) -> ServiceName {
+        let mut listener = listener;
+        // A circle of listeners is an error of its own; here it must only come to an end.
+        for _ in 0..=self.listeners.len() {
+            match self.target(&listener.to) {
+                Some(Target::Listener(next)) => listener = next,
+                Some(Target::Service(service) | Target::Gateway(service)) => {
+                    return service.name.clone();
+                }
+                None => break,
+            }
+        }
+        ServiceName::new(&listener.to)
+    }
+}
+
+/// What a reference may lead to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Services, gateway groups and listeners.
+    Traffic,
+    /// Databases too.
+    Anything,
+}
+
+/// Notes a name that is not made of letters, digits and `-_.`, or is too long.
+pub(super) fn lawful(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
+    let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !first || name.len() > 63 || !name.chars().all(letter) {
+        out.error(at, format!("`{name}` is no name of a {kind}"))
+            .allowed("a letter or digit, then letters, digits, - _ and ., at most 63");
+    }
+}
+
+/// Notes names that would make a reference ambiguous, and instances that share one name.
+fn unique(file: &raw::File, out: &mut Findings) {
+    let mut plain: Vec<(&str, &str, &Origin)> = Vec::new();
+    let mut before_slash = Vec::new();
+    let mut instances = Vec::new();
+    plain.extend(entries(file.services.as_ref()).iter().map(|e| ("service", &*e.name, &e.origin)));
+    for e in entries(file.gateways.as_ref()) {
+        plain.push(("gateway group", &e.name, &e.origin));
+        instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
+    }
+    for e in entries(file.nlbs.as_ref()) {
+        before_slash.push(("balancer group", &*e.name, &e.origin));
+        instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
+    }
+    for e in entries(file.pools.as_ref()) {
+        before_slash.push(("pool group", &e.name, &e.origin));
+        instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
+    }
+    for list in [plain, before_slash, instances] {
+        for (index, (kind, name, at)) in list.iter().enumerate() {
+            if *kind != "service" {
+                lawful(kind, name, at, out);
+            }
+            let taken = list.iter().take(index).find(|(_, other, _)| other == name);
+            if let Some((other, _, first)) = taken {
+                let line = first.extent.place.line;
+                let what = format!("`{name}` is already the name of the {other} on line {line}");
+                out.error(at, what).hint("give one of them another name".to_owned());
+            }
+        }
+    }
+}
+
+fn instance<T>(entry: &raw::Entry<T>) -> (&'static str, &str, &Origin) {
+    ("instance", &entry.name, &entry.origin)
+}
+
+fn listeners(file: &raw::File) -> Vec<Listener> {
+    let mut all = Vec::new();
+    for group in entries(file.nlbs.as_ref()) {
+        for listener in entries(group.value.listeners.as_ref()) {
+            let raw = &listener.value;
+            let (protocol, at) = match (&raw.tcp, &raw.udp) {
+                (_, Some(at)) => (Protocol::Udp, at),
+                (Some(at), None) => (Protocol::Tcp, at),
+                (None, None) => continue,
+            };
+            let instances = entries(group.value.instances.as_ref());
+            all.push(Listener {
+                group: group.name.clone(),
+                name: listener.name.clone(),
+                protocol,
+                to: raw.to.as_ref().map_or(String::new(), |to| to.value.0.clone()),
+                endpoints: on_instances(instances, at.value, raw),
+            });
+        }
+    }
+    all
+}
+
+/// A listener's addresses as endpoints, one per instance unless it has a fixed one.
+fn on_instances(
+    instances: &[raw::Entry<raw::NlbInstance>],
+    at: ListenAt,
+    listener: &raw::Listener,
+) -> Vec<Endpoint> {
+    let place = listener.origin.extent.place;
+    let mut all: Vec<Endpoint> = Vec::new();
+    for instance in instances {
+        let address = match (at, &instance.value.address) {
+            (ListenAt::Address(address), _) => address,
+            (ListenAt::Instance(port), Some(ip)) => SocketAddr::new(ip.value, port),
+            (ListenAt::Instance(_), None) => continue,
+        };
+        let name = EndpointName::new(&instance.name);
+        if !all.iter().any(|endpoint| endpoint.address == address) {
+            all.push(Endpoint { name, address, weight: Weight::default(), place });
+        }
+    }
+    all
+}
+
+fn gateways(file: &raw::File) -> Vec<Service> {
+    let groups = entries(file.gateways.as_ref()).iter();
+    let endpoint = |entry: &raw::Entry<raw::GatewayInstance>| {
+        let listen = entry.value.listen.as_ref()?;
+        let (name, place) = (EndpointName::new(&entry.name), listen.origin.extent.place);
+        Some(Endpoint { name, address: listen.value, weight: Weight::default(), place })
+    };
+    groups
+        .map(|group| Service {
+            name: ServiceName::new(&group.name),
+            endpoints: entries(group.value.instances.as_ref())
+                .iter()
+                .filter_map(endpoint)
+                .collect(),
+            health: Some(accepts()),
+            run: None,
+            uses: Vec::new(),
+            place: group.origin.extent.place,
+        })
+        .collect()
+}
+
+/// The check of one tier by another: a connection is accepted.
+pub(super) fn accepts() -> HealthCheck {
+    let second = Duration::from_secs(1);
+    HealthCheck { probe: Probe::Tcp, interval: second, timeout: second, rise: 2, fall: 3 }
+}
+
+fn databases(file: &raw::File) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for group in entries(file.pools.as_ref()) {
+        for database in entries(group.value.databases.as_ref()) {
+            all.push((group.name.clone(), database.name.clone()));
+            if database.value.replicas.as_ref().is_some_and(|r| !r.is_empty()) {
+                all.push((group.name.clone(), super::pool::alias(database)));
+            }
+        }
+    }
+    all
+}

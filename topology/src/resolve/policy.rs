@@ -1,0 +1,403 @@
+//! What a route asks of a request: tokens, scopes, limits, origins; and the issuers and limits
+//! that it names. Not where it leads: `gateway`.
+//!
+//! Invariant: an id handed out is an index into what `finish` returns.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::gateway::{
+    Algorithm, Auth, Cors, Credentials, Issuer, IssuerId, IssuerKeys, Limit, LimitAlgorithm,
+    LimitId, RoutePolicy,
+};
+use crate::problem::nearest;
+use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Origin, Text, Typed};
+use crate::resolve::names::{self, Names};
+use crate::resolve::{or, positive, secret, time};
+use crate::units::{At, IssuerName, LimitName, Scope, SecretRef};
+
+/// What routes of one group inherit.
+pub(super) type Defaults = RoutePolicy;
+
+/// What one route says about its policy.
+pub(super) struct Asked<'r> {
+    pub(super) at: &'r Origin,
+    pub(super) auth: Option<OneOrMany<Typed<Text>>>,
+    pub(super) scopes: Option<Vec<Typed<Scope>>>,
+    pub(super) limits: Option<Vec<Typed<Text>>>,
+    pub(super) cors: Option<CorsChoice>,
+    pub(super) methods: &'r [String],
+}
+
+/// Issuers and limits of one group, and which of them are used.
+pub(super) struct Policies {
+    issuers: Vec<(Issuer, Origin)>,
+    limits: Vec<(Limit, Origin)>,
+    used_issuers: BTreeSet<usize>,
+    used_limits: BTreeSet<usize>,
+}
+
+impl Policies {
+    /// Resolves what routes can name.
+    pub(super) fn new(
+        issuers: Option<Named<raw::Issuer>>,
+        limits: Option<Named<raw::Limit>>,
+        names: &Names,
+        out: &mut Findings,
+    ) -> Self {
+        let issuers = issuers.unwrap_or_default().into_iter();
+        let limits = limits.unwrap_or_default().into_iter();
+        Self {
+            issuers: issuers.filter_map(|entry| issuer(entry, names, out)).collect(),
+            limits: limits.filter_map(|entry| limit(entry, out)).collect(),
+            used_issuers: BTreeSet::new(),
+            used_limits: BTreeSet::new(),
+        }
+    }
+
+    /// Warns that budgets are per process while the group has several.
+    pub(super) fn unshared(&self, instances: usize, out: &mut Findings) {
+        if instances > 1
+            && let Some((_, at)) = self.limits.first()
+        {
+            let what = format!("each of the {instances} instances counts its own budget");
+            out.warning(at, what).hint("add a `limit-store` to share it".to_owned());
+        }
+    }
+
+    /// The group's defaults.
+    pub(super) fn defaults(&mut self, raw: raw::Defaults, out: &mut Findings) -> Defaults {
+        let asked = Asked {
+            at: &raw.origin,
+            auth: raw.auth,
+            scopes: raw.scopes,
+            limits: raw.limits,
+            cors: raw.cors,
+            methods: &[],
+        };
+        self.policy(asked, None, out)
+    }
+
+    /// A route's policy, with what it inherits; warns where it looks forgotten.
+    pub(super) fn route(
+        &mut self,
+        asked: Asked<'_>,
+        defaults: Option<&Defaults>,
+        out: &mut Findings,
+    ) -> RoutePolicy {
+        let at = asked.at;
+        let silent = asked.auth.is_none() && defaults.is_none_or(|d| d.auth == Auth::None);
+        let own_scopes = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        let policy = self.policy(asked, defaults, out);
+        if policy.auth == Auth::None {
+            if own_scopes {
+                out.error(at, "scopes are asked of a token, and this route asks for none")
+                    .hint("add `auth: ISSUER`".to_owned());
+            } else if silent && !self.issuers.is_empty() {
+                out.warning(at, "this route asks for no token, although there are issuers")
+                    .hint("add `auth: ISSUER`, or `auth: none` if that is meant".to_owned());
+            }
+        }
+        policy
+    }
+
+    fn policy(
+        &mut self,
+        asked: Asked<'_>,
+        base: Option<&Defaults>,
+        out: &mut Findings,
+    ) -> RoutePolicy {
+        let auth = match asked.auth {
+            Some(auth) => self.auth(&auth.0, asked.at, out),
+            None => base.map_or(Auth::None, |base| base.auth.clone()),
+        };
+        let scopes = match asked.scopes {
+            Some(scopes) => scopes.into_iter().map(|typed| typed.value).collect(),
+            None if auth == Auth::None => Vec::new(),
+            None => base.map_or(Vec::new(), |base| base.scopes.clone()),
+        };
+        let inherited = base.map_or(&[][..], |base| &base.limits);
+        let limits = match asked.limits {
+            Some(limits) => self.charged(&limits, inherited, out),
+            None => inherited.to_vec(),
+        };
+        let cors = match asked.cors {
+            Some(CorsChoice::None) => None,
+            Some(CorsChoice::Rules(rules)) => Some(cors(*rules, asked.methods, out)),
+            None => base.and_then(|base| base.cors.clone()),
+        };
+        RoutePolicy { auth, scopes, limits, cors }
+    }
+
+    fn auth(&mut self, words: &[Typed<Text>], at: &Origin, out: &mut Findings) -> Auth {
+        let mut ids = Vec::new();
+        for typed in words {
+            let name = typed.value.0.as_str();
+            if name == "none" {
+                if words.len() > 1 {
+                    out.error(&typed.origin, "`none` stands alone").allowed("none, or issuers");
+                }
+                return Auth::None;
+            }
+            match self.issuers.iter().position(|(issuer, _)| issuer.name.as_str() == name) {
+                Some(index) => {
+                    self.used_issuers.insert(index);
+                    ids.push(IssuerId(index));
+                }
+                None => {
+                    let known = self.issuers.iter().map(|(issuer, _)| issuer.name.as_str());
+                    out.unknown(&typed.origin, "issuer", name, known);
+                }
+            }
+        }
+        if words.is_empty() {
+            out.error(at, "`auth` is empty").allowed("none, an issuer, or a list of issuers");
+        }
+        Auth::Token(ids)
+    }
+
+    /// The limits of a list: those of the defaults too where each has a `+`.
+    fn charged(
+        &mut self,
+        words: &[Typed<Text>],
+        inherited: &[LimitId],
+        out: &mut Findings,
+    ) -> Vec<LimitId> {
+        let added = words.iter().filter(|typed| typed.value.0.starts_with('+')).count();
+        if added != 0
+            && added != words.len()
+            && let Some(first) = words.first()
+        {
+            out.error(&first.origin, "some limits have a + and some have none")
+                .allowed("`[+a, +b]` besides the defaults, or `[a, b]` instead of them");
+        }
+        let mut ids = if added > 0 { inherited.to_vec() } else { Vec::new() };
+        for typed in words {
+            let name = typed.value.0.strip_prefix('+').unwrap_or(&typed.value.0);
+            match self.limits.iter().position(|(limit, _)| limit.name.as_str() == name) {
+                Some(index) => {
+                    self.used_limits.insert(index);
+                    if !ids.contains(&LimitId(index)) {
+                        ids.push(LimitId(index));
+                    }
+                }
+                None => {
+                    let known = self.limits.iter().map(|(limit, _)| limit.name.as_str());
+                    out.unknown(&typed.origin, "limit", name, known);
+                }
+            }
+        }
+        ids
+    }
+
+    /// Issuers and limits; warns of those that nothing names.
+    pub(super) fn finish(self, out: &mut Findings) -> (Vec<Issuer>, Vec<Limit>) {
+        for (index, (issuer, at)) in self.issuers.iter().enumerate() {
+            if !self.used_issuers.contains(&index) {
+                out.warning(at, format!("no route accepts tokens of `{}`", issuer.name))
+                    .hint("name it in `auth`, or remove it".to_owned());
+            }
+        }
+        for (index, (limit, at)) in self.limits.iter().enumerate() {
+            if !self.used_limits.contains(&index) {
+                out.warning(at, format!("nothing is charged to `{}`", limit.name)).hint(
+                    "name it in `limits` of a route or of `defaults`, or remove it".to_owned(),
+                );
+            }
+        }
+        let issuers = self.issuers.into_iter().map(|(issuer, _)| issuer).collect();
+        (issuers, self.limits.into_iter().map(|(limit, _)| limit).collect())
+    }
+}
+
+fn issuer(
+    entry: Entry<raw::Issuer>,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<(Issuer, Origin)> {
+    let Entry { name, origin, value: raw } = entry;
+    names::lawful("issuer", &name, &origin, out);
+    if name == "none" {
+        out.error(&origin, "`none` cannot be an issuer's name").allowed("any other name");
+    }
+    let algorithms = raw.algorithms.unwrap_or_default();
+    super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &origin, out);
+    super::filled(Some(&algorithms), "algorithms", &origin, out);
+    secret_alone(&algorithms, raw.jwks.is_some(), out);
+    let keys = keys(&raw.origin, raw.jwks, raw.key, names, out);
+    if let Some(leeway) = &raw.leeway
+        && leeway.value.0 > Duration::from_secs(300)
+    {
+        out.error(&leeway.origin, "this lets tokens live on for long").allowed("at most 5m");
+    }
+    let claim = |typed: Option<Typed<Text>>, default: &str| {
+        typed.map_or_else(|| default.to_owned(), |typed| typed.value.0)
+    };
+    let issuer = Issuer {
+        name: IssuerName::new(&name),
+        issuer: raw.issuer?.value.0,
+        audiences: raw.audience?.0.into_iter().map(|typed| typed.value.0).collect(),
+        keys: keys?,
+        algorithms: algorithms.into_iter().map(|typed| typed.value).collect(),
+        user_claim: claim(raw.user, "sub"),
+        scope_claim: claim(raw.scope, "scope"),
+        leeway: time(raw.leeway, Duration::from_secs(30)),
+        place: origin.extent.place,
+    };
+    Some((issuer, origin))
+}
+
+/// A shared secret must not be tried as a public key, nor the other way round (RFC 8725 §3.1).
+fn secret_alone(algorithms: &[Typed<Algorithm>], set: bool, out: &mut Findings) {
+    let Some(shared) = algorithms.iter().find(|typed| typed.value == Algorithm::HS256) else {
+        return;
+    };
+    if set {
+        out.error(&shared.origin, "HS256 needs a secret, and a key set is public")
+            .allowed("HS256 with `key`, or other algorithms with `jwks`");
+    } else if algorithms.iter().any(|typed| typed.value != Algorithm::HS256) {
+        out.error(&shared.origin, "HS256 stands beside public-key algorithms")
+            .allowed("HS256 alone, or without it");
+    }
+}
+
+fn keys(
+    at: &Origin,
+    jwks: Option<Typed<Text>>,
+    key: Option<Typed<SecretRef>>,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<IssuerKeys> {
+    let typed = match (jwks, key) {
+        (Some(jwks), None) => jwks,
+        (None, Some(key)) => return Some(IssuerKeys::Key(secret(key, names))),
+        _ => {
+            out.error(at, "an issuer has its keys in one place")
+                .allowed("exactly one of `jwks: URL`, `jwks: file:PATH`, `key: file:PATH`");
+            return None;
+        }
+    };
+    let text = typed.value.0.as_str();
+    if let Ok(value @ SecretRef::File(_)) = text.parse::<SecretRef>() {
+        return Some(IssuerKeys::JwksFile(secret(Typed { value, origin: typed.origin }, names)));
+    }
+    let authority = |rest: &str| {
+        let authority = rest.split(['/', '?']).next().unwrap_or("");
+        !authority.is_empty() && !authority.contains('@') && !rest.contains([' ', '#'])
+    };
+    let secure = text.strip_prefix("https://").is_some_and(authority);
+    let plain = text.strip_prefix("http://").is_some_and(authority);
+    if !secure && !plain {
+        out.error(&typed.origin, "this is no place of a key set")
+            .allowed("https://HOST/PATH, http://HOST/PATH, file:PATH");
+    }
+    let local = ["127.", "localhost", "[::1]"];
+    let host = text.strip_prefix("http://").unwrap_or("");
+    if plain && !local.iter().any(|near| host.starts_with(near)) {
+        out.warning(&typed.origin, "keys fetched in plain HTTP can be replaced on the way")
+            .hint("write https://".to_owned());
+    }
+    let place = typed.origin.extent.place;
+    Some(IssuerKeys::Url(At { value: typed.value.0, place }))
+}
+
+fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Origin)> {
+    let Entry { name, origin, value: raw } = entry;
+    names::lawful("limit", &name, &origin, out);
+    let algorithm = or(raw.algorithm, LimitAlgorithm::TokenBucket);
+    if let Some(burst) = &raw.burst
+        && algorithm == LimitAlgorithm::SlidingWindow
+    {
+        out.error(&burst.origin, "a sliding window has no burst")
+            .hint("leave it out, or count with `token-bucket`".to_owned());
+    }
+    let rate = raw.rate?.value;
+    let limit = Limit {
+        name: LimitName::new(&name),
+        by: raw.by?.value,
+        rate,
+        burst: raw.burst.map_or(rate.count, |typed: Typed<NonZeroU32>| typed.value),
+        algorithm,
+        place: origin.extent.place,
+    };
+    Some((limit, origin))
+}
+
+/// RFC 9110 §5.6.2.
+pub(super) fn token(text: &str) -> bool {
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(lawful)
+}
+
+/// Methods in capitals, each once.
+pub(super) fn methods(list: &[Typed<Text>], out: &mut Findings) -> Vec<String> {
+    const KNOWN: [&str; 9] =
+        ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT", "TRACE"];
+    let mut all: Vec<String> = Vec::new();
+    for typed in list {
+        let text = typed.value.0.as_str();
+        let upper = text.to_ascii_uppercase();
+        if !token(text) || upper != text {
+            let what = format!("`{text}` is no method");
+            let note = out.error(&typed.origin, what).allowed("a method in capitals: GET, POST");
+            if let Some(near) = nearest(&upper, KNOWN) {
+                note.meant(near);
+            }
+        } else if let Some(near) = nearest(text, KNOWN).filter(|near| *near != text) {
+            // Methods are an open set, so a misspelt one can only be a warning.
+            out.warning(&typed.origin, format!("`{text}` is an unusual method")).meant(near);
+        }
+        if !all.contains(&upper) {
+            all.push(upper);
+        }
+    }
+    all
+}
+
+fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
+    let credentials = or(raw.credentials.clone(), Credentials::Refused);
+    let mut origins = Vec::new();
+    for typed in raw.origins.map_or(Vec::new(), |all| all.0) {
+        let text = typed.value.0;
+        if text != "*" && !serialised_origin(&text) {
+            out.error(&typed.origin, format!("`{text}` is no origin as browsers write it"))
+                .allowed("https://app.example, http://localhost:3000, or a single *");
+        }
+        origins.push(text);
+    }
+    let any = origins.iter().any(|origin| origin == "*");
+    if any && origins.len() > 1 {
+        out.error(&raw.origin, "`*` stands beside other origins")
+            .allowed("`*` alone, or without it");
+    }
+    if any
+        && credentials == Credentials::Allowed
+        && let Some(typed) = &raw.credentials
+    {
+        out.error(&typed.origin, "credentials cannot be allowed for any origin")
+            .allowed("a list of origins with `credentials: true`");
+    }
+    let words = |typed: &Typed<Text>| typed.value.0.to_ascii_lowercase();
+    let named = raw.headers.as_ref().map(|list| list.iter().map(words).collect());
+    let fallback = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
+    let methods = match &raw.methods {
+        Some(list) => methods(list, out),
+        None if route.is_empty() => fallback(&["GET", "HEAD", "POST"]),
+        None => route.to_vec(),
+    };
+    Cors {
+        origins,
+        methods,
+        headers: named.unwrap_or_else(|| fallback(&["authorization", "content-type"])),
+        credentials,
+        max_age: positive(raw.max_age, Duration::from_secs(600), out),
+    }
+}
+
+/// `scheme://host[:port]` in lower case, without a path (RFC 6454 §6.2).
+fn serialised_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let lawful = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_:[]".contains(&b);
+    rest.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(lawful))
+}

@@ -1,0 +1,191 @@
+//! The `pools:` section.
+//!
+//! Invariant: a database with replicas is two entries of the result.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::pool::{Console, Database, Group, Instance, PoolMode, Servers, Settings, User};
+use crate::raw::{self, Entry, Findings, Origin, Typed};
+use crate::resolve::names::Names;
+use crate::resolve::{count, drain, filled, gateway, or, positive, secret, service, text, time};
+use crate::units::{DatabaseName, GroupName, InstanceName, UserName};
+
+/// One pool group.
+pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findings) -> Group {
+    let Entry { name, origin, value: raw } = entry;
+    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &origin, out);
+    filled(raw.databases.as_ref().map(|named| &*named.0), "databases", &origin, out);
+    filled(raw.users.as_ref().map(|named| &*named.0), "users", &origin, out);
+    let settings = settings(raw.settings, out);
+    let size = settings.default_pool_size;
+    let instances = raw.instances.unwrap_or_default().into_iter();
+    let users = raw.users.unwrap_or_default().into_iter();
+    Group {
+        name: GroupName::new(&name),
+        instances: instances.filter_map(instance).collect(),
+        databases: databases(raw.databases.unwrap_or_default().0, size, out),
+        users: users.map(|entry| user(entry, names, out)).collect(),
+        tls: raw.tls.map(|tls| gateway::tls(tls, names, out)),
+        settings,
+        drain: drain(raw.drain),
+        place: origin.extent.place,
+    }
+}
+
+fn instance(entry: Entry<raw::PoolInstance>) -> Option<Instance> {
+    Some(Instance {
+        name: InstanceName::new(&entry.name),
+        listen: entry.value.listen?.at(),
+        admin: entry.value.admin.map(Typed::at),
+        place: entry.origin.extent.place,
+    })
+}
+
+/// The name under which clients reach a database's replicas.
+pub(super) fn alias(entry: &Entry<raw::Database>) -> String {
+    let own = text(entry.value.replica_alias.as_ref()).map(|(alias, _)| alias.to_owned());
+    own.unwrap_or_else(|| format!("{}_ro", entry.name))
+}
+
+fn databases(
+    entries: Vec<Entry<raw::Database>>,
+    size: NonZeroU32,
+    out: &mut Findings,
+) -> Vec<Database> {
+    let mut all: Vec<Database> = Vec::new();
+    for entry in entries {
+        identifier("database", &entry.name, &entry.origin, out);
+        let alias = alias(&entry);
+        for database in database(entry, &alias, size, out) {
+            let (database, origin) = database;
+            if let Some(first) = all.iter().find(|other| other.name == database.name) {
+                let (name, line) = (&database.name, first.place.line);
+                let what = format!("the database `{name}` is already there by line {line}");
+                out.error(&origin, what).hint("give `replica-alias` another name".to_owned());
+            }
+            all.push(database);
+        }
+    }
+    all
+}
+
+/// The database, and its replicas under their alias.
+fn database(
+    entry: Entry<raw::Database>,
+    alias: &str,
+    size: NonZeroU32,
+    out: &mut Findings,
+) -> Vec<(Database, Origin)> {
+    let Entry { name, origin, value: raw } = entry;
+    let replicas = raw.replicas.unwrap_or_default();
+    if let Some(typed) = &raw.replica_alias {
+        identifier("database", &typed.value.0, &typed.origin, out);
+        if replicas.is_empty() {
+            out.warning(&typed.origin, "an alias for replicas, but there are none")
+                .hint("add `replicas: [ADDRESS:PORT]`, or leave it out".to_owned());
+        }
+    }
+    for server in raw.primary.iter().chain(&replicas) {
+        if server.value.port() == 0 {
+            out.error(&server.origin, "a server needs a port").allowed("1 to 65535");
+        }
+    }
+    let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));
+    let Some(primary) = raw.primary else { return Vec::new() };
+    let main = Database {
+        name: DatabaseName::new(&name),
+        server_name: raw.server_name.map_or(name, |typed| typed.value.0),
+        servers: Servers::Primary(primary.at()),
+        mode: or(raw.mode, PoolMode::Transaction),
+        pool_size: or(raw.pool_size, size),
+        run,
+        place: origin.extent.place,
+    };
+    if replicas.is_empty() {
+        return vec![(main, origin)];
+    }
+    let replicas = Database {
+        name: DatabaseName::new(alias),
+        servers: Servers::Replicas(replicas.into_iter().map(Typed::at).collect()),
+        run: None,
+        ..main.clone()
+    };
+    let alias_at = raw.replica_alias.map_or_else(|| origin.clone(), |typed| typed.origin);
+    vec![(main, origin), (replicas, alias_at)]
+}
+
+/// PostgreSQL's names: at most 63 bytes (NAMEDATALEN - 1).
+fn identifier(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
+    if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
+        out.error(at, format!("this is no name of a {kind}")).allowed("1 to 63 bytes of text");
+    }
+    if kind == "database" && name == "pgbouncer" {
+        out.error(at, "`pgbouncer` is the admin database's name").allowed("any other name");
+    }
+}
+
+fn user(entry: Entry<raw::User>, names: &Names, out: &mut Findings) -> User {
+    identifier("user", &entry.name, &entry.origin, out);
+    let raw = entry.value;
+    if raw.secret.is_none() {
+        let what = format!("`{}` has no `secret`: anybody may log in under this name", entry.name);
+        out.warning(&entry.origin, what).hint("add `secret: file:PATH`".to_owned());
+    }
+    User {
+        name: UserName::new(&entry.name),
+        secret: raw.secret.map(|typed| secret(typed, names)),
+        server_password: raw.server_password.map(|typed| secret(typed, names)),
+        console: or(raw.console, Console::No),
+        place: entry.origin.extent.place,
+    }
+}
+
+fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
+    let seconds = Duration::from_secs;
+    let Some(raw) = raw else { return defaults() };
+    let base = defaults();
+    Settings {
+        max_client_conn: count(raw.max_client_conn, base.max_client_conn.get()),
+        default_pool_size: count(raw.default_pool_size, base.default_pool_size.get()),
+        min_pool_size: or(raw.min_pool_size, 0),
+        reserve_pool_size: or(raw.reserve_pool_size, 0),
+        reserve_pool_timeout: time(raw.reserve_pool_timeout, base.reserve_pool_timeout),
+        max_db_connections: or(raw.max_db_connections, 0),
+        max_user_connections: or(raw.max_user_connections, 0),
+        query_wait_timeout: time(raw.query_wait_timeout, base.query_wait_timeout),
+        server_idle_timeout: time(raw.server_idle_timeout, base.server_idle_timeout),
+        server_lifetime: time(raw.server_lifetime, base.server_lifetime),
+        server_connect_timeout: positive(raw.server_connect_timeout, seconds(15), out),
+        client_login_timeout: positive(raw.client_login_timeout, seconds(60), out),
+        client_idle_timeout: time(raw.client_idle_timeout, Duration::ZERO),
+        idle_transaction_timeout: time(raw.idle_transaction_timeout, Duration::ZERO),
+        query_timeout: time(raw.query_timeout, Duration::ZERO),
+        max_prepared_statements: or(raw.max_prepared_statements, base.max_prepared_statements),
+        server_reset_query: raw
+            .server_reset_query
+            .map_or(base.server_reset_query, |typed| typed.value.0),
+    }
+}
+
+fn defaults() -> Settings {
+    Settings {
+        max_client_conn: count(None, 1000),
+        default_pool_size: count(None, 20),
+        min_pool_size: 0,
+        reserve_pool_size: 0,
+        reserve_pool_timeout: Duration::from_secs(5),
+        max_db_connections: 0,
+        max_user_connections: 0,
+        query_wait_timeout: Duration::from_secs(120),
+        server_idle_timeout: Duration::from_secs(600),
+        server_lifetime: Duration::from_secs(3600),
+        server_connect_timeout: Duration::from_secs(15),
+        client_login_timeout: Duration::from_secs(60),
+        client_idle_timeout: Duration::ZERO,
+        idle_transaction_timeout: Duration::ZERO,
+        query_timeout: Duration::ZERO,
+        max_prepared_statements: 200,
+        server_reset_query: "DISCARD ALL".to_owned(),
+    }
+}

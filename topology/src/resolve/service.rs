@@ -1,0 +1,122 @@
+//! The `services:` section, and what `aqueduct up` starts.
+//!
+//! Invariant: endpoints of a service have different names and addresses.
+
+use std::time::Duration;
+
+use crate::model::{Endpoint, HealthCheck, Probe, Run, Service};
+use crate::problem::nearest;
+use crate::raw::{self, Findings, Named, Text, Typed};
+use crate::resolve::{entries, filled, names, or, positive};
+use crate::units::{At, EndpointName, ServiceName, Weight};
+
+/// All services in the file's order. What they use is filled in by `names`, which knows the rest.
+pub(super) fn all(services: Option<&Named<raw::Service>>, out: &mut Findings) -> Vec<Service> {
+    entries(services).iter().map(|entry| service(entry, out)).collect()
+}
+
+fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
+    names::lawful("service", &entry.name, &entry.origin, out);
+    let raw = &entry.value;
+    filled(raw.endpoints.as_deref(), "endpoints", &entry.origin, out);
+    Service {
+        name: ServiceName::new(&entry.name),
+        endpoints: endpoints(raw.endpoints.as_deref().unwrap_or_default(), out),
+        health: raw.health.as_ref().and_then(|health| check(&health.0, out)),
+        run: raw.run.as_ref().and_then(|run| program(run, &["demo"], out)),
+        uses: Vec::new(),
+        place: entry.origin.extent.place,
+    }
+}
+
+fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
+    let mut all: Vec<Endpoint> = Vec::with_capacity(raw.len());
+    for raw::Endpoint(raw) in raw {
+        let Some(address) = &raw.address else { continue };
+        let name = match &raw.name {
+            Some(name) => EndpointName::new(&name.value.0),
+            None => EndpointName::new(&address.value.to_string()),
+        };
+        if address.value.port() == 0 {
+            out.error(&address.origin, "an endpoint needs a port").allowed("1 to 65535");
+        }
+        if let Some(first) = all.iter().find(|e| e.address == address.value || e.name == name) {
+            let what = format!("this endpoint is already on line {}", first.place.line);
+            out.error(&address.origin, what).allowed("each address and each name once");
+        }
+        let weight = raw.weight.as_ref().map_or(Weight::default(), |weight| weight.value);
+        let place = address.origin.extent.place;
+        all.push(Endpoint { name, address: address.value, weight, place });
+    }
+    all
+}
+
+fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {
+    let given = [raw.tcp.is_some(), raw.http.is_some(), raw.udp.is_some()];
+    if given.iter().filter(|given| **given).count() != 1 {
+        let what = "a check needs one question";
+        out.error(&raw.origin, what)
+            .allowed("exactly one of `tcp: true`, `http: /PATH`, `udp: TEXT`");
+    }
+    let interval = positive(raw.interval.clone(), Duration::from_secs(1), out);
+    let timeout = positive(raw.timeout.clone(), interval.min(Duration::from_secs(1)), out);
+    if let Some(typed) = &raw.timeout
+        && timeout > interval
+    {
+        out.error(&typed.origin, "the timeout is longer than the interval")
+            .allowed("at most the interval");
+    }
+    let rise = times(raw.rise.as_ref(), 2, out);
+    let fall = times(raw.fall.as_ref(), 3, out);
+    Some(HealthCheck { probe: probe(raw, out)?, interval, timeout, rise, fall })
+}
+
+fn probe(raw: &raw::HealthSection, out: &mut Findings) -> Option<Probe> {
+    if let Some(http) = &raw.http {
+        let path = http.value.0.clone();
+        if !path.starts_with('/') || path.contains([' ', '#']) {
+            out.error(&http.origin, format!("`{path}` is no path"))
+                .allowed("a path with a query or without, /healthz");
+        }
+        return Some(Probe::Http { path });
+    }
+    if let Some(udp) = &raw.udp {
+        return Some(Probe::Udp { request: udp.value.0.clone().into_bytes() });
+    }
+    let tcp = raw.tcp.as_ref()?;
+    if !tcp.value.0 {
+        out.error(&tcp.origin, "`tcp: false` asks nothing")
+            .hint("leave `health` out for no active check".to_owned());
+    }
+    Some(Probe::Tcp)
+}
+
+fn times(typed: Option<&Typed<u8>>, default: u8, out: &mut Findings) -> u8 {
+    if let Some(typed) = typed
+        && typed.value == 0
+    {
+        out.error(&typed.origin, "0 answers change nothing").allowed("1 to 255");
+    }
+    or(typed.cloned(), default)
+}
+
+/// What `aqueduct up` starts; `kinds` are the first words allowed here.
+pub(super) fn program(typed: &Typed<Text>, kinds: &[&str], out: &mut Findings) -> Option<At<Run>> {
+    let mut words = typed.value.0.split_whitespace().map(str::to_owned);
+    let kind = words.next().unwrap_or_default();
+    let rest: Vec<String> = words.collect();
+    let value = match (kind.as_str(), rest.is_empty()) {
+        ("demo", false) if kinds.contains(&"demo") => Run::Demo(rest),
+        ("postgres", true) if kinds.contains(&"postgres") => Run::Postgres,
+        _ => {
+            let allowed = if kinds.contains(&"demo") { "demo NAME" } else { "postgres" };
+            let what = format!("`{}` cannot be started here", typed.value.0);
+            let note = out.error(&typed.origin, what).allowed(allowed);
+            if let Some(near) = nearest(&kind, kinds.iter().copied()).filter(|near| *near != kind) {
+                note.meant(near);
+            }
+            return None;
+        }
+    };
+    Some(At { value, place: typed.origin.extent.place })
+}

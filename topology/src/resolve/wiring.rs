@@ -1,0 +1,135 @@
+//! The wiring as a whole: circles, services that nothing leads to, and balancers and gateways that
+//! disagree about the PROXY header. Not single references: whoever has one resolves it.
+//!
+//! Invariant: every circle is told once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::raw::{self, Entry, Findings, Origin};
+use crate::resolve::names::{Names, Target};
+use crate::resolve::{entries, text};
+
+/// From one thing to another, as typed.
+struct Edge<'f> {
+    to: &'f str,
+    at: &'f Origin,
+}
+
+/// All checks of the wiring.
+pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
+    let edges = edges(file);
+    circles(&edges, out);
+    unused(file, &edges, out);
+    headers(file, names, out);
+}
+
+/// What each thing leads to, by the name that references use.
+fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
+    let mut all: BTreeMap<String, Vec<Edge<'_>>> = BTreeMap::new();
+    for service in entries(file.services.as_ref()) {
+        let uses = service.value.uses.iter().flatten();
+        let uses = uses.map(|typed| Edge { to: &typed.value.0, at: &typed.origin });
+        all.entry(service.name.clone()).or_default().extend(uses);
+    }
+    for group in entries(file.nlbs.as_ref()) {
+        for listener in entries(group.value.listeners.as_ref()) {
+            let name = format!("{}/{}", group.name, listener.name);
+            let to = text(listener.value.to.as_ref()).map(|(to, at)| Edge { to, at });
+            all.entry(name).or_default().extend(to);
+        }
+    }
+    for group in entries(file.gateways.as_ref()) {
+        let routes = group.value.routes.iter().flatten();
+        let to = routes.filter_map(|route| text(route.to.as_ref()));
+        all.entry(group.name.clone()).or_default().extend(to.map(|(to, at)| Edge { to, at }));
+    }
+    all
+}
+
+/// Depth first from every thing; an edge to something on the way that led here closes a circle.
+fn circles(edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut Findings) {
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    for start in edges.keys() {
+        // The way from `start`, each with the number of its next edge.
+        let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+        while let Some((name, next)) = way.last_mut() {
+            let edge = edges.get(*name).and_then(|list| list.get(*next));
+            *next += 1;
+            let Some(edge) = edge.filter(|_| !done.contains(*name)) else {
+                let finished = *name;
+                done.insert(finished);
+                way.pop();
+                continue;
+            };
+            match way.iter().position(|(name, _)| *name == edge.to) {
+                Some(index) => {
+                    let circle = way.iter().skip(index).map(|(name, _)| *name);
+                    let circle: Vec<&str> = circle.chain([edge.to]).collect();
+                    let what = format!("this closes a circle: {}", circle.join(" → "));
+                    out.error(edge.at, what).allowed("references that come to an end");
+                }
+                None => way.push((edge.to, 0)),
+            }
+        }
+    }
+}
+
+fn unused(file: &raw::File, edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut Findings) {
+    let used: BTreeSet<&str> = edges.values().flatten().map(|edge| edge.to).collect();
+    for service in entries(file.services.as_ref()) {
+        if !used.contains(service.name.as_str()) {
+            out.warning(
+                &service.origin,
+                format!("nothing leads to the service `{}`", service.name),
+            )
+            .hint("name it in a `to:`, or remove it".to_owned());
+        }
+    }
+}
+
+/// Warns where a balancer writes a PROXY header that the gateway refuses, or the other way round.
+fn headers(file: &raw::File, names: &Names, out: &mut Findings) {
+    for group in entries(file.nlbs.as_ref()) {
+        for listener in entries(group.value.listeners.as_ref()) {
+            let Some((to, _)) = text(listener.value.to.as_ref()) else { continue };
+            let gateways = entries(file.gateways.as_ref());
+            let Some(gateway) = gateways.iter().find(|gateway| gateway.name == to) else {
+                continue;
+            };
+            if matches!(names.target(to), Some(Target::Gateway(_))) && listener.value.tcp.is_some()
+            {
+                header(group, listener, gateway, out);
+            }
+        }
+    }
+}
+
+fn header(
+    group: &Entry<raw::NlbGroup>,
+    listener: &Entry<raw::Listener>,
+    gateway: &Entry<raw::GatewayGroup>,
+    out: &mut Findings,
+) {
+    let trusted = |ip: IpAddr| {
+        let networks = gateway.value.trust_proxy_protocol_from.iter().flatten();
+        networks.into_iter().any(|network| network.value.contains(&ip))
+    };
+    let instances = entries(group.value.instances.as_ref()).iter();
+    let sources = instances.filter_map(|instance| instance.value.address.as_ref());
+    for source in sources.map(|typed| typed.value).filter(|ip| !ip.is_unspecified()) {
+        let name = &gateway.name;
+        match (&listener.value.proxy_protocol, trusted(source)) {
+            (Some(typed), false) => {
+                let what = format!("`{name}` refuses the PROXY header that {source} writes");
+                out.warning(&typed.origin, what)
+                    .hint(format!("add {source} to `gateways.{name}.trust-proxy-protocol-from`"));
+            }
+            (None, true) => {
+                let what = format!("`{name}` waits for a PROXY header from {source}");
+                out.warning(&listener.origin, what).hint("add `proxy-protocol: v2`".to_owned());
+            }
+            _ => {}
+        }
+    }
+}
