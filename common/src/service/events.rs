@@ -2,9 +2,10 @@
 //! by `health` and by the tiers' data paths.
 //!
 //! Invariant: labels are names from the topology file.
-#![expect(clippy::disallowed_macros, reason = "this is an events.rs")]
 
 use std::time::Duration;
+
+use tracing::Level;
 
 use crate::observe::{Event, Observer};
 
@@ -45,7 +46,7 @@ impl Event for EndpointUp<'_> {
     fn emit(&self, to: &Observer) {
         up(to, self.service, self.endpoint, 1.0);
         let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
-        tracing::info!(instance, service, endpoint, "endpoint up");
+        tracing::event!(Level::INFO, instance, service, endpoint, "endpoint up");
     }
 }
 
@@ -53,7 +54,14 @@ impl Event for EndpointDown<'_> {
     fn emit(&self, to: &Observer) {
         up(to, self.service, self.endpoint, 0.0);
         let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
-        tracing::warn!(instance, service, endpoint, cause = self.cause, "endpoint down");
+        tracing::event!(
+            Level::WARN,
+            instance,
+            service,
+            endpoint,
+            cause = self.cause,
+            "endpoint down"
+        );
     }
 }
 
@@ -64,7 +72,15 @@ impl Event for EndpointEjected<'_> {
         to.metrics.counter("aqueduct_endpoint_ejections_total", help, &labels).increment(1);
         let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
         let (cause, for_ms) = (self.cause, self.length.as_millis() as u64);
-        tracing::warn!(instance, service, endpoint, cause, for_ms, "endpoint ejected");
+        tracing::event!(
+            Level::WARN,
+            instance,
+            service,
+            endpoint,
+            cause,
+            for_ms,
+            "endpoint ejected"
+        );
     }
 }
 
