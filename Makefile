@@ -43,7 +43,7 @@ fuzz:
 
 deny:
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
-	cargo deny --offline check bans licenses sources
+	cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 
 # Installs those of the Debian packages that are missing and says so.
 define need
