@@ -2,6 +2,7 @@
 //! judgement stays in the document. Each module is one rule.
 
 mod coverage;
+mod dashboard;
 mod edges;
 mod names;
 mod sizes;
