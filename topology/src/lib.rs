@@ -63,6 +63,7 @@ pub mod pool;
 pub mod problem;
 pub mod units;
 
+mod docs;
 mod raw;
 mod resolve;
 mod tree;
@@ -131,8 +132,13 @@ fn read(source: &Arc<SourceFile>, out: &mut raw::Findings) -> Option<Topology> {
 
 /// The JSON schema of the file (draft 7), for editors; `schema.json` is this text.
 pub fn schema() -> String {
-    let schema = raw::document::<raw::File>();
-    let mut text = serde_json::to_string_pretty(&schema).unwrap_or_default();
+    let mut text = serde_json::to_string_pretty(&raw::document()).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// The manual of all keys in Markdown, with meaning, unit and default; `docs/config.md` is this
+/// text.
+pub fn docs() -> String {
+    docs::render(&raw::document())
 }

@@ -164,8 +164,25 @@ fn visible(c: char) -> char {
     }
 }
 
-/// Sorts by place and drops repetitions (an alias makes the same text be read twice).
+/// Replaces what would move the cursor in texts that quote the file.
+fn plain(text: &mut String) {
+    if text.chars().any(char::is_control) {
+        *text = text.chars().map(visible).collect();
+    }
+}
+
+/// Sorts by place and drops repetitions (an alias makes the same text be read twice). A line that
+/// may hold a secret is shown by no problem.
 pub(crate) fn tidy(list: &mut Vec<Problem>) {
+    let hidden: Vec<u32> = list.iter().filter(|p| p.width == 0).map(|p| p.at.line).collect();
+    for problem in list.iter_mut().filter(|p| hidden.contains(&p.at.line)) {
+        problem.width = 0;
+    }
+    for problem in list.iter_mut() {
+        plain(&mut problem.path);
+        plain(&mut problem.what);
+        problem.allowed.iter_mut().chain(&mut problem.hint).for_each(plain);
+    }
     list.sort_by(|a, b| (a.at, &a.path, &a.what).cmp(&(b.at, &b.path, &b.what)));
     list.dedup_by(|a, b| a.at == b.at && a.what == b.what);
 }

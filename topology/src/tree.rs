@@ -217,7 +217,10 @@ fn extent(span: &Span) -> Extent {
 
 fn syntax(error: &ScanError) -> Problem {
     let marker = Span::empty(*error.marker());
-    fault(extent(&marker), format!("this is not YAML: {}", error.kind()), "YAML 1.2")
+    let why = error.kind().to_string();
+    let tab = why.contains("tab");
+    let allowed = if tab { "spaces for indentation" } else { "YAML 1.2" };
+    fault(extent(&marker), format!("this is not YAML: {why}"), allowed)
 }
 
 fn fault(at: Extent, what: impl Into<String>, allowed: &str) -> Problem {

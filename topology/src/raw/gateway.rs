@@ -8,10 +8,10 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::gateway::{Algorithm, Credentials, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::Balance;
 use crate::raw::schema::section;
-use crate::raw::{Findings, FromNode, Named, OneOrMany, Origin, Text, Typed};
+use crate::raw::{Findings, Flag, FromNode, Named, OneOrMany, Origin, Text, Typed};
 use crate::tree::{Kind, Node};
 use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
 
@@ -209,7 +209,7 @@ section! {
         /// Request headers that a preflight answer names. Default: authorization, content-type.
         may "headers" headers: Vec<Typed<Text>>,
         /// Whether cookies may come along; not together with `*`. Default: false.
-        may "credentials" credentials: Typed<Credentials>,
+        may "credentials" credentials: Typed<Flag>,
         /// How long a browser may keep the preflight answer. Default: 10m.
         may "max-age" max_age: Typed<Time>,
     }

@@ -16,7 +16,9 @@ mod service;
 pub(crate) use gateway::*;
 pub(crate) use l4::*;
 pub(crate) use pool::*;
-pub(crate) use read::{Entry, Fields, Findings, FromNode, Named, OneOrMany, Origin, Typed};
-pub(crate) use scalar::{Flag, Scalar, Text};
+pub(crate) use read::{
+    Entry, Fields, Findings, FromNode, KeySpec, Named, OneOrMany, Origin, Typed, prose,
+};
+pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;

@@ -88,6 +88,16 @@ impl Findings {
         }
     }
 
+    /// Whether something about this value, or about one of its keys, was noted as wrong: then what
+    /// is missing further on is no news.
+    pub(crate) fn wrong(&self, at: &Origin) -> bool {
+        let path = at.path.to_string();
+        self.list.iter().filter(|p| p.severity == Severity::Error).any(|problem| {
+            let rest = problem.path.strip_prefix(&path);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        })
+    }
+
     /// Whether the file is unusable.
     pub(crate) fn failed(&self) -> bool {
         self.list.iter().any(|p| p.severity == Severity::Error)
@@ -189,7 +199,8 @@ impl<T: FromNode> FromNode for Vec<T> {
             let origin = Origin { extent: item.extent, path: at.path.item(index) };
             all.extend(T::from_node(item, &origin, out));
         }
-        Some(all)
+        // A list of which nothing is right is not an empty one.
+        (items.is_empty() || !all.is_empty()).then_some(all)
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -257,7 +268,7 @@ impl<T: FromNode> FromNode for Named<T> {
                 all.push(Entry { name: key.text.clone(), origin: named, value });
             }
         }
-        Some(Self(all))
+        (entries.is_empty() || !all.is_empty()).then_some(Self(all))
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -271,6 +282,18 @@ fn child(at: &Origin, key: &Key, value: &Node) -> Origin {
     Origin { extent, path: at.path.key(&key.text) }
 }
 
+/// One key that a section may have.
+pub(crate) struct KeySpec {
+    pub(crate) name: &'static str,
+    pub(crate) required: bool,
+    pub(crate) doc: &'static [&'static str],
+}
+
+/// Lines of a doc comment as one text.
+pub(crate) fn prose(doc: &[&str]) -> String {
+    doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
 /// An opened map whose keys are known.
 pub(crate) struct Fields<'n> {
     entries: &'n [(Key, Node)],
@@ -282,12 +305,16 @@ impl<'n> Fields<'n> {
     pub(crate) fn open(
         node: &'n Node,
         at: &Origin,
-        keys: &[(&str, bool)],
+        keys: &[KeySpec],
         out: &mut Findings,
     ) -> Option<Self> {
-        let known: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
         let Kind::Map(entries) = &node.kind else {
-            out.error(at, format!("{} stands here", node.kind.words()))
+            let what = match (&node.kind, &at.path.0) {
+                (Kind::Empty, None) => "the file is empty".to_owned(),
+                (kind, _) => format!("{} stands here", kind.words()),
+            };
+            out.error(at, what)
                 .allowed(format!("keys and values; the keys are {}", known.join(", ")));
             return None;
         };
@@ -301,9 +328,13 @@ impl<'n> Fields<'n> {
                 }
             }
         }
-        for (wanted, _) in keys.iter().filter(|(_, required)| *required) {
-            if !entries.iter().any(|(key, _)| key.text == *wanted) {
-                out.error(at, format!("the key `{wanted}` is missing"));
+        for wanted in keys.iter().filter(|key| key.required) {
+            if !entries.iter().any(|(key, _)| key.text == wanted.name) {
+                out.error(at, format!("the key `{}` is missing", wanted.name)).hint(format!(
+                    "{}: {}",
+                    wanted.name,
+                    prose(wanted.doc)
+                ));
             }
         }
         Some(Self { entries, at: at.clone() })

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
-use crate::gateway::{Algorithm, Credentials, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, ListenAt, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
@@ -88,9 +88,30 @@ impl Scalar for Flag {
     }
 }
 
+/// Version of the file's format.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Version;
+
+impl Scalar for Version {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        let unknown = || {
+            UnitError::new(format!("version {text} of the format is not known"), Self::allowed())
+        };
+        (text == "1").then_some(Self).ok_or_else(unknown)
+    }
+
+    fn allowed() -> String {
+        "1".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "enum": [1] })
+    }
+}
+
 /// Units that say themselves what is wrong with a text.
 macro_rules! unit {
-    ($($ty:ty: $allowed:expr, $pattern:expr;)+) => {$(
+    ($($ty:ty: $title:literal, $allowed:expr, $pattern:expr;)+) => {$(
         impl Scalar for $ty {
             fn parse(text: &str) -> Result<Self, UnitError> {
                 text.parse()
@@ -101,21 +122,21 @@ macro_rules! unit {
             }
 
             fn schema() -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern })
+                json_schema!({ "type": "string", "title": $title, "pattern": $pattern })
             }
         }
     )+};
 }
 
 unit! {
-    Time: TIME, "^[0-9]+(ms|s|m|h|d)$";
-    Size: SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
-    Rate: RATE, "^[0-9]+/(s|min|h|d)$";
-    Day: "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
-    Scope: "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
-    HostPattern: "a host name, or *.example for every host below it", "^[^ /]+$";
-    PathPattern: "a path (/api/search), or one that ends in /* for all below it", "^/";
-    ListenAt: LISTEN_AT, ":[0-9]{1,5}$";
+    Time: "time", TIME, "^[0-9]+(ms|s|m|h|d)$";
+    Size: "size", SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
+    Rate: "rate", RATE, "^[0-9]+/(s|min|h|d)$";
+    Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
+    Scope: "scope", "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
+    HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";
+    PathPattern: "path", "a path (/api/search), or one that ends in /* for all below it", "^/";
+    ListenAt: "`*:PORT` or `ADDRESS:PORT`", LISTEN_AT, ":[0-9]{1,5}$";
 }
 
 impl Scalar for SecretRef {
@@ -130,7 +151,7 @@ impl Scalar for SecretRef {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(file:.+|env:[A-Za-z_][A-Za-z0-9_]*)$" })
+        json_schema!({ "type": "string", "title": "reference", "pattern": "^(file:.+|env:[A-Za-z_][A-Za-z0-9_]*)$" })
     }
 }
 
@@ -200,7 +221,7 @@ impl Scalar for SocketAddr {
     }
 
     fn schema() -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(\\[.+\\]|[0-9.]+):[0-9]{1,5}$" })
+        json_schema!({ "type": "string", "title": "`ADDRESS:PORT`", "pattern": "^(\\[.+\\]|[0-9.]+):[0-9]{1,5}$" })
     }
 }
 
@@ -211,6 +232,10 @@ impl Scalar for IpAddr {
 
     fn allowed() -> String {
         "an IPv4 or IPv6 address without a port, 10.0.0.7 or fd00::7".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "title": "address" })
     }
 }
 
@@ -229,6 +254,10 @@ impl Scalar for IpNet {
 
     fn allowed() -> String {
         "a network as ADDRESS/LENGTH, 10.0.0.0/8 or fd00::/8, or one address".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "title": "network" })
     }
 }
 
@@ -284,10 +313,6 @@ words! {
         "ES384" => Self::ES384,
         "EdDSA" => Self::EdDSA,
         "HS256" => Self::HS256,
-    }
-    Credentials {
-        "true" => Self::Allowed,
-        "false" => Self::Refused,
     }
     LimitBy {
         "address" => Self::Address,

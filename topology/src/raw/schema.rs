@@ -4,8 +4,10 @@
 //! Invariant: every key has a description.
 
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, json_schema};
+use schemars::{Schema, json_schema};
 use serde_json::{Map, Value};
+
+use crate::raw::{File, prose};
 
 /// Declares a section of the file: its keys, whether each `must` or `may` be there, what each
 /// means, and the type that reads it. `at origin` keeps the section's own place too.
@@ -27,7 +29,11 @@ macro_rules! section {
                 at: &$crate::raw::Origin,
                 out: &mut $crate::raw::Findings,
             ) -> Option<Self> {
-                const KEYS: &[(&str, bool)] = &[$( ($key, section!(@ $need)) ),+];
+                const KEYS: &[$crate::raw::KeySpec] = &[$( $crate::raw::KeySpec {
+                    name: $key,
+                    required: section!(@ $need),
+                    doc: &[$($field_doc),+],
+                } ),+];
                 let fields = $crate::raw::Fields::open(node, at, KEYS, out)?;
                 Some(Self { $( $field: fields.take($key, out), )+ $( $origin: at.clone(), )? })
             }
@@ -94,12 +100,22 @@ impl SectionSchema {
     }
 }
 
-/// The schema of a whole document.
-pub(crate) fn document<T: JsonSchema>() -> Schema {
-    SchemaSettings::draft07().into_generator().into_root_schema_for::<T>()
+/// The schema of a whole file, the same text whichever features of `serde_json` other crates of a
+/// build switch on.
+pub(crate) fn document() -> Value {
+    let generator = SchemaSettings::draft07().into_generator();
+    sorted(generator.into_root_schema_for::<File>().to_value())
 }
 
-/// Lines of a doc comment as one text.
-fn prose(doc: &[&str]) -> String {
-    doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+/// The value with all keys in alphabetical order.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().map(|(key, value)| (key, sorted(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        single => single,
+    }
 }

@@ -9,6 +9,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::raw::schema::section;
 use crate::raw::{
     Findings, Flag, FromNode, GatewayGroup, Named, NlbGroup, Origin, PoolGroup, Text, Typed,
+    Version,
 };
 use crate::tree::{Kind, Node};
 use crate::units::{SecretRef, Time, Weight};
@@ -18,7 +19,7 @@ section! {
     /// absent.
     File {
         /// Version of the format. Default: 1, the only one.
-        may "aqueduct" version: Typed<u32>,
+        may "aqueduct" version: Typed<Version>,
         /// What admin listeners ask for as a bearer token, `file:PATH` or `env:NAME`. Default: none,
         /// and then they listen on loopback addresses only.
         may "admin-token" admin_token: Typed<SecretRef>,

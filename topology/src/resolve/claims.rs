@@ -51,6 +51,7 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
     pools(file, &mut all);
     started(file, names, &mut all);
     all.retain(|claim| claim.address.port() != 0);
+    all.sort_by_key(|claim| claim.at.extent.place);
     for (index, claim) in all.iter().enumerate() {
         if let Some(first) = all.iter().take(index).find(|first| first.meets(claim)) {
             let (address, line) = (claim.address, first.at.extent.place.line);

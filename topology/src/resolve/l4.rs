@@ -77,6 +77,7 @@ fn transport(entry: &Entry<raw::Listener>, out: &mut Findings) -> Option<(Protoc
     let (protocol, at) = match (&raw.tcp, &raw.udp) {
         (Some(at), None) => (Protocol::Tcp, at),
         (None, Some(at)) => (Protocol::Udp, at),
+        (None, None) if out.wrong(&entry.origin) => return None,
         _ => {
             let what = "a listener has one protocol";
             out.error(&raw.origin, what)

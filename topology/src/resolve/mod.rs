@@ -25,13 +25,13 @@ use crate::units::{At, SecretRef, Time};
 use names::Names;
 
 /// The whole file.
-pub(crate) fn topology(source: &Arc<SourceFile>, file: raw::File, out: &mut Findings) -> Topology {
-    if let Some(version) = &file.version
-        && version.value != 1
-    {
-        let what = format!("version {} of the format is not known", version.value);
-        out.error(&version.origin, what).allowed("1");
-    }
+pub(crate) fn topology(
+    source: &Arc<SourceFile>,
+    mut file: raw::File,
+    out: &mut Findings,
+) -> Topology {
+    // There is one version of the format, so nothing depends on it.
+    let raw::Version = or(file.version.take(), raw::Version);
     let services = service::all(file.services.as_ref(), out);
     let names = Names::collect(&source.folder, services, &file, out);
     claims::check(&file, &names, out);

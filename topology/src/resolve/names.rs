@@ -174,7 +174,8 @@ fn unique(file: &raw::File, out: &mut Findings) {
         before_slash.push(("pool group", &e.name, &e.origin));
         instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
     }
-    for list in [plain, before_slash, instances] {
+    for mut list in [plain, before_slash, instances] {
+        list.sort_by_key(|(_, _, at)| at.extent.place);
         for (index, (kind, name, at)) in list.iter().enumerate() {
             if *kind != "service" {
                 lawful(kind, name, at, out);

@@ -34,6 +34,8 @@ pub(super) struct Asked<'r> {
 pub(super) struct Policies {
     issuers: Vec<(Issuer, Origin)>,
     limits: Vec<(Limit, Origin)>,
+    /// Names of issuers and limits of which something was noted as wrong.
+    broken: Vec<String>,
     used_issuers: BTreeSet<usize>,
     used_limits: BTreeSet<usize>,
 }
@@ -46,11 +48,20 @@ impl Policies {
         names: &Names,
         out: &mut Findings,
     ) -> Self {
-        let issuers = issuers.unwrap_or_default().into_iter();
-        let limits = limits.unwrap_or_default().into_iter();
+        let (issuers, limits) = (issuers.unwrap_or_default(), limits.unwrap_or_default());
+        let given = issuers.0.iter().map(|e| &e.name).chain(limits.0.iter().map(|e| &e.name));
+        let given: Vec<String> = given.cloned().collect();
+        let issuers: Vec<_> =
+            issuers.into_iter().filter_map(|entry| issuer(entry, names, out)).collect();
+        let limits: Vec<_> = limits.into_iter().filter_map(|entry| limit(entry, out)).collect();
+        let lives = |name: &String| {
+            issuers.iter().any(|(issuer, _)| issuer.name.as_str() == name)
+                || limits.iter().any(|(limit, _)| limit.name.as_str() == name)
+        };
         Self {
-            issuers: issuers.filter_map(|entry| issuer(entry, names, out)).collect(),
-            limits: limits.filter_map(|entry| limit(entry, out)).collect(),
+            broken: given.into_iter().filter(|name| !lives(name)).collect(),
+            issuers,
+            limits,
             used_issuers: BTreeSet::new(),
             used_limits: BTreeSet::new(),
         }
@@ -145,6 +156,7 @@ impl Policies {
                     self.used_issuers.insert(index);
                     ids.push(IssuerId(index));
                 }
+                None if self.broken.iter().any(|broken| broken == name) => {}
                 None => {
                     let known = self.issuers.iter().map(|(issuer, _)| issuer.name.as_str());
                     out.unknown(&typed.origin, "issuer", name, known);
@@ -182,6 +194,7 @@ impl Policies {
                         ids.push(LimitId(index));
                     }
                 }
+                None if self.broken.iter().any(|broken| broken == name) => {}
                 None => {
                     let known = self.limits.iter().map(|(limit, _)| limit.name.as_str());
                     out.unknown(&typed.origin, "limit", name, known);
@@ -194,13 +207,13 @@ impl Policies {
     /// Issuers and limits; warns of those that nothing names.
     pub(super) fn finish(self, out: &mut Findings) -> (Vec<Issuer>, Vec<Limit>) {
         for (index, (issuer, at)) in self.issuers.iter().enumerate() {
-            if !self.used_issuers.contains(&index) {
+            if !self.used_issuers.contains(&index) && !out.failed() {
                 out.warning(at, format!("no route accepts tokens of `{}`", issuer.name))
                     .hint("name it in `auth`, or remove it".to_owned());
             }
         }
         for (index, (limit, at)) in self.limits.iter().enumerate() {
-            if !self.used_limits.contains(&index) {
+            if !self.used_limits.contains(&index) && !out.failed() {
                 out.warning(at, format!("nothing is charged to `{}`", limit.name)).hint(
                     "name it in `limits` of a route or of `defaults`, or remove it".to_owned(),
                 );
@@ -221,9 +234,9 @@ fn issuer(
     if name == "none" {
         out.error(&origin, "`none` cannot be an issuer's name").allowed("any other name");
     }
+    super::filled(raw.algorithms.as_deref(), "algorithms", &origin, out);
     let algorithms = raw.algorithms.unwrap_or_default();
     super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &origin, out);
-    super::filled(Some(&algorithms), "algorithms", &origin, out);
     secret_alone(&algorithms, raw.jwks.is_some(), out);
     let keys = keys(&raw.origin, raw.jwks, raw.key, names, out);
     if let Some(leeway) = &raw.leeway
@@ -272,6 +285,7 @@ fn keys(
     let typed = match (jwks, key) {
         (Some(jwks), None) => jwks,
         (None, Some(key)) => return Some(IssuerKeys::Key(secret(key, names))),
+        (None, None) if out.wrong(at) => return None,
         _ => {
             out.error(at, "an issuer has its keys in one place")
                 .allowed("exactly one of `jwks: URL`, `jwks: file:PATH`, `key: file:PATH`");
@@ -356,7 +370,8 @@ pub(super) fn methods(list: &[Typed<Text>], out: &mut Findings) -> Vec<String> {
 }
 
 fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
-    let credentials = or(raw.credentials.clone(), Credentials::Refused);
+    let allowed = raw.credentials.as_ref().is_some_and(|flag| flag.value.0);
+    let credentials = if allowed { Credentials::Allowed } else { Credentials::Refused };
     let mut origins = Vec::new();
     for typed in raw.origins.map_or(Vec::new(), |all| all.0) {
         let text = typed.value.0;

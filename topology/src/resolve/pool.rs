@@ -128,7 +128,7 @@ fn identifier(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
 fn user(entry: Entry<raw::User>, names: &Names, out: &mut Findings) -> User {
     identifier("user", &entry.name, &entry.origin, out);
     let raw = entry.value;
-    if raw.secret.is_none() {
+    if raw.secret.is_none() && !out.wrong(&entry.origin) {
         let what = format!("`{}` has no `secret`: anybody may log in under this name", entry.name);
         out.warning(&entry.origin, what).hint("add `secret: file:PATH`".to_owned());
     }

@@ -53,7 +53,8 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
 
 fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {
     let given = [raw.tcp.is_some(), raw.http.is_some(), raw.udp.is_some()];
-    if given.iter().filter(|given| **given).count() != 1 {
+    let asked = given.iter().filter(|given| **given).count();
+    if asked > 1 || (asked == 0 && !out.wrong(&raw.origin)) {
         let what = "a check needs one question";
         out.error(&raw.origin, what)
             .allowed("exactly one of `tcp: true`, `http: /PATH`, `udp: TEXT`");

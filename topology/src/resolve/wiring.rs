@@ -20,7 +20,11 @@ struct Edge<'f> {
 pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
     let edges = edges(file);
     circles(&edges, out);
-    unused(file, &edges, out);
+    // A reference that leads nowhere may be the one that is missing.
+    let whole = edges.values().flatten().all(|edge| names.dependency(edge.to).is_some());
+    if whole && !out.failed() {
+        unused(file, &edges, out);
+    }
     headers(file, names, out);
 }
 
@@ -40,6 +44,10 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
         }
     }
     for group in entries(file.gateways.as_ref()) {
+        if all.contains_key(&group.name) {
+            // A service has this name too, which was told.
+            continue;
+        }
         let routes = group.value.routes.iter().flatten();
         let to = routes.filter_map(|route| text(route.to.as_ref()));
         all.entry(group.name.clone()).or_default().extend(to.map(|(to, at)| Edge { to, at }));

@@ -393,7 +393,10 @@ impl FromStr for PathPattern {
         let last = inner.split('/').count().saturating_sub(1);
         for (n, segment) in inner.split('/').enumerate() {
             let hole = segment.is_empty() && n != last;
-            if hole || segment == "." || segment == ".." || (prefix && segment.is_empty() && n > 0)
+            if hole
+                || segment == "."
+                || segment == ".."
+                || (prefix && segment.is_empty() && !path.is_empty())
             {
                 return Err(wrong(format!("`{text}` has an empty, `.` or `..` segment")));
             }
