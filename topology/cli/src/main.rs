@@ -1,2 +1,62 @@
-//! Placeholder.
-fn main() {}
+//! `aqueduct`, the tool beside the three tiers: runs a whole topology on one machine, checks a
+//! file, signs tokens, replays traffic. Not needed in production: every tier runs alone.
+//!
+//! Invariant: exit code 0 is success, 2 a topology file with problems, 1 everything else.
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod docs;
+mod fetch;
+mod replay;
+mod token;
+mod up;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Layered load balancing for TCP, UDP, HTTP and PostgreSQL, wired by one topology file.
+#[derive(Debug, Parser)]
+#[command(name = "aqueduct", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    Up(up::Args),
+    Check(check::Args),
+    Token(token::Args),
+    Replay(replay::Args),
+    /// Prints the JSON schema of the topology file
+    Schema,
+    Completions(docs::CompletionArgs),
+    Man(docs::ManArgs),
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().what {
+        What::Up(args) => up::run(args).await,
+        What::Check(args) => check::run(&args),
+        What::Token(args) => token::run(&args),
+        What::Replay(args) => replay::run(args).await,
+        What::Schema => docs::schema(),
+        What::Completions(args) => docs::completions(&args, Cli::command()),
+        What::Man(args) => docs::man(&args, Cli::command()),
+    };
+    outcome.unwrap_or_else(|error| {
+        drop(writeln!(std::io::stderr().lock(), "aqueduct: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  aqueduct up                                      the documented stack, from nothing to ready
+  aqueduct check topology.yaml                     every problem at once, with its place
+  aqueduct token --user 98765 --scope user:read    a token for curl
+  aqueduct replay udp --players 50                 game traffic, with a report";

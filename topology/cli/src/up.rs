@@ -1,0 +1,283 @@
+//! `aqueduct up`: the whole stack of a topology file on this machine, from nothing to `ready`, a
+//! live view while it runs, and a clean end. Never needed in production. Called by `main`.
+//!
+//! Invariant: when `run` returns, no process that it started is left.
+
+mod fleet;
+pub(crate) mod folder;
+mod hints;
+mod launch;
+mod pki;
+mod plan;
+mod ports;
+mod postgres;
+mod progress;
+mod provide;
+mod ready;
+mod secrets;
+pub(crate) mod source;
+mod spawn;
+mod status;
+mod view;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+use topology::Topology;
+use topology::problem::{LoadError, Shown};
+
+use self::fleet::Fleet;
+use self::folder::{Folder, Lock};
+use self::hints::Hint;
+use self::launch::Workshop;
+use self::plan::{Does, Plan};
+use self::postgres::Postgres;
+use self::progress::Progress;
+use self::source::Source;
+use self::view::{Key, Picture, Screen};
+
+/// Starts everything in a topology file on this machine and keeps it running
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The topology file [default: the built-in documented stack]
+    file: Option<PathBuf>,
+    /// Where certificates, databases and logs are kept [default: /var/lib/aqueduct/NAME for root,
+    /// else ~/.local/state/aqueduct/NAME]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// One line per event instead of the live view, as without a terminal
+    #[arg(long)]
+    plain: bool,
+    /// Log level of the tiers
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: String,
+    /// How long connections may take to end after Ctrl-C before they are cut, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    drain: u16,
+}
+
+/// Runs the stack until Ctrl-C, TERM or `q`.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let progress = Progress::new(Instant::now());
+    let mut signals = Signals::new()?;
+    let source = Source::open(args.file.as_deref())?;
+    if let Some(file) = &args.file
+        && let Err(LoadError::Problems(problems)) = topology::load(file)
+    {
+        progress.plain(&problems.to_string());
+        return Ok(ExitCode::from(2));
+    }
+    let prepared = tokio::select! {
+        prepared = prepare(&args, &source, &progress) => prepared?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    let Prepared { topology, fleet, _lock } = prepared;
+    let started = tokio::select! {
+        started = fleet.start() => started.map(|()| true),
+        () = signals.next() => Ok(false),
+    };
+    let limit = Duration::from_secs(args.drain.into());
+    let code = match started {
+        Ok(true) => {
+            let hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
+            announce(&progress, &source, &fleet, &hints);
+            let live = std::io::stdout().is_terminal() && !args.plain;
+            watch(&fleet, &source.stack, &hints, &progress, &mut signals, live).await?;
+            ExitCode::SUCCESS
+        }
+        Ok(false) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress.failed(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    };
+    tokio::select! {
+        () = fleet.stop(limit) => {}
+        () = signals.next() => fleet.kill().await,
+    }
+    Ok(code)
+}
+
+/// All that is known before the first process starts.
+struct Prepared {
+    topology: Topology,
+    fleet: Fleet,
+    _lock: Lock,
+}
+
+/// Checks everything that can be checked beforehand and makes what is missing.
+async fn prepare(args: &Args, source: &Source, progress: &Progress) -> anyhow::Result<Prepared> {
+    let folder = Folder::named(args.state.as_deref(), &source.stack)?;
+    progress.bold(&format!("aqueduct up: {}, kept in {}", source.shown, folder.root().display()));
+    folder.make()?;
+    let lock = folder.lock()?;
+    let copy = source.copy_to(&folder)?;
+    let topology = topology::load(&copy)?;
+    for problem in &topology.warnings {
+        progress
+            .warn("warning", Shown { problem, source: &topology.source }.to_string().trim_end());
+    }
+    let plan = Plan::new(&topology)?;
+    if plan.parts.is_empty() {
+        bail!("{}: nothing to run: it has no tier and no service with `run:`", source.shown);
+    }
+    let own = std::env::current_exe().context("where is this program?")?;
+    let programs = launch::programs(&plan, &own)?;
+    let foreign = running_redis(&plan).await;
+    let faults = ports::faults(&plan, &source.shown, &foreign);
+    if !faults.is_empty() {
+        bail!("nothing was started:\n{}", faults.join("\n"));
+    }
+    let postgres = match plan.parts.iter().any(|part| matches!(part.does, Does::Primary(_))) {
+        true => {
+            let postgres = Postgres::find(&folder)?;
+            postgres.prepare()?;
+            Some(postgres)
+        }
+        false => None,
+    };
+    let provided = provide::provide(&topology, &plan, &folder, SystemTime::now())?;
+    for made in &provided.made {
+        progress.note("made", made);
+    }
+    let log = args.log.clone();
+    let workshop = Workshop { folder, topology: copy, programs, postgres, provided, log };
+    let fleet = Fleet::new(plan, workshop, progress.clone(), foreign);
+    Ok(Prepared { topology, fleet, _lock: lock })
+}
+
+/// Redis that answers already is used, not started.
+async fn running_redis(plan: &Plan) -> Vec<usize> {
+    let mut running = Vec::new();
+    for (index, part) in plan.parts.iter().enumerate() {
+        if matches!(part.does, Does::Redis) && ready::redis(part.address()).await.is_ok() {
+            running.push(index);
+        }
+    }
+    running
+}
+
+fn announce(progress: &Progress, source: &Source, fleet: &Fleet, hints: &[Hint]) {
+    progress.plain("");
+    let stand_ins = hints::stand_ins(fleet.plan());
+    if !stand_ins.is_empty() {
+        progress.plain(&stand_ins);
+        progress.plain("");
+    }
+    for hint in hints {
+        progress.plain(&format!("# {}", hint.what));
+        progress.plain(&format!("{}\n", hint.command));
+    }
+    let parts = fleet.plan().parts.len();
+    let seconds = progress.elapsed();
+    progress.plain(&format!(
+        "{}: {parts} parts in {seconds:.1} s. Ctrl-C ends them all.",
+        source.stack
+    ));
+    progress.bold("ready");
+}
+
+/// Shows the stack until somebody ends it.
+async fn watch(
+    fleet: &Fleet,
+    stack: &str,
+    hints: &[Hint],
+    progress: &Progress,
+    signals: &mut Signals,
+    live: bool,
+) -> anyhow::Result<()> {
+    let mut screen = if live { Some(Screen::open()?) } else { None };
+    let ready_at = Instant::now();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    let mut lines = Vec::new();
+    let mut events: Vec<String> = Vec::new();
+    let mut ended = Vec::new();
+    loop {
+        tokio::select! {
+            () = signals.next() => return Ok(()),
+            (index, status) = fleet.next_end(&ended) => {
+                ended.push(index);
+                let text = fleet.obituary(index, status);
+                match &screen {
+                    None => progress.warn("down", &text),
+                    Some(_) => events.extend(text.lines().map(str::to_owned)),
+                }
+            }
+            key = pressed(screen.as_mut()) => {
+                if key == Key::Quit {
+                    return Ok(());
+                }
+                if let Some(screen) = &mut screen {
+                    screen.scroll(key, fleet.plan().parts.len());
+                }
+            }
+            _ = tick.tick(), if screen.is_some() => lines = status::look(fleet, &lines).await,
+        }
+        if let Some(screen) = &mut screen {
+            screen.draw(&Picture {
+                stack,
+                running: ready_at.elapsed(),
+                parts: &fleet.plan().parts,
+                lines: &lines,
+                events: &events,
+                hints,
+            })?;
+        }
+    }
+}
+
+/// The next key; never, without a screen.
+async fn pressed(screen: Option<&mut Screen>) -> Key {
+    match screen {
+        Some(screen) => screen.key().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How this program is called in commands to paste.
+fn tool() -> String {
+    let own = std::env::current_exe().ok();
+    let on_path = spawn::find_program("aqueduct");
+    match own {
+        Some(own) if on_path.as_ref() != Some(&own) => own.display().to_string(),
+        _ => "aqueduct".to_owned(),
+    }
+}
+
+/// TERM, INT and HUP of a closed terminal: all end the stack.
+struct Signals {
+    all: [Signal; 3],
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let [term, int, hup] = kinds.map(signal);
+        Ok(Self { all: [term?, int?, hup?] })
+    }
+
+    /// Waits for the next one; cancel safe.
+    async fn next(&mut self) {
+        let [term, int, hup] = &mut self.all;
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            _ = hup.recv() => {}
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  aqueduct up                          the documented stack: game UDP, HTTPS with tokens, SQL
+  aqueduct up shop.yaml                your own
+  aqueduct up --state ./run --plain    everything it makes in ./run, one line per event
+
+PostgreSQL is looked for in PG_BIN, by pg_config, and in /usr/lib/postgresql. Exit code: 0 ended by
+you, 1 could not start, 2 the topology file has problems.";

@@ -1,0 +1,244 @@
+//! The running parts of one `up`: brought up as soon as what they need is ready, watched, and taken
+//! down the other way round. Not for how one part is launched. Used by `up`.
+//!
+//! Invariant: when a fleet is gone, so is every process that it started.
+
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::up::launch::Workshop;
+use crate::up::plan::{Part, Plan};
+use crate::up::progress::Progress;
+use crate::up::ready::Question;
+use crate::up::spawn::{Process, tail, told};
+
+/// All parts and their processes.
+#[derive(Debug, Clone)]
+pub(crate) struct Fleet {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    plan: Plan,
+    workshop: Workshop,
+    progress: Progress,
+    /// Parts that ran before us, by index: used, never ended.
+    foreign: Vec<usize>,
+    processes: Mutex<Vec<Option<Arc<Process>>>>,
+}
+
+impl Fleet {
+    /// Nothing runs yet.
+    pub(crate) fn new(
+        plan: Plan,
+        workshop: Workshop,
+        progress: Progress,
+        foreign: Vec<usize>,
+    ) -> Self {
+        let processes = Mutex::new(plan.parts.iter().map(|_| None).collect());
+        Self { inner: Arc::new(Inner { plan, workshop, progress, foreign, processes }) }
+    }
+
+    /// What runs.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.inner.plan
+    }
+
+    /// What everything was launched with.
+    pub(crate) fn workshop(&self) -> &Workshop {
+        &self.inner.workshop
+    }
+
+    /// Whether a part ran before us.
+    pub(crate) fn is_foreign(&self, index: usize) -> bool {
+        self.inner.foreign.contains(&index)
+    }
+
+    /// How a part ended, when it has; `None` also for one that is not ours.
+    pub(crate) fn ended(&self, index: usize) -> Option<ExitStatus> {
+        self.process(index).and_then(|process| process.status())
+    }
+
+    /// Starts every part as soon as what it needs is ready. The first that fails ends the start;
+    /// cancelling leaves the rest to [`Fleet::stop`].
+    pub(crate) async fn start(&self) -> anyhow::Result<()> {
+        let parts = &self.inner.plan.parts;
+        let channels: Vec<_> = parts.iter().map(|_| watch::channel(Step::Waiting)).collect();
+        let watched: Vec<_> = channels.iter().map(|(_, watched)| watched.clone()).collect();
+        let mut starting = JoinSet::new();
+        for (index, (step, _)) in channels.into_iter().enumerate() {
+            let needs: Vec<_> = parts
+                .get(index)
+                .into_iter()
+                .flat_map(|part| &part.after)
+                .filter_map(|needed| watched.get(*needed).cloned())
+                .collect();
+            let fleet = self.clone();
+            starting.spawn(async move {
+                for mut needed in needs {
+                    if needed.wait_for(|step| *step == Step::Ready).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                fleet.bring_up(index).await?;
+                step.send_replace(Step::Ready);
+                Ok::<(), anyhow::Error>(())
+            });
+        }
+        while let Some(started) = starting.join_next().await {
+            started.context("a start was given up")??;
+        }
+        Ok(())
+    }
+
+    /// Waits until a part of ours that is not in `known` ends.
+    pub(crate) async fn next_end(&self, known: &[usize]) -> (usize, ExitStatus) {
+        let mut waiting = JoinSet::new();
+        for index in 0..self.inner.plan.parts.len() {
+            if let Some(process) = self.process(index).filter(|_| !known.contains(&index)) {
+                waiting.spawn(async move { (index, process.ended().await) });
+            }
+        }
+        match waiting.join_next().await {
+            Some(Ok(ended)) => ended,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Ends everything, what stands nearest to the clients first: asks, waits until `limit` has
+    /// passed in all, then kills. Cancelling it leaves the rest to the drop of the processes.
+    pub(crate) async fn stop(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let levels = self.inner.plan.levels();
+        let highest = levels.iter().copied().max().unwrap_or(0);
+        for level in (0..=highest).rev() {
+            let of_level = levels.iter().enumerate().filter(|(_, l)| **l == level);
+            let running: Vec<(usize, Arc<Process>)> = of_level
+                .filter_map(|(index, _)| Some((index, self.process(index)?)))
+                .filter(|(_, process)| process.status().is_none())
+                .collect();
+            for (_, process) in &running {
+                process.ask();
+            }
+            for (index, process) in &running {
+                self.wait_for(*index, process, deadline).await;
+            }
+        }
+    }
+
+    async fn wait_for(&self, index: usize, process: &Process, deadline: Instant) {
+        let Some(part) = self.inner.plan.parts.get(index) else { return };
+        let text = format!("{:<11} {}", part.kind(), part.name);
+        match tokio::time::timeout_at(deadline, process.ended()).await {
+            Ok(_) => self.inner.progress.note("stopped", &text),
+            Err(_) => {
+                process.kill();
+                process.ended().await;
+                let text = format!("{text}: did not end in time");
+                self.inner.progress.warn("killed", &text);
+            }
+        }
+    }
+
+    /// Kills whatever still runs.
+    pub(crate) async fn kill(&self) {
+        for index in 0..self.inner.plan.parts.len() {
+            if let Some(process) = self.process(index) {
+                process.kill();
+                process.ended().await;
+            }
+        }
+    }
+
+    /// The text about a part's end, with its last lines and where the rest is.
+    pub(crate) fn obituary(&self, index: usize, status: ExitStatus) -> String {
+        let Some(part) = self.inner.plan.parts.get(index) else { return String::new() };
+        format!(
+            "{} {} ended with {}{}",
+            part.kind(),
+            part.name,
+            told(status),
+            self.last_words(part)
+        )
+    }
+
+    async fn bring_up(&self, index: usize) -> anyhow::Result<()> {
+        let Some(part) = self.inner.plan.parts.get(index) else { return Ok(()) };
+        if self.is_foreign(index) {
+            self.inner.progress.ready(part, "(ran already; used as it is)");
+            return Ok(());
+        }
+        let workshop = &self.inner.workshop;
+        let failed = || format!("{} {} could not be started", part.kind(), part.name);
+        let launch = workshop.launch(part).await.with_context(failed)?;
+        let process =
+            Arc::new(launch.spawn(&workshop.folder.log(&part.name)).with_context(failed)?);
+        self.keep(index, Arc::clone(&process));
+        let question = Question::of(part, workshop.postgres.as_ref());
+        tokio::select! {
+            status = process.ended() => return Err(anyhow!(self.obituary(index, status))),
+            answer = self.until_ready(part, &question) => answer?,
+        }
+        workshop.finish(part).await.with_context(failed)?;
+        self.inner.progress.ready(part, &format!("(process {})", process.pid()));
+        Ok(())
+    }
+
+    async fn until_ready(&self, part: &Part, question: &Question) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Err(error) = question.ask().await else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(error.context(format!(
+                    "{} {} was not ready after {} s{}",
+                    part.kind(),
+                    part.name,
+                    PATIENCE.as_secs(),
+                    self.last_words(part)
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn last_words(&self, part: &Part) -> String {
+        let log = self.inner.workshop.folder.log(&part.name);
+        let tail = tail(&log, 10);
+        let where_ = log.display();
+        if tail.is_empty() {
+            format!("; it wrote nothing to {where_}")
+        } else {
+            format!("; the end of {where_}:\n{tail}")
+        }
+    }
+
+    fn keep(&self, index: usize, process: Arc<Process>) {
+        let mut processes = self.inner.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = processes.get_mut(index) {
+            *slot = Some(process);
+        }
+    }
+
+    fn process(&self, index: usize) -> Option<Arc<Process>> {
+        let processes = self.inner.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.get(index).cloned().flatten()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Waiting,
+    Ready,
+}
+
+/// How long a part may take until it is ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two questions.
+const PAUSE: Duration = Duration::from_millis(20);

@@ -1,0 +1,195 @@
+//! How each part of a plan is started: its program, arguments and environment, and what has to be
+//! made before and done after. Not for watching it: that is `fleet`. Called by `fleet`, once per
+//! part.
+//!
+//! Invariant: a part is launched only when all that it needs is ready.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use crate::up::folder::Folder;
+use crate::up::plan::{Does, Part, Plan, Reach, Use};
+use crate::up::postgres::{Postgres, unprivileged};
+use crate::up::provide::Provided;
+use crate::up::spawn::{Launch, find_program};
+
+/// Everything that launching needs.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    /// Where things are kept.
+    pub(crate) folder: Folder,
+    /// The copy of the topology that the tiers read.
+    pub(crate) topology: PathBuf,
+    /// The folder of our programs.
+    pub(crate) programs: PathBuf,
+    /// When the plan has a database.
+    pub(crate) postgres: Option<Postgres>,
+    /// Secrets.
+    pub(crate) provided: Provided,
+    /// `--log` of the tiers.
+    pub(crate) log: String,
+}
+
+impl Workshop {
+    /// How to start the part; for a database, after its data folder was made.
+    pub(crate) async fn launch(&self, part: &Part) -> anyhow::Result<Launch> {
+        Ok(match &part.does {
+            Does::Tier(tier) => {
+                let mut launch =
+                    Launch::new(self.programs.join(tier.binary())).with(["--topology"]);
+                launch = launch.with([&self.topology]).with(["--instance", &part.name]);
+                // The file's secrets are for the tiers alone.
+                launch.variables.clone_from(&self.provided.variables);
+                launch.with(["--log", &self.log, "--log-format", "text"])
+            }
+            Does::Demo { words, uses } => self.demo(part, words, uses)?,
+            Does::Issuer { issuer, audience } => {
+                let launch = self.listening("issuer", part).with(["--keys"]);
+                let launch = launch.with([self.folder.path("keys")]);
+                launch.with(["--issuer", issuer, "--audience", audience])
+            }
+            Does::Primary(_) => {
+                let postgres = self.postgres()?;
+                postgres.make_primary(&part.name).await?;
+                postgres.server(&part.name, part.address(), None)
+            }
+            Does::Replica { primary } => {
+                let postgres = self.postgres()?;
+                postgres.make_replica(&part.name, primary.port()).await?;
+                postgres.server(&part.name, part.address(), Some(*primary))
+            }
+            Does::Redis => redis(part.address())?,
+        })
+    }
+
+    /// What remains to be done once the part answers.
+    pub(crate) async fn finish(&self, part: &Part) -> anyhow::Result<()> {
+        let Does::Primary(primary) = &part.does else { return Ok(()) };
+        let secrets: Vec<(String, Option<String>)> = primary
+            .roles
+            .iter()
+            .map(|role| {
+                let known = self.provided.credentials.get(&role.name);
+                (role.name.clone(), known.and_then(|known| known.secret.clone()))
+            })
+            .collect();
+        self.postgres()?.fill(part.address().port(), primary, &secrets).await
+    }
+
+    fn demo(&self, part: &Part, words: &[String], uses: &[Use]) -> anyhow::Result<Launch> {
+        let Some((program, more)) = words.split_first() else {
+            bail!("`run: demo` names no program: write `run: demo user`");
+        };
+        let mut launch = self.listening(program, part).with(more);
+        for used in uses {
+            launch = launch.with(["--use".to_owned(), self.used(used)?]);
+        }
+        Ok(launch)
+    }
+
+    fn used(&self, used: &Use) -> anyhow::Result<String> {
+        Ok(match &used.to {
+            Reach::Http(address) => format!("{}=http://{address}", used.name),
+            Reach::Sql { address, database, role } => {
+                let (user, password) =
+                    (encoded(&role.name), encoded(self.provided.password(&role.name)?));
+                format!(
+                    "{}=postgres://{user}:{password}@{address}/{}",
+                    used.name,
+                    encoded(database)
+                )
+            }
+        })
+    }
+
+    fn listening(&self, program: &str, part: &Part) -> Launch {
+        let address = part.address().to_string();
+        let launch = Launch::new(self.programs.join("demo")).with([program]);
+        launch.with(["--listen", address.as_str(), "--name", &part.name])
+    }
+
+    fn postgres(&self) -> anyhow::Result<&Postgres> {
+        self.postgres.as_ref().context("invariant: a plan with a database has a PostgreSQL")
+    }
+}
+
+/// The folder of this program, when all programs that the plan needs lie in it.
+pub(crate) fn programs(plan: &Plan, own: &Path) -> anyhow::Result<PathBuf> {
+    let folder = own.parent().context("this program lies in no folder")?;
+    let mut missing: Vec<&str> = Vec::new();
+    for part in &plan.parts {
+        let name = match &part.does {
+            Does::Tier(tier) => tier.binary(),
+            Does::Demo { .. } | Does::Issuer { .. } => "demo",
+            Does::Primary(_) | Does::Replica { .. } | Does::Redis => continue,
+        };
+        if !missing.contains(&name) && !folder.join(name).is_file() {
+            missing.push(name);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(folder.to_owned());
+    }
+    bail!(
+        "{} not beside aqueduct in {}: build all programs with `cargo build --release --workspace \
+         --bins`, or install them into one folder",
+        match missing.as_slice() {
+            [one] => format!("the program {one} is"),
+            many => format!("the programs {} are", many.join(", ")),
+        },
+        folder.display()
+    )
+}
+
+/// A Redis without persistence that only this machine reaches; never as root.
+fn redis(at: SocketAddr) -> anyhow::Result<Launch> {
+    let program = find_program("redis-server").or_else(|| find_program("valkey-server"));
+    let program = program.context(
+        "Redis is not on this machine. Install it with `apt-get install -y redis-server` (or your \
+         system's like), or take `limit-store:` out of the topology file",
+    )?;
+    let mut launch = Launch::new(program).with(["--bind".to_owned(), at.ip().to_string()]);
+    launch = launch.with(["--port".to_owned(), at.port().to_string()]);
+    launch.user = unprivileged();
+    Ok(launch.with(["--dir", "/", "--save", "", "--appendonly", "no", "--daemonize", "no"]))
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::source;
+
+    #[test]
+    fn a_password_survives_in_a_url() {
+        assert_eq!(encoded("a@b/c:ü"), "a%40b%2Fc%3A%C3%BC");
+    }
+
+    /// O5: missing programs are named all at once, with the command that builds them.
+    #[test]
+    fn missing_programs_are_named() {
+        let scratch = tempfile::tempdir().expect("a folder");
+        let topology = topology::parse("stack.yaml", source::BUILT_IN, scratch.path());
+        let plan = Plan::new(&topology.expect("valid")).expect("a plan");
+        std::fs::write(scratch.path().join("demo"), "").expect("written");
+        let refusal = programs(&plan, &scratch.path().join("aqueduct")).expect_err("missing");
+        let text = refusal.to_string();
+        assert!(text.contains("pgpool, l4-nlb, l7-gateway are not beside"), "{text}");
+        assert!(text.contains("cargo build"), "{text}");
+    }
+}

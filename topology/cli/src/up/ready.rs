@@ -1,0 +1,120 @@
+//! Asking a part whether it is ready: one question per kind, bounded in time. Not for waiting and
+//! not for what follows: that is `fleet`. Also asked by the live view for parts without an admin
+//! listener.
+//!
+//! Invariant: a question changes nothing and ends within [`LIMIT`].
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use topology::l4::Protocol;
+
+use crate::fetch;
+use crate::up::plan::{Does, Part};
+use crate::up::postgres::Postgres;
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// `GET /readyz` of the admin listener.
+    Admin(SocketAddr),
+    /// `GET /healthz`.
+    Health(SocketAddr),
+    /// Whether a connection is accepted.
+    Connect(SocketAddr),
+    /// The game server's `ping`.
+    Ping(SocketAddr),
+    /// Redis's `PING`.
+    Redis(SocketAddr),
+    /// `SELECT 1` as PostgreSQL's own user.
+    Sql(Box<Postgres>, u16),
+}
+
+impl Question {
+    /// The one that fits a part.
+    pub(crate) fn of(part: &Part, postgres: Option<&Postgres>) -> Self {
+        let address = part.address();
+        match (&part.does, part.admin, postgres) {
+            (Does::Tier(_), Some(admin), _) => Self::Admin(admin),
+            (Does::Primary(_) | Does::Replica { .. }, _, Some(postgres)) => {
+                Self::Sql(Box::new(postgres.clone()), address.port())
+            }
+            (Does::Redis, ..) => Self::Redis(address),
+            (Does::Demo { .. }, ..) if is_udp(part) => Self::Ping(address),
+            (Does::Demo { .. } | Does::Issuer { .. }, ..) => Self::Health(address),
+            _ => Self::Connect(address),
+        }
+    }
+
+    /// Asks once; the error says what is missing.
+    pub(crate) async fn ask(&self) -> anyhow::Result<()> {
+        match tokio::time::timeout(LIMIT, self.answer()).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("no answer within {} s", LIMIT.as_secs()),
+        }
+    }
+
+    async fn answer(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Admin(at) => ok(*at, "/readyz").await?,
+            Self::Health(at) => ok(*at, "/healthz").await?,
+            Self::Connect(at) => drop(TcpStream::connect(at).await?),
+            Self::Ping(at) => ping(*at).await?,
+            Self::Redis(at) => redis(*at).await?,
+            Self::Sql(postgres, port) => {
+                postgres.sql(*port, "postgres", "SELECT 1").await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_udp(part: &Part) -> bool {
+    part.listens.first().is_some_and(|listen| listen.protocol == Protocol::Udp)
+}
+
+async fn ok(at: SocketAddr, path: &str) -> anyhow::Result<()> {
+    let (status, body) = fetch::get(at, path).await?;
+    if status != 200 {
+        let text = String::from_utf8_lossy(&body);
+        bail!("{path} answers {status}: {}", text.trim().chars().take(400).collect::<String>());
+    }
+    Ok(())
+}
+
+async fn ping(at: SocketAddr) -> anyhow::Result<()> {
+    let any = match at {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(at).await?;
+    socket.send(b"ping").await?;
+    let mut reply = [0; 128];
+    let length = socket.recv(&mut reply).await?;
+    let reply = reply.get(..length).unwrap_or_default();
+    if !reply.starts_with(b"pong") {
+        bail!("ping was answered with something else than pong");
+    }
+    Ok(())
+}
+
+/// `PING` in RESP: `+PONG`, or an error that at least a Redis gives.
+pub(crate) async fn redis(at: SocketAddr) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(at).await?;
+    stream.write_all(b"PING\r\n").await?;
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply).await.context("the connection was closed")?;
+    match &reply {
+        b"+PONG" => Ok(()),
+        b"-NOAU" => bail!("this Redis asks for a password"),
+        b"-LOAD" => bail!("this Redis still loads its data"),
+        _ => bail!("what answers at {at} is no Redis"),
+    }
+}
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(2);

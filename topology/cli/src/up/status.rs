@@ -1,0 +1,152 @@
+//! One line of numbers per part, asked once a second from the admin listeners (`/summary`) and the
+//! demo services (`/count`). Not for drawing them: that is `view`. Used by `up`.
+//!
+//! Invariant: a part that does not answer keeps its line; its numbers are empty.
+
+use std::time::Duration;
+
+use common::observe::admin::{Summary, Unit};
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::fetch;
+use crate::up::fleet::Fleet;
+use crate::up::plan::{Does, Part};
+use crate::up::ready::Question;
+
+/// What the live view shows of one part.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Line {
+    /// Whether it runs and answers.
+    pub(crate) health: Health,
+    /// Open connections, flows or clients.
+    pub(crate) connections: Option<u64>,
+    /// Pieces of work per second, since the last look.
+    pub(crate) rate: Option<f64>,
+    /// What the work is.
+    pub(crate) unit: Option<Unit>,
+    /// Median time of one piece, in µs.
+    pub(crate) p50: Option<u64>,
+    /// 99th percentile, in µs.
+    pub(crate) p99: Option<u64>,
+    /// Failures since the start.
+    pub(crate) errors: Option<u64>,
+    /// Work in all, and when it was read.
+    total: Option<(u64, Instant)>,
+}
+
+/// Whether a part runs and answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It answers.
+    #[default]
+    Ready,
+    /// It runs and does not answer, or says that it is not ready.
+    Unready,
+    /// Its process has ended.
+    Down,
+}
+
+#[derive(Deserialize)]
+struct Count {
+    requests: u64,
+}
+
+/// Asks every part once, side by side; `before` are the lines of the last look.
+pub(crate) async fn look(fleet: &Fleet, before: &[Line]) -> Vec<Line> {
+    let mut asking = JoinSet::new();
+    for (index, part) in fleet.plan().parts.iter().enumerate() {
+        let part = part.clone();
+        let before = before.get(index).cloned().unwrap_or_default();
+        let down = fleet.ended(index).is_some();
+        let question = Question::of(&part, None);
+        asking.spawn(async move {
+            let line = match down {
+                true => Line { health: Health::Down, errors: before.errors, ..Line::default() },
+                false => ask(&part, &question, &before).await,
+            };
+            (index, line)
+        });
+    }
+    let mut lines = vec![Line::default(); fleet.plan().parts.len()];
+    while let Some(Ok((index, line))) = asking.join_next().await {
+        if let Some(slot) = lines.get_mut(index) {
+            *slot = line;
+        }
+    }
+    lines
+}
+
+async fn ask(part: &Part, question: &Question, before: &Line) -> Line {
+    let answered = tokio::time::timeout(LIMIT, async {
+        match (&part.does, part.admin) {
+            (Does::Tier(_), Some(admin)) => tier(admin, before).await,
+            (Does::Demo { .. } | Does::Issuer { .. }, _)
+                if matches!(question, Question::Health(_)) =>
+            {
+                counted(part, before).await
+            }
+            _ => question.ask().await.map(|()| Line::default()),
+        }
+    });
+    match answered.await {
+        Ok(Ok(line)) => line,
+        _ => Line { health: Health::Unready, errors: before.errors, ..Line::default() },
+    }
+}
+
+async fn tier(admin: std::net::SocketAddr, before: &Line) -> anyhow::Result<Line> {
+    let (_, body) = fetch::get(admin, "/summary").await?;
+    let summary: Summary = serde_json::from_slice(&body)?;
+    let (ready, _) = fetch::get(admin, "/readyz").await?;
+    let now = Instant::now();
+    Ok(Line {
+        health: if ready == 200 { Health::Ready } else { Health::Unready },
+        connections: Some(summary.connections),
+        rate: rate(before.total, summary.work_total, now),
+        unit: Some(summary.unit),
+        p50: summary.p50_us,
+        p99: summary.p99_us,
+        errors: Some(summary.errors_total),
+        total: Some((summary.work_total, now)),
+    })
+}
+
+async fn counted(part: &Part, before: &Line) -> anyhow::Result<Line> {
+    let (_, body) = fetch::get(part.address(), "/count").await?;
+    let count: Count = serde_json::from_slice(&body)?;
+    let now = Instant::now();
+    Ok(Line {
+        rate: rate(before.total, count.requests, now),
+        unit: Some(Unit::Requests),
+        total: Some((count.requests, now)),
+        ..Line::default()
+    })
+}
+
+/// Work per second since the last look; nothing at the first, or after a restart.
+fn rate(before: Option<(u64, Instant)>, total: u64, now: Instant) -> Option<f64> {
+    let (earlier, at) = before?;
+    let seconds = now.duration_since(at).as_secs_f64();
+    let done = total.checked_sub(earlier)?;
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    (seconds > 0.0).then(|| done as f64 / seconds)
+}
+
+const LIMIT: Duration = Duration::from_millis(900);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_needs_two_looks() {
+        let first = Instant::now();
+        assert_eq!(rate(None, 10, first), None);
+        let later = first + Duration::from_secs(2);
+        assert_eq!(rate(Some((10, first)), 30, later), Some(10.0));
+        assert_eq!(rate(Some((30, first)), 10, later), None, "a restarted part begins anew");
+        assert_eq!(rate(Some((30, first)), 40, first), None);
+    }
+}
