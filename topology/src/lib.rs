@@ -79,7 +79,7 @@ pub use model::{Endpoint, HealthCheck, Service, SourceFile, Topology};
 pub use problem::{LoadError, Problem, Problems, Severity, Shown};
 pub use units::{At, EndpointName, Place, SecretRef, ServiceName, Weight};
 
-use raw::FromNode as _;
+use raw::FromTree as _;
 
 /// Reads and resolves a topology file. Blocks while reading; reads nothing but this file.
 pub fn load(path: impl AsRef<Path>) -> Result<Topology, LoadError> {
@@ -126,7 +126,7 @@ fn read(source: &Arc<SourceFile>, out: &mut raw::Findings) -> Option<Topology> {
             return None;
         }
     };
-    let file = raw::File::from_node(&node, &raw::Origin::default(), out)?;
+    let file = raw::File::from_tree(&node, &raw::Spot::default(), out)?;
     Some(resolve::topology(source, file, out))
 }
 

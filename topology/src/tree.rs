@@ -2,7 +2,7 @@
 //! YAML. Not for what keys mean: that is `raw`. Scalars stay text; what they are is decided by the
 //! field that reads them, so `no` is a name and `0x10` is no number behind one's back.
 //!
-//! Invariant: a tree has at most `MAX_NODES` nodes and `MAX_DEPTH` levels, aliases included.
+//! Invariant: a tree has at most `MAX_VALUES` values and `MAX_DEPTH` levels, aliases included.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::units::Place;
 /// Most bytes of a topology file.
 pub(crate) const MAX_BYTES: usize = 4 << 20;
 /// Most keys and values, each use of an alias counted anew.
-pub(crate) const MAX_NODES: usize = 200_000;
+pub(crate) const MAX_VALUES: usize = 200_000;
 /// Most levels of nesting; the format itself needs 8.
 pub(crate) const MAX_DEPTH: usize = 32;
 
@@ -27,7 +27,7 @@ pub(crate) struct Extent {
 
 /// A value.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+pub(crate) struct Tree {
     pub(crate) extent: Extent,
     pub(crate) kind: Kind,
 }
@@ -38,8 +38,8 @@ pub(crate) enum Kind {
     /// Nothing is written, or `null`, or `~`.
     Empty,
     Text(String),
-    List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
+    List(Vec<Tree>),
+    Map(Vec<(Key, Tree)>),
 }
 
 impl Kind {
@@ -63,7 +63,7 @@ pub(crate) struct Key {
 
 /// Reads one document. Duplicate keys are findings and the first one counts; anything after which
 /// the text can no longer be followed ends it with an error.
-pub(crate) fn read(text: &str, found: &mut Vec<Problem>) -> Result<Node, Problem> {
+pub(crate) fn read(text: &str, found: &mut Vec<Problem>) -> Result<Tree, Problem> {
     if text.len() > MAX_BYTES {
         let what = format!("the file has {} bytes", text.len());
         return Err(fault(Extent::default(), what, &format!("at most {MAX_BYTES} bytes")));
@@ -74,30 +74,30 @@ pub(crate) fn read(text: &str, found: &mut Vec<Problem>) -> Result<Node, Problem
     options.block_nesting_limit = MAX_DEPTH;
     options.disallow_directives = true;
     let parser = Parser::new_from_str_with_options(text, options);
-    Reader { parser, anchors: HashMap::new(), nodes: 0, found }.document()
+    Reader { parser, anchors: HashMap::new(), values: 0, found }.document()
 }
 
 /// Turns the parser's events into a tree.
 struct Reader<'t, 'f> {
     parser: Parser<'t, StrInput<'t>>,
-    /// What an alias stands for, by the parser's anchor number, and how many nodes that is.
-    anchors: HashMap<usize, (Node, usize)>,
-    nodes: usize,
+    /// What an alias stands for, by the parser's anchor number, and how many values that is.
+    anchors: HashMap<usize, (Tree, usize)>,
+    values: usize,
     found: &'f mut Vec<Problem>,
 }
 
 impl<'t> Reader<'t, '_> {
-    fn document(&mut self) -> Result<Node, Problem> {
+    fn document(&mut self) -> Result<Tree, Problem> {
         let mut root = None;
         loop {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamEnd => {
-                    let empty = Node { extent: Extent::default(), kind: Kind::Empty };
+                    let empty = Tree { extent: Extent::default(), kind: Kind::Empty };
                     return Ok(root.unwrap_or(empty));
                 }
                 Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd => {}
-                event if root.is_none() => root = Some(self.node(event, &span)?),
+                event if root.is_none() => root = Some(self.value(event, &span)?),
                 _ => {
                     return Err(fault(
                         extent(&span),
@@ -118,8 +118,8 @@ impl<'t> Reader<'t, '_> {
     }
 
     /// The value that begins with `event`. Recursion is bounded by the parser's nesting limits.
-    fn node(&mut self, event: Event<'t>, span: &Span) -> Result<Node, Problem> {
-        let before = self.nodes;
+    fn value(&mut self, event: Event<'t>, span: &Span) -> Result<Tree, Problem> {
+        let before = self.values;
         self.count(1, span)?;
         let start = extent(span);
         let (anchor, kind) = match event {
@@ -129,46 +129,46 @@ impl<'t> Reader<'t, '_> {
             Event::Alias(anchor) => return self.alias(anchor, span),
             _ => return Err(fault(start, "a value is missing here", "a value")),
         };
-        let node = Node { extent: start, kind };
+        let tree = Tree { extent: start, kind };
         if anchor != 0 {
-            self.anchors.insert(anchor, (node.clone(), self.nodes - before));
+            self.anchors.insert(anchor, (tree.clone(), self.values - before));
         }
-        Ok(node)
+        Ok(tree)
     }
 
     /// A copy of what the anchor stands for, counted in full so that aliases cannot multiply.
-    fn alias(&mut self, anchor: usize, span: &Span) -> Result<Node, Problem> {
-        let Some((node, nodes)) = self.anchors.get(&anchor).cloned() else {
+    fn alias(&mut self, anchor: usize, span: &Span) -> Result<Tree, Problem> {
+        let Some((tree, values)) = self.anchors.get(&anchor).cloned() else {
             return Err(fault(
                 extent(span),
                 "an alias stands inside of what it names",
                 "an earlier anchor",
             ));
         };
-        self.count(nodes, span)?;
-        Ok(node)
+        self.count(values, span)?;
+        Ok(tree)
     }
 
-    fn count(&mut self, nodes: usize, span: &Span) -> Result<(), Problem> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > MAX_NODES {
+    fn count(&mut self, values: usize, span: &Span) -> Result<(), Problem> {
+        self.values = self.values.saturating_add(values);
+        if self.values > MAX_VALUES {
             let what = "the file has too many values up to here, uses of aliases included";
-            return Err(fault(extent(span), what, &format!("at most {MAX_NODES}")));
+            return Err(fault(extent(span), what, &format!("at most {MAX_VALUES}")));
         }
         Ok(())
     }
 
-    fn list(&mut self) -> Result<Vec<Node>, Problem> {
+    fn list(&mut self) -> Result<Vec<Tree>, Problem> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
                 (Event::SequenceEnd, _) => return Ok(items),
-                (event, span) => items.push(self.node(event, &span)?),
+                (event, span) => items.push(self.value(event, &span)?),
             }
         }
     }
 
-    fn map(&mut self) -> Result<Vec<(Key, Node)>, Problem> {
+    fn map(&mut self) -> Result<Vec<(Key, Tree)>, Problem> {
         let mut entries = Vec::new();
         let mut seen: HashMap<String, Place> = HashMap::new();
         loop {
@@ -176,9 +176,9 @@ impl<'t> Reader<'t, '_> {
             if matches!(event, Event::MappingEnd) {
                 return Ok(entries);
             }
-            let key = self.node(event, &span)?;
+            let key = self.value(event, &span)?;
             let (event, span) = self.next()?;
-            let value = self.node(event, &span)?;
+            let value = self.value(event, &span)?;
             let text = match key.kind {
                 Kind::Text(text) => text,
                 kind => {

@@ -11,8 +11,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::Balance;
 use crate::raw::schema::section;
-use crate::raw::{Findings, Flag, FromNode, Named, OneOrMany, Origin, Text, Typed};
-use crate::tree::{Kind, Node};
+use crate::raw::{Findings, Flag, FromTree, Named, OneOrMany, Spot, Text, Typed};
+use crate::tree::{Kind, Tree};
 use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
 
 section! {
@@ -61,7 +61,7 @@ section! {
 
 section! {
     /// TLS towards clients.
-    Tls at origin {
+    Tls at spot {
         /// Chosen by the server name that the client asks for; the first is the default.
         must "certificates" certificates: Vec<Certificate>,
         /// Authorities that client certificates must come from, `file:PATH`. Default: none is asked
@@ -106,7 +106,7 @@ section! {
 
 section! {
     /// Who may issue tokens. Exactly one of `jwks` and `key`.
-    Issuer at origin {
+    Issuer at spot {
         /// The exact `iss` claim.
         must "issuer" issuer: Typed<Text>,
         /// Accepted `aud` claims, one or a list.
@@ -156,7 +156,7 @@ section! {
 
 section! {
     /// What a route has unless it says otherwise.
-    Defaults at origin {
+    Defaults at spot {
         /// Who may call: `none`, an issuer, or a list of issuers. Default: `none`.
         may "auth" auth: OneOrMany<Typed<Text>>,
         /// Scopes that a token must all have. Default: none.
@@ -170,7 +170,7 @@ section! {
 
 section! {
     /// Which requests go where. The most specific route that matches wins.
-    Route at origin {
+    Route at spot {
         /// Label in metrics and records, unique in the group. Default: the path.
         may "name" name: Typed<Text>,
         /// Hosts it answers for, `api.example` or `*.example`, one or a list. Default: all.
@@ -201,7 +201,7 @@ section! {
 
 section! {
     /// Cross-origin rules (Fetch standard).
-    Cors at origin {
+    Cors at spot {
         /// Origins that may call, `https://app.example`; a single `*` means any.
         must "origins" origins: OneOrMany<Typed<Text>>,
         /// Methods that a preflight answer names. Default: the route's, or GET, HEAD, POST.
@@ -239,11 +239,11 @@ pub(crate) enum CorsChoice {
     Rules(Box<Cors>),
 }
 
-impl FromNode for CorsChoice {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        match &node.kind {
+impl FromTree for CorsChoice {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match &tree.kind {
             Kind::Text(text) if text == "none" => Some(Self::None),
-            _ => Cors::from_node(node, at, out).map(|cors| Self::Rules(Box::new(cors))),
+            _ => Cors::from_tree(tree, at, out).map(|cors| Self::Rules(Box::new(cors))),
         }
     }
 

@@ -39,7 +39,7 @@ section! {
 
 section! {
     /// One listening port. Exactly one of `tcp` and `udp`.
-    Listener at origin {
+    Listener at spot {
         /// Listens for connections: `*:PORT` or `ADDRESS:PORT`; port 0 lets the system choose.
         may "tcp" tcp: Typed<ListenAt>,
         /// Listens for datagrams: `*:PORT` or `ADDRESS:PORT`; port 0 lets the system choose.

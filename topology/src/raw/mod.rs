@@ -17,7 +17,7 @@ pub(crate) use gateway::*;
 pub(crate) use l4::*;
 pub(crate) use pool::*;
 pub(crate) use read::{
-    Entry, Fields, Findings, FromNode, KeySpec, Named, OneOrMany, Origin, Typed, prose,
+    Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Spot, Typed, prose,
 };
 pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};

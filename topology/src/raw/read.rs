@@ -10,7 +10,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::problem::{Problem, Severity, nearest};
 use crate::raw::Scalar;
-use crate::tree::{Extent, Key, Kind, Node};
+use crate::tree::{Extent, Key, Kind, Tree};
 use crate::units::{At, UnitError};
 
 /// The keys that lead to a value.
@@ -39,7 +39,7 @@ impl fmt::Display for Path {
 
 /// Where a value was written and by which path of keys.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Origin {
+pub(crate) struct Spot {
     pub(crate) extent: Extent,
     pub(crate) path: Path,
 }
@@ -52,19 +52,19 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// Notes something that makes the file unusable.
-    pub(crate) fn error(&mut self, at: &Origin, what: impl Into<String>) -> Note<'_> {
+    pub(crate) fn error(&mut self, at: &Spot, what: impl Into<String>) -> Note<'_> {
         self.note(at, what.into(), Severity::Error)
     }
 
     /// Notes something that looks wrong or dangerous.
-    pub(crate) fn warning(&mut self, at: &Origin, what: impl Into<String>) -> Note<'_> {
+    pub(crate) fn warning(&mut self, at: &Spot, what: impl Into<String>) -> Note<'_> {
         self.note(at, what.into(), Severity::Warning)
     }
 
     /// Notes that a name is not among the `known` ones of its kind.
     pub(crate) fn unknown<'k>(
         &mut self,
-        at: &Origin,
+        at: &Spot,
         kind: &str,
         name: &str,
         known: impl IntoIterator<Item = &'k str>,
@@ -81,7 +81,7 @@ impl Findings {
     }
 
     /// Notes why a text is no value of its unit.
-    pub(crate) fn unit(&mut self, at: &Origin, error: UnitError) {
+    pub(crate) fn unit(&mut self, at: &Spot, error: UnitError) {
         let note = self.error(at, error.what).allowed(error.allowed);
         if let Some(hint) = error.hint {
             note.hint(hint);
@@ -90,7 +90,7 @@ impl Findings {
 
     /// Whether something about this value, or about one of its keys, was noted as wrong: then what
     /// is missing further on is no news.
-    pub(crate) fn wrong(&self, at: &Origin) -> bool {
+    pub(crate) fn wrong(&self, at: &Spot) -> bool {
         let path = at.path.to_string();
         self.list.iter().filter(|p| p.severity == Severity::Error).any(|problem| {
             let rest = problem.path.strip_prefix(&path);
@@ -103,7 +103,7 @@ impl Findings {
         self.list.iter().any(|p| p.severity == Severity::Error)
     }
 
-    fn note(&mut self, at: &Origin, what: String, severity: Severity) -> Note<'_> {
+    fn note(&mut self, at: &Spot, what: String, severity: Severity) -> Note<'_> {
         let path = at.path.to_string();
         let (at, width) = (at.extent.place, at.extent.width);
         let problem = Problem { at, width, path, what, allowed: None, hint: None, severity };
@@ -137,10 +137,10 @@ impl Note<'_> {
     }
 }
 
-/// A type that a node of the tree can be read into.
-pub(crate) trait FromNode: Sized {
+/// A type that a tree can be read into.
+pub(crate) trait FromTree: Sized {
     /// The value, or `None` after noting why not.
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self>;
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self>;
 
     /// What an editor is told about it.
     fn schema(generator: &mut SchemaGenerator) -> Schema;
@@ -150,30 +150,30 @@ pub(crate) trait FromNode: Sized {
 #[derive(Clone, Debug)]
 pub(crate) struct Typed<T> {
     pub(crate) value: T,
-    pub(crate) origin: Origin,
+    pub(crate) spot: Spot,
 }
 
 impl<T> Typed<T> {
     /// The form of the model.
     pub(crate) fn at(self) -> At<T> {
-        At { value: self.value, place: self.origin.extent.place }
+        At { value: self.value, place: self.spot.extent.place }
     }
 }
 
-impl<T: Scalar> FromNode for Typed<T> {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        let Kind::Text(text) = &node.kind else {
-            out.error(at, format!("{} stands here", node.kind.words())).allowed(T::allowed());
+impl<T: Scalar> FromTree for Typed<T> {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        let Kind::Text(text) = &tree.kind else {
+            out.error(at, format!("{} stands here", tree.kind.words())).allowed(T::allowed());
             return None;
         };
-        let mut origin = at.clone();
+        let mut spot = at.clone();
         if T::SECRET {
-            origin.extent.width = 0;
+            spot.extent.width = 0;
         }
         match T::parse(text) {
-            Ok(value) => Some(Self { value, origin: at.clone() }),
+            Ok(value) => Some(Self { value, spot: at.clone() }),
             Err(error) => {
-                out.unit(&origin, error);
+                out.unit(&spot, error);
                 None
             }
         }
@@ -184,20 +184,20 @@ impl<T: Scalar> FromNode for Typed<T> {
     }
 }
 
-impl<T: FromNode> FromNode for Vec<T> {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        let Kind::List(items) = &node.kind else {
-            let note = out.error(at, format!("{} stands here", node.kind.words()));
+impl<T: FromTree> FromTree for Vec<T> {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        let Kind::List(items) = &tree.kind else {
+            let note = out.error(at, format!("{} stands here", tree.kind.words()));
             let note = note.allowed("a list: [first, second], or one line with `- ` for each");
-            if let Kind::Text(text) = &node.kind {
+            if let Kind::Text(text) = &tree.kind {
                 note.meant(&format!("[{text}]"));
             }
             return None;
         };
         let mut all = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
-            let origin = Origin { extent: item.extent, path: at.path.item(index) };
-            all.extend(T::from_node(item, &origin, out));
+            let spot = Spot { extent: item.extent, path: at.path.item(index) };
+            all.extend(T::from_tree(item, &spot, out));
         }
         // A list of which nothing is right is not an empty one.
         (items.is_empty() || !all.is_empty()).then_some(all)
@@ -212,11 +212,11 @@ impl<T: FromNode> FromNode for Vec<T> {
 #[derive(Debug)]
 pub(crate) struct OneOrMany<T>(pub(crate) Vec<T>);
 
-impl<T: FromNode> FromNode for OneOrMany<T> {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        match node.kind {
-            Kind::Text(_) => Some(Self(vec![T::from_node(node, at, out)?])),
-            _ => Vec::from_node(node, at, out).map(Self),
+impl<T: FromTree> FromTree for OneOrMany<T> {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match tree.kind {
+            Kind::Text(_) => Some(Self(vec![T::from_tree(tree, at, out)?])),
+            _ => Vec::from_tree(tree, at, out).map(Self),
         }
     }
 
@@ -245,27 +245,27 @@ impl<T> IntoIterator for Named<T> {
     }
 }
 
-/// A name and what it names; the origin is the name's.
+/// A name and what it names; the spot is the name's.
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
     pub(crate) name: String,
-    pub(crate) origin: Origin,
+    pub(crate) spot: Spot,
     pub(crate) value: T,
 }
 
-impl<T: FromNode> FromNode for Named<T> {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        let Kind::Map(entries) = &node.kind else {
-            let what = format!("{} stands here", node.kind.words());
+impl<T: FromTree> FromTree for Named<T> {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        let Kind::Map(entries) = &tree.kind else {
+            let what = format!("{} stands here", tree.kind.words());
             out.error(at, what).allowed("a name, a colon and what it names, for each");
             return None;
         };
         let mut all = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            let named = Origin { extent: key.extent, path: at.path.key(&key.text) };
+            let named = Spot { extent: key.extent, path: at.path.key(&key.text) };
             let child = child(at, key, value);
-            if let Some(value) = T::from_node(value, &child, out) {
-                all.push(Entry { name: key.text.clone(), origin: named, value });
+            if let Some(value) = T::from_tree(value, &child, out) {
+                all.push(Entry { name: key.text.clone(), spot: named, value });
             }
         }
         (entries.is_empty() || !all.is_empty()).then_some(Self(all))
@@ -277,9 +277,9 @@ impl<T: FromNode> FromNode for Named<T> {
 }
 
 /// Where a key's value counts as written: at the value when it is a single one, else at the key.
-fn child(at: &Origin, key: &Key, value: &Node) -> Origin {
+fn child(at: &Spot, key: &Key, value: &Tree) -> Spot {
     let extent = if matches!(value.kind, Kind::Text(_)) { value.extent } else { key.extent };
-    Origin { extent, path: at.path.key(&key.text) }
+    Spot { extent, path: at.path.key(&key.text) }
 }
 
 /// One key that a section may have.
@@ -296,21 +296,21 @@ pub(crate) fn prose(doc: &[&str]) -> String {
 
 /// An opened map whose keys are known.
 pub(crate) struct Fields<'n> {
-    entries: &'n [(Key, Node)],
-    at: Origin,
+    entries: &'n [(Key, Tree)],
+    at: Spot,
 }
 
 impl<'n> Fields<'n> {
     /// Opens a map; notes unknown keys, and those that must be there and are not.
     pub(crate) fn open(
-        node: &'n Node,
-        at: &Origin,
+        tree: &'n Tree,
+        at: &Spot,
         keys: &[KeySpec],
         out: &mut Findings,
     ) -> Option<Self> {
         let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
-        let Kind::Map(entries) = &node.kind else {
-            let what = match (&node.kind, &at.path.0) {
+        let Kind::Map(entries) = &tree.kind else {
+            let what = match (&tree.kind, &at.path.0) {
                 (Kind::Empty, None) => "the file is empty".to_owned(),
                 (kind, _) => format!("{} stands here", kind.words()),
             };
@@ -320,8 +320,8 @@ impl<'n> Fields<'n> {
         };
         for (key, _) in entries {
             if !known.contains(&key.text.as_str()) {
-                let origin = Origin { extent: key.extent, path: at.path.key(&key.text) };
-                let note = out.error(&origin, format!("there is no key `{}` here", key.text));
+                let spot = Spot { extent: key.extent, path: at.path.key(&key.text) };
+                let note = out.error(&spot, format!("there is no key `{}` here", key.text));
                 let note = note.allowed(known.join(", "));
                 if let Some(near) = nearest(&key.text, known.iter().copied()) {
                     note.meant(near);
@@ -341,14 +341,14 @@ impl<'n> Fields<'n> {
     }
 
     /// The value of a key; `None` when it is absent or wrong.
-    pub(crate) fn take<T: FromNode>(&self, name: &str, out: &mut Findings) -> Option<T> {
+    pub(crate) fn take<T: FromTree>(&self, name: &str, out: &mut Findings) -> Option<T> {
         let (key, value) = self.entries.iter().find(|(key, _)| key.text == name)?;
-        let origin = child(&self.at, key, value);
+        let spot = child(&self.at, key, value);
         if matches!(value.kind, Kind::Empty) {
-            out.error(&origin, format!("`{name}` has no value"))
+            out.error(&spot, format!("`{name}` has no value"))
                 .hint("write one, or leave the key out".to_owned());
             return None;
         }
-        T::from_node(value, &origin, out)
+        T::from_tree(value, &spot, out)
     }
 }

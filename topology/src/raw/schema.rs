@@ -7,35 +7,38 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, json_schema};
 use serde_json::{Map, Value};
 
-use crate::raw::{File, prose};
+use crate::raw::{File, KeySpec, prose};
 
 /// Declares a section of the file: its keys, whether each `must` or `may` be there, what each
-/// means, and the type that reads it. `at origin` keeps the section's own place too.
+/// means, and the type that reads it. `at spot` keeps the section's own place too.
 macro_rules! section {
     (
         $(#[doc = $doc:literal])+
-        $name:ident $(at $origin:ident)? { $( $(#[doc = $field_doc:literal])+ $need:ident $key:literal $field:ident: $ty:ty, )+ }
+        $name:ident $(at $spot:ident)? { $( $(#[doc = $field_doc:literal])+ $need:ident $key:literal $field:ident: $ty:ty, )+ }
     ) => {
         $(#[doc = $doc])+
         #[derive(Debug)]
         pub(crate) struct $name {
-            $( pub(crate) $origin: $crate::raw::Origin, )?
+            $( pub(crate) $spot: $crate::raw::Spot, )?
             $( $(#[doc = $field_doc])+ pub(crate) $field: Option<$ty>, )+
         }
 
-        impl $crate::raw::FromNode for $name {
-            fn from_node(
-                node: &$crate::tree::Node,
-                at: &$crate::raw::Origin,
+        impl $name {
+            const KEYS: &[$crate::raw::KeySpec] = &[$( $crate::raw::KeySpec {
+                name: $key,
+                required: section!(@ $need),
+                doc: &[$($field_doc),+],
+            } ),+];
+        }
+
+        impl $crate::raw::FromTree for $name {
+            fn from_tree(
+                tree: &$crate::tree::Tree,
+                at: &$crate::raw::Spot,
                 out: &mut $crate::raw::Findings,
             ) -> Option<Self> {
-                const KEYS: &[$crate::raw::KeySpec] = &[$( $crate::raw::KeySpec {
-                    name: $key,
-                    required: section!(@ $need),
-                    doc: &[$($field_doc),+],
-                } ),+];
-                let fields = $crate::raw::Fields::open(node, at, KEYS, out)?;
-                Some(Self { $( $field: fields.take($key, out), )+ $( $origin: at.clone(), )? })
+                let fields = $crate::raw::Fields::open(tree, at, Self::KEYS, out)?;
+                Some(Self { $( $field: fields.take($key, out), )+ $( $spot: at.clone(), )? })
             }
 
             fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -50,10 +53,10 @@ macro_rules! section {
 
             fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
                 let mut section = $crate::raw::SectionSchema::new(&[$($doc),+]);
-                $(
-                    let field = <$ty as $crate::raw::FromNode>::schema(generator);
-                    section.field($key, section!(@ $need), &[$($field_doc),+], field);
-                )+
+                let fields = [$( <$ty as $crate::raw::FromTree>::schema(generator) ),+];
+                for (key, field) in Self::KEYS.iter().zip(fields) {
+                    section.field(key, field);
+                }
                 section.finish()
             }
         }
@@ -77,11 +80,11 @@ impl SectionSchema {
     }
 
     /// Adds a key.
-    pub(crate) fn field(&mut self, key: &str, required: bool, doc: &[&str], mut field: Schema) {
-        field.insert("description".to_owned(), prose(doc).into());
-        self.properties.insert(key.to_owned(), field.to_value());
-        if required {
-            self.required.push(key.into());
+    pub(crate) fn field(&mut self, key: &KeySpec, mut field: Schema) {
+        field.insert("description".to_owned(), prose(key.doc).into());
+        self.properties.insert(key.name.to_owned(), field.to_value());
+        if key.required {
+            self.required.push(key.name.into());
         }
     }
 

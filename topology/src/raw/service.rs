@@ -8,10 +8,9 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::raw::schema::section;
 use crate::raw::{
-    Findings, Flag, FromNode, GatewayGroup, Named, NlbGroup, Origin, PoolGroup, Text, Typed,
-    Version,
+    Findings, Flag, FromTree, GatewayGroup, Named, NlbGroup, PoolGroup, Spot, Text, Typed, Version,
 };
-use crate::tree::{Kind, Node};
+use crate::tree::{Kind, Tree};
 use crate::units::{SecretRef, Time, Weight};
 
 section! {
@@ -66,7 +65,7 @@ section! {
 
 section! {
     /// An active check of each endpoint. Exactly one of `tcp`, `http` and `udp`.
-    HealthSection at origin {
+    HealthSection at spot {
         /// A connection must be accepted.
         may "tcp" tcp: Typed<Flag>,
         /// GET of this path must be answered with 2xx.
@@ -88,12 +87,12 @@ section! {
 #[derive(Debug)]
 pub(crate) struct Endpoint(pub(crate) EndpointSection);
 
-impl FromNode for Endpoint {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        if !matches!(node.kind, Kind::Text(_)) {
-            return EndpointSection::from_node(node, at, out).map(Self);
+impl FromTree for Endpoint {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        if !matches!(tree.kind, Kind::Text(_)) {
+            return EndpointSection::from_tree(tree, at, out).map(Self);
         }
-        let address = Some(Typed::from_node(node, at, out)?);
+        let address = Some(Typed::from_tree(tree, at, out)?);
         Some(Self(EndpointSection { address, weight: None, name: None }))
     }
 
@@ -107,13 +106,13 @@ impl FromNode for Endpoint {
 #[derive(Debug)]
 pub(crate) struct Health(pub(crate) HealthSection);
 
-impl FromNode for Health {
-    fn from_node(node: &Node, at: &Origin, out: &mut Findings) -> Option<Self> {
-        match &node.kind {
+impl FromTree for Health {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match &tree.kind {
             Kind::Text(text) if text == "tcp" => {
-                let tcp = Some(Typed { value: Flag(true), origin: at.clone() });
+                let tcp = Some(Typed { value: Flag(true), spot: at.clone() });
                 Some(Self(HealthSection {
-                    origin: at.clone(),
+                    spot: at.clone(),
                     tcp,
                     http: None,
                     udp: None,
@@ -129,7 +128,7 @@ impl FromNode for Health {
                     .hint("write for example `{ http: /healthz }`");
                 None
             }
-            _ => HealthSection::from_node(node, at, out).map(Self),
+            _ => HealthSection::from_tree(tree, at, out).map(Self),
         }
     }
 

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::l4::{ListenAt, Protocol};
-use crate::raw::{self, Findings, Origin};
+use crate::raw::{self, Findings, Spot};
 use crate::resolve::entries;
 use crate::resolve::names::Names;
 
@@ -16,7 +16,7 @@ struct Claim<'f> {
     address: SocketAddr,
     /// The host it is on, as far as the file tells: its own address, all loopback ones being one.
     host: IpAddr,
-    at: &'f Origin,
+    at: &'f Spot,
     who: String,
 }
 
@@ -77,12 +77,12 @@ fn nlbs<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
                     };
                     let who = format!("{}/{} on {}", group.name, listener.name, instance.name);
                     // A fixed address is meant for whichever instance has it.
-                    let same = |claim: &Claim<'_>| std::ptr::eq(claim.at, &at.origin);
+                    let same = |claim: &Claim<'_>| std::ptr::eq(claim.at, &at.spot);
                     if matches!(at.value, ListenAt::Address(_)) && all.iter().any(same) {
                         continue;
                     }
                     let host = host(own.unwrap_or(address.ip()));
-                    all.push(Claim { protocol, address, host, at: &at.origin, who });
+                    all.push(Claim { protocol, address, host, at: &at.spot, who });
                 }
             }
         }
@@ -135,7 +135,7 @@ fn started<'f>(file: &'f raw::File, names: &Names, all: &mut Vec<Claim<'f>>) {
             // The same endpoint twice in one service is told by `service`.
             let same = |claim: &Claim<'_>| claim.address == address.value && claim.who == who;
             if !all.iter().any(same) {
-                let (at, address) = (&address.origin, address.value);
+                let (at, address) = (&address.spot, address.value);
                 all.push(Claim { protocol, address, host: host(address.ip()), at, who });
             }
         }
@@ -161,6 +161,6 @@ fn listen<'f>(typed: Option<&'f raw::Typed<SocketAddr>>, instance: &str, all: &m
 }
 
 fn tcp<'f>(typed: &'f raw::Typed<SocketAddr>, own: IpAddr, who: String, all: &mut Vec<Claim<'f>>) {
-    let (address, at) = (typed.value, &typed.origin);
+    let (address, at) = (typed.value, &typed.spot);
     all.push(Claim { protocol: Protocol::Tcp, address, host: host(own), at, who });
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::l4::{Balance, ListenAt};
 use crate::raw::{self, Entry, Findings, Typed};
-use crate::resolve::names::{Names, Target};
+use crate::resolve::names::{Destination, Names};
 use crate::resolve::{entries, text};
 
 /// All such warnings.
@@ -18,7 +18,7 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
     let admin = |typed: Option<&Typed<SocketAddr>>, out: &mut Findings| {
         if let Some(typed) = typed.filter(|typed| !token && !typed.value.ip().is_loopback()) {
             let what = "an admin listener off loopback has to ask for a token";
-            out.error(&typed.origin, what)
+            out.error(&typed.spot, what)
                 .allowed("a loopback address, or any address with `admin-token: file:PATH`");
         }
     };
@@ -37,7 +37,7 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
             admin(instance.value.admin.as_ref(), out);
             let listen = instance.value.listen.as_ref().filter(|_| group.value.tls.is_none());
             if let Some(listen) = listen.filter(|listen| public(listen.value.ip())) {
-                out.warning(&listen.origin, format!("{}, in plain HTTP", reach(listen.value.ip())))
+                out.warning(&listen.spot, format!("{}, in plain HTTP", reach(listen.value.ip())))
                     .hint(format!("add `tls` to `gateways.{}`", group.name));
             }
         }
@@ -47,7 +47,7 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
             admin(instance.value.admin.as_ref(), out);
             if let Some(listen) = instance.value.listen.as_ref().filter(|l| public(l.value.ip())) {
                 let what = format!("a pooler is private, but {}", reach(listen.value.ip()));
-                out.warning(&listen.origin, what).hint("use a private address".to_owned());
+                out.warning(&listen.spot, what).hint("use a private address".to_owned());
             }
         }
     }
@@ -62,7 +62,7 @@ fn inner(file: &raw::File, names: &Names) -> BTreeSet<String> {
     let uses = entries(file.services.as_ref()).iter();
     let uses = uses.flat_map(|service| service.value.uses.iter().flatten());
     for to in routes.map(|(to, _)| to).chain(uses.map(|typed| typed.value.0.as_str())) {
-        if let Some(Target::Listener(_)) = names.target(to) {
+        if let Some(Destination::Listener(_)) = names.destination(to) {
             all.insert(to.to_owned());
         }
     }
@@ -88,7 +88,7 @@ fn nlb_listener(
     let Some(ip) = exposed else { return };
     if private {
         let what = format!("this listener is private, but {}", reach(ip));
-        out.warning(&at.origin, what).hint("use a private address".to_owned());
+        out.warning(&at.spot, what).hint("use a private address".to_owned());
     }
     let usual = if raw.udp.is_some() { Balance::ClientAddress } else { Balance::RoundRobin };
     let balance = raw.balance.as_ref().map_or(usual, |typed| typed.value);
@@ -96,7 +96,7 @@ fn nlb_listener(
     if hashed && group.value.hash_key.is_none() {
         let what = format!("{}, and without a key clients can choose their endpoint", reach(ip));
         let hint = format!("add `hash-key: env:NAME` to `nlbs.{}`", group.name);
-        out.warning(&at.origin, what).hint(hint);
+        out.warning(&at.spot, what).hint(hint);
     }
 }
 

@@ -12,18 +12,18 @@ use crate::gateway::{
 use crate::l4::{Balance, Protocol};
 use crate::model::Probe;
 use crate::problem::nearest;
-use crate::raw::{self, Entry, Findings, Named, Origin, Text, Typed};
+use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::networks;
-use crate::resolve::names::{Names, Target, Wanted};
+use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::{count, drain, file, filled, or, positive, secret};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
 pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Findings) -> Group {
-    let Entry { name, origin, value: raw } = entry;
-    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &origin, out);
-    filled(raw.routes.as_deref(), "routes", &origin, out);
+    let Entry { name, spot, value: raw } = entry;
+    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
+    filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances: Vec<Instance> =
         raw.instances.unwrap_or_default().into_iter().filter_map(instance).collect();
     let mut policies = Policies::new(raw.issuers, raw.limits, names, out);
@@ -34,7 +34,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
     let mut upstreams = Upstreams { settings: raw.upstreams, all: Vec::new() };
     let routes = raw.routes.unwrap_or_default();
-    let mut routes: Vec<(Route, Origin)> = routes
+    let mut routes: Vec<(Route, Spot)> = routes
         .into_iter()
         .filter_map(|route| {
             self::route(route, defaults.as_ref(), &mut policies, &mut upstreams, names, out)
@@ -57,7 +57,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         upstreams: upstreams.all.into_iter().map(|(_, upstream)| upstream).collect(),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         drain: drain(raw.drain),
-        place: origin.extent.place,
+        place: spot.extent.place,
     }
 }
 
@@ -66,13 +66,13 @@ fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
         name: InstanceName::new(&entry.name),
         listen: entry.value.listen?.at(),
         admin: entry.value.admin.map(Typed::at),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     })
 }
 
 /// TLS towards clients, of gateways and poolers.
 pub(super) fn tls(raw: raw::Tls, names: &Names, out: &mut Findings) -> Tls {
-    filled(raw.certificates.as_deref(), "certificates", &raw.origin, out);
+    filled(raw.certificates.as_deref(), "certificates", &raw.spot, out);
     let pair = |raw: raw::Certificate| {
         let (chain, key) = (raw.chain?, raw.key?);
         Some(Certificate { chain: secret(chain, names), key: secret(key, names) })
@@ -80,7 +80,7 @@ pub(super) fn tls(raw: raw::Tls, names: &Names, out: &mut Findings) -> Tls {
     Tls {
         certificates: raw.certificates.unwrap_or_default().into_iter().filter_map(pair).collect(),
         client_ca: raw.client_ca.map(|typed| file(typed, names, out)),
-        place: raw.origin.extent.place,
+        place: raw.spot.extent.place,
     }
 }
 
@@ -128,7 +128,7 @@ fn bytes(typed: Option<Typed<Size>>, default: usize, out: &mut Findings) -> std:
     let Some(typed) = typed else { return nonzero(default) };
     if !(256..=16 << 20).contains(&typed.value.0) {
         let what = format!("{} is outside of what a connection may hold", typed.value);
-        out.error(&typed.origin, what).allowed("256B to 16MiB");
+        out.error(&typed.spot, what).allowed("256B to 16MiB");
     }
     nonzero(usize::try_from(typed.value.0).unwrap_or(default))
 }
@@ -137,18 +137,18 @@ fn limit_store(raw: raw::LimitStore, out: &mut Findings) -> Option<LimitStore> {
     let redis = raw.redis?;
     if !redis_url(&redis.value.0) {
         let what = "this is no Redis URL that can be used".to_owned();
-        let origin = hidden(&redis.origin, redis.value.0.contains('@'));
-        out.error(&origin, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
+        let spot = hidden(&redis.spot, redis.value.0.contains('@'));
+        out.error(&spot, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
     }
     Some(LimitStore {
-        redis: At { value: redis.value.0, place: redis.origin.extent.place },
+        redis: At { value: redis.value.0, place: redis.spot.extent.place },
         when_away: or(raw.when_away, WhenAway::LocalShare),
         timeout: positive(raw.timeout, Duration::from_millis(20), out),
     })
 }
 
-/// The origin; where its line may hold a password, such that the line is not shown.
-fn hidden(at: &Origin, secret: bool) -> Origin {
+/// The spot; where its line may hold a password, such that the line is not shown.
+fn hidden(at: &Spot, secret: bool) -> Spot {
     let mut at = at.clone();
     if secret {
         at.extent.width = 0;
@@ -167,7 +167,7 @@ fn redis_url(text: &str) -> bool {
 }
 
 fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessLog {
-    let place = typed.origin.extent.place;
+    let place = typed.spot.extent.place;
     match typed.value.0.as_str() {
         "stdout" => AccessLog::Stdout,
         "off" => AccessLog::Off,
@@ -175,7 +175,7 @@ fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessL
             if let Ok(SecretRef::File(path)) = text.parse() {
                 return AccessLog::File(At { value: names.folder.join(path), place });
             }
-            let note = out.error(&typed.origin, format!("`{text}` is no place for records"));
+            let note = out.error(&typed.spot, format!("`{text}` is no place for records"));
             let note = note.allowed("stdout, off, file:PATH");
             if let Some(near) = nearest(text, ["stdout", "off"]) {
                 note.meant(near);
@@ -192,10 +192,10 @@ fn route(
     upstreams: &mut Upstreams,
     names: &Names,
     out: &mut Findings,
-) -> Option<(Route, Origin)> {
+) -> Option<(Route, Spot)> {
     let methods = policy::methods(raw.methods.as_deref().unwrap_or_default(), out);
     let asked = policy::Asked {
-        at: &raw.origin,
+        at: &raw.spot,
         auth: raw.auth,
         scopes: raw.scopes,
         limits: raw.limits,
@@ -219,9 +219,9 @@ fn route(
         sunset: raw.sunset.map(|typed| typed.value),
         timeout,
         response_headers,
-        place: raw.origin.extent.place,
+        place: raw.spot.extent.place,
     };
-    Some((route, raw.origin))
+    Some((route, raw.spot))
 }
 
 /// Headers that a route sets; not those that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
@@ -239,13 +239,13 @@ fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, 
     for entry in raw.unwrap_or_default() {
         let name = entry.name.to_ascii_lowercase();
         if !policy::token(&name) {
-            out.error(&entry.origin, format!("`{name}` is no header's name"))
+            out.error(&entry.spot, format!("`{name}` is no header's name"))
                 .allowed("letters, digits and !#$%&'*+-.^_`|~ (RFC 9110 §5.6.2)");
         } else if FRAMING.contains(&name.as_str()) {
-            out.error(&entry.origin, format!("`{name}` is set by the gateway itself"))
+            out.error(&entry.spot, format!("`{name}` is set by the gateway itself"))
                 .allowed("any header that does not frame the message");
         } else if all.iter().any(|(other, _)| *other == name) {
-            out.error(&entry.origin, format!("`{name}` is set twice")).allowed("each header once");
+            out.error(&entry.spot, format!("`{name}` is set twice")).allowed("each header once");
         }
         all.push((name, entry.value.value.0));
     }
@@ -254,27 +254,27 @@ fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, 
 
 /// Notes routes that can never be told apart, and names those without a name of their own that
 /// share a path.
-fn distinct(routes: &mut [(Route, Origin)], out: &mut Findings) {
+fn distinct(routes: &mut [(Route, Spot)], out: &mut Findings) {
     for index in 0..routes.len() {
         let (earlier, rest) = routes.split_at_mut(index);
-        let Some((route, origin)) = rest.first_mut() else { return };
+        let Some((route, spot)) = rest.first_mut() else { return };
         let same = |other: &Route| {
             other.path == route.path && other.hosts == route.hosts && other.methods == route.methods
         };
         if let Some((first, _)) = earlier.iter().find(|(other, _)| same(other)) {
             let line = first.place.line;
             let what = format!("this matches exactly what the route on line {line} matches");
-            out.error(origin, what).allowed("each path, host and method once");
+            out.error(spot, what).allowed("each path, host and method once");
             continue;
         }
         let taken =
-            |name: &RouteName, all: &[(Route, Origin)]| all.iter().any(|(r, _)| r.name == *name);
+            |name: &RouteName, all: &[(Route, Spot)]| all.iter().any(|(r, _)| r.name == *name);
         if !taken(&route.name, earlier) {
             continue;
         }
         if route.name.as_str() != route.path.to_string() {
             let what = format!("another route is already named `{}`", route.name);
-            out.error(origin, what).allowed("each name once in a group");
+            out.error(spot, what).allowed("each name once in a group");
             continue;
         }
         let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
@@ -282,8 +282,7 @@ fn distinct(routes: &mut [(Route, Origin)], out: &mut Findings) {
         let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
         route.name = RouteName::new(&words.join(" "));
         if taken(&route.name, earlier) {
-            out.error(origin, "another route has this path too")
-                .allowed("a `name` for one of them");
+            out.error(spot, "another route has this path too").allowed("a `name` for one of them");
         }
     }
 }
@@ -300,13 +299,13 @@ impl Upstreams {
         if let Some(index) = self.all.iter().position(|(known, _)| known == text) {
             return Some(UpstreamId(index));
         }
-        let Some(target) = names.target(text) else {
-            names.unknown(&to.origin, text, Wanted::Traffic, out);
+        let Some(destination) = names.destination(text) else {
+            names.unknown(&to.spot, text, Wanted::Traffic, out);
             return None;
         };
         let entries = self.settings.as_ref().map_or(&[][..], |named| &named.0);
         let raw = entries.iter().find(|entry| entry.name == text).map(|entry| &entry.value);
-        let upstream = upstream(target, raw, &to.origin, names, out);
+        let upstream = upstream(destination, raw, &to.spot, names, out);
         self.all.push((text.to_owned(), upstream));
         Some(UpstreamId(self.all.len() - 1))
     }
@@ -315,8 +314,7 @@ impl Upstreams {
     fn unused(&self, out: &mut Findings) {
         for entry in self.settings.iter().flat_map(|named| &named.0) {
             if !self.all.iter().any(|(known, _)| *known == entry.name) {
-                let note =
-                    out.warning(&entry.origin, format!("no route leads to `{}`", entry.name));
+                let note = out.warning(&entry.spot, format!("no route leads to `{}`", entry.name));
                 if let Some(near) = nearest(&entry.name, self.all.iter().map(|(k, _)| k.as_str())) {
                     note.meant(near);
                 }
@@ -326,17 +324,17 @@ impl Upstreams {
 }
 
 fn upstream(
-    target: Target<'_>,
+    destination: Destination<'_>,
     raw: Option<&raw::Upstream>,
-    at: &Origin,
+    at: &Spot,
     names: &Names,
     out: &mut Findings,
 ) -> Upstream {
-    let (service, endpoints, via, health) = match target {
-        Target::Service(s) | Target::Gateway(s) => {
+    let (service, endpoints, via, health) = match destination {
+        Destination::Service(s) | Destination::Gateway(s) => {
             (s.name.clone(), s.endpoints.clone(), Via::Endpoints, s.health.clone())
         }
-        Target::Listener(listener) => {
+        Destination::Listener(listener) => {
             if listener.protocol == Protocol::Udp {
                 out.error(at, "a gateway sends no datagrams").allowed("a `tcp` listener");
             }
@@ -353,7 +351,7 @@ fn upstream(
         && !matches!(balance.value, Balance::RoundRobin | Balance::LeastConnections)
     {
         let what = "gateways cannot choose in this way yet";
-        out.error(&balance.origin, what).allowed("round-robin, least-connections");
+        out.error(&balance.spot, what).allowed("round-robin, least-connections");
     }
     let second = Duration::from_secs(1);
     let connect = raw.and_then(|raw| raw.connect_timeout.clone());
@@ -376,8 +374,7 @@ fn upstream(
 fn attempts(typed: Option<&Typed<u8>>, out: &mut Findings) -> u8 {
     let Some(typed) = typed else { return 3 };
     if !(1..=10).contains(&typed.value) {
-        out.error(&typed.origin, format!("{} is no number of tries", typed.value))
-            .allowed("1 to 10");
+        out.error(&typed.spot, format!("{} is no number of tries", typed.value)).allowed("1 to 10");
     }
     typed.value
 }

@@ -10,15 +10,15 @@ use ipnet::IpNet;
 use crate::l4::{Balance, Group, Instance, ListenAt, Listener, Protocol};
 use crate::model::Service;
 use crate::raw::{self, Entry, Findings, Typed};
-use crate::resolve::names::{self, Names, Target, Wanted, accepts};
+use crate::resolve::names::{self, Destination, Names, Wanted, accepts};
 use crate::resolve::{count, drain, filled, or, positive, secret};
 use crate::units::{At, GroupName, InstanceName, ListenerName, ServiceName};
 
 /// One balancer group.
 pub(super) fn group(entry: Entry<raw::NlbGroup>, names: &Names, out: &mut Findings) -> Group {
-    let Entry { name, origin, value: raw } = entry;
-    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &origin, out);
-    filled(raw.listeners.as_ref().map(|named| &*named.0), "listeners", &origin, out);
+    let Entry { name, spot, value: raw } = entry;
+    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
+    filled(raw.listeners.as_ref().map(|named| &*named.0), "listeners", &spot, out);
     let listeners = raw.listeners.unwrap_or_default().into_iter();
     Group {
         name: GroupName::new(&name),
@@ -26,7 +26,7 @@ pub(super) fn group(entry: Entry<raw::NlbGroup>, names: &Names, out: &mut Findin
         listeners: listeners.filter_map(|entry| listener(entry, names, out)).collect(),
         hash_key: raw.hash_key.map(|key| secret(key, names)),
         drain: drain(raw.drain),
-        place: origin.extent.place,
+        place: spot.extent.place,
     }
 }
 
@@ -36,12 +36,12 @@ fn instance(entry: Entry<raw::NlbInstance>) -> Instance {
         // Without an address a problem was noted and the group is not used.
         address: or(entry.value.address, IpAddr::V4(Ipv4Addr::LOCALHOST)),
         admin: entry.value.admin.map(Typed::at),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     }
 }
 
 fn listener(entry: Entry<raw::Listener>, names: &Names, out: &mut Findings) -> Option<Listener> {
-    names::lawful("listener", &entry.name, &entry.origin, out);
+    names::lawful("listener", &entry.name, &entry.spot, out);
     let (protocol, at) = transport(&entry, out)?;
     let raw = entry.value;
     let to = destination(&raw, protocol, names, out);
@@ -63,7 +63,7 @@ fn listener(entry: Entry<raw::Listener>, names: &Names, out: &mut Findings) -> O
         connect_timeout: positive(raw.connect_timeout, Duration::from_secs(1), out),
         allow: networks(raw.allow),
         deny: networks(raw.deny),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     })
 }
 
@@ -77,19 +77,19 @@ fn transport(entry: &Entry<raw::Listener>, out: &mut Findings) -> Option<(Protoc
     let (protocol, at) = match (&raw.tcp, &raw.udp) {
         (Some(at), None) => (Protocol::Tcp, at),
         (None, Some(at)) => (Protocol::Udp, at),
-        (None, None) if out.wrong(&entry.origin) => return None,
+        (None, None) if out.wrong(&entry.spot) => return None,
         _ => {
             let what = "a listener has one protocol";
-            out.error(&raw.origin, what)
+            out.error(&raw.spot, what)
                 .allowed("exactly one of `tcp: \"*:PORT\"`, `udp: \"*:PORT\"`");
             return None;
         }
     };
     if protocol == Protocol::Udp {
-        let header = raw.proxy_protocol.as_ref().map(|typed| &typed.origin);
+        let header = raw.proxy_protocol.as_ref().map(|typed| &typed.spot);
         let believed = raw.accept_proxy_from.as_ref().and_then(|list| list.first());
-        for origin in header.into_iter().chain(believed.map(|typed| &typed.origin)) {
-            out.error(origin, "datagrams carry no PROXY header").allowed("on `tcp` listeners only");
+        for spot in header.into_iter().chain(believed.map(|typed| &typed.spot)) {
+            out.error(spot, "datagrams carry no PROXY header").allowed("on `tcp` listeners only");
         }
     }
     Some((protocol, at.clone().at()))
@@ -103,21 +103,21 @@ fn destination(
     out: &mut Findings,
 ) -> Option<Service> {
     let to = raw.to.as_ref()?;
-    let (text, at) = (to.value.0.as_str(), &to.origin);
-    let Some(target) = names.target(text) else {
+    let (text, at) = (to.value.0.as_str(), &to.spot);
+    let Some(destination) = names.destination(text) else {
         names.unknown(at, text, Wanted::Traffic, out);
         return None;
     };
-    match target {
-        Target::Service(service) => Some(service.clone()),
-        Target::Gateway(group) => {
+    match destination {
+        Destination::Service(service) => Some(service.clone()),
+        Destination::Gateway(group) => {
             if protocol == Protocol::Udp {
                 let what = format!("the gateway group `{text}` takes no datagrams");
                 out.error(at, what).allowed("a service");
             }
             Some(group.clone())
         }
-        Target::Listener(listener) => {
+        Destination::Listener(listener) => {
             if listener.protocol != protocol {
                 let what = format!("the listener `{text}` has another protocol than this one");
                 out.error(at, what).allowed("tcp to tcp, udp to udp");

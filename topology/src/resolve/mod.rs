@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{SourceFile, Topology};
-use crate::raw::{self, Findings, Named, Origin, Text, Typed};
+use crate::raw::{self, Findings, Named, Spot, Text, Typed};
 use crate::units::{At, SecretRef, Time};
 use names::Names;
 
@@ -64,7 +64,7 @@ fn positive(typed: Option<Typed<Time>>, default: Duration, out: &mut Findings) -
     if let Some(typed) = &typed
         && typed.value.0.is_zero()
     {
-        out.error(&typed.origin, "0 is no length of time here").allowed("1ms or more");
+        out.error(&typed.spot, "0 is no length of time here").allowed("1ms or more");
     }
     time(typed, default)
 }
@@ -76,7 +76,7 @@ fn count(typed: Option<Typed<NonZeroU32>>, default: u32) -> NonZeroU32 {
 
 /// A reference with its path made absolute.
 fn secret(typed: Typed<SecretRef>, names: &Names) -> At<SecretRef> {
-    let place = typed.origin.extent.place;
+    let place = typed.spot.extent.place;
     let value = match typed.value {
         SecretRef::File(path) => SecretRef::File(names.folder.join(path)),
         variable @ SecretRef::Env(_) => variable,
@@ -86,11 +86,11 @@ fn secret(typed: Typed<SecretRef>, names: &Names) -> At<SecretRef> {
 
 /// A reference that must be a file.
 fn file(typed: Typed<SecretRef>, names: &Names, out: &mut Findings) -> At<PathBuf> {
-    let place = typed.origin.extent.place;
+    let place = typed.spot.extent.place;
     if let SecretRef::File(path) = typed.value {
         return At { value: names.folder.join(path), place };
     }
-    out.error(&typed.origin, "this must be a file").allowed("file:PATH");
+    out.error(&typed.spot, "this must be a file").allowed("file:PATH");
     At { value: PathBuf::new(), place }
 }
 
@@ -100,7 +100,7 @@ fn drain(typed: Option<Typed<Time>>) -> Duration {
 }
 
 /// Notes a section that may not be empty and is.
-fn filled<T>(items: Option<&[T]>, key: &str, at: &Origin, out: &mut Findings) {
+fn filled<T>(items: Option<&[T]>, key: &str, at: &Spot, out: &mut Findings) {
     if items.is_some_and(<[T]>::is_empty) {
         out.error(at, format!("`{key}` is empty")).allowed("at least one");
     }
@@ -112,6 +112,6 @@ fn entries<T>(named: Option<&Named<T>>) -> &[raw::Entry<T>] {
 }
 
 /// The text of a reference, if it was given.
-fn text(typed: Option<&Typed<Text>>) -> Option<(&str, &Origin)> {
-    typed.map(|typed| (typed.value.0.as_str(), &typed.origin))
+fn text(typed: Option<&Typed<Text>>) -> Option<(&str, &Spot)> {
+    typed.map(|typed| (typed.value.0.as_str(), &typed.spot))
 }

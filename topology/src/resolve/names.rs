@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::l4::{ListenAt, Protocol};
 use crate::model::{Dependency, Endpoint, HealthCheck, Probe, Service};
-use crate::raw::{self, Findings, Origin};
+use crate::raw::{self, Findings, Spot};
 use crate::resolve::entries;
 use crate::units::{At, DatabaseName, EndpointName, GroupName, ListenerName, ServiceName, Weight};
 
@@ -38,7 +38,7 @@ pub(super) struct Listener {
 
 /// What a `to:` may lead to.
 #[derive(Clone, Copy)]
-pub(super) enum Target<'n> {
+pub(super) enum Destination<'n> {
     Service(&'n Service),
     Gateway(&'n Service),
     Listener(&'n Listener),
@@ -73,8 +73,8 @@ impl Names {
         let mut all = Vec::new();
         for typed in service.uses.iter().flatten() {
             match self.dependency(&typed.value.0) {
-                Some(value) => all.push(At { value, place: typed.origin.extent.place }),
-                None => self.unknown(&typed.origin, &typed.value.0, Wanted::Anything, out),
+                Some(value) => all.push(At { value, place: typed.spot.extent.place }),
+                None => self.unknown(&typed.spot, &typed.value.0, Wanted::Anything, out),
             }
         }
         all
@@ -87,10 +87,10 @@ impl Names {
         {
             return Some(Dependency::Database(GroupName::new(group), DatabaseName::new(database)));
         }
-        Some(match self.target(text)? {
-            Target::Service(service) => Dependency::Service(service.name.clone()),
-            Target::Gateway(group) => Dependency::Gateway(GroupName::new(group.name.as_str())),
-            Target::Listener(listener) => Dependency::Listener(
+        Some(match self.destination(text)? {
+            Destination::Service(service) => Dependency::Service(service.name.clone()),
+            Destination::Gateway(group) => Dependency::Gateway(GroupName::new(group.name.as_str())),
+            Destination::Listener(listener) => Dependency::Listener(
                 GroupName::new(&listener.group),
                 ListenerName::new(&listener.name),
             ),
@@ -98,18 +98,18 @@ impl Names {
     }
 
     /// What a `to:` leads to.
-    pub(super) fn target(&self, text: &str) -> Option<Target<'_>> {
+    pub(super) fn destination(&self, text: &str) -> Option<Destination<'_>> {
         if let Some((group, name)) = text.split_once('/') {
             let named = |l: &&Listener| l.group == group && l.name == name;
-            return self.listeners.iter().find(named).map(Target::Listener);
+            return self.listeners.iter().find(named).map(Destination::Listener);
         }
         let named = |service: &&Service| service.name.as_str() == text;
-        let service = self.services.iter().find(named).map(Target::Service);
-        service.or_else(|| self.gateways.iter().find(named).map(Target::Gateway))
+        let service = self.services.iter().find(named).map(Destination::Service);
+        service.or_else(|| self.gateways.iter().find(named).map(Destination::Gateway))
     }
 
     /// Notes that a reference leads nowhere.
-    pub(super) fn unknown(&self, at: &Origin, text: &str, wanted: Wanted, out: &mut Findings) {
+    pub(super) fn unknown(&self, at: &Spot, text: &str, wanted: Wanted, out: &mut Findings) {
         let mut known: Vec<String> = Vec::new();
         known.extend(self.services.iter().chain(&self.gateways).map(|s| s.name.to_string()));
         known.extend(self.listeners.iter().map(|l| format!("{}/{}", l.group, l.name)));
@@ -125,9 +125,9 @@ impl Names {
         let mut listener = listener;
         // A circle of listeners is an error of its own; here it must only come to an end.
         for _ in 0..=self.listeners.len() {
-            match self.target(&listener.to) {
-                Some(Target::Listener(next)) => listener = next,
-                Some(Target::Service(service) | Target::Gateway(service)) => {
+            match self.destination(&listener.to) {
+                Some(Destination::Listener(next)) => listener = next,
+                Some(Destination::Service(service) | Destination::Gateway(service)) => {
                     return service.name.clone();
                 }
                 None => break,
@@ -147,7 +147,7 @@ pub(super) enum Wanted {
 }
 
 /// Notes a name that is not made of letters, digits and `-_.`, or is too long.
-pub(super) fn lawful(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
+pub(super) fn lawful(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
     let letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let first = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !first || name.len() > 63 || !name.chars().all(letter) {
@@ -158,20 +158,20 @@ pub(super) fn lawful(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
 
 /// Notes names that would make a reference ambiguous, and instances that share one name.
 fn unique(file: &raw::File, out: &mut Findings) {
-    let mut plain: Vec<(&str, &str, &Origin)> = Vec::new();
+    let mut plain: Vec<(&str, &str, &Spot)> = Vec::new();
     let mut before_slash = Vec::new();
     let mut instances = Vec::new();
-    plain.extend(entries(file.services.as_ref()).iter().map(|e| ("service", &*e.name, &e.origin)));
+    plain.extend(entries(file.services.as_ref()).iter().map(|e| ("service", &*e.name, &e.spot)));
     for e in entries(file.gateways.as_ref()) {
-        plain.push(("gateway group", &e.name, &e.origin));
+        plain.push(("gateway group", &e.name, &e.spot));
         instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
     }
     for e in entries(file.nlbs.as_ref()) {
-        before_slash.push(("balancer group", &*e.name, &e.origin));
+        before_slash.push(("balancer group", &*e.name, &e.spot));
         instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
     }
     for e in entries(file.pools.as_ref()) {
-        before_slash.push(("pool group", &e.name, &e.origin));
+        before_slash.push(("pool group", &e.name, &e.spot));
         instances.extend(entries(e.value.instances.as_ref()).iter().map(instance));
     }
     for mut list in [plain, before_slash, instances] {
@@ -190,8 +190,8 @@ fn unique(file: &raw::File, out: &mut Findings) {
     }
 }
 
-fn instance<T>(entry: &raw::Entry<T>) -> (&'static str, &str, &Origin) {
-    ("instance", &entry.name, &entry.origin)
+fn instance<T>(entry: &raw::Entry<T>) -> (&'static str, &str, &Spot) {
+    ("instance", &entry.name, &entry.spot)
 }
 
 fn listeners(file: &raw::File) -> Vec<Listener> {
@@ -223,7 +223,7 @@ fn on_instances(
     at: ListenAt,
     listener: &raw::Listener,
 ) -> Vec<Endpoint> {
-    let place = listener.origin.extent.place;
+    let place = listener.spot.extent.place;
     let mut all: Vec<Endpoint> = Vec::new();
     for instance in instances {
         let address = match (at, &instance.value.address) {
@@ -243,7 +243,7 @@ fn gateways(file: &raw::File) -> Vec<Service> {
     let groups = entries(file.gateways.as_ref()).iter();
     let endpoint = |entry: &raw::Entry<raw::GatewayInstance>| {
         let listen = entry.value.listen.as_ref()?;
-        let (name, place) = (EndpointName::new(&entry.name), listen.origin.extent.place);
+        let (name, place) = (EndpointName::new(&entry.name), listen.spot.extent.place);
         Some(Endpoint { name, address: listen.value, weight: Weight::default(), place })
     };
     groups
@@ -256,7 +256,7 @@ fn gateways(file: &raw::File) -> Vec<Service> {
             health: Some(accepts()),
             run: None,
             uses: Vec::new(),
-            place: group.origin.extent.place,
+            place: group.spot.extent.place,
         })
         .collect()
 }

@@ -12,7 +12,7 @@ use crate::gateway::{
     LimitId, RoutePolicy,
 };
 use crate::problem::nearest;
-use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Origin, Text, Typed};
+use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
 use crate::resolve::{or, positive, secret, time};
 use crate::units::{At, IssuerName, LimitName, Scope, SecretRef};
@@ -22,7 +22,7 @@ pub(super) type Defaults = RoutePolicy;
 
 /// What one route says about its policy.
 pub(super) struct Asked<'r> {
-    pub(super) at: &'r Origin,
+    pub(super) at: &'r Spot,
     pub(super) auth: Option<OneOrMany<Typed<Text>>>,
     pub(super) scopes: Option<Vec<Typed<Scope>>>,
     pub(super) limits: Option<Vec<Typed<Text>>>,
@@ -32,8 +32,8 @@ pub(super) struct Asked<'r> {
 
 /// Issuers and limits of one group, and which of them are used.
 pub(super) struct Policies {
-    issuers: Vec<(Issuer, Origin)>,
-    limits: Vec<(Limit, Origin)>,
+    issuers: Vec<(Issuer, Spot)>,
+    limits: Vec<(Limit, Spot)>,
     /// Names of issuers and limits of which something was noted as wrong.
     broken: Vec<String>,
     used_issuers: BTreeSet<usize>,
@@ -80,7 +80,7 @@ impl Policies {
     /// The group's defaults.
     pub(super) fn defaults(&mut self, raw: raw::Defaults, out: &mut Findings) -> Defaults {
         let asked = Asked {
-            at: &raw.origin,
+            at: &raw.spot,
             auth: raw.auth,
             scopes: raw.scopes,
             limits: raw.limits,
@@ -141,13 +141,13 @@ impl Policies {
         RoutePolicy { auth, scopes, limits, cors }
     }
 
-    fn auth(&mut self, words: &[Typed<Text>], at: &Origin, out: &mut Findings) -> Auth {
+    fn auth(&mut self, words: &[Typed<Text>], at: &Spot, out: &mut Findings) -> Auth {
         let mut ids = Vec::new();
         for typed in words {
             let name = typed.value.0.as_str();
             if name == "none" {
                 if words.len() > 1 {
-                    out.error(&typed.origin, "`none` stands alone").allowed("none, or issuers");
+                    out.error(&typed.spot, "`none` stands alone").allowed("none, or issuers");
                 }
                 return Auth::None;
             }
@@ -159,7 +159,7 @@ impl Policies {
                 None if self.broken.iter().any(|broken| broken == name) => {}
                 None => {
                     let known = self.issuers.iter().map(|(issuer, _)| issuer.name.as_str());
-                    out.unknown(&typed.origin, "issuer", name, known);
+                    out.unknown(&typed.spot, "issuer", name, known);
                 }
             }
         }
@@ -181,7 +181,7 @@ impl Policies {
             && added != words.len()
             && let Some(first) = words.first()
         {
-            out.error(&first.origin, "some limits have a + and some have none")
+            out.error(&first.spot, "some limits have a + and some have none")
                 .allowed("`[+a, +b]` besides the defaults, or `[a, b]` instead of them");
         }
         let mut ids = if added > 0 { inherited.to_vec() } else { Vec::new() };
@@ -197,7 +197,7 @@ impl Policies {
                 None if self.broken.iter().any(|broken| broken == name) => {}
                 None => {
                     let known = self.limits.iter().map(|(limit, _)| limit.name.as_str());
-                    out.unknown(&typed.origin, "limit", name, known);
+                    out.unknown(&typed.spot, "limit", name, known);
                 }
             }
         }
@@ -224,25 +224,21 @@ impl Policies {
     }
 }
 
-fn issuer(
-    entry: Entry<raw::Issuer>,
-    names: &Names,
-    out: &mut Findings,
-) -> Option<(Issuer, Origin)> {
-    let Entry { name, origin, value: raw } = entry;
-    names::lawful("issuer", &name, &origin, out);
+fn issuer(entry: Entry<raw::Issuer>, names: &Names, out: &mut Findings) -> Option<(Issuer, Spot)> {
+    let Entry { name, spot, value: raw } = entry;
+    names::lawful("issuer", &name, &spot, out);
     if name == "none" {
-        out.error(&origin, "`none` cannot be an issuer's name").allowed("any other name");
+        out.error(&spot, "`none` cannot be an issuer's name").allowed("any other name");
     }
-    super::filled(raw.algorithms.as_deref(), "algorithms", &origin, out);
+    super::filled(raw.algorithms.as_deref(), "algorithms", &spot, out);
     let algorithms = raw.algorithms.unwrap_or_default();
-    super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &origin, out);
+    super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &spot, out);
     secret_alone(&algorithms, raw.jwks.is_some(), out);
-    let keys = keys(&raw.origin, raw.jwks, raw.key, names, out);
+    let keys = keys(&raw.spot, raw.jwks, raw.key, names, out);
     if let Some(leeway) = &raw.leeway
         && leeway.value.0 > Duration::from_secs(300)
     {
-        out.error(&leeway.origin, "this lets tokens live on for long").allowed("at most 5m");
+        out.error(&leeway.spot, "this lets tokens live on for long").allowed("at most 5m");
     }
     let claim = |typed: Option<Typed<Text>>, default: &str| {
         typed.map_or_else(|| default.to_owned(), |typed| typed.value.0)
@@ -256,9 +252,9 @@ fn issuer(
         user_claim: claim(raw.user, "sub"),
         scope_claim: claim(raw.scope, "scope"),
         leeway: time(raw.leeway, Duration::from_secs(30)),
-        place: origin.extent.place,
+        place: spot.extent.place,
     };
-    Some((issuer, origin))
+    Some((issuer, spot))
 }
 
 /// A shared secret must not be tried as a public key, nor the other way round (RFC 8725 §3.1).
@@ -267,16 +263,16 @@ fn secret_alone(algorithms: &[Typed<Algorithm>], set: bool, out: &mut Findings) 
         return;
     };
     if set {
-        out.error(&shared.origin, "HS256 needs a secret, and a key set is public")
+        out.error(&shared.spot, "HS256 needs a secret, and a key set is public")
             .allowed("HS256 with `key`, or other algorithms with `jwks`");
     } else if algorithms.iter().any(|typed| typed.value != Algorithm::HS256) {
-        out.error(&shared.origin, "HS256 stands beside public-key algorithms")
+        out.error(&shared.spot, "HS256 stands beside public-key algorithms")
             .allowed("HS256 alone, or without it");
     }
 }
 
 fn keys(
-    at: &Origin,
+    at: &Spot,
     jwks: Option<Typed<Text>>,
     key: Option<Typed<SecretRef>>,
     names: &Names,
@@ -294,7 +290,7 @@ fn keys(
     };
     let text = typed.value.0.as_str();
     if let Ok(value @ SecretRef::File(_)) = text.parse::<SecretRef>() {
-        return Some(IssuerKeys::JwksFile(secret(Typed { value, origin: typed.origin }, names)));
+        return Some(IssuerKeys::JwksFile(secret(Typed { value, spot: typed.spot }, names)));
     }
     let authority = |rest: &str| {
         let authority = rest.split(['/', '?']).next().unwrap_or("");
@@ -303,27 +299,27 @@ fn keys(
     let secure = text.strip_prefix("https://").is_some_and(authority);
     let plain = text.strip_prefix("http://").is_some_and(authority);
     if !secure && !plain {
-        out.error(&typed.origin, "this is no place of a key set")
+        out.error(&typed.spot, "this is no place of a key set")
             .allowed("https://HOST/PATH, http://HOST/PATH, file:PATH");
     }
     let local = ["127.", "localhost", "[::1]"];
     let host = text.strip_prefix("http://").unwrap_or("");
     if plain && !local.iter().any(|near| host.starts_with(near)) {
-        out.warning(&typed.origin, "keys fetched in plain HTTP can be replaced on the way")
+        out.warning(&typed.spot, "keys fetched in plain HTTP can be replaced on the way")
             .hint("write https://".to_owned());
     }
-    let place = typed.origin.extent.place;
+    let place = typed.spot.extent.place;
     Some(IssuerKeys::Url(At { value: typed.value.0, place }))
 }
 
-fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Origin)> {
-    let Entry { name, origin, value: raw } = entry;
-    names::lawful("limit", &name, &origin, out);
+fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> {
+    let Entry { name, spot, value: raw } = entry;
+    names::lawful("limit", &name, &spot, out);
     let algorithm = or(raw.algorithm, LimitAlgorithm::TokenBucket);
     if let Some(burst) = &raw.burst
         && algorithm == LimitAlgorithm::SlidingWindow
     {
-        out.error(&burst.origin, "a sliding window has no burst")
+        out.error(&burst.spot, "a sliding window has no burst")
             .hint("leave it out, or count with `token-bucket`".to_owned());
     }
     let rate = raw.rate?.value;
@@ -333,9 +329,9 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Origin)
         rate,
         burst: raw.burst.map_or(rate.count, |typed: Typed<NonZeroU32>| typed.value),
         algorithm,
-        place: origin.extent.place,
+        place: spot.extent.place,
     };
-    Some((limit, origin))
+    Some((limit, spot))
 }
 
 /// RFC 9110 §5.6.2.
@@ -354,13 +350,13 @@ pub(super) fn methods(list: &[Typed<Text>], out: &mut Findings) -> Vec<String> {
         let upper = text.to_ascii_uppercase();
         if !token(text) || upper != text {
             let what = format!("`{text}` is no method");
-            let note = out.error(&typed.origin, what).allowed("a method in capitals: GET, POST");
+            let note = out.error(&typed.spot, what).allowed("a method in capitals: GET, POST");
             if let Some(near) = nearest(&upper, KNOWN) {
                 note.meant(near);
             }
         } else if let Some(near) = nearest(text, KNOWN).filter(|near| *near != text) {
             // Methods are an open set, so a misspelt one can only be a warning.
-            out.warning(&typed.origin, format!("`{text}` is an unusual method")).meant(near);
+            out.warning(&typed.spot, format!("`{text}` is an unusual method")).meant(near);
         }
         if !all.contains(&upper) {
             all.push(upper);
@@ -376,21 +372,20 @@ fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
     for typed in raw.origins.map_or(Vec::new(), |all| all.0) {
         let text = typed.value.0;
         if text != "*" && !serialised_origin(&text) {
-            out.error(&typed.origin, format!("`{text}` is no origin as browsers write it"))
+            out.error(&typed.spot, format!("`{text}` is no origin as browsers write it"))
                 .allowed("https://app.example, http://localhost:3000, or a single *");
         }
         origins.push(text);
     }
-    let any = origins.iter().any(|origin| origin == "*");
+    let any = origins.iter().any(|one| one == "*");
     if any && origins.len() > 1 {
-        out.error(&raw.origin, "`*` stands beside other origins")
-            .allowed("`*` alone, or without it");
+        out.error(&raw.spot, "`*` stands beside other origins").allowed("`*` alone, or without it");
     }
     if any
         && credentials == Credentials::Allowed
         && let Some(typed) = &raw.credentials
     {
-        out.error(&typed.origin, "credentials cannot be allowed for any origin")
+        out.error(&typed.spot, "credentials cannot be allowed for any origin")
             .allowed("a list of origins with `credentials: true`");
     }
     let words = |typed: &Typed<Text>| typed.value.0.to_ascii_lowercase();

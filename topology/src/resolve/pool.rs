@@ -6,17 +6,17 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{Console, Database, Group, Instance, PoolMode, Servers, Settings, User};
-use crate::raw::{self, Entry, Findings, Origin, Typed};
+use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::{count, drain, filled, gateway, or, positive, secret, service, text, time};
 use crate::units::{DatabaseName, GroupName, InstanceName, UserName};
 
 /// One pool group.
 pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findings) -> Group {
-    let Entry { name, origin, value: raw } = entry;
-    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &origin, out);
-    filled(raw.databases.as_ref().map(|named| &*named.0), "databases", &origin, out);
-    filled(raw.users.as_ref().map(|named| &*named.0), "users", &origin, out);
+    let Entry { name, spot, value: raw } = entry;
+    filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
+    filled(raw.databases.as_ref().map(|named| &*named.0), "databases", &spot, out);
+    filled(raw.users.as_ref().map(|named| &*named.0), "users", &spot, out);
     let settings = settings(raw.settings, out);
     let size = settings.default_pool_size;
     let instances = raw.instances.unwrap_or_default().into_iter();
@@ -29,7 +29,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         tls: raw.tls.map(|tls| gateway::tls(tls, names, out)),
         settings,
         drain: drain(raw.drain),
-        place: origin.extent.place,
+        place: spot.extent.place,
     }
 }
 
@@ -38,7 +38,7 @@ fn instance(entry: Entry<raw::PoolInstance>) -> Option<Instance> {
         name: InstanceName::new(&entry.name),
         listen: entry.value.listen?.at(),
         admin: entry.value.admin.map(Typed::at),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     })
 }
 
@@ -55,14 +55,14 @@ fn databases(
 ) -> Vec<Database> {
     let mut all: Vec<Database> = Vec::new();
     for entry in entries {
-        identifier("database", &entry.name, &entry.origin, out);
+        identifier("database", &entry.name, &entry.spot, out);
         let alias = alias(&entry);
         for database in database(entry, &alias, size, out) {
-            let (database, origin) = database;
+            let (database, spot) = database;
             if let Some(first) = all.iter().find(|other| other.name == database.name) {
                 let (name, line) = (&database.name, first.place.line);
                 let what = format!("the database `{name}` is already there by line {line}");
-                out.error(&origin, what).hint("give `replica-alias` another name".to_owned());
+                out.error(&spot, what).hint("give `replica-alias` another name".to_owned());
             }
             all.push(database);
         }
@@ -76,19 +76,19 @@ fn database(
     alias: &str,
     size: NonZeroU32,
     out: &mut Findings,
-) -> Vec<(Database, Origin)> {
-    let Entry { name, origin, value: raw } = entry;
+) -> Vec<(Database, Spot)> {
+    let Entry { name, spot, value: raw } = entry;
     let replicas = raw.replicas.unwrap_or_default();
     if let Some(typed) = &raw.replica_alias {
-        identifier("database", &typed.value.0, &typed.origin, out);
+        identifier("database", &typed.value.0, &typed.spot, out);
         if replicas.is_empty() {
-            out.warning(&typed.origin, "an alias for replicas, but there are none")
+            out.warning(&typed.spot, "an alias for replicas, but there are none")
                 .hint("add `replicas: [ADDRESS:PORT]`, or leave it out".to_owned());
         }
     }
     for server in raw.primary.iter().chain(&replicas) {
         if server.value.port() == 0 {
-            out.error(&server.origin, "a server needs a port").allowed("1 to 65535");
+            out.error(&server.spot, "a server needs a port").allowed("1 to 65535");
         }
     }
     let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));
@@ -100,10 +100,10 @@ fn database(
         mode: or(raw.mode, PoolMode::Transaction),
         pool_size: or(raw.pool_size, size),
         run,
-        place: origin.extent.place,
+        place: spot.extent.place,
     };
     if replicas.is_empty() {
-        return vec![(main, origin)];
+        return vec![(main, spot)];
     }
     let replicas = Database {
         name: DatabaseName::new(alias),
@@ -111,12 +111,12 @@ fn database(
         run: None,
         ..main.clone()
     };
-    let alias_at = raw.replica_alias.map_or_else(|| origin.clone(), |typed| typed.origin);
-    vec![(main, origin), (replicas, alias_at)]
+    let alias_at = raw.replica_alias.map_or_else(|| spot.clone(), |typed| typed.spot);
+    vec![(main, spot), (replicas, alias_at)]
 }
 
 /// PostgreSQL's names: at most 63 bytes (NAMEDATALEN - 1).
-fn identifier(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
+fn identifier(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
     if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
         out.error(at, format!("this is no name of a {kind}")).allowed("1 to 63 bytes of text");
     }
@@ -126,18 +126,18 @@ fn identifier(kind: &str, name: &str, at: &Origin, out: &mut Findings) {
 }
 
 fn user(entry: Entry<raw::User>, names: &Names, out: &mut Findings) -> User {
-    identifier("user", &entry.name, &entry.origin, out);
+    identifier("user", &entry.name, &entry.spot, out);
     let raw = entry.value;
-    if raw.secret.is_none() && !out.wrong(&entry.origin) {
+    if raw.secret.is_none() && !out.wrong(&entry.spot) {
         let what = format!("`{}` has no `secret`: anybody may log in under this name", entry.name);
-        out.warning(&entry.origin, what).hint("add `secret: file:PATH`".to_owned());
+        out.warning(&entry.spot, what).hint("add `secret: file:PATH`".to_owned());
     }
     User {
         name: UserName::new(&entry.name),
         secret: raw.secret.map(|typed| secret(typed, names)),
         server_password: raw.server_password.map(|typed| secret(typed, names)),
         console: or(raw.console, Console::No),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     }
 }
 

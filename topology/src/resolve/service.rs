@@ -16,16 +16,16 @@ pub(super) fn all(services: Option<&Named<raw::Service>>, out: &mut Findings) ->
 }
 
 fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
-    names::lawful("service", &entry.name, &entry.origin, out);
+    names::lawful("service", &entry.name, &entry.spot, out);
     let raw = &entry.value;
-    filled(raw.endpoints.as_deref(), "endpoints", &entry.origin, out);
+    filled(raw.endpoints.as_deref(), "endpoints", &entry.spot, out);
     Service {
         name: ServiceName::new(&entry.name),
         endpoints: endpoints(raw.endpoints.as_deref().unwrap_or_default(), out),
         health: raw.health.as_ref().and_then(|health| check(&health.0, out)),
         run: raw.run.as_ref().and_then(|run| program(run, &["demo"], out)),
         uses: Vec::new(),
-        place: entry.origin.extent.place,
+        place: entry.spot.extent.place,
     }
 }
 
@@ -38,14 +38,14 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
             None => EndpointName::new(&address.value.to_string()),
         };
         if address.value.port() == 0 {
-            out.error(&address.origin, "an endpoint needs a port").allowed("1 to 65535");
+            out.error(&address.spot, "an endpoint needs a port").allowed("1 to 65535");
         }
         if let Some(first) = all.iter().find(|e| e.address == address.value || e.name == name) {
             let what = format!("this endpoint is already on line {}", first.place.line);
-            out.error(&address.origin, what).allowed("each address and each name once");
+            out.error(&address.spot, what).allowed("each address and each name once");
         }
         let weight = raw.weight.as_ref().map_or(Weight::default(), |weight| weight.value);
-        let place = address.origin.extent.place;
+        let place = address.spot.extent.place;
         all.push(Endpoint { name, address: address.value, weight, place });
     }
     all
@@ -54,9 +54,9 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
 fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {
     let given = [raw.tcp.is_some(), raw.http.is_some(), raw.udp.is_some()];
     let asked = given.iter().filter(|given| **given).count();
-    if asked > 1 || (asked == 0 && !out.wrong(&raw.origin)) {
+    if asked > 1 || (asked == 0 && !out.wrong(&raw.spot)) {
         let what = "a check needs one question";
-        out.error(&raw.origin, what)
+        out.error(&raw.spot, what)
             .allowed("exactly one of `tcp: true`, `http: /PATH`, `udp: TEXT`");
     }
     let interval = positive(raw.interval.clone(), Duration::from_secs(1), out);
@@ -64,7 +64,7 @@ fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {
     if let Some(typed) = &raw.timeout
         && timeout > interval
     {
-        out.error(&typed.origin, "the timeout is longer than the interval")
+        out.error(&typed.spot, "the timeout is longer than the interval")
             .allowed("at most the interval");
     }
     let rise = times(raw.rise.as_ref(), 2, out);
@@ -76,7 +76,7 @@ fn probe(raw: &raw::HealthSection, out: &mut Findings) -> Option<Probe> {
     if let Some(http) = &raw.http {
         let path = http.value.0.clone();
         if !path.starts_with('/') || path.contains([' ', '#']) {
-            out.error(&http.origin, format!("`{path}` is no path"))
+            out.error(&http.spot, format!("`{path}` is no path"))
                 .allowed("a path with a query or without, /healthz");
         }
         return Some(Probe::Http { path });
@@ -86,7 +86,7 @@ fn probe(raw: &raw::HealthSection, out: &mut Findings) -> Option<Probe> {
     }
     let tcp = raw.tcp.as_ref()?;
     if !tcp.value.0 {
-        out.error(&tcp.origin, "`tcp: false` asks nothing")
+        out.error(&tcp.spot, "`tcp: false` asks nothing")
             .hint("leave `health` out for no active check".to_owned());
     }
     Some(Probe::Tcp)
@@ -96,7 +96,7 @@ fn times(typed: Option<&Typed<u8>>, default: u8, out: &mut Findings) -> u8 {
     if let Some(typed) = typed
         && typed.value == 0
     {
-        out.error(&typed.origin, "0 answers change nothing").allowed("1 to 255");
+        out.error(&typed.spot, "0 answers change nothing").allowed("1 to 255");
     }
     or(typed.cloned(), default)
 }
@@ -112,12 +112,12 @@ pub(super) fn program(typed: &Typed<Text>, kinds: &[&str], out: &mut Findings) -
         _ => {
             let allowed = if kinds.contains(&"demo") { "demo NAME" } else { "postgres" };
             let what = format!("`{}` cannot be started here", typed.value.0);
-            let note = out.error(&typed.origin, what).allowed(allowed);
+            let note = out.error(&typed.spot, what).allowed(allowed);
             if let Some(near) = nearest(&kind, kinds.iter().copied()).filter(|near| *near != kind) {
                 note.meant(near);
             }
             return None;
         }
     };
-    Some(At { value, place: typed.origin.extent.place })
+    Some(At { value, place: typed.spot.extent.place })
 }

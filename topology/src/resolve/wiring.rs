@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::raw::{self, Entry, Findings, Origin};
-use crate::resolve::names::{Names, Target};
+use crate::raw::{self, Entry, Findings, Spot};
+use crate::resolve::names::{Destination, Names};
 use crate::resolve::{entries, text};
 
 /// From one thing to another, as typed.
 struct Edge<'f> {
     to: &'f str,
-    at: &'f Origin,
+    at: &'f Spot,
 }
 
 /// All checks of the wiring.
@@ -33,7 +33,7 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
     let mut all: BTreeMap<String, Vec<Edge<'_>>> = BTreeMap::new();
     for service in entries(file.services.as_ref()) {
         let uses = service.value.uses.iter().flatten();
-        let uses = uses.map(|typed| Edge { to: &typed.value.0, at: &typed.origin });
+        let uses = uses.map(|typed| Edge { to: &typed.value.0, at: &typed.spot });
         all.entry(service.name.clone()).or_default().extend(uses);
     }
     for group in entries(file.nlbs.as_ref()) {
@@ -87,11 +87,8 @@ fn unused(file: &raw::File, edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut F
     let used: BTreeSet<&str> = edges.values().flatten().map(|edge| edge.to).collect();
     for service in entries(file.services.as_ref()) {
         if !used.contains(service.name.as_str()) {
-            out.warning(
-                &service.origin,
-                format!("nothing leads to the service `{}`", service.name),
-            )
-            .hint("name it in a `to:`, or remove it".to_owned());
+            out.warning(&service.spot, format!("nothing leads to the service `{}`", service.name))
+                .hint("name it in a `to:`, or remove it".to_owned());
         }
     }
 }
@@ -105,7 +102,8 @@ fn headers(file: &raw::File, names: &Names, out: &mut Findings) {
             let Some(gateway) = gateways.iter().find(|gateway| gateway.name == to) else {
                 continue;
             };
-            if matches!(names.target(to), Some(Target::Gateway(_))) && listener.value.tcp.is_some()
+            if matches!(names.destination(to), Some(Destination::Gateway(_)))
+                && listener.value.tcp.is_some()
             {
                 header(group, listener, gateway, out);
             }
@@ -130,12 +128,12 @@ fn header(
         match (&listener.value.proxy_protocol, trusted(source)) {
             (Some(typed), false) => {
                 let what = format!("`{name}` refuses the PROXY header that {source} writes");
-                out.warning(&typed.origin, what)
+                out.warning(&typed.spot, what)
                     .hint(format!("add {source} to `gateways.{name}.trust-proxy-protocol-from`"));
             }
             (None, true) => {
                 let what = format!("`{name}` waits for a PROXY header from {source}");
-                out.warning(&listener.origin, what).hint("add `proxy-protocol: v2`".to_owned());
+                out.warning(&listener.spot, what).hint("add `proxy-protocol: v2`".to_owned());
             }
             _ => {}
         }
