@@ -12,8 +12,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use common::service::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use thiserror::Error;
 use tokio::time::{Instant, Sleep};
 
@@ -185,6 +187,17 @@ pub enum AnswerBody {
     Whole(Bytes),
     /// A service's, streamed.
     Service(Box<ServiceBody>),
+    /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
+    Tunnel(Box<Tunnel>),
+}
+
+/// The upstream half of a connection that changes its protocol.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Ready when the service's connection has switched.
+    pub upstream: OnUpgrade,
+    /// Counts at its endpoint while it lives.
+    pub in_flight: InFlight,
 }
 
 impl Body for AnswerBody {
@@ -196,7 +209,7 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match &mut *self {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Tunnel(_) => Poll::Ready(None),
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
@@ -205,7 +218,7 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Tunnel(_) => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Service(body) => body.is_end_stream(),
         }
@@ -213,7 +226,7 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Service(body) => body.size_hint(),
         }

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 use topology::gateway::RoutePolicy;
 
-use crate::access_log::Record;
+use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
 use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::Identity;
@@ -130,7 +130,7 @@ impl Candidate {
     }
 }
 
-/// Context of one request and its response: facts, never payloads.
+/// Context of one request and its response: facts, never payloads. Dropping it writes its record.
 #[derive(Debug)]
 pub struct Exchange {
     /// Who asks.
@@ -187,6 +187,11 @@ impl Progress {
         self.ran & (1 << stage as u16) != 0
     }
 
+    /// The time that this gateway added so far: all stages, without waiting for services.
+    pub fn added(&self) -> Duration {
+        self.spent.iter().sum::<Duration>().saturating_sub(self.upstream)
+    }
+
     /// Time spent in a stage.
     pub fn spent(&self, stage: Stage) -> Duration {
         self.spent[stage as usize]
@@ -195,6 +200,14 @@ impl Progress {
     /// The stage that halted, if any.
     pub fn halted(&self) -> Option<Stage> {
         self.halted
+    }
+}
+
+impl Drop for Exchange {
+    /// The one place where records are written: after the answer's last byte, or when a client has
+    /// gone.
+    fn drop(&mut self) {
+        Sink::write(self);
     }
 }
 

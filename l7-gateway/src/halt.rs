@@ -13,8 +13,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use crate::body::{AnswerBody, BodyFault};
 use crate::engine::Fault;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
+use crate::stages::authn::AuthnError;
+use crate::stages::authz::AuthzError;
 use crate::stages::dispatch::DispatchError;
 use crate::stages::normalise::NormaliseError;
+use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
 
 /// How an exchange ends before a service has answered.
@@ -277,6 +280,57 @@ impl From<NormaliseError> for Halt {
             _ => Kind::Malformed,
         };
         Reply::new(kind).detail(error.to_string()).into()
+    }
+}
+
+impl From<AuthnError> for Halt {
+    fn from(error: AuthnError) -> Self {
+        match error {
+            AuthnError::KeysDown => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
+            // RFC 6750 §3.1: who sent no token is told no error code.
+            AuthnError::Missing => challenge(Kind::Unauthenticated, "Bearer".to_owned()),
+            AuthnError::Malformed => refused("invalid_request", &error),
+            AuthnError::Token(_) => refused("invalid_token", &error),
+        }
+    }
+}
+
+impl From<AuthzError> for Halt {
+    fn from(error: AuthzError) -> Self {
+        match error {
+            AuthzError::Anonymous => challenge(Kind::Unauthenticated, "Bearer".to_owned()),
+            AuthzError::InsufficientScope { required } => {
+                let scopes = required.join(" ");
+                let text = format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"");
+                challenge(Kind::Forbidden, text)
+            }
+        }
+    }
+}
+
+impl From<LimitError> for Halt {
+    fn from(error: LimitError) -> Self {
+        match error {
+            LimitError::Exceeded { retry_after } => {
+                Reply::new(Kind::TooManyRequests).retry_after(retry_after).into()
+            }
+            LimitError::StoreAway => Reply::new(Kind::LimitsUnavailable).retry_after(1).into(),
+        }
+    }
+}
+
+/// Says why a token is refused: the error's own sentence, which repeats nothing of the token.
+fn refused(code: &str, error: &AuthnError) -> Halt {
+    let text = format!("Bearer error=\"{code}\", error_description=\"{error}\"");
+    challenge(Kind::Unauthenticated, text)
+}
+
+/// With `WWW-Authenticate` (RFC 6750 §3).
+fn challenge(kind: Kind, text: String) -> Halt {
+    let reply = Reply::new(kind);
+    match HeaderValue::try_from(text) {
+        Ok(value) => reply.header(header::WWW_AUTHENTICATE, value).into(),
+        Err(_) => reply.into(),
     }
 }
 

@@ -57,12 +57,6 @@ impl TraceParent {
         }
     }
 
-    /// The same trace as `parent`, this gateway's span.
-    #[must_use]
-    pub fn continued(self, parent: Self) -> Self {
-        Self { trace: parent.trace, span: self.span, sampled: parent.sampled }
-    }
-
     /// Reads a header (W3C Trace Context §3.2.2); `None` if it is not exactly version 00.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text: &[u8; 55] = text.try_into().ok()?;

@@ -5,12 +5,249 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use common::cli::Options;
+use common::health;
+use common::lifecycle::Lifecycle;
+use common::net::accept::Acceptor;
+use common::net::bind;
+use common::observe::Observer;
+use common::observe::admin::Admin;
+use common::snapshot::Published;
+use common::workers::{self, WorkerId, WorkerPanic, Workers};
+use thiserror::Error;
+use tokio::task::JoinSet;
+use topology::gateway::{Group, Instance};
+use topology::{Place, SourceFile, Topology};
+
+use crate::access_log::{Sink, Totals, Writer};
+use crate::connection::Worker;
+use crate::events::{Draining, Started, Stopped};
+use crate::inspect::Inspection;
+use crate::server::Connections;
+use crate::snapshot::{BuildError, Snapshot};
+
 pub mod access_log;
 pub mod body;
+pub mod connection;
 pub mod engine;
+pub mod events;
 pub mod exchange;
 pub mod halt;
 pub mod ids;
+pub mod inspect;
+pub mod matcher;
 pub mod pipeline;
+pub mod server;
+pub mod snapshot;
 pub mod stages;
 pub mod trace;
+
+/// Why an instance could not start: what, where in the topology file, what to do.
+#[derive(Debug)]
+pub struct StartError {
+    at: String,
+    why: Why,
+}
+
+#[derive(Debug, Error)]
+enum Why {
+    #[error("no gateway instance has the name '{0}': `aqueduct check` lists the names")]
+    Instance(String),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(
+        "{address} cannot be listened on: {source} — see who has it with `ss -ltnp`, or change the address"
+    )]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("the access log cannot be opened: {0} — check the path and its rights")]
+    Log(io::Error),
+    #[error("worker threads cannot be started: {0} — check the limit of processes")]
+    Threads(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.at, self.why)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl StartError {
+    fn new(source: &SourceFile, place: Place, why: impl Into<Why>) -> Self {
+        let Place { line, column } = place;
+        Self { at: format!("{}:{line}:{column}", source.name), why: why.into() }
+    }
+}
+
+/// A running instance. Dropping it leaves the workers to their lifecycle.
+#[derive(Debug)]
+pub struct Running {
+    /// Where the admin listener is.
+    pub admin: Option<SocketAddr>,
+    /// Name and address of each listener: the instance's only one.
+    pub listeners: Vec<(String, SocketAddr)>,
+    workers: Workers,
+    control: JoinSet<()>,
+    writer: Option<Writer>,
+    observer: Observer,
+}
+
+impl Running {
+    /// Returns after a drain or stop, when every worker has ended and the log is written.
+    ///
+    /// # Errors
+    /// A worker ended in a panic.
+    pub async fn finished(mut self) -> Result<(), WorkerPanic> {
+        let ended = self.workers.join().await;
+        self.control.abort_all();
+        drop(self.writer.take());
+        self.observer.emit(Stopped);
+        ended
+    }
+}
+
+/// Starts an instance: binds and checks everything first, so that either all of it runs or nothing
+/// is left. Must be called inside a runtime, which becomes the instance's control runtime.
+///
+/// # Errors
+/// What is wrong, where it stands in the topology file, and what to do about it.
+pub async fn start(
+    topology: Arc<Topology>,
+    instance: &str,
+    options: Options,
+) -> Result<Running, StartError> {
+    let source = Arc::clone(&topology.source);
+    let fault = |place: Place, why: Why| StartError::new(&source, place, why);
+    let Some((group, model)) = topology.gateway(instance) else {
+        return Err(fault(Place::default(), Why::Instance(instance.to_owned())));
+    };
+    let count = options.workers.unwrap_or_else(workers::available);
+    let built = Snapshot::build(group, &model.name, &options.observer);
+    let snapshot = built.map_err(|why| fault(why.place(), Why::Build(why)))?;
+    let reached = snapshot.limits.reach().await;
+    reached.map_err(|why| fault(why.place(), Why::Build(why.into())))?;
+    let bound = Bound::new(model, count).map_err(|(place, why)| fault(place, why))?;
+    let help = "Lines of the access log that were dropped because its writer was behind";
+    let dropped = options.observer.metrics.counter("aqueduct_http_log_dropped_total", help, &[]);
+    let writer = Writer::start(&group.access_log, count.get(), &dropped)
+        .map_err(|why| fault(group.place, Why::Log(why)))?;
+    serve(Plan { group, model, count, options, snapshot, bound, writer })
+        .map_err(|why| fault(model.place, Why::Threads(why)))
+}
+
+/// Sockets that are bound but not served yet.
+#[derive(Debug)]
+struct Bound {
+    listeners: Vec<std::net::TcpListener>,
+    address: SocketAddr,
+    admin: Option<(std::net::TcpListener, SocketAddr)>,
+}
+
+impl Bound {
+    fn new(model: &Instance, count: NonZeroUsize) -> Result<Self, (Place, Why)> {
+        let at = &model.listen;
+        let refused = |place: Place, address: SocketAddr| {
+            move |source: io::Error| (place, Why::Listen { address, source })
+        };
+        let listeners = bind::tcp_group(at.value, count).map_err(refused(at.place, at.value))?;
+        let address = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(at.value);
+        let admin = model.admin.as_ref().map(|at| {
+            let listener = bind::tcp(at.value, bind::Reuse::No);
+            let listener = listener.map_err(refused(at.place, at.value))?;
+            let address = listener.local_addr().unwrap_or(at.value);
+            Ok((listener, address))
+        });
+        Ok(Self { listeners, address, admin: admin.transpose()? })
+    }
+}
+
+/// Everything that is needed to serve, checked.
+struct Plan<'t> {
+    group: &'t Group,
+    model: &'t Instance,
+    count: NonZeroUsize,
+    options: Options,
+    snapshot: Snapshot,
+    bound: Bound,
+    writer: Option<Writer>,
+}
+
+fn serve(plan: Plan<'_>) -> io::Result<Running> {
+    let Plan { group, model, count, options, snapshot, bound, writer } = plan;
+    let Options { observer, lifecycle, .. } = &options;
+    let published = Arc::new(Published::new(snapshot));
+    let totals = Arc::new(Totals::default());
+    let connections = Connections::new(group.front.max_connections.get(), observer);
+    let mut control = JoinSet::new();
+    watch(&mut control, &published, observer, lifecycle, &connections);
+    let admin = bound.admin.as_ref().map(|(_, address)| *address);
+    if let Some((listener, _)) = bound.admin {
+        let inspect = Inspection::new(&published, &totals, &connections);
+        let admin = Admin {
+            lifecycle: lifecycle.clone(),
+            metrics: observer.metrics.clone(),
+            inspect: Arc::new(inspect),
+            token: None,
+            log_level: options.log_level.clone(),
+        };
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        control.spawn(admin.serve(listener, lifecycle.shutdown()));
+    }
+    let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
+    let sockets = Arc::new(Mutex::new(bound.listeners));
+    let (name, ears, phases) = (model.name.clone(), observer.clone(), lifecycle.clone());
+    let workers = workers::spawn("gateway", count, move |WorkerId(index)| {
+        let ring = rings.get(index).cloned().flatten();
+        let socket = sockets.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (published, totals) = (Arc::clone(&published), Arc::clone(&totals));
+        let (name, observer, shutdown) = (name.clone(), ears.clone(), phases.shutdown());
+        let connections = Arc::clone(&connections);
+        async move {
+            let sink = Sink::new(&name, ring, totals, &observer.metrics);
+            let worker = Worker::new(published, sink, observer.clone());
+            // One socket was bound per worker, inside whose runtime alone it can be registered.
+            if let Some(Ok(acceptor)) = socket.map(Acceptor::new) {
+                server::run(worker, acceptor, connections, observer, shutdown).await;
+            }
+        }
+    })?;
+    observer.emit(Started {
+        listen: bound.address,
+        group: group.name.as_str(),
+        workers: count.get(),
+        routes: group.routes.len(),
+    });
+    let listeners = vec![(model.name.as_str().to_owned(), bound.address)];
+    Ok(Running { admin, listeners, workers, control, writer, observer: options.observer })
+}
+
+/// What runs on the control runtime beside the admin listener.
+fn watch(
+    control: &mut JoinSet<()>,
+    published: &Arc<Published<Snapshot>>,
+    observer: &Observer,
+    lifecycle: &Lifecycle,
+    connections: &Arc<Connections>,
+) {
+    let snapshot = published.load_full();
+    for upstream in &snapshot.upstreams {
+        if let Some(check) = upstream.model.health.clone() {
+            let service = Arc::clone(&upstream.service);
+            control.spawn(health::watch(service, check, observer.clone(), lifecycle.shutdown()));
+        }
+    }
+    control.spawn(Arc::clone(&snapshot.keys).keep(observer.clone(), lifecycle.shutdown()));
+    let (observer, shutdown) = (observer.clone(), lifecycle.shutdown());
+    let connections = Arc::clone(connections);
+    control.spawn(async move {
+        shutdown.draining().await;
+        observer.emit(Draining { connections: connections.open() });
+    });
+}

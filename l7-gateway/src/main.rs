@@ -1,2 +1,54 @@
-//! Placeholder.
-fn main() {}
+//! The binary of tier 2: reads the command line and the topology file, starts the instance, waits
+//! for its end. Not for serving: that is the library.
+//!
+//! Invariant: exit code 0 after a clean drain, 1 when it could not run, 2 when the file is at fault.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use common::cli::{self, TierArgs};
+use common::lifecycle;
+
+/// L7 gateway: TLS, identity, limits, routing and observability for HTTP.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Args {
+    #[command(flatten)]
+    tier: TierArgs,
+}
+
+const EXAMPLES: &str = "Examples:
+  l7-gateway --topology shop.yaml --instance gw-1
+  l7-gateway --topology shop.yaml            where the file has one gateway instance
+  kill -TERM PID                             drains, a second one ends at once
+  curl http://127.0.0.1:9111/readyz          asks the admin listener";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let launched = cli::launch(&args.tier, |topology| {
+        let instances = topology.gateways.iter().flat_map(|group| &group.instances);
+        instances.map(|instance| instance.name.as_str().to_owned()).collect()
+    });
+    let launch = match launched {
+        Ok(launch) => launch,
+        Err(code) => return code,
+    };
+    let lifecycle = launch.options.lifecycle.clone();
+    let drain = launch.topology.gateway(&launch.instance).map(|(group, _)| group.drain);
+    let started = l7_gateway::start(Arc::clone(&launch.topology), &launch.instance, launch.options);
+    let running = match started.await {
+        Ok(running) => running,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
+    // Without a service manager there is nobody to tell.
+    let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), || {});
+    let (waited, ended) = tokio::join!(signals, running.finished());
+    match (waited, ended) {
+        (Ok(()), Ok(())) => ExitCode::SUCCESS,
+        (Err(fault), _) => cli::refuse(1, &fault),
+        (_, Err(fault)) => cli::refuse(1, &fault),
+    }
+}

@@ -4,18 +4,23 @@
 //! Invariant: the response side of every stage whose request side ran is run, last first, on
 //! services' answers and on our own; stage 10 always runs.
 
-use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
 
+use common::observe::Observer;
 use tokio::time::Instant;
+
+use crate::access_log::RouteStats;
 
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
 use crate::halt::Halt;
+use crate::snapshot::Snapshot;
 use crate::stages::authn::Authn;
 use crate::stages::authz::Authz;
 use crate::stages::dispatch::Dispatch;
 use crate::stages::emit::{Emit, Emitted};
 use crate::stages::normalise::Normalise;
-use crate::stages::rate_limit::RateLimit;
+use crate::stages::rate_limit::{Limiter, RateLimit};
 use crate::stages::request_transform::RequestTransform;
 use crate::stages::response_transform::ResponseTransform;
 use crate::stages::route::Route;
@@ -92,9 +97,25 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// For one worker; must be called inside its runtime.
+    pub fn build(snapshot: &Arc<Snapshot>, stats: &[Rc<RouteStats>], observer: &Observer) -> Self {
+        let limiter = Limiter::new(Arc::clone(&snapshot.limits));
+        Self {
+            normalise: Normalise::new(snapshot, Rc::clone(&limiter), stats),
+            authn: Authn::new(Arc::clone(&snapshot.keys)),
+            authz: Authz,
+            rate_limit: RateLimit::new(limiter),
+            route: Route::new(snapshot),
+            request_transform: RequestTransform,
+            dispatch: Dispatch::new(snapshot, observer),
+            response_transform: ResponseTransform::new(snapshot),
+            emit: Emit,
+        }
+    }
+
     /// One request from its head to the answer that the engine will send. Dropping the future
     /// (the client has gone) still writes the access record.
-    pub async fn serve(&self, mut x: Exchange, rx: Received) -> Emitted {
+    pub async fn serve(&self, mut x: Box<Exchange>, rx: Received) -> Emitted {
         let answer = match self.forward(&mut x, rx).await {
             Ok(answer) => answer,
             Err(halt) => Answered::ours(&x, halt), // a halt is an answer of ours
@@ -106,6 +127,7 @@ impl Pipeline {
     async fn forward(&self, x: &mut Exchange, rx: Received) -> Result<Answered, Halt> {
         let rq = self.normalise.run(x, rx).await?; //          2  Received   -> Normalised   (1 happened in server.rs)
         let rq = self.authn.run(x, rq).await?; //              3  Normalised -> Identified
+        x.record.user = rq.caller.identity().map(|id| id.user_header().clone());
         let rq = self.authz.run(x, rq).await?; //              4  Identified -> Granted
         let rq = self.rate_limit.run(x, rq).await?; //         5  Granted    -> Admitted
         let rq = self.route.run(x, rq).await?; //              6  Admitted   -> Routed

@@ -1,15 +1,33 @@
-//! Stage 8: ask the service, elsewhere again where that is safe. Called by `pipeline`.
+//! Stage 8: ask the service, elsewhere again where that is safe. Not for choosing the service
+//! (`route`). Called by `pipeline`.
 //!
-//! Invariant: a request that may have had an effect is sent once.
+//! Invariant: a request that may have had an effect is sent once, and none is sent without a
+//! `Grant`.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use common::observe::Observer;
+use common::service::events::EndpointEjected;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use thiserror::Error;
+use tokio::time::Instant;
 
-use crate::body::BodyFault;
-use crate::exchange::{Answered, Exchange, Prepared, Stage};
+use self::attempt::{Aim, Failure, Why, attempt};
+use self::retry::{Body, Budget, Reached};
+use self::upstream::{Lease, Pool, Reuse, ServiceBody};
+use crate::body::{AnswerBody, BodyFault, BodyProgress, RequestBody, Tunnel};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Grant, Prepared, ResponseHead, Stage};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
-use crate::trace::Trace;
+use crate::snapshot::Snapshot;
+use crate::trace::{Silent, Trace};
 
+pub mod attempt;
+pub mod retry;
+pub mod service;
 pub mod upstream;
 
 /// Why no answer came from the service.
@@ -29,19 +47,190 @@ pub enum DispatchError {
     Broken,
 }
 
-/// The stage.
+/// The stage, one per worker.
 #[derive(Debug)]
-pub struct Dispatch;
+pub struct Dispatch {
+    snapshot: Arc<Snapshot>,
+    observer: Observer,
+    lanes: Vec<Lane>,
+}
+
+/// One service on one worker.
+#[derive(Debug)]
+struct Lane {
+    pool: Rc<Pool>,
+    budget: RefCell<Budget>,
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    lane: usize,
+    deadline: Instant,
+    attempts: u8,
+}
+
+impl Dispatch {
+    /// For one worker.
+    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer) -> Self {
+        let lane = |upstream: &Arc<service::Upstream>| Lane {
+            pool: Pool::new(Arc::clone(upstream)),
+            budget: RefCell::new(Budget::new(Instant::now())),
+        };
+        Self {
+            snapshot: Arc::clone(snapshot),
+            observer: observer.clone(),
+            lanes: snapshot.upstreams.iter().map(lane).collect(),
+        }
+    }
+
+    /// Closes connections that nobody needs.
+    pub fn sweep(&self) {
+        self.lanes.iter().for_each(|lane| lane.pool.sweep());
+    }
+}
 
 impl Filter for Dispatch {
     const STAGE: Stage = Stage::Dispatch;
     type In = Prepared;
     type Out = Answered;
-    type Plan = ();
+    type Plan = Option<Plan>;
 
-    fn plan(&self, _x: &Exchange, _input: &Prepared, _trace: &mut impl Trace) {}
-
-    async fn request(&self, _x: &mut Exchange, _input: Prepared) -> Result<Answered, Halt> {
-        Err(Kind::UpstreamUnavailable.into())
+    fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
+        let route = self.snapshot.group.routes.get(input.route.0)?;
+        let model = &self.lanes.get(route.to.0)?.pool.upstream.model;
+        trace.note(Stage::Dispatch, || {
+            format!(
+                "to {} through {:?}, at most {} attempts",
+                model.service, model.via, model.max_attempts
+            )
+        });
+        let deadline = x.began + route.timeout;
+        Some(Plan { lane: route.to.0, deadline, attempts: model.max_attempts.max(1) })
     }
+
+    async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
+        let plan = self.plan(x, &input, &mut Silent).ok_or(Halt::from(Kind::NoRoute))?;
+        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
+        let upgrade = input.upgrade.is_some();
+        let progress = input.body.progress();
+        let begun = Instant::now();
+        let Prepared { head, body, grant, .. } = input;
+        let request = Request::from_parts(head, body);
+        let asked = self.ask(&grant, lane, plan, request).await;
+        x.progress.upstream += begun.elapsed();
+        let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
+        answer(response, lease, upgrade)
+    }
+}
+
+impl Dispatch {
+    /// Attempts until one answers, or no further one is allowed.
+    async fn ask(
+        &self,
+        _proof: &Grant,
+        lane: &Lane,
+        plan: Plan,
+        request: Request<RequestBody>,
+    ) -> Result<(Response<Incoming>, Lease), Why> {
+        lane.budget.borrow_mut().deposit();
+        let upstream = &lane.pool.upstream;
+        let mut tried = Vec::new();
+        let mut reuse = Reuse::Allowed;
+        let mut next = request;
+        loop {
+            let Some(endpoint) = upstream.select(&tried, Instant::now()) else {
+                return Err(Why::Connect);
+            };
+            tried.push(endpoint);
+            let last = tried.len() >= usize::from(plan.attempts);
+            let spare = if last { None } else { copy(&next) };
+            let method = next.method().clone();
+            let progress = next.body().progress();
+            let aim = Aim { endpoint, reuse, deadline: plan.deadline };
+            let failure = match attempt(&lane.pool, aim, next).await {
+                Ok((response, lease)) => {
+                    self.report(upstream, endpoint, None);
+                    return Ok((response, lease));
+                }
+                Err(failure) => failure,
+            };
+            if progress.fault().is_none() {
+                self.report(upstream, endpoint, Some(failure.why));
+            }
+            reuse = Reuse::Fresh;
+            if last || !may_retry(lane, &method, &failure, &progress) {
+                return Err(failure.why);
+            }
+            next = match failure.unsent.or(spare) {
+                Some(request) => request,
+                None => return Err(failure.why),
+            };
+        }
+    }
+
+    /// Passive health: what the data path saw of an endpoint.
+    fn report(&self, upstream: &service::Upstream, endpoint: usize, failed: Option<Why>) {
+        let Some(endpoint) = upstream.service.endpoints.get(endpoint) else { return };
+        match failed {
+            None => endpoint.state.report_success(),
+            // A kept connection that the other side closed is no sign of illness.
+            Some(Why::Stale) => {}
+            Some(why) => {
+                if let Some(length) = endpoint.state.report_failure(Instant::now()) {
+                    let service = upstream.service.name.as_str();
+                    let (endpoint, cause) = (endpoint.name.as_str(), why.cause());
+                    self.observer.emit(EndpointEjected { service, endpoint, cause, length });
+                }
+            }
+        }
+    }
+}
+
+/// A second copy of a request without a body, for another attempt.
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.method().is_safe() || !request.body().is_empty() {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::empty());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
+}
+
+fn may_retry(lane: &Lane, method: &Method, failure: &Failure, body: &BodyProgress) -> bool {
+    let body = if body.started() { Body::Spent } else { Body::Whole };
+    failure.why != Why::Timeout
+        && retry::harmless(method, failure.reached(), body)
+        // What never reached a service is no load on it.
+        && (failure.reached() == Reached::Nothing
+            || lane.budget.borrow_mut().withdraw(Instant::now()))
+}
+
+fn fault(why: Why, body: &BodyProgress) -> DispatchError {
+    match (body.fault(), why) {
+        (Some(fault), _) => DispatchError::Body(fault),
+        (None, Why::Timeout) => DispatchError::Timeout,
+        (None, Why::Connect) => DispatchError::Unreachable,
+        (None, Why::Stale | Why::Broken) => DispatchError::Broken,
+    }
+}
+
+/// The service's answer. A protocol change that nobody asked for is no answer (RFC 9110 §15.2.2).
+fn answer(mut response: Response<Incoming>, lease: Lease, upgrade: bool) -> Result<Answered, Halt> {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && !upgrade {
+        return Err(DispatchError::Broken.into());
+    }
+    let upstream = switched.then(|| hyper::upgrade::on(&mut response));
+    let (head, incoming) = response.into_parts();
+    let body = match upstream {
+        Some(upstream) => {
+            AnswerBody::Tunnel(Box::new(Tunnel { upstream, in_flight: lease.into_tunnel() }))
+        }
+        None => AnswerBody::Service(Box::new(ServiceBody::new(incoming, lease))),
+    };
+    let head = ResponseHead { status: head.status, headers: head.headers };
+    Ok(Answered { head, body, by: AnsweredBy::Service })
 }

@@ -4,24 +4,61 @@
 //! Invariant: what leaves here has one canonical path, one host, and no header that only we may set.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use http::header;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use http_body::Body as _;
 use thiserror::Error;
 use topology::gateway::RoutePolicy;
 
-use crate::exchange::{Exchange, Normalised, Received, ResponseHead, Stage};
-use crate::halt::{Halt, Kind};
+use self::cors::CorsRules;
+use crate::access_log::RouteStats;
+use crate::exchange::{
+    Candidate, Exchange, Normalised, Received, Request, ResponseHead, RouteId, Stage, Target,
+    Transport,
+};
+use crate::halt::{Halt, Kind, Reply};
 use crate::pipeline::Filter;
-use crate::trace::Trace;
+use crate::snapshot::Snapshot;
+use crate::stages::rate_limit::{Limiter, address};
+use crate::trace::{Silent, Trace};
+
+pub mod cors;
+pub mod host;
+pub mod path;
+pub mod scrub;
 
 /// Why a request has no normal form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NormaliseError {
+    /// A path that different programs would read differently.
+    #[error("the path is ambiguous: no dot segments, no escaped separators, ASCII only")]
+    Path,
+    /// A query with bytes that must be escaped.
+    #[error("the query has bytes that must be percent-encoded")]
+    Query,
+    /// None, two, or one that is no host.
+    #[error("exactly one valid Host is needed")]
+    Host,
+    /// `Connection` names a header that is no hop's business.
+    #[error("Connection names a header that is end to end")]
+    Connection,
+    /// CONNECT or TRACE.
+    #[error("CONNECT and TRACE are refused")]
+    Method,
+    /// More than `max_headers`.
+    #[error("there are too many headers")]
+    TooManyHeaders,
     /// Longer than `max_uri_bytes`.
     #[error("the path is too long")]
     TargetTooLong,
     /// `Content-Length` over `max_body_bytes`.
     #[error("the body is too large")]
     BodyTooLarge,
+    /// The certificate of this connection does not cover the host.
+    #[error("this connection is for another host")]
+    Misdirected,
     /// No route and no default policy.
     #[error("nothing is at this path")]
     NoRoute,
@@ -29,21 +66,187 @@ pub enum NormaliseError {
 
 /// The stage, one per worker.
 #[derive(Debug)]
-pub struct Normalise;
+pub struct Normalise {
+    snapshot: Arc<Snapshot>,
+    limiter: Rc<Limiter>,
+    routes: Vec<RouteRules>,
+    default: Option<RouteRules>,
+}
+
+/// What a route means to stage 2, in this worker's own memory.
+#[derive(Debug)]
+struct RouteRules {
+    policy: Rc<RoutePolicy>,
+    cors: Option<CorsRules>,
+    stats: Option<Rc<RouteStats>>,
+}
+
+impl RouteRules {
+    fn new(policy: &RoutePolicy, stats: Option<Rc<RouteStats>>) -> Self {
+        let cors = policy.cors.as_ref().and_then(CorsRules::new);
+        Self { policy: Rc::new(policy.clone()), cors, stats }
+    }
+}
+
+/// The normal form, before anything is charged or removed.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// Host and path.
+    pub target: Target,
+    /// The route, or why there is none.
+    pub candidate: Candidate,
+    /// What holds for it.
+    pub policy: Rc<RoutePolicy>,
+    /// It is a preflight that is answered here.
+    pub preflight: Preflight,
+}
+
+/// Whether a request is a preflight of a route with cross-origin rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preflight {
+    /// It is answered here.
+    Yes,
+    /// An ordinary request.
+    No,
+}
+
+impl Normalise {
+    /// For one worker.
+    pub fn new(snapshot: &Arc<Snapshot>, limiter: Rc<Limiter>, stats: &[Rc<RouteStats>]) -> Self {
+        let group = &snapshot.group;
+        let routes = group.routes.iter().zip(stats);
+        Self {
+            snapshot: Arc::clone(snapshot),
+            limiter,
+            routes: routes.map(|(r, s)| RouteRules::new(&r.policy, Some(Rc::clone(s)))).collect(),
+            default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, None)),
+        }
+    }
+
+    fn rules(&self, candidate: Candidate) -> Option<&RouteRules> {
+        match candidate.route() {
+            Some(RouteId(index)) => self.routes.get(index),
+            None => self.default.as_ref(),
+        }
+    }
+
+    fn target(&self, x: &Exchange, input: &Received) -> Result<Target, NormaliseError> {
+        let (head, front) = (&input.head, &self.snapshot.group.front);
+        if matches!(head.method, Method::CONNECT | Method::TRACE) {
+            return Err(NormaliseError::Method);
+        }
+        if head.headers.len() > front.max_headers.get() {
+            return Err(NormaliseError::TooManyHeaders);
+        }
+        let query = head.uri.query();
+        if head.uri.path().len() + query.map_or(0, str::len) > front.max_uri_bytes.get() {
+            return Err(NormaliseError::TargetTooLong);
+        }
+        if query.is_some_and(|q| !q.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(NormaliseError::Query);
+        }
+        let path = path::canonical(head.uri.path())?.into_owned().into();
+        let authority = host::authority(head)?;
+        let host = host::name(&authority);
+        if let Transport::Tls { sni: Some(sni), .. } = &x.peer.transport
+            && !self.snapshot.serves(sni, &host)
+        {
+            return Err(NormaliseError::Misdirected);
+        }
+        let authority =
+            HeaderValue::from_str(authority.as_str()).map_err(|_| NormaliseError::Host)?;
+        Ok(Target { host, authority, path, query: query.map(Box::from) })
+    }
+}
 
 impl Filter for Normalise {
     const STAGE: Stage = Stage::Normalise;
     type In = Received;
     type Out = Normalised;
-    type Plan = Option<Rc<RoutePolicy>>;
+    type Plan = Result<Form, NormaliseError>;
 
-    fn plan(&self, _x: &Exchange, _input: &Received, _trace: &mut impl Trace) -> Self::Plan {
-        None
+    fn plan(&self, x: &Exchange, input: &Received, trace: &mut impl Trace) -> Self::Plan {
+        let target = self.target(x, input)?;
+        let asked = cors::preflight_for(&input.head);
+        let method = asked.as_ref().unwrap_or(&input.head.method);
+        let found = self.snapshot.matcher.find(&target.host, &target.path, method);
+        trace.note(Stage::Normalise, || {
+            format!("{method} {}{} is {:?}", target.host, target.path, found.candidate)
+        });
+        let rules = self.rules(found.candidate).ok_or(NormaliseError::NoRoute)?;
+        if input.body.size_hint().lower() > input.body.limits().bytes {
+            return Err(NormaliseError::BodyTooLarge);
+        }
+        let answered = asked.is_some() && rules.cors.is_some();
+        let preflight = if answered { Preflight::Yes } else { Preflight::No };
+        let policy = Rc::clone(&rules.policy);
+        Ok(Form { target, candidate: found.candidate, policy, preflight })
     }
 
-    async fn request(&self, _x: &mut Exchange, _input: Received) -> Result<Normalised, Halt> {
-        Err(Kind::NoRoute.into())
+    async fn request(&self, x: &mut Exchange, input: Received) -> Result<Normalised, Halt> {
+        if let Some(fault) = input.fault {
+            return Err(fault.into());
+        }
+        x.record.method = input.head.method.clone();
+        x.record.body_in = Some(input.body.progress());
+        let form = match self.plan(x, &input, &mut Silent) {
+            Ok(form) => form,
+            Err(error) => {
+                x.record.path = input.head.uri.path().into();
+                return Err(error.into());
+            }
+        };
+        x.record.path = form.target.path.clone();
+        x.candidate = form.candidate;
+        if let Some(rules) = self.rules(form.candidate) {
+            if let Some(stats) = &rules.stats {
+                x.record.route = Rc::clone(stats);
+            }
+            if rules.cors.is_some() {
+                x.origin = input.head.headers.get(header::ORIGIN).cloned();
+            }
+        }
+        let upgrade = upgrade(&input);
+        let mut headers = input.head.headers;
+        scrub::scrub(&mut headers)?;
+        address::charge(&self.limiter, x, &form.policy).await?;
+        if form.preflight == Preflight::Yes {
+            return Err(self.preflight(form.candidate));
+        }
+        let (method, target) = (input.head.method, form.target);
+        let request = Request { method, target, headers, body: input.body, upgrade };
+        Ok(Normalised { request, policy: form.policy })
     }
 
-    fn response(&self, _x: &Exchange, _head: &mut ResponseHead) {}
+    fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        let cors = self.rules(x.candidate).and_then(|rules| rules.cors.as_ref());
+        if let (Some(cors), Some(origin)) = (cors, &x.origin) {
+            cors.respond(origin, &mut head.headers);
+        }
+    }
+}
+
+impl Normalise {
+    fn preflight(&self, candidate: Candidate) -> Halt {
+        let cors = self.rules(candidate).and_then(|rules| rules.cors.as_ref());
+        let headers = cors.map(CorsRules::preflight).into_iter().flatten();
+        headers
+            .fold(Reply::new(Kind::Preflight), |reply, (name, value)| reply.header(name, value))
+            .into()
+    }
+}
+
+/// The protocol change that is asked for: WebSocket alone, others are not passed on (RFC 9110 §7.8
+/// lets a server ignore them).
+fn upgrade(input: &Received) -> Option<HeaderValue> {
+    let names = |headers: &HeaderMap, wanted: &str| {
+        let values = headers.get_all(header::CONNECTION).iter();
+        let mut names = values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        names.any(|name| name.trim().eq_ignore_ascii_case(wanted))
+    };
+    let head = &input.head;
+    let value = head.headers.get(header::UPGRADE)?;
+    let websocket = value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    let asked = head.version == Version::HTTP_11 && names(&head.headers, "upgrade");
+    (websocket && asked && head.method == Method::GET).then(|| value.clone())
 }

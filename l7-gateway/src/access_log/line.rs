@@ -1,0 +1,167 @@
+//! One access record as one line of JSON. Not for choosing what is logged. Called by the sink.
+//!
+//! Invariant: whatever a client sent, the line is one valid JSON object and one newline.
+
+use std::time::{Duration, SystemTime};
+
+use http::StatusCode;
+
+use super::End;
+use crate::exchange::{Exchange, Stage, Transport};
+
+/// Stands for an answer that nobody was there to take; never sent.
+pub const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
+    Ok(status) => status,
+    Err(_) => StatusCode::BAD_REQUEST,
+};
+
+/// Appends the line of an exchange that took `elapsed`.
+pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>) {
+    let record = &x.record;
+    let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+    out.extend_from_slice(b"{\"timestamp\":\"");
+    timestamp(x.wall, out);
+    out.extend_from_slice(b"\",\"userId\":");
+    user(record.user.as_ref().and_then(|user| user.to_str().ok()), out);
+    out.extend_from_slice(b",\"endpoint\":\"");
+    escape(record.method.as_str(), out);
+    out.push(b' ');
+    escape(&record.path, out);
+    number(b"\",\"latency_ms\":", micros / 1000, out);
+    number(b",\"latency_us\":", micros, out);
+    number(b",\"status\":", u64::from(record.status.unwrap_or(CLIENT_GONE).as_u16()), out);
+    text(b",\"service\":", record.service.as_ref().map(|name| name.as_str()), out);
+    text(b",\"gateway_instance\":", Some(instance), out);
+    raw(b",\"request_id\":\"", &x.request_id.hex(), out);
+    raw(b"\",\"trace_id\":\"", &x.trace.trace_hex(), out);
+    number(b"\",\"bytes_in\":", record.body_in.as_ref().map_or(0, |body| body.bytes()), out);
+    number(b",\"bytes_out\":", record.bytes_out, out);
+    let client = x.peer.address().to_string();
+    text(b",\"client\":", Some(&client), out);
+    let route = Some(record.route.name.as_str()).filter(|name| !name.is_empty());
+    text(b",\"route\":", route, out);
+    text(b",\"halted\":", x.progress.halted().map(Stage::name), out);
+    let complete = if record.end == End::Complete { "true" } else { "false" };
+    raw(b",\"complete\":", complete.as_bytes(), out);
+    number(b",\"upstream_us\":", micros_of(x.progress.upstream), out);
+    stages(x, out);
+    out.extend_from_slice(b"}\n");
+}
+
+/// `"stages_us":{…}`: the stages that ran.
+fn stages(x: &Exchange, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"stages_us\":{");
+    let handshake = match &x.peer.transport {
+        Transport::Tls { handshake, .. } => Some((Stage::Tls, *handshake)),
+        Transport::Plain => None,
+    };
+    let ran = Stage::ALL.into_iter().filter(|stage| x.progress.ran(*stage));
+    let ran = ran.map(|stage| (stage, x.progress.spent(stage)));
+    for (index, (stage, time)) in handshake.into_iter().chain(ran).enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.push(b'"');
+        out.extend_from_slice(stage.name().as_bytes());
+        number(b"\":", micros_of(time), out);
+    }
+    out.push(b'}');
+}
+
+fn micros_of(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// A number where the user is a decimal one that reads back the same, else text; null without one.
+fn user(user: Option<&str>, out: &mut Vec<u8>) {
+    let decimal = |text: &str| {
+        let canonical = text == "0" || !text.starts_with('0');
+        // 2^53 - 1: above it readers that use doubles would confuse users (RFC 8259 §6).
+        canonical
+            && text.len() <= 16
+            && text.parse::<u64>().is_ok_and(|n| n < 1 << 53)
+            && text.bytes().all(|b| b.is_ascii_digit())
+    };
+    match user {
+        None => out.extend_from_slice(b"null"),
+        Some(text) if decimal(text) => out.extend_from_slice(text.as_bytes()),
+        Some(text) => quoted(text, out),
+    }
+}
+
+fn number(key: &[u8], value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+fn text(key: &[u8], value: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    match value {
+        Some(value) => quoted(value, out),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+fn raw(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(key);
+    out.extend_from_slice(value);
+}
+
+fn quoted(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    escape(text, out);
+    out.push(b'"');
+}
+
+/// RFC 8259 §7; also the line separators that some readers of logs take for newlines.
+fn escape(text: &str, out: &mut Vec<u8>) {
+    for c in text.chars() {
+        match c {
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
+            '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' => {
+                let code = c as usize;
+                let hex = |shift: usize| b"0123456789abcdef"[(code >> shift) & 15];
+                out.extend_from_slice(&[b'\\', b'u', hex(12), hex(8), hex(4), hex(0)]);
+            }
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+fn timestamp(at: SystemTime, out: &mut Vec<u8>) {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    digits(year, 4, out);
+    let fields = [(b'-', month, 2), (b'-', day, 2), (b'T', seconds / 3600, 2)];
+    let fields = fields.into_iter().chain([(b':', seconds / 60 % 60, 2), (b':', seconds % 60, 2)]);
+    for (mark, value, width) in fields.chain([(b'.', u64::from(since.subsec_micros()), 6)]) {
+        out.push(mark);
+        digits(value, width, out);
+    }
+    out.push(b'Z');
+}
+
+fn digits(value: u64, width: u32, out: &mut Vec<u8>) {
+    for place in (0..width).rev() {
+        out.push(b'0' + (value / 10_u64.pow(place) % 10) as u8);
+    }
+}
+
+/// Year, month and day of a number of days since 1970-01-01: years counted from March, in eras of
+/// 400 years, so that the leap day is the last of its year.
+pub fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    (era * 400 + year + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests;

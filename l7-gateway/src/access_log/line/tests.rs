@@ -1,0 +1,121 @@
+//! The line under ordinary and hostile fields.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use common::observe::Metrics;
+use http::{HeaderValue, Method};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use topology::units::{InstanceName, ServiceName};
+
+use super::*;
+use crate::access_log::{Record, RouteStats, Sink};
+use crate::exchange::Peer;
+use crate::ids::{RequestId, TraceParent};
+
+fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
+    let metrics = Metrics::new();
+    let sink = Sink::new(&InstanceName::new(instance), None, Arc::default(), &metrics);
+    let mut record = Record::new(&sink);
+    fill(&mut record);
+    let peer = Peer {
+        client: "192.0.2.7:4711".parse().expect("an address"),
+        transport: Transport::Tls { sni: None, handshake: Duration::from_micros(700) },
+    };
+    let mut rng = SmallRng::seed_from_u64(1);
+    let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_793_232_000_123_456);
+    let mut x = Exchange::new(Rc::new(peer), tokio::time::Instant::now(), wall, ids, record);
+    x.progress.enter(Stage::Normalise);
+    x.progress.spend(Stage::Normalise, Duration::from_micros(3));
+    x.progress.halt(Stage::Normalise);
+    let mut out = Vec::new();
+    write(&x, instance, Duration::from_micros(2_345), &mut out);
+    String::from_utf8(out).expect("text")
+}
+
+/// G19: every field that is asked for, in the form that is asked for.
+#[test]
+fn a_line_has_every_field() {
+    let line = exchange("gw-1", |record| {
+        record.user = Some(HeaderValue::from_static("98765"));
+        record.path = "/api/user/98765".into();
+        record.status = Some(StatusCode::OK);
+        record.service = Some(ServiceName::new("user"));
+        record.route = RouteStats::new("/api/user/*", &Metrics::new());
+        record.bytes_out = 42;
+        record.end = End::Complete;
+    });
+    let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(value["timestamp"], "2026-10-29T00:00:00.123456Z");
+    assert_eq!(value["userId"], 98765);
+    assert_eq!(value["endpoint"], "GET /api/user/98765");
+    assert_eq!(value["latency_ms"], 2);
+    assert_eq!(value["latency_us"], 2345);
+    assert_eq!(value["status"], 200);
+    assert_eq!(value["service"], "user");
+    assert_eq!(value["gateway_instance"], "gw-1");
+    assert_eq!(value["request_id"].as_str().map(str::len), Some(32));
+    assert_eq!(value["trace_id"].as_str().map(str::len), Some(32));
+    assert_eq!((&value["bytes_in"], &value["bytes_out"]), (&0.into(), &42.into()));
+    assert_eq!(value["client"], "192.0.2.7");
+    assert_eq!(value["route"], "/api/user/*");
+    assert_eq!(value["halted"], "normalise");
+    assert_eq!(value["stages_us"], serde_json::json!({"tls": 700, "normalise": 3}));
+}
+
+/// G19: `userId` is a number where it is decimal, text otherwise, null for nobody.
+#[test]
+fn users_are_numbers_text_or_null() {
+    let of = |user: Option<&str>| {
+        let line = exchange("gw", |r| r.user = user.and_then(|u| HeaderValue::from_str(u).ok()));
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        value["userId"].clone()
+    };
+    assert_eq!(of(None), serde_json::Value::Null);
+    assert_eq!(of(Some("0")), serde_json::json!(0));
+    for text in ["007", "+1", "9007199254740993", "1e3", "ann", "-1", "99999999999999999999"] {
+        assert_eq!(of(Some(text)), serde_json::json!(text), "{text}");
+    }
+}
+
+#[test]
+fn days_become_dates() {
+    let cases = [
+        (0, (1970, 1, 1)),
+        (59, (1970, 3, 1)),
+        (11_016, (2000, 2, 29)),
+        (20_777, (2026, 11, 20)),
+        (47_540, (2100, 2, 28)),
+        (47_541, (2100, 3, 1)),
+    ];
+    for (days, date) in cases {
+        assert_eq!(civil(days), date);
+    }
+}
+
+proptest! {
+    /// G19: whatever a client sent, the line is one JSON object and one newline.
+    #[test]
+    fn a_line_is_always_one_json_object(
+        method in "[!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}",
+        path in any::<String>(),
+        user in "[ -~]{0,40}",
+        service in any::<String>(),
+        route in "[^\\x00]{0,20}",
+    ) {
+        let line = exchange(&service, |record| {
+            record.method = Method::from_bytes(method.as_bytes()).expect("a token");
+            record.path = path.as_str().into();
+            record.user = HeaderValue::from_str(&user).ok();
+            record.service = Some(ServiceName::new(&service));
+            record.route = RouteStats::new(&route, &Metrics::new());
+        });
+        prop_assert_eq!(line.matches('\n').count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        prop_assert_eq!(value["endpoint"].as_str(), Some(format!("{method} {path}").as_str()));
+        prop_assert_eq!(value["service"].as_str(), Some(service.as_str()));
+    }
+}

@@ -1,0 +1,189 @@
+//! The access record and its way to the log: formatted once, into a bounded ring per worker, written
+//! by one thread. Not for events that operators must hear: those are in `events`. Filled by the
+//! stages through `Exchange`, written when the exchange is dropped, so also when a client has gone.
+//!
+//! Invariant: a worker never waits for the log; what does not fit is dropped and counted.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::observe::{Latency, Metrics};
+use http::{HeaderValue, Method, StatusCode};
+use metrics::Counter;
+use topology::units::{InstanceName, RouteName, ServiceName};
+
+use crate::body::BodyProgress;
+use crate::exchange::{Exchange, Stage};
+
+pub mod line;
+pub mod ring;
+
+pub use ring::{Ring, Writer};
+
+/// What the stages note for the log beside the facts of the exchange.
+pub struct Record {
+    sink: Rc<Sink>,
+    /// As the client sent it.
+    pub method: Method,
+    /// Canonical, without the query; empty where the request had none.
+    pub path: Box<str>,
+    /// The verified user.
+    pub user: Option<HeaderValue>,
+    /// What the client was answered; `None`: it had gone.
+    pub status: Option<StatusCode>,
+    /// The service that was asked.
+    pub service: Option<ServiceName>,
+    /// Its route, and where it is counted.
+    pub route: Rc<RouteStats>,
+    /// The client's body.
+    pub body_in: Option<Rc<BodyProgress>>,
+    /// Bytes of the answer's body.
+    pub bytes_out: u64,
+    /// Whether the answer went out whole.
+    pub end: End,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The answer went out whole.
+    Complete,
+    /// It broke off: the client went, or the service did.
+    Aborted,
+}
+
+impl Record {
+    /// An empty one.
+    pub fn new(sink: &Rc<Sink>) -> Self {
+        Self {
+            sink: Rc::clone(sink),
+            method: Method::GET,
+            path: Box::from(""),
+            user: None,
+            status: None,
+            service: None,
+            route: Rc::clone(&sink.unmatched),
+            body_in: None,
+            bytes_out: 0,
+            end: End::Aborted,
+        }
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Counters of one route on one worker.
+#[derive(Debug)]
+pub struct RouteStats {
+    /// The route's name; empty where none matched.
+    pub name: RouteName,
+    metrics: Metrics,
+    by_status: RefCell<Vec<(StatusCode, Counter)>>,
+    seconds: Arc<Latency>,
+}
+
+impl RouteStats {
+    /// For a route of this name.
+    pub fn new(name: &str, metrics: &Metrics) -> Rc<Self> {
+        let help = "Time from a request's head to the last byte of its answer";
+        let seconds = metrics.latency("aqueduct_http_request_seconds", help, &[("route", name)]);
+        let by_status = RefCell::default();
+        Rc::new(Self { name: RouteName::new(name), metrics: metrics.clone(), by_status, seconds })
+    }
+
+    /// The counter of a status; a service has few of them, so the list is short.
+    fn count(&self, status: StatusCode) {
+        let mut known = self.by_status.borrow_mut();
+        if let Some((_, counter)) = known.iter().find(|(s, _)| *s == status) {
+            return counter.increment(1);
+        }
+        let labels = [("route", self.name.as_str()), ("status", status.as_str())];
+        let help = "Requests by route and status";
+        let counter = self.metrics.counter("aqueduct_http_requests_total", help, &labels);
+        counter.increment(1);
+        known.push((status, counter));
+    }
+}
+
+/// Totals of the instance, for the live view.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// Requests that ended.
+    pub requests: AtomicU64,
+    /// Those that ended in a 5xx or broke off by the service's fault.
+    pub errors: AtomicU64,
+    /// Of all requests.
+    pub latency: Latency,
+}
+
+/// Where a worker's records go.
+pub struct Sink {
+    instance: InstanceName,
+    ring: Option<Arc<Ring>>,
+    totals: Arc<Totals>,
+    unmatched: Rc<RouteStats>,
+    added: Arc<Latency>,
+    halts: Vec<Counter>,
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl Sink {
+    /// For one worker; without a ring, requests are counted but not written.
+    pub fn new(
+        instance: &InstanceName,
+        ring: Option<Arc<Ring>>,
+        totals: Arc<Totals>,
+        metrics: &Metrics,
+    ) -> Rc<Self> {
+        let help = "Requests that a stage ended";
+        let halts = Stage::ALL
+            .map(|s| metrics.counter("aqueduct_http_halts_total", help, &[("stage", s.name())]));
+        let help = "Time that this gateway added to a request: all but the waiting for services";
+        Rc::new(Self {
+            instance: instance.clone(),
+            ring,
+            totals,
+            unmatched: RouteStats::new("", metrics),
+            added: metrics.latency("aqueduct_http_added_seconds", help, &[]),
+            halts: halts.into(),
+            scratch: RefCell::default(),
+        })
+    }
+
+    /// Counts and writes an exchange that has ended.
+    pub fn write(x: &Exchange) {
+        let (sink, record) = (&x.record.sink, &x.record);
+        let elapsed = x.began.elapsed();
+        let status = record.status.unwrap_or(line::CLIENT_GONE);
+        sink.totals.requests.fetch_add(1, Ordering::Relaxed);
+        sink.totals.latency.record(elapsed);
+        if status.is_server_error() {
+            sink.totals.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        record.route.count(status);
+        record.route.seconds.record(elapsed);
+        sink.added.record(x.progress.added());
+        if let Some(counter) = x.progress.halted().and_then(|s| sink.halts.get(s as usize - 1)) {
+            counter.increment(1);
+        }
+        if let Some(ring) = &sink.ring {
+            let mut text = sink.scratch.borrow_mut();
+            text.clear();
+            line::write(x, sink.instance.as_str(), elapsed, &mut text);
+            ring.push(&text);
+        }
+    }
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("instance", &self.instance).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! One downstream connection from its first byte: PROXY header, handshake, engine; and one call of
+//! the pipeline per request on it. Not for accepting (`server`). Called by `server` for sockets, by
+//! tests for in-memory streams.
+//!
+//! Invariant: who the client is was settled before its first request, by a trusted PROXY header or
+//! by the socket.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use common::lifecycle::Shutdown;
+use common::net::proxy_protocol;
+use common::observe::Observer;
+use common::snapshot::Published;
+use http::request::Parts;
+use hyper::body::Incoming;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+
+use crate::access_log::{Record, RouteStats, Sink};
+use crate::body::{BodyLimits, RequestBody};
+use crate::engine::http1::Http1;
+use crate::engine::http2::Http2;
+use crate::engine::stall::Stall;
+use crate::engine::{Engine as _, Fault};
+use crate::events::ProxyHeaderRefused;
+use crate::exchange::{Exchange, Peer, Received, Transport};
+use crate::ids::{RequestId, TraceParent};
+use crate::pipeline::Pipeline;
+use crate::snapshot::Snapshot;
+use crate::stages::emit::Emitted;
+use crate::stages::tls::{self, Protocol};
+
+/// What serves on one thread: the pipeline of the current snapshot and everything that threads do
+/// not share.
+#[derive(Debug)]
+pub struct Worker {
+    published: Arc<Published<Snapshot>>,
+    site: RefCell<Rc<Site>>,
+    sink: Rc<Sink>,
+    observer: Observer,
+    rng: RefCell<SmallRng>,
+}
+
+/// A snapshot with this worker's pipeline for it.
+#[derive(Debug)]
+pub struct Site {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// The stages.
+    pub pipeline: Pipeline,
+}
+
+impl Site {
+    fn build(snapshot: Arc<Snapshot>, observer: &Observer) -> Rc<Self> {
+        let stats = |route: &topology::gateway::Route| {
+            RouteStats::new(route.name.as_str(), &observer.metrics)
+        };
+        let stats: Vec<_> = snapshot.group.routes.iter().map(stats).collect();
+        let pipeline = Pipeline::build(&snapshot, &stats, observer);
+        Rc::new(Self { snapshot, pipeline })
+    }
+}
+
+impl Worker {
+    /// For this thread; must be called inside its runtime.
+    pub fn new(
+        published: Arc<Published<Snapshot>>,
+        sink: Rc<Sink>,
+        observer: Observer,
+    ) -> Rc<Self> {
+        let site = RefCell::new(Site::build(published.load_full(), &observer));
+        let rng = RefCell::new(SmallRng::from_os_rng());
+        Rc::new(Self { published, site, sink, observer, rng })
+    }
+
+    /// The site of the snapshot in force; built anew after a change, while exchanges that were begun
+    /// keep theirs.
+    pub fn site(&self) -> Rc<Site> {
+        let current = self.published.load();
+        let mut site = self.site.borrow_mut();
+        if !Arc::ptr_eq(&current, &site.snapshot) {
+            *site = Site::build(Arc::clone(&current), &self.observer);
+        }
+        Rc::clone(&site)
+    }
+
+    /// Serves one connection that came from `from` to its end. Dropping the future ends everything
+    /// on it at once; the records are written nevertheless.
+    pub async fn serve<IO>(self: &Rc<Self>, mut io: IO, from: SocketAddr, shutdown: Shutdown)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let site = self.site();
+        let group = &site.snapshot.group;
+        let limit = group.front.handshake_timeout;
+        let believed = trusted(&site.snapshot, from.ip());
+        let client = if believed {
+            match timeout(limit, proxy_protocol::read(&mut io)).await {
+                // A balancer's own connection (LOCAL, UNKNOWN) has no client behind it.
+                Ok(Ok(header)) => header.addresses.map_or(from, |addresses| addresses.source),
+                Ok(Err(fault)) => return self.observer.emit(ProxyHeaderRefused { from, fault }),
+                Err(_) => return,
+            }
+        } else {
+            from
+        };
+        let io = Stall::new(io, group.front.body_idle_timeout);
+        match &site.snapshot.front {
+            None => {
+                let peer = Peer { client, transport: Transport::Plain };
+                self.speak(Protocol::Http1, io, peer, shutdown).await;
+            }
+            Some(front) => {
+                let accepted = tls::accept(&front.config, io, limit).await;
+                if let Ok(accepted) = accepted {
+                    let peer = Peer { client, transport: accepted.transport };
+                    self.speak(accepted.protocol, accepted.stream, peer, shutdown).await;
+                }
+            }
+        }
+    }
+
+    async fn speak<IO>(self: &Rc<Self>, protocol: Protocol, io: IO, peer: Peer, shutdown: Shutdown)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let line = Rc::new(Line { worker: Rc::clone(self), peer: Rc::new(peer) });
+        let front = self.site().snapshot.group.front.clone();
+        match protocol {
+            Protocol::Http1 => Http1::new(&front).serve(io, line, shutdown).await,
+            Protocol::Http2 => Http2::new(&front).serve(io, line, shutdown).await,
+        }
+    }
+}
+
+/// Whether a PROXY header is required from this peer; from others one is a malformed request.
+fn trusted(snapshot: &Snapshot, peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    snapshot.group.trust_proxy_protocol_from.iter().any(|network| network.contains(&peer))
+}
+
+/// One connection as its engine sees it.
+#[derive(Debug)]
+pub struct Line {
+    worker: Rc<Worker>,
+    peer: Rc<Peer>,
+}
+
+impl Line {
+    /// One request from its head to the answer to send. Dropping the future (the client has gone)
+    /// abandons it; its record is written.
+    pub async fn exchange(&self, head: Parts, body: Incoming, fault: Option<Fault>) -> Emitted {
+        let site = self.worker.site();
+        let front = &site.snapshot.group.front;
+        let limits = BodyLimits { bytes: front.max_body_bytes, idle: front.body_idle_timeout };
+        let ids = {
+            let mut rng = self.worker.rng.borrow_mut();
+            (RequestId::new(&mut rng), TraceParent::start(&mut rng))
+        };
+        let record = Record::new(&self.worker.sink);
+        let peer = Rc::clone(&self.peer);
+        let x = Exchange::new(peer, Instant::now(), SystemTime::now(), ids, record);
+        let received = Received { head, body: RequestBody::new(body, limits), fault };
+        site.pipeline.serve(Box::new(x), received).await
+    }
+}

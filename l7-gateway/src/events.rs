@@ -1,0 +1,102 @@
+//! What an operator must hear of a gateway: one struct per happening, its log line and its counter
+//! side by side. Not for what happens per request: those are records and counters of the sink.
+//!
+//! Invariant: labels are names of the topology file.
+
+use std::io;
+use std::net::SocketAddr;
+
+use common::net::proxy_protocol::ReadFault;
+use common::observe::{Event, Observer};
+
+/// The instance serves.
+#[derive(Debug)]
+pub struct Started<'a> {
+    /// Where.
+    pub listen: SocketAddr,
+    /// Its group.
+    pub group: &'a str,
+    /// Threads that serve.
+    pub workers: usize,
+    /// Routes it knows.
+    pub routes: usize,
+}
+
+/// It takes nothing new and finishes what was begun.
+#[derive(Debug)]
+pub struct Draining {
+    /// Connections that are left.
+    pub connections: u32,
+}
+
+/// It has ended.
+#[derive(Debug)]
+pub struct Stopped;
+
+/// Descriptors or memory are exhausted: new connections wait in the kernel.
+#[derive(Debug)]
+pub struct Exhausted<'a> {
+    /// What accept(2) said.
+    pub error: &'a io::Error,
+}
+
+/// `max_connections` is reached: a connection was closed unread.
+#[derive(Debug)]
+pub struct Full;
+
+/// A trusted peer sent no usable PROXY header.
+#[derive(Debug)]
+pub struct ProxyHeaderRefused {
+    /// The peer.
+    pub from: SocketAddr,
+    /// What was wrong.
+    pub fault: ReadFault,
+}
+
+impl Event for Started<'_> {
+    fn emit(&self, to: &Observer) {
+        let (listen, group, workers, routes) = (self.listen, self.group, self.workers, self.routes);
+        tracing::info!(instance = %to.instance, %listen, group, workers, routes, "gateway serves");
+    }
+}
+
+impl Event for Draining {
+    fn emit(&self, to: &Observer) {
+        tracing::info!(instance = %to.instance, connections = self.connections, "gateway drains");
+    }
+}
+
+impl Event for Stopped {
+    fn emit(&self, to: &Observer) {
+        tracing::info!(instance = %to.instance, "gateway has stopped");
+    }
+}
+
+impl Event for Exhausted<'_> {
+    fn emit(&self, to: &Observer) {
+        refused(to, "exhausted");
+        let remedy = "raise the limit of open files, or lower max-connections";
+        tracing::warn!(instance = %to.instance, error = %self.error, remedy, "cannot accept");
+    }
+}
+
+impl Event for Full {
+    fn emit(&self, to: &Observer) {
+        refused(to, "full");
+        tracing::debug!(instance = %to.instance, "a connection over max-connections was closed");
+    }
+}
+
+impl Event for ProxyHeaderRefused {
+    fn emit(&self, to: &Observer) {
+        refused(to, "proxy_header");
+        tracing::debug!(instance = %to.instance, from = %self.from, fault = %self.fault, "PROXY header refused");
+    }
+}
+
+/// Connections that were closed before a request.
+fn refused(to: &Observer, reason: &'static str) {
+    let help = "Connections closed before a request, by reason";
+    let labels = [("reason", reason)];
+    to.metrics.counter("aqueduct_http_refused_total", help, &labels).increment(1);
+}

@@ -1,0 +1,130 @@
+//! What the admin listener shows of a gateway. Not for changing anything. Called by
+//! `common::observe::admin` on the control runtime.
+//!
+//! Invariant: no secret and no token is shown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::observe::admin::{Inspect, Summary, Unit};
+use common::snapshot::Published;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use topology::gateway::{Auth, Route};
+
+use crate::access_log::Totals;
+use crate::server::Connections;
+use crate::snapshot::Snapshot;
+
+/// The answers.
+#[derive(Debug)]
+pub struct Inspection {
+    published: Arc<Published<Snapshot>>,
+    totals: Arc<Totals>,
+    connections: Arc<Connections>,
+}
+
+impl Inspection {
+    /// Over the living parts of an instance.
+    pub fn new(
+        published: &Arc<Published<Snapshot>>,
+        totals: &Arc<Totals>,
+        connections: &Arc<Connections>,
+    ) -> Self {
+        Self {
+            published: Arc::clone(published),
+            totals: Arc::clone(totals),
+            connections: Arc::clone(connections),
+        }
+    }
+}
+
+impl Inspect for Inspection {
+    fn config(&self) -> Value {
+        let snapshot = self.published.load();
+        let group = &snapshot.group;
+        let front = &group.front;
+        json!({
+            "instance": snapshot.instance.as_str(),
+            "group": group.name.as_str(),
+            "tls": group.tls.is_some(),
+            "trust_proxy_protocol_from":
+                group.trust_proxy_protocol_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "front": {
+                "max_connections": front.max_connections,
+                "max_headers": front.max_headers,
+                "max_head_bytes": front.max_head_bytes,
+                "max_uri_bytes": front.max_uri_bytes,
+                "max_body_bytes": front.max_body_bytes,
+                "handshake_timeout_ms": millis(front.handshake_timeout),
+                "header_timeout_ms": millis(front.header_timeout),
+                "body_idle_timeout_ms": millis(front.body_idle_timeout),
+                "idle_timeout_ms": millis(front.idle_timeout),
+            },
+            "issuers": group.issuers.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
+            "limits": group.limits.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
+            "routes": group.routes.iter().map(|route| self::route(&snapshot, route)).collect::<Vec<_>>(),
+            "drain_ms": millis(group.drain),
+        })
+    }
+
+    fn unready(&self) -> Vec<String> {
+        self.published.load().keys.waiting()
+    }
+
+    fn summary(&self) -> Summary {
+        let micros = |quantile: f64| {
+            let time = self.totals.latency.quantile(quantile)?;
+            u64::try_from(time.as_micros()).ok()
+        };
+        Summary {
+            unit: Unit::Requests,
+            connections: u64::from(self.connections.open()),
+            work_total: self.totals.requests.load(Ordering::Relaxed),
+            errors_total: self.totals.errors.load(Ordering::Relaxed),
+            p50_us: micros(0.5),
+            p99_us: micros(0.99),
+        }
+    }
+
+    fn endpoints(&self) -> Value {
+        let (snapshot, now) = (self.published.load(), Instant::now());
+        let services = snapshot.upstreams.iter().map(|upstream| {
+            let endpoints = upstream.service.endpoints.iter().map(|endpoint| {
+                let state = &endpoint.state;
+                json!({
+                    "name": endpoint.name.as_str(),
+                    "address": endpoint.address.to_string(),
+                    "healthy": state.healthy(),
+                    "selectable": state.selectable(now),
+                    "draining": state.draining(),
+                    "active": state.active(),
+                })
+            });
+            json!({
+                "service": upstream.model.service.as_str(),
+                "via": format!("{:?}", upstream.model.via).to_lowercase(),
+                "endpoints": endpoints.collect::<Vec<_>>(),
+            })
+        });
+        services.collect()
+    }
+}
+
+fn route(snapshot: &Snapshot, route: &Route) -> Value {
+    let service = snapshot.upstreams.get(route.to.0).map(|u| u.model.service.as_str());
+    let scopes = route.policy.scopes.iter().map(|scope| scope.as_str());
+    json!({
+        "name": route.name.as_str(),
+        "service": service,
+        "auth": if route.policy.auth == Auth::None { "none" } else { "token" },
+        "scopes": scopes.collect::<Vec<_>>(),
+        "methods": route.methods,
+        "timeout_ms": millis(route.timeout),
+    })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

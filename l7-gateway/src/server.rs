@@ -1,0 +1,99 @@
+//! One worker's accept loop: takes connections up to the instance's limit and lets each run on its
+//! own until it ends, or until a drain has waited long enough. Not for what happens on a connection.
+//! Called by `lib`, once per worker thread.
+//!
+//! Invariant: after a drain nothing new is taken, and the loop returns only when every connection
+//! of this worker has ended.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use common::lifecycle::Shutdown;
+use common::net::accept::Acceptor;
+use common::observe::Observer;
+use tokio::task::JoinSet;
+use tokio::time::interval;
+
+use crate::connection::Worker;
+use crate::events::{Exhausted, Full};
+
+/// Connections of all workers of an instance, and the most there may be.
+#[derive(Debug)]
+pub struct Connections {
+    open: AtomicU32,
+    most: u32,
+    gauge: metrics::Gauge,
+}
+
+impl Connections {
+    /// None yet.
+    pub fn new(most: u32, observer: &Observer) -> Arc<Self> {
+        let help = "Open downstream connections";
+        let gauge = observer.metrics.gauge("aqueduct_http_connections", help, &[]);
+        Arc::new(Self { open: AtomicU32::new(0), most, gauge })
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more until the guard is dropped; `None` when there are enough.
+    fn enter(self: &Arc<Self>) -> Option<Entered> {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let entered = Entered(Arc::clone(self));
+        self.gauge.increment(1.0);
+        (before < self.most).then_some(entered)
+    }
+}
+
+/// One open connection.
+#[derive(Debug)]
+struct Entered(Arc<Connections>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.0.gauge.decrement(1.0);
+    }
+}
+
+/// Accepts until the drain, then waits for the connections that are left. Must run in a `LocalSet`.
+pub async fn run(
+    worker: Rc<Worker>,
+    mut acceptor: Acceptor,
+    connections: Arc<Connections>,
+    observer: Observer,
+    shutdown: Shutdown,
+) {
+    let mut tasks = JoinSet::new();
+    let mut sweep = interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.draining() => break,
+            _ = sweep.tick() => worker.site().pipeline.dispatch.sweep(),
+            Some(_) = tasks.join_next() => {}
+            (stream, from) = acceptor.next(|error| observer.emit(Exhausted { error })) => {
+                let Some(entered) = connections.enter() else {
+                    observer.emit(Full);
+                    continue;
+                };
+                let (worker, shutdown) = (Rc::clone(&worker), shutdown.clone());
+                tasks.spawn_local(async move {
+                    worker.serve(stream, from, shutdown).await;
+                    drop(entered);
+                });
+            }
+        }
+    }
+    drop(acceptor);
+    tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+        () = shutdown.stopped() => {}
+    }
+}
+
+const SWEEP_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,113 @@
+//! The immutable running configuration of one instance: built and checked aside, published once,
+//! loaded by every worker per connection. Not for what a worker owns (pools, caches): its pipeline
+//! holds those. Called by `lib` (build) and by workers.
+//!
+//! Invariant: everything that depends on the world (certificates, keys) was checked when it was
+//! built; a fault has the place of the reference.
+
+use std::sync::Arc;
+
+use common::observe::Observer;
+use common::tls::store::Loaded;
+use common::tls::{TlsError, server, store};
+use rustls::ServerConfig;
+use thiserror::Error;
+use topology::Place;
+use topology::gateway::{Group, Tls};
+use topology::units::InstanceName;
+
+use crate::matcher::Matcher;
+use crate::stages::authn::{Keys, KeysError};
+use crate::stages::dispatch::service::Upstream;
+use crate::stages::rate_limit::{Limits, LimitsError};
+
+/// Why a configuration that reads well cannot run here.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Keys of issuers.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Limits.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+}
+
+impl BuildError {
+    /// Where the reference stands in the topology file.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Tls(error) => error.place(),
+            Self::Keys(error) => error.place(),
+            Self::Limits(error) => error.place(),
+        }
+    }
+}
+
+/// What one instance runs.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Who it is.
+    pub instance: InstanceName,
+    /// The section of the topology file.
+    pub group: Group,
+    /// Its routes, compiled.
+    pub matcher: Matcher,
+    /// Its services with the state of their endpoints, in the order of the group.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Key sets of its issuers.
+    pub keys: Arc<Keys>,
+    /// Counters of its limits.
+    pub limits: Arc<Limits>,
+    /// Certificates; `None`: plain HTTP.
+    pub front: Option<Front>,
+}
+
+/// Stage 1 of a listener with TLS.
+#[derive(Debug)]
+pub struct Front {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    certificates: Vec<Loaded>,
+}
+
+impl Front {
+    fn new(tls: &Tls) -> Result<Self, TlsError> {
+        let config = server::config(tls, &[b"h2", b"http/1.1"])?;
+        let certificates = tls.certificates.iter().map(store::load).collect::<Result<_, _>>()?;
+        Ok(Self { config, certificates })
+    }
+}
+
+impl Snapshot {
+    /// For an instance of the group. Reads certificates and keys: blocking.
+    ///
+    /// # Errors
+    /// With the place of the reference that is at fault.
+    pub fn build(
+        group: &Group,
+        instance: &InstanceName,
+        observer: &Observer,
+    ) -> Result<Self, BuildError> {
+        Ok(Self {
+            instance: instance.clone(),
+            matcher: Matcher::new(&group.routes),
+            upstreams: group.upstreams.iter().map(Upstream::new).collect(),
+            keys: Keys::new(&group.issuers)?,
+            limits: Limits::new(group, observer.clone())?,
+            front: group.tls.as_ref().map(Front::new).transpose()?,
+            group: group.clone(),
+        })
+    }
+
+    /// Whether a connection that asked for `sni` may carry requests for `host`: the same name, or
+    /// one that the certificate it was shown covers as well (RFC 9110 §15.5.20).
+    pub fn serves(&self, sni: &str, host: &str) -> bool {
+        let Some(front) = &self.front else { return true };
+        let shown = front.certificates.iter().find(|c| c.covers(sni));
+        sni.eq_ignore_ascii_case(host)
+            || shown.or(front.certificates.first()).is_none_or(|c| c.covers(host))
+    }
+}

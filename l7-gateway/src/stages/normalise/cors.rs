@@ -1,0 +1,81 @@
+//! Cross-origin rules of a route (Fetch standard, "HTTP-CORS protocol"), their headers made once.
+//! Not for authentication: a preflight carries none. Called by stage 2 on both sides.
+//!
+//! Invariant: an origin that the rules do not name gets no header.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, request::Parts};
+use topology::gateway::{Cors, Credentials};
+
+/// The rules of one route, compiled.
+#[derive(Debug)]
+pub struct CorsRules {
+    origins: Origins,
+    credentials: Credentials,
+    methods: HeaderValue,
+    headers: HeaderValue,
+    max_age: HeaderValue,
+}
+
+#[derive(Debug)]
+enum Origins {
+    Any,
+    Listed(Vec<String>),
+}
+
+impl CorsRules {
+    /// `None` if a name in the rules cannot stand in a header.
+    pub fn new(rules: &Cors) -> Option<Self> {
+        let origins = match rules.origins.as_slice() {
+            [any] if any == "*" => Origins::Any,
+            listed => Origins::Listed(listed.to_vec()),
+        };
+        Some(Self {
+            origins,
+            credentials: rules.credentials,
+            methods: HeaderValue::from_str(&rules.methods.join(", ")).ok()?,
+            headers: HeaderValue::from_str(&rules.headers.join(", ")).ok()?,
+            max_age: HeaderValue::from(rules.max_age.as_secs()),
+        })
+    }
+
+    /// Adds what every answer of the route carries.
+    pub fn respond(&self, origin: &HeaderValue, headers: &mut HeaderMap) {
+        // A service behind us must not widen the rules.
+        for name in [header::ACCESS_CONTROL_ALLOW_ORIGIN, header::ACCESS_CONTROL_ALLOW_CREDENTIALS]
+        {
+            headers.remove(name);
+        }
+        let allowed = match &self.origins {
+            Origins::Any => HeaderValue::from_static("*"),
+            Origins::Listed(listed) => {
+                headers.append(header::VARY, HeaderValue::from_static("Origin"));
+                if !listed.iter().any(|known| known.as_bytes() == origin.as_bytes()) {
+                    return;
+                }
+                origin.clone()
+            }
+        };
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        if self.credentials == Credentials::Allowed {
+            headers
+                .insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+
+    /// What a preflight answer says beside [`respond`](Self::respond).
+    pub fn preflight(&self) -> [(HeaderName, HeaderValue); 3] {
+        [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone()),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone()),
+            (header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone()),
+        ]
+    }
+}
+
+/// The method that a preflight asks for; `None`: it is none.
+pub fn preflight_for(head: &Parts) -> Option<Method> {
+    let asked = head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let preflight = head.method == Method::OPTIONS && head.headers.contains_key(header::ORIGIN);
+    preflight.then(|| Method::from_bytes(asked.as_bytes()).ok()).flatten()
+}

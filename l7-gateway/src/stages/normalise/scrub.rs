@@ -1,0 +1,192 @@
+//! Headers that must not pass: hop-by-hop ones, framing, and every one that only we may set. Not for
+//! setting ours: stage 7 does, last. Called by stage 2; answers are cleaned with [`hop_by_hop`] too.
+//!
+//! Invariant: after `scrub`, no header is left that any service could read as one of ours, whatever
+//! its spelling.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+use super::NormaliseError;
+
+/// Names that a service may believe because we set them, folded.
+const OURS: [&str; 10] = [
+    "x-user-id",
+    "x-scopes",
+    "x-consumer",
+    "x-request-id",
+    "forwarded",
+    "x-real-ip",
+    "traceparent",
+    "tracestate",
+    "x-client-cert",
+    "x-aqueduct",
+];
+
+/// Whole families that a service may believe, folded.
+const OUR_FAMILIES: [&str; 4] = ["x-forwarded-", "x-consumer-", "x-user-", "x-aqueduct-"];
+
+/// Headers that make some frameworks see another path or method than was judged here.
+const OVERRIDES: [&str; 6] = [
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Removes them from a request.
+///
+/// # Errors
+/// `Connection` names a header that is no hop's business: a known trick to strip what proxies add.
+pub fn scrub(headers: &mut HeaderMap) -> Result<(), NormaliseError> {
+    for value in headers.get_all(header::CONNECTION) {
+        let text = value.to_str().map_err(|_| NormaliseError::Connection)?;
+        if text.split(',').any(|name| protected(name.trim())) {
+            return Err(NormaliseError::Connection);
+        }
+    }
+    hop_by_hop(headers);
+    let spoofed: Vec<HeaderName> = headers.keys().filter(|name| only_ours(name)).cloned().collect();
+    for name in spoofed {
+        headers.remove(name);
+    }
+    // Framing is made anew from the parsed body; the host travels in the target; 100 was our answer.
+    for name in [header::CONTENT_LENGTH, header::HOST, header::EXPECT] {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions.
+pub fn hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+const HOP_BY_HOP: [HeaderName; 9] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether a service could read the name as one of ours. Gateways to CGI-like interfaces fold every
+/// mark to `_`, so all marks are one here.
+fn only_ours(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    // All of them begin with one of these letters.
+    if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't')) {
+        return false;
+    }
+    let folded: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    OURS.contains(&folded.as_str())
+        || OVERRIDES.contains(&folded.as_str())
+        || OUR_FAMILIES.iter().any(|family| folded.starts_with(family))
+}
+
+/// Whether naming it in `Connection` is an attack.
+fn protected(name: &str) -> bool {
+    const NEVER: [HeaderName; 6] = [
+        header::HOST,
+        header::AUTHORIZATION,
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::TRANSFER_ENCODING,
+    ];
+    HeaderName::from_bytes(name.as_bytes())
+        .is_ok_and(|name| NEVER.contains(&name) || only_ours(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let line = |(name, value): &(&str, &str)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).expect("a name");
+            (name, HeaderValue::from_str(value).expect("a value"))
+        };
+        lines.iter().map(line).collect()
+    }
+
+    /// G6: our headers are removed in every spelling.
+    #[test]
+    fn spoofed_headers_are_removed_in_every_spelling() {
+        let spellings = [
+            "X-User-Id",
+            "x-user-id",
+            "X_USER_ID",
+            "X-User_Id",
+            "x_user-id",
+            "X.User.Id",
+            "X-User.Id",
+            "x~user~id",
+            "X-USER-ID",
+            "x!user!id",
+            "X'User'Id",
+            "x|user|id",
+            "X-Forwarded-For",
+            "X_Forwarded_Proto",
+            "Forwarded",
+            "X-Real-IP",
+            "x-scopes",
+            "X-Consumer-Name",
+            "X-Original-URL",
+            "X-HTTP-Method-Override",
+            "traceparent",
+        ];
+        for name in spellings {
+            let mut map = headers(&[(name, "1"), ("accept", "*/*"), ("x-custom", "stays")]);
+            scrub(&mut map).expect("clean");
+            assert_eq!(map.len(), 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_with_what_connection_names() {
+        let mut map = headers(&[
+            ("connection", "keep-alive, X-Hop"),
+            ("connection", "te"),
+            ("x-hop", "1"),
+            ("te", "trailers"),
+            ("keep-alive", "5"),
+            ("proxy-authorization", "secret"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ]);
+        scrub(&mut map).expect("clean");
+        assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    /// G6: nobody strips what we add by naming it in `Connection`.
+    #[test]
+    fn naming_a_protected_header_is_refused() {
+        for name in ["X-Forwarded-For", "x_user_id", "Authorization", "host", "Content-Length"] {
+            let mut map = headers(&[("connection", &format!("close, {name}"))]);
+            assert_eq!(scrub(&mut map), Err(NormaliseError::Connection), "{name}");
+        }
+    }
+}
