@@ -1,0 +1,252 @@
+//! Tiers in this process, started from a topology text as their binaries would be. Not for what is
+//! around them: that is `fakes`. Used by the tests.
+//!
+//! Invariant: every instance stops when its [`Stack`] is dropped.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::cli::Options;
+use common::lifecycle::Lifecycle;
+use tempfile::TempDir;
+use topology::Topology;
+
+use crate::address::Address;
+use crate::clients::http;
+use crate::pki::{self, Trust};
+
+/// A topology text in the making, in a folder of its own and on an address of its own.
+#[derive(Debug)]
+pub struct Draft {
+    /// Where all of it listens.
+    pub address: Address,
+    /// The topology file's folder.
+    pub folder: TempDir,
+    /// What clients of the gateways trust.
+    pub trust: Trust,
+    text: String,
+}
+
+impl Draft {
+    /// The documented production stack as it is shipped, on an address of its own.
+    pub fn documented() -> Self {
+        Self::new(include_str!("../../topology/stacks/instagram-valorant.yaml"))
+            .edit("env:AQUEDUCT_HASH_KEY", "file:secrets/hash-key")
+            .edit("algorithms: [RS256, ES256]", "algorithms: [ES256]")
+    }
+
+    /// This text, with an address of its own in the place of 127.0.0.1.
+    ///
+    /// # Panics
+    /// When the folder cannot be made.
+    pub fn new(text: &str) -> Self {
+        let (address, folder) = (Address::claim(), tempfile::tempdir().expect("a folder"));
+        let trust = pki::make(folder.path(), address.ip());
+        let text = text.replace("127.0.0.1", &address.ip().to_string());
+        let draft = Self { address, folder, trust, text };
+        draft.secret("hash-key", "0123456789abcdef0123456789abcdef");
+        draft.secret("app.scram", "not needed by this test");
+        draft
+    }
+
+    /// Writes `secrets/NAME`.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn secret(&self, name: &str, text: &str) {
+        let secrets = self.folder.path().join("secrets");
+        std::fs::create_dir_all(&secrets).expect("a folder for secrets");
+        std::fs::write(secrets.join(name), text).expect("a secret's file");
+    }
+
+    /// Replaces a part of the text.
+    ///
+    /// # Panics
+    /// When the part is not there: the file has changed and the test must follow.
+    #[must_use]
+    pub fn edit(mut self, from: &str, to: &str) -> Self {
+        assert!(self.text.contains(from), "the topology file does not say {from:?} any more");
+        self.text = self.text.replace(from, to);
+        self
+    }
+
+    /// Lets the access records go to a file, which is [`Stack::records`].
+    #[must_use]
+    pub fn with_records(self) -> Self {
+        self.edit("    trust-proxy", &format!("    access-log: file:{RECORDS}\n    trust-proxy"))
+    }
+
+    /// Resolves the text; nothing runs yet.
+    ///
+    /// # Panics
+    /// When the file has problems; with all of them.
+    pub fn stack(self) -> Stack {
+        let topology = topology::parse("stack.yaml", &self.text, self.folder.path());
+        let topology = topology.unwrap_or_else(|problems| unreachable!("{problems}"));
+        Stack {
+            address: self.address,
+            folder: self.folder,
+            trust: self.trust,
+            topology: Arc::new(topology),
+            running: Vec::new(),
+        }
+    }
+}
+
+/// Where access records go, relative to the topology file.
+const RECORDS: &str = "access.ndjson";
+
+/// Running instances of one topology.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where all of it listens.
+    pub address: Address,
+    /// The topology file's folder.
+    pub folder: TempDir,
+    /// What clients of the gateways trust.
+    pub trust: Trust,
+    topology: Arc<Topology>,
+    running: Vec<Instance>,
+}
+
+#[derive(Debug)]
+struct Instance {
+    name: String,
+    lifecycle: Lifecycle,
+    tier: Tier,
+}
+
+#[derive(Debug)]
+enum Tier {
+    Nlb(l4_nlb::Running),
+    Gateway(l7_gateway::Running),
+    Pool(pgpool::Running),
+}
+
+impl Stack {
+    /// Starts the instance with two workers and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not start; with what it says.
+    pub async fn start(&mut self, name: &str) -> &mut Self {
+        let options = Options { workers: NonZeroUsize::new(2), ..Options::new(name) };
+        let lifecycle = options.lifecycle.clone();
+        let topology = self.topology.clone();
+        let (tier, admin) = if topology.nlb(name).is_some() {
+            let running = l4_nlb::start(topology, name, options).await.map_err(text);
+            running.map(|running| (running.admin, Tier::Nlb(running)))
+        } else if topology.gateway(name).is_some() {
+            let running = l7_gateway::start(topology, name, options).await.map_err(text);
+            running.map(|running| (running.admin, Tier::Gateway(running)))
+        } else {
+            let running = pgpool::start(topology, name, options).await.map_err(text);
+            running.map(|running| (running.admin, Tier::Pool(running)))
+        }
+        .map(|(admin, tier)| (tier, admin))
+        .unwrap_or_else(|why| unreachable!("{name} does not start: {why}"));
+        self.running.push(Instance { name: name.to_owned(), lifecycle, tier });
+        ready(name, admin.expect("an instance with an admin address")).await;
+        self
+    }
+
+    /// Starts them one after the other.
+    pub async fn start_all(&mut self, names: &[&str]) {
+        for name in names {
+            self.start(name).await;
+        }
+    }
+
+    /// Tells the instance to take no new work.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn drain(&self, name: &str) {
+        let instance = self.running.iter().find(|instance| instance.name == name);
+        instance.expect("a running instance").lifecycle.drain();
+    }
+
+    /// Waits until the drained instance has ended by itself.
+    ///
+    /// # Panics
+    /// When it does not run, does not end within 20 s, or ends with an error.
+    pub async fn finished(&mut self, name: &str) {
+        let at = self.running.iter().position(|instance| instance.name == name);
+        let instance = self.running.swap_remove(at.expect("a running instance"));
+        let end = tokio::time::timeout(PATIENCE, instance.tier.finished()).await;
+        assert!(end.is_ok(), "{name} did not end within {PATIENCE:?}");
+        assert_eq!(end.unwrap_or(Ok(())), Ok(()), "{name} ended with an error");
+    }
+
+    /// The access records written so far, one JSON value per line.
+    ///
+    /// # Panics
+    /// When a line is no JSON.
+    pub fn records(&self) -> Vec<serde_json::Value> {
+        records(&self.folder.path().join(RECORDS))
+    }
+
+    /// Waits until there are `count` access records, and returns them.
+    ///
+    /// # Panics
+    /// When they do not come within 20 s.
+    pub async fn await_records(&self, count: usize) -> Vec<serde_json::Value> {
+        until("access records", async || Some(self.records()).filter(|r| r.len() >= count)).await
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.running.iter().for_each(|instance| instance.lifecycle.stop());
+    }
+}
+
+impl Tier {
+    async fn finished(self) -> Result<(), String> {
+        match self {
+            Self::Nlb(running) => running.finished().await.map_err(text),
+            Self::Gateway(running) => running.finished().await.map_err(text),
+            Self::Pool(running) => running.finished().await.map_err(text),
+        }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn records(file: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).expect("a record is JSON")).collect()
+}
+
+/// Asks `/readyz` until it says yes.
+async fn ready(name: &str, admin: SocketAddr) {
+    until(&format!("{name} to be ready"), async || {
+        let answer = http::plain(admin, "/readyz").await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// Asks again and again until there is an answer; for what can only be asked.
+///
+/// # Panics
+/// When there is none within 20 s.
+pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let mut again = tokio::time::interval(Duration::from_millis(5));
+    let answer = tokio::time::timeout(PATIENCE, async {
+        loop {
+            again.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    });
+    answer.await.ok().unwrap_or_else(|| unreachable!("waited {PATIENCE:?} for {what}"))
+}
+
+const PATIENCE: Duration = Duration::from_secs(20);
