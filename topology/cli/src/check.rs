@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             writeln!(out, "{problems}")?;
             return Ok(ExitCode::from(2));
         }
-        Err(error @ LoadError::Io { .. }) => return Err(error.into()),
+        Err(error @ LoadError::Io { .. }) => anyhow::bail!("{error}"),
     };
     let mut found = topology.warnings.clone();
     found.extend(certificates(&topology));

@@ -83,25 +83,30 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         () = signals.next() => Ok(false),
     };
     let limit = Duration::from_secs(args.drain.into());
-    let code = match started {
+    let outcome = match started {
         Ok(true) => {
             let hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
             announce(&progress, &source, &fleet, &hints);
             let live = std::io::stdout().is_terminal() && !args.plain;
-            watch(&fleet, &source.stack, &hints, &progress, &mut signals, live).await?;
-            ExitCode::SUCCESS
+            watch(&fleet, &source.stack, &hints, &progress, &mut signals, live).await
         }
-        Ok(false) => ExitCode::SUCCESS,
-        Err(error) => {
-            progress.failed(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
     };
+    if outcome.is_err() {
+        progress.warn("stopping", "since one part could not be started");
+    }
     tokio::select! {
         () = fleet.stop(limit) => {}
         () = signals.next() => fleet.kill().await,
     }
-    Ok(code)
+    Ok(match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            progress.failed(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    })
 }
 
 /// All that is known before the first process starts.
@@ -214,7 +219,7 @@ async fn watch(
                     return Ok(());
                 }
                 if let Some(screen) = &mut screen {
-                    screen.scroll(key, fleet.plan().parts.len());
+                    screen.press(key, fleet.plan().parts.len())?;
                 }
             }
             _ = tick.tick(), if screen.is_some() => lines = status::look(fleet, &lines).await,

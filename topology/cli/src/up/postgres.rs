@@ -69,10 +69,14 @@ impl Postgres {
         self.forget_replicas()
     }
 
-    /// Copies a running primary into the data folder of a replica; nothing when it is there.
+    /// Copies a running primary into the data folder of a replica; nothing when it is there. It is
+    /// copied anew after the machine was started again, since a replica does not wait for the disk.
     pub(crate) async fn make_replica(&self, name: &str, primary: u16) -> anyhow::Result<()> {
         let data = self.root.join(name);
-        if data.join("PG_VERSION").exists() {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let copied_in = data.join("boot_id");
+        let same = std::fs::read_to_string(&copied_in).is_ok_and(|copied_in| copied_in == boot);
+        if same && data.join("PG_VERSION").exists() {
             return self.check_version(&data);
         }
         let fresh = self.fresh(name)?;
@@ -81,6 +85,7 @@ impl Postgres {
         let copy = copy.with([format!("--port={primary}"), "--username=postgres".into()]);
         let copy = copy.with(["--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
         copy.run(MAKING).await?;
+        std::fs::write(fresh.join("boot_id"), boot)?;
         std::fs::write(fresh.join("standby.signal"), "")?;
         self.give(&fresh.join("standby.signal"))?;
         std::fs::rename(&fresh, &data)?;
@@ -107,6 +112,8 @@ impl Postgres {
         if let Some(primary) = primary {
             let port = primary.port();
             settings.push(format!("primary_conninfo=host={sockets} port={port} user=postgres"));
+            // A copy that can be made again; saves seconds at its first start.
+            settings.push("fsync=off".to_owned());
         }
         let mut launch = self.program("postgres").with(["-D"]).with([self.root.join(name)]);
         for setting in settings {
@@ -151,6 +158,16 @@ impl Postgres {
             self.script(port, database, owner, "schema.sql", SCHEMA).await?;
         }
         Ok(())
+    }
+
+    /// Whether a server says in its pid file that it accepts queries: cheaper than asking it, and
+    /// it does not log a refusal each time.
+    pub(crate) fn accepts(&self, name: &str) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(self.root.join(name).join("postmaster.pid"))?;
+        match text.lines().nth(7).map(str::trim) {
+            Some("ready") => Ok(()),
+            other => bail!("PostgreSQL is {}", other.unwrap_or("starting")),
+        }
     }
 
     /// One statement as PostgreSQL's own user, over the private socket.

@@ -29,8 +29,8 @@ pub(crate) enum Question {
     Ping(SocketAddr),
     /// Redis's `PING`.
     Redis(SocketAddr),
-    /// `SELECT 1` as PostgreSQL's own user.
-    Sql(Box<Postgres>, u16),
+    /// Whether the server of this name says that it accepts queries, then `SELECT 1`.
+    Sql(Box<Postgres>, String, u16),
 }
 
 impl Question {
@@ -40,7 +40,7 @@ impl Question {
         match (&part.does, part.admin, postgres) {
             (Does::Tier(_), Some(admin), _) => Self::Admin(admin),
             (Does::Primary(_) | Does::Replica { .. }, _, Some(postgres)) => {
-                Self::Sql(Box::new(postgres.clone()), address.port())
+                Self::Sql(Box::new(postgres.clone()), part.name.clone(), address.port())
             }
             (Does::Redis, ..) => Self::Redis(address),
             (Does::Demo { .. }, ..) if is_udp(part) => Self::Ping(address),
@@ -64,7 +64,8 @@ impl Question {
             Self::Connect(at) => drop(TcpStream::connect(at).await?),
             Self::Ping(at) => ping(*at).await?,
             Self::Redis(at) => redis(*at).await?,
-            Self::Sql(postgres, port) => {
+            Self::Sql(postgres, name, port) => {
+                postgres.accepts(name)?;
                 postgres.sql(*port, "postgres", "SELECT 1").await?;
             }
         }

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use common::observe::admin::Unit;
 use crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers};
+use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line as TextLine, Span};
-use ratatui::widgets::{Cell, Paragraph, Row, Table, Wrap};
+use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use tokio::sync::mpsc;
 
 use crate::up::hints::Hint;
@@ -27,6 +28,16 @@ pub(crate) struct Screen {
     keys: mpsc::Receiver<Key>,
     reading: Arc<AtomicBool>,
     scroll: usize,
+    shows: Shows,
+}
+
+/// What the terminal shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    /// The live view.
+    Picture,
+    /// What was printed before it, where commands can be copied whole.
+    Print,
 }
 
 /// What one picture shows.
@@ -55,6 +66,8 @@ pub(crate) enum Key {
     Up,
     /// One line down.
     Down,
+    /// `c`: to the printed commands, and back.
+    Commands,
     /// The window has another size.
     Resized,
 }
@@ -78,7 +91,7 @@ impl Screen {
                 }
             }
         })?;
-        Ok(Self { terminal, keys, reading, scroll: 0 })
+        Ok(Self { terminal, keys, reading, scroll: 0, shows: Shows::Picture })
     }
 
     /// The next key; cancel safe.
@@ -86,17 +99,32 @@ impl Screen {
         self.keys.recv().await.unwrap_or(Key::Quit)
     }
 
-    /// Moves the table.
-    pub(crate) fn scroll(&mut self, key: Key, parts: usize) {
-        match key {
-            Key::Up => self.scroll = self.scroll.saturating_sub(1),
-            Key::Down => self.scroll = (self.scroll + 1).min(parts.saturating_sub(1)),
-            Key::Quit | Key::Resized => {}
+    /// Moves the table, or changes what is shown.
+    pub(crate) fn press(&mut self, key: Key, parts: usize) -> anyhow::Result<()> {
+        match (key, self.shows) {
+            (Key::Quit | Key::Resized, _) => {}
+            (Key::Commands, Shows::Picture) => {
+                self.shows = Shows::Print;
+                crossterm::execute!(std::io::stdout(), LeaveAlternateScreen)?;
+            }
+            (_, Shows::Print) => {
+                self.shows = Shows::Picture;
+                crossterm::execute!(std::io::stdout(), EnterAlternateScreen)?;
+                self.terminal.clear()?;
+            }
+            (Key::Up, Shows::Picture) => self.scroll = self.scroll.saturating_sub(1),
+            (Key::Down, Shows::Picture) => {
+                self.scroll = (self.scroll + 1).min(parts.saturating_sub(1));
+            }
         }
+        Ok(())
     }
 
     /// Draws one picture.
     pub(crate) fn draw(&mut self, picture: &Picture<'_>) -> anyhow::Result<()> {
+        if self.shows == Shows::Print {
+            return Ok(());
+        }
         let scroll = self.scroll;
         self.terminal.draw(|frame| draw(frame, picture, scroll))?;
         Ok(())
@@ -116,6 +144,7 @@ fn key(event: &Event) -> Option<Key> {
         Event::Key(key) if key.kind != KeyEventKind::Release => match key.code {
             KeyCode::Char('q') | KeyCode::Esc => Some(Key::Quit),
             KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => Some(Key::Quit),
+            KeyCode::Char('c') => Some(Key::Commands),
             KeyCode::Up | KeyCode::Char('k') => Some(Key::Up),
             KeyCode::Down | KeyCode::Char('j') => Some(Key::Down),
             _ => None,
@@ -161,7 +190,7 @@ fn header(picture: &Picture<'_>) -> Paragraph<'static> {
             spans.push(Span::styled(format!("  {number} {word}"), Style::new().fg(colour)));
         }
     }
-    spans.push(Span::styled("    q ends", DIM));
+    spans.push(Span::styled("    c commands to copy   q ends", DIM));
     Paragraph::new(TextLine::from(spans))
 }
 
@@ -228,13 +257,22 @@ fn events(picture: &Picture<'_>) -> Paragraph<'static> {
     Paragraph::new(lines.collect::<Vec<_>>())
 }
 
+/// One line each; a long one is cut, and whole on the printed page.
 fn hints(frame: &mut Frame<'_>, picture: &Picture<'_>, area: Rect) {
-    let mut lines = Vec::new();
+    let width = usize::from(area.width);
+    let mut lines = vec![TextLine::from("")];
     for hint in picture.hints {
-        lines.push(TextLine::styled(format!("# {}", hint.what), DIM));
-        lines.push(TextLine::from(hint.command.clone()));
+        let room = width.saturating_sub(WHAT + 2);
+        let whole = hint.command.chars().count() <= room;
+        let kept = if whole { room } else { room.saturating_sub(1) };
+        let mut command: String = hint.command.chars().take(kept).collect();
+        if !whole {
+            command.push('…');
+        }
+        let what = Span::styled(format!("{:<WHAT$}  ", hint.what), DIM);
+        lines.push(TextLine::from(vec![what, Span::from(command)]));
     }
-    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: false }), area);
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 /// `1234 req`, empty at the first look.
@@ -272,6 +310,8 @@ fn short(number: u64) -> String {
 }
 
 const EVENTS: usize = 4;
+/// Columns for what a command is for.
+const WHAT: usize = 30;
 const DIM: Style = Style::new().fg(Color::DarkGray);
 
 #[cfg(test)]

@@ -1,0 +1,230 @@
+//! The documented stack on free ports, started by the program under test. Not for what is asserted
+//! about it. Used by the tests of this folder.
+//!
+//! Invariant: dropping a [`Stack`] ends `up`, which ends everything else.
+
+use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A running `aqueduct up`.
+pub(crate) struct Stack {
+    folder: TempDir,
+    child: Child,
+    output: BufReader<ChildStdout>,
+    /// Port in the documented stack → port here.
+    ports: BTreeMap<u16, u16>,
+    /// By the name of the part.
+    processes: BTreeMap<String, u32>,
+}
+
+/// What curl saw.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) body: Value,
+}
+
+/// How `up` ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+}
+
+impl Stack {
+    /// Starts the documented stack on free ports and waits for `ready`.
+    pub(crate) fn up(name: &str) -> Self {
+        check_programs();
+        let folder = folder(name);
+        let (text, ports) = on_free_ports(include_str!("../../../stacks/instagram-valorant.yaml"));
+        let file = folder.path().join("stack.yaml");
+        std::fs::write(&file, text).expect("written");
+        let mut command = aqueduct();
+        command.arg("up").arg(&file).arg("--plain").arg("--state").arg(folder.path().join("state"));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let mut stack = Self { folder, child, output, ports, processes: BTreeMap::new() };
+        stack.until(|line| line == "ready\n");
+        stack
+    }
+
+    /// Reads output up to the first line that fits, and notes the processes on the way.
+    pub(crate) fn until(&mut self, fits: impl Fn(&str) -> bool) -> String {
+        let mut seen = String::new();
+        loop {
+            let mut line = String::new();
+            let read = self.output.read_line(&mut line).expect("readable");
+            assert!(read > 0, "`up` ended early:\n{seen}");
+            seen.push_str(&line);
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [_, "s", "ready", _, name, .., "(process", process] = words.as_slice() {
+                let process = process.trim_end_matches(')').parse().expect("a number");
+                self.processes.insert((*name).to_owned(), process);
+            }
+            if fits(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// A token of the stack's issuer.
+    pub(crate) fn token(&self, more: &[&str]) -> String {
+        let mut command = aqueduct();
+        command.args(["token", "--user", "98765", "--scope", "user:read pay", "--state"]);
+        let output = command.arg(self.state()).args(more).output().expect("run");
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// A request to the edge, the certificate verified against the stack's own authority.
+    pub(crate) fn curl(&self, path: &str, token: &str) -> Reply {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert"])
+            .arg(self.state().join("ca.pem"))
+            .args(["--resolve", &format!("api.example:{}:127.0.0.1", self.port(8443))])
+            .args(["--header", &format!("Authorization: Bearer {token}")])
+            .args(["--write-out", "\n%{http_code}"])
+            .arg(format!("https://api.example:{}{path}", self.port(8443)))
+            .output()
+            .expect("curl is installed");
+        let shown = text(&output.stdout);
+        let (body, status) = shown.rsplit_once('\n').expect("the status comes last");
+        let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
+        let status = status.parse().expect("a number");
+        Reply { status, body }
+    }
+
+    /// One value through pgpool.
+    pub(crate) fn sql(&self, statement: &str) -> String {
+        let password = std::fs::read_to_string(self.state().join("secrets/app.password"));
+        let output = Command::new("psql")
+            .env("PGPASSWORD", password.expect("made").trim())
+            .args(["-h", "127.0.0.1", "-U", "app", "-At", "-c", statement, "-p"])
+            .arg(self.port(6432).to_string())
+            .arg("app")
+            .output()
+            .expect("psql is installed");
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// All processes that `up` named.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        self.processes.values().copied().collect()
+    }
+
+    /// The process of one part.
+    pub(crate) fn process_of(&self, part: &str) -> u32 {
+        *self.processes.get(part).expect(part)
+    }
+
+    /// Ctrl-C, and the end.
+    pub(crate) fn interrupt(&mut self) -> Ended {
+        signal(self.child.id(), "-INT");
+        let mut line = String::new();
+        while self.output.read_line(&mut line).expect("readable") > 0 {
+            line.clear();
+        }
+        Ended { status: self.child.wait().expect("ended") }
+    }
+
+    /// Ports of the stack that something still holds.
+    pub(crate) fn busy_ports(&self) -> Vec<u16> {
+        let busy = |port: &&u16| TcpListener::bind(("127.0.0.1", **port)).is_err();
+        self.ports.values().filter(busy).copied().collect()
+    }
+
+    fn port(&self, documented: u16) -> u16 {
+        *self.ports.get(&documented).expect("a port of the stack")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            signal(self.child.id(), "-TERM");
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// The program under test.
+pub(crate) fn aqueduct() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_aqueduct"))
+}
+
+/// A folder that PostgreSQL's own user may enter, too.
+pub(crate) fn folder(name: &str) -> TempDir {
+    let folder =
+        tempfile::Builder::new().prefix(&format!("up-{name}-")).tempdir().expect("a folder");
+    let open = Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).expect("opened");
+    folder
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn check_programs() {
+    let folder = Path::new(env!("CARGO_BIN_EXE_aqueduct")).parent().expect("in a folder");
+    for name in ["l4-nlb", "l7-gateway", "pgpool", "demo"] {
+        assert!(
+            folder.join(name).is_file(),
+            "{name} is not built: run `cargo build --workspace --bins` first, as `make test` does"
+        );
+    }
+}
+
+fn signal(process: u32, name: &str) {
+    let status = Command::new("kill").args([name, &process.to_string()]).status();
+    assert!(status.expect("kill is there").success());
+}
+
+/// The stack with every port replaced by a free one.
+fn on_free_ports(stack: &str) -> (String, BTreeMap<u16, u16>) {
+    // All sockets are held until every port is chosen, so that none is chosen twice.
+    let mut held = Vec::new();
+    let mut ports = BTreeMap::new();
+    let mut text = String::with_capacity(stack.len());
+    for line in stack.lines() {
+        let mut rest = if line.trim_start().starts_with('#') { "" } else { line };
+        while let Some(at) = rest.find(':') {
+            let (before, after) = rest.split_at(at + 1);
+            let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+            text.push_str(before);
+            rest = after;
+            if let Some(port) = digits.parse().ok().filter(|port| *port > 1024) {
+                let free = *ports.entry(port).or_insert_with(|| free_port(&mut held));
+                text.push_str(&free.to_string());
+                rest = after.get(digits.len()..).unwrap_or_default();
+            }
+        }
+        text.push_str(rest);
+        text.push('\n');
+    }
+    (text, ports)
+}
+
+/// Free for TCP and for UDP.
+fn free_port(held: &mut Vec<(TcpListener, UdpSocket)>) -> u16 {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = tcp.local_addr().expect("bound").port();
+        if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
+            held.push((tcp, udp));
+            return port;
+        }
+    }
+}
