@@ -3,7 +3,7 @@
 //!
 //! Invariant: only `authn` makes one, and its user fits in a header.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use topology::gateway::IssuerId;
@@ -15,17 +15,17 @@ pub struct Identity {
     user: HeaderValue,
     issuer: IssuerId,
     scopes: Vec<Scope>,
-    expires: SystemTime,
+    expires: u64,
 }
 
 impl Identity {
-    /// `None` if the user cannot stand in a header as visible ASCII.
-    #[allow(dead_code, reason = "made when a token was verified")]
+    /// `expires` is the token's `exp`. `None` if the user cannot stand in a header as visible
+    /// ASCII.
     pub(super) fn new(
         user: &str,
         issuer: IssuerId,
         scopes: Vec<Scope>,
-        expires: SystemTime,
+        expires: u64,
     ) -> Option<Self> {
         let visible = !user.is_empty() && user.bytes().all(|b| b.is_ascii_graphic());
         let user = visible.then(|| HeaderValue::from_str(user).ok()).flatten()?;
@@ -52,8 +52,13 @@ impl Identity {
         &self.scopes
     }
 
-    /// When it ends.
+    /// When it ends, the issuer's leeway not counted.
     pub fn expires(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
+    }
+
+    /// The same in seconds since the epoch.
+    pub(super) fn expires_at(&self) -> u64 {
         self.expires
     }
 }

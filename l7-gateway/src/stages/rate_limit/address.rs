@@ -4,18 +4,21 @@
 //!
 //! Invariant: every request with a policy is charged exactly once.
 
-use topology::gateway::RoutePolicy;
+use topology::gateway::{LimitBy, RoutePolicy};
 
-use super::Limiter;
-use crate::exchange::Exchange;
+use super::{Limiter, headers};
+use crate::exchange::{Exchange, ResponseHead};
 use crate::halt::Halt;
 
 /// Charges the limits `by: address` of the policy; a halt says 429 (or 503 when the store is away
-/// and the policy says so).
-pub async fn charge(
-    _limiter: &Limiter,
-    _x: &mut Exchange,
-    _policy: &RoutePolicy,
-) -> Result<(), Halt> {
-    Ok(())
+/// and the policy says so). Waits for the store at most its timeout.
+pub async fn charge(limiter: &Limiter, x: &mut Exchange, policy: &RoutePolicy) -> Result<(), Halt> {
+    let address = |by| by == LimitBy::Address;
+    Ok(limiter.charge(x, &policy.limits, None, address).await?)
+}
+
+/// For stage 2's response side: tells the client how its limits stand, also where the request came
+/// no further than this or ended in 401. Harmless where stage 5 has told it already.
+pub fn respond(x: &Exchange, head: &mut ResponseHead) {
+    headers::write(x, head);
 }

@@ -1,54 +1,284 @@
 //! Stage 5: is there budget left? Not for the per-address limits' moment: stage 2 charges them
 //! through [`address::charge`]. Called by `pipeline`.
 //!
-//! Invariant: a request that is refused here never reaches a service.
+//! Invariant: a request that is refused here never reaches a service, and is charged by none of the
+//! limits it met in this stage.
 
+use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use topology::gateway::Group;
+use common::observe::Observer;
+use tokio::time::Instant;
+use topology::gateway::{Group, LimitBy, LimitId, WhenAway};
+use topology::units::Place;
 
-use crate::exchange::{Admitted, Exchange, Granted, ResponseHead, Stage};
+pub use self::budget::BudgetError;
+use self::budget::{Budget, Standing, Verdict};
+use self::headers::Told;
+pub use self::local::Subject;
+use self::local::{Bounds, Charge, Table};
+pub use self::redis::StoreError;
+use self::redis::{Link, Store};
+use crate::exchange::{Admitted, Exchange, Granted, Identity, ResponseHead, Stage};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
 use crate::trace::Trace;
 
 pub mod address;
+pub mod budget;
+pub mod events;
+pub mod headers;
+pub mod local;
+pub mod redis;
 
-/// Counters of one process, shared by all workers.
+/// Why a request goes no further. `halt` says which status each one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    /// A budget is used up.
+    #[error("too many requests: next one in {retry_after} s")]
+    Exceeded {
+        /// Seconds until all limits that refused have room again, at least 1.
+        retry_after: u64,
+    },
+    /// The store is away and its policy is to refuse.
+    #[error("limits cannot be checked")]
+    StoreAway,
+}
+
+/// Why limits cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitsError {
+    /// A limit cannot be counted exactly.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The store's address is wrong, or it is away at start and its policy is to refuse.
+    #[error("limit-store: {source}")]
+    Store {
+        /// Where its address stands.
+        place: Place,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl LimitsError {
+    /// Where it stands in the topology file.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Budget(error) => error.place(),
+            Self::Store { place, .. } => *place,
+        }
+    }
+}
+
+/// Limits and counters of one process, shared by all workers.
 #[derive(Debug)]
-pub struct Limits;
+pub struct Limits {
+    rules: Vec<Rule>,
+    routes: Vec<Arc<str>>,
+    /// Names of the issuers where there are several: then a user's name alone says nothing.
+    issuers: Vec<Box<str>>,
+    table: Table,
+    began: Instant,
+    store: Option<(Arc<Store>, Place)>,
+    observer: Observer,
+}
+
+#[derive(Debug)]
+struct Rule {
+    by: LimitBy,
+    /// Begin of its counters' keys in the store.
+    prefix: Box<str>,
+    whole: Budget,
+    /// What this instance may spend while the store is away.
+    share: Budget,
+    told: Told,
+}
 
 impl Limits {
-    /// For the limits of a group.
-    pub fn new(_group: &Group) -> Arc<Self> {
-        Arc::new(Self)
+    /// For the limits of a group; connects to nothing.
+    pub fn new(group: &Group, observer: Observer) -> Result<Arc<Self>, LimitsError> {
+        let instances = group.instances.len() as u64;
+        let rule = |limit: &topology::gateway::Limit| {
+            Ok(Rule {
+                by: limit.by,
+                // In braces: what a cluster of Redis hashes, so that one script reaches all of them.
+                prefix: format!("ratelimit:{{{}}}:{}:", group.name, limit.name).into(),
+                whole: Budget::new(limit)?,
+                share: Budget::share(limit, instances)?,
+                told: Told::new(limit),
+            })
+        };
+        let store = group.limit_store.as_ref().map(|model| {
+            let place = model.redis.place;
+            let store = Store::new(model).map_err(|source| LimitsError::Store { place, source })?;
+            Ok::<_, LimitsError>((Arc::new(store), place))
+        });
+        let several = group.issuers.len() > 1;
+        Ok(Arc::new(Self {
+            rules: group.limits.iter().map(rule).collect::<Result<_, BudgetError>>()?,
+            routes: group.routes.iter().map(|route| route.name.as_str().into()).collect(),
+            issuers: if several {
+                group.issuers.iter().map(|issuer| issuer.name.as_str().into()).collect()
+            } else {
+                Vec::new()
+            },
+            table: Table::new(Bounds::default()),
+            began: Instant::now(),
+            store: store.transpose()?,
+            observer,
+        }))
+    }
+
+    /// Looks once, at start, whether the store answers; takes a second at most. It is an error only
+    /// where the policy is to refuse requests while it is away.
+    pub async fn reach(&self) -> Result<(), LimitsError> {
+        let Some((store, place)) = &self.store else { return Ok(()) };
+        match store.connect().await {
+            Err(source) if store.when_away() == WhenAway::FailClosed => {
+                Err(LimitsError::Store { place: *place, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whom a limit charges for this request; `None`: nobody.
+    fn subject(&self, by: LimitBy, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
+        match by {
+            LimitBy::Address => Some(Subject::address(x.peer.address())),
+            LimitBy::User => caller.map(|identity| Subject::User(self.user(identity))),
+            LimitBy::Route => {
+                let route = x.candidate.route().and_then(|id| self.routes.get(id.0));
+                Some(Subject::Route(route.map_or_else(|| Arc::from(""), Arc::clone)))
+            }
+            LimitBy::All => Some(Subject::All),
+        }
+    }
+
+    fn user(&self, identity: &Identity) -> Arc<str> {
+        match self.issuers.get(identity.issuer().0) {
+            Some(issuer) => format!("{issuer}:{}", identity.user()).into(),
+            None => identity.user().into(),
+        }
+    }
+
+    /// A counter's key in the store: `ratelimit:{GROUP}:LIMIT:user:99`.
+    fn key(&self, rule: &Rule, subject: &Subject) -> String {
+        let mut key = String::from(&*rule.prefix);
+        // Writing to a string cannot fail.
+        let _ = match subject {
+            Subject::Address(address) => write!(key, "address:{address}"),
+            Subject::User(user) => write!(key, "user:{user}"),
+            Subject::Route(route) => write!(key, "route:{route}"),
+            Subject::All => write!(key, "all"),
+        };
+        key
+    }
+
+    fn charge_here(
+        &self,
+        charges: &[(&Rule, LimitId, Subject)],
+        budget: impl Fn(&Rule) -> Budget,
+    ) -> Vec<Standing> {
+        let charge = |(rule, limit, subject): &(&Rule, LimitId, Subject)| Charge {
+            limit: *limit,
+            subject: subject.clone(),
+            budget: budget(rule),
+        };
+        let charges: Vec<Charge> = charges.iter().map(charge).collect();
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.table.charge(&charges, now)
     }
 }
 
 /// What charges limits on one worker: the shared counters and this worker's connection to the store.
 #[derive(Debug)]
 pub struct Limiter {
-    _limits: Arc<Limits>,
+    limits: Arc<Limits>,
+    link: Option<(Link, WhenAway)>,
 }
 
 impl Limiter {
-    /// For one worker; must be called on its runtime.
+    /// For one worker; must be called on its runtime, where it begins to connect to the store.
     pub fn new(limits: Arc<Limits>) -> Rc<Self> {
-        Rc::new(Self { _limits: limits })
+        let link = limits.store.as_ref().map(|(store, _)| {
+            (Link::new(Arc::clone(store), limits.observer.clone()), store.when_away())
+        });
+        Rc::new(Self { limits, link })
+    }
+
+    /// Charges those limits of a policy that `moment` accepts, all or none, and notes what the
+    /// client is to be told. Waits for the store at most its timeout.
+    async fn charge(
+        &self,
+        x: &mut Exchange,
+        policy: &[LimitId],
+        caller: Option<&Identity>,
+        moment: impl Fn(LimitBy) -> bool,
+    ) -> Result<(), LimitError> {
+        let mut charges: Vec<(&Rule, LimitId, Subject)> = Vec::with_capacity(policy.len());
+        for id in policy {
+            let rule = self.limits.rules.get(id.0).filter(|rule| moment(rule.by));
+            let twice = charges.iter().any(|(_, other, _)| other == id);
+            if let (Some(rule), false) = (rule, twice)
+                && let Some(subject) = self.limits.subject(rule.by, x, caller)
+            {
+                charges.push((rule, *id, subject));
+            }
+        }
+        if charges.is_empty() {
+            return Ok(());
+        }
+        let standings = self.decide(&charges).await?;
+        for ((rule, _, _), standing) in charges.iter().zip(&standings) {
+            rule.told.add(standing, x);
+        }
+        verdict(&standings)
+    }
+
+    /// Every standing in the order of the charges; none at all where requests pass uncounted.
+    async fn decide(
+        &self,
+        charges: &[(&Rule, LimitId, Subject)],
+    ) -> Result<Vec<Standing>, LimitError> {
+        let Some((link, when_away)) = &self.link else {
+            return Ok(self.limits.charge_here(charges, |rule| rule.whole));
+        };
+        let keyed = |(rule, _, subject): &(&Rule, LimitId, Subject)| {
+            (self.limits.key(rule, subject), rule.whole)
+        };
+        let keys: Vec<(String, Budget)> = charges.iter().map(keyed).collect();
+        match (link.charge(&keys).await, when_away) {
+            (Ok(standings), _) => Ok(standings),
+            (Err(_), WhenAway::FailOpen) => Ok(Vec::new()),
+            (Err(_), WhenAway::FailClosed) => Err(LimitError::StoreAway),
+            (Err(_), WhenAway::LocalShare) => {
+                Ok(self.limits.charge_here(charges, |rule| rule.share))
+            }
+        }
+    }
+}
+
+/// Refused if any limit refuses, until the last of those has room again.
+fn verdict(standings: &[Standing]) -> Result<(), LimitError> {
+    let refused = standings.iter().filter(|standing| standing.verdict == Verdict::Refuse);
+    match refused.map(|standing| headers::seconds(standing.next).max(1)).max() {
+        Some(retry_after) => Err(LimitError::Exceeded { retry_after }),
+        None => Ok(()),
     }
 }
 
 /// The stage, one per worker.
 #[derive(Debug)]
 pub struct RateLimit {
-    _limiter: Rc<Limiter>,
+    limiter: Rc<Limiter>,
 }
 
 impl RateLimit {
     /// For one worker.
     pub fn new(limiter: Rc<Limiter>) -> Self {
-        Self { _limiter: limiter }
+        Self { limiter }
     }
 }
 
@@ -56,14 +286,40 @@ impl Filter for RateLimit {
     const STAGE: Stage = Stage::RateLimit;
     type In = Granted;
     type Out = Admitted;
-    type Plan = ();
+    /// Which limits are charged, and whose counters.
+    type Plan = Vec<(LimitId, Subject)>;
 
-    fn plan(&self, _x: &Exchange, _input: &Granted, _trace: &mut impl Trace) {}
+    fn plan(&self, x: &Exchange, input: &Granted, trace: &mut impl Trace) -> Self::Plan {
+        let caller = input.grant.caller().identity();
+        let mut plan = Vec::new();
+        for id in &input.policy.limits {
+            let rule = self.limiter.limits.rules.get(id.0).filter(|rule| identity_limit(rule.by));
+            let subject = rule.and_then(|rule| {
+                let subject = self.limiter.limits.subject(rule.by, x, caller)?;
+                trace.note(Stage::RateLimit, || self.limiter.limits.key(rule, &subject));
+                Some(subject)
+            });
+            plan.extend(subject.map(|subject| (*id, subject)));
+        }
+        plan
+    }
 
-    async fn request(&self, _x: &mut Exchange, input: Granted) -> Result<Admitted, Halt> {
-        let Granted { request, policy: _, grant } = input;
+    async fn request(&self, x: &mut Exchange, input: Granted) -> Result<Admitted, Halt> {
+        let Granted { request, policy, grant } = input;
+        let caller = grant.caller().identity();
+        self.limiter.charge(x, &policy.limits, caller, identity_limit).await?;
         Ok(Admitted { request, grant })
     }
 
-    fn response(&self, _x: &Exchange, _head: &mut ResponseHead) {}
+    fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        headers::write(x, head);
+    }
 }
+
+/// Those charged after authentication.
+fn identity_limit(by: LimitBy) -> bool {
+    by != LimitBy::Address
+}
+
+#[cfg(test)]
+mod tests;

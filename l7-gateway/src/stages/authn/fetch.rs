@@ -1,0 +1,169 @@
+//! One small GET over HTTP or HTTPS, bounded in size and time. Not a client for services: that is
+//! `dispatch`. Called by `jwks` on the control runtime.
+//!
+//! Invariant: only the address from the topology file is asked, redirects are not followed.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::tls::TlsError;
+use common::tls::client::{self, Roots};
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+/// For the whole of it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why nothing was fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The address is not `http://HOST…` or `https://HOST…`.
+    #[error("{0} is not an http or https address")]
+    Address(String),
+    /// The client's side of TLS cannot be set up.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] TlsError),
+    /// The name is unknown, nobody listens, or the handshake failed.
+    #[error("cannot connect to {host}: {source}")]
+    Connect {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The answer broke off or is not HTTP.
+    #[error("no proper answer from {host}")]
+    Broken {
+        /// Host and port.
+        host: String,
+    },
+    /// Anything but 200.
+    #[error("{host} answers {status}")]
+    Status {
+        /// Host and port.
+        host: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// Longer than asked for.
+    #[error("the answer of {host} is too large")]
+    TooLarge {
+        /// Host and port.
+        host: String,
+    },
+    /// Not done in 5 s.
+    #[error("no answer from {host} within 5 s")]
+    Timeout {
+        /// Host and port.
+        host: String,
+    },
+}
+
+/// Where a document comes from. Tests give one that counts.
+pub trait Fetch {
+    /// The document, at most `most` bytes of it. Cancel safe: dropping it closes the connection.
+    fn fetch(&self, most: usize) -> impl Future<Output = Result<Bytes, FetchError>> + Send;
+}
+
+/// A document behind an address.
+pub struct HttpFetch {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl std::fmt::Debug for HttpFetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HttpFetch({})", self.uri)
+    }
+}
+
+impl HttpFetch {
+    /// For an address; asks nothing yet.
+    pub fn new(address: &str) -> Result<Self, FetchError> {
+        let wrong = || FetchError::Address(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_| wrong())?;
+        let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        let tls = match uri.scheme_str() {
+            Some("http") => None,
+            Some("https") => {
+                let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
+                let config = client::config(&Roots::System, &[b"http/1.1"])?;
+                Some((TlsConnector::from(Arc::clone(&config)), name))
+            }
+            _ => return Err(wrong()),
+        };
+        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        Ok(Self { uri, host, port, tls })
+    }
+
+    fn peer(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    async fn connect_and_ask(&self, most: usize) -> Result<Bytes, FetchError> {
+        let failed = |source| FetchError::Connect { host: self.peer(), source };
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        match &self.tls {
+            None => self.ask(stream, most).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
+                self.ask(stream, most).await
+            }
+        }
+    }
+
+    async fn ask<S>(&self, stream: S, most: usize) -> Result<Bytes, FetchError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let broken = |_| FetchError::Broken { host: self.peer() };
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let response = sender.send_request(self.request()?).await.map_err(broken)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            return Err(FetchError::Status { host: self.peer(), status });
+        }
+        match Limited::new(response.into_body(), most).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(fault) if fault.is::<http_body_util::LengthLimitError>() => {
+                Err(FetchError::TooLarge { host: self.peer() })
+            }
+            Err(_) => Err(FetchError::Broken { host: self.peer() }),
+        }
+    }
+
+    fn request(&self) -> Result<Request<Empty<Bytes>>, FetchError> {
+        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
+        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
+        Request::get(path)
+            .header(header::HOST, authority)
+            .header(header::ACCEPT, "application/jwk-set+json, application/json")
+            .header(header::USER_AGENT, "aqueduct")
+            .header(header::CONNECTION, "close")
+            .body(Empty::new())
+            .map_err(|_| FetchError::Address(self.uri.to_string()))
+    }
+}
+
+impl Fetch for HttpFetch {
+    async fn fetch(&self, most: usize) -> Result<Bytes, FetchError> {
+        match timeout(PATIENCE, self.connect_and_ask(most)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(FetchError::Timeout { host: self.peer() }),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Signed tokens in compact form (RFC 7515, RFC 7519): taken apart, verified against an issuer's
+//! keys, their claims checked. Pure: keys and the time are given. Not for finding the token in a
+//! request (`mod`), nor for remembering it (`cache`). Called by `mod`.
+//!
+//! Invariant: nothing that a token says about how to verify it is followed: its `alg` must be one
+//! that configuration allows for the key, `kid` only selects, `jku`, `x5u`, `x5c` and `jwk` are not
+//! looked at, `crit` is refused.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+use topology::gateway::{Algorithm, Issuer};
+use topology::units::Scope;
+
+use super::json;
+use super::key::{KeySet, algorithm_name};
+
+/// Longest token looked at, in bytes.
+pub const LONGEST_TOKEN: usize = 8 << 10;
+
+/// Longest `kid` and longest user, in bytes.
+const LONGEST_NAME: usize = 255;
+
+/// 9999-12-31T23:59:59Z, the last second that RFC 3339 can write.
+const LAST_SECOND: f64 = 253_402_300_799.0;
+
+/// A token taken apart and not yet believed.
+#[derive(Debug)]
+pub struct Token<'t> {
+    /// Header and payload as they were signed.
+    signed: &'t [u8],
+    signature: Vec<u8>,
+    algorithm: String,
+    key_id: Option<String>,
+    claims: Map<String, Value>,
+}
+
+/// What a verified token says, as far as later stages need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The value of the issuer's user claim, 1 to 255 visible ASCII characters.
+    pub user: Box<str>,
+    /// What the token grants, in its order.
+    pub scopes: Vec<Scope>,
+    /// `exp` in seconds since the epoch.
+    pub expires: u64,
+}
+
+/// Why a token is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtFault {
+    /// Longer than [`LONGEST_TOKEN`].
+    #[error("the token is longer than 8 KiB")]
+    TooLong,
+    /// Not three parts of unpadded base64url with strict JSON objects (RFC 7515 §7.1).
+    #[error("the token is not a well-formed JWT")]
+    Malformed,
+    /// `crit`, `b64`, or a `typ` of another kind of token.
+    #[error("the token's header asks for something that is not supported")]
+    UnsupportedHeader,
+    /// `iss` is missing or not one that this route accepts.
+    #[error("the token's issuer is not accepted here")]
+    OtherIssuer,
+    /// `alg` is not allowed for this issuer.
+    #[error("the token's algorithm is not accepted")]
+    OtherAlgorithm,
+    /// `kid` names no key of the issuer.
+    #[error("the token is signed with an unknown key")]
+    UnknownKey,
+    /// No key verifies the signature.
+    #[error("the token's signature is not valid")]
+    Forged,
+    /// A claim is missing.
+    #[error("the token has no {0} claim")]
+    Missing(&'static str),
+    /// A claim is not what it should be.
+    #[error("the token's {0} claim is not usable")]
+    Unusable(&'static str),
+    /// `aud` names none of the issuer's audiences.
+    #[error("the token is meant for another audience")]
+    OtherAudience,
+    /// `exp` has passed.
+    #[error("the token expired {by} s ago")]
+    Expired {
+        /// Seconds since `exp`.
+        by: u64,
+    },
+    /// `nbf` has not come.
+    #[error("the token is not valid for another {wait} s")]
+    Early {
+        /// Seconds until `nbf`.
+        wait: u64,
+    },
+    /// `iat` lies in the future.
+    #[error("the token was issued in the future")]
+    IssuedLater,
+}
+
+impl<'t> Token<'t> {
+    /// Takes a compact token apart (RFC 7515 §7.1), believing nothing.
+    pub fn parse(text: &'t [u8]) -> Result<Self, JwtFault> {
+        if text.len() > LONGEST_TOKEN {
+            return Err(JwtFault::TooLong);
+        }
+        let mut dots = text.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(at, _)| at);
+        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
+            return Err(JwtFault::Malformed);
+        };
+        let header = object(&text[..first])?;
+        let claims = object(&text[first + 1..second])?;
+        let signature = decode(&text[second + 1..])?;
+        // RFC 7515 §4.1.11: what must be understood and is not. `b64` (RFC 7797) needs `crit`.
+        if header.contains_key("crit") || header.contains_key("b64") || !typed(header.get("typ")) {
+            return Err(JwtFault::UnsupportedHeader);
+        }
+        let Some(Value::String(algorithm)) = header.get("alg") else {
+            return Err(JwtFault::Malformed);
+        };
+        let key_id = match header.get("kid") {
+            None => None,
+            Some(Value::String(id)) if id.len() <= LONGEST_NAME => Some(id.clone()),
+            Some(_) => return Err(JwtFault::Malformed),
+        };
+        let algorithm = algorithm.clone();
+        Ok(Self { signed: &text[..second], signature, algorithm, key_id, claims })
+    }
+
+    /// The `iss` claim, unverified: it only selects whose keys are tried.
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss").and_then(Value::as_str)
+    }
+
+    /// Whether `aud` names one of these (RFC 7519 §4.1.3: a text or a list of texts).
+    pub fn is_for(&self, audiences: &[String]) -> bool {
+        let accepts =
+            |value: &Value| value.as_str().is_some_and(|a| audiences.iter().any(|b| a == b));
+        match self.claims.get("aud") {
+            Some(Value::Array(list)) => list.iter().any(accepts),
+            Some(one) => accepts(one),
+            None => false,
+        }
+    }
+
+    /// Verifies the signature with the issuer's keys, then the claims at `now` (seconds since the
+    /// epoch).
+    pub fn verify(&self, issuer: &Issuer, keys: &KeySet, now: u64) -> Result<Verified, JwtFault> {
+        self.verify_signature(&issuer.algorithms, keys)?;
+        if self.issuer() != Some(issuer.issuer.as_str()) {
+            return Err(JwtFault::OtherIssuer);
+        }
+        if !self.claims.contains_key("aud") {
+            return Err(JwtFault::Missing("aud"));
+        }
+        if !self.is_for(&issuer.audiences) {
+            return Err(JwtFault::OtherAudience);
+        }
+        let expires = self.check_times(issuer.leeway.as_secs(), now)?;
+        Ok(Verified {
+            user: self.user(&issuer.user_claim)?,
+            scopes: self.scopes(&issuer.scope_claim)?,
+            expires,
+        })
+    }
+
+    /// Whether a refusal may mean that the issuer has begun to sign with a key not known yet.
+    pub fn may_need_new_keys(&self, fault: &JwtFault) -> bool {
+        match fault {
+            JwtFault::UnknownKey => true,
+            JwtFault::Forged => self.key_id.is_none(),
+            _ => false,
+        }
+    }
+
+    fn verify_signature(&self, allowed: &[Algorithm], keys: &KeySet) -> Result<(), JwtFault> {
+        // Compared exactly: `none` in any spelling is nobody's name.
+        let algorithm = allowed.iter().find(|a| algorithm_name(**a) == self.algorithm);
+        let algorithm = *algorithm.ok_or(JwtFault::OtherAlgorithm)?;
+        let id = self.key_id.as_deref();
+        if id.is_some_and(|id| !keys.knows(id)) {
+            return Err(JwtFault::UnknownKey);
+        }
+        let mut tried = JwtFault::OtherAlgorithm;
+        for key in keys.candidates(id, algorithm) {
+            if key.verify(algorithm, self.signed, &self.signature) {
+                return Ok(());
+            }
+            tried = JwtFault::Forged;
+        }
+        Err(tried)
+    }
+
+    /// `exp`, `nbf` and `iat` (RFC 7519 §4.1.4 to §4.1.6); answers `exp`.
+    fn check_times(&self, leeway: u64, now: u64) -> Result<u64, JwtFault> {
+        let expires = self.time("exp")?.ok_or(JwtFault::Missing("exp"))?;
+        check_expiry(expires, leeway, now)?;
+        match self.time("nbf")? {
+            Some(begins) if now + leeway < begins => {
+                return Err(JwtFault::Early { wait: begins - now });
+            }
+            _ => {}
+        }
+        match self.time("iat")? {
+            Some(issued) if now + leeway < issued => Err(JwtFault::IssuedLater),
+            _ => Ok(expires),
+        }
+    }
+
+    /// A NumericDate (RFC 7519 §2), fractions cut off; `None` when absent.
+    fn time(&self, claim: &'static str) -> Result<Option<u64>, JwtFault> {
+        let Some(value) = self.claims.get(claim) else { return Ok(None) };
+        match value.as_f64() {
+            // In range, the conversion only cuts the fraction off.
+            Some(seconds) if (0.0..=LAST_SECOND).contains(&seconds) => Ok(Some(seconds as u64)),
+            _ => Err(JwtFault::Unusable(claim)),
+        }
+    }
+
+    /// The user: a text, or a whole number written in decimal.
+    fn user(&self, claim: &str) -> Result<Box<str>, JwtFault> {
+        let user = match self.claims.get(claim) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) if number.is_u64() || number.is_i64() => number.to_string(),
+            Some(_) => return Err(JwtFault::Unusable("user")),
+            None => return Err(JwtFault::Missing("user")),
+        };
+        // It becomes a header's value and part of counters' keys.
+        let plain =
+            (1..=LONGEST_NAME).contains(&user.len()) && user.bytes().all(|b| b.is_ascii_graphic());
+        if plain { Ok(user.into()) } else { Err(JwtFault::Unusable("user")) }
+    }
+
+    /// RFC 8693 §4.2 (a text, separated by spaces), or a list of texts; absent is none.
+    fn scopes(&self, claim: &str) -> Result<Vec<Scope>, JwtFault> {
+        match self.claims.get(claim) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) => {
+                Ok(text.split(' ').filter(|scope| !scope.is_empty()).map(Scope::new).collect())
+            }
+            Some(Value::Array(list)) => {
+                let texts = list.iter().map(|scope| scope.as_str().map(Scope::new));
+                texts.collect::<Option<_>>().ok_or(JwtFault::Unusable("scope"))
+            }
+            Some(_) => Err(JwtFault::Unusable("scope")),
+        }
+    }
+}
+
+/// Whether a token that ends at `expires` may still be used at `now`: up to, and not on,
+/// `expires` + `leeway` (RFC 7519 §4.1.4).
+pub fn check_expiry(expires: u64, leeway: u64, now: u64) -> Result<(), JwtFault> {
+    if now < expires + leeway { Ok(()) } else { Err(JwtFault::Expired { by: now - expires }) }
+}
+
+/// Nothing said, or one of the two kinds of access token (RFC 7519 §5.1, RFC 9068 §2.1): a token
+/// made for something else is not taken for one (RFC 8725 §3.11).
+fn typed(typ: Option<&Value>) -> bool {
+    let Some(value) = typ else { return true };
+    let Some(text) = value.as_str() else { return false };
+    let short = match text.get(..12) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("application/") => &text[12..],
+        _ => text,
+    };
+    short.eq_ignore_ascii_case("jwt") || short.eq_ignore_ascii_case("at+jwt")
+}
+
+fn object(part: &[u8]) -> Result<Map<String, Value>, JwtFault> {
+    json::object(&decode(part)?).ok_or(JwtFault::Malformed)
+}
+
+/// Base64url without padding, without stray bits (RFC 7515 §2).
+fn decode(part: &[u8]) -> Result<Vec<u8>, JwtFault> {
+    URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtFault::Malformed)
+}
+
+#[cfg(test)]
+mod tests;

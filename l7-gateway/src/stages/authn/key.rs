@@ -1,0 +1,269 @@
+//! Public keys of one issuer, parsed once and tied to the algorithms they may be used with. Not for
+//! where they come from: that is `jwks`. Called by `jwt` (verify) and `jwks` (make).
+//!
+//! Invariant: which algorithms a key serves follows from configuration and the key's own kind; a
+//! token chooses among them and can add none, so a public key never becomes an HMAC secret.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use aws_lc_rs::rsa::{PublicEncryptingKey, PublicKeyComponents};
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, VerificationAlgorithm};
+use topology::gateway::Algorithm;
+
+/// Keys that an issuer signs with at the moment.
+#[derive(Debug, Default)]
+pub struct KeySet {
+    keys: Vec<Key>,
+}
+
+/// One key: its id and what it can verify.
+#[derive(Debug)]
+pub struct Key {
+    /// `kid`; `None`: a key from a PEM file, which every token may name as it likes.
+    pub id: Option<Box<str>>,
+    verifiers: Vec<(Algorithm, Verifier)>,
+}
+
+/// Why a key is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// RSA below 2048 or above 8192 bits, or an even or tiny exponent; HMAC below 256 bits.
+    #[error("it is weak (RSA: 2048 to 8192 bits; HMAC: at least 256 bits)")]
+    Weak,
+    /// `use` or `key_ops` say that it does not verify signatures.
+    #[error("its `use` or `key_ops` is not for verifying signatures")]
+    OtherUse,
+    /// No allowed algorithm works with a key of this kind.
+    #[error("none of the issuer's `algorithms` works with it")]
+    OtherAlgorithm,
+    /// Not a key, or the point is not on its curve.
+    #[error("it is not a well-formed key")]
+    Malformed,
+    /// A secret in a set that everybody can read.
+    #[error("it is a secret in a public key set")]
+    PublicSecret,
+    /// Another key of the set has the same id for the same algorithm.
+    #[error("its `kid` occurs twice")]
+    Duplicate,
+    /// A private key where a public one belongs.
+    #[error("it is a private key: give the public one")]
+    Private,
+}
+
+/// Key material in the form that verification takes.
+pub enum Material<'k> {
+    /// RSA modulus and exponent, big endian.
+    Rsa {
+        /// Modulus.
+        n: &'k [u8],
+        /// Exponent.
+        e: &'k [u8],
+    },
+    /// An uncompressed point on the curve of this algorithm.
+    Point(Algorithm, &'k [u8]),
+    /// Ed25519.
+    Edwards(&'k [u8]),
+    /// SubjectPublicKeyInfo, of whatever kind.
+    Der(&'k [u8]),
+    /// HMAC.
+    Secret(&'k [u8]),
+}
+
+enum Verifier {
+    Public(ParsedPublicKey),
+    Secret(Box<hmac::Key>),
+}
+
+impl KeySet {
+    /// No keys yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a key unless the set has one with its id and one of its algorithms.
+    pub fn add(&mut self, key: Key) -> Result<(), KeyFault> {
+        let twin = self.keys.iter().any(|old| {
+            old.id.is_some() && old.id == key.id && key.algorithms().any(|a| old.serves(a))
+        });
+        if twin {
+            return Err(KeyFault::Duplicate);
+        }
+        self.keys.push(key);
+        Ok(())
+    }
+
+    /// Keys in it.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether it has no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Keys that a token may have been signed with: those with its `kid`, or all when it names
+    /// none, of its algorithm.
+    pub fn candidates<'s>(
+        &'s self,
+        id: Option<&'s str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = &'s Key> {
+        self.keys.iter().filter(move |key| {
+            let named = id.is_none() || key.id.is_none() || key.id.as_deref() == id;
+            named && key.serves(algorithm)
+        })
+    }
+
+    /// Whether a key has this id, for whatever algorithm.
+    pub fn knows(&self, id: &str) -> bool {
+        self.keys.iter().any(|key| key.id.as_deref().is_none_or(|known| known == id))
+    }
+}
+
+impl Key {
+    /// Parses key material for those of the `allowed` algorithms that it can serve.
+    pub fn new(
+        id: Option<&str>,
+        material: &Material<'_>,
+        allowed: &[Algorithm],
+    ) -> Result<Self, KeyFault> {
+        material.check()?;
+        let mut fault = KeyFault::OtherAlgorithm;
+        let mut verifiers = Vec::new();
+        for algorithm in allowed {
+            match material.verifier(*algorithm) {
+                Some(Ok(verifier)) => verifiers.push((*algorithm, verifier)),
+                Some(Err(found)) => fault = found,
+                None => {}
+            }
+        }
+        if verifiers.is_empty() {
+            return Err(fault);
+        }
+        Ok(Self { id: id.map(Box::from), verifiers })
+    }
+
+    /// Whether `signature` is this key's over `message` under `algorithm`. An algorithm it does
+    /// not serve verifies nothing.
+    pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        let found = self.verifiers.iter().find(|(served, _)| *served == algorithm);
+        match found.map(|(_, verifier)| verifier) {
+            // ECDSA is the fixed r‖s of RFC 7518 §3.4, never DER; r or s of zero is refused.
+            Some(Verifier::Public(key)) => key.verify_sig(message, signature).is_ok(),
+            Some(Verifier::Secret(key)) => hmac::verify(key, message, signature).is_ok(),
+            None => false,
+        }
+    }
+
+    fn serves(&self, algorithm: Algorithm) -> bool {
+        self.algorithms().any(|served| served == algorithm)
+    }
+
+    fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        self.verifiers.iter().map(|(algorithm, _)| *algorithm)
+    }
+}
+
+impl Material<'_> {
+    /// What makes a key unusable whatever it is for.
+    fn check(&self) -> Result<(), KeyFault> {
+        match self {
+            Self::Rsa { n, e } => {
+                let bits = n.len() * 8 - n.first().map_or(0, |top| top.leading_zeros() as usize);
+                let odd = e.last().is_some_and(|low| low % 2 == 1);
+                let tiny = e.len() < 2 && e.first().is_none_or(|only| *only < 3);
+                let fine = (2048..=8192).contains(&bits) && odd && !tiny && e.len() <= 4;
+                if fine { Ok(()) } else { Err(KeyFault::Weak) }
+            }
+            Self::Secret(secret) if secret.starts_with(b"-----BEGIN") => {
+                Err(KeyFault::OtherAlgorithm)
+            }
+            // RFC 7518 §3.2: a key of at least the hash's length.
+            Self::Secret(secret) if secret.len() < 32 => Err(KeyFault::Weak),
+            _ => Ok(()),
+        }
+    }
+
+    /// `None`: this kind of key has nothing to do with the algorithm.
+    fn verifier(&self, algorithm: Algorithm) -> Option<Result<Verifier, KeyFault>> {
+        let parsed = match (self, kind(algorithm)) {
+            (Self::Secret(secret), Kind::Hmac) => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+                return Some(Ok(Verifier::Secret(Box::new(key))));
+            }
+            (Self::Rsa { n, e }, Kind::Rsa(parameters)) => {
+                PublicKeyComponents { n, e }.to_parsed_public_key(parameters)
+            }
+            (Self::Point(curve, point), Kind::Other(with)) if *curve == algorithm => {
+                ParsedPublicKey::new(with, point)
+            }
+            (Self::Edwards(point), Kind::Other(with)) if algorithm == Algorithm::EdDSA => {
+                ParsedPublicKey::new(with, point)
+            }
+            (Self::Der(der), Kind::Rsa(parameters)) => {
+                let parsed = ParsedPublicKey::new(parameters, der).ok()?;
+                let spki = parsed.as_ref();
+                if !PublicEncryptingKey::from_der(spki).is_ok_and(|key| key.key_size_bytes() >= 256)
+                {
+                    return Some(Err(KeyFault::Weak));
+                }
+                return Some(Ok(Verifier::Public(parsed)));
+            }
+            // Another kind of key does not parse for this algorithm.
+            (Self::Der(der), Kind::Other(with)) => Ok(ParsedPublicKey::new(with, der).ok()?),
+            _ => return None,
+        };
+        Some(parsed.map(Verifier::Public).map_err(|_| KeyFault::Malformed))
+    }
+}
+
+enum Kind {
+    Rsa(&'static RsaParameters),
+    Other(&'static dyn VerificationAlgorithm),
+    Hmac,
+}
+
+fn kind(algorithm: Algorithm) -> Kind {
+    match algorithm {
+        Algorithm::RS256 => Kind::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
+        Algorithm::RS384 => Kind::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
+        Algorithm::RS512 => Kind::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
+        Algorithm::PS256 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
+        Algorithm::PS384 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
+        Algorithm::PS512 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
+        Algorithm::ES256 => Kind::Other(&signature::ECDSA_P256_SHA256_FIXED),
+        Algorithm::ES384 => Kind::Other(&signature::ECDSA_P384_SHA384_FIXED),
+        Algorithm::EdDSA => Kind::Other(&signature::ED25519),
+        Algorithm::HS256 => Kind::Hmac,
+    }
+}
+
+/// The registered name of an algorithm, as `alg` writes it (RFC 7518 §3.1, RFC 8037 §3.1).
+pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::RS256 => "RS256",
+        Algorithm::RS384 => "RS384",
+        Algorithm::RS512 => "RS512",
+        Algorithm::PS256 => "PS256",
+        Algorithm::PS384 => "PS384",
+        Algorithm::PS512 => "PS512",
+        Algorithm::ES256 => "ES256",
+        Algorithm::ES384 => "ES384",
+        Algorithm::EdDSA => "EdDSA",
+        Algorithm::HS256 => "HS256",
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Public(_) => "Public",
+            Self::Secret(_) => "Secret",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

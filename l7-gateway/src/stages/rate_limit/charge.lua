@@ -1,0 +1,112 @@
+-- Charges all limits of one request at once, or none of them: the same steps as budget.rs, in whole
+-- microseconds. Every number stays below 2^52, which a double holds exactly.
+--
+-- KEYS[i]   counter of limit i
+-- ARGV[1]   0: this server's clock; else the time in microseconds, and counters do not expire
+-- then four per limit:
+--   'b' fill cost capacity      token bucket; the counter is the text "level stamp cost"
+--   'w' count per 0             sliding window; the counter is a list of admission times, oldest first
+--
+-- Answers three numbers per limit: 1 admit or 0 refuse, units left, microseconds until the next unit.
+
+local function whole(number) return string.format('%.0f', number) end
+local function divide(a, b) return (a - math.fmod(a, b)) / b end
+
+local now = tonumber(ARGV[1])
+local own_clock = now == 0
+if own_clock then
+  local clock = redis.call('TIME')
+  now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+end
+
+-- A counter of another algorithm (the limit was changed) starts afresh.
+local function read(key, ...)
+  local value = redis.pcall(...)
+  if type(value) == 'table' and value.err then
+    redis.call('DEL', key)
+    return false
+  end
+  return value
+end
+
+local function bucket(key, fill, cost, capacity)
+  local level = capacity
+  local function save()
+    redis.call('SET', key, whole(level) .. ' ' .. whole(now) .. ' ' .. whole(cost))
+    -- Kept until it is full again: then it says no more than its absence.
+    if own_clock then
+      redis.call('PEXPIRE', key, whole(divide(divide(capacity - level, fill), 1000) + 2))
+    end
+  end
+  local text = read(key, 'GET', key)
+  if text then
+    local old_level, stamp, old_cost = string.match(text, '^(%d+) (%d+) (%d+)$')
+    if old_level then
+      level, stamp, old_cost = tonumber(old_level), tonumber(stamp), tonumber(old_cost)
+      -- The rate was changed: whole units are kept.
+      if old_cost ~= cost then level = divide(level, old_cost) * cost end
+      local elapsed = math.min(math.max(now - stamp, 0), divide(capacity, fill) + 1)
+      level = math.min(level + elapsed * fill, capacity)
+      -- The clock went back: written now, or a refused key would wait for it to catch up.
+      if stamp > now then save() end
+    end
+  end
+  return {
+    admits = level >= cost,
+    take = function()
+      level = level - cost
+      save()
+    end,
+    left = function() return divide(level, cost) end,
+    next = function()
+      if level >= capacity then return 0 end
+      return divide(cost - math.fmod(level, cost) + fill - 1, fill)
+    end,
+  }
+end
+
+local function window(key, count, per)
+  local oldest = tonumber(read(key, 'LINDEX', key, 0) or nil)
+  while oldest and oldest + per <= now do
+    redis.call('LPOP', key)
+    oldest = tonumber(redis.call('LINDEX', key, 0) or nil)
+  end
+  -- The clock went back: what lies in the future counts as having happened now.
+  local last = -1
+  local newest = tonumber(redis.call('LINDEX', key, last) or nil)
+  while newest and newest > now do
+    redis.call('LSET', key, last, whole(now))
+    last = last - 1
+    newest = tonumber(redis.call('LINDEX', key, last) or nil)
+  end
+  if oldest and oldest > now then oldest = now end
+  local used = redis.call('LLEN', key)
+  return {
+    admits = used < count,
+    take = function()
+      redis.call('RPUSH', key, whole(now))
+      if own_clock then redis.call('PEXPIRE', key, whole(divide(per, 1000) + 2)) end
+      used = used + 1
+      oldest = oldest or now
+    end,
+    left = function() return math.max(count - used, 0) end,
+    next = function() return oldest and math.max(oldest + per - now, 0) or 0 end,
+  }
+end
+
+local limits, all = {}, true
+for i, key in ipairs(KEYS) do
+  local at = 4 * i - 2
+  local a, b, c = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  limits[i] = ARGV[at] == 'b' and bucket(key, a, b, c) or window(key, a, b)
+  all = all and limits[i].admits
+end
+
+local answer = {}
+for _, limit in ipairs(limits) do
+  if all then limit.take() end
+  table.insert(answer, limit.admits and 1 or 0)
+  table.insert(answer, limit.left())
+  table.insert(answer, limit.next())
+end
+return answer

@@ -1,0 +1,107 @@
+//! What limits tell a client: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers)
+//! and the seconds of `Retry-After`. Not for deciding. Called by `mod` and `address`.
+//!
+//! Invariant: what everybody shares (`by: all`, `by: route`) is told only to those it refuses, so
+//! that nobody can watch the load of others.
+
+use std::fmt::Write;
+
+use http::{HeaderName, HeaderValue};
+use topology::gateway::{Limit, LimitBy};
+
+use super::budget::{Standing, Verdict};
+use crate::exchange::{Exchange, ResponseHead};
+
+/// What a client may spend in how long.
+pub const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// How it stands.
+pub const LEFT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// The parts of a limit's headers that never change.
+#[derive(Debug)]
+pub struct Told {
+    by: LimitBy,
+    /// The limit's name as a structured field's string.
+    name: Box<str>,
+    policy: HeaderValue,
+}
+
+impl Told {
+    /// For one limit.
+    pub fn new(limit: &Limit) -> Self {
+        let mut name = String::from("\"");
+        for letter in limit.name.as_str().chars() {
+            // RFC 9651 §3.3.3: visible ASCII, with `"` and `\` escaped.
+            match letter {
+                '"' | '\\' => name.extend(['\\', letter]),
+                ' '..='~' => name.push(letter),
+                _ => name.push('_'),
+            }
+        }
+        name.push('"');
+        let window = seconds(u64::try_from(limit.rate.per.as_micros()).unwrap_or(u64::MAX));
+        let policy = value(&format!("{name};q={};w={window}", limit.rate.count));
+        Self { by: limit.by, name: name.into(), policy }
+    }
+
+    /// Adds its headers to what every answer of the exchange will carry.
+    pub fn add(&self, standing: &Standing, x: &mut Exchange) {
+        let own = matches!(self.by, LimitBy::Address | LimitBy::User);
+        if !own && standing.verdict == Verdict::Admit {
+            return;
+        }
+        let mut left = String::with_capacity(self.name.len() + 24);
+        left.push_str(&self.name);
+        // Writing to a string cannot fail.
+        let _ = write!(left, ";r={};t={}", standing.remaining, seconds(standing.next));
+        x.limit_headers.push((POLICY, self.policy.clone()));
+        x.limit_headers.push((LEFT, value(&left)));
+    }
+}
+
+/// Writes what was told into an answer, in place of what a service may have written there.
+pub fn write(x: &Exchange, head: &mut ResponseHead) {
+    if x.limit_headers.is_empty() {
+        return;
+    }
+    head.headers.remove(POLICY);
+    head.headers.remove(LEFT);
+    for (name, value) in &x.limit_headers {
+        head.headers.append(name, value.clone());
+    }
+}
+
+/// Microseconds as whole seconds, rounded up.
+pub fn seconds(micros: u64) -> u64 {
+    micros.div_ceil(1_000_000)
+}
+
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("invariant: visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+    use topology::gateway::LimitAlgorithm;
+    use topology::units::{LimitName, Place, Rate};
+
+    /// G10: the standard headers.
+    #[test]
+    fn a_policy_is_told_as_the_draft_says() {
+        let hundred = NonZeroU32::new(100).unwrap();
+        let limit = Limit {
+            name: LimitName::new("us\"er"),
+            by: LimitBy::User,
+            rate: Rate { count: hundred, per: Duration::from_secs(60) },
+            burst: hundred,
+            algorithm: LimitAlgorithm::SlidingWindow,
+            place: Place::default(),
+        };
+        assert_eq!(Told::new(&limit).policy, r#""us\"er";q=100;w=60"#);
+        assert_eq!((seconds(0), seconds(1), seconds(1_000_000), seconds(1_000_001)), (0, 1, 1, 2));
+    }
+}

@@ -1,0 +1,278 @@
+//! The script in a real Redis, against the table of this process as its oracle.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use common::observe::Observer;
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use tempfile::TempDir;
+use topology::gateway::LimitId;
+use topology::units::{At, Place};
+
+use super::super::local::{Bounds, Charge, Subject, Table};
+use super::*;
+
+/// A Redis of its own, on a socket in a folder of its own; both end with it.
+struct Server {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(folder: TempDir) -> Self {
+        let mut child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"])
+            .arg(folder.path())
+            .arg("--unixsocket")
+            .arg(folder.path().join("redis.sock"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed (`make` does it)");
+        let log = BufReader::new(child.stdout.take().unwrap());
+        let ready = |line: &str| line.contains("Ready to accept connections");
+        assert!(log.lines().any(|line| ready(&line.unwrap())), "redis-server starts");
+        Self { child, folder }
+    }
+
+    /// Ends it and keeps its folder.
+    fn stop(mut self) -> TempDir {
+        self.end();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn store(&self) -> Store {
+        store_at(&self.folder)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn store_at(folder: &TempDir) -> Store {
+    let address = format!("redis+unix://{}", folder.path().join("redis.sock").display());
+    let model = LimitStore {
+        redis: At { value: address, place: Place::default() },
+        when_away: WhenAway::LocalShare,
+        timeout: Duration::from_secs(2),
+    };
+    Store::new(&model).unwrap()
+}
+
+fn window(count: u64, per: u64) -> Budget {
+    Budget::SlidingWindow { count, per }
+}
+
+fn keyed(key: &str, budget: Budget) -> (String, Budget) {
+    (key.to_owned(), budget)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+const START: u64 = 1_800_000_000_000_000;
+
+/// G10: Redis and the process give the same verdict, the same rest and the same wait for the same
+/// requests at the same times.
+#[test]
+fn the_script_decides_as_the_table_does() {
+    let (server, runtime) = (Server::start(), runtime());
+    let store = server.store();
+    let mut connection = runtime.block_on(store.connect()).unwrap();
+    let budgets = [
+        window(3, 1000),
+        window(7, 5000),
+        Budget::TokenBucket { fill: 1, cost: 300, capacity: 900 },
+        Budget::TokenBucket { fill: 7, cost: 1000, capacity: 5000 },
+        Budget::TokenBucket { fill: 3, cost: 86_400_000_011, capacity: 86_400_000_011 * 9 },
+    ];
+    let gap = prop_oneof![Just(0), Just(1), 0..400_u64, Just(999), Just(1000), 0..20_000_u64];
+    let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4], 1..=4));
+    let steps = proptest::collection::vec(step, 1..60);
+    let mut case = 0;
+    let config =
+        ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
+    let decided = TestRunner::new(config).run(&steps, |steps| {
+        case += 1;
+        let (table, mut now) = (Table::new(Bounds::default()), START);
+        for (gap, limits) in steps {
+            now += gap;
+            let here = limits.iter().map(|&n| Charge {
+                limit: LimitId(n),
+                subject: Subject::All,
+                budget: budgets[n],
+            });
+            let there: Vec<_> =
+                limits.iter().map(|&n| keyed(&format!("{case}:{n}"), budgets[n])).collect();
+            let expected = table.charge(&here.collect::<Vec<_>>(), now);
+            let found = runtime.block_on(store.charge(&mut connection, &there, Some(now)));
+            prop_assert_eq!(found.unwrap(), expected, "at {} of {:?}", now - START, limits);
+        }
+        Ok(())
+    });
+    decided.unwrap();
+}
+
+/// G10: of 120 requests within a minute, spread over two gateways with two connections each,
+/// exactly 100 pass.
+#[tokio::test]
+async fn gateways_share_one_budget_exactly() {
+    let server = Server::start();
+    let (one, two) = (server.store(), server.store());
+    let mut lines = vec![
+        (&one, one.connect().await.unwrap()),
+        (&one, one.connect().await.unwrap()),
+        (&two, two.connect().await.unwrap()),
+        (&two, two.connect().await.unwrap()),
+    ];
+    let charges = [keyed("ratelimit:{app}:user:user:99", window(100, 60_000_000))];
+    let all = lines.iter_mut().map(|(store, line)| {
+        let charges = &charges;
+        async move {
+            let mut admitted = 0;
+            for _ in 0..30 {
+                let standing = store.charge(line, charges, None).await.unwrap()[0];
+                admitted += usize::from(standing.verdict == Verdict::Admit);
+            }
+            admitted
+        }
+    });
+    let admitted = futures_util::future::join_all(all).await;
+    assert_eq!(admitted.iter().sum::<usize>(), 100, "{admitted:?}");
+}
+
+/// G10: one refusal and no limit of the request is charged.
+#[tokio::test]
+async fn all_or_none() {
+    let server = Server::start();
+    let store = server.store();
+    let mut line = store.connect().await.unwrap();
+    let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
+    let both = [keyed("a", bucket), keyed("b", window(2, 1000))];
+    for n in 0..6 {
+        let standings = store.charge(&mut line, &both, Some(START)).await.unwrap();
+        let expected = if n < 2 { (4 - n, Verdict::Admit) } else { (3, Verdict::Refuse) };
+        assert_eq!((standings[0].remaining, standings[1].verdict), expected);
+        assert_eq!(standings[0].verdict, Verdict::Admit);
+    }
+}
+
+/// Counters go by themselves once they say nothing any more.
+#[tokio::test]
+async fn counters_expire() {
+    let server = Server::start();
+    let store = server.store();
+    let mut line = store.connect().await.unwrap();
+    let bucket = Budget::TokenBucket { fill: 1, cost: 600_000, capacity: 60_000_000 };
+    let both = [keyed("bucket", bucket), keyed("window", window(100, 60_000_000))];
+    store.charge(&mut line, &both, None).await.unwrap();
+    for (key, most) in [("bucket", 602), ("window", 60_002)] {
+        let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(&mut line).await.unwrap();
+        assert!((1..=most).contains(&left), "{key}: {left}");
+    }
+}
+
+/// A Redis that has lost the script gets it again; a counter of another kind starts afresh.
+#[tokio::test]
+async fn what_redis_may_have_forgotten() {
+    let server = Server::start();
+    let store = server.store();
+    let mut line = store.connect().await.unwrap();
+    let () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut line).await.unwrap();
+    let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
+    let left = async |line: &mut _, budget| {
+        store.charge(line, &[keyed("k", budget)], Some(START)).await.unwrap()[0].remaining
+    };
+    assert_eq!(left(&mut line, bucket).await, 4);
+    assert_eq!(left(&mut line, window(9, 1000)).await, 8);
+    assert_eq!(left(&mut line, bucket).await, 4);
+    let faster = Budget::TokenBucket { fill: 1, cost: 500, capacity: 2500 };
+    assert_eq!(left(&mut line, faster).await, 3, "whole units are kept when the rate changes");
+    let () = ::redis::cmd("SET").arg("k").arg("nonsense").query_async(&mut line).await.unwrap();
+    assert_eq!(left(&mut line, bucket).await, 4);
+}
+
+/// Redis's clock is stepped back by an hour: nobody gains, nobody waits longer than a window.
+#[tokio::test]
+async fn a_clock_that_steps_back() {
+    let server = Server::start();
+    let store = server.store();
+    let mut line = store.connect().await.unwrap();
+    let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 2000 };
+    let hour = 3_600_000_000;
+    for (key, budget) in [("w", window(2, 1000)), ("b", bucket)] {
+        let mut at =
+            async |now| store.charge(&mut line, &[keyed(key, budget)], Some(now)).await.unwrap()[0];
+        at(START).await;
+        at(START).await;
+        let refused = at(START - hour).await;
+        assert_eq!((refused.verdict, refused.next), (Verdict::Refuse, 1000), "{key}");
+        assert_eq!(at(START - hour + 1000).await.verdict, Verdict::Admit, "{key}");
+    }
+}
+
+/// G10: a Redis that is away, comes, freezes and comes back: a link never waits for what is known
+/// to be away.
+#[tokio::test]
+async fn a_link_survives_its_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(store_at(&folder));
+    let link = Link::new(Arc::clone(&store), Observer::new("gw-1"));
+    let charges = [keyed("k", window(1000, 60_000_000))];
+    assert!(matches!(link.charge(&charges).await, Err(StoreError::Away)));
+    let server = Server::start_in(folder);
+    comes_back(&link, &charges).await;
+
+    let mut other = store.connect().await.unwrap();
+    let () =
+        ::redis::cmd("CLIENT").arg("PAUSE").arg(100_000).query_async(&mut other).await.unwrap();
+    let impatient = Link {
+        store: Arc::new(Store { timeout: Duration::from_millis(5), ..store_at(&server.folder) }),
+        ..link.clone()
+    };
+    assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Timeout)));
+    assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Away)));
+    let () = ::redis::cmd("CLIENT").arg("UNPAUSE").query_async(&mut other).await.unwrap();
+    comes_back(&link, &charges).await;
+
+    let folder = server.stop();
+    let fault = link.charge(&charges).await.expect_err("nobody is there");
+    assert!(matches!(fault, StoreError::Failed(_)), "{fault}");
+    assert!(matches!(link.charge(&charges).await, Err(StoreError::Away)));
+    let _server = Server::start_in(folder);
+    comes_back(&link, &charges).await;
+}
+
+async fn comes_back(link: &Link, charges: &[(String, Budget)]) {
+    let again = async {
+        while link.charge(charges).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), again).await.expect("the link comes back");
+}
+
+/// A wrong address is said without the password in it.
+#[test]
+fn a_wrong_address() {
+    let model = LimitStore {
+        redis: At { value: "nonsense://user:s3cret@host".to_owned(), place: Place::default() },
+        when_away: WhenAway::FailOpen,
+        timeout: Duration::from_millis(20),
+    };
+    let fault = Store::new(&model).expect_err("not Redis").to_string();
+    assert!(fault.contains("host") && !fault.contains("s3cret"), "{fault}");
+}
