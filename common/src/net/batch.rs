@@ -62,6 +62,11 @@ impl Batch {
         self.arrived.clear();
     }
 
+    /// Nothing was received.
+    pub fn is_empty(&self) -> bool {
+        self.arrived.is_empty()
+    }
+
     /// No room for another datagram.
     pub fn is_full(&self) -> bool {
         self.arrived.len() >= Self::CAPACITY

@@ -4,7 +4,7 @@
 //! Invariant: the sockets of a group share one address, and nobody else had it before.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -39,6 +39,15 @@ pub fn udp(address: SocketAddr, reuse: Reuse) -> io::Result<UdpSocket> {
     if address.ip().is_unspecified() {
         sys::report_local_address(&socket, address.is_ipv4())?;
     }
+    Ok(socket.into())
+}
+
+/// A non-blocking UDP socket towards endpoints, at a port of the kernel's choice; it learns of ICMP
+/// errors by [`sys::take_unreachable`].
+pub fn udp_upstream(ipv4: bool) -> io::Result<UdpSocket> {
+    let any = if ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = udp_socket(SocketAddr::new(any, 0), Reuse::No)?;
+    sys::report_unreachable(&socket, ipv4)?;
     Ok(socket.into())
 }
 

@@ -15,6 +15,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+
 use super::batch::{Arrival, Batch, Outgoing};
 
 /// Asks for the local address of each datagram (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
@@ -160,12 +163,21 @@ pub fn take_unreachable(socket: &impl AsFd) -> io::Result<Option<Unreachable>> {
     Ok(to.zip(errno).map(|(to, errno)| Unreachable { to, errno }))
 }
 
-/// An epoll of many sockets that is itself one descriptor to wait for.
+/// A socket that has something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// As given to [`Poller::add`].
+    pub token: u32,
+    /// Its error queue is not empty: take from it, or it stays ready.
+    pub error: bool,
+}
+
+/// An epoll of many sockets, waited for as one.
 #[derive(Debug)]
-pub struct Poller(OwnedFd);
+pub struct Poller(AsyncFd<OwnedFd>);
 
 impl Poller {
-    /// An empty one.
+    /// An empty one, in the current runtime (it panics outside of one).
     pub fn new() -> io::Result<Self> {
         // SAFETY: takes no pointers; a result that is not negative is a descriptor that we own.
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
@@ -173,7 +185,15 @@ impl Poller {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just opened and belongs to nobody else.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: an OwnedFd is one open descriptor until it is dropped, and it is given away.
+        Ok(Self(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?))
+    }
+
+    /// Waits until a socket has something. Clear the guard's readiness only after a call of
+    /// [`Poller::ready`] that found less than the most, with all that it named drained. Cancel safe.
+    pub async fn readable(&self) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+        self.0.readable().await
     }
 
     /// Watches a socket for reading and for errors; `token` comes back from [`Poller::ready`].
@@ -186,9 +206,9 @@ impl Poller {
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// The tokens of sockets with something to read, at most [`Batch::CAPACITY`] at a time,
-    /// appended to `tokens`. Never waits.
-    pub fn ready(&self, tokens: &mut Vec<u32>) -> io::Result<usize> {
+    /// The sockets with something to read or with an error to take, at most [`Batch::CAPACITY`] at
+    /// a time, appended to `ready`. Never waits.
+    pub fn ready(&self, ready: &mut Vec<Ready>) -> io::Result<usize> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; Batch::CAPACITY];
         // SAFETY: `events` is alive, exclusively borrowed and has CAPACITY entries.
         let count = unsafe {
@@ -200,14 +220,11 @@ impl Poller {
             )
         };
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        tokens.extend(events.iter().take(count).map(|event| event.u64 as u32));
+        ready.extend(events.iter().take(count).map(|event| Ready {
+            token: event.u64 as u32,
+            error: event.events & libc::EPOLLERR as u32 != 0,
+        }));
         Ok(count)
-    }
-}
-
-impl std::os::fd::AsRawFd for Poller {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
     }
 }
 

@@ -1,0 +1,108 @@
+//! The running configuration: one lane per listener, built aside and published by one pointer swap.
+//! Not for sockets: those outlive snapshots. Loaded by the workers per connection or batch.
+//!
+//! Invariant: lanes keep their order over all snapshots of an instance; gates, counters and
+//! endpoint states are carried over, so that a change of configuration forgets nothing.
+
+use std::sync::Arc;
+
+use common::balance::HashKey;
+use common::observe::Metrics;
+use common::service::Service;
+use common::snapshot::Published;
+use topology::l4::{Group, Listener};
+
+use crate::gate::Gate;
+use crate::meters::Meters;
+use crate::select::Selector;
+
+/// What runs.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// In the order of the group's listeners.
+    pub lanes: Vec<Arc<Lane>>,
+}
+
+/// One listener with everything that a flow through it needs.
+#[derive(Debug)]
+pub struct Lane {
+    /// As the topology file has it.
+    pub rules: Listener,
+    /// Whom it sends to.
+    pub service: Arc<Service>,
+    /// How it chooses.
+    pub selector: Selector,
+    /// Who may have a flow.
+    pub gate: Arc<Gate>,
+    /// What is counted.
+    pub meters: Arc<Meters>,
+}
+
+impl Snapshot {
+    /// The group's listeners; what `before` knows of a listener or an endpoint is kept.
+    pub fn build(group: &Group, key: HashKey, metrics: &Metrics, before: Option<&Self>) -> Self {
+        let mut services: Vec<Arc<Service>> = Vec::new();
+        let lanes = group.listeners.iter().map(|rules| {
+            let old = before.and_then(|b| b.lanes.iter().find(|l| l.rules.name == rules.name));
+            // Listeners that send to one service share what is known about it.
+            let known = services.iter().find(|s| s.name == rules.to.name).cloned();
+            let service = known.unwrap_or_else(|| {
+                let of_old = before
+                    .and_then(|b| b.lanes.iter().find(|l| l.service.name == rules.to.name))
+                    .map(|lane| lane.service.update(&rules.to));
+                let service = of_old.unwrap_or_else(|| Service::new(&rules.to));
+                services.push(service.clone());
+                service
+            });
+            let selector = Selector::new(rules.balance, &service, key);
+            let meters = || Arc::new(Meters::new(metrics, rules.name.as_str()));
+            Arc::new(Lane {
+                rules: rules.clone(),
+                service,
+                selector,
+                gate: old.map(|lane| lane.gate.clone()).unwrap_or_default(),
+                meters: old.map_or_else(meters, |lane| lane.meters.clone()),
+            })
+        });
+        Self { lanes: lanes.collect() }
+    }
+
+    /// Each service once, with a lane that leads to it.
+    pub fn services(&self) -> Vec<(&Arc<Service>, &Lane)> {
+        let mut services: Vec<(&Arc<Service>, &Lane)> = Vec::new();
+        for lane in &self.lanes {
+            if !services.iter().any(|(known, _)| Arc::ptr_eq(known, &lane.service)) {
+                services.push((&lane.service, lane));
+            }
+        }
+        services
+    }
+}
+
+/// One listener's place in the published snapshot. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LaneSource {
+    published: Arc<Published<Snapshot>>,
+    index: usize,
+}
+
+impl LaneSource {
+    /// The lanes of what is published now.
+    pub fn all(published: &Arc<Published<Snapshot>>) -> Vec<Self> {
+        let count = published.load().lanes.len();
+        (0..count).map(|index| Self { published: published.clone(), index }).collect()
+    }
+
+    /// The lane in force.
+    pub fn lane(&self) -> Arc<Lane> {
+        let snapshot = self.published.load();
+        snapshot.lanes.get(self.index).cloned().expect("invariant: lanes keep their order")
+    }
+
+    /// The lane in force if it is not `known`.
+    pub fn changed(&self, known: &Arc<Lane>) -> Option<Arc<Lane>> {
+        let snapshot = self.published.load();
+        let lane = snapshot.lanes.get(self.index)?;
+        (!Arc::ptr_eq(lane, known)).then(|| lane.clone())
+    }
+}

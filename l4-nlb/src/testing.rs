@@ -1,0 +1,49 @@
+//! Model values for this crate's unit tests. Not for integration tests, which read topology files.
+//!
+//! Invariant: compiled for tests alone.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use topology::l4::{ListenAt, Listener, Protocol};
+use topology::units::ListenerName;
+use topology::{At, Balance, Endpoint, EndpointName, Place, Service, ServiceName, Weight};
+
+/// A service `s` with endpoints at 127.0.0.1 on these ports.
+pub(crate) fn service(ports: &[u16]) -> Service {
+    let endpoint = |&port: &u16| Endpoint {
+        name: EndpointName::new(&format!("e{port}")),
+        address: ([127, 0, 0, 1], port).into(),
+        weight: Weight(1),
+        place: Place::default(),
+    };
+    Service {
+        name: ServiceName::new("s"),
+        endpoints: ports.iter().map(endpoint).collect(),
+        health: None,
+        run: None,
+        uses: Vec::new(),
+        place: Place::default(),
+    }
+}
+
+/// A listener of that service; `protocol` is `udp` or `tcp`.
+pub(crate) fn listener(protocol: &str, ports: &[u16]) -> Listener {
+    let udp = protocol == "udp";
+    Listener {
+        name: ListenerName::new(protocol),
+        protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+        at: At { value: ListenAt::Instance(0), place: Place::default() },
+        to: service(ports),
+        balance: if udp { Balance::ClientAddress } else { Balance::RoundRobin },
+        idle: Duration::from_secs(if udp { 120 } else { 350 }),
+        max_flows: NonZeroU32::new(50_000).expect("invariant: not zero"),
+        max_flows_per_source: None,
+        proxy_protocol: None,
+        accept_proxy_from: Vec::new(),
+        connect_timeout: Duration::from_secs(1),
+        allow: Vec::new(),
+        deny: Vec::new(),
+        place: Place::default(),
+    }
+}

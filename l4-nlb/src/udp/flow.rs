@@ -1,0 +1,223 @@
+//! The flow table of one worker: who is known, who was heard last, who goes first when room is
+//! needed. Not for sockets and not for choosing endpoints. Called by the worker loop for each
+//! datagram.
+//!
+//! Invariant: every flow is in exactly one of two lists, ordered by when it was last heard; so the
+//! oldest and the expired are found without a search.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use super::expiry::{Linked, Links, List};
+
+pub use super::expiry::Tick;
+
+/// Who a flow belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// Address and port.
+    pub peer: SocketAddr,
+    /// The address it sent to, where the listener has several.
+    pub local: Option<IpAddr>,
+}
+
+/// A flow's place in its table; another flow may have it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FlowId(u32);
+
+/// How far a flow has proved itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Proof {
+    /// Never answered.
+    None,
+    /// The endpoint has answered.
+    Answered,
+    /// The client went on after an answer: its address is real, or lucky.
+    Confirmed,
+}
+
+/// Flows with what the caller keeps for each.
+#[derive(Debug)]
+pub struct Flows<V> {
+    known: HashMap<Client, FlowId>,
+    entries: Entries<V>,
+    vacant: Vec<u32>,
+    unconfirmed: List,
+    confirmed: List,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    client: Client,
+    value: V,
+    heard: Tick,
+    proof: Proof,
+    linked: Linked,
+}
+
+/// Places of flows; a vacant one is `None`.
+#[derive(Debug)]
+struct Entries<V>(Vec<Option<Entry<V>>>);
+
+impl<V> Links for Entries<V> {
+    fn links(&mut self, index: u32) -> Option<&mut Linked> {
+        self.0.get_mut(index as usize)?.as_mut().map(|entry| &mut entry.linked)
+    }
+}
+
+impl<V> Flows<V> {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self {
+            // The standard hasher is keyed at random: clients cannot make its chains long.
+            known: HashMap::new(),
+            entries: Entries(Vec::new()),
+            vacant: Vec::new(),
+            unconfirmed: List::default(),
+            confirmed: List::default(),
+        }
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// No flow at all.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// The flow of a client.
+    pub fn find(&self, client: &Client) -> Option<FlowId> {
+        self.known.get(client).copied()
+    }
+
+    /// What the caller keeps for a flow.
+    pub fn value(&mut self, id: FlowId) -> Option<&mut V> {
+        self.entry(id).map(|entry| &mut entry.value)
+    }
+
+    /// Whose flow it is.
+    pub fn client(&self, id: FlowId) -> Option<Client> {
+        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| entry.client)
+    }
+
+    /// A new flow, heard now. A flow that the client has already is replaced and returned.
+    pub fn insert(&mut self, client: Client, value: V, now: Tick) -> (FlowId, Option<V>) {
+        let old = self.find(&client).and_then(|id| self.remove(id));
+        let entry = Some(Entry {
+            client,
+            value,
+            heard: now,
+            proof: Proof::None,
+            linked: Linked::default(),
+        });
+        let id = match self.vacant.pop() {
+            Some(index) => {
+                if let Some(place) = self.entries.0.get_mut(index as usize) {
+                    *place = entry;
+                }
+                FlowId(index)
+            }
+            None => {
+                self.entries.0.push(entry);
+                FlowId(self.entries.0.len() as u32 - 1)
+            }
+        };
+        self.known.insert(client, id);
+        self.link(id);
+        (id, old)
+    }
+
+    /// The client was heard. A second time within a tick changes nothing.
+    pub fn heard_client(&mut self, id: FlowId, now: Tick) {
+        let Some(entry) = self.entry(id) else { return };
+        let proves = entry.proof == Proof::Answered;
+        if entry.heard == now && !proves {
+            return;
+        }
+        self.unlink(id);
+        if let Some(entry) = self.entry(id) {
+            entry.heard = now;
+            if proves {
+                entry.proof = Proof::Confirmed;
+            }
+        }
+        self.link(id);
+    }
+
+    /// The endpoint was heard.
+    pub fn heard_endpoint(&mut self, id: FlowId, now: Tick) {
+        let Some(entry) = self.entry(id) else { return };
+        entry.proof = entry.proof.max(Proof::Answered);
+        if entry.heard != now {
+            self.unlink(id);
+            if let Some(entry) = self.entry(id) {
+                entry.heard = now;
+            }
+            self.link(id);
+        }
+    }
+
+    /// The flow that goes first when room is needed: of those not confirmed the one that was heard
+    /// longest ago, else of all.
+    pub fn oldest(&self) -> Option<FlowId> {
+        self.unconfirmed.oldest().or(self.confirmed.oldest()).map(FlowId)
+    }
+
+    /// A flow that was not heard for `idle` ticks, if there is one.
+    pub fn expired(&self, now: Tick, idle: u32) -> Option<FlowId> {
+        [self.unconfirmed.oldest(), self.confirmed.oldest()].into_iter().flatten().map(FlowId).find(
+            |id| {
+                let entry = self.entries.0.get(id.0 as usize).and_then(Option::as_ref);
+                entry.is_some_and(|entry| now.since(entry.heard) >= idle)
+            },
+        )
+    }
+
+    /// Forgets a flow.
+    pub fn remove(&mut self, id: FlowId) -> Option<V> {
+        self.entry(id)?;
+        self.unlink(id);
+        let entry = self.entries.0.get_mut(id.0 as usize)?.take()?;
+        self.known.remove(&entry.client);
+        self.vacant.push(id.0);
+        Some(entry.value)
+    }
+
+    fn entry(&mut self, id: FlowId) -> Option<&mut Entry<V>> {
+        self.entries.0.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    /// Puts it at the young end of its list.
+    fn link(&mut self, id: FlowId) {
+        if let Some(proof) = self.entry(id).map(|entry| entry.proof) {
+            let (list, entries) = self.list(proof);
+            list.push(id.0, entries);
+        }
+    }
+
+    fn unlink(&mut self, id: FlowId) {
+        if let Some(proof) = self.entry(id).map(|entry| entry.proof) {
+            let (list, entries) = self.list(proof);
+            list.remove(id.0, entries);
+        }
+    }
+
+    /// The list of flows with this proof, and where their links are.
+    fn list(&mut self, proof: Proof) -> (&mut List, &mut Entries<V>) {
+        let confirmed = proof == Proof::Confirmed;
+        let list = if confirmed { &mut self.confirmed } else { &mut self.unconfirmed };
+        (list, &mut self.entries)
+    }
+}
+
+impl<V> Default for Flows<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests;

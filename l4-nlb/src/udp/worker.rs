@@ -1,0 +1,412 @@
+//! What one worker does with a batch: finds or makes the flow of each datagram and sends it on.
+//! Not for waiting. Called by the plane's loop.
+//!
+//! Invariant: a flow keeps its endpoint while that lives and the configuration has it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::net::batch::{self, Arrival, Batch, Outgoing};
+use common::net::sys::{self, Poller, Ready};
+use common::observe::Observer;
+use common::service::InFlight;
+use common::service::events::EndpointEjected;
+use tokio::net::UdpSocket;
+use tokio::time::Instant;
+
+use super::expiry::Tick;
+use super::flow::{Client, FlowId, Flows};
+use super::ports::{Family, PortId, Ports};
+use super::roster::{MemberId, Roster};
+use crate::gate::{Pass, Refusal};
+use crate::meters::Direction;
+use crate::select::FlowKey;
+use crate::snapshot::{Lane, LaneSource};
+
+/// All that one worker knows of one listener.
+#[derive(Debug)]
+pub(super) struct Worker {
+    source: LaneSource,
+    lane: Arc<Lane>,
+    local: SocketAddr,
+    observer: Observer,
+    start: Instant,
+    flows: Flows<Flow>,
+    ports: Ports,
+    roster: Roster,
+    draining: bool,
+    ready: Vec<Ready>,
+    origins: Vec<PortId>,
+}
+
+/// What is kept for a flow.
+#[derive(Debug)]
+struct Flow {
+    seat: Option<Seat>,
+    _pass: Pass,
+}
+
+/// A flow's endpoint, and the socket that it uses towards it.
+#[derive(Debug)]
+struct Seat {
+    member: MemberId,
+    port: PortId,
+    _in_flight: InFlight,
+}
+
+impl Worker {
+    pub(super) fn new(
+        source: LaneSource,
+        local: SocketAddr,
+        upstream_sockets: usize,
+        observer: Observer,
+    ) -> io::Result<Self> {
+        let lane = source.lane();
+        let mut worker = Self {
+            source,
+            lane,
+            local,
+            observer,
+            start: Instant::now(),
+            flows: Flows::new(),
+            ports: Ports::new(upstream_sockets)?,
+            roster: Roster::default(),
+            draining: false,
+            ready: Vec::new(),
+            origins: Vec::new(),
+        };
+        worker.meet(Tick(0));
+        Ok(worker)
+    }
+
+    pub(super) fn poller(&self) -> Rc<Poller> {
+        self.ports.poller()
+    }
+
+    /// Takes no new flows from now on.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Drained: the last flow has gone quiet.
+    pub(super) fn is_done(&self) -> bool {
+        self.draining && self.flows.is_empty()
+    }
+
+    /// Client → endpoint.
+    pub(super) fn pass_up(&mut self, batch: &Batch, now: Instant) {
+        self.refresh(now);
+        let mut sends: Vec<(PortId, Outgoing<'_>)> = Vec::with_capacity(Batch::CAPACITY);
+        for (arrival, bytes) in batch.iter() {
+            match self.upstream_of(arrival, now) {
+                Ok((port, to)) => sends.push((port, Outgoing { bytes, to, from: None })),
+                Err(refusal) => self.lane.meters.refused(refusal),
+            }
+        }
+        // Those of one socket leave by one call; a stable sort keeps each flow's order.
+        sends.sort_by_key(|&(port, _)| port);
+        let (ports, datagrams): (Vec<PortId>, Vec<Outgoing<'_>>) = sends.into_iter().unzip();
+        let mut rest = datagrams.as_slice();
+        for run in ports.chunk_by(PartialEq::eq) {
+            let (datagrams, after) = rest.split_at_checked(run.len()).unwrap_or((rest, &[]));
+            if let Some(&port) = run.first() {
+                self.send_up(port, datagrams, now);
+            }
+            rest = after;
+        }
+    }
+
+    /// Endpoint → client; says whether more may wait.
+    pub(super) fn pass_down(&mut self, batch: &mut Batch, to: &UdpSocket, now: Instant) -> bool {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.clear();
+        let count = self.ports.poller().ready(&mut ready).unwrap_or_default();
+        let mut more = count == Batch::CAPACITY;
+        batch.clear();
+        for Ready { token, error } in &ready {
+            let port = PortId(*token);
+            if *error {
+                self.take_errors(port, now);
+            }
+            let Some(received) = self.ports.socket(port).map(|socket| batch.receive(socket)) else {
+                continue;
+            };
+            match received {
+                Ok(count) => self.origins.extend(std::iter::repeat_n(port, count)),
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    self.take_errors(port, now);
+                    more = true;
+                }
+            }
+            if batch.is_full() {
+                self.answer(batch, to, now);
+                more = true;
+            }
+        }
+        self.answer(batch, to, now);
+        self.ready = ready;
+        more
+    }
+
+    /// Ends flows that have been quiet for too long; meets a new snapshot where nothing moves.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.refresh(now);
+        let quiet = if self.draining {
+            DRAIN_QUIET.min(self.lane.rules.idle)
+        } else {
+            self.lane.rules.idle
+        };
+        let (tick, quiet) = (self.tick(now), Tick::count(quiet).max(1));
+        for _ in 0..SWEEP_MOST {
+            let Some(id) = self.flows.expired(tick, quiet) else { return };
+            self.end(id, tick);
+        }
+    }
+
+    /// Sends what the batch holds to the clients, and empties it.
+    fn answer(&mut self, batch: &mut Batch, socket: &UdpSocket, now: Instant) {
+        let tick = self.tick(now);
+        let origins = std::mem::take(&mut self.origins);
+        let mut datagrams = Vec::with_capacity(origins.len());
+        for ((arrival, bytes), &port) in batch.iter().zip(&origins) {
+            match self.flow_of(port, arrival) {
+                Some((id, Client { peer, local })) => {
+                    self.flows.heard_endpoint(id, tick);
+                    datagrams.push(Outgoing { bytes, to: peer, from: local });
+                }
+                None => self.lane.meters.stranger(),
+            }
+        }
+        let mut rest = datagrams.as_slice();
+        while !rest.is_empty() {
+            let sent = match batch::send(socket, rest) {
+                Ok(sent) => sent,
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    self.lane.meters.lost(rest.len() as u64);
+                    break;
+                }
+                Err(_) => {
+                    self.lane.meters.lost(1);
+                    rest = rest.get(1..).unwrap_or_default();
+                    continue;
+                }
+            };
+            rest = self.count(Direction::Down, rest, sent);
+        }
+        drop(datagrams);
+        batch.clear();
+        self.origins = origins;
+        self.origins.clear();
+    }
+
+    /// The flow that an endpoint's datagram belongs to.
+    fn flow_of(&self, port: PortId, arrival: &Arrival) -> Option<(FlowId, Client)> {
+        if arrival.truncated {
+            return None;
+        }
+        let member = self.roster.find(&arrival.peer)?;
+        let id = self.ports.flow(port, member)?;
+        self.roster.member(member)?.endpoint.state.report_success();
+        Some((id, self.flows.client(id)?))
+    }
+
+    /// Where a client's datagram goes: its flow's endpoint, or that of a new flow.
+    fn upstream_of(
+        &mut self,
+        arrival: &Arrival,
+        now: Instant,
+    ) -> Result<(PortId, SocketAddr), Refusal> {
+        if arrival.truncated || !self.answerable(arrival) {
+            return Err(Refusal::Malformed);
+        }
+        let tick = self.tick(now);
+        let local = arrival.local.filter(|_| self.local.ip().is_unspecified());
+        let client = Client { peer: arrival.peer, local };
+        if let Some(id) = self.flows.find(&client) {
+            self.flows.heard_client(id, tick);
+            return match self.seat_of(id, now) {
+                Some(seat) => Ok(seat),
+                None => self.sit(id, client, now),
+            };
+        }
+        let id = self.begin(client, tick)?;
+        // A flow that finds no seat ends at once.
+        self.sit(id, client, now).inspect_err(|_| self.end(id, tick))
+    }
+
+    /// A datagram that claims to come from the listener itself would loop; one from port 0 has
+    /// nobody to answer to.
+    fn answerable(&self, arrival: &Arrival) -> bool {
+        let own = SocketAddr::new(arrival.local.unwrap_or(self.local.ip()), self.local.port());
+        arrival.peer.port() != 0 && arrival.peer != own
+    }
+
+    /// The flow's seat while its endpoint lives, is configured, or nobody else lives either.
+    fn seat_of(&mut self, id: FlowId, now: Instant) -> Option<(PortId, SocketAddr)> {
+        let seat = self.flows.value(id)?.seat.as_ref()?;
+        let member = self.roster.member(seat.member)?;
+        let stays = member.current
+            && (member.endpoint.state.alive(now) || self.lane.service.panicking(now));
+        stays.then_some((seat.port, member.endpoint.address))
+    }
+
+    /// Admits a new flow; a full listener gives up the worker's oldest one for it.
+    fn begin(&mut self, client: Client, tick: Tick) -> Result<FlowId, Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        let lane = self.lane.clone();
+        let admit = || lane.gate.admit(&lane.rules, client.peer.ip());
+        let pass = match admit() {
+            Err(Refusal::Full) => {
+                let oldest = self.flows.oldest().ok_or(Refusal::Full)?;
+                self.end(oldest, tick);
+                lane.meters.evicted();
+                admit()?
+            }
+            other => other?,
+        };
+        Ok(self.flows.insert(client, Flow { seat: None, _pass: pass }, tick).0)
+    }
+
+    /// Chooses an endpoint and a socket for a flow that has none, or whose endpoint died.
+    fn sit(
+        &mut self,
+        id: FlowId,
+        client: Client,
+        now: Instant,
+    ) -> Result<(PortId, SocketAddr), Refusal> {
+        let tick = self.tick(now);
+        if self.stand(id, tick) {
+            self.lane.meters.moved();
+        }
+        let local = client.local.unwrap_or(self.local.ip());
+        let key = FlowKey { client: client.peer, local: SocketAddr::new(local, self.local.port()) };
+        let index = self.lane.selector.select(&self.lane.service, key, &[]);
+        let member = index.and_then(|index| self.roster.at(index)).ok_or(Refusal::Endpoint)?;
+        let port = self.ports.take(member, id, tick).ok().flatten().ok_or(Refusal::Ports)?;
+        let known = self.roster.member_mut(member).ok_or(Refusal::Endpoint)?;
+        known.flows += 1;
+        let (to, in_flight) = (known.endpoint.address, known.endpoint.state.enter());
+        if let Some(flow) = self.flows.value(id) {
+            flow.seat = Some(Seat { member, port, _in_flight: in_flight });
+        }
+        Ok((port, to))
+    }
+
+    /// Gives a flow's seat up; says whether it had one.
+    fn stand(&mut self, id: FlowId, tick: Tick) -> bool {
+        let Some(seat) = self.flows.value(id).and_then(|flow| flow.seat.take()) else {
+            return false;
+        };
+        self.release(&seat, tick);
+        true
+    }
+
+    fn end(&mut self, id: FlowId, tick: Tick) {
+        if let Some(seat) = self.flows.remove(id).and_then(|flow| flow.seat) {
+            self.release(&seat, tick);
+        }
+    }
+
+    fn release(&mut self, seat: &Seat, tick: Tick) {
+        self.ports.give(seat.port, seat.member, tick);
+        if let Some(member) = self.roster.member_mut(seat.member) {
+            member.flows = member.flows.saturating_sub(1);
+        }
+    }
+
+    /// Sends datagrams by one upstream socket.
+    fn send_up(&mut self, port: PortId, mut rest: &[Outgoing<'_>], now: Instant) {
+        while !rest.is_empty() {
+            let Some(sent) = self.ports.socket(port).map(|socket| batch::send(socket, rest)) else {
+                return;
+            };
+            match sent {
+                Ok(sent) => rest = self.count(Direction::Up, rest, sent),
+                Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
+                    self.lane.meters.lost(rest.len() as u64);
+                    return;
+                }
+                // The error of an earlier datagram is reported by the next call; then this one
+                // was not tried and is sent again. Else the error is its own.
+                Err(_) if self.take_errors(port, now) > 0 => {}
+                Err(_) => {
+                    self.lane.meters.lost(1);
+                    rest = rest.get(1..).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// Counts the first `sent` and returns the others.
+    fn count<'a, 'b>(
+        &self,
+        direction: Direction,
+        datagrams: &'a [Outgoing<'b>],
+        sent: usize,
+    ) -> &'a [Outgoing<'b>] {
+        let (done, rest) = datagrams.split_at_checked(sent.max(1)).unwrap_or((datagrams, &[]));
+        let bytes = done.iter().map(|datagram| datagram.bytes.len() as u64).sum();
+        self.lane.meters.datagrams(direction, done.len() as u64, bytes);
+        rest
+    }
+
+    /// N4: an ICMP error counts as a failure of the endpoint that the datagram was sent to.
+    fn take_errors(&mut self, port: PortId, now: Instant) -> usize {
+        let mut taken = 0;
+        while taken < Batch::CAPACITY {
+            let Some(socket) = self.ports.socket(port) else { break };
+            let Ok(Some(unreachable)) = sys::take_unreachable(socket) else { break };
+            taken += 1;
+            let member = self.roster.find(&unreachable.to).and_then(|id| self.roster.member(id));
+            let Some(endpoint) = member.map(|member| &member.endpoint) else { continue };
+            if let Some(length) = endpoint.state.report_failure(now) {
+                let cause = io::Error::from_raw_os_error(unreachable.errno).to_string();
+                self.observer.emit(EndpointEjected {
+                    service: self.lane.service.name.as_str(),
+                    endpoint: endpoint.name.as_str(),
+                    cause: &cause,
+                    length,
+                });
+            }
+        }
+        taken
+    }
+
+    /// Takes over a newly published lane.
+    fn refresh(&mut self, now: Instant) {
+        if let Some(lane) = self.source.changed(&self.lane) {
+            self.lane = lane;
+            self.meet(self.tick(now));
+        }
+    }
+
+    /// Learns the lane's endpoints.
+    fn meet(&mut self, tick: Tick) {
+        for id in self.roster.update(&self.lane.service) {
+            if let Some(member) = self.roster.member(id) {
+                self.ports.admit(id, Family::of(member.endpoint.address), tick);
+            }
+        }
+    }
+
+    /// Ticks begin at 1: tick 0 stands for "never used".
+    fn tick(&self, now: Instant) -> Tick {
+        Tick(Tick::after(now.saturating_duration_since(self.start)).0 + 1)
+    }
+}
+
+/// UDP has no end: while draining, a flow that is quiet for so long has finished.
+const DRAIN_QUIET: Duration = Duration::from_secs(2);
+
+/// Flows ended in one sweep at most.
+const SWEEP_MOST: usize = 8192;
