@@ -114,7 +114,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Topology, Problems
             topology.warnings = out.list;
             Ok(topology)
         }
-        _ => Err(Problems::new(source, out.list)),
+        _ => Err(Problems::new(source, out.list, out.unlisted)),
     }
 }
 

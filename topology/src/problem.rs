@@ -61,16 +61,17 @@ impl fmt::Display for Problem {
 pub struct Problems {
     source: Arc<SourceFile>,
     list: Vec<Problem>,
+    unlisted: usize,
 }
 
 impl Problems {
     /// Findings about `source`; sorted by place, the same finding only once.
-    pub(crate) fn new(source: Arc<SourceFile>, mut list: Vec<Problem>) -> Self {
+    pub(crate) fn new(source: Arc<SourceFile>, mut list: Vec<Problem>, unlisted: usize) -> Self {
         tidy(&mut list);
-        Self { source, list }
+        Self { source, list, unlisted }
     }
 
-    /// The findings.
+    /// The findings; the first 1000 of a file that has more.
     pub fn list(&self) -> &[Problem] {
         &self.list
     }
@@ -93,6 +94,9 @@ impl fmt::Display for Problems {
         write!(f, "{}: {}", self.source.name, count(errors, "problem"))?;
         if warnings > 0 {
             write!(f, ", {}", count(warnings, "warning"))?;
+        }
+        if self.unlisted > 0 {
+            write!(f, ", and {} more that are not shown", self.unlisted)?;
         }
         Ok(())
     }

@@ -237,6 +237,24 @@ fn hostile_files_are_bounded() {
     }
 }
 
+/// O5: of very many problems the first thousand are told, and how many more there are.
+#[test]
+fn problems_are_bounded() {
+    let text = (0..3_000).map(|n| format!("k{n}: 1\n")).collect::<String>();
+    let problems = parse("test.yaml", &text, Path::new("/")).unwrap_err();
+    assert_eq!(problems.list().len(), 1_000);
+    assert!(problems.to_string().ends_with("1000 problems, and 2000 more that are not shown"));
+}
+
+/// O5: a byte order mark and the line ends of other systems change nothing.
+#[test]
+fn foreign_line_ends() {
+    let text = "\u{feff}services:\r\n  user: { endpoints: [127.0.0.1] }\r\n";
+    let problems = parse("test.yaml", text, Path::new("/")).unwrap_err();
+    let at = problems.list()[0].at;
+    assert_eq!((at.line, at.column), (2, 23), "{problems}");
+}
+
 /// O5: what the file quotes cannot move the terminal's cursor.
 #[test]
 fn escapes_are_not_printed() {

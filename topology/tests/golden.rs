@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use topology::{Shown, parse};
 
 /// Files of the set, in order.
@@ -63,6 +64,24 @@ fn cut_files_never_panic() {
                 assert!(!problems.list().is_empty());
                 assert!(!problems.to_string().is_empty());
             }
+        }
+    }
+}
+
+proptest! {
+    /// O5: the documented stack with any part of it replaced by anything.
+    #[test]
+    fn changed_files_never_panic(
+        from in 0usize..4000,
+        length in 0usize..60,
+        with in "\\PC{0,12}|[-{}\\[\\],:&*#|>\\n \"'0-9a-z]{0,24}",
+    ) {
+        let text = include_str!("../stacks/instagram-valorant.yaml");
+        let kept: String = text.chars().take(from).collect();
+        let rest: String = text.chars().skip(from + length).collect();
+        if let Err(problems) = parse("changed.yaml", &format!("{kept}{with}{rest}"), Path::new("/")) {
+            prop_assert!(!problems.list().is_empty());
+            prop_assert!(!problems.to_string().is_empty());
         }
     }
 }

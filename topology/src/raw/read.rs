@@ -48,7 +48,12 @@ pub(crate) struct Spot {
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub(crate) list: Vec<Problem>,
+    /// How many errors came after the list was full.
+    pub(crate) unlisted: usize,
 }
+
+/// Most problems that are listed; nobody reads more, and looking through them stays cheap.
+const MOST: usize = 1000;
 
 impl Findings {
     /// Notes something that makes the file unusable.
@@ -100,10 +105,14 @@ impl Findings {
 
     /// Whether the file is unusable.
     pub(crate) fn failed(&self) -> bool {
-        self.list.iter().any(|p| p.severity == Severity::Error)
+        self.unlisted > 0 || self.list.iter().any(|p| p.severity == Severity::Error)
     }
 
     fn note(&mut self, at: &Spot, what: String, severity: Severity) -> Note<'_> {
+        if self.list.len() >= MOST {
+            self.unlisted += usize::from(severity == Severity::Error);
+            return Note(None);
+        }
         let path = at.path.to_string();
         let (at, width) = (at.extent.place, at.extent.width);
         let problem = Problem { at, width, path, what, allowed: None, hint: None, severity };

@@ -3,6 +3,7 @@
 //!
 //! Invariant: port 0 is never claimed.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::l4::{ListenAt, Protocol};
@@ -52,12 +53,24 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
     started(file, names, &mut all);
     all.retain(|claim| claim.address.port() != 0);
     all.sort_by_key(|claim| claim.at.extent.place);
-    for (index, claim) in all.iter().enumerate() {
-        if let Some(first) = all.iter().take(index).find(|first| first.meets(claim)) {
-            let (address, line) = (claim.address, first.at.extent.place.line);
-            let what = format!("{} and {} (line {line}) both want {address}", claim.who, first.who);
-            out.error(claim.at, what).allowed("each address and port once");
+    let mut earlier: HashMap<u16, Vec<&Claim<'_>>> = HashMap::new();
+    for claim in &all {
+        let rivals = earlier.entry(claim.address.port()).or_default();
+        if let Some(first) = rivals.iter().find(|first| first.meets(claim)) {
+            clash(claim, first, out);
         }
+        rivals.push(claim);
+    }
+}
+
+fn clash(claim: &Claim<'_>, first: &Claim<'_>, out: &mut Findings) {
+    let (address, line) = (claim.address, first.at.extent.place.line);
+    let what = format!("{} and {} (line {line}) both want {address}", claim.who, first.who);
+    if address.ip().is_unspecified() || first.address.ip().is_unspecified() {
+        // `0.0.0.0` does not tell whether both are on one host.
+        out.warning(claim.at, what).hint("fine on two hosts, impossible on one".to_owned());
+    } else {
+        out.error(claim.at, what).allowed("each address and port once");
     }
 }
 
@@ -120,22 +133,21 @@ fn pools<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
 
 /// Endpoints of services that `up` starts on this host.
 fn started<'f>(file: &'f raw::File, names: &Names, all: &mut Vec<Claim<'f>>) {
+    let udp = names.listeners.iter().filter(|listener| listener.protocol == Protocol::Udp);
+    let udp: HashSet<&str> = udp.map(|listener| listener.to.as_str()).collect();
     for service in entries(file.services.as_ref()) {
         if service.value.run.is_none() {
             continue;
         }
-        let led = |listener: &crate::resolve::names::Listener| {
-            listener.to == service.name && listener.protocol == Protocol::Udp
-        };
-        let udp = names.listeners.iter().any(led);
-        let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+        let datagrams = udp.contains(service.name.as_str());
+        let protocol = if datagrams { Protocol::Udp } else { Protocol::Tcp };
+        let mut own = HashSet::new();
         for endpoint in service.value.endpoints.iter().flatten() {
-            let Some(address) = &endpoint.0.address else { continue };
-            let who = format!("service {}", service.name);
+            let Some(typed) = &endpoint.0.address else { continue };
+            let address = typed.value;
             // The same endpoint twice in one service is told by `service`.
-            let same = |claim: &Claim<'_>| claim.address == address.value && claim.who == who;
-            if !all.iter().any(same) {
-                let (at, address) = (&address.spot, address.value);
+            if own.insert(address) {
+                let (at, who) = (&typed.spot, format!("service {}", service.name));
                 all.push(Claim { protocol, address, host: host(address.ip()), at, who });
             }
         }

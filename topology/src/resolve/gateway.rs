@@ -3,6 +3,7 @@
 //!
 //! Invariant: every index in a result is in range.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
@@ -13,7 +14,7 @@ use crate::l4::{Balance, Protocol};
 use crate::model::Probe;
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
-use crate::resolve::l4::networks;
+use crate::resolve::l4::{networks, reachable};
 use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::{count, drain, file, filled, or, positive, secret};
@@ -42,7 +43,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         .collect();
     distinct(&mut routes, out);
     upstreams.unused(out);
-    let (issuers, limits) = policies.finish(out);
+    let (issuers, limits) = policies.finish(&routes, out);
     Group {
         name: GroupName::new(&name),
         instances,
@@ -255,21 +256,17 @@ fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, 
 /// Notes routes that can never be told apart, and names those without a name of their own that
 /// share a path.
 fn distinct(routes: &mut [(Route, Spot)], out: &mut Findings) {
-    for index in 0..routes.len() {
-        let (earlier, rest) = routes.split_at_mut(index);
-        let Some((route, spot)) = rest.first_mut() else { return };
-        let same = |other: &Route| {
-            other.path == route.path && other.hosts == route.hosts && other.methods == route.methods
-        };
-        if let Some((first, _)) = earlier.iter().find(|(other, _)| same(other)) {
-            let line = first.place.line;
+    let mut matches: HashMap<_, u32> = HashMap::new();
+    let mut names: HashSet<RouteName> = HashSet::new();
+    for (route, spot) in routes {
+        let what = (route.path.clone(), route.hosts.clone(), route.methods.clone());
+        if let Some(line) = matches.get(&what) {
             let what = format!("this matches exactly what the route on line {line} matches");
             out.error(spot, what).allowed("each path, host and method once");
             continue;
         }
-        let taken =
-            |name: &RouteName, all: &[(Route, Spot)]| all.iter().any(|(r, _)| r.name == *name);
-        if !taken(&route.name, earlier) {
+        matches.insert(what, route.place.line);
+        if names.insert(route.name.clone()) {
             continue;
         }
         if route.name.as_str() != route.path.to_string() {
@@ -277,14 +274,19 @@ fn distinct(routes: &mut [(Route, Spot)], out: &mut Findings) {
             out.error(spot, what).allowed("each name once in a group");
             continue;
         }
-        let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
-        let words = [route.methods.join(","), hosts.join(","), route.path.to_string()];
-        let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
-        route.name = RouteName::new(&words.join(" "));
-        if taken(&route.name, earlier) {
+        route.name = longer(route);
+        if !names.insert(route.name.clone()) {
             out.error(spot, "another route has this path too").allowed("a `name` for one of them");
         }
     }
+}
+
+/// A route's path with its methods and hosts before it.
+fn longer(route: &Route) -> RouteName {
+    let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
+    let words = [route.methods.join(","), hosts.join(","), route.path.to_string()];
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
+    RouteName::new(&words.join(" "))
 }
 
 /// Where routes of one group lead, each only once.
@@ -341,6 +343,9 @@ fn upstream(
             (names.behind(listener), listener.endpoints.clone(), Via::Balancer, None)
         }
     };
+    if !matches!(destination, Destination::Service(_)) {
+        reachable(&endpoints, at, out);
+    }
     if health.as_ref().is_some_and(|check| matches!(check.probe, Probe::Udp { .. })) {
         out.error(at, "this service is asked by datagrams, and a gateway speaks HTTP")
             .allowed("a service without `health: { udp: … }`");

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::l4::{Balance, Group, Instance, ListenAt, Listener, Protocol};
-use crate::model::Service;
-use crate::raw::{self, Entry, Findings, Typed};
+use crate::model::{Endpoint, Service};
+use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::{self, Destination, Names, Wanted, accepts};
 use crate::resolve::{count, drain, filled, or, positive, secret};
 use crate::units::{At, GroupName, InstanceName, ListenerName, ServiceName};
@@ -108,8 +108,8 @@ fn destination(
         names.unknown(at, text, Wanted::Traffic, out);
         return None;
     };
-    match destination {
-        Destination::Service(service) => Some(service.clone()),
+    let service = match destination {
+        Destination::Service(service) => return Some(service.clone()),
         Destination::Gateway(group) => {
             if protocol == Protocol::Udp {
                 let what = format!("the gateway group `{text}` takes no datagrams");
@@ -131,5 +131,16 @@ fn destination(
                 place: at.extent.place,
             })
         }
+    }?;
+    reachable(&service.endpoints, at, out);
+    Some(service)
+}
+
+/// Warns of processes that listen on every address: nobody can send to that.
+pub(super) fn reachable(endpoints: &[Endpoint], at: &Spot, out: &mut Findings) {
+    if let Some(endpoint) = endpoints.iter().find(|e| e.address.ip().is_unspecified()) {
+        let what = format!("{} listens on {}", endpoint.name, endpoint.address.ip());
+        out.warning(at, format!("{what}, which nobody on another host can send to"))
+            .hint("give it the address that others reach it by".to_owned());
     }
 }

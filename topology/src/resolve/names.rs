@@ -3,6 +3,7 @@
 //!
 //! Invariant: a name that was noted as taken twice stands for its first owner.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +25,17 @@ pub(super) struct Names {
     /// Gateway groups, each as a service of its instances.
     pub(super) gateways: Vec<Service>,
     databases: Vec<(String, String)>,
+    /// Where each name is found, as references write it.
+    index: HashMap<String, Index>,
+}
+
+/// Position of what a name stands for, in the list of its kind.
+#[derive(Clone, Copy)]
+enum Index {
+    Service(usize),
+    Gateway(usize),
+    Listener(usize),
+    Database(usize),
 }
 
 /// A balancer's listener as something to send to.
@@ -58,7 +70,9 @@ impl Names {
             listeners: listeners(file),
             gateways: gateways(file),
             databases: databases(file),
+            index: HashMap::new(),
         };
+        names.index = names.indexed();
         unique(file, out);
         for (index, entry) in entries(file.services.as_ref()).iter().enumerate() {
             let uses = names.uses(&entry.value, out);
@@ -82,10 +96,9 @@ impl Names {
 
     /// What a name in `uses:` stands for.
     pub(super) fn dependency(&self, text: &str) -> Option<Dependency> {
-        if let Some((group, database)) = text.split_once('/')
-            && self.databases.iter().any(|(g, d)| g == group && d == database)
-        {
-            return Some(Dependency::Database(GroupName::new(group), DatabaseName::new(database)));
+        if let Some(Index::Database(index)) = self.index.get(text) {
+            let (group, name) = self.databases.get(*index)?;
+            return Some(Dependency::Database(GroupName::new(group), DatabaseName::new(name)));
         }
         Some(match self.destination(text)? {
             Destination::Service(service) => Dependency::Service(service.name.clone()),
@@ -99,13 +112,29 @@ impl Names {
 
     /// What a `to:` leads to.
     pub(super) fn destination(&self, text: &str) -> Option<Destination<'_>> {
-        if let Some((group, name)) = text.split_once('/') {
-            let named = |l: &&Listener| l.group == group && l.name == name;
-            return self.listeners.iter().find(named).map(Destination::Listener);
+        match *self.index.get(text)? {
+            Index::Service(index) => self.services.get(index).map(Destination::Service),
+            Index::Gateway(index) => self.gateways.get(index).map(Destination::Gateway),
+            Index::Listener(index) => self.listeners.get(index).map(Destination::Listener),
+            Index::Database(_) => None,
         }
-        let named = |service: &&Service| service.name.as_str() == text;
-        let service = self.services.iter().find(named).map(Destination::Service);
-        service.or_else(|| self.gateways.iter().find(named).map(Destination::Gateway))
+    }
+
+    /// The first owner of a name keeps it.
+    fn indexed(&self) -> HashMap<String, Index> {
+        let services = self.services.iter().map(|service| service.name.to_string());
+        let gateways = self.gateways.iter().map(|group| group.name.to_string());
+        let listeners = self.listeners.iter().map(|l| format!("{}/{}", l.group, l.name));
+        let databases = self.databases.iter().map(|(group, name)| format!("{group}/{name}"));
+        let mut all = HashMap::new();
+        let named = (services.enumerate().map(|(n, name)| (name, Index::Service(n))))
+            .chain(gateways.enumerate().map(|(n, name)| (name, Index::Gateway(n))))
+            .chain(listeners.enumerate().map(|(n, name)| (name, Index::Listener(n))))
+            .chain(databases.enumerate().map(|(n, name)| (name, Index::Database(n))));
+        for (name, index) in named {
+            all.entry(name).or_insert(index);
+        }
+        all
     }
 
     /// Notes that a reference leads nowhere.
@@ -176,15 +205,16 @@ fn unique(file: &raw::File, out: &mut Findings) {
     }
     for mut list in [plain, before_slash, instances] {
         list.sort_by_key(|(_, _, at)| at.extent.place);
-        for (index, (kind, name, at)) in list.iter().enumerate() {
-            if *kind != "service" {
+        let mut taken: HashMap<&str, (&str, u32)> = HashMap::new();
+        for (kind, name, at) in list {
+            if kind != "service" {
                 lawful(kind, name, at, out);
             }
-            let taken = list.iter().take(index).find(|(_, other, _)| other == name);
-            if let Some((other, _, first)) = taken {
-                let line = first.extent.place.line;
+            if let Some((other, line)) = taken.get(name) {
                 let what = format!("`{name}` is already the name of the {other} on line {line}");
                 out.error(at, what).hint("give one of them another name".to_owned());
+            } else {
+                taken.insert(name, (kind, at.extent.place.line));
             }
         }
     }

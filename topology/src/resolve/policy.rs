@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::gateway::{
     Algorithm, Auth, Cors, Credentials, Issuer, IssuerId, IssuerKeys, Limit, LimitAlgorithm,
-    LimitId, RoutePolicy,
+    LimitBy, LimitId, Route, RoutePolicy,
 };
 use crate::problem::nearest;
 use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
@@ -204,8 +204,12 @@ impl Policies {
         ids
     }
 
-    /// Issuers and limits; warns of those that nothing names.
-    pub(super) fn finish(self, out: &mut Findings) -> (Vec<Issuer>, Vec<Limit>) {
+    /// Issuers and limits; warns of those that nothing names, or that can never count.
+    pub(super) fn finish(
+        self,
+        routes: &[(Route, Spot)],
+        out: &mut Findings,
+    ) -> (Vec<Issuer>, Vec<Limit>) {
         for (index, (issuer, at)) in self.issuers.iter().enumerate() {
             if !self.used_issuers.contains(&index) && !out.failed() {
                 out.warning(at, format!("no route accepts tokens of `{}`", issuer.name))
@@ -217,6 +221,16 @@ impl Policies {
                 out.warning(at, format!("nothing is charged to `{}`", limit.name)).hint(
                     "name it in `limits` of a route or of `defaults`, or remove it".to_owned(),
                 );
+            }
+        }
+        for (index, (limit, at)) in self.limits.iter().enumerate() {
+            let counts = |policy: &RoutePolicy| {
+                policy.auth != Auth::None && policy.limits.contains(&LimitId(index))
+            };
+            let used = limit.by == LimitBy::User && self.used_limits.contains(&index);
+            if used && !out.failed() && !routes.iter().any(|(route, _)| counts(&route.policy)) {
+                let what = format!("`{}` counts users, but no route knows who calls", limit.name);
+                out.warning(at, what).hint("add `auth: ISSUER`, or count by address".to_owned());
             }
         }
         let issuers = self.issuers.into_iter().map(|(issuer, _)| issuer).collect();

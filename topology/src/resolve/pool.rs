@@ -2,6 +2,7 @@
 //!
 //! Invariant: a database with replicas is two entries of the result.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -89,6 +90,13 @@ fn database(
     for server in raw.primary.iter().chain(&replicas) {
         if server.value.port() == 0 {
             out.error(&server.spot, "a server needs a port").allowed("1 to 65535");
+        }
+    }
+    let mut servers = HashSet::new();
+    for server in raw.primary.iter().chain(&replicas) {
+        if !servers.insert(server.value) {
+            let what = format!("{} is already a server of this database", server.value);
+            out.error(&server.spot, what).allowed("each server once");
         }
     }
     let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));

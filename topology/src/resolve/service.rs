@@ -2,6 +2,7 @@
 //!
 //! Invariant: endpoints of a service have different names and addresses.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::model::{Endpoint, HealthCheck, Probe, Run, Service};
@@ -31,6 +32,7 @@ fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
 
 fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
     let mut all: Vec<Endpoint> = Vec::with_capacity(raw.len());
+    let (mut addresses, mut names) = (HashMap::new(), HashMap::new());
     for raw::Endpoint(raw) in raw {
         let Some(address) = &raw.address else { continue };
         let name = match &raw.name {
@@ -40,8 +42,14 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
         if address.value.port() == 0 {
             out.error(&address.spot, "an endpoint needs a port").allowed("1 to 65535");
         }
-        if let Some(first) = all.iter().find(|e| e.address == address.value || e.name == name) {
-            let what = format!("this endpoint is already on line {}", first.place.line);
+        if address.value.ip().is_unspecified() {
+            let what = format!("{} is no address to send to", address.value.ip());
+            out.error(&address.spot, what).allowed("the server's own address");
+        }
+        let line = address.spot.extent.place.line;
+        let same: Option<u32> = addresses.insert(address.value, line);
+        if let Some(first) = names.insert(name.clone(), line).or(same) {
+            let what = format!("this endpoint is already on line {first}");
             out.error(&address.spot, what).allowed("each address and each name once");
         }
         let weight = raw.weight.as_ref().map_or(Weight::default(), |weight| weight.value);

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::gateway::LimitBy;
 use crate::raw::{self, Entry, Findings, Spot};
 use crate::resolve::names::{Destination, Names};
 use crate::resolve::{entries, text};
@@ -59,27 +60,38 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
 fn circles(edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut Findings) {
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in edges.keys() {
-        // The way from `start`, each with the number of its next edge.
+        // The way from `start`, each with the number of its next edge, and who is on it.
         let mut way: Vec<(&str, usize)> = vec![(start, 0)];
+        let mut on_way: BTreeSet<&str> = BTreeSet::from([start.as_str()]);
         while let Some((name, next)) = way.last_mut() {
             let edge = edges.get(*name).and_then(|list| list.get(*next));
             *next += 1;
             let Some(edge) = edge.filter(|_| !done.contains(*name)) else {
                 let finished = *name;
                 done.insert(finished);
+                on_way.remove(finished);
                 way.pop();
                 continue;
             };
-            match way.iter().position(|(name, _)| *name == edge.to) {
-                Some(index) => {
-                    let circle = way.iter().skip(index).map(|(name, _)| *name);
-                    let circle: Vec<&str> = circle.chain([edge.to]).collect();
-                    let what = format!("this closes a circle: {}", circle.join(" → "));
-                    out.error(edge.at, what).allowed("references that come to an end");
-                }
-                None => way.push((edge.to, 0)),
+            if on_way.insert(edge.to) {
+                way.push((edge.to, 0));
+            } else {
+                let circle = way.iter().map(|(name, _)| *name).skip_while(|name| *name != edge.to);
+                let circle: Vec<&str> = circle.chain([edge.to]).collect();
+                let what = format!("this closes a circle: {}", shortened(&circle).join(" → "));
+                out.error(edge.at, what).allowed("references that come to an end");
             }
         }
+    }
+}
+
+/// The ends of a long circle.
+fn shortened<'c>(circle: &[&'c str]) -> Vec<&'c str> {
+    match circle {
+        [first, second, third, .., last] if circle.len() > 12 => {
+            vec![first, second, third, "…", last]
+        }
+        all => all.to_vec(),
     }
 }
 
@@ -131,6 +143,13 @@ fn header(
                 out.warning(&typed.spot, what)
                     .hint(format!("add {source} to `gateways.{name}.trust-proxy-protocol-from`"));
             }
+            (None, false) if counts_addresses(gateway) => {
+                let what =
+                    format!("`{name}` sees {source} in place of its clients, and limits by it");
+                out.warning(&listener.spot, what).hint(format!(
+                    "add `proxy-protocol: v2`, and {source} to `gateways.{name}.trust-proxy-protocol-from`"
+                ));
+            }
             (None, true) => {
                 let what = format!("`{name}` waits for a PROXY header from {source}");
                 out.warning(&listener.spot, what).hint("add `proxy-protocol: v2`".to_owned());
@@ -138,4 +157,9 @@ fn header(
             _ => {}
         }
     }
+}
+
+fn counts_addresses(gateway: &Entry<raw::GatewayGroup>) -> bool {
+    let by = |limit: &Entry<raw::Limit>| limit.value.by.as_ref().map(|by| by.value);
+    entries(gateway.value.limits.as_ref()).iter().any(|limit| by(limit) == Some(LimitBy::Address))
 }
