@@ -4,22 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One source file.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to the workspace's root, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// The whole text.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Source {
     /// Whether it is product code: neither a test, nor a bench, nor a fake.
-    pub fn is_product(&self) -> bool {
+    pub(crate) fn is_product(&self) -> bool {
         let test = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
         !test && !self.path.starts_with("tests/") && !self.path.starts_with("bench/")
     }
 
     /// The lines above the first test module at the file's end.
-    pub fn product_lines(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn product_lines(&self) -> impl Iterator<Item = &str> {
         let mut lines = self.text.lines().peekable();
         std::iter::from_fn(move || {
             let line = lines.next()?;
@@ -31,7 +31,7 @@ impl Source {
 }
 
 /// The workspace's root.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("invariant: tests/ is a member")
@@ -39,7 +39,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Every Rust source of the workspace, in path order.
-pub fn sources() -> Vec<Source> {
+pub(crate) fn sources() -> Vec<Source> {
     let root = root();
     let mut found = Vec::new();
     let tops = ["topology", "common", "l4-nlb", "l7-gateway", "pgpool", "tests", "bench"];
@@ -65,6 +65,6 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
 }
 
 /// Fails with every finding at once.
-pub fn none(rule: &str, findings: &[String]) {
+pub(crate) fn none(rule: &str, findings: &[String]) {
     assert!(findings.is_empty(), "{rule}:\n  {}", findings.join("\n  "));
 }
