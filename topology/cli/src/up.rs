@@ -93,8 +93,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(false) => Ok(()),
         Err(error) => Err(error),
     };
-    if outcome.is_err() {
-        progress.warn("stopping", "since one part could not be started");
+    match &outcome {
+        Ok(()) => progress.note("stopping", "the edge drains first; Ctrl-C again cuts all"),
+        Err(_) => progress.warn("stopping", "since one part could not be started"),
     }
     tokio::select! {
         () = fleet.stop(limit) => {}

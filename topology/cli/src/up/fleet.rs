@@ -112,12 +112,15 @@ impl Fleet {
         }
     }
 
-    /// Ends everything, what stands nearest to the clients first: asks, waits until `limit` has
-    /// passed in all, then kills. Cancelling it leaves the rest to the drop of the processes.
+    /// Ends everything, what stands nearest to the clients first. The outermost parts may drain for
+    /// `limit`; each level behind them is asked a moment later, whether or not the one before has
+    /// ended: an inner balancer ends only when the services that still hold connections through it
+    /// do. What has not ended at last is killed. Cancelling it leaves the rest to the drop of the
+    /// processes.
     pub(crate) async fn stop(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
         let levels = self.inner.plan.levels();
         let highest = levels.iter().copied().max().unwrap_or(0);
+        let mut left: Vec<(usize, Arc<Process>)> = Vec::new();
         for level in (0..=highest).rev() {
             let of_level = levels.iter().enumerate().filter(|(_, l)| **l == level);
             let running: Vec<(usize, Arc<Process>)> = of_level
@@ -127,24 +130,40 @@ impl Fleet {
             for (_, process) in &running {
                 process.ask();
             }
-            for (index, process) in &running {
-                self.wait_for(*index, process, deadline).await;
+            left.extend(running);
+            let patience = if level == highest { limit } else { MOMENT };
+            self.await_ends(&mut left, Instant::now() + patience).await;
+            if level == highest {
+                self.end(&mut left).await;
+            }
+        }
+        self.await_ends(&mut left, Instant::now() + GRACE).await;
+        self.end(&mut left).await;
+    }
+
+    /// Waits for all of `left` until `deadline`, and takes those that ended out of it.
+    async fn await_ends(&self, left: &mut Vec<(usize, Arc<Process>)>, deadline: Instant) {
+        for (index, process) in std::mem::take(left) {
+            match tokio::time::timeout_at(deadline, process.ended()).await {
+                Ok(_) => self.inner.progress.note("stopped", &self.title(index)),
+                Err(_) => left.push((index, process)),
             }
         }
     }
 
-    async fn wait_for(&self, index: usize, process: &Process, deadline: Instant) {
-        let Some(part) = self.inner.plan.parts.get(index) else { return };
-        let text = format!("{:<11} {}", part.kind(), part.name);
-        match tokio::time::timeout_at(deadline, process.ended()).await {
-            Ok(_) => self.inner.progress.note("stopped", &text),
-            Err(_) => {
-                process.kill();
-                process.ended().await;
-                let text = format!("{text}: did not end in time");
-                self.inner.progress.warn("killed", &text);
-            }
+    /// Kills all of `left`.
+    async fn end(&self, left: &mut Vec<(usize, Arc<Process>)>) {
+        for (index, process) in left.drain(..) {
+            process.kill();
+            process.ended().await;
+            let text = format!("{}: did not end in time", self.title(index));
+            self.inner.progress.warn("killed", &text);
         }
+    }
+
+    fn title(&self, index: usize) -> String {
+        let part = self.inner.plan.parts.get(index);
+        part.map(|part| format!("{:<11} {}", part.kind(), part.name)).unwrap_or_default()
     }
 
     /// Kills whatever still runs.
@@ -240,5 +259,9 @@ enum Step {
 
 /// How long a part may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a level behind the outermost is waited for before the next is asked.
+const MOMENT: Duration = Duration::from_secs(1);
+/// How long what was asked may take in the end before it is killed.
+const GRACE: Duration = Duration::from_secs(3);
 /// Between two questions.
 const PAUSE: Duration = Duration::from_millis(20);

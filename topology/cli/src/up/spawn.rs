@@ -133,6 +133,8 @@ impl Launch {
             }
         };
         command.args(&self.arguments).envs(self.variables.iter().map(|(k, v)| (k, v)));
+        // Output goes to a file, where colours are noise.
+        command.env("NO_COLOR", "1");
         // Programs run as another user must not start in a folder that they cannot enter.
         command.current_dir("/").stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         command
