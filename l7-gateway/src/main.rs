@@ -44,8 +44,14 @@ async fn main() -> ExitCode {
     };
     // Without a service manager there is nobody to tell.
     let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), || {});
-    let (waited, ended) = tokio::join!(signals, running.finished());
+    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), || {});
+    let finished = async {
+        let ended = running.finished().await;
+        // Drained before the deadline: nothing is left to wait for.
+        lifecycle.stop();
+        ended
+    };
+    let (waited, ended) = tokio::join!(signals, finished);
     match (waited, ended) {
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
         (Err(fault), _) => cli::refuse(1, &fault),
