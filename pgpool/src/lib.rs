@@ -1,1 +1,215 @@
-//! Placeholder.
+//! `pgpool`, tier 3 for PostgreSQL: hundreds of clients over a handful of server connections, with
+//! transactions, prepared statements and settings that follow their client. Not for deciding which
+//! query goes to which server by its text, and not for end users' identities.
+//!
+//! One query, top to bottom: [`listener`] takes the client to its home worker; [`client`] waits for
+//! its next message; `pgpool_wire::frontend` reads it; [`query`] tells what it leaves behind;
+//! [`pool`] gives a [`server`]; [`relay`] passes messages both ways until [`server::status`] proves
+//! that the server is free.
+//!
+//! Invariant: a server is given to a client only when nothing of another client is left on it.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod cancel;
+pub mod client;
+pub mod events;
+pub mod fatal;
+mod inspect;
+pub mod listener;
+pub mod pool;
+pub mod prepared;
+pub mod query;
+pub mod relay;
+pub mod scram;
+pub mod server;
+pub mod snapshot;
+pub mod stream;
+pub mod variables;
+pub mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use common::cli::Options;
+use common::net::bind;
+use common::observe::admin::Admin;
+use common::workers::{self, WorkerPanic, Workers};
+use tokio::sync::mpsc;
+use topology::{Place, Topology};
+
+use events::Listening;
+use inspect::Inspection;
+use snapshot::{Snapshot, SnapshotError};
+use worker::{Message, Network, Parts, Peers, Tally, Worker};
+
+/// A started instance.
+#[derive(Debug)]
+pub struct Running {
+    /// Where its admin listener is.
+    pub admin: Option<SocketAddr>,
+    /// Its listeners by name.
+    pub listeners: Vec<(String, SocketAddr)>,
+    workers: Workers,
+    lifecycle: common::lifecycle::Lifecycle,
+    admin_task: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Why an instance cannot start; nothing of it is left then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A reference leads nowhere, or to the wrong thing.
+    #[error("{}{source}", at(.file, *.place))]
+    Snapshot {
+        /// The topology file.
+        file: String,
+        /// Where the reference stands.
+        place: Option<Place>,
+        /// What is wrong.
+        source: SnapshotError,
+    },
+    /// An address is taken or not ours.
+    #[error("{}cannot listen on {address}: {source}; choose another address or end what listens there", at(.file, Some(*.place)))]
+    Bind {
+        /// The topology file.
+        file: String,
+        /// Where the address stands.
+        place: Place,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(io::Error),
+}
+
+fn at(file: &str, place: Option<Place>) -> String {
+    place.map_or_else(String::new, |p| format!("{file}:{}:{}: ", p.line, p.column))
+}
+
+/// Starts an instance: binds everything first, so that either all runs or nothing is left. Call it
+/// on a runtime: the admin listener lives there.
+///
+/// # Errors
+/// With the place in the topology file where there is one.
+pub async fn start(
+    topology: Arc<Topology>,
+    instance: &str,
+    options: Options,
+) -> Result<Running, StartError> {
+    let file = topology.source.name.clone();
+    let built = Snapshot::build(&topology, instance);
+    let (snapshot, _, found) = built.map_err(|source| StartError::Snapshot {
+        file: file.clone(),
+        place: source.place(),
+        source,
+    })?;
+    let count = options.workers.unwrap_or_else(workers::available);
+    let bind_error = |place, address| {
+        let file = file.clone();
+        move |source| StartError::Bind { file, place, address, source }
+    };
+    let listen = found.listen.value;
+    let listeners =
+        bind::tcp_group(listen, count).map_err(bind_error(found.listen.place, listen))?;
+    let address = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(listen);
+    let admin = match &found.admin {
+        Some(at) => {
+            Some(bind::tcp(at.value, bind::Reuse::No).map_err(bind_error(at.place, at.value))?)
+        }
+        None => None,
+    };
+    let admin_address = admin.as_ref().and_then(|l| l.local_addr().ok());
+    let tally = Arc::new(Tally::default());
+    let snapshot = Arc::new(snapshot);
+    let (peers, threads) = spawn(count, &snapshot, &options, listeners, &tally)?;
+    options.observer.emit(Listening { address, workers: count.get() });
+    let inspection = Inspection { snapshot, peers, tally, lifecycle: options.lifecycle.clone() };
+    let admin_task = admin.map(|listener| serve_admin(listener, inspection, &options));
+    Ok(Running {
+        admin: admin_address,
+        listeners: vec![("listen".to_owned(), address)],
+        workers: threads,
+        lifecycle: options.lifecycle,
+        admin_task,
+    })
+}
+
+fn spawn(
+    count: NonZeroUsize,
+    snapshot: &Arc<Snapshot>,
+    options: &Options,
+    listeners: Vec<std::net::TcpListener>,
+    tally: &Arc<Tally>,
+) -> Result<(Peers, Workers), StartError> {
+    let (senders, inboxes): (Vec<_>, Vec<_>) =
+        (0..count.get()).map(|_| mpsc::unbounded_channel::<Message>()).unzip();
+    let peers: Peers = senders.into();
+    // Each worker takes its own listener and inbox, once.
+    let seats: Vec<_> =
+        inboxes.into_iter().zip(listeners).map(|seat| Mutex::new(Some(seat))).collect();
+    let seats = Arc::new(seats);
+    let (snapshot, options) = (Arc::clone(snapshot), options.clone());
+    let (all, tally) = (Arc::clone(&peers), Arc::clone(tally));
+    let body = move |id: workers::WorkerId| {
+        let seat = seats.get(id.0);
+        let seat = seat.and_then(|s| s.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let parts = Parts {
+            id,
+            snapshot: Arc::clone(&snapshot),
+            observer: options.observer.clone(),
+            lifecycle: options.lifecycle.clone(),
+            dialer: Arc::new(Network),
+            peers: Arc::clone(&all),
+            tally: Arc::clone(&tally),
+        };
+        async move {
+            let Some((inbox, listener)) = seat else { return };
+            let worker = Worker::new(parts);
+            tokio::task::spawn_local(listener::listen(std::rc::Rc::clone(&worker), listener));
+            worker.run(inbox).await;
+        }
+    };
+    let threads = workers::spawn("pgpool", count, body).map_err(StartError::Thread)?;
+    Ok((peers, threads))
+}
+
+fn serve_admin(
+    listener: std::net::TcpListener,
+    inspection: Inspection,
+    options: &Options,
+) -> tokio::task::JoinHandle<()> {
+    let admin = Admin {
+        lifecycle: options.lifecycle.clone(),
+        metrics: options.observer.metrics.clone(),
+        inspect: Arc::new(inspection),
+        token: None,
+        log_level: options.log_level.clone(),
+    };
+    let shutdown = options.lifecycle.shutdown();
+    tokio::spawn(async move {
+        if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
+            admin.serve(listener, shutdown).await;
+        }
+    })
+}
+
+impl Running {
+    /// Waits until the instance has drained or was stopped.
+    ///
+    /// # Errors
+    /// A worker panicked.
+    pub async fn finished(self) -> Result<(), WorkerPanic> {
+        let outcome = self.workers.join().await;
+        self.lifecycle.stop();
+        if let Some(task) = self.admin_task {
+            // It ends by itself when the instance has stopped.
+            let _ = task.await;
+        }
+        outcome
+    }
+}

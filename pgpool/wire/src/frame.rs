@@ -133,10 +133,7 @@ mod tests {
 
     #[test]
     fn lengths_that_cannot_be() {
-        assert_eq!(
-            next(b"Q\0\0\0\x03", 10),
-            Err(FrameError::TooShort { tag: b'Q', declared: 3 })
-        );
+        assert_eq!(next(b"Q\0\0\0\x03", 10), Err(FrameError::TooShort { tag: b'Q', declared: 3 }));
         assert!(matches!(next(b"Q\xff\xff\xff\xff", u32::MAX), Err(FrameError::TooLong { .. })));
         assert!(matches!(next(b"Q\0\0\0\x0f", 10), Err(FrameError::TooLong { body: 11, .. })));
         assert_eq!(next(b"Q\0\0\0", 10), Ok(Found::Nothing));

@@ -239,7 +239,10 @@ mod tests {
         out.extend_from_slice(b"abc");
         let Ok(crate::Found::Whole(frame)) = crate::frame::next(&out, 100) else { panic!() };
         let bind = Bind::read(frame.body).expect("reads");
-        assert_eq!((bind.portal, bind.statement, bind.rest), (&b"p"[..], &b"renamed"[..], &b"abc"[..]));
+        assert_eq!(
+            (bind.portal, bind.statement, bind.rest),
+            (&b"p"[..], &b"renamed"[..], &b"abc"[..])
+        );
     }
 
     proptest! {

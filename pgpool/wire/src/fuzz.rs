@@ -11,7 +11,10 @@ pub fn fuzz_opening(bytes: &[u8]) {
     if let Ok(Some((_, used))) = startup::opening(bytes) {
         assert!(used <= bytes.len(), "a packet longer than its bytes");
         let again = startup::opening(bytes.get(..used).unwrap_or_default());
-        assert!(matches!(again, Ok(Some((_, n))) if n == used), "a packet that depends on what follows");
+        assert!(
+            matches!(again, Ok(Some((_, n))) if n == used),
+            "a packet that depends on what follows"
+        );
     }
 }
 

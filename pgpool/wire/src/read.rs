@@ -30,8 +30,7 @@ impl<'a> Reader<'a> {
 
     /// The next `count` bytes.
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (head, rest) =
-            self.rest.split_at_checked(count).ok_or(self.fault(Fault::Short))?;
+        let (head, rest) = self.rest.split_at_checked(count).ok_or(self.fault(Fault::Short))?;
         self.rest = rest;
         Ok(head)
     }
@@ -45,24 +44,21 @@ impl<'a> Reader<'a> {
 
     /// Two bytes, big endian.
     pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
-        let (head, rest) =
-            self.rest.split_first_chunk::<2>().ok_or(self.fault(Fault::Short))?;
+        let (head, rest) = self.rest.split_first_chunk::<2>().ok_or(self.fault(Fault::Short))?;
         self.rest = rest;
         Ok(u16::from_be_bytes(*head))
     }
 
     /// Four bytes, big endian.
     pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
-        let (head, rest) =
-            self.rest.split_first_chunk::<4>().ok_or(self.fault(Fault::Short))?;
+        let (head, rest) = self.rest.split_first_chunk::<4>().ok_or(self.fault(Fault::Short))?;
         self.rest = rest;
         Ok(u32::from_be_bytes(*head))
     }
 
     /// A text up to its zero byte, which is consumed and not part of it.
     pub(crate) fn text(&mut self) -> Result<&'a [u8], Malformed> {
-        let end =
-            self.rest.iter().position(|b| *b == 0).ok_or(self.fault(Fault::Unterminated))?;
+        let end = self.rest.iter().position(|b| *b == 0).ok_or(self.fault(Fault::Unterminated))?;
         let (head, rest) = self.rest.split_at(end);
         self.rest = rest.get(1..).unwrap_or_default();
         Ok(head)

@@ -1,0 +1,282 @@
+//! The admin database `pgbouncer`: statements by simple or extended protocol, answered from what
+//! all workers report. Not for what they change (`verbs`) and not for tables (`show`). Called once
+//! per client that logs in to it.
+//!
+//! Invariant: who may only look cannot change anything.
+
+pub mod report;
+pub mod show;
+pub mod verbs;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use pgpool_wire::backend::{self, Status};
+use pgpool_wire::frame::{self, Found, Frame};
+use pgpool_wire::frontend::{self, Parse, Subject, tag};
+use tokio::io::AsyncReadExt;
+use tokio::sync::oneshot;
+use topology::pool::Console;
+
+use crate::client::goodbye;
+use crate::client::startup::Door;
+use crate::events::ConsoleCommand;
+use crate::fatal::Refusal;
+use crate::worker::{Message, Worker};
+use report::Report;
+use show::{HELP, Table};
+use verbs::{Command, Haste, Statement};
+
+/// Longest statement.
+const LONGEST: u32 = 64 << 10;
+/// Between two looks at whether all servers have become free.
+const PAUSE_LOOK: Duration = Duration::from_millis(50);
+
+/// Who is let in.
+pub struct Guest {
+    /// The user.
+    pub user: String,
+    /// What it may do.
+    pub rights: Console,
+}
+
+/// Serves one client of the admin database until it leaves or the instance drains.
+pub async fn serve(worker: Rc<Worker>, mut door: Door, guest: Guest) {
+    let mut console = Session { worker: Rc::clone(&worker), guest, statement: None, failed: false };
+    let draining = worker.lifecycle.shutdown();
+    let refusal = tokio::select! {
+        refusal = console.run(&mut door) => refusal,
+        () = draining.draining() => Some(Refusal::ShuttingDown),
+    };
+    if let Some(refusal) = refusal {
+        goodbye(&mut door.io, &refusal).await;
+    }
+}
+
+struct Session {
+    worker: Rc<Worker>,
+    guest: Guest,
+    /// The one that was parsed or bound last.
+    statement: Option<String>,
+    /// An error of the extended protocol: nothing is done up to Sync.
+    failed: bool,
+}
+
+impl Session {
+    async fn run(&mut self, door: &mut Door) -> Option<Refusal> {
+        loop {
+            let (tag, body) = match read(door).await {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(refusal) => return Some(refusal),
+            };
+            if tag == tag::TERMINATE {
+                return None;
+            }
+            let mut out = Vec::new();
+            self.message(tag, &body, &mut out).await;
+            if door.write(&out).await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    async fn message(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) {
+        match tag {
+            tag::QUERY => {
+                let done = match text(frontend::query(body)) {
+                    Ok(sql) => self.simple(&sql, out).await,
+                    Err(refusal) => Err(refusal),
+                };
+                if let Err(refusal) = done {
+                    refusal.put_error(out);
+                }
+                backend::put_ready(out, Status::Idle);
+            }
+            tag::SYNC => {
+                self.failed = false;
+                backend::put_ready(out, Status::Idle);
+            }
+            _ if self.failed => {}
+            tag => {
+                if let Err(refusal) = self.extended(tag, body, out).await {
+                    self.failed = true;
+                    refusal.put_error(out);
+                }
+            }
+        }
+    }
+
+    async fn simple(&self, sql: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        // Exporters join nothing; drivers may send several settings at once.
+        for part in sql.split(';') {
+            let statement = verbs::parse(part)?;
+            if statement == Statement::Empty {
+                continue;
+            }
+            match self.show(&statement).await? {
+                Some(table) => {
+                    table.put_columns(out);
+                    table.put_rows(out);
+                }
+                None => self.carry_out(&statement, out).await?,
+            }
+        }
+        if sql.split(';').all(|part| part.trim().is_empty()) {
+            backend::put_empty(out, backend::tag::EMPTY_QUERY);
+        }
+        Ok(())
+    }
+
+    async fn extended(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) -> Result<(), Refusal> {
+        match tag {
+            tag::PARSE => {
+                let sql = text(Parse::read(body).map(|parse| parse.query))?;
+                verbs::parse(&sql)?;
+                self.statement = Some(sql);
+                backend::put_empty(out, backend::tag::PARSE_COMPLETE);
+            }
+            tag::BIND => backend::put_empty(out, backend::tag::BIND_COMPLETE),
+            tag::CLOSE => backend::put_empty(out, backend::tag::CLOSE_COMPLETE),
+            tag::DESCRIBE => {
+                if frontend::subject(body)?.0 == Subject::Statement {
+                    frame::put(out, backend::tag::PARAMETER_DESCRIPTION, |out| {
+                        out.extend_from_slice(&[0, 0]);
+                    });
+                }
+                match self.show(&self.parsed()?).await? {
+                    Some(table) => table.put_columns(out),
+                    None => backend::put_empty(out, backend::tag::NO_DATA),
+                }
+            }
+            tag::EXECUTE => {
+                let statement = self.parsed()?;
+                match self.show(&statement).await? {
+                    Some(table) => table.put_rows(out),
+                    None => self.carry_out(&statement, out).await?,
+                }
+            }
+            tag::FLUSH => {}
+            other => return Err(Refusal::Protocol(format!("unexpected message type {other}"))),
+        }
+        Ok(())
+    }
+
+    fn parsed(&self) -> Result<Statement, Refusal> {
+        verbs::parse(self.statement.as_deref().unwrap_or_default())
+    }
+
+    /// The table of a SHOW; `None` for other statements.
+    async fn show(&self, statement: &Statement) -> Result<Option<Table>, Refusal> {
+        let Statement::Show(what) = statement else { return Ok(None) };
+        if what == "HELP" {
+            return Ok(None);
+        }
+        let report = Report::of_all(&self.worker.peers).await;
+        let uptime = self.worker.tally.started.elapsed();
+        let table = show::table(what, &report, &self.worker.snapshot, uptime);
+        table.map(Some).ok_or_else(|| Refusal::ConsoleSyntax(format!("there is: {HELP}")))
+    }
+
+    async fn carry_out(&self, statement: &Statement, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let changes =
+            !matches!(statement, Statement::Show(_) | Statement::Nothing(_) | Statement::Empty);
+        if changes && self.guest.rights != Console::Admin {
+            return Err(Refusal::ConsoleReadOnly(self.guest.user.clone()));
+        }
+        match statement {
+            Statement::Tell(command, tag) => self.tell(command, tag, out).await?,
+            Statement::Shutdown(haste) => {
+                self.note("SHUTDOWN");
+                match haste {
+                    Haste::Drain => self.worker.lifecycle.drain(),
+                    Haste::Now => self.worker.lifecycle.stop(),
+                }
+                backend::put_command(out, "SHUTDOWN");
+            }
+            Statement::Reload => {
+                let text = "send SIGHUP to reload the topology file";
+                return Err(Refusal::ConsoleSyntax(text.to_owned()));
+            }
+            Statement::Nothing(tag) => backend::put_command(out, tag),
+            Statement::Show(_) | Statement::Empty => {
+                crate::fatal::put_notice(out, HELP);
+                backend::put_command(out, "SHOW");
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, command: &str) {
+        self.worker.observer.emit(ConsoleCommand { user: &self.guest.user, command });
+    }
+
+    async fn tell(
+        &self,
+        command: &Command,
+        tag: &'static str,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        if let Some(database) = command.database()
+            && !self.worker.snapshot.databases.contains_key(database)
+        {
+            return Err(Refusal::NoSuchDatabase(database.to_owned()));
+        }
+        self.note(tag);
+        let concerned = self.broadcast(command).await;
+        match command {
+            Command::Pause(database) => self.paused(database.as_deref()).await,
+            Command::KillClient(pid) if concerned == 0 => {
+                return Err(Refusal::ConsoleSyntax(format!("there is no client {pid}")));
+            }
+            _ => {}
+        }
+        backend::put_command(out, tag);
+        Ok(())
+    }
+
+    /// `PAUSE` is answered when every server is free and closed.
+    async fn paused(&self, database: Option<&str>) {
+        let concerns = |name: &str| database.is_none_or(|wanted| wanted == name);
+        loop {
+            let report = Report::of_all(&self.worker.peers).await;
+            let concerned = report.pools.iter().filter(|pool| concerns(&pool.database));
+            let mut running = concerned.filter(|pool| pool.paused);
+            if running.all(|pool| pool.load.active + pool.load.cleaning == 0) {
+                break;
+            }
+            tokio::time::sleep(PAUSE_LOOK).await;
+        }
+        self.broadcast(&Command::CloseIdle(database.map(str::to_owned))).await;
+    }
+
+    /// Tells all workers; how many things it concerned.
+    async fn broadcast(&self, command: &Command) -> usize {
+        let mut concerned = 0;
+        for peer in self.worker.peers.iter() {
+            let (to, from) = oneshot::channel();
+            if peer.send(Message::Command(command.clone(), to)).is_ok() {
+                concerned += from.await.unwrap_or(0);
+            }
+        }
+        concerned
+    }
+}
+
+fn text(sql: Result<&[u8], pgpool_wire::Malformed>) -> Result<String, Refusal> {
+    Ok(String::from_utf8_lossy(sql?).into_owned())
+}
+
+/// The next message; `None`: the client is gone.
+async fn read(door: &mut Door) -> Result<Option<(u8, Vec<u8>)>, Refusal> {
+    loop {
+        if let Found::Whole(Frame { tag, body, raw }) = frame::next(&door.input, LONGEST)? {
+            let (message, used) = ((tag, body.to_vec()), raw.len());
+            door.input.drain(..used);
+            return Ok(Some(message));
+        }
+        if !matches!(door.io.read_buf(&mut door.input).await, Ok(count) if count > 0) {
+            return Ok(None);
+        }
+    }
+}

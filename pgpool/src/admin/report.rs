@@ -1,0 +1,234 @@
+//! What one worker has, as plain values that can be sent to whoever asks. Not for how it is shown:
+//! that is `show`. Made by the worker on request, joined by the admin database and `/endpoints`.
+//!
+//! Invariant: taking a report changes nothing.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+use topology::pool::PoolMode;
+
+use crate::client::entry::{ClientPhase, Entry};
+use crate::pool::{Load, Pool};
+use crate::server::{Facts, ServerPhase};
+use crate::worker::{Message, Worker};
+
+/// One worker's, or all workers', pools, clients and servers.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Pools.
+    pub pools: Vec<PoolRow>,
+    /// Clients.
+    pub clients: Vec<ClientRow>,
+    /// Servers.
+    pub servers: Vec<ServerRow>,
+}
+
+/// A pool.
+#[derive(Debug)]
+pub struct PoolRow {
+    /// Its database.
+    pub database: String,
+    /// Its user.
+    pub user: String,
+    /// When servers go back.
+    pub mode: PoolMode,
+    /// Servers and waiters.
+    pub load: Load,
+    /// Clients that have a server, or need none.
+    pub active: usize,
+    /// How long the first in the queue has waited.
+    pub waited: Duration,
+    /// Cancel requests on their way.
+    pub cancels: u32,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// Counters, in the order of SHOW STATS.
+    pub totals: [u64; 9],
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct ClientRow {
+    /// Its number.
+    pub pid: u32,
+    /// Its user.
+    pub user: String,
+    /// Its database.
+    pub database: String,
+    /// What it does.
+    pub phase: ClientPhase,
+    /// From where.
+    pub address: SocketAddr,
+    /// When it came.
+    pub connected: SystemTime,
+    /// When it last began something.
+    pub requested: SystemTime,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// Its server.
+    pub server: Option<u64>,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+    /// What it calls itself.
+    pub application: String,
+}
+
+/// A server connection.
+#[derive(Debug)]
+pub struct ServerRow {
+    /// Numbers connections of one worker.
+    pub id: u64,
+    /// Its user.
+    pub user: String,
+    /// Its database.
+    pub database: String,
+    /// What it does.
+    pub phase: ServerPhase,
+    /// Where.
+    pub address: SocketAddr,
+    /// Our own end.
+    pub local: Option<SocketAddr>,
+    /// When it was made.
+    pub connected: SystemTime,
+    /// When it was last given or taken.
+    pub requested: SystemTime,
+    /// Whether it is closed when it is next free.
+    pub condemned: bool,
+    /// The client that has it.
+    pub client: Option<u32>,
+    /// Its process.
+    pub pid: u32,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+}
+
+impl Report {
+    /// What a worker has.
+    pub fn of(worker: &Worker) -> Self {
+        worker.tick();
+        let clients = worker.clients();
+        let pools = worker.pools();
+        Self {
+            pools: pools.iter().map(|pool| pool_row(worker, pool, &clients)).collect(),
+            clients: clients.iter().map(|entry| client_row(worker, entry)).collect(),
+            servers: pools
+                .iter()
+                .flat_map(|pool| {
+                    let row = |facts: &std::rc::Rc<Facts>| server_row(worker, pool, facts);
+                    pool.servers().iter().map(row).collect::<Vec<_>>()
+                })
+                .collect(),
+        }
+    }
+
+    /// What all workers have; one that ends meanwhile counts as empty.
+    pub async fn of_all(peers: &[mpsc::UnboundedSender<Message>]) -> Self {
+        let mut all = Self::default();
+        for peer in peers {
+            let (to, from) = oneshot::channel();
+            if peer.send(Message::Report(to)).is_err() {
+                continue;
+            }
+            if let Ok(report) = from.await {
+                all.pools.extend(report.pools);
+                all.clients.extend(report.clients);
+                all.servers.extend(report.servers);
+            }
+        }
+        all.pools.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+        all
+    }
+}
+
+fn is_of(entry: &Entry, pool: &Pool) -> bool {
+    *entry.database == *pool.database.name && *entry.user == *pool.user.name
+}
+
+fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> PoolRow {
+    let totals = &pool.meters.totals;
+    let active = clients.iter().filter(|entry| {
+        is_of(entry, pool) && matches!(entry.phase(), ClientPhase::Active | ClientPhase::Idle)
+    });
+    PoolRow {
+        database: pool.database.name.clone(),
+        user: pool.user.name.clone(),
+        mode: pool.database.mode,
+        load: pool.load(),
+        active: active.count(),
+        waited: pool.oldest_wait(worker.now()),
+        cancels: pool.servers().iter().map(|facts| facts.cancels.get()).sum(),
+        paused: pool.is_paused(),
+        totals: [
+            totals.assignments.get(),
+            totals.transactions.get(),
+            totals.queries.get(),
+            totals.received.get(),
+            totals.sent.get(),
+            totals.transaction_micros.get(),
+            totals.query_micros.get(),
+            totals.wait_micros.get(),
+            totals.errors.get(),
+        ],
+    }
+}
+
+fn client_row(worker: &Worker, entry: &Entry) -> ClientRow {
+    let now = worker.now();
+    let waited = entry.waiting.get().map(|since| now.saturating_duration_since(since));
+    ClientRow {
+        pid: entry.pid,
+        user: entry.user.to_string(),
+        database: entry.database.to_string(),
+        phase: entry.phase(),
+        address: entry.address,
+        connected: entry.connected,
+        requested: ago(now.saturating_duration_since(entry.requested.get())),
+        waited: waited.unwrap_or_default(),
+        server: entry.server().map(|facts| facts.id),
+        encrypted: entry.encrypted,
+        application: entry.application.borrow().to_string(),
+    }
+}
+
+fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
+    let now = worker.now();
+    ServerRow {
+        id: facts.id,
+        user: pool.user.name.clone(),
+        database: pool.database.name.clone(),
+        phase: facts.phase.get(),
+        address: facts.address,
+        local: facts.local,
+        connected: ago(now.saturating_duration_since(facts.born)),
+        requested: ago(now.saturating_duration_since(facts.used.get())),
+        condemned: facts.condemned.get(),
+        client: facts.client.get(),
+        pid: facts.key.as_ref().map_or(0, |key| key.pid),
+        encrypted: facts.encrypted,
+    }
+}
+
+fn ago(time: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(time).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// Moves the gauges of a worker's pools.
+pub fn show_gauges(worker: &Worker) {
+    let clients = worker.clients();
+    for pool in worker.pools() {
+        let count = |phase| {
+            let those = clients.iter().filter(|e| is_of(e, &pool) && e.phase() == phase);
+            those.count() as f64
+        };
+        let [active, waiting, idle] = &pool.meters.clients;
+        active.set(count(ClientPhase::Active));
+        waiting.set(count(ClientPhase::Waiting));
+        idle.set(count(ClientPhase::Idle));
+        let load = pool.load();
+        let [active, idle] = &pool.meters.servers;
+        active.set((load.active + load.cleaning) as f64);
+        idle.set(load.idle as f64);
+    }
+}

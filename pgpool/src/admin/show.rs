@@ -1,0 +1,438 @@
+//! The tables of SHOW, with PgBouncer 1.25's names and order of columns, so that its exporters
+//! work. Not for gathering: that is `report`. Called by the console.
+//!
+//! Invariant: a column of PgBouncer's that we have nothing for is there, with the value that
+//! PgBouncer shows when it is not in use.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use pgpool_wire::backend::{self, INT8, TEXT};
+use topology::pool::{PoolMode, Settings};
+
+use super::report::{ClientRow, Report, ServerRow};
+use crate::snapshot::{Database, Snapshot};
+
+/// The version of PgBouncer whose tables these are.
+pub const VERSION: &str = "1.25.0";
+
+/// One table.
+pub struct Table {
+    columns: Vec<(&'static str, u32)>,
+    rows: Vec<Vec<Cell>>,
+}
+
+/// One value.
+enum Cell {
+    Text(String),
+    Number(u64),
+    Null,
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+impl From<u64> for Cell {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
+    }
+}
+impl From<usize> for Cell {
+    fn from(number: usize) -> Self {
+        Self::Number(number as u64)
+    }
+}
+impl From<u32> for Cell {
+    fn from(number: u32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+macro_rules! row {
+    ($($value:expr),* $(,)?) => { vec![$(Cell::from($value)),*] };
+}
+
+/// What `SHOW HELP` says, and what an unknown SHOW is answered with.
+pub const HELP: &str = "SHOW HELP|POOLS|CLIENTS|SERVERS|STATS|DATABASES|USERS|LISTS|CONFIG|VERSION|\
+STATE; PAUSE [db]; RESUME [db]; RECONNECT [db]; KILL db; KILL_CLIENT id; RELOAD; SHUTDOWN \
+[WAIT_FOR_CLIENTS]";
+
+/// The table of `SHOW what`; `None`: there is none of this name.
+pub fn table(what: &str, report: &Report, snapshot: &Snapshot, uptime: Duration) -> Option<Table> {
+    Some(match what {
+        "POOLS" => pools(report),
+        "CLIENTS" => clients(report),
+        "SERVERS" => servers(report),
+        "STATS" | "STATS_TOTALS" | "STATS_AVERAGES" => stats(report, uptime),
+        "DATABASES" => databases(report, snapshot),
+        "USERS" => users(report, snapshot),
+        "LISTS" => lists(report, snapshot),
+        "CONFIG" => config(&snapshot.settings),
+        "VERSION" => Table {
+            columns: vec![("version", TEXT)],
+            rows: vec![row![format!("PgBouncer {VERSION} (pgpool {})", env!("CARGO_PKG_VERSION"))]],
+        },
+        "STATE" => Table {
+            columns: vec![("key", TEXT), ("value", TEXT)],
+            rows: vec![
+                row!["active", if all_paused(report) { "no" } else { "yes" }],
+                row!["paused", if all_paused(report) { "yes" } else { "no" }],
+                row!["suspended", "no"],
+            ],
+        },
+        _ => return None,
+    })
+}
+
+impl Table {
+    /// Appends the RowDescription.
+    pub fn put_columns(&self, out: &mut Vec<u8>) {
+        backend::put_columns(out, &self.columns);
+    }
+
+    /// Appends the rows and the command tag.
+    pub fn put_rows(&self, out: &mut Vec<u8>) {
+        for row in &self.rows {
+            let texts: Vec<Option<String>> = row.iter().map(Cell::text).collect();
+            backend::put_row(out, texts.iter().map(|text| text.as_deref().map(str::as_bytes)));
+        }
+        backend::put_command(out, "SHOW");
+    }
+}
+
+impl Cell {
+    fn text(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.clone()),
+            Self::Number(number) => Some(number.to_string()),
+            Self::Null => None,
+        }
+    }
+}
+
+fn columns(names: &'static str) -> Vec<(&'static str, u32)> {
+    // A name with `#` is a number.
+    let column = |name: &'static str| match name.strip_prefix('#') {
+        Some(name) => (name, INT8),
+        None => (name, TEXT),
+    };
+    names.split_whitespace().map(column).collect()
+}
+
+fn mode(mode: PoolMode) -> &'static str {
+    match mode {
+        PoolMode::Session => "session",
+        PoolMode::Transaction => "transaction",
+        PoolMode::Statement => "statement",
+    }
+}
+
+fn all_paused(report: &Report) -> bool {
+    !report.pools.is_empty() && report.pools.iter().all(|pool| pool.paused)
+}
+
+fn pools(report: &Report) -> Table {
+    let rows = report.pools.iter().map(|pool| {
+        row![
+            pool.database.as_str(),
+            pool.user.as_str(),
+            pool.active,
+            pool.load.waiting,
+            pool.cancels,
+            0u64,
+            pool.load.active,
+            0u64,
+            0u64,
+            pool.load.idle,
+            0u64,
+            pool.load.cleaning,
+            pool.load.connecting,
+            pool.waited.as_secs(),
+            u64::from(pool.waited.subsec_micros()),
+            mode(pool.mode),
+            Cell::Null,
+        ]
+    });
+    Table {
+        columns: columns(
+            "database user #cl_active #cl_waiting #cl_active_cancel_req #cl_waiting_cancel_req \
+             #sv_active #sv_active_cancel #sv_being_canceled #sv_idle #sv_used #sv_tested \
+             #sv_login #maxwait #maxwait_us pool_mode load_balance_hosts",
+        ),
+        rows: rows.collect(),
+    }
+}
+
+const SOCKET: &str = "type user database replication state addr #port local_addr #local_port \
+     connect_time request_time #wait #wait_us #close_needed ptr link #remote_pid tls \
+     application_name #prepared_statements #id";
+
+fn clients(report: &Report) -> Table {
+    let row = |client: &ClientRow| {
+        row![
+            "C",
+            client.user.as_str(),
+            client.database.as_str(),
+            "none",
+            client.phase.name(),
+            client.address.ip().to_string(),
+            u64::from(client.address.port()),
+            "",
+            0u64,
+            timestamp(client.connected),
+            timestamp(client.requested),
+            client.waited.as_secs(),
+            u64::from(client.waited.subsec_micros()),
+            0u64,
+            format!("c{}", client.pid),
+            client.server.map_or_else(String::new, |id| format!("s{id}")),
+            0u64,
+            if client.encrypted { "TLS" } else { "" },
+            client.application.as_str(),
+            0u64,
+            client.pid,
+        ]
+    };
+    Table { columns: columns(SOCKET), rows: report.clients.iter().map(row).collect() }
+}
+
+fn servers(report: &Report) -> Table {
+    let row = |server: &ServerRow| {
+        row![
+            "S",
+            server.user.as_str(),
+            server.database.as_str(),
+            "none",
+            server.phase.name(),
+            server.address.ip().to_string(),
+            u64::from(server.address.port()),
+            server.local.map_or_else(String::new, |local| local.ip().to_string()),
+            server.local.map_or(0, |local| u64::from(local.port())),
+            timestamp(server.connected),
+            timestamp(server.requested),
+            0u64,
+            0u64,
+            u64::from(server.condemned),
+            format!("s{}", server.id),
+            server.client.map_or_else(String::new, |pid| format!("c{pid}")),
+            server.pid,
+            if server.encrypted { "TLS" } else { "" },
+            "",
+            0u64,
+            server.id,
+        ]
+    };
+    Table { columns: columns(SOCKET), rows: report.servers.iter().map(row).collect() }
+}
+
+fn stats(report: &Report, uptime: Duration) -> Table {
+    let mut by_database: BTreeMap<&str, [u64; 9]> = BTreeMap::new();
+    for pool in &report.pools {
+        let sum = by_database.entry(&pool.database).or_default();
+        sum.iter_mut().zip(pool.totals).for_each(|(sum, more)| *sum += more);
+    }
+    let seconds = uptime.as_secs().max(1);
+    let rows = by_database.into_iter().map(|(database, totals)| {
+        let [assigned, xacts, queries, received, sent, xact_time, query_time, wait_time, _] =
+            totals;
+        row![
+            database,
+            assigned,
+            xacts,
+            queries,
+            received,
+            sent,
+            xact_time,
+            query_time,
+            wait_time,
+            0u64,
+            0u64,
+            0u64,
+            assigned / seconds,
+            xacts / seconds,
+            queries / seconds,
+            received / seconds,
+            sent / seconds,
+            xact_time / xacts.max(1),
+            query_time / queries.max(1),
+            wait_time / assigned.max(1),
+            0u64,
+            0u64,
+            0u64,
+        ]
+    });
+    Table {
+        columns: columns(
+            "database #total_server_assignment_count #total_xact_count #total_query_count \
+             #total_received #total_sent #total_xact_time #total_query_time #total_wait_time \
+             #total_client_parse_count #total_server_parse_count #total_bind_count \
+             #avg_server_assignment_count #avg_xact_count #avg_query_count #avg_recv #avg_sent \
+             #avg_xact_time #avg_query_time #avg_wait_time #avg_client_parse_count \
+             #avg_server_parse_count #avg_bind_count",
+        ),
+        rows: rows.collect(),
+    }
+}
+
+fn databases(report: &Report, snapshot: &Snapshot) -> Table {
+    let settings = &snapshot.settings;
+    let row = |database: &Database| {
+        let first = database.servers.first();
+        let of = report.pools.iter().filter(|pool| pool.database == database.name);
+        let paused = of.clone().next().is_some() && of.clone().all(|pool| pool.paused);
+        let clients = report.clients.iter().filter(|c| c.database == database.name).count();
+        row![
+            database.name.as_str(),
+            database.servers.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>().join(","),
+            first.map_or(0, |address| u64::from(address.port())),
+            database.server_name.as_str(),
+            Cell::Null,
+            database.pool_size,
+            settings.min_pool_size,
+            settings.reserve_pool_size,
+            settings.server_lifetime.as_secs(),
+            mode(database.mode),
+            Cell::Null,
+            settings.max_db_connections,
+            database.connections.now(),
+            0u64,
+            clients,
+            u64::from(paused),
+            0u64,
+        ]
+    };
+    Table {
+        columns: columns(
+            "name host #port database force_user #pool_size #min_pool_size #reserve_pool_size \
+             #server_lifetime pool_mode load_balance_hosts #max_connections #current_connections \
+             #max_client_connections #current_client_connections #paused #disabled",
+        ),
+        rows: snapshot.databases.values().map(|database| row(database)).collect(),
+    }
+}
+
+fn users(report: &Report, snapshot: &Snapshot) -> Table {
+    let rows = snapshot.users.values().map(|user| {
+        let clients = report.clients.iter().filter(|client| client.user == user.name).count();
+        row![
+            user.name.as_str(),
+            Cell::Null,
+            Cell::Null,
+            Cell::Null,
+            snapshot.settings.max_user_connections,
+            user.connections.now(),
+            0u64,
+            clients,
+        ]
+    });
+    Table {
+        columns: columns(
+            "name #pool_size #reserve_pool_size pool_mode #max_user_connections \
+             #current_connections #max_user_client_connections #current_client_connections",
+        ),
+        rows: rows.collect(),
+    }
+}
+
+fn lists(report: &Report, snapshot: &Snapshot) -> Table {
+    use crate::client::entry::ClientPhase;
+    use crate::server::ServerPhase;
+    let clients = |phase| report.clients.iter().filter(|c| c.phase == phase).count();
+    let idle = report.servers.iter().filter(|s| s.phase == ServerPhase::Idle).count();
+    let rows = [
+        ("databases", snapshot.databases.len()),
+        ("users", snapshot.users.len()),
+        ("peers", 0),
+        ("pools", report.pools.len()),
+        ("peer_pools", 0),
+        ("free_clients", 0),
+        ("used_clients", report.clients.len()),
+        ("login_clients", clients(ClientPhase::Login)),
+        ("free_servers", idle),
+        ("used_servers", report.servers.len() - idle),
+        ("dns_names", 0),
+        ("dns_zones", 0),
+        ("dns_queries", 0),
+        ("dns_pending", 0),
+    ];
+    Table {
+        columns: columns("list #items"),
+        rows: rows.into_iter().map(|(list, items)| row![list, items]).collect(),
+    }
+}
+
+fn config(settings: &Settings) -> Table {
+    let seconds = |time: Duration| time.as_secs_f64().to_string();
+    let rows = [
+        ("max_client_conn", settings.max_client_conn.to_string(), "1000"),
+        ("default_pool_size", settings.default_pool_size.to_string(), "20"),
+        ("min_pool_size", settings.min_pool_size.to_string(), "0"),
+        ("reserve_pool_size", settings.reserve_pool_size.to_string(), "0"),
+        ("reserve_pool_timeout", seconds(settings.reserve_pool_timeout), "5"),
+        ("max_db_connections", settings.max_db_connections.to_string(), "0"),
+        ("max_user_connections", settings.max_user_connections.to_string(), "0"),
+        ("query_wait_timeout", seconds(settings.query_wait_timeout), "120"),
+        ("server_idle_timeout", seconds(settings.server_idle_timeout), "600"),
+        ("server_lifetime", seconds(settings.server_lifetime), "3600"),
+        ("server_connect_timeout", seconds(settings.server_connect_timeout), "15"),
+        ("client_login_timeout", seconds(settings.client_login_timeout), "60"),
+        ("client_idle_timeout", seconds(settings.client_idle_timeout), "0"),
+        ("idle_transaction_timeout", seconds(settings.idle_transaction_timeout), "0"),
+        ("query_timeout", seconds(settings.query_timeout), "0"),
+        ("max_prepared_statements", settings.max_prepared_statements.to_string(), "200"),
+        ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
+    ];
+    let row = |(key, value, default)| row![key, value, default, "no"];
+    Table { columns: columns("key value default changeable"), rows: rows.map(row).into() }
+}
+
+/// As PgBouncer shows times: `2026-11-21 00:20:55 UTC`.
+fn timestamp(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let (days, second) = (since / 86_400, since % 86_400);
+    // Days to a date of the Gregorian calendar, in eras of 400 years that begin in March.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute) = (second / 3600, second % 3600 / 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02} UTC", second % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_as_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400, "2000-02-29 00:00:00 UTC"),
+            (1_795_220_455, "2026-11-21 00:20:55 UTC"),
+        ] {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(timestamp(time), text);
+        }
+    }
+
+    /// P6: PgBouncer's names, in its order.
+    #[test]
+    fn rows_have_as_many_values_as_columns() {
+        let pools = pools(&Report::default());
+        assert_eq!(pools.columns.first(), Some(&("database", TEXT)));
+        assert_eq!(pools.columns.len(), 17);
+        assert_eq!(columns(SOCKET).len(), 21);
+    }
+}

@@ -1,0 +1,68 @@
+//! Cancel requests: from a client's key to the query that its owner runs right now, and no other.
+//! Not for `query_timeout`'s decision. Called by the listener (through the home worker) and by
+//! whoever has to end a query.
+//!
+//! Invariant: a server is not released while a cancel request to it is on its way.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pgpool_wire::startup::{self, CancelKey};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::scram;
+use crate::server::Facts;
+use crate::worker::{Dial, Worker};
+
+const LONGEST: Duration = Duration::from_secs(5);
+/// Requests to one server at a time; more are no use.
+const MOST_AT_ONCE: u32 = 2;
+
+/// Forwards a request if its key belongs to a client with a running query. Ends when the server has
+/// closed the request's connection: only then has the signal been sent.
+pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
+    let Some(facts) = find(worker, key) else { return };
+    if facts.cancels.get() >= MOST_AT_ONCE {
+        return;
+    }
+    facts.cancels.set(facts.cancels.get() + 1);
+    let _guard = Underway(Rc::clone(&facts));
+    // Late or failed, the client learns it by its query going on, as with PostgreSQL itself.
+    let _ = timeout(LONGEST, send(&*worker.dialer, &facts)).await;
+}
+
+/// The server that runs a query for the key's owner.
+fn find(worker: &Worker, key: &CancelKey) -> Option<Rc<Facts>> {
+    let entry = worker.client(key.pid)?;
+    if !scram::same(&entry.secret, &key.secret) {
+        return None;
+    }
+    entry.running()
+}
+
+/// Sends the server's own key to it and waits until it closes the connection.
+///
+/// # Errors
+/// The server cannot be reached.
+pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
+    let Some(key) = &facts.key else { return Ok(()) };
+    let (mut io, _) = dialer.dial(facts.address).await?;
+    let mut out = Vec::new();
+    startup::put_cancel(&mut out, key);
+    io.write_all(&out).await?;
+    let mut nothing = [0; 1];
+    io.read(&mut nothing).await.map(|_| ())
+}
+
+/// A request on its way.
+struct Underway(Rc<Facts>);
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.cancels.set(self.0.cancels.get().saturating_sub(1));
+        self.0.settled.notify_waiters();
+        self.0.settled.notify_one();
+    }
+}

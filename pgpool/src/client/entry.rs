@@ -1,0 +1,203 @@
+//! What others may see of a client and do to it: cancel its query, end it, show it. Not its
+//! session, which only its own task touches. Kept by the worker under the client's number.
+//!
+//! Invariant: an ending is set once and wakes the client's task, wherever it waits.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::server::Facts;
+
+/// Why a client is to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The instance drains, or `SHUTDOWN`.
+    ShuttingDown,
+    /// `KILL`.
+    Killed,
+    /// `query_wait_timeout`.
+    QueryWait,
+    /// `query_timeout`.
+    QueryTimeout,
+    /// `idle_transaction_timeout`.
+    IdleTransaction,
+    /// `client_idle_timeout`.
+    ClientIdle,
+}
+
+/// What a client is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientPhase {
+    /// Logging in.
+    Login,
+    /// Has no server and needs none.
+    Idle,
+    /// Waits for a server.
+    Waiting,
+    /// Has a server.
+    Active,
+}
+
+impl ClientPhase {
+    /// PgBouncer's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Idle => "idle",
+            Self::Waiting => "waiting",
+            Self::Active => "active",
+        }
+    }
+}
+
+/// A client as others see it.
+pub struct Entry {
+    /// What it takes for its server's process id.
+    pub pid: u32,
+    /// Proves that a cancel request comes from it.
+    pub secret: Box<[u8]>,
+    /// As it named it.
+    pub database: Rc<str>,
+    /// As it named it.
+    pub user: Rc<str>,
+    /// What it calls itself.
+    pub application: RefCell<Rc<str>>,
+    /// From where.
+    pub address: SocketAddr,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+    /// When it came.
+    pub connected: SystemTime,
+    /// When it last began something.
+    pub requested: Cell<Instant>,
+    /// Since when it waits for a server.
+    pub waiting: Cell<Option<Instant>>,
+    phase: Cell<ClientPhase>,
+    deadline: Cell<Option<(Instant, Ending)>>,
+    ending: Cell<Option<Ending>>,
+    waker: RefCell<Option<Waker>>,
+    server: RefCell<Option<Rc<Facts>>>,
+    busy: Cell<bool>,
+}
+
+/// What is known of a client when it is entered.
+pub struct Who {
+    /// Its database.
+    pub database: Rc<str>,
+    /// Its user.
+    pub user: Rc<str>,
+    /// What it calls itself.
+    pub application: Rc<str>,
+    /// From where.
+    pub address: SocketAddr,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+}
+
+impl Entry {
+    /// A client that logs in.
+    pub fn new(pid: u32, secret: Box<[u8]>, who: Who, now: Instant) -> Self {
+        Self {
+            pid,
+            secret,
+            database: who.database,
+            user: who.user,
+            application: RefCell::new(who.application),
+            address: who.address,
+            encrypted: who.encrypted,
+            connected: SystemTime::now(),
+            requested: Cell::new(now),
+            waiting: Cell::new(None),
+            phase: Cell::new(ClientPhase::Login),
+            deadline: Cell::new(None),
+            ending: Cell::new(None),
+            waker: RefCell::new(None),
+            server: RefCell::new(None),
+            busy: Cell::new(false),
+        }
+    }
+
+    /// What it is doing.
+    pub fn phase(&self) -> ClientPhase {
+        self.phase.get()
+    }
+
+    /// It does something else now, until a deadline if there is one.
+    pub fn enter(&self, phase: ClientPhase, deadline: Option<(Instant, Ending)>) {
+        self.phase.set(phase);
+        self.deadline.set(deadline);
+    }
+
+    /// Changes the deadline alone.
+    pub fn limit(&self, deadline: Option<(Instant, Ending)>) {
+        self.deadline.set(deadline);
+    }
+
+    /// It has been given a server, or has given it back.
+    pub fn link(&self, server: Option<Rc<Facts>>) {
+        *self.server.borrow_mut() = server;
+        self.busy.set(false);
+    }
+
+    /// The server that it has.
+    pub fn server(&self) -> Option<Rc<Facts>> {
+        self.server.borrow().clone()
+    }
+
+    /// Whether its server works for it right now.
+    pub fn mark_busy(&self, busy: Busy) {
+        self.busy.set(busy == Busy::Yes);
+    }
+
+    /// The server that works for it right now: what a cancel request may hit.
+    pub fn running(&self) -> Option<Rc<Facts>> {
+        if self.busy.get() { self.server() } else { None }
+    }
+
+    /// Ends it.
+    pub fn end(&self, ending: Ending) {
+        if self.ending.get().is_none() {
+            self.ending.set(Some(ending));
+            self.wake();
+        }
+    }
+
+    /// Makes its task look again.
+    pub fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends it if its time is over.
+    pub fn check(&self, now: Instant) {
+        if let Some((deadline, ending)) = self.deadline.get()
+            && now >= deadline
+        {
+            self.end(ending);
+        }
+    }
+
+    /// Whether it is to end; otherwise its task will be woken when it is.
+    pub fn ending(&self, cx: &Context<'_>) -> Option<Ending> {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        self.ending.get()
+    }
+}
+
+/// Whether a server works for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// It owes replies.
+    Yes,
+    /// It owes nothing.
+    No,
+}

@@ -1,0 +1,419 @@
+//! A client's session: idle without a server, waiting for one, linked to one, and so on until it
+//! leaves. Not for logins (`startup`, `auth`) and not for what passes while it is linked (`relay`).
+//! One task per client, started by its home worker.
+//!
+//! Invariant: a client without work holds no server (unless it is tied to one) and no buffer.
+
+pub mod auth;
+pub mod entry;
+pub mod startup;
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pgpool_wire::backend::{self, Status};
+use pgpool_wire::frame::{self, Found, Frame};
+use pgpool_wire::frontend::{self, Subject, tag};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, timeout};
+
+use crate::events::{ClientEnded, LoginRefused};
+use crate::fatal::Refusal;
+use crate::pool::waiters::Waiter;
+use crate::pool::{Pool, add};
+use crate::relay::forward::WHOLE;
+use crate::relay::link::{Memory, Rules};
+use crate::relay::outbox::Outbox;
+use crate::relay::{self, Outcome};
+use crate::server::Server;
+use crate::stream::Stream;
+use crate::worker::{Arrival, SCRATCH, Worker};
+use entry::{ClientPhase, Ending, Entry};
+
+/// A client that does not take its last message within this time does not get it.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
+
+/// A client that is logged in.
+pub struct Client {
+    /// Its socket.
+    pub io: Stream,
+    /// What others see of it.
+    pub entry: Rc<Entry>,
+    /// Its home.
+    pub worker: Rc<Worker>,
+    /// Where its servers come from.
+    pub pool: Rc<Pool>,
+    /// What follows it from server to server.
+    pub memory: Memory,
+    /// Messages that were read and not forwarded.
+    pub carry: Vec<u8>,
+    /// What its socket did not take yet.
+    pub out: Outbox,
+    /// Bytes of a large message that go nowhere.
+    discard: usize,
+}
+
+/// Takes in a client that has arrived at its home worker: login, session, goodbye.
+pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
+    let Arrival { mut io, address, startup, place, until } = arrival;
+    if io.revive().is_err() {
+        return;
+    }
+    let mut door = startup::Door::new(io);
+    let login = startup::admit(&worker, &mut door, &startup, address);
+    let outcome = tokio::time::timeout_at(until, login).await.unwrap_or_else(|_| {
+        Err(Refusal::LoginTimeout(worker.snapshot.settings.client_login_timeout))
+    });
+    match outcome {
+        Ok(startup::Admitted::Client(guest)) => {
+            let listed = guest.listed;
+            let mut client = Client {
+                io: door.io,
+                entry: Rc::clone(&listed.entry),
+                worker,
+                pool: guest.pool,
+                memory: guest.memory,
+                carry: door.input,
+                out: Outbox::default(),
+                discard: 0,
+            };
+            client.serve().await;
+        }
+        Ok(startup::Admitted::Console(guest)) => {
+            crate::admin::serve(worker, door, guest).await;
+        }
+        Err(refusal) => {
+            worker.observer.emit(LoginRefused { address, cause: &refusal });
+            goodbye(&mut door.io, &refusal).await;
+        }
+    }
+    drop(place);
+}
+
+/// Tells a client why it is ended, if it listens.
+pub async fn goodbye(io: &mut Stream, refusal: &Refusal) {
+    let mut out = Vec::new();
+    refusal.put_fatal(&mut out);
+    let told = async {
+        io.write_all(&out).await?;
+        io.shutdown().await
+    };
+    // It may be gone already.
+    let _ = timeout(LONGEST_GOODBYE, told).await;
+}
+
+/// What ends a client's idleness.
+enum Wake {
+    /// A message that needs a server.
+    Work,
+    /// It left.
+    Left,
+    /// It is to be ended.
+    Refused(Refusal),
+}
+
+impl Client {
+    /// What the configuration says about relaying for it.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            mode: self.pool.database.mode,
+            max_prepared: self.worker.snapshot.settings.max_prepared_statements as usize,
+        }
+    }
+
+    /// Serves until the client leaves or is ended.
+    async fn serve(&mut self) {
+        if let Some(refusal) = self.session().await {
+            self.worker.observer.emit(ClientEnded {
+                database: &self.entry.database,
+                user: &self.entry.user,
+                cause: &refusal,
+            });
+            // What was answered before comes first.
+            let mut last = std::mem::take(&mut self.out);
+            let flush = std::future::poll_fn(|cx| last.poll_empty(&mut self.io, cx));
+            let _ = timeout(LONGEST_GOODBYE, flush).await;
+            goodbye(&mut self.io, &refusal).await;
+        }
+    }
+
+    /// The session; what the client is to be told at its end.
+    async fn session(&mut self) -> Option<Refusal> {
+        loop {
+            self.rest();
+            match std::future::poll_fn(|cx| self.poll_idle(cx)).await {
+                Wake::Work => {}
+                Wake::Left => return None,
+                Wake::Refused(refusal) => return Some(refusal),
+            }
+            let mut server = match self.checkout().await {
+                Wait::Server(server) => *server,
+                Wait::Left => return None,
+                Wait::Refused(refusal) => return Some(refusal),
+            };
+            self.link(&server);
+            let outcome = relay::run(self, &mut server).await;
+            self.entry.link(None);
+            match outcome {
+                Outcome::Released => self.pool.checkin(server),
+                Outcome::Left => {
+                    self.give_back(server);
+                    return None;
+                }
+                Outcome::Ended(ending) => {
+                    self.give_back(server);
+                    return Some(self.refusal(ending));
+                }
+                Outcome::Broken(refusal) => {
+                    if matches!(refusal, Refusal::ServerLost | Refusal::ServerProtocol(_)) {
+                        self.worker.count_error();
+                    }
+                    server.talk.ledger.doubt();
+                    self.pool.abandon(server);
+                    return Some(refusal);
+                }
+                Outcome::Lost => {
+                    self.worker.count_error();
+                    self.pool.abandon(server);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Gives a server back for good: in session mode, or after a tie, it is cleaned in full.
+    fn give_back(&mut self, mut server: Server) {
+        let used = self.rules().mode == topology::pool::PoolMode::Session;
+        if used || self.memory.tie.is_some() {
+            server.talk.wear(relay::link::Wear::Full);
+        }
+        if self.memory.left > 0 {
+            server.talk.ledger.doubt();
+        }
+        self.pool.abandon(server);
+    }
+
+    fn rest(&self) {
+        let time = self.worker.snapshot.settings.client_idle_timeout;
+        let until = self.worker.now() + time;
+        let deadline = (!time.is_zero()).then_some((until, Ending::ClientIdle));
+        self.entry.enter(ClientPhase::Idle, deadline);
+    }
+
+    fn link(&self, server: &Server) {
+        self.entry.enter(ClientPhase::Active, None);
+        self.entry.link(Some(Rc::clone(&server.facts)));
+        server.facts.client.set(Some(self.entry.pid));
+    }
+
+    /// What an ending means in words.
+    fn refusal(&self, ending: Ending) -> Refusal {
+        let settings = &self.worker.snapshot.settings;
+        match ending {
+            Ending::ShuttingDown => Refusal::ShuttingDown,
+            Ending::Killed => Refusal::Killed,
+            Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
+            Ending::QueryTimeout => Refusal::QueryTimeout(settings.query_timeout),
+            Ending::IdleTransaction => Refusal::IdleTransaction(settings.idle_transaction_timeout),
+            Ending::ClientIdle => Refusal::ClientIdle(settings.client_idle_timeout),
+        }
+    }
+
+    /// Without a server: reads, answers what needs none, until something does.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        if let Some(ending) = self.entry.ending(cx) {
+            return Poll::Ready(Wake::Refused(self.refusal(ending)));
+        }
+        loop {
+            let local = match self.local() {
+                Ok(local) => local,
+                Err(refusal) => return Poll::Ready(Wake::Refused(refusal)),
+            };
+            match local {
+                Local::Work => return Poll::Ready(Wake::Work),
+                Local::Terminate => return Poll::Ready(Wake::Left),
+                Local::More => {}
+            }
+            if !self.out.is_empty() {
+                match self.out.poll_empty(&mut self.io, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Poll::Ready(Wake::Left),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            if self.worker.is_draining() && self.carry.is_empty() && self.discard == 0 {
+                return Poll::Ready(Wake::Refused(Refusal::ShuttingDown));
+            }
+            match self.poll_read(cx) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Wake::Left),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads into the carry; `false`: the client is gone.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let worker = Rc::clone(&self.worker);
+        let mut scratch = worker.scratch.borrow_mut();
+        let room = SCRATCH.saturating_sub(self.carry.len());
+        let mut buffer = ReadBuf::new(scratch.read.get_mut(..room).unwrap_or_default());
+        match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) => Poll::Ready(false),
+            Poll::Ready(Ok(())) => {
+                let bytes = buffer.filled();
+                add(&self.pool.meters.totals.received, bytes.len() as u64);
+                self.carry.extend_from_slice(bytes);
+                Poll::Ready(!bytes.is_empty())
+            }
+        }
+    }
+
+    /// Deals with the messages at the front that need no server.
+    fn local(&mut self) -> Result<Local, Refusal> {
+        let carry = std::mem::take(&mut self.carry);
+        let mut rest = carry.as_slice();
+        let outcome = loop {
+            let gone = self.discard.min(rest.len());
+            self.discard -= gone;
+            rest = rest.get(gone..).unwrap_or_default();
+            match frame::next(rest, frame::LONGEST)? {
+                Found::Nothing => break Local::More,
+                Found::Whole(frame) => match self.alone(frame)? {
+                    Some(local) => break local,
+                    None => rest = rest.get(frame.raw.len()..).unwrap_or_default(),
+                },
+                Found::Partial(head, _) if head.total() <= WHOLE => break Local::More,
+                // The data of a COPY that has failed already (manual, "COPY Operations").
+                Found::Partial(head, _) if head.tag == tag::COPY_DATA => {
+                    self.discard = head.total();
+                }
+                Found::Partial(..) => break Local::Work,
+            }
+        };
+        self.carry = if rest.len() == carry.len() { carry } else { rest.to_vec() };
+        Ok(outcome)
+    }
+
+    /// Answers one message without a server; `Some`: it cannot.
+    fn alone(&mut self, frame: Frame<'_>) -> Result<Option<Local>, Refusal> {
+        match frame.tag {
+            tag::TERMINATE => return Ok(Some(Local::Terminate)),
+            tag::SYNC => self.out.fill(|out| backend::put_ready(out, Status::Idle)),
+            tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
+            tag::CLOSE if self.rules().mode != topology::pool::PoolMode::Session => {
+                match frontend::subject(frame.body)? {
+                    (Subject::Statement, name) if !name.is_empty() => {
+                        self.memory.names.remove(name);
+                        self.out.fill(|out| {
+                            backend::put_empty(out, backend::tag::CLOSE_COMPLETE);
+                        });
+                    }
+                    _ => return Ok(Some(Local::Work)),
+                }
+            }
+            _ => return Ok(Some(Local::Work)),
+        }
+        Ok(None)
+    }
+
+    /// A server for the messages in the carry.
+    async fn checkout(&mut self) -> Wait {
+        let pool = Rc::clone(&self.pool);
+        let now = self.worker.now();
+        let taken = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await;
+        if let Some(server) = taken {
+            return Wait::Server(Box::new(server));
+        }
+        self.worker.tick();
+        let now = self.worker.now();
+        let place = Place::new(Rc::clone(&pool), pool.queue(now));
+        let time = self.worker.snapshot.settings.query_wait_timeout;
+        let deadline = (!time.is_zero()).then_some((now + time, Ending::QueryWait));
+        self.entry.enter(ClientPhase::Waiting, deadline);
+        self.entry.waiting.set(Some(now));
+        let outcome = std::future::poll_fn(|cx| self.poll_wait(&place, cx)).await;
+        if matches!(outcome, Wait::Server(_)) {
+            place.served();
+        }
+        self.entry.waiting.set(None);
+        self.worker.tick();
+        let waited = self.worker.now().saturating_duration_since(now);
+        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
+        let before = pool.meters.totals.wait_micros.get();
+        add(&pool.meters.totals.wait_micros, micros);
+        pool.meters.waited.increment((before + micros) / 1_000_000 - before / 1_000_000);
+        outcome
+    }
+
+    fn poll_wait(&mut self, place: &Place, cx: &mut Context<'_>) -> Poll<Wait> {
+        if let Some(ending) = self.entry.ending(cx) {
+            return Poll::Ready(Wait::Refused(self.refusal(ending)));
+        }
+        match place.poll(cx, self.worker.now()) {
+            Poll::Ready(Ok(server)) => return Poll::Ready(Wait::Server(Box::new(server))),
+            Poll::Ready(Err(refusal)) => return Poll::Ready(Wait::Refused(refusal)),
+            Poll::Pending => {}
+        }
+        // Whoever leaves while waiting must not cost a server.
+        while self.carry.len() < SCRATCH {
+            match self.poll_read(cx) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Wait::Left),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// What the messages at the front need.
+enum Local {
+    /// A server.
+    Work,
+    /// More bytes.
+    More,
+    /// Nothing: the client says goodbye.
+    Terminate,
+}
+
+/// How waiting for a server ended.
+enum Wait {
+    Server(Box<Server>),
+    Left,
+    Refused(Refusal),
+}
+
+/// A place in a pool's queue; given up when dropped.
+struct Place {
+    pool: Rc<Pool>,
+    waiter: Rc<Waiter>,
+    served: Cell<bool>,
+}
+
+impl Place {
+    fn new(pool: Rc<Pool>, waiter: Rc<Waiter>) -> Self {
+        Self { pool, waiter, served: Cell::new(false) }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Server, Refusal>> {
+        self.pool.poll_waiter(&self.waiter, cx, now)
+    }
+
+    /// The server has come.
+    fn served(&self) {
+        self.served.set(true);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.served.get() {
+            self.pool.leave(&self.waiter);
+        }
+    }
+}

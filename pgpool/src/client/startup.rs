@@ -1,0 +1,242 @@
+//! From a client's startup packet to a session: who it is, whether it may, and what it is told
+//! about its server. Not for proofs, which are in `auth`, and not for the packet itself, which the
+//! listener has read. Called once per client on its home worker.
+//!
+//! Invariant: nothing that depends on the database is told before the client has proved who it is.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use pgpool_wire::backend::{self, Authentication, Status};
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::frontend::tag;
+use pgpool_wire::startup::{CancelKey, Startup, V3_2};
+use rand::RngCore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::auth;
+use super::entry::{Entry, Who};
+use crate::fatal::Refusal;
+use crate::pool::{Pool, Welcome};
+use crate::relay::link::Memory;
+use crate::snapshot::{CONSOLE, User};
+use crate::stream::Stream;
+use crate::worker::Worker;
+use topology::pool::Console;
+
+/// Longest message of a client that is not logged in.
+const LONGEST: u32 = 8192;
+
+/// A client that is not inside yet.
+pub struct Door {
+    /// Its socket.
+    pub io: Stream,
+    /// What was read and not understood yet.
+    pub input: Vec<u8>,
+}
+
+/// Who has been let in, and where.
+pub enum Admitted {
+    /// To a database.
+    Client(Guest),
+    /// To the admin database.
+    Console(crate::admin::Guest),
+}
+
+/// A client that is logged in.
+pub struct Guest {
+    /// Its place in the worker's list.
+    pub listed: Listed,
+    /// Where its servers come from.
+    pub pool: Rc<Pool>,
+    /// Its session.
+    pub memory: Memory,
+}
+
+/// A client's place in its worker's list; given back when dropped.
+pub struct Listed {
+    /// The client.
+    pub entry: Rc<Entry>,
+    worker: Rc<Worker>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.worker.leave(self.entry.pid);
+    }
+}
+
+impl Door {
+    /// Before anything was read.
+    pub fn new(io: Stream) -> Self {
+        Self { io, input: Vec::new() }
+    }
+
+    /// Writes.
+    ///
+    /// # Errors
+    /// The client is gone, which nobody needs to be told.
+    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+        self.io.write_all(bytes).await.map_err(|_| gone())
+    }
+
+    /// The next message, which must be a `p` (password or SASL).
+    ///
+    /// # Errors
+    /// The client is gone, or sent something else or too much.
+    pub async fn password(&mut self) -> Result<Vec<u8>, Refusal> {
+        loop {
+            if let Found::Whole(frame) = frame::next(&self.input, LONGEST)? {
+                if frame.tag != tag::PASSWORD {
+                    return Err(Refusal::Protocol("expected a password message".to_owned()));
+                }
+                let body = frame.body.to_vec();
+                let used = frame.raw.len();
+                self.input.drain(..used);
+                return Ok(body);
+            }
+            if !matches!(self.io.read_buf(&mut self.input).await, Ok(count) if count > 0) {
+                return Err(gone());
+            }
+        }
+    }
+}
+
+fn gone() -> Refusal {
+    Refusal::Protocol("the client closed the connection during the login".to_owned())
+}
+
+/// Lets a client in.
+///
+/// # Errors
+/// What it must be told. Cancelling closes the connection.
+pub async fn admit(
+    worker: &Rc<Worker>,
+    door: &mut Door,
+    startup: &Startup,
+    address: SocketAddr,
+) -> Result<Admitted, Refusal> {
+    let name = startup.parameter("user").unwrap_or_default();
+    if name.is_empty() {
+        return Err(Refusal::Protocol("no user name in the startup packet".to_owned()));
+    }
+    let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(name);
+    if asks_for_replication(startup) {
+        return Err(Refusal::Replication);
+    }
+    negotiate(door, startup).await?;
+    let user = worker.snapshot.users.get(name);
+    let proof = auth::prove(door, user.map(|user| &**user), name, &worker.snapshot.seed).await?;
+    let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
+    if database == CONSOLE {
+        return console(door, user).await.map(Admitted::Console);
+    }
+    let Some(pool) = worker.pool(database, name) else {
+        return Err(Refusal::NoSuchDatabase(database.to_owned()));
+    };
+    if let Some(caught) = proof {
+        pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
+    }
+    let mut memory = Memory::default();
+    let mut asked = crate::variables::Variables::default();
+    asked
+        .start(&startup.parameters)
+        .map_err(|name| Refusal::Protocol(format!("unsupported startup parameter: {name}")))?;
+    let listed = list(worker, door, startup, address);
+    let welcome = welcome(worker, &pool).await?;
+    memory.variables = welcome.variables.clone();
+    memory.variables.overlay(&asked);
+    let mut out = Vec::new();
+    greet(&welcome, &memory, &listed.entry, &mut out);
+    door.write(&out).await?;
+    Ok(Admitted::Client(Guest { listed, pool, memory }))
+}
+
+fn asks_for_replication(startup: &Startup) -> bool {
+    let value = startup.parameter("replication").unwrap_or("off").to_ascii_lowercase();
+    !matches!(value.as_str(), "off" | "false" | "no" | "0")
+}
+
+/// Says which version is spoken and which protocol options are unknown, where there is need.
+async fn negotiate(door: &mut Door, startup: &Startup) -> Result<(), Refusal> {
+    let spoken = startup.negotiated();
+    if startup.version == spoken && startup.protocol_options().next().is_none() {
+        return Ok(());
+    }
+    let mut out = Vec::new();
+    backend::put_negotiate(&mut out, spoken, startup.protocol_options());
+    door.write(&out).await
+}
+
+fn list(worker: &Rc<Worker>, door: &Door, startup: &Startup, address: SocketAddr) -> Listed {
+    let user = startup.parameter("user").unwrap_or_default();
+    let who = Who {
+        database: Rc::from(startup.parameter("database").unwrap_or(user)),
+        user: Rc::from(user),
+        application: Rc::from(startup.parameter("application_name").unwrap_or_default()),
+        address,
+        encrypted: door.io.is_encrypted(),
+    };
+    // Protocol 3.2 allows up to 256 bytes; 32 are beyond guessing.
+    let mut secret = vec![0; if startup.negotiated() == V3_2 { 32 } else { 4 }];
+    rand::rng().fill_bytes(&mut secret);
+    let now = worker.now();
+    let entry = worker.enter(|pid| Entry::new(pid, secret.into(), who, now));
+    Listed { entry, worker: Rc::clone(worker) }
+}
+
+/// What the pool's servers say of themselves; the first client waits for the first server.
+async fn welcome(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Rc<Welcome>, Refusal> {
+    if let Some(welcome) = pool.welcome() {
+        return Ok(welcome);
+    }
+    let wait = worker.snapshot.settings.query_wait_timeout;
+    let waiter = pool.queue(worker.now());
+    let place = super::Place::new(Rc::clone(pool), waiter);
+    let server = std::future::poll_fn(|cx| place.poll(cx, worker.now()));
+    let server = if wait.is_zero() {
+        server.await?
+    } else {
+        tokio::time::timeout(wait, server).await.map_err(|_| Refusal::QueryWait(wait))??
+    };
+    place.served();
+    pool.checkin(server);
+    pool.welcome().ok_or(Refusal::ServerLost)
+}
+
+/// Everything up to the first ReadyForQuery.
+fn greet(welcome: &Welcome, memory: &Memory, entry: &Entry, out: &mut Vec<u8>) {
+    backend::put_authentication(out, Authentication::Ok);
+    for (name, value) in &welcome.parameters {
+        let own = memory.variables.value(name).unwrap_or(value);
+        backend::put_parameter(out, name, own);
+    }
+    let key = CancelKey { pid: entry.pid, secret: entry.secret.to_vec() };
+    backend::put_key(out, &key);
+    backend::put_ready(out, Status::Idle);
+}
+
+async fn console(door: &mut Door, user: &User) -> Result<crate::admin::Guest, Refusal> {
+    if user.console == Console::No {
+        return Err(Refusal::ConsoleDenied(user.name.clone()));
+    }
+    let mut out = Vec::new();
+    backend::put_authentication(&mut out, Authentication::Ok);
+    let version = format!("{}/pgpool", crate::admin::show::VERSION);
+    for (name, value) in [
+        ("server_version", version.as_str()),
+        ("client_encoding", "UTF8"),
+        ("server_encoding", "UTF8"),
+        ("DateStyle", "ISO"),
+        ("TimeZone", "GMT"),
+        ("standard_conforming_strings", "on"),
+        ("is_superuser", "on"),
+        ("integer_datetimes", "on"),
+    ] {
+        backend::put_parameter(&mut out, name, value);
+    }
+    backend::put_key(&mut out, &CancelKey { pid: 0, secret: vec![0; 4] });
+    backend::put_ready(&mut out, Status::Idle);
+    door.write(&out).await?;
+    Ok(crate::admin::Guest { user: user.name.clone(), rights: user.console })
+}

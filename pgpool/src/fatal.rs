@@ -1,0 +1,163 @@
+//! Every error that pgpool tells a client, with its SQLSTATE, text and hint. Not for errors that
+//! servers send: those pass as they are. The only file that writes SQLSTATEs; called wherever a
+//! client has to be told something.
+//!
+//! Invariant: a client is told what it can act on and never an inner path, address or secret.
+
+use std::time::Duration;
+
+use pgpool_wire::backend::{self, Severity};
+use pgpool_wire::{FrameError, Malformed, SqlState, startup::StartupError};
+
+/// A server's "cached plan must not change result type" (`feature_not_supported`).
+pub const STALE_PLAN: SqlState = SqlState::new(b"0A000");
+
+/// Why a client gets an error from us.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `max_client_conn` is reached.
+    #[error("no more connections allowed (max_client_conn is {0})")]
+    TooManyClients(u32),
+    /// The startup packet names a database that the topology file does not have.
+    #[error("database \"{0}\" does not exist")]
+    NoSuchDatabase(String),
+    /// Name or password are wrong; the same for both, so that names cannot be tried out.
+    #[error("password authentication failed for user \"{0}\"")]
+    PasswordFailed(String),
+    /// The client and we share no way to authenticate.
+    #[error("authentication failed: {0}")]
+    Authentication(String),
+    /// The admin database is for users named in the topology file.
+    #[error("user \"{0}\" may not use the admin database")]
+    ConsoleDenied(String),
+    /// A statement of the admin database that its user may not run.
+    #[error("user \"{0}\" may only SHOW")]
+    ConsoleReadOnly(String),
+    /// A statement that the admin database does not know.
+    #[error("{0}")]
+    ConsoleSyntax(String),
+    /// `client_login_timeout` is over.
+    #[error("login took longer than {}", seconds(.0))]
+    LoginTimeout(Duration),
+    /// The opening packet is not lawful.
+    #[error("{0}")]
+    Startup(StartupError),
+    /// A message is not lawful.
+    #[error("{0}")]
+    Protocol(String),
+    /// Replication goes to a server directly.
+    #[error("replication connections are not pooled")]
+    Replication,
+    /// `query_wait_timeout` is over.
+    #[error("no server connection became free within {}", seconds(.0))]
+    QueryWait(Duration),
+    /// `query_timeout` is over.
+    #[error("the query took longer than {}", seconds(.0))]
+    QueryTimeout(Duration),
+    /// `idle_transaction_timeout` is over.
+    #[error("the transaction was idle longer than {}", seconds(.0))]
+    IdleTransaction(Duration),
+    /// `client_idle_timeout` is over.
+    #[error("the connection was idle longer than {}", seconds(.0))]
+    ClientIdle(Duration),
+    /// No server of the database lets us in.
+    #[error("cannot connect to a server of database \"{database}\": {reason}")]
+    Unavailable {
+        /// As the client names it.
+        database: String,
+        /// In words, without an address.
+        reason: String,
+    },
+    /// The server's connection broke while it worked for this client.
+    #[error("the server closed the connection unexpectedly")]
+    ServerLost,
+    /// The server said something that the protocol does not allow here.
+    #[error("the server broke the protocol: {0}")]
+    ServerProtocol(String),
+    /// The server refused this client's own session settings.
+    #[error("the server refused a session setting of this connection: {0}")]
+    Settings(String),
+    /// A transaction block in statement mode.
+    #[error("transaction blocks are not allowed in statement pooling mode")]
+    StatementMode,
+    /// The pooler ends.
+    #[error("the pooler is shutting down")]
+    ShuttingDown,
+    /// `KILL`.
+    #[error("the connection was ended by an administrator")]
+    Killed,
+    /// Prepared statements of one client take more memory than we keep.
+    #[error("too many or too large prepared statements")]
+    TooMuchPrepared,
+}
+
+/// Appends something to know.
+pub fn put_notice(out: &mut Vec<u8>, text: &str) {
+    backend::put_error(out, Severity::Notice, SqlState::new(b"00000"), text, None);
+}
+
+fn seconds(time: &Duration) -> String {
+    format!("{} s", time.as_secs_f64())
+}
+
+impl From<FrameError> for Refusal {
+    fn from(fault: FrameError) -> Self {
+        Self::Protocol(fault.to_string())
+    }
+}
+
+impl From<Malformed> for Refusal {
+    fn from(fault: Malformed) -> Self {
+        Self::Protocol(fault.to_string())
+    }
+}
+
+impl Refusal {
+    /// Its SQLSTATE.
+    pub fn code(&self) -> SqlState {
+        SqlState::new(match self {
+            Self::TooManyClients(_) | Self::QueryWait(_) => b"53300",
+            Self::NoSuchDatabase(_) => b"3D000",
+            Self::PasswordFailed(_) => b"28P01",
+            Self::Authentication(_) | Self::ConsoleDenied(_) => b"28000",
+            Self::ConsoleReadOnly(_) => b"42501",
+            Self::ConsoleSyntax(_) => b"42601",
+            Self::LoginTimeout(_) | Self::QueryTimeout(_) => b"57014",
+            Self::Startup(_) | Self::Protocol(_) | Self::ServerProtocol(_) => b"08P01",
+            Self::Replication | Self::StatementMode => b"0A000",
+            Self::IdleTransaction(_) => b"25P03",
+            Self::ClientIdle(_) => b"57P05",
+            Self::Unavailable { .. } => b"57P03",
+            Self::ServerLost => b"08006",
+            Self::Settings(_) => b"22023",
+            Self::ShuttingDown | Self::Killed => b"57P01",
+            Self::TooMuchPrepared => b"54000",
+        })
+    }
+
+    /// What the client's owner can do about it.
+    fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::TooManyClients(_) => "Raise max_client_conn, or connect less often.",
+            Self::NoSuchDatabase(_) => "The databases are those under `databases:` of the pool.",
+            Self::QueryWait(_) => {
+                "All server connections are busy: look for long transactions, or raise pool_size."
+            }
+            Self::Unavailable { .. } => "The pooler tries again; see its log for the server.",
+            Self::Replication => "Connect to the PostgreSQL server itself.",
+            Self::StatementMode => "Use a database whose mode is `transaction`.",
+            Self::ConsoleSyntax(_) => "Use SHOW HELP for the commands there are.",
+            _ => return None,
+        })
+    }
+
+    /// Appends it as the last message that the client gets.
+    pub fn put_fatal(&self, out: &mut Vec<u8>) {
+        backend::put_error(out, Severity::Fatal, self.code(), &self.to_string(), self.hint());
+    }
+
+    /// Appends it as the failure of one statement.
+    pub fn put_error(&self, out: &mut Vec<u8>) {
+        backend::put_error(out, Severity::Error, self.code(), &self.to_string(), self.hint());
+    }
+}

@@ -1,0 +1,91 @@
+//! What the admin listener shows of this tier: configuration, readiness, a summary, servers. Not
+//! for the admin database. Called by `common`'s admin listener on the control runtime.
+//!
+//! Invariant: no secret is shown.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::lifecycle::{Lifecycle, Phase};
+use common::observe::admin::{Inspect, Summary, Unit};
+use serde_json::{Value, json};
+
+use crate::snapshot::{Credential, Snapshot};
+use crate::worker::{Peers, Tally};
+
+/// A view of a running instance.
+pub(crate) struct Inspection {
+    /// Configuration in force.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// All workers.
+    pub(crate) peers: Peers,
+    /// Counters.
+    pub(crate) tally: Arc<Tally>,
+    /// Phases.
+    pub(crate) lifecycle: Lifecycle,
+}
+
+impl Inspect for Inspection {
+    fn config(&self) -> Value {
+        let databases = self.snapshot.databases.values().map(|database| {
+            json!({
+                "name": database.name,
+                "server_name": database.server_name,
+                "servers": database.servers,
+                "role": if database.is_replica { "replica" } else { "primary" },
+                "mode": format!("{:?}", database.mode).to_lowercase(),
+                "pool_size": database.pool_size,
+            })
+        });
+        let users = self.snapshot.users.values().map(|user| {
+            let kind = match user.credential {
+                Credential::Trust => "trust",
+                Credential::Scram(_) => "scram verifier",
+                Credential::Md5(_) => "md5 hash",
+                Credential::Password(..) => "password",
+            };
+            json!({ "name": user.name, "secret": kind })
+        });
+        json!({
+            "group": self.snapshot.group,
+            "instance": self.snapshot.instance,
+            "databases": databases.collect::<Vec<_>>(),
+            "users": users.collect::<Vec<_>>(),
+            "tls": self.snapshot.tls.is_some(),
+            "workers": self.peers.len(),
+            "settings": format!("{:?}", self.snapshot.settings),
+        })
+    }
+
+    fn unready(&self) -> Vec<String> {
+        let running = self.lifecycle.phase() == Phase::Running;
+        if running { Vec::new() } else { vec!["draining".to_owned()] }
+    }
+
+    fn summary(&self) -> Summary {
+        let micros = |quantile| {
+            let time = self.tally.latency.quantile(quantile)?;
+            u64::try_from(time.as_micros()).ok()
+        };
+        Summary {
+            unit: Unit::Queries,
+            connections: self.snapshot.clients.now().into(),
+            work_total: self.tally.queries.load(Ordering::Relaxed),
+            errors_total: self.tally.errors.load(Ordering::Relaxed),
+            p50_us: micros(0.5),
+            p99_us: micros(0.99),
+        }
+    }
+
+    fn endpoints(&self) -> Value {
+        let databases = self.snapshot.databases.values().map(|database| {
+            json!({
+                "service": database.name,
+                "role": if database.is_replica { "replica" } else { "primary" },
+                "endpoints": database.servers,
+                "connections": database.connections.now(),
+            })
+        });
+        databases.collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! The listening side of one worker: accepts, reads the opening packet, does TLS, and sends the
+//! client to the worker where its pool is at home. Not for logins: they happen at home. One per
+//! worker.
+//!
+//! Invariant: nothing a client sends before its startup packet costs more than a bounded buffer and
+//! a bounded time, and bytes sent before a TLS handshake are never taken for bytes inside it.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use common::net::accept::Acceptor;
+use pgpool_wire::startup::{self, Opening, Startup, StartupError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use crate::client::goodbye;
+use crate::events::{AcceptExhausted, LoginRefused};
+use crate::fatal::Refusal;
+use crate::snapshot::{CONSOLE, Held};
+use crate::stream::{Movable, Stream};
+use crate::worker::{Arrival, Message, Worker, home, worker_of};
+
+/// SSLRequest and GSSENCRequest, each once; more is a loop.
+const MOST_REQUESTS: usize = 4;
+
+/// Accepts until the instance drains.
+pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
+    let Ok(mut acceptor) = Acceptor::new(listener) else { return };
+    let shutdown = worker.lifecycle.shutdown();
+    loop {
+        let exhausted = |cause: &std::io::Error| worker.observer.emit(AcceptExhausted { cause });
+        tokio::select! {
+            () = shutdown.draining() => return,
+            (socket, address) = acceptor.next(exhausted) => {
+                tokio::task::spawn_local(receive(Rc::clone(&worker), socket, address));
+            }
+        }
+    }
+}
+
+async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
+    let limit = worker.snapshot.settings.client_login_timeout;
+    let until = Instant::now() + limit;
+    let stream = Stream::Plain(Movable::Live(socket));
+    // A place is taken before the first byte: half-open logins count.
+    let place = Held::enter(&worker.snapshot.clients);
+    let opened = timeout_at(until, open(&worker, stream)).await;
+    let (io, opening) = match opened {
+        Ok(Some(opened)) => opened,
+        Ok(None) | Err(_) => return,
+    };
+    let refused = match (opening, place) {
+        (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key),
+        (Ok(Opening::Startup(startup)), Some(place)) => {
+            return send_client(&worker, Arrival { io, address, startup, place, until });
+        }
+        (Ok(_), None) => Refusal::TooManyClients(worker.snapshot.clients.most()),
+        (Ok(Opening::Ssl | Opening::Gss), _) => {
+            Refusal::Protocol("too many encryption requests".to_owned())
+        }
+        (Err(refusal), _) => refusal,
+    };
+    worker.observer.emit(LoginRefused { address, cause: &refused });
+    let mut io = io;
+    goodbye(&mut io, &refused).await;
+}
+
+fn send_cancel(worker: &Worker, mut io: Stream, key: startup::CancelKey) {
+    if io.park().is_ok()
+        && let Some(peer) = worker.peers.get(worker_of(key.pid))
+    {
+        // A worker that has ended has no queries.
+        let _ = peer.send(Message::Cancel(io, key));
+    }
+}
+
+fn send_client(worker: &Worker, mut arrival: Arrival) {
+    let at = home_of(worker, &arrival.startup);
+    if arrival.io.park().is_ok()
+        && let Some(peer) = worker.peers.get(at)
+    {
+        let _ = peer.send(Message::Client(Box::new(arrival)));
+    }
+}
+
+/// The home of the client's pool; the admin database is at home everywhere.
+fn home_of(worker: &Worker, startup: &Startup) -> usize {
+    let user = startup.parameter("user").unwrap_or_default();
+    let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(user);
+    if database == CONSOLE {
+        return worker.id.0;
+    }
+    home(&worker.snapshot, database, user, worker.peers.len())
+}
+
+type Opened = (Stream, Result<Opening, Refusal>);
+
+/// Reads up to the packet that says what the client wants; `None`: it is gone.
+async fn open(worker: &Worker, mut io: Stream) -> Option<Opened> {
+    for _ in 0..MOST_REQUESTS {
+        let (opening, early) = match packet(&mut io).await? {
+            Ok(read) => read,
+            Err(fault) => return Some((io, Err(Refusal::Startup(fault)))),
+        };
+        let wants_encryption = matches!(opening, Opening::Ssl | Opening::Gss);
+        if early {
+            // CVE-2021-23214: what came in clear must not be taken for what is inside TLS; and
+            // nothing lawful follows any other packet before our answer.
+            let text = "unexpected bytes after the opening packet".to_owned();
+            return Some((io, Err(Refusal::Protocol(text))));
+        }
+        if !wants_encryption {
+            return Some((io, Ok(opening)));
+        }
+        io = match (&worker.snapshot.tls, opening, io) {
+            (Some(acceptor), Opening::Ssl, Stream::Plain(mut socket)) => {
+                socket.write_all(b"S").await.ok()?;
+                let tls = acceptor.accept(socket).await.ok()?;
+                Stream::Accepted(Box::new(tls))
+            }
+            (_, _, mut io) => {
+                io.write_all(b"N").await.ok()?;
+                io
+            }
+        };
+    }
+    Some((io, Ok(Opening::Ssl)))
+}
+
+/// One opening packet, and whether more bytes came with it; `None`: the client is gone.
+async fn packet(io: &mut Stream) -> Option<Result<(Opening, bool), StartupError>> {
+    let mut input = Vec::with_capacity(512);
+    loop {
+        match startup::opening(&input) {
+            Ok(Some((opening, used))) => return Some(Ok((opening, input.len() > used))),
+            Err(fault) => return Some(Err(fault)),
+            Ok(None) => {}
+        }
+        if !matches!(io.read_buf(&mut input).await, Ok(count) if count > 0) {
+            return None;
+        }
+    }
+}

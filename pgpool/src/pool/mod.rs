@@ -1,0 +1,347 @@
+//! The server connections of one database and user: exact limits, fair queue, direct hand-over.
+//! Not for how a connection is made and not for what is said on it. Owned by its home worker;
+//! called by clients (`checkout`, `checkin`), by the worker's sweep and by the admin database.
+//!
+//! Invariant: connected and connecting servers together never exceed the pool's size plus its open
+//! reserve, and a server is in exactly one place.
+
+pub mod reset;
+pub mod sizing;
+pub mod waiters;
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::time::Instant;
+
+use crate::fatal::Refusal;
+use crate::server::auth::Caught;
+use crate::server::{Facts, Server, ServerPhase};
+use crate::snapshot::{Database, User};
+use crate::worker::Worker;
+use sizing::Sizing;
+use waiters::{Waiter, Waiters};
+
+/// The pool of one database and user.
+pub struct Pool {
+    /// Finds itself again from tasks.
+    me: Weak<Pool>,
+    /// The database.
+    pub database: Arc<Database>,
+    /// The user.
+    pub user: Arc<User>,
+    /// Keys for logging in to servers.
+    pub caught: Caught,
+    /// Where it lives.
+    pub worker: Weak<Worker>,
+    /// What it counts.
+    pub meters: Meters,
+    idle: RefCell<Vec<Server>>,
+    waiters: RefCell<Waiters>,
+    sizing: RefCell<Sizing>,
+    /// All its servers, for SHOW SERVERS and for cancels.
+    facts: RefCell<Vec<Rc<Facts>>>,
+    paused: Cell<bool>,
+    generation: Cell<u64>,
+    welcome: RefCell<Option<Rc<Welcome>>>,
+}
+
+/// What servers of a pool say of themselves, told to clients that log in.
+pub struct Welcome {
+    /// All that was reported.
+    pub parameters: Vec<(String, String)>,
+    /// What of that clients may change.
+    pub variables: crate::variables::Variables,
+}
+
+/// Counters of one pool, shown by metrics, SHOW STATS and the summary.
+pub struct Meters {
+    /// Queries answered.
+    pub queries: metrics::Counter,
+    /// Transactions ended.
+    pub transactions: metrics::Counter,
+    /// From the first message to ReadyForQuery.
+    pub latency: Arc<common::observe::Latency>,
+    /// Seconds that clients have waited for a server, in all.
+    pub waited: metrics::Counter,
+    /// Clients that are active, waiting, idle.
+    pub clients: [metrics::Gauge; 3],
+    /// Servers that are active, idle.
+    pub servers: [metrics::Gauge; 2],
+    /// The same numbers for SHOW STATS.
+    pub totals: Totals,
+}
+
+/// Plain counters of one pool.
+#[derive(Default)]
+pub struct Totals {
+    /// Server connections given to clients.
+    pub assignments: Cell<u64>,
+    /// Transactions ended.
+    pub transactions: Cell<u64>,
+    /// Queries answered.
+    pub queries: Cell<u64>,
+    /// Bytes from clients.
+    pub received: Cell<u64>,
+    /// Bytes to clients.
+    pub sent: Cell<u64>,
+    /// Microseconds from the first message to the end of a transaction.
+    pub transaction_micros: Cell<u64>,
+    /// Microseconds from the first message to ReadyForQuery.
+    pub query_micros: Cell<u64>,
+    /// Microseconds that clients have waited.
+    pub wait_micros: Cell<u64>,
+    /// Parse messages of clients.
+    pub client_parses: Cell<u64>,
+    /// Errors that servers sent to clients, and our own.
+    pub errors: Cell<u64>,
+}
+
+/// Adds to a plain counter.
+pub fn add(counter: &Cell<u64>, more: u64) {
+    counter.set(counter.get().wrapping_add(more));
+}
+
+/// How many servers and waiters a pool has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Working for a client.
+    pub active: usize,
+    /// In the pool.
+    pub idle: usize,
+    /// Being cleaned.
+    pub cleaning: usize,
+    /// Being connected.
+    pub connecting: usize,
+    /// Clients that wait.
+    pub waiting: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(
+        worker: &Rc<Worker>,
+        database: Arc<Database>,
+        user: Arc<User>,
+        meters: Meters,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            me: me.clone(),
+            database,
+            user,
+            caught: Caught::default(),
+            worker: Rc::downgrade(worker),
+            meters,
+            idle: RefCell::default(),
+            waiters: RefCell::default(),
+            sizing: RefCell::new(Sizing::new(worker.now())),
+            facts: RefCell::default(),
+            paused: Cell::new(false),
+            generation: Cell::new(0),
+            welcome: RefCell::default(),
+        })
+    }
+
+    /// A server that is free right now, if nobody is before us.
+    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Server> {
+        if self.paused.get() || !self.waiters.borrow().is_empty() {
+            return None;
+        }
+        loop {
+            // Last in, first out: the rest may grow old and be closed.
+            let mut server = self.idle.borrow_mut().pop()?;
+            if self.is_alive(&mut server, cx) && self.is_welcome(&server, now) {
+                return Some(self.assign(server, now));
+            }
+        }
+    }
+
+    /// A place in the queue; [`Pool::leave`] it when it is not wanted any more.
+    pub fn queue(&self, now: Instant) -> Rc<Waiter> {
+        let waiter = Waiter::new(now);
+        self.waiters.borrow_mut().join(Rc::clone(&waiter));
+        self.grow();
+        waiter
+    }
+
+    /// Waits for a server in the queue.
+    pub fn poll_waiter(
+        &self,
+        waiter: &Waiter,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<Result<Server, Refusal>> {
+        waiter.poll(cx).map(|given| given.map(|server| self.assign(server, now)))
+    }
+
+    /// Gives up a place.
+    pub fn leave(&self, waiter: &Waiter) {
+        if let Some(server) = waiter.leave() {
+            self.put(server);
+        }
+        self.waiters.borrow_mut().tidy();
+    }
+
+    fn assign(&self, server: Server, now: Instant) -> Server {
+        server.facts.phase.set(ServerPhase::Active);
+        server.facts.used.set(now);
+        add(&self.meters.totals.assignments, 1);
+        server
+    }
+
+    /// Takes a server back from a client. Only a clean one is given to anybody else; a worn one is
+    /// cleaned first; everything else is closed.
+    pub fn checkin(&self, server: Server) {
+        server.facts.client.set(None);
+        if server.facts.cancels.get() > 0 {
+            reset::after_cancel(self.me(), server);
+        } else if !server.is_clean() {
+            self.discard(server);
+        } else if server.is_worn() {
+            reset::clean(self.me(), server);
+        } else {
+            self.put(server);
+        }
+    }
+
+    /// Takes a server back whose client left in the middle of something.
+    pub fn abandon(&self, server: Server) {
+        server.facts.client.set(None);
+        if server.is_clean() {
+            self.checkin(server);
+        } else if server.is_settled() {
+            reset::roll_back(self.me(), server);
+        } else {
+            reset::cancel(self, &server);
+            self.discard(server);
+        }
+    }
+
+    /// Hands a clean server to the next waiter, or keeps it.
+    fn put(&self, server: Server) {
+        debug_assert!(server.is_clean(), "only clean servers are handed on");
+        let now = self.now();
+        if !self.is_welcome(&server, now) || self.is_too_many() {
+            self.discard(server);
+            return;
+        }
+        server.facts.phase.set(ServerPhase::Idle);
+        server.facts.used.set(now);
+        let server =
+            if self.paused.get() { Some(server) } else { self.waiters.borrow_mut().give(server) };
+        if let Some(server) = server {
+            self.idle.borrow_mut().push(server);
+        }
+    }
+
+    /// Closes a server and connects another one if somebody waits.
+    fn discard(&self, server: Server) {
+        self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        drop(server);
+        self.grow();
+    }
+
+    /// An idle server that was closed, or that said anything but a notice, is of no use.
+    fn is_alive(&self, server: &mut Server, cx: &mut Context<'_>) -> bool {
+        let alive = reset::is_quiet(server, cx);
+        if !alive {
+            self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        }
+        alive
+    }
+
+    /// Whether the server may go on: not condemned, of this generation, not too old.
+    fn is_welcome(&self, server: &Server, now: Instant) -> bool {
+        let lifetime = self.worker.upgrade().map(|w| w.snapshot.settings.server_lifetime);
+        let old = lifetime.is_some_and(|most| {
+            !most.is_zero() && now.saturating_duration_since(server.facts.born) > most
+        });
+        let welcome = !old
+            && !server.talk.retire
+            && !server.facts.condemned.get()
+            && server.facts.generation == self.generation.get();
+        if !welcome {
+            self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        }
+        welcome
+    }
+
+    /// What servers said at login, once there was one.
+    pub fn welcome(&self) -> Option<Rc<Welcome>> {
+        self.welcome.borrow().clone()
+    }
+
+    /// How many of what there are.
+    pub fn load(&self) -> Load {
+        let mut load = Load {
+            waiting: self.waiters.borrow().len(),
+            connecting: self.sizing.borrow().connecting(),
+            ..Load::default()
+        };
+        for facts in self.facts.borrow().iter() {
+            match facts.phase.get() {
+                ServerPhase::Idle => load.idle += 1,
+                ServerPhase::Active => load.active += 1,
+                ServerPhase::Cleaning => load.cleaning += 1,
+            }
+        }
+        load
+    }
+
+    /// All servers, for those who show them.
+    pub fn servers(&self) -> Vec<Rc<Facts>> {
+        self.facts.borrow().clone()
+    }
+
+    /// How long the first in the queue has waited.
+    pub fn oldest_wait(&self, now: Instant) -> std::time::Duration {
+        let oldest = self.waiters.borrow().oldest();
+        oldest.map_or_else(Default::default, |since| now.saturating_duration_since(since))
+    }
+
+    /// `PAUSE`, `RESUME`: paused, servers are given to nobody.
+    pub fn pause(&self, paused: Pause) {
+        self.paused.set(paused == Pause::Paused);
+        if paused == Pause::Running {
+            let idle = std::mem::take(&mut *self.idle.borrow_mut());
+            idle.into_iter().for_each(|server| self.put(server));
+            self.grow();
+        }
+    }
+
+    /// Whether it is paused.
+    pub fn is_paused(&self) -> bool {
+        self.paused.get()
+    }
+
+    /// `RECONNECT`: every server is closed when it is next free.
+    pub fn reconnect(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.close_idle();
+    }
+
+    /// Closes all idle servers.
+    pub fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        idle.into_iter().for_each(|server| self.discard(server));
+    }
+
+    fn me(&self) -> Rc<Self> {
+        self.me.upgrade().expect("invariant: a pool is called through an Rc of itself")
+    }
+
+    fn now(&self) -> Instant {
+        self.worker.upgrade().map_or_else(Instant::now, |worker| worker.now())
+    }
+}
+
+/// Whether a pool gives servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// It does not.
+    Paused,
+    /// It does.
+    Running,
+}

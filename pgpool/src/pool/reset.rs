@@ -1,0 +1,185 @@
+//! What happens to a server between two clients: rolled back, cleaned, or closed. Not for deciding
+//! which: that is `pool`. Each runs as a small task of the home worker.
+//!
+//! Invariant: bounded in time and bytes; whatever is not exactly as expected closes the server.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pgpool_wire::backend::{self, Status, tag};
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::frontend;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
+
+use super::Pool;
+use crate::relay::link::{Memory, Wear};
+use crate::server::{Server, ServerPhase};
+
+/// A server that does not finish cleaning within this time is closed.
+const LONGEST: Duration = Duration::from_secs(1);
+/// A cancel request takes no longer.
+const LONGEST_CANCEL: Duration = Duration::from_secs(5);
+/// Answers to cleaning are short.
+const MOST_BYTES: usize = 64 << 10;
+
+/// The client left inside a transaction: ends it, then hands the server on.
+pub fn roll_back(pool: Rc<Pool>, server: Server) {
+    run(pool, server, b"ROLLBACK".to_vec());
+}
+
+/// Makes a worn server as new, then hands it on.
+pub fn clean(pool: Rc<Pool>, server: Server) {
+    let sql = match server.talk.wear {
+        Wear::None | Wear::Settings => b"RESET ALL".to_vec(),
+        Wear::Full => match pool.worker.upgrade() {
+            Some(worker) => worker.snapshot.settings.server_reset_query.clone().into_bytes(),
+            None => return,
+        },
+    };
+    run(pool, server, sql);
+}
+
+fn run(pool: Rc<Pool>, mut server: Server, sql: Vec<u8>) {
+    server.facts.phase.set(ServerPhase::Cleaning);
+    let was = server.talk.wear;
+    let rolls_back = sql == b"ROLLBACK";
+    tokio::task::spawn_local(async move {
+        let done = timeout(LONGEST, query(&mut server, &sql)).await;
+        if !matches!(done, Ok(true)) {
+            pool.discard(server);
+            return;
+        }
+        if !rolls_back {
+            renew(&mut server, was);
+        }
+        pool.checkin(server);
+    });
+}
+
+/// Notes what a reset has done.
+fn renew(server: &mut Server, wear: Wear) {
+    server.talk.wear = Wear::None;
+    server.talk.variables = server.talk.initial.clone();
+    if wear == Wear::Full {
+        server.talk.holdings = Default::default();
+    }
+}
+
+/// Runs one query of ours; `true`: it worked and the server is idle.
+async fn query(server: &mut Server, sql: &[u8]) -> bool {
+    let mut out = Vec::new();
+    frontend::put_query(&mut out, sql);
+    server.talk.holdings.unnamed = None;
+    if server.io.write_all(&out).await.is_err() {
+        return false;
+    }
+    let mut input = Vec::new();
+    loop {
+        match answer(server, &mut input) {
+            Some(outcome) => return outcome && input.is_empty(),
+            None if input.len() > MOST_BYTES => return false,
+            None => {}
+        }
+        if !matches!(server.io.read_buf(&mut input).await, Ok(count) if count > 0) {
+            return false;
+        }
+    }
+}
+
+/// Reads answers; `None`: more must come.
+fn answer(server: &mut Server, input: &mut Vec<u8>) -> Option<bool> {
+    loop {
+        let (used, outcome) = match frame::next(input, MOST_BYTES as u32) {
+            Err(_) => return Some(false),
+            Ok(Found::Nothing | Found::Partial(..)) => return None,
+            Ok(Found::Whole(frame)) => (frame.raw.len(), judge(server, frame)),
+        };
+        input.drain(..used);
+        if outcome.is_some() {
+            return outcome;
+        }
+    }
+}
+
+fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
+    match frame.tag {
+        tag::READY => {
+            let idle = backend::ready(frame.body) == Ok(Status::Idle);
+            if idle {
+                // What the client left half done is over: the ledger starts anew.
+                server.talk.ledger = Default::default();
+            }
+            Some(idle)
+        }
+        tag::PARAMETER_STATUS => {
+            if let Ok((name, value)) = backend::parameter(frame.body) {
+                server.talk.reported(&mut Memory::default(), name, value);
+            }
+            None
+        }
+        tag::COMMAND_COMPLETE | tag::NOTICE => None,
+        _ => Some(false),
+    }
+}
+
+/// Whether an idle server still lives and has nothing to say. Notices and notifications go
+/// nowhere; anything else is a reason to close it.
+pub fn is_quiet(server: &mut Server, cx: &mut Context<'_>) -> bool {
+    let mut bytes = [0; 512];
+    loop {
+        let mut buffer = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut server.io).poll_read(cx, &mut buffer) {
+            Poll::Pending => return true,
+            Poll::Ready(Err(_)) => return false,
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => return false,
+            Poll::Ready(Ok(())) => {
+                if !only_asides(server, buffer.filled()) {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the bytes are whole messages that may come at any time.
+fn only_asides(server: &mut Server, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        let Ok(Found::Whole(frame)) = frame::next(bytes, 512) else { return false };
+        match frame.tag {
+            tag::NOTICE | tag::NOTIFICATION => {}
+            tag::PARAMETER_STATUS => drop(judge(server, frame)),
+            _ => return false,
+        }
+        bytes = bytes.get(frame.raw.len()..).unwrap_or_default();
+    }
+    true
+}
+
+/// Ends what the server is doing for a client that is gone, so that it does not work for nobody.
+pub fn cancel(pool: &Pool, server: &Server) {
+    let Some(worker) = pool.worker.upgrade() else { return };
+    let facts = Rc::clone(&server.facts);
+    tokio::task::spawn_local(async move {
+        let _ = timeout(LONGEST_CANCEL, crate::cancel::send(&*worker.dialer, &facts)).await;
+    });
+}
+
+/// A cancel request is on its way: only when it has arrived can it no longer hit the next client.
+pub fn after_cancel(pool: Rc<Pool>, server: Server) {
+    server.facts.phase.set(ServerPhase::Cleaning);
+    tokio::task::spawn_local(async move {
+        let facts = Rc::clone(&server.facts);
+        let settled = async {
+            while facts.cancels.get() > 0 {
+                facts.settled.notified().await;
+            }
+        };
+        match timeout(LONGEST_CANCEL, settled).await {
+            Ok(()) => pool.checkin(server),
+            Err(_) => pool.discard(server),
+        }
+    });
+}

@@ -1,0 +1,289 @@
+//! How many servers a pool connects, when, and when it closes them. Not for how: that is
+//! `server::connect`. Called whenever somebody waits, a server is closed, or time has passed.
+//!
+//! Invariant: a refused connection is followed by a pause that doubles, so that a dead server meets
+//! no storm; who waited meanwhile is told once the next try has failed too.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::{Pool, Welcome};
+use crate::events::{ServerConnected, ServerFailed};
+use crate::fatal::Refusal;
+use crate::relay::link::Conversation;
+use crate::server::connect::{self, ConnectError, Ready};
+use crate::server::{Facts, Server, ServerPhase};
+use crate::snapshot::Held;
+use crate::worker::Worker;
+
+/// Connects of one pool at a time: a burst of clients must not become a burst of logins.
+const MOST_CONNECTING: usize = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where a pool stands with its connects.
+pub struct Sizing {
+    connecting: usize,
+    /// Of these, how many go to each address of the database.
+    next: usize,
+    pause: Duration,
+    not_before: Instant,
+    armed: bool,
+}
+
+impl Sizing {
+    /// Ready to connect.
+    pub fn new(now: Instant) -> Self {
+        Self { connecting: 0, next: 0, pause: Duration::ZERO, not_before: now, armed: false }
+    }
+
+    /// Connects under way.
+    pub fn connecting(&self) -> usize {
+        self.connecting
+    }
+
+    fn failed(&mut self, now: Instant) {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        self.not_before = now + self.pause;
+    }
+
+    fn worked(&mut self, now: Instant) {
+        self.pause = Duration::ZERO;
+        self.not_before = now;
+    }
+}
+
+type Places = (Held, Held);
+
+impl Pool {
+    /// Connects as many servers as are wanted and allowed.
+    pub fn grow(&self) {
+        let Some(worker) = self.worker.upgrade() else { return };
+        while self.wants_more(&worker) {
+            let now = worker.now();
+            if self.sizing.borrow().not_before > now {
+                return self.arm();
+            }
+            let Some(places) = self.places() else { return };
+            self.sizing.borrow_mut().connecting += 1;
+            let pool = self.me();
+            let generation = self.generation.get();
+            tokio::task::spawn_local(async move { pool.connect(places, generation).await });
+        }
+    }
+
+    fn wants_more(&self, worker: &Worker) -> bool {
+        let sizing = self.sizing.borrow();
+        let settings = &worker.snapshot.settings;
+        let total = self.facts.borrow().len() + sizing.connecting;
+        let waiting = self.waiters.borrow().len();
+        let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
+        let size = self.database.pool_size as usize;
+        let most = size + if reserve { settings.reserve_pool_size as usize } else { 0 };
+        let least = if self.can_log_in() { settings.min_pool_size as usize } else { 0 };
+        let wanted = waiting > sizing.connecting || total < least.min(size);
+        wanted && total < most && sizing.connecting < MOST_CONNECTING && !self.paused.get()
+    }
+
+    /// Whether a server would let us in without a client's help.
+    fn can_log_in(&self) -> bool {
+        !matches!(self.user.credential, crate::snapshot::Credential::Scram(_))
+            || self.user.password().is_some()
+            || !self.caught.is_empty()
+    }
+
+    /// More servers than the pool's size, once the reserve is not needed any more.
+    pub(super) fn is_too_many(&self) -> bool {
+        self.waiters.borrow().is_empty()
+            && self.facts.borrow().len() > self.database.pool_size as usize
+    }
+
+    /// Places in the limits of database and user; an idle server of another pool makes room.
+    fn places(&self) -> Option<Places> {
+        let enter = || {
+            let database = Held::enter(&self.database.connections)?;
+            Some((database, Held::enter(&self.user.connections)?))
+        };
+        enter().or_else(|| {
+            self.worker.upgrade()?.make_room(self);
+            enter()
+        })
+    }
+
+    /// Tries again when the pause is over.
+    fn arm(&self) {
+        let mut sizing = self.sizing.borrow_mut();
+        if std::mem::replace(&mut sizing.armed, true) {
+            return;
+        }
+        let (at, pool) = (sizing.not_before, self.me());
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep_until(at).await;
+            pool.sizing.borrow_mut().armed = false;
+            if let Some(worker) = pool.worker.upgrade() {
+                worker.tick();
+            }
+            pool.grow();
+        });
+    }
+
+    async fn connect(self: Rc<Self>, places: Places, generation: u64) {
+        let Some(worker) = self.worker.upgrade() else { return };
+        let most = worker.snapshot.settings.server_connect_timeout;
+        let outcome = timeout(most, self.try_each(&worker)).await;
+        worker.tick();
+        let now = worker.now();
+        self.sizing.borrow_mut().connecting -= 1;
+        match outcome.unwrap_or(Err(ConnectError::Timeout)) {
+            Ok((address, ready)) => {
+                self.sizing.borrow_mut().worked(now);
+                self.enrol(&worker, address, ready, places, generation);
+            }
+            Err(fault) => {
+                drop(places);
+                self.sizing.borrow_mut().failed(now);
+                self.failed(&worker, &fault);
+            }
+        }
+        self.grow();
+    }
+
+    /// One server after the other until one lets us in, beginning with the least used.
+    async fn try_each(
+        &self,
+        worker: &Worker,
+    ) -> Result<(std::net::SocketAddr, Ready), ConnectError> {
+        let mut last = ConnectError::Unexpected;
+        for address in self.by_load() {
+            let attempt = async {
+                let (io, local) = worker.dialer.dial(address).await?;
+                connect::login(io, local, &self.database, &self.user, &self.caught).await
+            };
+            match attempt.await {
+                Ok(ready) => return Ok((address, ready)),
+                Err(fault) => {
+                    worker.observer.emit(ServerFailed {
+                        database: &self.database.name,
+                        user: &self.user.name,
+                        address,
+                        cause: &fault,
+                    });
+                    last = fault;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// The database's addresses: fewest connections of this pool first, in turn among equals.
+    fn by_load(&self) -> Vec<std::net::SocketAddr> {
+        let mut all = self.database.servers.clone();
+        let start = self.sizing.borrow().next;
+        self.sizing.borrow_mut().next = start.wrapping_add(1);
+        let turn = start % all.len().max(1);
+        all.rotate_left(turn);
+        let facts = self.facts.borrow();
+        all.sort_by_key(|address| facts.iter().filter(|f| f.address == *address).count());
+        all
+    }
+
+    fn enrol(
+        &self,
+        worker: &Worker,
+        address: std::net::SocketAddr,
+        ready: Ready,
+        places: Places,
+        generation: u64,
+    ) {
+        let now = worker.now();
+        let facts = Rc::new(Facts {
+            id: worker.next_server(),
+            address,
+            local: ready.local,
+            key: ready.key,
+            encrypted: ready.io.is_encrypted(),
+            born: now,
+            used: Cell::new(now),
+            phase: Cell::new(ServerPhase::Idle),
+            client: Cell::new(None),
+            cancels: Cell::new(0),
+            settled: tokio::sync::Notify::new(),
+            generation,
+            condemned: Cell::new(false),
+            welcome: RefCell::new(Vec::new()),
+        });
+        self.facts.borrow_mut().push(Rc::clone(&facts));
+        *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
+            parameters: ready.welcome,
+            variables: ready.variables.clone(),
+        }));
+        let talk = Conversation {
+            variables: ready.variables.clone(),
+            initial: ready.variables,
+            ..Conversation::default()
+        };
+        worker.observer.emit(ServerConnected {
+            database: &self.database.name,
+            user: &self.user.name,
+            address,
+        });
+        self.put(Server {
+            io: ready.io,
+            talk,
+            carry: Vec::new(),
+            out: Default::default(),
+            facts,
+            places,
+        });
+    }
+
+    /// Nobody let us in: who waits is told, unless other servers of the pool still work.
+    fn failed(&self, worker: &Worker, fault: &ConnectError) {
+        let connecting = self.sizing.borrow().connecting();
+        if self.facts.borrow().is_empty() && connecting == 0 {
+            let refusal =
+                Refusal::Unavailable { database: self.database.name.clone(), reason: fault.told() };
+            self.waiters.borrow_mut().fail(&refusal);
+        }
+        worker.count_error();
+    }
+
+    /// Closes what is old, unused or dead; opens the reserve. Called about ten times a second.
+    pub fn sweep(&self, now: Instant) {
+        let Some(worker) = self.worker.upgrade() else { return };
+        let most_idle = worker.snapshot.settings.server_idle_timeout;
+        let keep = worker.snapshot.settings.min_pool_size as usize;
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut closed = Vec::new();
+        let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
+        let mut left = idle.len();
+        idle.retain_mut(|server| {
+            let rested = now.saturating_duration_since(server.facts.used.get());
+            let unused = !most_idle.is_zero() && rested > most_idle && left > keep;
+            let stays = !unused && self.is_alive(server, &mut cx) && self.is_welcome(server, now);
+            if !stays {
+                left -= 1;
+                closed.push(Rc::clone(&server.facts));
+            }
+            stays
+        });
+        *self.idle.borrow_mut() = idle;
+        self.facts.borrow_mut().retain(|facts| !closed.iter().any(|gone| Rc::ptr_eq(gone, facts)));
+        self.grow();
+    }
+
+    /// Closes the longest unused server, to make room in a limit that pools share.
+    pub fn give_up_one(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() {
+            return false;
+        }
+        let server = idle.remove(0);
+        self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        true
+    }
+}

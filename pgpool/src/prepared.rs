@@ -1,0 +1,306 @@
+//! Prepared statements that follow their client from server to server: which names a client uses,
+//! which statements a server holds, and the texts behind both, kept once per worker. Not for the
+//! messages, which the relay writes. Called by the relay and when a server changes hands.
+//!
+//! Invariant: a server's name for a statement is made from its text's id, so two clients can never
+//! mean different statements by one server name.
+
+use std::borrow::Borrow;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use crate::query::Trace;
+
+/// What all names of one client may hold together, in bytes of SQL and names.
+pub const MOST_CLIENT_BYTES: usize = 16 << 20;
+/// Names of one client.
+pub const MOST_CLIENT_NAMES: usize = 10_000;
+
+/// One statement's text and parameter types.
+#[derive(Debug)]
+pub struct Statement {
+    id: u64,
+    /// Query, its zero byte, and the parameter types, as in Parse; `None`: too large to be kept,
+    /// so it lives on one server only and its client stays there.
+    pub rest: Option<Box<[u8]>>,
+    /// What running it leaves behind.
+    pub trace: Trace,
+}
+
+impl Statement {
+    /// The name that servers know it by.
+    pub fn name(&self) -> Vec<u8> {
+        format!("aqueduct_{}", self.id).into_bytes()
+    }
+
+    /// Stays the same while the text is in use anywhere on this worker.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn bytes(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+}
+
+/// Compared by text.
+struct Text(Rc<Statement>);
+
+impl Borrow<[u8]> for Text {
+    fn borrow(&self) -> &[u8] {
+        self.0.rest.as_deref().unwrap_or_default()
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Borrow::<[u8]>::borrow(self).hash(state);
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        Borrow::<[u8]>::borrow(self) == Borrow::<[u8]>::borrow(other)
+    }
+}
+
+impl Eq for Text {}
+
+/// All statement texts of a worker, each once.
+#[derive(Default)]
+pub struct Statements {
+    known: HashSet<Text, foldhash::fast::RandomState>,
+    next: Cell<u64>,
+    sweep_at: usize,
+}
+
+impl Statements {
+    /// The statement of a named Parse; the same text gives the same statement.
+    pub fn intern(&mut self, rest: &[u8], trace: impl FnOnce() -> Trace) -> Rc<Statement> {
+        if let Some(Text(statement)) = self.known.get(rest) {
+            return Rc::clone(statement);
+        }
+        if self.known.len() >= self.sweep_at {
+            // Whoever is alone here is used by no client and no server any more.
+            self.known.retain(|Text(statement)| Rc::strong_count(statement) > 1);
+            self.sweep_at = (self.known.len() * 2).max(1024);
+        }
+        let statement = self.make(Some(rest.into()), trace());
+        self.known.insert(Text(Rc::clone(&statement)));
+        statement
+    }
+
+    /// A statement that nobody shares: unnamed, or too large to keep (`rest` is `None`).
+    pub fn make(&self, rest: Option<Box<[u8]>>, trace: Trace) -> Rc<Statement> {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        Rc::new(Statement { id, rest, trace })
+    }
+}
+
+/// The names that one client has given.
+#[derive(Default)]
+pub struct Names {
+    named: HashMap<Box<[u8]>, Rc<Statement>, foldhash::fast::RandomState>,
+    bytes: usize,
+    /// The unnamed statement, as the client's last Parse made it.
+    pub unnamed: Option<Rc<Statement>>,
+}
+
+impl Names {
+    /// The statement of a name.
+    pub fn find(&self, name: &[u8]) -> Option<&Rc<Statement>> {
+        self.named.get(name)
+    }
+
+    /// Remembers a name. `false`: the client has reached its bound and nothing was remembered.
+    #[must_use]
+    pub fn insert(&mut self, name: &[u8], statement: Rc<Statement>) -> bool {
+        let more = name.len() + statement.bytes();
+        if self.named.len() >= MOST_CLIENT_NAMES || self.bytes + more > MOST_CLIENT_BYTES {
+            return false;
+        }
+        self.remove(name);
+        self.bytes += more;
+        self.named.insert(name.into(), statement);
+        true
+    }
+
+    /// Forgets a name.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
+        let statement = self.named.remove(name)?;
+        self.bytes -= name.len() + statement.bytes();
+        Some(statement)
+    }
+
+    /// `DEALLOCATE ALL`, `DISCARD ALL`.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// How a server stands to a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holding {
+    /// It has answered ParseComplete.
+    Held,
+    /// Sent in the piece of the pipeline (between two Syncs) that is still being written: if it
+    /// fails, so does everything after it.
+    SentHere,
+    /// Sent in an earlier piece and not answered yet: nobody can say.
+    Unknown,
+    /// It does not have it.
+    Missing,
+}
+
+struct Hold {
+    statement: Rc<Statement>,
+    confirmed: bool,
+    piece: u64,
+    used: u64,
+}
+
+/// The statements that one server holds.
+#[derive(Default)]
+pub struct Holdings {
+    held: HashMap<u64, Hold, foldhash::fast::RandomState>,
+    turn: u64,
+    /// Id of the statement that stands as the unnamed one.
+    pub unnamed: Option<u64>,
+}
+
+impl Holdings {
+    /// Whether the server has a statement; `piece` numbers the pipeline's pieces.
+    pub fn holding(&mut self, statement: &Statement, piece: u64) -> Holding {
+        self.turn += 1;
+        let Some(hold) = self.held.get_mut(&statement.id) else { return Holding::Missing };
+        hold.used = self.turn;
+        if hold.confirmed {
+            Holding::Held
+        } else if hold.piece == piece {
+            Holding::SentHere
+        } else {
+            Holding::Unknown
+        }
+    }
+
+    /// A Parse of it was sent in `piece`.
+    pub fn sent(&mut self, statement: &Rc<Statement>, piece: u64) {
+        self.turn += 1;
+        let hold =
+            Hold { statement: Rc::clone(statement), confirmed: false, piece, used: self.turn };
+        self.held.insert(statement.id, hold);
+    }
+
+    /// ParseComplete came.
+    pub fn confirm(&mut self, id: u64) {
+        if let Some(hold) = self.held.get_mut(&id) {
+            hold.confirmed = true;
+        }
+    }
+
+    /// Its Parse failed or was skipped, or it was closed.
+    pub fn forget(&mut self, id: u64) {
+        self.held.remove(&id);
+    }
+
+    /// A Close of it was skipped: it is still there.
+    pub fn restore(&mut self, statement: &Rc<Statement>) {
+        self.sent(statement, 0);
+        self.confirm(statement.id);
+    }
+
+    /// `DEALLOCATE ALL` or `DISCARD ALL` was answered. What is still on its way stays.
+    pub fn clear_confirmed(&mut self) {
+        self.held.retain(|_, hold| !hold.confirmed);
+        self.unnamed = None;
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes out what was used longest ago, until `keep` are left. Only what can be sent again.
+    pub fn evict(&mut self, keep: usize) -> Vec<Rc<Statement>> {
+        let over = self.held.len().saturating_sub(keep);
+        if over == 0 {
+            return Vec::new();
+        }
+        let mut by_use: Vec<_> = self
+            .held
+            .values()
+            .filter(|hold| hold.confirmed && hold.statement.rest.is_some())
+            .map(|hold| (hold.used, Rc::clone(&hold.statement)))
+            .collect();
+        by_use.sort_unstable_by_key(|(used, _)| *used);
+        by_use.truncate(over);
+        by_use.iter().for_each(|(_, statement)| self.forget(statement.id));
+        by_use.into_iter().map(|(_, statement)| statement).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Trace {
+        Trace::Nothing
+    }
+
+    /// P3: the same text is one statement, another text another, whatever the clients' names.
+    #[test]
+    fn texts_are_kept_once() {
+        let mut all = Statements::default();
+        let a = all.intern(b"select 1\0\0\0", plain);
+        let b = all.intern(b"select 1\0\0\0", plain);
+        let c = all.intern(b"select 2\0\0\0", plain);
+        assert!(Rc::ptr_eq(&a, &b));
+        assert_ne!(a.name(), c.name());
+    }
+
+    #[test]
+    fn texts_that_nobody_uses_are_dropped() {
+        let mut all = Statements::default();
+        for n in 0..10_000 {
+            all.intern(format!("select {n}\0\0\0").as_bytes(), plain);
+        }
+        assert!(all.known.len() <= 2048, "{} kept", all.known.len());
+    }
+
+    #[test]
+    fn a_client_is_bounded() {
+        let all = Statements::default();
+        let mut names = Names::default();
+        let large = all.make(Some(vec![0; MOST_CLIENT_BYTES / 2].into()), plain());
+        assert!(names.insert(b"a", Rc::clone(&large)));
+        assert!(!names.insert(b"b", Rc::clone(&large)));
+        assert!(names.remove(b"a").is_some());
+        assert!(names.insert(b"b", large));
+    }
+
+    #[test]
+    fn the_oldest_goes_first() {
+        let mut all = Statements::default();
+        let mut server = Holdings::default();
+        let statements: Vec<_> =
+            (0..4).map(|n| all.intern(format!("{n}\0\0\0").as_bytes(), plain)).collect();
+        for statement in &statements {
+            server.sent(statement, 1);
+            assert_eq!(server.holding(statement, 1), Holding::SentHere);
+            assert_eq!(server.holding(statement, 2), Holding::Unknown);
+            server.confirm(statement.id());
+        }
+        assert_eq!(server.holding(&statements[0], 9), Holding::Held);
+        let gone: Vec<_> = server.evict(2).iter().map(|s| s.id()).collect();
+        assert_eq!(gone, [statements[1].id(), statements[2].id()]);
+        assert_eq!(server.holding(&statements[1], 9), Holding::Missing);
+    }
+}

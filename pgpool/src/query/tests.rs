@@ -1,0 +1,81 @@
+//! Statements and what they leave behind. Not for what PostgreSQL does with them. Run by the test
+//! harness.
+//!
+//! Invariant: the table is the rule; a new case is a new line.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn set(name: &str, statement: &str) -> Trace {
+    Trace::Set(Rc::new(Setting { name: name.into(), statement: statement.into() }))
+}
+
+/// P3: what ties, what is repeated, what is reset, and what is nothing.
+#[test]
+fn what_statements_leave_behind() {
+    use Tie::{Cursor, Listen, Lock, Prepare, Role, Temporary};
+    let table = [
+        ("select 1", Trace::Nothing),
+        ("", Trace::Nothing),
+        (" ; ; ", Trace::Nothing),
+        ("begin; insert into t values (1); commit", Trace::Nothing),
+        ("set local search_path = a", Trace::Nothing),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", Trace::Nothing),
+        ("SET search_path TO a, b;", set("search_path", "SET search_path TO a, b")),
+        (
+            "/* x */ set session work_mem='1MB'",
+            set("work_mem", "/* x */ set session work_mem='1MB'"),
+        ),
+        ("set time zone 'UTC'", set("timezone", "set time zone 'UTC'")),
+        ("set a = 1; set b = 2", Trace::Settings),
+        ("select 1; set b = 2", Trace::Settings),
+        ("reset work_mem", Trace::Reset("work_mem".into())),
+        ("reset all", Trace::Settings),
+        ("select set_config('a.b', 'x', false)", Trace::Settings),
+        ("select set_config('a.b', 'x', true), 1", Trace::Nothing),
+        ("select set_config('a.b', f('true'), false)", Trace::Settings),
+        ("select 'set_config(1)'", Trace::Nothing),
+        ("select $$ pg_advisory_lock(1) $$", Trace::Nothing),
+        ("select $x$ $$ $x$, pg_try_advisory_lock(1)", Trace::Pin(Lock)),
+        ("select pg_advisory_xact_lock(1)", Trace::Nothing),
+        ("-- select\nlisten a", Trace::Pin(Listen)),
+        ("/* /* nested */ */ LISTEN a", Trace::Pin(Listen)),
+        ("select 1; listen a", Trace::Pin(Listen)),
+        ("prepare p as select 1", Trace::Pin(Prepare)),
+        ("prepare transaction 'x'", Trace::Nothing),
+        ("declare c cursor with hold for select 1", Trace::Pin(Cursor)),
+        ("declare c cursor for select 1", Trace::Nothing),
+        ("create temp table t (a int)", Trace::Pin(Temporary)),
+        ("create local temporary table t (a int)", Trace::Pin(Temporary)),
+        ("create or replace temp view v as select 1", Trace::Pin(Temporary)),
+        ("select 1 into temp t", Trace::Pin(Temporary)),
+        ("select temp from weather", Trace::Nothing),
+        ("set role admin", Trace::Pin(Role)),
+        ("set session authorization x", Trace::Pin(Role)),
+        ("do $$ begin perform 1; end $$", Trace::Nothing),
+        ("do $$ begin execute 'x'; end $$", Trace::Unknown),
+        ("select 'it\\'s'", Trace::Unknown),
+        ("select E'it\\'s'", Trace::Nothing),
+        ("select 'open", Trace::Unknown),
+        ("select \"listen\"", Trace::Nothing),
+        ("select $1, a$b$c from t", Trace::Nothing),
+    ];
+    for (sql, expected) in table {
+        assert_eq!(judge(sql.as_bytes()), expected, "{sql}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes(sql in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = judge(&sql);
+    }
+
+    /// A comment or white space in front changes nothing about ties.
+    #[test]
+    fn blanks_do_not_hide(blank in "( |\n|\t|/\\*[a-z ]{0,5}\\*/|--[a-z]{0,5}\n){0,5}") {
+        let sql = format!("{blank}listen a");
+        prop_assert_eq!(judge(sql.as_bytes()), Trace::Pin(Tie::Listen));
+    }
+}

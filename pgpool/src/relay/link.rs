@@ -1,0 +1,238 @@
+//! What is known of a client and of a server while they talk, apart from their sockets. Not for
+//! bytes. Held by the client and the server; read and changed by `forward` and `answer`.
+//!
+//! Invariant: what belongs to the client is only in [`Memory`], what belongs to the server only in
+//! [`Conversation`]; a change of server needs nothing else.
+
+use pgpool_wire::backend::Status;
+use topology::pool::PoolMode;
+
+use crate::prepared::{Holdings, Names};
+use crate::query::{Setting, Tie, Trace};
+use crate::server::status::{Due, Ledger};
+use crate::variables::{Value, Variables};
+
+/// What a client has that must follow it from server to server.
+#[derive(Default)]
+pub struct Memory {
+    /// Prepared statements.
+    pub names: Names,
+    /// Settings.
+    pub variables: Variables,
+    /// Why it keeps its server.
+    pub tie: Option<Tie>,
+    /// What the statement behind the unnamed portal leaves behind.
+    pub portal: Option<Trace>,
+    /// Settings made in the open transaction.
+    pub pending: Vec<Pending>,
+    /// Bytes of a large message that pass without being looked at.
+    pub left: usize,
+}
+
+/// A setting that counts when its transaction commits.
+#[derive(Clone, Debug)]
+pub enum Pending {
+    /// Made.
+    Set(std::rc::Rc<Setting>),
+    /// Unmade.
+    Reset(std::rc::Rc<str>),
+}
+
+/// How much of a server's session was touched in a way that is not followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wear {
+    /// Nothing.
+    #[default]
+    None,
+    /// Settings: `RESET ALL` makes it as new.
+    Settings,
+    /// Perhaps anything: only the reset query does.
+    Full,
+}
+
+/// What a server has and owes.
+#[derive(Default)]
+pub struct Conversation {
+    /// Replies that are due.
+    pub ledger: Ledger,
+    /// Prepared statements.
+    pub holdings: Holdings,
+    /// Settings in force.
+    pub variables: Variables,
+    /// Settings as they were after the login.
+    pub initial: Variables,
+    /// What must be cleaned before somebody else gets it.
+    pub wear: Wear,
+    /// Close it when it is free: its plans are stale.
+    pub retire: bool,
+    /// It has sent a FATAL error: its end is announced.
+    pub dying: bool,
+    /// Bytes of a message that pass (or go nowhere) without being looked at.
+    pub left: usize,
+    /// Whether those bytes go nowhere.
+    pub left_is_ours: bool,
+}
+
+/// What the configuration says about relaying.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// When a server goes back.
+    pub mode: PoolMode,
+    /// Prepared statements kept per server; 0: their client keeps the server.
+    pub max_prepared: usize,
+}
+
+impl Conversation {
+    /// Adds wear.
+    pub fn wear(&mut self, wear: Wear) {
+        self.wear = self.wear.max(wear);
+    }
+
+    /// The server owes nothing and is in no transaction.
+    pub fn is_clean(&self) -> bool {
+        self.ledger.is_clean() && self.left == 0
+    }
+
+    /// Appends what makes the session the client's: settings, and room for statements.
+    pub fn adopt(&mut self, client: &Memory, rules: Rules, out: &mut Vec<u8>) {
+        use crate::server::status::To;
+        use pgpool_wire::frontend::{Subject, put_query, put_subject, tag};
+        if let Some(sql) = client.variables.difference(&self.variables) {
+            put_query(out, sql.as_bytes());
+            self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
+            self.holdings.unnamed = None;
+            self.variables.take_unreported(&client.variables);
+        }
+        if rules.mode == PoolMode::Session || self.holdings.len() <= rules.max_prepared {
+            return;
+        }
+        // Eviction waits for this moment: no portal is open and nothing is under way.
+        let evicted = self.holdings.evict(rules.max_prepared);
+        if evicted.is_empty() {
+            return;
+        }
+        for statement in evicted {
+            put_subject(out, tag::CLOSE, Subject::Statement, &statement.name());
+            self.ledger.sent(Due::Close(To::Pool, Some(statement)));
+        }
+    }
+
+    /// A command was carried out; `tag` is what the server calls it.
+    pub fn carried_out(&mut self, client: &mut Memory, trace: Trace, tag: &[u8]) {
+        match tag {
+            b"DISCARD ALL" => {
+                self.holdings.clear_confirmed();
+                client.names.clear();
+                client.pending.clear();
+                client.tie = None;
+                self.variables.take_unreported(&self.initial);
+                client.variables.forget_statements();
+                self.wear = Wear::None;
+                return;
+            }
+            b"DEALLOCATE ALL" => {
+                self.holdings.clear_confirmed();
+                client.names.clear();
+                return;
+            }
+            b"SET" | b"RESET" => return self.setting(client, trace),
+            b"ROLLBACK" => client.pending.clear(),
+            b"DEALLOCATE" => self.wear(Wear::Full),
+            b"LISTEN" => client.tie = client.tie.or(Some(Tie::Listen)),
+            b"PREPARE" => client.tie = client.tie.or(Some(Tie::Prepare)),
+            b"LOAD" => client.tie = client.tie.or(Some(Tie::Library)),
+            _ => {}
+        }
+        match trace {
+            Trace::Settings => self.wear(Wear::Settings),
+            Trace::Unknown => self.wear(Wear::Full),
+            Trace::Nothing | Trace::Set(_) | Trace::Reset(_) | Trace::Pin(_) => {}
+        }
+    }
+
+    fn setting(&mut self, client: &mut Memory, trace: Trace) {
+        match trace {
+            Trace::Nothing => {}
+            // The server reports it: that is more exact than the statement.
+            Trace::Set(setting) if self.variables.is_reported(&setting.name) => {}
+            Trace::Set(setting) if !client.variables.is_full() => {
+                client.pending.push(Pending::Set(setting));
+            }
+            Trace::Reset(name) if self.variables.is_reported(&name) => {}
+            Trace::Reset(name) => client.pending.push(Pending::Reset(name)),
+            Trace::Unknown => self.wear(Wear::Full),
+            Trace::Set(_) | Trace::Settings | Trace::Pin(_) => self.wear(Wear::Settings),
+        }
+    }
+
+    /// A statement failed: settings of its transaction may or may not have survived.
+    pub fn failed(&mut self, client: &mut Memory) {
+        if !client.pending.is_empty() {
+            client.pending.clear();
+            self.wear(Wear::Settings);
+        }
+    }
+
+    /// ReadyForQuery came.
+    pub fn ready(&mut self, client: &mut Memory, status: Status) {
+        if status != Status::Idle {
+            return;
+        }
+        for pending in client.pending.drain(..) {
+            match pending {
+                Pending::Set(setting) => {
+                    let value = Value::Statement(std::rc::Rc::clone(&setting.statement));
+                    client.variables.set(&setting.name, value.clone());
+                    self.variables.set(&setting.name, value);
+                }
+                Pending::Reset(name) => {
+                    client.variables.remove(&name);
+                    self.variables.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// ParameterStatus came. Returns whether the client knew it already.
+    pub fn reported(&mut self, client: &mut Memory, name: &str, value: &str) -> bool {
+        if !crate::variables::is_theirs(name) {
+            return false;
+        }
+        let value = Value::Reported(std::rc::Rc::from(value));
+        self.variables.set(name, value.clone());
+        !client.variables.set(name, value)
+    }
+
+    /// Undoes what was noted when these were sent: the server never carried them out. The first
+    /// one failed, the others were skipped.
+    pub fn undo(&mut self, client: &mut Memory, never: Vec<Due>) {
+        for (at, due) in never.into_iter().enumerate().rev() {
+            let failed = at == 0;
+            match due {
+                Due::Parse(_, statement, name) => {
+                    self.holdings.forget(statement.id());
+                    if let Some(name) = name {
+                        client.names.remove(&name);
+                    }
+                }
+                Due::ParseUnnamed(..) if failed => {
+                    self.holdings.unnamed = None;
+                    client.names.unnamed = None;
+                }
+                Due::ParseUnnamed(to, before, held) => {
+                    self.holdings.unnamed = held;
+                    if to == crate::server::status::To::Client {
+                        client.names.unnamed = before;
+                    }
+                }
+                Due::OwedParse(name) => drop(client.names.remove(&name)),
+                Due::OwedClose(Some((name, statement))) => {
+                    // It fitted before, so it fits again.
+                    let _ = client.names.insert(&name, statement);
+                }
+                Due::Close(_, Some(statement)) => self.holdings.restore(&statement),
+                _ => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Bytes between one client and the server that it has, both ways at once, until the server is free
+//! again. Not for what the messages mean (`forward`, `answer`) and not for who gets which server
+//! (`pool`). Called by the client's session loop; one task does both directions.
+//!
+//! Invariant: a side is read only when everything for the other side was written, so memory per
+//! link is bounded by one scratch buffer each way.
+
+pub mod answer;
+pub mod edit;
+pub mod forward;
+pub mod link;
+pub mod outbox;
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use pgpool_wire::backend::Status;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
+use topology::pool::PoolMode;
+
+use crate::client::Client;
+use crate::client::entry::{Busy, Ending};
+use crate::fatal::Refusal;
+use crate::pool::add;
+use crate::server::Server;
+use crate::worker::Scratch;
+use answer::{Answer, Seen};
+use edit::Edit;
+use forward::{Forward, Stop};
+use link::Rules;
+
+/// How a link ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The server is free, the client goes on.
+    Released,
+    /// The client is gone.
+    Left,
+    /// The client is to be ended.
+    Ended(Ending),
+    /// The client must be told this, and goes. The server may be in any state.
+    Broken(Refusal),
+    /// The server is gone; the client has been told by it.
+    Lost,
+}
+
+/// Relays until the server is free or one side is gone. Cancelling it in the middle leaves the
+/// server in an unknown state: drop it then.
+pub async fn run(client: &mut Client, server: &mut Server) -> Outcome {
+    let rules = client.rules();
+    let keeps = rules.mode == PoolMode::Session;
+    let mut relay = Relay {
+        client,
+        server,
+        rules,
+        keeps,
+        blocked: false,
+        leaving: false,
+        deaf: false,
+        begun: false,
+        again: true,
+        query: None,
+        transaction: None,
+        watch: Watch::None,
+    };
+    std::future::poll_fn(|cx| relay.poll(cx)).await
+}
+
+struct Relay<'a> {
+    client: &'a mut Client,
+    server: &'a mut Server,
+    rules: Rules,
+    /// The client keeps its server between transactions.
+    keeps: bool,
+    /// The client's next message waits for replies.
+    blocked: bool,
+    /// The client has said goodbye; what it asked for is still carried out.
+    leaving: bool,
+    /// The server takes no more; what it has said before it closed is still read.
+    deaf: bool,
+    begun: bool,
+    /// The carry holds messages that are to be forwarded before more is read.
+    again: bool,
+    query: Option<Instant>,
+    transaction: Option<Instant>,
+    watch: Watch,
+}
+
+/// What the client's deadline stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    None,
+    Query,
+    Transaction,
+    Idle,
+}
+
+/// One step of one direction.
+enum Step {
+    Moved,
+    Waits,
+    End(Outcome),
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if let Some(ending) = self.client.entry.ending(cx) {
+            return Poll::Ready(Outcome::Ended(ending));
+        }
+        loop {
+            let mut moved = false;
+            for step in [Self::to_server, Self::to_client] {
+                match step(self, cx) {
+                    Step::Moved => moved = true,
+                    Step::Waits => {}
+                    Step::End(outcome) => return Poll::Ready(outcome),
+                }
+            }
+            if let Some(outcome) = self.verdict() {
+                return Poll::Ready(outcome);
+            }
+            if !moved {
+                self.watch();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn to_server(&mut self, cx: &mut Context<'_>) -> Step {
+        if !self.server.out.is_empty() {
+            match self.server.out.poll_empty(&mut self.server.io, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.deaf = true,
+                Poll::Pending => return Step::Waits,
+            }
+        }
+        if self.blocked || self.leaving || self.deaf {
+            return Step::Waits;
+        }
+        let worker = Rc::clone(&self.client.worker);
+        let mut scratch = worker.scratch.borrow_mut();
+        let Scratch { read, edit } = &mut *scratch;
+        let held = self.client.carry.len().min(read.len());
+        let (front, room) = read.split_at_mut(held);
+        front.copy_from_slice(self.client.carry.get(..held).unwrap_or_default());
+        let count = if std::mem::take(&mut self.again) {
+            0
+        } else {
+            match read_some(&mut self.client.io, cx, room) {
+                Poll::Pending => return Step::Waits,
+                Poll::Ready(Ok(count)) if count > 0 => count,
+                Poll::Ready(_) => return Step::End(Outcome::Left),
+            }
+        };
+        add(&self.client.pool.meters.totals.received, count as u64);
+        self.client.carry = Vec::new();
+        let input = read.get(..held + count).unwrap_or_default();
+        self.push(input, edit, cx)
+    }
+
+    /// Forwards what can be forwarded of `input`.
+    fn push(&mut self, input: &[u8], out: &mut Vec<u8>, cx: &mut Context<'_>) -> Step {
+        out.clear();
+        let mut edit = Edit::new(input, out);
+        if !std::mem::replace(&mut self.begun, true) {
+            edit.put(|out| self.server.talk.adopt(&self.client.memory, self.rules, out));
+        }
+        let worker = Rc::clone(&self.client.worker);
+        let stop = Forward {
+            client: &mut self.client.memory,
+            server: &mut self.server.talk,
+            statements: &mut worker.statements.borrow_mut(),
+            rules: self.rules,
+        }
+        .run(&mut edit);
+        let used = edit.consumed();
+        let sent = self.server.out.send(&mut self.server.io, cx, edit.finish());
+        match stop {
+            Ok(Stop::Input) => {}
+            Ok(Stop::Replies) => self.blocked = true,
+            Ok(Stop::Terminate) => self.leaving = true,
+            Err(refusal) => return Step::End(Outcome::Broken(refusal)),
+        }
+        self.client.carry.extend_from_slice(input.get(used..).unwrap_or_default());
+        self.deaf |= sent.is_err();
+        self.begin_clock();
+        self.owed(out, cx)
+    }
+
+    /// What we owe the client ourselves may be due at once.
+    fn owed(&mut self, out: &mut Vec<u8>, cx: &mut Context<'_>) -> Step {
+        out.clear();
+        let mut edit = Edit::new(&[], out);
+        let mut answer = Answer { client: &mut self.client.memory, server: &mut self.server.talk };
+        answer.owed(&mut edit);
+        match self.client.out.send(&mut self.client.io, cx, edit.finish()) {
+            Ok(()) => Step::Moved,
+            Err(_) => Step::End(Outcome::Left),
+        }
+    }
+
+    fn to_client(&mut self, cx: &mut Context<'_>) -> Step {
+        if !self.client.out.is_empty() {
+            match self.client.out.poll_empty(&mut self.client.io, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Step::End(Outcome::Left),
+                Poll::Pending => return Step::Waits,
+            }
+        }
+        let worker = Rc::clone(&self.client.worker);
+        let mut scratch = worker.scratch.borrow_mut();
+        let Scratch { read, edit } = &mut *scratch;
+        let held = self.server.carry.len().min(read.len());
+        let (front, room) = read.split_at_mut(held);
+        front.copy_from_slice(self.server.carry.get(..held).unwrap_or_default());
+        let count = match read_some(&mut self.server.io, cx, room) {
+            Poll::Pending => return Step::Waits,
+            Poll::Ready(Ok(count)) if count > 0 => count,
+            Poll::Ready(_) => return Step::End(self.lost()),
+        };
+        self.server.carry = Vec::new();
+        let input = read.get(..held + count).unwrap_or_default();
+        self.pull(input, edit, cx)
+    }
+
+    /// Passes on what can be passed on of a server's `input`.
+    fn pull(&mut self, input: &[u8], out: &mut Vec<u8>, cx: &mut Context<'_>) -> Step {
+        out.clear();
+        let mut edit = Edit::new(input, out);
+        let mut answer = Answer { client: &mut self.client.memory, server: &mut self.server.talk };
+        let seen = answer.run(&mut edit);
+        let used = edit.consumed();
+        let bytes = edit.finish();
+        add(&self.client.pool.meters.totals.sent, bytes.len() as u64);
+        // A client that has said goodbye reads no more.
+        let sent = if self.leaving {
+            Ok(())
+        } else {
+            self.client.out.send(&mut self.client.io, cx, bytes)
+        };
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(refusal) => return Step::End(Outcome::Broken(refusal)),
+        };
+        self.server.carry.extend_from_slice(input.get(used..).unwrap_or_default());
+        // What waited for replies goes on without another read.
+        self.again |= std::mem::take(&mut self.blocked);
+        self.count(seen);
+        if sent.is_ok() { Step::Moved } else { Step::End(Outcome::Left) }
+    }
+
+    fn begin_clock(&mut self) {
+        if self.query.is_none() && !self.server.talk.ledger.is_empty() {
+            self.client.worker.tick();
+            let now = self.client.worker.now();
+            self.query = Some(now);
+            self.transaction.get_or_insert(now);
+            self.client.entry.requested.set(now);
+        }
+    }
+
+    fn count(&mut self, seen: Seen) {
+        let meters = &self.client.pool.meters;
+        add(&meters.totals.errors, u64::from(seen.errors));
+        if seen.ready == 0 {
+            return;
+        }
+        self.client.worker.tick();
+        let now = self.client.worker.now();
+        meters.queries.increment(u64::from(seen.ready));
+        meters.transactions.increment(u64::from(seen.transactions));
+        add(&meters.totals.queries, u64::from(seen.ready));
+        add(&meters.totals.transactions, u64::from(seen.transactions));
+        let tally = &self.client.worker.tally;
+        tally.queries.fetch_add(u64::from(seen.ready), std::sync::atomic::Ordering::Relaxed);
+        if let Some(since) = self.query.take() {
+            let took = now.saturating_duration_since(since);
+            meters.latency.record(took);
+            tally.latency.record(took);
+            add(&meters.totals.query_micros, micros(took));
+        }
+        if seen.transactions > 0
+            && let Some(since) = self.transaction.take()
+        {
+            let took = now.saturating_duration_since(since);
+            add(&meters.totals.transaction_micros, micros(took));
+        }
+        if !self.server.talk.ledger.is_empty() {
+            self.query = Some(now);
+            self.transaction.get_or_insert(now);
+        }
+    }
+
+    /// Whether the link is over.
+    fn verdict(&mut self) -> Option<Outcome> {
+        if self.rules.mode == PoolMode::Statement
+            && self.server.talk.ledger.status() != Status::Idle
+        {
+            return Some(Outcome::Broken(Refusal::StatementMode));
+        }
+        let clean = self.server.talk.is_clean()
+            && self.server.carry.is_empty()
+            && self.server.out.is_empty()
+            && !self.server.talk.dying
+            && self.client.memory.left == 0;
+        if self.leaving && (clean || self.server.is_settled()) {
+            return Some(Outcome::Left);
+        }
+        if !clean || !self.begun {
+            return None;
+        }
+        if !self.keeps && self.client.memory.tie.is_none() {
+            return Some(Outcome::Released);
+        }
+        self.client.worker.is_draining().then_some(Outcome::Ended(Ending::ShuttingDown))
+    }
+
+    /// Sets the deadline that fits what the client is doing, when that has changed.
+    fn watch(&mut self) {
+        let ledger = &self.server.talk.ledger;
+        self.client.entry.mark_busy(if ledger.is_empty() { Busy::No } else { Busy::Yes });
+        let watch = match (ledger.is_empty(), ledger.status()) {
+            (false, _) => Watch::Query,
+            (true, Status::Idle) => Watch::Idle,
+            (true, Status::Transaction | Status::Failed) => Watch::Transaction,
+        };
+        if std::mem::replace(&mut self.watch, watch) == watch {
+            return;
+        }
+        let settings = &self.client.worker.snapshot.settings;
+        let (time, ending) = match watch {
+            Watch::Query => (settings.query_timeout, Ending::QueryTimeout),
+            Watch::Transaction => (settings.idle_transaction_timeout, Ending::IdleTransaction),
+            Watch::Idle | Watch::None => (settings.client_idle_timeout, Ending::ClientIdle),
+        };
+        let deadline = (!time.is_zero()).then(|| (self.client.worker.now() + time, ending));
+        self.client.entry.limit(deadline);
+    }
+
+    fn lost(&self) -> Outcome {
+        if self.server.talk.dying { Outcome::Lost } else { Outcome::Broken(Refusal::ServerLost) }
+    }
+}
+
+fn micros(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Reads once; zero bytes are the end of the stream.
+fn read_some<S: AsyncRead + Unpin>(
+    socket: &mut S,
+    cx: &mut Context<'_>,
+    room: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(room);
+    match Pin::new(socket).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
+        Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
+        Poll::Pending => Poll::Pending,
+    }
+}

@@ -1,0 +1,212 @@
+//! Logging in to a server: trust, cleartext where nothing better is known, md5, SCRAM-SHA-256 by
+//! password or by the keys caught from a client's own login. Not for connecting. Called by
+//! `connect`.
+//!
+//! Invariant: a password never leaves in clear for a user whose secret is a SCRAM verifier, and a
+//! server that cannot prove that it knows the verifier is refused.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pgpool_wire::backend::{Authentication, offers};
+use pgpool_wire::frontend;
+use pgpool_wire::sasl::{self, ClientFinal, ClientFirst, SaslError, ServerFirst};
+use rand::RngCore;
+
+use crate::scram::{self, Keys, MOST_ITERATIONS};
+use crate::snapshot::{Credential, User};
+
+/// What one exchange with a server needs to remember.
+pub struct Login<'a> {
+    user: &'a User,
+    caught: &'a Caught,
+    stage: Stage,
+}
+
+enum Stage {
+    Start,
+    First { nonce: String, bare: String },
+    Final { keys: Rc<Keys>, auth_message: String },
+    Proved,
+}
+
+/// Keys that a client's own login has shown us, and derived ones, for one user.
+#[derive(Default)]
+pub struct Caught(RefCell<Option<Known>>);
+
+struct Known {
+    salt: String,
+    iterations: u32,
+    keys: Rc<Keys>,
+}
+
+impl Caught {
+    /// Remembers keys for the verifier with this salt and iteration count.
+    pub fn keep(&self, salt: &str, iterations: u32, keys: Rc<Keys>) {
+        *self.0.borrow_mut() = Some(Known { salt: salt.to_owned(), iterations, keys });
+    }
+
+    /// Whether any are known.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_none()
+    }
+
+    fn find(&self, salt: &str, iterations: u32) -> Option<Rc<Keys>> {
+        let known = self.0.borrow();
+        let known = known.as_ref()?;
+        (known.salt == salt && known.iterations == iterations).then(|| Rc::clone(&known.keys))
+    }
+}
+
+/// Why a server did not let us in, or why we did not want in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// It asks for something that we do not have.
+    #[error("the server asks for {asked}, and {missing}")]
+    Missing {
+        /// Kind of login.
+        asked: &'static str,
+        /// What is lacking and where to put it.
+        missing: &'static str,
+    },
+    /// It asks for something that we do not speak.
+    #[error("the server asks for an authentication method that is not supported ({0})")]
+    Unsupported(u32),
+    /// It sent something out of turn.
+    #[error("the server's login messages are out of order")]
+    OutOfOrder,
+    /// Its SCRAM messages are not lawful.
+    #[error("the server sent {0}")]
+    Sasl(#[from] SaslError),
+    /// It does not know the password either.
+    #[error("the server could not prove that it knows the password")]
+    NotProved,
+}
+
+impl<'a> Login<'a> {
+    /// For one connection.
+    pub fn new(user: &'a User, caught: &'a Caught) -> Self {
+        Self { user, caught, stage: Stage::Start }
+    }
+
+    /// Answers one authentication message; `Ok(true)`: we are in.
+    ///
+    /// # Errors
+    /// The connection must be given up.
+    pub async fn answer(
+        &mut self,
+        message: Authentication<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, LoginError> {
+        match message {
+            Authentication::Ok => return self.finished().map(|()| true),
+            Authentication::Cleartext => self.cleartext(out)?,
+            Authentication::Md5(salt) => self.md5(salt, out)?,
+            Authentication::Sasl(mechanisms) => self.sasl(mechanisms, out)?,
+            Authentication::SaslContinue(data) => self.sasl_continue(data, out).await?,
+            Authentication::SaslFinal(data) => self.sasl_final(data)?,
+            Authentication::Other(code) => return Err(LoginError::Unsupported(code)),
+        }
+        Ok(false)
+    }
+
+    /// A server that breaks an exchange off half way with "you are in" has proved nothing.
+    fn finished(&self) -> Result<(), LoginError> {
+        match self.stage {
+            Stage::Start | Stage::Proved => Ok(()),
+            Stage::First { .. } | Stage::Final { .. } => Err(LoginError::NotProved),
+        }
+    }
+
+    fn cleartext(&self, out: &mut Vec<u8>) -> Result<(), LoginError> {
+        let asked = "the password in clear";
+        if matches!(self.user.credential, Credential::Scram(_)) {
+            let missing = "this user's secret is a SCRAM verifier: that would be a downgrade";
+            return Err(LoginError::Missing { asked, missing });
+        }
+        let missing = "no password is known: set server-password";
+        let password = self.user.password().ok_or(LoginError::Missing { asked, missing })?;
+        frontend::put_password(out, password.as_bytes());
+        Ok(())
+    }
+
+    fn md5(&self, salt: [u8; 4], out: &mut Vec<u8>) -> Result<(), LoginError> {
+        let missing = "neither a password nor an md5 hash is known: set server-password";
+        let answer = self.user.md5_answer(salt);
+        let answer = answer.ok_or(LoginError::Missing { asked: "an md5 answer", missing })?;
+        frontend::put_password(out, answer.as_bytes());
+        Ok(())
+    }
+
+    fn sasl(&mut self, mechanisms: &[u8], out: &mut Vec<u8>) -> Result<(), LoginError> {
+        if !matches!(self.stage, Stage::Start) {
+            return Err(LoginError::OutOfOrder);
+        }
+        if !offers(mechanisms, sasl::SCRAM) {
+            return Err(LoginError::Unsupported(10));
+        }
+        if self.user.password().is_none() && self.caught.is_empty() {
+            let missing = "no client has shown its proof yet: set server-password";
+            return Err(LoginError::Missing { asked: "SCRAM-SHA-256", missing });
+        }
+        let nonce = nonce();
+        let (message, bare) = ClientFirst::write("n,,", &nonce);
+        frontend::put_sasl_initial(out, sasl::SCRAM, message.as_bytes());
+        self.stage = Stage::First { nonce, bare };
+        Ok(())
+    }
+
+    async fn sasl_continue(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), LoginError> {
+        let Stage::First { nonce, bare } = std::mem::replace(&mut self.stage, Stage::Start) else {
+            return Err(LoginError::OutOfOrder);
+        };
+        let first = ServerFirst::read(data, &nonce, MOST_ITERATIONS)?;
+        let keys = self.keys(&first).await?;
+        let without_proof = ClientFinal::write_without_proof("biws", first.nonce);
+        let server_first = String::from_utf8_lossy(data);
+        let auth_message = format!("{bare},{server_first},{without_proof}");
+        let message = format!("{without_proof},p={}", keys.proof(&auth_message));
+        frontend::put_sasl(out, message.as_bytes());
+        self.stage = Stage::Final { keys, auth_message };
+        Ok(())
+    }
+
+    /// Keys for the server's salt: known, or derived from the password.
+    async fn keys(&self, first: &ServerFirst<'_>) -> Result<Rc<Keys>, LoginError> {
+        if let Some(keys) = self.caught.find(first.salt, first.iterations) {
+            return Ok(keys);
+        }
+        let missing = "its verifier is another one than in the topology file: copy rolpassword \
+                       again, or set server-password";
+        let asked = "SCRAM-SHA-256";
+        let password = self.user.password().ok_or(LoginError::Missing { asked, missing })?;
+        let salt = scram::salt(first.salt).ok_or(SaslError::Layout("server-first"))?;
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        let iterations = first.iterations;
+        // Thousands of hashes: not on the worker.
+        let derive = move || Keys::derive(&password, &salt, iterations);
+        let keys = tokio::task::spawn_blocking(derive).await;
+        let keys = Rc::new(keys.map_err(|_| LoginError::OutOfOrder)?);
+        self.caught.keep(first.salt, first.iterations, Rc::clone(&keys));
+        Ok(keys)
+    }
+
+    fn sasl_final(&mut self, data: &[u8]) -> Result<(), LoginError> {
+        let Stage::Final { keys, auth_message } = &self.stage else {
+            return Err(LoginError::OutOfOrder);
+        };
+        let signature = sasl::server_final(data)?;
+        if !keys.confirms(auth_message, signature) {
+            return Err(LoginError::NotProved);
+        }
+        self.stage = Stage::Proved;
+        Ok(())
+    }
+}
+
+/// 24 random bytes, as printable text.
+pub fn nonce() -> String {
+    let mut bytes = [0; 24];
+    rand::rng().fill_bytes(&mut bytes);
+    scram::base64(&bytes)
+}

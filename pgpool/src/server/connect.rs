@@ -1,0 +1,170 @@
+//! From an address to a server that is ready for queries: connect, log in, read what the server
+//! says of itself. Not for when and how often: that is `pool::sizing`. Called by the pool.
+//!
+//! Invariant: everything that a server sends before it is ready is bounded in size and number.
+
+use std::io;
+use std::net::SocketAddr;
+
+use pgpool_wire::backend::{self, Authentication, Fields, tag};
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::startup::{self, CancelKey};
+use pgpool_wire::{FrameError, Malformed};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::auth::{Caught, Login, LoginError};
+use crate::snapshot::{Database, User};
+use crate::stream::{Movable, Stream};
+use crate::variables::{Value, Variables, is_theirs};
+
+/// Bytes that a server may send before it is ready.
+const MOST_BYTES: usize = 64 << 10;
+
+/// A server that is ready for queries.
+pub struct Ready {
+    /// The socket.
+    pub io: Stream,
+    /// Our end of it.
+    pub local: Option<SocketAddr>,
+    /// Cancels its queries.
+    pub key: Option<CancelKey>,
+    /// All that it reported.
+    pub welcome: Vec<(String, String)>,
+    /// What of that clients may change.
+    pub variables: Variables,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The connection failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// It took too long.
+    #[error("no answer within the connect timeout")]
+    Timeout,
+    /// It said no.
+    #[error("the server refused: {0}")]
+    Refused(String),
+    /// We cannot or will not log in.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// A length that cannot be.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// A message that contradicts itself.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    /// A message that does not belong there, or too many.
+    #[error("the server sent what no PostgreSQL sends during a login")]
+    Unexpected,
+}
+
+impl ConnectError {
+    /// In words for a client: no address, no inner detail.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Io(fault) => match fault.kind() {
+                io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+                io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
+                _ => "the connection failed".to_owned(),
+            },
+            Self::Refused(message) => format!("the server refused: {message}"),
+            Self::Timeout | Self::Unexpected => self.to_string(),
+            Self::Login(_) | Self::Frame(_) | Self::Malformed(_) => {
+                "the server's login failed".to_owned()
+            }
+        }
+    }
+}
+
+/// Connects over TCP.
+///
+/// # Errors
+/// As the system says.
+pub async fn dial(address: SocketAddr) -> io::Result<(Stream, Option<SocketAddr>)> {
+    let socket = TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(std::time::Duration::from_secs(60));
+    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    let local = socket.local_addr().ok();
+    Ok((Stream::Plain(Movable::Live(socket)), local))
+}
+
+/// Logs in over a connected stream. Cancelling closes it.
+///
+/// # Errors
+/// The stream is of no use any more.
+pub async fn login(
+    mut io: Stream,
+    local: Option<SocketAddr>,
+    database: &Database,
+    user: &User,
+    caught: &Caught,
+) -> Result<Ready, ConnectError> {
+    let mut out = Vec::new();
+    let parameters = [
+        ("user", user.name.as_str()),
+        ("database", &database.server_name),
+        ("application_name", "pgpool"),
+    ];
+    startup::put_startup(&mut out, startup::V3_0, &parameters);
+    io.write_all(&out).await?;
+    let mut ready =
+        Ready { io, local, key: None, welcome: Vec::new(), variables: Variables::default() };
+    let mut login = Login::new(user, caught);
+    let mut inside = false;
+    let mut input = Vec::new();
+    let mut seen = 0;
+    loop {
+        let (tag, body) = read(&mut ready.io, &mut input).await?;
+        seen += body.len() + frame::HEADER;
+        if seen > MOST_BYTES {
+            return Err(ConnectError::Unexpected);
+        }
+        match tag {
+            tag::ERROR => return Err(ConnectError::Refused(Fields::new(&body).message())),
+            tag::NOTICE => {}
+            tag::AUTHENTICATION if !inside => {
+                let mut out = Vec::new();
+                inside = login.answer(Authentication::read(&body)?, &mut out).await?;
+                ready.io.write_all(&out).await?;
+            }
+            tag::PARAMETER_STATUS if inside => ready.report(&body)?,
+            tag::BACKEND_KEY if inside => ready.key = Some(backend::key(&body)?),
+            tag::READY if inside => {
+                let settled = input.is_empty() && backend::ready(&body)? == backend::Status::Idle;
+                return if settled { Ok(ready) } else { Err(ConnectError::Unexpected) };
+            }
+            _ => return Err(ConnectError::Unexpected),
+        }
+    }
+}
+
+impl Ready {
+    fn report(&mut self, body: &[u8]) -> Result<(), ConnectError> {
+        let (name, value) = backend::parameter(body)?;
+        self.welcome.push((name.to_owned(), value.to_owned()));
+        if is_theirs(name) {
+            self.variables.set(name, Value::Reported(value.into()));
+        }
+        Ok(())
+    }
+}
+
+/// The next message; `input` keeps what came after it.
+async fn read(io: &mut Stream, input: &mut Vec<u8>) -> Result<(u8, Vec<u8>), ConnectError> {
+    loop {
+        let limit = u32::try_from(MOST_BYTES).unwrap_or(u32::MAX);
+        if let Found::Whole(frame) = frame::next(input, limit)? {
+            let message = (frame.tag, frame.body.to_vec());
+            let used = frame.raw.len();
+            input.drain(..used);
+            return Ok(message);
+        }
+        if io.read_buf(input).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+    }
+}

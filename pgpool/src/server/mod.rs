@@ -1,0 +1,124 @@
+//! One connection to a PostgreSQL server: its socket, what is known of its session, and what is
+//! shown of it. Not for choosing among servers: that is `pool`. Owned by the client that uses it,
+//! or by its pool.
+//!
+//! Invariant: exactly one owner at a time; dropping it closes the connection and gives its places
+//! in the limits back.
+
+pub mod auth;
+pub mod connect;
+pub mod status;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use pgpool_wire::startup::CancelKey;
+use tokio::time::Instant;
+
+use crate::relay::link::{Conversation, Wear};
+use crate::relay::outbox::Outbox;
+use crate::snapshot::Held;
+use crate::stream::Stream;
+
+/// One server connection.
+pub struct Server {
+    /// The socket.
+    pub io: Stream,
+    /// The session.
+    pub talk: Conversation,
+    /// The front of a message whose rest is still to come.
+    pub carry: Vec<u8>,
+    /// What the socket did not take yet.
+    pub out: Outbox,
+    /// What others may see of it.
+    pub facts: Rc<Facts>,
+    /// Places in the limits of its database and user.
+    pub places: (Held, Held),
+}
+
+/// What others may see of a server connection.
+pub struct Facts {
+    /// Numbers connections of this worker.
+    pub id: u64,
+    /// Where it is connected to.
+    pub address: SocketAddr,
+    /// Our own end.
+    pub local: Option<SocketAddr>,
+    /// Cancels its query.
+    pub key: Option<CancelKey>,
+    /// Whether bytes travel encrypted.
+    pub encrypted: bool,
+    /// When it was connected.
+    pub born: Instant,
+    /// When it was last given or taken.
+    pub used: Cell<Instant>,
+    /// What it is doing.
+    pub phase: Cell<ServerPhase>,
+    /// The client that uses it.
+    pub client: Cell<Option<u32>>,
+    /// Cancel requests on their way to it.
+    pub cancels: Cell<u32>,
+    /// Woken when the last of these has arrived.
+    pub settled: tokio::sync::Notify,
+    /// The pool's generation when it was connected: `RECONNECT` starts a new one.
+    pub generation: u64,
+    /// Set by who wants it closed when it is next free.
+    pub condemned: Cell<bool>,
+    /// What the server's ParameterStatus messages said at login.
+    pub welcome: RefCell<Vec<(String, String)>>,
+}
+
+/// What a server connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerPhase {
+    /// Waits in the pool.
+    Idle,
+    /// Works for a client.
+    Active,
+    /// Is cleaned before somebody else gets it.
+    Cleaning,
+}
+
+impl ServerPhase {
+    /// PgBouncer's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Active => "active",
+            Self::Cleaning => "tested",
+        }
+    }
+}
+
+impl Server {
+    /// The proof that somebody else may have it: nothing is due, nothing is half sent or half read,
+    /// no transaction is open, and nothing was ever out of order.
+    pub fn is_clean(&self) -> bool {
+        self.talk.is_clean()
+            && self.carry.is_empty()
+            && self.out.is_empty()
+            && !self.talk.dying
+            && self.facts.cancels.get() == 0
+    }
+
+    /// As [`Server::is_clean`], but a transaction may be open: a `ROLLBACK` makes it clean.
+    pub fn is_settled(&self) -> bool {
+        self.talk.ledger.is_settled()
+            && self.talk.left == 0
+            && self.carry.is_empty()
+            && self.out.is_empty()
+            && !self.talk.dying
+    }
+
+    /// Whether it must be cleaned before somebody else gets it.
+    pub fn is_worn(&self) -> bool {
+        self.talk.wear != Wear::None
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "server {} at {}", self.facts.id, self.facts.address)
+    }
+}

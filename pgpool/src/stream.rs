@@ -1,0 +1,182 @@
+//! The byte streams of clients and servers behind one type: plain TCP, TLS over it, or anything
+//! in memory for tests. Not for what the bytes mean. Built by the listener and by connects.
+//!
+//! Invariant: a parked stream belongs to no runtime and can be sent to another thread; reading or
+//! writing it before it is revived is an error, never a wait that does not end.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+
+/// Anything that carries bytes both ways.
+pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for T {}
+
+/// One connection.
+pub enum Stream {
+    /// TCP as it is.
+    Plain(Movable),
+    /// A client over TLS.
+    Accepted(Box<server::TlsStream<Movable>>),
+    /// A server over TLS.
+    Connected(Box<client::TlsStream<Movable>>),
+    /// In memory; it is never parked.
+    Memory(Box<dyn Carrier>),
+}
+
+/// A TCP socket that can leave its runtime.
+#[derive(Debug)]
+pub enum Movable {
+    /// Registered with the runtime that uses it.
+    Live(TcpStream),
+    /// Between two runtimes.
+    Parked(std::net::TcpStream),
+    /// The move failed half way.
+    Gone,
+}
+
+impl Movable {
+    fn park(&mut self) -> io::Result<()> {
+        if let Self::Live(socket) = std::mem::replace(self, Self::Gone) {
+            *self = Self::Parked(socket.into_std()?);
+        }
+        Ok(())
+    }
+
+    fn revive(&mut self) -> io::Result<()> {
+        if let Self::Parked(socket) = std::mem::replace(self, Self::Gone) {
+            *self = Self::Live(TcpStream::from_std(socket)?);
+        }
+        Ok(())
+    }
+
+    fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match self {
+            Self::Live(socket) => Ok(Pin::new(socket)),
+            Self::Parked(_) | Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl Stream {
+    /// Takes the socket out of the current runtime. Call it on the thread that used it.
+    ///
+    /// # Errors
+    /// The socket cannot be deregistered; it is closed then.
+    pub fn park(&mut self) -> io::Result<()> {
+        self.socket().map_or(Ok(()), Movable::park)
+    }
+
+    /// Puts a parked socket into the current runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be registered; it is closed then.
+    pub fn revive(&mut self) -> io::Result<()> {
+        self.socket().map_or(Ok(()), Movable::revive)
+    }
+
+    fn socket(&mut self) -> Option<&mut Movable> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Accepted(tls) => Some(tls.get_mut().0),
+            Self::Connected(tls) => Some(tls.get_mut().0),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Whether bytes travel encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Accepted(_) | Self::Connected(_))
+    }
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(_) => "Plain",
+            Self::Accepted(_) => "Accepted",
+            Self::Connected(_) => "Connected",
+            Self::Memory(_) => "Memory",
+        })
+    }
+}
+
+impl AsyncRead for Movable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.live()?.poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Movable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.live()?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.live()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.live()?.poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, into),
+            Self::Accepted(s) => Pin::new(s).poll_read(cx, into),
+            Self::Connected(s) => Pin::new(s).poll_read(cx, into),
+            Self::Memory(s) => Pin::new(s).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Accepted(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Connected(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Memory(s) => Pin::new(s).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Accepted(s) => Pin::new(s).poll_flush(cx),
+            Self::Connected(s) => Pin::new(s).poll_flush(cx),
+            Self::Memory(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Accepted(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Connected(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Session settings that follow their client: what a client has set, what a server has, and the one
+//! query that makes the second equal to the first. Not for finding `SET` in SQL: that is `query`.
+//! Called when a server is linked to a client and when either learns of a change.
+//!
+//! Invariant: sets are compared by value; equal sets cost no query.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// Settings that servers report (`GUC_REPORT`; some only in newer versions) and that a client may
+/// change. The others that are reported belong to the server.
+const THEIRS: [&str; 9] = [
+    "application_name",
+    "client_encoding",
+    "datestyle",
+    "default_transaction_read_only",
+    "intervalstyle",
+    "scram_iterations",
+    "search_path",
+    "standard_conforming_strings",
+    "timezone",
+];
+
+/// Startup parameters that are no settings.
+const NOT_SETTINGS: [&str; 4] = ["user", "database", "replication", "options"];
+
+/// Most settings that one client may carry, and the longest value.
+const MOST: usize = 64;
+const LONGEST: usize = 1024;
+
+/// How a setting is made again.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// By its value, in the server's own words.
+    Reported(Rc<str>),
+    /// By its value, as a client asked for it.
+    Is(Rc<str>),
+    /// By the statement that made it.
+    Statement(Rc<str>),
+}
+
+impl PartialEq for Value {
+    /// Who said it does not matter.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Statement(left), Self::Statement(right)) => left == right,
+            (Self::Reported(left) | Self::Is(left), Self::Reported(right) | Self::Is(right)) => {
+                left == right
+            }
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Value {}
+
+/// Settings by name in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Variables(BTreeMap<Rc<str>, Value>);
+
+/// Whether a setting that a server reports is one that clients may change.
+pub fn is_theirs(name: &str) -> bool {
+    THEIRS.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+impl Variables {
+    /// The value of a setting that is known by value.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        match self.0.get(name.to_ascii_lowercase().as_str())? {
+            Value::Reported(value) | Value::Is(value) => Some(value),
+            Value::Statement(_) => None,
+        }
+    }
+
+    /// Whether a server has reported this one.
+    pub fn is_reported(&self, name: &str) -> bool {
+        matches!(self.0.get(name.to_ascii_lowercase().as_str()), Some(Value::Reported(_)))
+    }
+
+    /// Sets one; returns whether anything changed.
+    pub fn set(&mut self, name: &str, value: Value) -> bool {
+        let name = name.to_ascii_lowercase();
+        if self.0.get(name.as_str()) == Some(&value) {
+            return false;
+        }
+        self.0.insert(Rc::from(name), value);
+        true
+    }
+
+    /// Whether another setting would be too many.
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= MOST
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name.to_ascii_lowercase().as_str());
+    }
+
+    /// Takes over what a client asks for when it logs in.
+    ///
+    /// # Errors
+    /// The name of the first parameter that cannot be a setting.
+    pub fn start(&mut self, parameters: &[(String, String)]) -> Result<(), String> {
+        for (name, value) in parameters {
+            if NOT_SETTINGS.contains(&name.as_str()) || name.starts_with("_pq_.") {
+                continue;
+            }
+            if !is_name(name) || value.len() > LONGEST || self.is_full() {
+                return Err(name.chars().take(64).collect());
+            }
+            self.set(name, Value::Is(Rc::from(value.as_str())));
+        }
+        Ok(())
+    }
+
+    /// On a server: what it does not report is now as `client` has it.
+    pub fn take_unreported(&mut self, client: &Self) {
+        self.0.retain(|_, value| matches!(value, Value::Reported(_)));
+        for (name, value) in &client.0 {
+            if !self.0.contains_key(name) {
+                self.0.insert(Rc::clone(name), value.clone());
+            }
+        }
+    }
+
+    /// On a client: takes over what a server reports, which is how it understood what it was told.
+    pub fn take_reported(&mut self, server: &Self) {
+        for (name, value) in &server.0 {
+            if matches!(value, Value::Reported(_)) && self.0.get(name) != Some(value) {
+                self.0.insert(Rc::clone(name), value.clone());
+            }
+        }
+    }
+
+    /// What a client asks for goes over what its server is by itself.
+    pub fn overlay(&mut self, asked: &Self) {
+        for (name, value) in &asked.0 {
+            if self.0.get(name) != Some(value) {
+                self.0.insert(Rc::clone(name), value.clone());
+            }
+        }
+    }
+
+    /// Forgets what statements have set.
+    pub fn forget_statements(&mut self) {
+        self.0.retain(|_, value| !matches!(value, Value::Statement(_)));
+    }
+
+    /// What a server reported, for telling a client that logs in.
+    pub fn values(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|(name, value)| match value {
+            Value::Reported(value) | Value::Is(value) => Some((&**name, &**value)),
+            Value::Statement(_) => None,
+        })
+    }
+
+    /// The SQL that turns a session with `from` into one with `self`; `None`: they are equal.
+    pub fn difference(&self, from: &Self) -> Option<String> {
+        if self == from {
+            return None;
+        }
+        let mut sql = String::new();
+        for name in from.0.keys().filter(|name| !self.0.contains_key(*name)) {
+            sql.push_str(&format!("RESET {name};"));
+        }
+        for (name, value) in &self.0 {
+            if from.0.get(name) == Some(value) {
+                continue;
+            }
+            match value {
+                // set_config takes lists (search_path) as text, which SET does not.
+                Value::Reported(value) | Value::Is(value) => {
+                    let value = literal(value);
+                    sql.push_str(&format!("SELECT pg_catalog.set_config('{name}',{value},false);"));
+                }
+                Value::Statement(statement) => {
+                    sql.push_str(statement);
+                    sql.push(';');
+                }
+            }
+        }
+        Some(sql)
+    }
+}
+
+/// A setting's name: an identifier, or two joined by a dot. Goes into SQL without quotes.
+fn is_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.split('.').count() <= 2
+        && name.split('.').all(|part| {
+            let first = part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+            first && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        })
+}
+
+/// A string constant that means the same whatever `standard_conforming_strings` is.
+fn literal(value: &str) -> String {
+    let quoted = value.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Variables {
+        let mut all = Variables::default();
+        for (name, value) in pairs {
+            all.set(name, Value::Is(Rc::from(*value)));
+        }
+        all
+    }
+
+    /// P3: only what differs is sent, and what the client never set is reset.
+    #[test]
+    fn differences() {
+        let server = of(&[("TimeZone", "UTC"), ("work_mem", "1MB")]);
+        let client = of(&[("timezone", "Europe/Rome")]);
+        assert_eq!(
+            client.difference(&server).as_deref(),
+            Some("RESET work_mem;SELECT pg_catalog.set_config('timezone','Europe/Rome',false);")
+        );
+        assert_eq!(client.difference(&client.clone()), None);
+    }
+
+    /// O5: a startup parameter cannot carry SQL.
+    #[test]
+    fn startup_parameters_are_names_and_literals() {
+        let mut all = Variables::default();
+        let evil = [("x;drop table t".to_owned(), "1".to_owned())];
+        assert!(all.start(&evil).is_err());
+        let quoted = [("application_name".to_owned(), "a'b\\c".to_owned())];
+        assert_eq!(all.start(&quoted), Ok(()));
+        let sql = all.difference(&Variables::default()).expect("differs");
+        assert!(sql.contains(r"E'a''b\\c'"), "{sql}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_literal_has_no_lonely_quote(value in "[a'\\\\]{0,12}") {
+            let text = literal(&value);
+            let inner = text.trim_start_matches('E');
+            let inner = &inner[1..inner.len() - 1];
+            let quotes: Vec<_> = inner.split("''").collect();
+            prop_assert!(quotes.iter().all(|part| !part.contains('\'')), "{}", text);
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! One thread's share of an instance: the pools that are at home here, the clients that use them,
+//! and the scratch memory that they share. Not for sockets: it is given streams. Started by `lib`,
+//! driven by tests with streams in memory and a paused clock.
+//!
+//! Invariant: everything here is used by one thread alone; other workers send messages.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::lifecycle::{Lifecycle, Phase};
+use common::observe::Observer;
+use common::workers::WorkerId;
+use pgpool_wire::startup::{CancelKey, Startup};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::admin::report::Report;
+use crate::admin::verbs::Command;
+use crate::client::entry::{Ending, Entry};
+use crate::pool::{Meters, Pool, Totals};
+use crate::prepared::Statements;
+use crate::server::connect;
+use crate::snapshot::{Held, Snapshot};
+use crate::stream::Stream;
+
+/// What workers send each other.
+pub enum Message {
+    /// A client whose database is at home here.
+    Client(Box<Arrival>),
+    /// A cancel request for one of the clients here; the stream is closed when it was forwarded.
+    Cancel(Stream, CancelKey),
+    /// Somebody wants to see what is here.
+    Report(oneshot::Sender<Report>),
+    /// A command of the admin database; how many it concerned comes back.
+    Command(Command, oneshot::Sender<usize>),
+}
+
+/// A client that has said which database and user it wants.
+pub struct Arrival {
+    /// Its parked socket.
+    pub io: Stream,
+    /// From where.
+    pub address: SocketAddr,
+    /// What it said.
+    pub startup: Startup,
+    /// Its place among the instance's clients.
+    pub place: Held,
+    /// When its login must be done.
+    pub until: Instant,
+}
+
+/// How servers are reached; tests put something in memory in its place.
+pub trait Dial: Send + Sync {
+    /// Connects; also gives our own end's address.
+    fn dial(&self, address: SocketAddr) -> Dialing;
+}
+
+/// A connection being made.
+pub type Dialing = Pin<Box<dyn Future<Output = io::Result<(Stream, Option<SocketAddr>)>>>>;
+
+/// The network.
+pub struct Network;
+
+impl Dial for Network {
+    fn dial(&self, address: SocketAddr) -> Dialing {
+        Box::pin(connect::dial(address))
+    }
+}
+
+/// The senders of all workers, by index.
+pub type Peers = Arc<[mpsc::UnboundedSender<Message>]>;
+
+/// Memory that whoever runs right now may use; empty of meaning between two turns.
+pub struct Scratch {
+    /// What was just read.
+    pub read: Box<[u8]>,
+    /// What is to be written instead.
+    pub edit: Vec<u8>,
+}
+
+/// Bytes read at a time.
+pub const SCRATCH: usize = 64 << 10;
+
+/// One thread's share.
+pub struct Worker {
+    /// Which one.
+    pub id: WorkerId,
+    /// Configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Where events go.
+    pub observer: Observer,
+    /// Phases of the instance.
+    pub lifecycle: Lifecycle,
+    /// How servers are reached.
+    pub dialer: Arc<dyn Dial>,
+    /// All workers.
+    pub peers: Peers,
+    /// Statement texts.
+    pub statements: RefCell<Statements>,
+    /// Shared memory.
+    pub scratch: RefCell<Scratch>,
+    /// What the instance counts for its summary.
+    pub tally: Arc<Tally>,
+    pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    clients: RefCell<HashMap<u32, Rc<Entry>>>,
+    now: Cell<Instant>,
+    servers: Cell<u64>,
+    pids: Cell<u32>,
+    draining: Cell<bool>,
+}
+
+/// What an instance counts, all workers together.
+pub struct Tally {
+    /// When the instance began.
+    pub started: Instant,
+    /// Queries answered.
+    pub queries: std::sync::atomic::AtomicU64,
+    /// Errors of our own and servers that were lost.
+    pub errors: std::sync::atomic::AtomicU64,
+    /// Of all queries.
+    pub latency: common::observe::Latency,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            queries: Default::default(),
+            errors: Default::default(),
+            latency: Default::default(),
+        }
+    }
+}
+
+/// Time between two sweeps: how exact timeouts are.
+const TICK: Duration = Duration::from_millis(100);
+/// Bits of a client's number that count clients; the others name its worker.
+const PID_BITS: u32 = 22;
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Which one.
+    pub id: WorkerId,
+    /// Configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// Where events go.
+    pub observer: Observer,
+    /// Phases.
+    pub lifecycle: Lifecycle,
+    /// How servers are reached.
+    pub dialer: Arc<dyn Dial>,
+    /// All workers.
+    pub peers: Peers,
+    /// The instance's counters.
+    pub tally: Arc<Tally>,
+}
+
+impl Worker {
+    /// A worker without pools and clients.
+    pub fn new(parts: Parts) -> Rc<Self> {
+        Rc::new(Self {
+            id: parts.id,
+            snapshot: parts.snapshot,
+            observer: parts.observer,
+            lifecycle: parts.lifecycle,
+            dialer: parts.dialer,
+            peers: parts.peers,
+            tally: parts.tally,
+            statements: RefCell::default(),
+            scratch: RefCell::new(Scratch {
+                read: vec![0; SCRATCH].into_boxed_slice(),
+                edit: Vec::with_capacity(SCRATCH),
+            }),
+            pools: RefCell::default(),
+            clients: RefCell::default(),
+            now: Cell::new(Instant::now()),
+            servers: Cell::new(1),
+            pids: Cell::new(1),
+            draining: Cell::new(false),
+        })
+    }
+
+    /// Serves until the instance has stopped, or has drained and no client is left.
+    pub async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shutdown = self.lifecycle.shutdown();
+        loop {
+            tokio::select! {
+                () = shutdown.stopped() => return,
+                message = inbox.recv() => match message {
+                    Some(message) => self.receive(message),
+                    None => return,
+                },
+                _ = ticks.tick() => {
+                    self.sweep();
+                    if self.draining.get() && self.clients.borrow().is_empty() && inbox.is_empty() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive(self: &Rc<Self>, message: Message) {
+        match message {
+            Message::Client(arrival) => {
+                tokio::task::spawn_local(crate::client::welcome(Rc::clone(self), *arrival));
+            }
+            Message::Cancel(stream, key) => {
+                let worker = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    crate::cancel::forward(&worker, &key).await;
+                    drop(stream);
+                });
+            }
+            Message::Report(to) => drop(to.send(Report::of(self))),
+            Message::Command(command, to) => drop(to.send(command.carry_out(self))),
+        }
+    }
+
+    /// What time alone brings about: timeouts, idle servers, gauges, the drain.
+    pub fn sweep(&self) {
+        self.tick();
+        let now = self.now();
+        if !self.draining.get() && self.lifecycle.phase() > Phase::Running {
+            self.draining.set(true);
+            self.clients.borrow().values().for_each(|entry| entry.wake());
+        }
+        for entry in self.clients.borrow().values() {
+            entry.check(now);
+        }
+        let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
+        pools.iter().for_each(|pool| pool.sweep(now));
+        crate::admin::report::show_gauges(self);
+    }
+
+    /// Whether clients are to be told goodbye where no transaction is open.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// The time of the last tick: exact to a tenth of a second, and free.
+    pub fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Looks at the clock.
+    pub fn tick(&self) {
+        self.now.set(Instant::now());
+    }
+
+    /// Numbers servers.
+    pub fn next_server(&self) -> u64 {
+        self.servers.replace(self.servers.get() + 1)
+    }
+
+    /// Something went wrong that is not the client's fault.
+    pub fn count_error(&self) {
+        self.tally.errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The pool of a database and user; made when it is first asked for.
+    pub fn pool(self: &Rc<Self>, database: &str, user: &str) -> Option<Rc<Pool>> {
+        let key = (database.to_owned(), user.to_owned());
+        if let Some(pool) = self.pools.borrow().get(&key) {
+            return Some(Rc::clone(pool));
+        }
+        let database = Arc::clone(self.snapshot.databases.get(database)?);
+        let user = Arc::clone(self.snapshot.users.get(user)?);
+        let meters = meters(&self.observer, &database.name, &user.name);
+        let pool = Pool::new(self, database, user, meters);
+        self.pools.borrow_mut().insert(key, Rc::clone(&pool));
+        Some(pool)
+    }
+
+    /// All pools that are at home here.
+    pub fn pools(&self) -> Vec<Rc<Pool>> {
+        self.pools.borrow().values().cloned().collect()
+    }
+
+    /// Closes an idle server of another pool that shares a limit with `asking`.
+    pub fn make_room(&self, asking: &Pool) {
+        let shares = |pool: &Pool| {
+            let database = &asking.database;
+            let full =
+                |count: &crate::snapshot::Count| count.most() > 0 && count.now() >= count.most();
+            (pool.database.name == database.name && full(&database.connections))
+                || (pool.user.name == asking.user.name && full(&asking.user.connections))
+        };
+        let pools = self.pools.borrow();
+        let others = pools.values().filter(|pool| !std::ptr::eq(&***pool, asking));
+        for pool in others.filter(|pool| shares(pool)) {
+            if pool.give_up_one() {
+                return;
+            }
+        }
+    }
+
+    /// Enters a client; its number names this worker, so that a cancel request finds its way.
+    pub fn enter(&self, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
+        let mut clients = self.clients.borrow_mut();
+        let pid = loop {
+            let next = self.pids.get() % (1 << PID_BITS);
+            self.pids.set(next + 1);
+            let pid = (self.id.0 as u32) << PID_BITS | next;
+            if next != 0 && !clients.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let entry = Rc::new(make(pid));
+        clients.insert(pid, Rc::clone(&entry));
+        entry
+    }
+
+    /// A client is gone.
+    pub fn leave(&self, pid: u32) {
+        self.clients.borrow_mut().remove(&pid);
+    }
+
+    /// The client with this number.
+    pub fn client(&self, pid: u32) -> Option<Rc<Entry>> {
+        self.clients.borrow().get(&pid).cloned()
+    }
+
+    /// All clients here.
+    pub fn clients(&self) -> Vec<Rc<Entry>> {
+        self.clients.borrow().values().cloned().collect()
+    }
+
+    /// Ends clients for which `which` holds; how many there were.
+    pub fn end(&self, which: impl Fn(&Entry) -> bool, ending: Ending) -> usize {
+        let all = self.clients();
+        let ended: Vec<_> = all.iter().filter(|entry| which(entry)).collect();
+        ended.iter().for_each(|entry| entry.end(ending));
+        ended.len()
+    }
+}
+
+/// Which worker a client's number names.
+pub fn worker_of(pid: u32) -> usize {
+    (pid >> PID_BITS) as usize
+}
+
+/// The worker that a pool is at home on. Limits that several users of a database share keep them
+/// together.
+pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> usize {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    hasher.write(database.as_bytes());
+    if snapshot.settings.max_db_connections == 0 {
+        hasher.write_u8(0);
+        hasher.write(user.as_bytes());
+    }
+    (hasher.finish() % workers.max(1) as u64) as usize
+}
+
+fn meters(observer: &Observer, database: &str, user: &str) -> Meters {
+    let labels = [("database", database), ("user", user)];
+    let metrics = &observer.metrics;
+    Meters {
+        queries: metrics.counter("aqueduct_pg_queries_total", "Queries answered.", &labels),
+        transactions: metrics.counter(
+            "aqueduct_pg_transactions_total",
+            "Transactions ended.",
+            &labels,
+        ),
+        latency: metrics.latency(
+            "aqueduct_pg_query_seconds",
+            "From a query's first byte to its ReadyForQuery.",
+            &labels,
+        ),
+        waited: metrics.counter(
+            "aqueduct_pg_wait_seconds_total",
+            "Time that clients have waited for a server connection, whole seconds.",
+            &labels,
+        ),
+        clients: ["active", "waiting", "idle"].map(|state| {
+            let labels = [("database", database), ("user", user), ("state", state)];
+            metrics.gauge("aqueduct_pg_clients", "Clients, by what they do.", &labels)
+        }),
+        servers: ["active", "idle"].map(|state| {
+            let labels = [("database", database), ("user", user), ("state", state)];
+            metrics.gauge("aqueduct_pg_servers", "Server connections, by what they do.", &labels)
+        }),
+        totals: Totals::default(),
+    }
+}
