@@ -10,3 +10,4 @@ pub mod clients;
 pub mod fakes;
 pub mod pki;
 pub mod program;
+pub mod tier;

@@ -31,11 +31,13 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// The documented production stack as it is shipped, on an address of its own.
+    /// The documented production stack as it is shipped, on an address of its own, with its access
+    /// records in a file ([`Stack::records`]).
     pub fn documented() -> Self {
         Self::new(include_str!("../../topology/stacks/instagram-valorant.yaml"))
             .edit("env:AQUEDUCT_HASH_KEY", "file:secrets/hash-key")
             .edit("algorithms: [RS256, ES256]", "algorithms: [ES256]")
+            .edit("    trust-proxy", &format!("    access-log: file:{RECORDS}\n    trust-proxy"))
     }
 
     /// This text, with an address of its own in the place of 127.0.0.1.
@@ -71,12 +73,6 @@ impl Draft {
         assert!(self.text.contains(from), "the topology file does not say {from:?} any more");
         self.text = self.text.replace(from, to);
         self
-    }
-
-    /// Lets the access records go to a file, which is [`Stack::records`].
-    #[must_use]
-    pub fn with_records(self) -> Self {
-        self.edit("    trust-proxy", &format!("    access-log: file:{RECORDS}\n    trust-proxy"))
     }
 
     /// Resolves the text; nothing runs yet.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// One player.
 #[derive(Debug)]
@@ -53,25 +53,17 @@ impl Player {
         self.sent += 1;
     }
 
-    /// Takes what has come.
-    pub fn listen(&mut self) {
+    /// Takes answers until at most `most` are missing, but not beyond `deadline`.
+    pub async fn listen(&mut self, most: u64, deadline: Instant) {
         let mut answer = [0; 2048];
-        while let Ok(length) = self.socket.try_recv(&mut answer) {
-            self.hear(&answer[..length]);
-        }
-    }
-
-    /// Takes answers until none is missing, for at most `patience`; how many are.
-    pub async fn settle(&mut self, patience: Duration) -> u64 {
-        let whole = async {
-            let mut answer = [0; 2048];
-            while self.lost() > 0 {
+        let heard = async {
+            while self.lost() > most {
                 let Ok(length) = self.socket.recv(&mut answer).await else { continue };
                 self.hear(&answer[..length]);
             }
         };
-        let _ = timeout(patience, whole).await;
-        self.lost()
+        // What is missing at the deadline is lost, which the caller sees.
+        let _ = timeout_at(deadline, heard).await;
     }
 
     /// Sends one packet after the other until one is answered; the server that did.

@@ -1,0 +1,253 @@
+//! HTTPS with a token, from the edge to the service and back.
+
+use std::collections::BTreeSet;
+
+use tests::clients::http::{Answer, Connection};
+use tests::fakes::issuer::Issuer;
+use tests::fakes::postgres::{PASSWORD, Postgres};
+use tests::fakes::redis::Redis;
+use tests::fakes::upstream::Upstream;
+use tests::program::{Program, sibling};
+use tests::tier::{Draft, Stack};
+
+const PROFILE: &str = "/api/user/profile";
+
+/// The tiers that an HTTPS request passes.
+const HTTPS_PATH: [&str; 4] = ["ilb-1", "gw-1", "gw-2", "nlb-1"];
+
+/// The documented stack with counting services in the place of the demo's.
+struct Scene {
+    stack: Stack,
+    issuer: Issuer,
+    users: [Upstream; 2],
+    payment: Upstream,
+    _redis: Redis,
+}
+
+impl Scene {
+    async fn new(draft: Draft) -> Self {
+        let mut stack = draft.stack();
+        let at = |port| stack.address.at(port);
+        let redis = Redis::start(at(6379));
+        let issuer = Issuer::start(at(7900)).await;
+        let users =
+            [Upstream::start(at(7011), "user-1").await, Upstream::start(at(7012), "user-2").await];
+        let payment = Upstream::start(at(7031), "payment-1").await;
+        stack.start_all(&HTTPS_PATH).await;
+        Self { stack, issuer, users, payment, _redis: redis }
+    }
+
+    async fn documented() -> Self {
+        Self::new(Draft::documented()).await
+    }
+
+    async fn connect(&self) -> Connection {
+        connect(&self.stack).await
+    }
+
+    /// One GET of the profile over a connection of its own.
+    async fn ask(&self, authorization: &str) -> Answer {
+        self.connect().await.get(PROFILE, &[("authorization", authorization)]).await.unwrap()
+    }
+
+    fn bearer(&self, user: u64) -> String {
+        bearer(&self.issuer.token(user, "user:read"))
+    }
+
+    /// Requests that reached a user server.
+    fn reached(&self) -> usize {
+        self.users.iter().map(Upstream::count).sum()
+    }
+}
+
+async fn connect(stack: &Stack) -> Connection {
+    Connection::tls(stack.address.at(8443), &stack.trust).await.unwrap()
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// T1, T10, G1, G5, G6, G19, N6, P1: HTTPS with a token passes the edge, a gateway and the
+/// internal balancer to a real user service, whose SQL passes the pool to a real PostgreSQL: the
+/// answer is the profile row of user 98765, and the access record has every field.
+#[tokio::test]
+async fn the_happy_path_returns_the_profile_row() {
+    let draft = Draft::documented();
+    let database = Postgres::primary(draft.address.at(5433)).await;
+    draft.secret("app.scram", &database.verifier().await);
+    let mut stack = draft.stack();
+    let _redis = Redis::start(stack.address.at(6379));
+    let issuer = Issuer::start(stack.address.at(7900)).await;
+    let _users = [demo_user(&stack, 7011, "user-1"), demo_user(&stack, 7012, "user-2")];
+    stack.start("pool-1").await.start_all(&HTTPS_PATH).await;
+
+    let token = bearer(&issuer.token(98765, "user:read"));
+    let fields = [("authorization", token.as_str())];
+    let answer = connect(&stack).await.get(PROFILE, &fields).await.unwrap();
+
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    let profile = answer.json();
+    assert_eq!((&profile["id"], &profile["name"]), (&98765.into(), &"livia".into()), "{profile}");
+    assert_eq!(answer.header("x-internal-server"), "");
+    let records = stack.await_records(1).await;
+    check_record(&records[0], &stack.address.ip().to_string());
+}
+
+fn demo_user(stack: &Stack, port: u16, name: &str) -> Program {
+    let (at, pool) = (stack.address.at(port), stack.address.at(6432));
+    let line = format!(
+        "user --listen {at} --name {name} --use data/app=postgres://app:{PASSWORD}@{pool}/app"
+    );
+    let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+    Program::start(sibling("demo"), &words, None, "listens on")
+}
+
+/// Every field of G19, with the value that this request must have.
+fn check_record(record: &serde_json::Value, gateways: &str) {
+    let text = |name: &str| record[name].as_str().unwrap_or_default().to_owned();
+    let number = |name: &str| record[name].as_u64();
+    let timestamp = text("timestamp");
+    assert!(timestamp.ends_with('Z') && timestamp.len() >= 20, "{record}");
+    assert_eq!(record["userId"], 98765, "{record}");
+    assert_eq!(record["status"], 200, "{record}");
+    assert_eq!(text("endpoint"), format!("GET {PROFILE}"));
+    assert_eq!(text("service"), "user");
+    assert!(["gw-1", "gw-2"].contains(&text("gateway_instance").as_str()), "{gateways}: {record}");
+    let (millis, micros) = (number("latency_ms").unwrap(), number("latency_us").unwrap());
+    assert_eq!(millis, micros / 1000, "{record}");
+    assert!(!text("request_id").is_empty() && text("trace_id").len() == 32, "{record}");
+    assert!(number("bytes_out").unwrap() > 0 && number("bytes_in").is_some(), "{record}");
+    assert!(record["stages_us"].as_object().is_some_and(|stages| !stages.is_empty()), "{record}");
+}
+
+/// G5: an expired and a forged token are 401 with a reason, and no service is touched.
+#[tokio::test]
+async fn bad_tokens_never_reach_a_service() {
+    let scene = Scene::documented().await;
+    let expired = bearer(&scene.issuer.expired(98765, "user:read"));
+    let forged = bearer(&Issuer::forged(98765, "user:read"));
+    for token in [expired.as_str(), forged.as_str(), "Bearer x.y.z", "Basic dTpw"] {
+        let answer = scene.ask(token).await;
+        assert_eq!(answer.status, 401, "{token}");
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{token}");
+    }
+    let said = scene.ask(&expired).await.header("www-authenticate").to_owned();
+    assert!(said.contains("invalid_token") && said.contains("expired"), "{said}");
+    assert_eq!(scene.reached(), 0);
+    assert_eq!(scene.ask(&scene.bearer(98765)).await.status, 200);
+    assert_eq!(scene.reached(), 1);
+}
+
+/// G6: identity that a client claims never reaches a service, in any spelling; the token's does,
+/// and the token itself does not.
+#[tokio::test]
+async fn a_claimed_identity_never_reaches_a_service() {
+    let scene = Scene::documented().await;
+    let token = scene.bearer(98765);
+    let mut connection = scene.connect().await;
+    for name in ["X-User-Id", "x-user-id", "X-USER-ID", "x_user_id", "X-User_Id"] {
+        let fields = [("authorization", token.as_str()), (name, "1")];
+        // A gateway may refuse an odd spelling; it must not pass it on.
+        connection.get(PROFILE, &fields).await.unwrap();
+    }
+    let answer = scene.ask(&token).await;
+    assert_eq!(answer.status, 200);
+    let seen: Vec<_> = scene.users.iter().flat_map(Upstream::seen).collect();
+    assert!(!seen.is_empty());
+    for request in &seen {
+        let users: Vec<_> = request.headers.get_all("x-user-id").iter().collect();
+        assert_eq!(users, ["98765"], "{:?}", request.headers);
+        assert!(!request.headers.contains_key("x_user_id"), "{:?}", request.headers);
+        assert!(!request.headers.contains_key("x-user_id"), "{:?}", request.headers);
+        assert!(!request.headers.contains_key("authorization"), "{:?}", request.headers);
+    }
+}
+
+/// G10: of 120 requests of one user within a minute, spread over both gateways, exactly 100 pass;
+/// the rest get 429 with `Retry-After` and never reach a service.
+#[tokio::test]
+async fn two_gateways_share_one_budget_exactly() {
+    let scene = Scene::documented().await;
+    let token = scene.bearer(98765);
+    // The edge's two workers take turns each: of three connections two reach both gateways.
+    let mut connections = [scene.connect().await, scene.connect().await, scene.connect().await];
+    let mut statuses = Vec::new();
+    for i in 0..120 {
+        let fields = [("authorization", token.as_str())];
+        let answer = connections[i % 3].get(PROFILE, &fields).await.unwrap();
+        if answer.status == 429 {
+            let wait: u64 = answer.header("retry-after").parse().unwrap();
+            assert!((1..=60).contains(&wait), "{wait}");
+        }
+        statuses.push(answer.status);
+    }
+    let passed = statuses.iter().filter(|status| **status == 200).count();
+    let refused = statuses.iter().filter(|status| **status == 429).count();
+    assert_eq!((passed, refused), (100, 20), "{statuses:?}");
+    assert_eq!(scene.reached(), 100);
+    let records = scene.stack.await_records(120).await;
+    let both: BTreeSet<_> = records.iter().filter_map(|r| r["gateway_instance"].as_str()).collect();
+    assert_eq!(both, BTreeSet::from(["gw-1", "gw-2"]));
+    assert_eq!(scene.ask(&scene.bearer(7)).await.status, 200, "another user has another budget");
+}
+
+/// G1, G10: requests that end in 401 count against the address's limit, which is charged first.
+#[tokio::test]
+async fn refused_tokens_count_against_the_address() {
+    let draft = Draft::documented().edit("rate: 1000/min", "rate: 5/min");
+    let scene = Scene::new(draft).await;
+    let forged = bearer(&Issuer::forged(1, "user:read"));
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        statuses.push(scene.ask(&forged).await.status);
+    }
+    let valid = scene.ask(&scene.bearer(98765)).await;
+    assert_eq!((statuses, valid.status), (vec![401; 5], 429));
+    assert_eq!(scene.reached(), 0);
+}
+
+/// G1, G11: a path without a route is 404, with a token and without one; a method that the path
+/// has no route for is 405 with `Allow`, a missing scope 403.
+#[tokio::test]
+async fn refusals_have_their_own_status() {
+    let scene = Scene::documented().await;
+    let token = scene.bearer(98765);
+    let mut connection = scene.connect().await;
+    let with = [("authorization", token.as_str())];
+    assert_eq!(connection.get("/nowhere", &with).await.unwrap().status, 404);
+    assert_eq!(connection.get("/nowhere", &[]).await.unwrap().status, 404);
+    assert_eq!(connection.get(PROFILE, &[]).await.unwrap().status, 401);
+    let payer = bearer(&scene.issuer.token(98765, "pay"));
+    let get = connection.get("/api/checkout/cart", &[("authorization", &payer)]).await.unwrap();
+    assert_eq!((get.status, get.header("allow")), (405, "POST"));
+    let post = tests::clients::http::request("POST", "/api/checkout/cart", &with).unwrap();
+    assert_eq!(connection.send(post).await.unwrap().status, 403);
+    assert_eq!((scene.reached(), scene.payment.count()), (0, 0));
+}
+
+/// G18, N5, N8: a user server that is killed costs no client an error on GET.
+#[tokio::test]
+async fn a_killed_server_costs_no_error_on_get() {
+    let scene = Scene::new(Draft::documented().edit("rate: 100/min", "rate: 10000/min")).await;
+    let token = scene.bearer(98765);
+    let fields = [("authorization", token.as_str())];
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        connections.push(scene.connect().await);
+    }
+    let mut statuses = Vec::new();
+    for connection in &mut connections {
+        statuses.push(connection.get(PROFILE, &fields).await.unwrap().status);
+    }
+    let Scene { stack: _stack, users: [first, second], .. } = scene;
+    let before = second.count();
+    first.kill().await;
+    for _ in 0..20 {
+        for connection in &mut connections {
+            statuses.push(connection.get(PROFILE, &fields).await.unwrap().status);
+        }
+    }
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert_eq!(second.count() - before, 160);
+}
