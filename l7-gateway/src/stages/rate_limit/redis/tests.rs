@@ -34,7 +34,7 @@ impl Server {
             .spawn()
             .expect("redis-server is installed (`make` does it)");
         let log = BufReader::new(child.stdout.take().unwrap());
-        let ready = |line: &str| line.contains("Ready to accept connections");
+        let ready = |line: &str| line.contains("eady to accept connections");
         assert!(log.lines().any(|line| ready(&line.unwrap())), "redis-server starts");
         Self { child, folder }
     }
@@ -48,6 +48,12 @@ impl Server {
     fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Freezes it (`-STOP`) or lets it go on (`-CONT`).
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     fn store(&self) -> Store {
@@ -91,7 +97,7 @@ const START: u64 = 1_800_000_000_000_000;
 fn the_script_decides_as_the_table_does() {
     let (server, runtime) = (Server::start(), runtime());
     let store = server.store();
-    let mut connection = runtime.block_on(store.connect()).unwrap();
+    let connection = runtime.block_on(store.connect()).unwrap();
     let budgets = [
         window(3, 1000),
         window(7, 5000),
@@ -102,11 +108,12 @@ fn the_script_decides_as_the_table_does() {
     let gap = prop_oneof![Just(0), Just(1), 0..400_u64, Just(999), Just(1000), 0..20_000_u64];
     let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4], 1..=4));
     let steps = proptest::collection::vec(step, 1..60);
-    let mut case = 0;
+    let case = std::cell::Cell::new(0);
     let config =
         ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() };
     let decided = TestRunner::new(config).run(&steps, |steps| {
-        case += 1;
+        case.set(case.get() + 1);
+        let mut connection = connection.clone();
         let (table, mut now) = (Table::new(Bounds::default()), START);
         for (gap, limits) in steps {
             now += gap;
@@ -116,7 +123,7 @@ fn the_script_decides_as_the_table_does() {
                 budget: budgets[n],
             });
             let there: Vec<_> =
-                limits.iter().map(|&n| keyed(&format!("{case}:{n}"), budgets[n])).collect();
+                limits.iter().map(|&n| keyed(&format!("{}:{n}", case.get()), budgets[n])).collect();
             let expected = table.charge(&here.collect::<Vec<_>>(), now);
             let found = runtime.block_on(store.charge(&mut connection, &there, Some(now)));
             prop_assert_eq!(found.unwrap(), expected, "at {} of {:?}", now - START, limits);
@@ -236,16 +243,14 @@ async fn a_link_survives_its_server() {
     let server = Server::start_in(folder);
     comes_back(&link, &charges).await;
 
-    let mut other = store.connect().await.unwrap();
-    let () =
-        ::redis::cmd("CLIENT").arg("PAUSE").arg(100_000).query_async(&mut other).await.unwrap();
+    server.signal("-STOP");
     let impatient = Link {
         store: Arc::new(Store { timeout: Duration::from_millis(5), ..store_at(&server.folder) }),
         ..link.clone()
     };
     assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Timeout)));
     assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Away)));
-    let () = ::redis::cmd("CLIENT").arg("UNPAUSE").query_async(&mut other).await.unwrap();
+    server.signal("-CONT");
     comes_back(&link, &charges).await;
 
     let folder = server.stop();
