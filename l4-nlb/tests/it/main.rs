@@ -1,0 +1,10 @@
+//! The balancer in process against fakes on loopback: sockets, threads and signals as in
+//! production, ports chosen by the system. Not for rules of one function: those are beside it.
+//!
+//! Invariant: nothing waits for wall time; what is awaited is an answer, an end, or a count.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod fakes;
+mod instance;
+mod tcp;
+mod udp;

@@ -1,0 +1,272 @@
+//! TCP through a running instance.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::net::proxy_protocol;
+use l4_nlb::{Options, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use topology::Balance;
+use topology::l4::{ListenAt, ProxyVersion};
+
+use crate::instance::{Balancer, topology};
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// A port where nobody listens, held so that nobody else takes it.
+fn refusing() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// A server that sends its number to everybody and closes.
+async fn numbered(number: u8) -> SocketAddr {
+    let (listener, address) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _left = stream.write_all(&[number]).await;
+        }
+    });
+    address
+}
+
+async fn ask(client: Ipv4Addr, to: SocketAddr) -> io::Result<u8> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((client, 0).into())?;
+    socket.connect(to).await?.read_u8().await
+}
+
+fn is_reset(outcome: &io::Result<usize>) -> bool {
+    matches!(outcome, Err(fault) if fault.kind() == io::ErrorKind::ConnectionReset)
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
+}
+
+/// N1, N2: round robin by default, the client's address where asked for.
+#[tokio::test]
+async fn connections_are_spread_as_the_file_says() {
+    let servers = [numbered(0).await, numbered(1).await, numbered(2).await];
+    let turns = Balancer::start("tcp", &servers, |_| ()).await;
+    let mut seen = [0; 3];
+    for _ in 0..30 {
+        seen[ask([127, 0, 0, 1].into(), turns.address()).await.unwrap() as usize] += 1;
+    }
+    assert_eq!(seen, [10, 10, 10], "workers share the turns");
+    turns.stop().await;
+
+    let hashed = Balancer::start("tcp", &servers, |l| l.balance = Balance::ClientAddress).await;
+    let mut known = HashMap::new();
+    for client in (0..40_u8).chain(0..40) {
+        let server = ask([127, 30, client, 1].into(), hashed.address()).await.unwrap();
+        assert_eq!(*known.entry(client).or_insert(server), server);
+    }
+    hashed.stop().await;
+}
+
+/// N5: a client that has finished sending gets 1 MiB back, and a server that has finished sending
+/// gets 1 MiB.
+#[tokio::test]
+async fn half_close_is_carried_both_ways() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+    let big: Vec<u8> = (0..1_u32 << 20).map(|i| (i >> 3) as u8).collect();
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(upstream.read(&mut [0; 8]).await.unwrap(), 0);
+    let mut got = Vec::new();
+    let (sent, received) = tokio::join!(
+        async {
+            upstream.write_all(&big).await.unwrap();
+            upstream.shutdown().await
+        },
+        client.read_to_end(&mut got)
+    );
+    assert!(sent.is_ok() && received.unwrap() == big.len() && got == big);
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    upstream.shutdown().await.unwrap();
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+    let mut got = Vec::new();
+    let (sent, received) = tokio::join!(
+        async {
+            client.write_all(&big).await.unwrap();
+            client.shutdown().await
+        },
+        upstream.read_to_end(&mut got)
+    );
+    assert!(sent.is_ok() && received.unwrap() == big.len() && got == big);
+    assert_eq!(
+        balancer.metric("aqueduct_l4_bytes_total{listener=\"l\",direction=\"down\"}"),
+        big.len() as u64
+    );
+    balancer.stop().await;
+}
+
+/// N5: a reset on one side is a reset on the other, also after a half-close.
+#[tokio::test]
+async fn resets_are_carried_as_resets() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+
+    let client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    reset(client);
+    assert!(is_reset(&upstream.read(&mut [0; 8]).await));
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (upstream, _) = server.accept().await.unwrap();
+    reset(upstream);
+    assert!(is_reset(&client.read(&mut [0; 8]).await));
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(upstream.read(&mut [0; 8]).await.unwrap(), 0);
+    reset(upstream);
+    assert!(is_reset(&client.read(&mut [0; 8]).await));
+    balancer.stop().await;
+}
+
+/// N5, N8: endpoints that refuse are passed over without the client noticing; none left is a reset.
+#[tokio::test]
+async fn refusing_endpoints_are_passed_over() {
+    let (first, second) = (refusing(), refusing());
+    let servers = [first.1, numbered(7).await, second.1];
+    let balancer = Balancer::start("tcp", &servers, |_| ()).await;
+    for _ in 0..20 {
+        assert_eq!(ask([127, 0, 0, 1].into(), balancer.address()).await.unwrap(), 7);
+    }
+    let ejected = "aqueduct_endpoint_ejections_total{service=\"s\",endpoint=\"";
+    assert_eq!(balancer.metric(&format!("{ejected}{}\"}}", first.1)), 1);
+    balancer.stop().await;
+
+    let balancer = Balancer::start("tcp", &[first.1], |_| ()).await;
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    assert!(is_reset(&client.read(&mut [0; 8]).await));
+    balancer.stop().await;
+}
+
+/// N6: the endpoint reads the client's address from a version 2 header, then the client's bytes.
+#[tokio::test]
+async fn the_proxy_header_names_the_client() {
+    let (server, address) = listener().await;
+    let balancer =
+        Balancer::start("tcp", &[address], |l| l.proxy_protocol = Some(ProxyVersion::V2)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.40.0.5:0".parse().unwrap()).unwrap();
+    let mut client = socket.connect(balancer.address()).await.unwrap();
+    client.write_all(b"hello").await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    let header = proxy_protocol::read(&mut upstream).await.unwrap().addresses.unwrap();
+    assert_eq!(header.source, client.local_addr().unwrap());
+    assert_eq!(header.destination, balancer.address());
+    let mut bytes = [0; 5];
+    upstream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"hello");
+    balancer.stop().await;
+}
+
+/// N3: an established connection stays where it is when the endpoints change.
+#[tokio::test]
+async fn established_connections_stay_over_changes() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    let other = numbered(9).await;
+    balancer.endpoints(&[other]);
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(upstream.read_u8().await.unwrap(), b'x');
+    assert_eq!(ask([127, 0, 0, 1].into(), balancer.address()).await.unwrap(), 9);
+    balancer.stop().await;
+}
+
+/// N8: a drain refuses new connections and lets the old one finish; then the instance ends.
+#[tokio::test]
+async fn a_drain_lets_a_connection_finish() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+    let to = balancer.address();
+    let mut client = TcpStream::connect(to).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    // Connections that were shaken hands with before the socket closed are served: and closed.
+    tokio::spawn(async move { while server.accept().await.is_ok() {} });
+    balancer.options.lifecycle.drain();
+    while TcpStream::connect(to).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    client.write_all(b"still here").await.unwrap();
+    let mut bytes = [0; 10];
+    upstream.read_exact(&mut bytes).await.unwrap();
+    upstream.write_all(b"goodbye").await.unwrap();
+    drop(upstream);
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(rest, b"goodbye");
+    drop(client);
+    balancer.running.finished().await.unwrap();
+}
+
+/// O3: a busy port is told with its place in the file and what to do, and nothing is left behind.
+#[tokio::test]
+async fn a_busy_port_is_told_with_its_place() {
+    let (_holder, address) = listener().await;
+    let mut topology = topology("tcp", &[address]);
+    topology.nlbs[0].listeners[0].at.value = ListenAt::Address(address);
+    let fault = l4_nlb::start(Arc::new(topology.clone()), "nlb-1", Options::new("nlb-1")).await;
+    let Err(fault @ StartError::Bind { .. }) = fault else { panic!("{fault:?}") };
+    let text = fault.to_string();
+    assert!(text.starts_with("test.yaml:8:17 listener l: 127.0.0.1:"), "{text}");
+    assert!(text.contains("is in use — stop what listens there"), "{text}");
+    let unknown = l4_nlb::start(Arc::new(topology), "nlb-9", Options::new("nlb-9")).await;
+    assert!(matches!(unknown, Err(StartError::Instance { .. })));
+}
+
+/// O1, O5: the admin listener shows readiness, flows, endpoints and counters.
+#[tokio::test]
+async fn the_admin_listener_answers() {
+    let server = numbered(1).await;
+    let mut topology = topology("tcp", &[server]);
+    let group = &mut topology.nlbs[0];
+    group.listeners[0].at.value = ListenAt::Instance(0);
+    let place = topology::Place::default();
+    group.instances[0].admin = Some(topology::At { value: "127.0.0.1:0".parse().unwrap(), place });
+    let options = Options::new("nlb-1");
+    let running = l4_nlb::start(Arc::new(topology), "nlb-1", options.clone()).await.unwrap();
+    ask([127, 0, 0, 1].into(), running.listeners[0].1).await.unwrap();
+    let admin = running.admin.unwrap();
+    for (path, wanted) in [
+        ("/livez", "ok"),
+        ("/readyz", "ready"),
+        ("/summary", "\"unit\":\"connections\""),
+        ("/summary", "\"work_total\":1"),
+        ("/metrics", "aqueduct_l4_connections_total{listener=\"l\"} 1"),
+        ("/endpoints", "\"selectable\":true"),
+        ("/config", "\"tier\":\"l4-nlb\""),
+    ] {
+        let mut stream = TcpStream::connect(admin).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains(wanted), "{path}: {answer}");
+    }
+    options.lifecycle.stop();
+    running.finished().await.unwrap();
+}
