@@ -6,10 +6,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
-use common::tls::store;
+use common::tls::store::{self, Loaded};
+use topology::gateway::Route;
 use topology::problem::{LoadError, Problem, Severity, Shown};
-use topology::{SecretRef, Tls, Topology};
+use topology::units::HostPattern;
+use topology::{Place, SecretRef, Tls, Topology};
 
 /// Checks a topology file without starting anything
 #[derive(Debug, clap::Args)]
@@ -34,7 +37,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(error @ LoadError::Io { .. }) => anyhow::bail!("{error}"),
     };
     let mut found = topology.warnings.clone();
-    found.extend(certificates(&topology));
+    found.extend(certificates(&topology, SystemTime::now()));
     found.sort_by_key(|problem| problem.at);
     for problem in &found {
         writeln!(out, "{}", Shown { problem, source: &topology.source })?;
@@ -61,33 +64,93 @@ fn verdict(errors: usize, warnings: usize) -> String {
 
 /// What is wrong with certificates that can be looked at here; one that is not there yet is no
 /// fault of the file, since it may be meant for another host.
-fn certificates(topology: &Topology) -> Vec<Problem> {
-    let gateways = topology.gateways.iter().filter_map(|group| group.tls.as_ref());
-    let pools = topology.pools.iter().filter_map(|group| group.tls.as_ref());
+fn certificates(topology: &Topology, now: SystemTime) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for certificate in gateways.chain(pools).flat_map(|tls: &Tls| &tls.certificates) {
-        let here = |reference: &SecretRef| match reference {
-            SecretRef::File(path) => path.exists(),
-            SecretRef::Env(name) => std::env::var_os(name).is_some(),
-        };
-        if !here(&certificate.chain.value) || !here(&certificate.key.value) {
-            continue;
+    for group in &topology.gateways {
+        let Some(tls) = &group.tls else { continue };
+        if let Some(loaded) = usable(tls, now, &mut problems) {
+            problems.extend(group.routes.iter().flat_map(|route| uncovered(route, &loaded)));
         }
-        if let Err(error) = store::load(certificate) {
-            problems.push(Problem {
-                at: error.place(),
-                width: 1,
-                path: String::new(),
-                what: error.to_string(),
-                allowed: None,
-                hint: None,
-                severity: Severity::Error,
-            });
-        }
+    }
+    for tls in topology.pools.iter().filter_map(|group| group.tls.as_ref()) {
+        usable(tls, now, &mut problems);
     }
     problems
 }
 
+/// Loads those that are here; `None` when one is missing or wrong.
+fn usable(tls: &Tls, now: SystemTime, problems: &mut Vec<Problem>) -> Option<Vec<Loaded>> {
+    let here = |reference: &SecretRef| match reference {
+        SecretRef::File(path) => path.exists(),
+        SecretRef::Env(name) => std::env::var_os(name).is_some(),
+    };
+    let mut all = Some(Vec::new());
+    for certificate in &tls.certificates {
+        if !here(&certificate.chain.value) || !here(&certificate.key.value) {
+            all = None;
+            continue;
+        }
+        match store::load(certificate) {
+            Ok(loaded) => {
+                problems.extend(lifetime(&loaded, certificate.chain.place, now));
+                if let Some(all) = &mut all {
+                    all.push(loaded);
+                }
+            }
+            Err(error) => {
+                problems.push(problem(error.place(), Severity::Error, error.to_string()));
+                all = None;
+            }
+        }
+    }
+    all
+}
+
+fn lifetime(loaded: &Loaded, at: Place, now: SystemTime) -> Option<Problem> {
+    let days = |duration: Duration| duration.as_secs() / DAY.as_secs();
+    match loaded.not_after.duration_since(now) {
+        Err(over) => {
+            let what = format!("the certificate expired {} days ago", days(over.duration()));
+            Some(problem(at, Severity::Error, what))
+        }
+        Ok(left) if left < SOON => {
+            let what = format!("the certificate expires in {} days", days(left));
+            Some(problem(at, Severity::Warning, what))
+        }
+        Ok(_) if loaded.not_before > now => {
+            Some(problem(at, Severity::Error, "the certificate is not valid yet".to_owned()))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Hosts of a route that no certificate of its group covers.
+fn uncovered(route: &Route, loaded: &[Loaded]) -> Vec<Problem> {
+    let covered = |host: &HostPattern| match host {
+        HostPattern::Exact(host) => loaded.iter().any(|one| one.covers(host)),
+        HostPattern::Suffix(suffix) => {
+            let wildcard = format!("*{suffix}");
+            loaded.iter().any(|one| one.names.contains(&wildcard))
+        }
+    };
+    let lacking = route.hosts.iter().filter(|host| !covered(host)).map(|host| {
+        let host = match host {
+            HostPattern::Exact(host) => host.clone(),
+            HostPattern::Suffix(suffix) => format!("*{suffix}"),
+        };
+        let what = format!("no certificate of the group is for {host}, which this route serves");
+        problem(route.place, Severity::Error, what)
+    });
+    lacking.collect()
+}
+
+fn problem(at: Place, severity: Severity, what: String) -> Problem {
+    Problem { at, width: 1, path: String::new(), what, allowed: None, hint: None, severity }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A certificate that ends within this time is worth a warning.
+const SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const EXAMPLES: &str = "\
 Examples:
   aqueduct check topology.yaml
@@ -98,6 +161,34 @@ Exit code: 0 fine, 2 problems, 1 it could not run.";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A gateway whose route is for `host`, with a certificate for `a.example` beside it.
+    fn found(host: &str, now: SystemTime) -> Vec<String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("made");
+        std::fs::write(folder.path().join("a.pem"), made.cert.pem()).expect("written");
+        let key = made.signing_key.serialize_pem();
+        std::fs::write(folder.path().join("a.key"), key).expect("written");
+        let text = format!(
+            "aqueduct: 1\nservices: {{ user: {{ endpoints: [127.0.0.1:7011] }} }}\ngateways:\n  app:\n    \
+             instances: {{ gw-1: {{ listen: 127.0.0.1:9441 }} }}\n    \
+             tls: {{ certificates: [{{ chain: file:a.pem, key: file:a.key }}] }}\n    \
+             routes: [{{ host: {host}, path: /*, to: user }}]\n"
+        );
+        let topology = topology::parse("a.yaml", &text, folder.path()).expect("valid");
+        certificates(&topology, now).iter().map(Problem::to_string).collect()
+    }
+
+    /// T4: a certificate that has expired, or is for another host, is told at its place.
+    #[test]
+    fn certificates_are_held_against_hosts_and_time() {
+        let now = SystemTime::now();
+        assert_eq!(found("a.example", now), Vec::<String>::new());
+        let other = found("b.example", now);
+        assert!(other.len() == 1 && other[0].contains("is for b.example"), "{other:?}");
+        let late = found("a.example", now + Duration::from_secs(1 << 38));
+        assert!(late.len() == 1 && late[0].starts_with("6:36 the certificate expired"), "{late:?}");
+    }
 
     #[test]
     fn the_verdict_counts() {

@@ -2,9 +2,11 @@
 
 use clap::Parser;
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Validation, decode, decode_header};
 use rcgen::KeyPair;
+use serde_json::Value;
 
+use super::signer::Alg;
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -24,17 +26,18 @@ fn now() -> Duration {
 /// Signs, then verifies against the key set entry made from the same key.
 fn round(words: &[&str]) -> Result<Value, jsonwebtoken::errors::Error> {
     let args = args(words);
-    let (pem, algorithm) = match args.alg {
+    let (pem, algorithm) = match args.grant.alg {
         Alg::Es256 => (KeyPair::generate().expect("a key"), Algorithm::ES256),
         Alg::Rs256 => {
             (KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).expect("a key"), Algorithm::RS256)
         }
     };
     let pem = pem.serialize_pem();
-    let token = sign(&args, pem.as_bytes(), "key-1", now()).expect("signed");
+    let signer = Signer::new(&args.grant, pem.as_bytes(), Some("key-1")).expect("a key");
+    let token = sign(&args, signer, now()).expect("signed");
     let kid = decode_header(&token)?.kid;
     assert_eq!(kid.is_none(), args.no_kid);
-    let key = match args.alg {
+    let key = match args.grant.alg {
         Alg::Es256 => EncodingKey::from_ec_pem(pem.as_bytes())?,
         Alg::Rs256 => EncodingKey::from_rsa_pem(pem.as_bytes())?,
     };

@@ -3,11 +3,14 @@
 //!
 //! Invariant: every command names this stack's own ports, files and password.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use topology::Topology;
 use topology::l4::Protocol;
 use topology::model::Probe;
 use topology::units::PathPattern;
 
+use crate::up::folder::Folder;
 use crate::up::launch::Workshop;
 use crate::up::plan::{Does, Plan, Reach, Tier};
 use crate::up::source::BUILT_IN_NAME;
@@ -31,10 +34,9 @@ pub(crate) fn hints(
     let mut hints = Vec::new();
     https(topology, workshop, tool, &mut hints);
     sql(plan, workshop, &mut hints);
-    if let Some(port) = game(topology) {
-        let command = format!(
-            "{tool} replay udp --target 127.0.0.1:{port} --players 10 --rate 128 --seconds 5"
-        );
+    if let Some(at) = game(topology) {
+        let command =
+            format!("{tool} replay udp --target {at} --players 10 --rate 128 --seconds 5");
         hints.push(Hint { what: "10 players on the game port", command });
     }
     let tier = plan.parts.iter().find(|part| matches!(part.does, Does::Tier(Tier::Gateway)));
@@ -57,27 +59,22 @@ pub(crate) fn stand_ins(plan: &Plan) -> String {
         .collect();
     match ports.as_slice() {
         [] => String::new(),
-        _ => format!("On this machine {}.", ports.join(" and ")),
+        _ => format!("On this machine {}.", ports.join(", ")),
     }
 }
 
 fn https(topology: &Topology, workshop: &Workshop, tool: &str, hints: &mut Vec<Hint>) {
     let Some(group) = topology.gateways.first() else { return };
-    let Some((address, tls)) = front(topology, group) else { return };
+    let Some(address) = front(topology, group) else { return };
     let path = match group.routes.first().map(|route| &route.path) {
         Some(PathPattern::Prefix(path)) if path.contains("user") => format!("{path}/profile"),
         Some(PathPattern::Prefix(path)) => format!("{path}/"),
         Some(PathPattern::Exact(path)) => path.clone(),
         None => return,
     };
-    let (scheme, trust) = if tls {
-        ("https", format!(" --cacert {}", workshop.folder.path("ca.pem").display()))
-    } else {
-        ("http", String::new())
-    };
-    let url = format!("{scheme}://{address}{path}");
+    let url = url(group, address, &path, &workshop.folder);
     if group.issuers.is_empty() {
-        hints.push(Hint { what: "a request", command: format!("curl -i{trust} {url}") });
+        hints.push(Hint { what: "a request", command: format!("curl -i {url}") });
         return;
     }
     let folder = folder_option(workshop);
@@ -85,13 +82,13 @@ fn https(topology: &Topology, workshop: &Workshop, tool: &str, hints: &mut Vec<H
     for (what, more) in
         [("a request with a valid token", ""), ("with an expired one: 401", " --expired")]
     {
-        let command = format!("curl -i{trust} -H \"Authorization: Bearer $({token}{more})\" {url}");
+        let command = format!("curl -i -H \"Authorization: Bearer $({token}{more})\" {url}");
         hints.push(Hint { what, command });
     }
 }
 
 /// Where clients reach a gateway group: the balancer's listener in front of it, else an instance.
-fn front(topology: &Topology, group: &topology::gateway::Group) -> Option<(String, bool)> {
+fn front(topology: &Topology, group: &topology::gateway::Group) -> Option<SocketAddr> {
     let listener = topology.nlbs.iter().find_map(|nlb| {
         let leads_here = |endpoints: &[topology::Endpoint]| {
             endpoints.iter().any(|e| group.instances.iter().any(|i| i.listen.value == e.address))
@@ -99,12 +96,22 @@ fn front(topology: &Topology, group: &topology::gateway::Group) -> Option<(Strin
         let listener = nlb.listeners.iter().find(|l| leads_here(&l.to.endpoints))?;
         Some(listener.at.value.on(nlb.instances.first()?))
     });
-    let address = listener.or_else(|| Some(group.instances.first()?.listen.value))?;
-    let address = match address.ip().is_loopback() || address.ip().is_unspecified() {
-        true => format!("localhost:{}", address.port()),
-        false => address.to_string(),
-    };
-    Some((address, group.tls.is_some()))
+    listener.or_else(|| Some(group.instances.first()?.listen.value))
+}
+
+/// A URL for curl; an address that the local certificate does not name is reached as `api.example`.
+fn url(group: &topology::gateway::Group, at: SocketAddr, path: &str, folder: &Folder) -> String {
+    let port = at.port();
+    let here = at.ip().is_unspecified() || at.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let host = if here { "localhost".to_owned() } else { at.ip().to_string() };
+    if group.tls.is_none() {
+        return format!("http://{host}:{port}{path}");
+    }
+    let trust = format!("--cacert {}", folder.path("ca.pem").display());
+    if here {
+        return format!("{trust} https://{host}:{port}{path}");
+    }
+    format!("{trust} --resolve api.example:{port}:{host} https://api.example:{port}{path}")
 }
 
 fn sql(plan: &Plan, workshop: &Workshop, hints: &mut Vec<Hint>) {
@@ -126,23 +133,70 @@ fn sql(plan: &Plan, workshop: &Workshop, hints: &mut Vec<Hint>) {
     hints.push(Hint { what: "SQL through pgpool", command });
 }
 
-/// The port of the first UDP listener before a game.
-fn game(topology: &Topology) -> Option<u16> {
-    let nlb = topology.nlbs.iter().find_map(|nlb| {
+/// The first UDP listener before a game.
+fn game(topology: &Topology) -> Option<SocketAddr> {
+    topology.nlbs.iter().find_map(|nlb| {
         let listener = nlb.listeners.iter().find(|listener| {
             let health = listener.to.health.as_ref().map(|health| &health.probe);
             listener.protocol == Protocol::Udp && matches!(health, Some(Probe::Udp { .. }))
         })?;
         Some(listener.at.value.on(nlb.instances.first()?))
-    });
-    nlb.map(|address| address.port())
+    })
 }
 
 /// `token` finds the built-in stack's keys by itself.
 fn folder_option(workshop: &Workshop) -> String {
-    let default = crate::up::folder::Folder::named(None, BUILT_IN_NAME);
-    match default {
+    match Folder::named(None, BUILT_IN_NAME) {
         Ok(default) if default.root() == workshop.folder.root() => String::new(),
         _ => format!(" --state {}", workshop.folder.root().display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::provide::{Credential, Provided};
+    use crate::up::source;
+    use std::path::Path;
+
+    fn shown(text: &str) -> Vec<String> {
+        let topology = topology::parse("stack.yaml", text, Path::new("/stack")).expect("valid");
+        let plan = Plan::new(&topology).expect("a plan");
+        let mut provided = Provided::default();
+        let known = Credential { secret: None, password: Some("pw".into()) };
+        provided.credentials.insert("app".into(), known);
+        let workshop = Workshop {
+            folder: Folder::named(Some(Path::new("/stack")), "x").expect("absolute"),
+            topology: "/stack/topology.yaml".into(),
+            programs: "/bin".into(),
+            postgres: None,
+            provided,
+            log: "info".into(),
+        };
+        let mut all: Vec<String> = hints(&topology, &plan, &workshop, "aqueduct")
+            .into_iter()
+            .map(|hint| hint.command)
+            .collect();
+        all.push(stand_ins(&plan));
+        all
+    }
+
+    /// T1, T2: commands to paste name the stack's own ports, and stand-in ports are said aloud.
+    #[test]
+    fn commands_fit_the_stack() {
+        let documented = shown(source::BUILT_IN);
+        assert_eq!(
+            documented[0],
+            "curl -i -H \"Authorization: Bearer $(aqueduct token --user 98765 \
+            --scope 'user:read pay' --state /stack)\" --cacert /stack/ca.pem \
+            https://localhost:8443/api/user/profile"
+        );
+        assert!(documented[1].contains(" --expired)"), "{}", documented[1]);
+        assert!(documented[2].starts_with("PGPASSWORD=pw psql -h 127.0.0.1 -p 6432 -U app app "));
+        assert!(documented[3].contains("--target 127.0.0.1:7777"), "{}", documented[3]);
+        assert_eq!(documented[4], "curl -s http://127.0.0.1:9111/metrics");
+        assert_eq!(documented[5], "On this machine 8443 stands for 443, 6432 stands for 5432.");
+        let elsewhere = shown(&source::BUILT_IN.replace("127.0.0.1", "127.0.0.9"));
+        assert!(elsewhere[0].contains("--resolve api.example:8443:127.0.0.9"), "{}", elsewhere[0]);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -19,6 +19,8 @@ pub(crate) struct Stack {
     folder: TempDir,
     child: Child,
     output: BufReader<ChildStdout>,
+    /// An address of this stack's own, so that stacks side by side never meet.
+    address: Ipv4Addr,
     /// Port in the documented stack → port here.
     ports: BTreeMap<u16, u16>,
     /// By the name of the part.
@@ -43,14 +45,18 @@ impl Stack {
     pub(crate) fn up(name: &str) -> Self {
         check_programs();
         let folder = folder(name);
-        let (text, ports) = on_free_ports(include_str!("../../../stacks/instagram-valorant.yaml"));
+        let stack = include_str!("../../../stacks/instagram-valorant.yaml");
+        let address = own_address(name);
+        let (text, ports) =
+            on_free_ports(&stack.replace("127.0.0.1", &address.to_string()), address);
         let file = folder.path().join("stack.yaml");
         std::fs::write(&file, text).expect("written");
         let mut command = aqueduct();
         command.arg("up").arg(&file).arg("--plain").arg("--state").arg(folder.path().join("state"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut stack = Self { folder, child, output, ports, processes: BTreeMap::new() };
+        let processes = BTreeMap::new();
+        let mut stack = Self { folder, child, output, address, ports, processes };
         stack.until(|line| line == "ready\n");
         stack
     }
@@ -88,7 +94,7 @@ impl Stack {
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert"])
             .arg(self.state().join("ca.pem"))
-            .args(["--resolve", &format!("api.example:{}:127.0.0.1", self.port(8443))])
+            .args(["--resolve", &format!("api.example:{}:{}", self.port(8443), self.address)])
             .args(["--header", &format!("Authorization: Bearer {token}")])
             .args(["--write-out", "\n%{http_code}"])
             .arg(format!("https://api.example:{}{path}", self.port(8443)))
@@ -106,7 +112,7 @@ impl Stack {
         let password = std::fs::read_to_string(self.state().join("secrets/app.password"));
         let output = Command::new("psql")
             .env("PGPASSWORD", password.expect("made").trim())
-            .args(["-h", "127.0.0.1", "-U", "app", "-At", "-c", statement, "-p"])
+            .args(["-U", "app", "-At", "-c", statement, "-h", &self.address.to_string(), "-p"])
             .arg(self.port(6432).to_string())
             .arg("app")
             .output()
@@ -137,7 +143,7 @@ impl Stack {
 
     /// Ports of the stack that something still holds.
     pub(crate) fn busy_ports(&self) -> Vec<u16> {
-        let busy = |port: &&u16| TcpListener::bind(("127.0.0.1", **port)).is_err();
+        let busy = |port: &&u16| TcpListener::bind((self.address, **port)).is_err();
         self.ports.values().filter(busy).copied().collect()
     }
 
@@ -192,8 +198,15 @@ fn signal(process: u32, name: &str) {
     assert!(status.expect("kill is there").success());
 }
 
-/// The stack with every port replaced by a free one.
-fn on_free_ports(stack: &str) -> (String, BTreeMap<u16, u16>) {
+/// In 127.64.0.0/10, from the number of this process and the name of the stack.
+fn own_address(name: &str) -> Ipv4Addr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let stack = name.bytes().fold(0_u8, u8::wrapping_add) % 64;
+    Ipv4Addr::new(127, 64 + stack, high, low.max(1))
+}
+
+/// The stack with every port replaced by a free one of this address.
+fn on_free_ports(stack: &str, address: Ipv4Addr) -> (String, BTreeMap<u16, u16>) {
     // All sockets are held until every port is chosen, so that none is chosen twice.
     let mut held = Vec::new();
     let mut ports = BTreeMap::new();
@@ -206,7 +219,7 @@ fn on_free_ports(stack: &str) -> (String, BTreeMap<u16, u16>) {
             text.push_str(before);
             rest = after;
             if let Some(port) = digits.parse().ok().filter(|port| *port > 1024) {
-                let free = *ports.entry(port).or_insert_with(|| free_port(&mut held));
+                let free = *ports.entry(port).or_insert_with(|| free_port(address, &mut held));
                 text.push_str(&free.to_string());
                 rest = after.get(digits.len()..).unwrap_or_default();
             }
@@ -218,11 +231,11 @@ fn on_free_ports(stack: &str) -> (String, BTreeMap<u16, u16>) {
 }
 
 /// Free for TCP and for UDP.
-fn free_port(held: &mut Vec<(TcpListener, UdpSocket)>) -> u16 {
+fn free_port(address: Ipv4Addr, held: &mut Vec<(TcpListener, UdpSocket)>) -> u16 {
     loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let tcp = TcpListener::bind((address, 0)).expect("a port");
         let port = tcp.local_addr().expect("bound").port();
-        if let Ok(udp) = UdpSocket::bind(("127.0.0.1", port)) {
+        if let Ok(udp) = UdpSocket::bind((address, port)) {
             held.push((tcp, udp));
             return port;
         }
