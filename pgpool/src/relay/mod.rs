@@ -232,6 +232,9 @@ impl Relay<'_> {
         let mut edit = Edit::new(input, out);
         let mut answer = Answer { client: &mut self.client.memory, server: &mut self.server.talk };
         let seen = answer.run(&mut edit);
+        if let Some(outcome) = self.refused() {
+            return Step::End(outcome);
+        }
         let used = edit.consumed();
         let bytes = edit.finish();
         add(&self.client.pool.meters.totals.sent, bytes.len() as u64);
@@ -294,13 +297,15 @@ impl Relay<'_> {
         }
     }
 
+    /// In statement mode a transaction block is refused before its client hears that it is open.
+    fn refused(&self) -> Option<Outcome> {
+        let open = self.server.talk.ledger.status() != Status::Idle;
+        let refused = self.rules.mode == PoolMode::Statement && open;
+        refused.then_some(Outcome::Broken(Refusal::StatementMode))
+    }
+
     /// Whether the link is over.
     fn verdict(&mut self) -> Option<Outcome> {
-        if self.rules.mode == PoolMode::Statement
-            && self.server.talk.ledger.status() != Status::Idle
-        {
-            return Some(Outcome::Broken(Refusal::StatementMode));
-        }
         let clean = self.server.talk.is_clean()
             && self.server.carry.is_empty()
             && self.server.out.is_empty()

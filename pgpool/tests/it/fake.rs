@@ -1,0 +1,226 @@
+//! A worker in memory: streams instead of sockets, a PostgreSQL that answers as it is told, and
+//! tokio's paused clock. Not for what PostgreSQL really does. Used by `time`.
+//!
+//! Invariant: no thread, no socket, no wall time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::lifecycle::Lifecycle;
+use common::observe::Observer;
+use common::workers::WorkerId;
+use pgpool::snapshot::{Held, Snapshot};
+use pgpool::stream::Stream;
+use pgpool::worker::{Arrival, Dial, Dialing, Message, Parts, Tally, Worker};
+use pgpool_wire::backend::{self, Authentication, Status};
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::frontend;
+use pgpool_wire::startup::{self, CancelKey, Opening, Startup, V3_0};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Servers that answer `select` at once and `hang` never.
+#[derive(Default)]
+pub struct Fake {
+    /// Connections open now.
+    pub open: AtomicUsize,
+    /// Most at a time.
+    pub most: AtomicUsize,
+    /// Logins so far.
+    pub logins: AtomicUsize,
+    /// Refuse everybody.
+    pub down: std::sync::atomic::AtomicBool,
+    /// Cancel requests seen.
+    pub cancels: AtomicUsize,
+}
+
+struct Dialer(Arc<Fake>);
+
+impl Dial for Dialer {
+    fn dial(&self, _: SocketAddr) -> Dialing {
+        let fake = Arc::clone(&self.0);
+        Box::pin(async move {
+            if fake.down.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            tokio::task::spawn_local(serve(fake, theirs));
+            Ok((Stream::Memory(Box::new(ours)), None))
+        })
+    }
+}
+
+async fn serve(fake: Arc<Fake>, mut io: DuplexStream) {
+    let mut input = Vec::new();
+    loop {
+        match startup::opening(&input) {
+            Ok(Some((Opening::Cancel(_), _))) => {
+                fake.cancels.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+            Ok(Some(_)) => break,
+            _ => {}
+        }
+        if io.read_buf(&mut input).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let now = fake.open.fetch_add(1, Ordering::SeqCst) + 1;
+    fake.most.fetch_max(now, Ordering::SeqCst);
+    fake.logins.fetch_add(1, Ordering::SeqCst);
+    let mut out = Vec::new();
+    backend::put_authentication(&mut out, Authentication::Ok);
+    backend::put_parameter(&mut out, "server_version", "16.0");
+    backend::put_parameter(&mut out, "client_encoding", "UTF8");
+    backend::put_key(&mut out, &CancelKey { pid: 1, secret: vec![1; 4] });
+    backend::put_ready(&mut out, Status::Idle);
+    talk(&mut io, out).await;
+    fake.open.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn talk(io: &mut DuplexStream, mut out: Vec<u8>) {
+    let mut input = Vec::new();
+    let mut status = Status::Idle;
+    loop {
+        while let Ok(Found::Whole(frame)) = frame::next(&input, 1 << 20) {
+            let sql = frontend::query(frame.body).unwrap_or_default();
+            match sql {
+                b"hang" => {}
+                sql => {
+                    status = match sql {
+                        b"begin" => Status::Transaction,
+                        b"ROLLBACK" | b"commit" => Status::Idle,
+                        _ => status,
+                    };
+                    backend::put_command(&mut out, "SELECT 0");
+                    backend::put_ready(&mut out, status);
+                }
+            }
+            let used = frame.raw.len();
+            input.drain(..used);
+        }
+        if io.write_all(&out).await.is_err() {
+            return;
+        }
+        out.clear();
+        if io.read_buf(&mut input).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+}
+
+/// A worker with its servers.
+pub struct Bench {
+    /// The servers.
+    pub fake: Arc<Fake>,
+    /// The worker.
+    pub worker: Rc<Worker>,
+    /// Its phases.
+    pub lifecycle: Lifecycle,
+    inbox: mpsc::UnboundedSender<Message>,
+}
+
+impl Bench {
+    /// A worker with one database `shop` and a trusted user `open`. Call it on a `LocalSet`.
+    pub fn new(size: u32, settings: &str) -> Self {
+        let text = format!(
+            "aqueduct: 1
+pools:
+  data:
+    instances: {{ pool-1: {{ listen: 127.0.0.1:0 }} }}
+    databases: {{ shop: {{ primary: 127.0.0.1:5432, pool-size: {size} }} }}
+    users: {{ open: {{}} }}
+    settings: {{ {settings} }}
+"
+        );
+        let topology = topology::parse("bench.yaml", &text, std::path::Path::new("/"));
+        let topology = topology.unwrap_or_else(|fault| panic!("{fault}"));
+        let built = Snapshot::build(&topology, "pool-1").unwrap_or_else(|fault| panic!("{fault}"));
+        let fake = Arc::new(Fake::default());
+        let (inbox, messages) = mpsc::unbounded_channel();
+        let lifecycle = Lifecycle::new();
+        let worker = Worker::new(Parts {
+            id: WorkerId(0),
+            snapshot: Arc::new(built.0),
+            observer: Observer::new("pool-1"),
+            lifecycle: lifecycle.clone(),
+            dialer: Arc::new(Dialer(Arc::clone(&fake))),
+            peers: vec![inbox.clone()].into(),
+            tally: Arc::new(Tally::default()),
+        });
+        tokio::task::spawn_local(Rc::clone(&worker).run(messages));
+        Self { fake, worker, lifecycle, inbox }
+    }
+
+    /// A client that is logged in.
+    pub async fn client(&self) -> Talk {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let place = Held::enter(&self.worker.snapshot.clients).expect("room");
+        let parameters = [("user", "open"), ("database", "shop")];
+        let parameters = parameters.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+        let arrival = Arrival {
+            io: Stream::Memory(Box::new(theirs)),
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            startup: Startup { version: V3_0, parameters },
+            place,
+            until: Instant::now() + self.worker.snapshot.settings.client_login_timeout,
+        };
+        assert!(self.inbox.send(Message::Client(Box::new(arrival))).is_ok());
+        let mut talk = Talk { io: ours, input: Vec::new() };
+        talk.answer().await;
+        talk
+    }
+}
+
+/// The client's end.
+pub struct Talk {
+    io: DuplexStream,
+    input: Vec<u8>,
+}
+
+impl Talk {
+    /// Sends a simple query.
+    pub async fn send(&mut self, sql: &str) {
+        let mut out = Vec::new();
+        frontend::put_query(&mut out, sql.as_bytes());
+        self.io.write_all(&out).await.expect("sent");
+    }
+
+    /// Sends a simple query and reads its answer.
+    pub async fn ask(&mut self, sql: &str) -> String {
+        self.send(sql).await;
+        self.answer().await
+    }
+
+    /// Type bytes up to ReadyForQuery or the end; an error by its SQLSTATE.
+    pub async fn answer(&mut self) -> String {
+        let mut seen = String::new();
+        loop {
+            while let Ok(Found::Whole(frame)) = frame::next(&self.input, 1 << 20) {
+                let tag = frame.tag;
+                match (tag, backend::Fields::new(frame.body).code()) {
+                    (b'E', Some(code)) => seen.push_str(&code.to_string()),
+                    _ => seen.push(tag as char),
+                }
+                let used = frame.raw.len();
+                self.input.drain(..used);
+                if tag == b'Z' {
+                    return seen;
+                }
+            }
+            if self.io.read_buf(&mut self.input).await.unwrap_or(0) == 0 {
+                seen.push('$');
+                return seen;
+            }
+        }
+    }
+}
+
+/// Runs a test on a `LocalSet`.
+pub async fn local<T>(test: impl Future<Output = T>) -> T {
+    tokio::task::LocalSet::new().run_until(test).await
+}

@@ -1,0 +1,194 @@
+//! Clients that vanish, servers that die, queries that are cancelled. Not for refusals at login.
+//! Real PostgreSQL.
+//!
+//! Invariant: whoever comes next sees nothing of it.
+
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::frontend;
+use pgpool_wire::startup::{V3_0, put_startup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_postgres::NoTls;
+
+use crate::pooler::{Pooler, Setup, code};
+use crate::postgres::Postgres;
+
+/// A client that speaks in bytes.
+pub struct Raw {
+    socket: TcpStream,
+}
+
+impl Raw {
+    /// Logs in as `open` to `shop`.
+    pub async fn login(port: u16) -> Self {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+        let mut hello = Vec::new();
+        put_startup(&mut hello, V3_0, &[("user", "open"), ("database", "shop")]);
+        socket.write_all(&hello).await.expect("sent");
+        let mut raw = Self { socket };
+        let (tags, bytes) = raw.answers().await;
+        assert!(tags.ends_with("KZ"), "{tags} {}", String::from_utf8_lossy(&bytes));
+        raw
+    }
+
+    /// Sends and reads up to ReadyForQuery: type bytes, and everything.
+    pub async fn ask(&mut self, bytes: &[u8]) -> (String, Vec<u8>) {
+        self.socket.write_all(bytes).await.expect("sent");
+        self.answers().await
+    }
+
+    async fn answers(&mut self) -> (String, Vec<u8>) {
+        let (mut tags, mut input, mut at) = (String::new(), Vec::new(), 0);
+        loop {
+            while let Ok(Found::Whole(frame)) = frame::next(&input[at..], 1 << 20) {
+                tags.push(frame.tag as char);
+                at += frame.raw.len();
+                if frame.tag == b'Z' {
+                    return (tags, input);
+                }
+            }
+            if self.socket.read_buf(&mut input).await.expect("read") == 0 {
+                return (tags, input);
+            }
+        }
+    }
+}
+
+/// Everything that leaves something half done, in one go.
+fn script() -> Vec<u8> {
+    let mut out = Vec::new();
+    frontend::put_parse(&mut out, b"mine", b"select 'stranger', $1::text\0\0\x01\0\0\0\x19");
+    frontend::put_bind_head(&mut out, b"", b"mine", 4 + 4 + 8 + 2);
+    out.extend_from_slice(b"\0\0\0\x01\0\0\0\x08stranger\0\0");
+    out.extend_from_slice(b"E\0\0\0\x09\0\0\0\0\0");
+    frontend::put_empty(&mut out, b'S');
+    frontend::put_query(
+        &mut out,
+        b"begin; set work_mem = '66kB'; insert into t values (1, 'stranger')",
+    );
+    frontend::put_query(&mut out, b"select 'stranger', pg_sleep(0.01)");
+    frontend::put_query(&mut out, b"copy t from stdin");
+    frontend::put_empty(&mut out, b'c');
+    frontend::put_parse(&mut out, b"", b"select 'stranger'\0\0\0");
+    out
+}
+
+/// P7, P3: a client that vanishes at any byte of a pipeline leaves nothing to the next one on the
+/// only server.
+#[tokio::test]
+async fn a_client_may_vanish_at_any_byte() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let script = script();
+    let mut next = Raw::login(pooler.port).await;
+    for cut in 0..=script.len() {
+        let mut doomed = Raw::login(pooler.port).await;
+        doomed.socket.write_all(&script[..cut]).await.expect("sent");
+        drop(doomed);
+        let mut probe = Vec::new();
+        let sql = format!(
+            "select 'marker {cut}', current_setting('work_mem'), \
+             pg_current_xact_id_if_assigned() is null, (select count(*) from t where b = 'stranger')"
+        );
+        frontend::put_query(&mut probe, sql.as_bytes());
+        let (tags, bytes) = next.ask(&probe).await;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert_eq!(tags, "TDCZ", "cut at {cut}: {text}");
+        assert!(text.contains(&format!("marker {cut}")), "cut at {cut}: {text}");
+        assert!(!text.contains("stranger"), "cut at {cut}: {text}");
+        assert!(text.contains("4MB"), "cut at {cut}: {text}");
+        assert!(
+            bytes.ends_with(b"t\0\0\0\x010C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I"),
+            "cut at {cut}: {text}"
+        );
+    }
+}
+
+/// P7: a cancel request ends the query that it names and no other, and a wrong key nothing.
+#[tokio::test]
+async fn cancel_hits_its_query_only() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 3, ..Setup::default() }).await;
+    let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+    let (long, other) = ("select pg_sleep(100)", "select pg_sleep(1), 'done'");
+    let token = one.cancel_token();
+    let cancel = async {
+        // Only a running query can be cancelled: wait until PostgreSQL shows it.
+        let root = server.root().await;
+        let running = "select count(*) from pg_stat_activity where query = $1 and state = 'active'";
+        while root.query_one(running, &[&long]).await.expect("row").get::<_, i64>(0) == 0 {
+            tokio::task::yield_now().await;
+        }
+        token.cancel_query(NoTls).await.expect("sent");
+    };
+    let (cancelled, unharmed, ()) =
+        tokio::join!(one.simple_query(long), two.query_one(other, &[]), cancel);
+    assert_eq!(code(&cancelled.expect_err("cancelled")), "57014");
+    assert_eq!(unharmed.expect("not cancelled").get::<_, String>(1), "done");
+    // Nothing is running: nothing happens, to this client or to whoever has its server now.
+    token.cancel_query(NoTls).await.expect("sent");
+    one.query_one("select 1", &[]).await.expect("goes on");
+    two.query_one("select 1", &[]).await.expect("goes on");
+}
+
+/// P7: a server that dies in the middle of a query costs its client one clear error and nobody
+/// else anything.
+#[tokio::test]
+async fn a_dead_server_is_one_error() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let victim = pooler.client("app").await;
+    let other = pooler.client("app").await;
+    let root = server.root().await;
+    let pid: i32 = {
+        victim.batch_execute("begin").await.expect("begin");
+        victim.query_one("select pg_backend_pid()", &[]).await.expect("pid").get(0)
+    };
+    root.execute("select pg_terminate_backend($1)", &[&pid]).await.expect("killed");
+    let fault = victim.batch_execute("select pg_sleep(10)").await.expect_err("its server is gone");
+    assert!(["57P01", "08006"].contains(&code(&fault).as_str()) || victim.is_closed(), "{fault:?}");
+    for _ in 0..10 {
+        other.query_one("select 1", &[]).await.expect("the others go on");
+    }
+    // All idle servers die at once: nobody notices.
+    let all = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app'";
+    root.execute(all, &[]).await.expect("killed");
+    let next = pooler.client("app").await;
+    next.query_one("select 1", &[]).await.expect("a new server");
+}
+
+/// P7: a client that leaves inside a transaction is rolled back and its server lives on.
+#[tokio::test]
+async fn a_lost_client_is_rolled_back() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let next = pooler.client("app").await;
+    let pid: i32 = next.query_one("select pg_backend_pid()", &[]).await.expect("pid").get(0);
+    let lost = pooler.client("app").await;
+    lost.batch_execute("begin; insert into t values (7, 'lost')").await.expect("inserted");
+    drop(lost);
+    let row = next.query_one("select count(*), pg_backend_pid() from t where a = 7", &[]).await;
+    let row = row.expect("row");
+    assert_eq!(row.get::<_, i64>(0), 0);
+    assert_eq!(row.get::<_, i32>(1), pid, "the server was kept");
+}
+
+/// O3: a drain tells idle clients goodbye, lets a transaction end, and finishes.
+#[tokio::test]
+async fn drain() {
+    let server = Postgres::start().await;
+    let mut pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let idle = pooler.client("app").await;
+    let mut busy = pooler.client("app").await;
+    let transaction = busy.transaction().await.expect("begin");
+    transaction.batch_execute("insert into t values (8, 'kept')").await.expect("inserted");
+    pooler.lifecycle.drain();
+    while !idle.is_closed() {
+        tokio::task::yield_now().await;
+    }
+    transaction.commit().await.expect("a transaction may end");
+    let running = pooler.running.take().expect("invariant: taken once");
+    running.finished().await.expect("no panic");
+    let row = server.root().await.query_one("select count(*) from t where a = 8", &[]).await;
+    assert_eq!(row.expect("row").get::<_, i64>(0), 1);
+}

@@ -1,0 +1,190 @@
+//! What follows a client from server to server, and what must not reach the next one: prepared
+//! statements, settings, session state. Real PostgreSQL, mostly with a single server connection.
+//!
+//! Invariant: two clients that share a server cannot tell.
+
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::pooler::{Pooler, Setup};
+use crate::postgres::Postgres;
+
+async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
+    let messages = client.simple_query(sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault}"));
+    let row = messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    row.unwrap_or_default()
+}
+
+/// P3: two clients give the same names to different statements over one server, in turn and again
+/// after each other's errors.
+#[tokio::test]
+async fn prepared_statements_do_not_collide() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+    // tokio-postgres numbers its statements: both clients call theirs s0, s1 …
+    let mut of_one = Vec::new();
+    let mut of_two = Vec::new();
+    for n in 0..5 {
+        of_one.push(one.prepare(&format!("select 'one {n}', $1::int4")).await.expect("prepared"));
+        of_two.push(two.prepare(&format!("select 'two {n}', $1::int4")).await.expect("prepared"));
+    }
+    for (n, (a, b)) in of_one.iter().zip(&of_two).enumerate() {
+        let row = one.query_one(a, &[&1]).await.expect("one");
+        assert_eq!(row.get::<_, String>(0), format!("one {n}"));
+        let row = two.query_one(b, &[&2]).await.expect("two");
+        assert_eq!(row.get::<_, String>(0), format!("two {n}"));
+        one.batch_execute("select 1/0").await.expect_err("division by zero");
+    }
+    drop(of_one);
+    let again = one.prepare("select 'one 0', $1::int4").await.expect("prepared again");
+    assert_eq!(one.query_one(&again, &[&1]).await.expect("row").get::<_, String>(0), "one 0");
+}
+
+/// P3: a statement that one client prepared is there on every server, and a cached plan that a
+/// change of schema has broken is mended.
+#[tokio::test]
+async fn prepared_statements_follow() {
+    let server = Postgres::start().await;
+    let setup = Setup { size: 3, settings: "max_prepared_statements: 2", ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let client = pooler.client("app").await;
+    let mut statements = Vec::new();
+    for n in 0..6_i32 {
+        let sql = format!("select {n}::int4, pg_backend_pid()");
+        statements.push(client.prepare(&sql).await.expect("prepared"));
+    }
+    let mut others = [pooler.client("app").await, pooler.client("app").await];
+    for round in 0..12_usize {
+        // Others hold servers in transactions, so that ours has to be another one each time.
+        let busy = &mut others[round % 2];
+        let transaction = busy.transaction().await.expect("begin");
+        let statement = &statements[round % 6];
+        let row = client.query_one(statement, &[]).await.expect("row");
+        assert_eq!(row.get::<_, i32>(0), (round % 6) as i32);
+        transaction.commit().await.expect("commit");
+    }
+}
+
+/// P3: settings follow the client that made them and reach nobody else; `SET LOCAL` ends with its
+/// transaction; a rolled back `SET` never was.
+#[tokio::test]
+async fn settings_do_not_leak() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+    let zone = value(&two, "show timezone").await;
+    one.batch_execute("set timezone = 'Asia/Tokyo'").await.expect("set");
+    one.batch_execute("set work_mem = '99kB'").await.expect("set");
+    one.batch_execute("set search_path to pg_catalog, public").await.expect("set");
+    assert_eq!(value(&two, "show timezone").await, zone);
+    assert_eq!(value(&two, "show work_mem").await, "4MB");
+    assert_eq!(value(&two, "show search_path").await, "\"$user\", public");
+    assert_eq!(value(&one, "show timezone").await, "Asia/Tokyo");
+    assert_eq!(value(&one, "show work_mem").await, "99kB");
+    assert_eq!(value(&one, "show search_path").await, "pg_catalog, public");
+    one.batch_execute("reset work_mem").await.expect("reset");
+    assert_eq!(value(&two, "show work_mem").await, "4MB");
+    assert_eq!(value(&one, "show work_mem").await, "4MB");
+
+    one.batch_execute("begin; set work_mem = '98kB'; rollback").await.expect("rolled back");
+    one.batch_execute("select set_config('a.b', 'secret', false)").await.expect("set");
+    assert_eq!(value(&two, "show work_mem").await, "4MB");
+    assert_eq!(value(&two, "select current_setting('a.b', true)").await, "");
+    one.batch_execute("begin").await.expect("begin");
+    one.batch_execute("set work_mem = '97kB'").await.expect("set");
+    one.batch_execute("commit").await.expect("commit");
+    assert_eq!(value(&two, "show work_mem").await, "4MB");
+    assert_eq!(value(&one, "show work_mem").await, "97kB");
+}
+
+/// P3: what only lives in a server's session stays with its client and is gone when it leaves:
+/// temporary tables, advisory locks, cursors, listeners, PREPARE.
+#[tokio::test]
+async fn session_state_does_not_leak() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    for (sql, probe) in [
+        ("create temp table mine (a int)", "select count(*) from pg_class where relname = 'mine'"),
+        ("select pg_advisory_lock(7)", "select count(*) from pg_locks where locktype = 'advisory'"),
+        ("prepare mine as select 1", "select count(*) from pg_prepared_statements where name = 'mine'"),
+        ("listen mine", "select count(*) from pg_listening_channels()"),
+        (
+            "begin; declare mine cursor with hold for select 1; commit",
+            "select count(*) from pg_cursors",
+        ),
+    ] {
+        let tied = pooler.client("app").await;
+        tied.batch_execute(sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault}"));
+        assert_ne!(value(&tied, probe).await, "0", "{sql} is lost for its own client");
+        drop(tied);
+        // Both servers are asked: one of them was the tied one.
+        let mut clients = [pooler.client("app").await, pooler.client("app").await];
+        let [one, two] = &mut clients;
+        let (one, two) = (one.transaction().await, two.transaction().await);
+        for transaction in [one.expect("begin"), two.expect("begin")] {
+            let row = transaction.query_one(probe, &[]).await.expect("probe");
+            let found = row.get::<_, i64>(0);
+            assert_eq!(found, 0, "{sql} reached another client");
+        }
+    }
+}
+
+/// P3: an unnamed statement is its client's own, even when it is bound much later and elsewhere.
+#[tokio::test]
+async fn unnamed_statements_do_not_mix() {
+    use pgpool_wire::frontend;
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let mut raw = [
+        crate::faults::Raw::login(pooler.port).await,
+        crate::faults::Raw::login(pooler.port).await,
+    ];
+    for (n, client) in raw.iter_mut().enumerate() {
+        let mut out = Vec::new();
+        let query = format!("select 'mine {n}'\0\0\0");
+        frontend::put_parse(&mut out, b"", query.as_bytes());
+        frontend::put_empty(&mut out, b'S');
+        assert_eq!(client.ask(&out).await.0, "1Z");
+    }
+    for (n, client) in raw.iter_mut().enumerate() {
+        let mut out = Vec::new();
+        frontend::put_bind_head(&mut out, b"", b"", 6);
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(b"E\0\0\0\x09\0\0\0\0\0");
+        frontend::put_empty(&mut out, b'S');
+        let (tags, bytes) = client.ask(&out).await;
+        assert_eq!(tags, "2DCZ");
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.contains(&format!("mine {n}")), "{text}");
+    }
+}
+
+/// P3: names that a client never gave fail as with PostgreSQL, whatever others have prepared.
+#[tokio::test]
+async fn unknown_names_fail() {
+    use pgpool_wire::frontend;
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let other = pooler.client("open").await;
+    let _kept = other.prepare("select 'not yours'").await.expect("prepared");
+    let mut raw = crate::faults::Raw::login(pooler.port).await;
+    for name in [&b"s0"[..], b"aqueduct_0", b"aqueduct_1"] {
+        let mut out = Vec::new();
+        frontend::put_bind_head(&mut out, b"", name, 6);
+        out.extend_from_slice(&[0; 6]);
+        frontend::put_empty(&mut out, b'S');
+        let (tags, bytes) = raw.ask(&out).await;
+        assert_eq!(tags, "EZ", "{}", String::from_utf8_lossy(&bytes));
+        assert!(String::from_utf8_lossy(&bytes).contains("26000"));
+    }
+    let mut twice = Vec::new();
+    frontend::put_parse(&mut twice, b"x", b"select 1\0\0\0");
+    frontend::put_parse(&mut twice, b"x", b"select 2\0\0\0");
+    frontend::put_empty(&mut twice, b'S');
+    let (tags, bytes) = raw.ask(&twice).await;
+    assert_eq!(tags, "1EZ");
+    assert!(String::from_utf8_lossy(&bytes).contains("42P05"));
+}

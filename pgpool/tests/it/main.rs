@@ -1,0 +1,15 @@
+//! pgpool against a real PostgreSQL (started in a folder of its own) and against a fake one in
+//! memory with a paused clock. Not for the wire format alone, which `pgpool-wire` tests. One
+//! binary, so that the helpers are built once.
+//!
+//! Invariant: every test has servers, ports and files of its own; nothing waits for wall time.
+
+mod console;
+mod fake;
+mod faults;
+mod follow;
+mod login;
+mod pooler;
+mod postgres;
+mod sharing;
+mod time;

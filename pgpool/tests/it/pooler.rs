@@ -1,0 +1,122 @@
+//! A pgpool in this process in front of a PostgreSQL. Not for the worker alone, which `fake` drives
+//! in memory. Used by the tests.
+//!
+//! Invariant: it listens on a port that the system chose and ends with its value.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use common::lifecycle::Lifecycle;
+use pgpool::{Options, Running};
+use tempfile::TempDir;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD};
+
+/// A running pooler.
+pub struct Pooler {
+    /// Where clients connect.
+    pub port: u16,
+    /// Its phases.
+    pub lifecycle: Lifecycle,
+    /// For its end.
+    pub running: Option<Running>,
+    _folder: TempDir,
+}
+
+/// What a test changes about the pooler.
+#[derive(Default)]
+pub struct Setup<'a> {
+    /// `mode:` of the database.
+    pub mode: &'a str,
+    /// `pool-size:` of it.
+    pub size: u32,
+    /// Lines of `settings:`, `name: value` joined by commas.
+    pub settings: &'a str,
+    /// More keys of the database.
+    pub more: &'a str,
+}
+
+impl Pooler {
+    /// In front of `shop` with users of every kind: `app` (verifier), `other` (password), `legacy`
+    /// (md5), `open` (trust), `root` (console).
+    pub async fn start(server: &Postgres, setup: Setup<'_>) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let write = |name: &str, text: &str| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        };
+        write("app", &server.verifier("app").await);
+        write("legacy", &server.verifier("legacy").await);
+        write("other", PASSWORD);
+        write("root", ROOT_PASSWORD);
+        let mode = if setup.mode.is_empty() { "transaction" } else { setup.mode };
+        let size = setup.size.max(1);
+        let file = folder.path().join("stack.yaml");
+        let text = format!(
+            "aqueduct: 1
+pools:
+  data:
+    instances: {{ pool-1: {{ listen: 127.0.0.1:0, admin: 127.0.0.1:0 }} }}
+    databases:
+      shop: {{ primary: 127.0.0.1:{port}, mode: {mode}, pool-size: {size}{more} }}
+      nowhere: {{ primary: 127.0.0.1:1 }}
+    users:
+      app: {{ secret: file:app }}
+      other: {{ secret: file:other }}
+      legacy: {{ secret: file:legacy }}
+      open: {{}}
+      root: {{ secret: file:root, console: admin }}
+    settings: {{ {settings} }}
+",
+            port = server.port,
+            more = setup.more,
+            settings = setup.settings,
+        );
+        std::fs::write(&file, text).expect("written");
+        let topology = topology::load(&file).unwrap_or_else(|fault| panic!("{fault}"));
+        let mut options = Options::new("pool-1");
+        options.workers = NonZeroUsize::new(2);
+        let lifecycle = options.lifecycle.clone();
+        let running = pgpool::start(Arc::new(topology), "pool-1", options).await;
+        let running = running.unwrap_or_else(|fault| panic!("{fault}"));
+        let port = running.listeners[0].1.port();
+        Self { port, lifecycle, running: Some(running), _folder: folder }
+    }
+
+    /// How to reach it.
+    pub fn config(&self, user: &str, password: &str, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
+        config
+    }
+
+    /// A client of `shop`.
+    pub async fn client(&self, user: &str) -> Client {
+        let config = self.config(user, PASSWORD, "shop");
+        connect(&config).await.unwrap_or_else(|fault| panic!("{user}: {fault:?}"))
+    }
+
+    /// A client of the admin database.
+    pub async fn console(&self) -> Client {
+        let config = self.config("root", ROOT_PASSWORD, "pgbouncer");
+        connect(&config).await.unwrap_or_else(|fault| panic!("{fault:?}"))
+    }
+}
+
+/// Connects and lets the connection run.
+pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// The SQLSTATE of an error, or its text.
+pub fn code(fault: &tokio_postgres::Error) -> String {
+    fault.code().map_or_else(|| format!("{fault:?}"), |code| code.code().to_owned())
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        self.lifecycle.stop();
+    }
+}

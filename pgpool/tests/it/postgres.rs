@@ -1,0 +1,170 @@
+//! A real PostgreSQL in a temporary folder: initdb, start, stop. Not for more than one server per
+//! value. Used by every test that needs true answers.
+//!
+//! Invariant: it ends with the value, whatever happened in the test.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+/// The superuser's password.
+pub const ROOT_PASSWORD: &str = "root's";
+/// The password of `app`, `other` and `legacy`.
+pub const PASSWORD: &str = "correct horse";
+
+/// A running server.
+pub struct Postgres {
+    folder: TempDir,
+    bin: PathBuf,
+    /// Its TCP port on 127.0.0.0/8.
+    pub port: u16,
+}
+
+impl Postgres {
+    /// A server with the roles `app`, `other` (SCRAM), `legacy` (md5) and `open` (trust), and a
+    /// database `shop`.
+    pub async fn start() -> Self {
+        let bin = find_bin();
+        let folder = tempfile::Builder::new().prefix("pgpool-it").tempdir().expect("folder");
+        give_away(folder.path());
+        // The system chooses; nobody else takes it in the meantime but by great misfortune.
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let server = Self { folder, bin, port };
+        server.init();
+        server.seed().await;
+        server
+    }
+
+    fn init(&self) {
+        let data = self.data();
+        let password = self.folder.path().join("password");
+        std::fs::write(&password, ROOT_PASSWORD).expect("written");
+        give_away(&password);
+        let path = |p: &Path| p.to_str().expect("UTF-8").to_owned();
+        self.run(
+            "initdb",
+            &[
+                "-D",
+                &path(&data),
+                "-U",
+                "root",
+                "--no-sync",
+                "-A",
+                "scram-sha-256",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--pwfile",
+                &path(&password),
+            ],
+        );
+        let hba =
+            "host all legacy all md5\nhost all open all trust\nhost all all all scram-sha-256\n";
+        std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
+        give_away(&data.join("pg_hba.conf"));
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1,127.0.0.2 -c unix_socket_directories={} \
+             -c fsync=off -c max_connections=60",
+            self.port,
+            path(self.folder.path())
+        );
+        let log = path(&self.folder.path().join("log"));
+        self.run("pg_ctl", &["-D", &path(&data), "-l", &log, "-w", "-o", &options, "start"]);
+    }
+
+    async fn seed(&self) {
+        let root = self.connect("root", ROOT_PASSWORD, "postgres").await;
+        let roles = format!(
+            "create role app login password '{PASSWORD}'; create role other login password '{PASSWORD}';
+             create role open login; set password_encryption = md5;
+             create role legacy login password '{PASSWORD}'"
+        );
+        root.batch_execute(&roles).await.expect("roles");
+        root.batch_execute("create database shop").await.expect("database");
+        let shop = self.connect("root", ROOT_PASSWORD, "shop").await;
+        shop.batch_execute("grant all on schema public to public; create table t (a int, b text)")
+            .await
+            .expect("schema");
+        shop.batch_execute("grant all on t to public").await.expect("schema");
+    }
+
+    /// A connection that does not go through the pooler.
+    pub async fn connect(&self, user: &str, password: &str, database: &str) -> Client {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
+        let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL lets us in");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// A superuser's connection to `shop`.
+    pub async fn root(&self) -> Client {
+        self.connect("root", ROOT_PASSWORD, "shop").await
+    }
+
+    /// What the server stores for a role's password.
+    pub async fn verifier(&self, role: &str) -> String {
+        let root = self.root().await;
+        let sql = "select rolpassword from pg_authid where rolname = $1";
+        root.query_one(sql, &[&role]).await.expect("role").get(0)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = unprivileged(&self.bin.join(program));
+        let output = command.args(arguments).current_dir(self.folder.path()).output();
+        let output = output.expect("the program runs");
+        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {text}\n{log}");
+        output
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let mut command = unprivileged(&self.bin.join("pg_ctl"));
+        let data = self.data();
+        let _ = command.args(["-m", "immediate", "-W", "stop", "-D"]).arg(data).output();
+    }
+}
+
+/// `PG_BIN`, or the newest of Debian's.
+fn find_bin() -> PathBuf {
+    if let Some(bin) = std::env::var_os("PG_BIN") {
+        return bin.into();
+    }
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let bins = versions.map(|version| version.path().join("bin"));
+    let newest = bins.filter(|bin| bin.join("initdb").exists()).max();
+    newest.expect("PostgreSQL is needed: apt-get install postgresql, or set PG_BIN")
+}
+
+/// PostgreSQL refuses to run as root.
+fn unprivileged(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
+    command
+}
+
+fn give_away(path: &Path) {
+    if is_root() {
+        let status = Command::new("chown").arg("postgres:postgres").arg(path).status();
+        assert!(status.expect("chown runs").success());
+    }
+}
+
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id runs");
+    output.stdout.starts_with(b"0\n")
+}

@@ -1,0 +1,114 @@
+//! What only time brings about: timeouts, back-off, idle servers. In memory, on a paused clock.
+//!
+//! Invariant: no test waits for wall time.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::fake::{Bench, local};
+
+/// P2: who waits too long for a server is told, in the time that is configured and not before.
+#[tokio::test(start_paused = true)]
+async fn query_wait_timeout() {
+    local(async {
+        let bench = Bench::new(1, "query_wait_timeout: 3s");
+        let (mut one, mut two) = (bench.client().await, bench.client().await);
+        one.send("hang").await;
+        assert_eq!(one_moment(&mut one).await, None, "no answer");
+        let begun = Instant::now();
+        assert_eq!(two.ask("select").await, "53300$");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(3) && took < Duration::from_millis(3300), "{took:?}");
+    })
+    .await;
+}
+
+async fn one_moment(client: &mut crate::fake::Talk) -> Option<String> {
+    tokio::time::timeout(Duration::from_millis(10), client.answer()).await.ok()
+}
+
+/// P2: the queue is fair: first come, first served, and never more servers than the pool has.
+#[tokio::test(start_paused = true)]
+async fn first_come_first_served() {
+    local(async {
+        let bench = Bench::new(2, "");
+        let mut clients = Vec::new();
+        for _ in 0..30 {
+            clients.push(bench.client().await);
+        }
+        let work = clients.iter_mut().map(|client| async move {
+            for _ in 0..20 {
+                assert_eq!(client.ask("select").await, "CZ");
+            }
+        });
+        futures_util::future::join_all(work).await;
+        assert!(bench.fake.most.load(Ordering::SeqCst) <= 2);
+        assert_eq!(bench.fake.logins.load(Ordering::SeqCst), 2);
+    })
+    .await;
+}
+
+/// P7: a query over its time is cancelled, its client told, and the next client served.
+#[tokio::test(start_paused = true)]
+async fn query_timeout() {
+    local(async {
+        let bench = Bench::new(1, "query_timeout: 2s");
+        let mut slow = bench.client().await;
+        let mut next = bench.client().await;
+        assert_eq!(slow.ask("hang").await, "57014$");
+        assert_eq!(next.ask("select").await, "CZ");
+        assert_eq!(bench.fake.cancels.load(Ordering::SeqCst), 1);
+    })
+    .await;
+}
+
+/// P2: a client that is idle in a transaction for too long loses it, and the server lives on.
+#[tokio::test(start_paused = true)]
+async fn idle_transaction_timeout() {
+    local(async {
+        let bench = Bench::new(1, "idle_transaction_timeout: 2s");
+        let mut idle = bench.client().await;
+        let mut next = bench.client().await;
+        assert_eq!(idle.ask("begin").await, "CZ");
+        assert_eq!(next.ask("select").await, "CZ");
+        assert_eq!(idle.answer().await, "25P03$");
+        assert_eq!(bench.fake.logins.load(Ordering::SeqCst), 1);
+    })
+    .await;
+}
+
+/// O5: a server that is down is tried with growing pauses, not in a storm; whoever waits is told.
+#[tokio::test(start_paused = true)]
+async fn a_dead_server_meets_no_storm() {
+    local(async {
+        let bench = Bench::new(5, "server_idle_timeout: 1s");
+        let mut client = bench.client().await;
+        bench.fake.down.store(true, Ordering::SeqCst);
+        // The idle server is closed after a second; then there is none.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0);
+        assert_eq!(client.ask("select").await, "57P03$");
+        bench.fake.down.store(false, Ordering::SeqCst);
+        let mut next = bench.client().await;
+        assert_eq!(next.ask("select").await, "CZ");
+    })
+    .await;
+}
+
+/// O3: on a drain an idle client is told, one in a transaction may end it first.
+#[tokio::test(start_paused = true)]
+async fn drain() {
+    local(async {
+        let bench = Bench::new(1, "");
+        let mut idle = bench.client().await;
+        let mut busy = bench.client().await;
+        assert_eq!(busy.ask("begin").await, "CZ");
+        bench.lifecycle.drain();
+        assert_eq!(idle.answer().await, "57P01$");
+        assert_eq!(busy.ask("commit").await, "CZ");
+        assert_eq!(busy.answer().await, "57P01$");
+    })
+    .await;
+}
