@@ -277,6 +277,8 @@ impl From<NormaliseError> for Halt {
             NormaliseError::TargetTooLong => Kind::TargetTooLong,
             NormaliseError::BodyTooLarge => Kind::BodyTooLarge,
             NormaliseError::NoRoute => Kind::NoRoute,
+            NormaliseError::Misdirected => Kind::Misdirected,
+            NormaliseError::TooManyHeaders => Kind::HeadTooLarge,
             _ => Kind::Malformed,
         };
         Reply::new(kind).detail(error.to_string()).into()

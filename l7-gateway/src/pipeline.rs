@@ -26,7 +26,24 @@ use crate::stages::response_transform::ResponseTransform;
 use crate::stages::route::Route;
 use crate::trace::Trace;
 
-/// One stage. `In` and `Out` make a wrong order fail to compile.
+/// One stage. `In` and `Out` make a wrong order fail to compile:
+///
+/// ```
+/// # use l7_gateway::{exchange::{Exchange, Granted, Normalised}, halt::Halt, pipeline::{Filter, Pipeline}};
+/// async fn forward(p: &Pipeline, x: &mut Exchange, rq: Normalised) -> Result<Granted, Halt> {
+///     let rq = p.authn.run(x, rq).await?;
+///     p.authz.run(x, rq).await
+/// }
+/// ```
+///
+/// Without its third stage the same lines are refused:
+///
+/// ```compile_fail,E0308
+/// # use l7_gateway::{exchange::{Exchange, Granted, Normalised}, halt::Halt, pipeline::{Filter, Pipeline}};
+/// async fn forward(p: &Pipeline, x: &mut Exchange, rq: Normalised) -> Result<Granted, Halt> {
+///     p.authz.run(x, rq).await
+/// }
+/// ```
 pub trait Filter {
     /// Its position.
     const STAGE: Stage;

@@ -91,7 +91,7 @@ enum At {
     Body(Follow),
     /// An upgrade was asked for: nothing is judged until it is answered.
     Held,
-    /// Nothing more is read: a fault was found.
+    /// Nothing more is read: a fault was found, its answer closes the connection.
     Over,
 }
 
@@ -223,6 +223,15 @@ impl<IO> Guard<IO> {
         Ok(())
     }
 
+    /// Whether an exchange is under way; its end wakes the reader, whose idle time begins then.
+    fn busy(&self, cx: &Context<'_>) -> bool {
+        let mut shared = self.verdicts.lock();
+        if shared.open > 0 {
+            shared.held = Some(cx.waker().clone());
+        }
+        shared.open > 0
+    }
+
     /// An answer to an upgrade: HTTP goes on, or nothing is judged any more.
     fn held(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut shared = self.verdicts.lock();
@@ -258,7 +267,7 @@ impl<IO: AsyncRead + Unpin> Guard<IO> {
         if !self.buffer.is_empty() && scanned < self.buffer.len() && self.judge(scanned) {
             return Poll::Ready(Ok(true));
         }
-        let busy = self.verdicts.lock().open > 0;
+        let busy = self.busy(cx);
         match (self.buffer.is_empty(), self.waiting) {
             (false, _) => self.wait(Waiting::Head),
             (true, _) if busy => self.wait(Waiting::Nothing),
@@ -330,7 +339,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
                 }
                 At::Body(follow) => this.follow(follow)?,
                 At::Held => ready!(this.held(cx)),
-                At::Over => return Poll::Ready(Ok(())),
+                // An end here would look like a client that has gone before its answer.
+                At::Over => return Poll::Pending,
             }
         }
     }

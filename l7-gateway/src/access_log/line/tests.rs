@@ -115,7 +115,8 @@ proptest! {
         });
         prop_assert_eq!(line.matches('\n').count(), 1);
         let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        prop_assert_eq!(value["endpoint"].as_str(), Some(format!("{method} {path}").as_str()));
+        let endpoint = format!("{method} {path}");
+        prop_assert_eq!(value["endpoint"].as_str(), Some(endpoint.as_str()));
         prop_assert_eq!(value["service"].as_str(), Some(service.as_str()));
     }
 }

@@ -150,7 +150,8 @@ mod tests {
         #[test]
         fn a_canonical_path_is_its_own_form(raw in "/([a-c.;/%\\\\#]|%2[eEfF]|%4[19]|%[cC]3){0,12}") {
             if let Ok(path) = canonical(&raw) {
-                prop_assert_eq!(canonical(&path).as_deref(), Ok(&*path));
+                let again = canonical(&path);
+                prop_assert_eq!(again.as_deref(), Ok(&*path));
                 prop_assert!(!path.contains("//"));
             }
         }

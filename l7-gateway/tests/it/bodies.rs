@@ -1,0 +1,120 @@
+//! Bodies: streamed, bounded, and never short without an error.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, one, topology, until};
+
+/// G4: a service that dies in its body is visible: no length is made up, no last chunk is sent.
+#[tokio::test]
+async fn a_truncated_body_is_an_error_for_the_client() {
+    local(async {
+        let short = Fake::new(Act::Raw("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")).await;
+        let mut rig = Rig::new(&one(short.address));
+        let answer = rig.raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(answer.contains("content-length: 10\r\n") && answer.ends_with("hello"), "{answer}");
+        let records = rig.records();
+        assert_eq!((&records[0]["complete"], &records[0]["bytes_out"]), (&false.into(), &5.into()));
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let fake = Fake::new(Act::Raw(chunks)).await;
+        let answer = Rig::new(&one(fake.address)).raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(answer.contains("5\r\nhello\r\n"), "{answer}");
+        assert!(!answer.contains("\r\n0\r\n"), "{answer}");
+    })
+    .await;
+}
+
+/// G4: an answer's first bytes are passed on before its last ones exist.
+#[tokio::test]
+async fn answers_stream() {
+    local(async {
+        let first = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/event-stream\r\n\r\n3\r\none\r\n";
+        let fake = Fake::new(Act::Keep(first)).await;
+        let rig = Rig::new(&one(fake.address));
+        let (mut stream, _task) = rig.connect();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+        let answer = until(&mut stream, "one").await;
+        assert!(answer.contains("text/event-stream"), "{answer}");
+    })
+    .await;
+}
+
+/// G23: a body over the limit is 413, announced or not; the service never sees it whole.
+#[tokio::test]
+async fn bodies_are_bounded() {
+    local(async {
+        let fake = Fake::new(Act::Answer("ok")).await;
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}", fake.address),
+            "    front: { max-body: 8B }\n    routes:\n      - { path: /*, to: user }",
+        ));
+        let post = |lines: &str, body: &str| {
+            format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n\r\n{body}")
+        };
+        let answer = rig.raw(&post("Content-Length: 8", "12345678")).await;
+        assert!(answer.ends_with("ok"), "{answer}");
+        let answer = rig.raw(&post("Content-Length: 9", "123456789")).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        let chunked = "5\r\n12345\r\n5\r\n12345\r\n0\r\n\r\n";
+        let answer = rig.raw(&post("Transfer-Encoding: chunked", chunked)).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert_eq!(fake.seen.count(), 1);
+    })
+    .await;
+}
+
+/// G23: a body that stops coming is 408.
+#[tokio::test]
+async fn a_body_that_stops_is_408() {
+    local(async {
+        let fake = Fake::new(Act::Answer("ok")).await;
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}", fake.address),
+            "    front: { body-idle-timeout: 30ms }\n    routes:\n      - { path: /*, to: user }",
+        ));
+        let (mut stream, _task) = rig.connect();
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n123")
+            .await
+            .expect("taken");
+        let answer = until(&mut stream, "body_timeout").await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    })
+    .await;
+}
+
+/// G23: a malformed chunk ends the connection without an answer that could be taken for the next.
+#[tokio::test]
+async fn a_malformed_chunk_ends_the_connection() {
+    local(async {
+        let fake = Fake::new(Act::Answer("ok")).await;
+        let rig = Rig::new(&one(fake.address));
+        let (mut stream, task) = rig.connect();
+        let text = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(text.as_bytes()).await.expect("taken");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an end");
+        assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"), "{answer:?}");
+        task.await.expect("no panic");
+        assert_eq!(fake.seen.count(), 0);
+    })
+    .await;
+}
+
+/// G4: HEAD has the length and no body; the connection serves on.
+#[tokio::test]
+async fn head_has_no_body() {
+    local(async {
+        let fake = Fake::new(Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")).await;
+        let mut rig = Rig::new(&one(fake.address));
+        let head = "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let answer = rig
+            .raw(&format!("{head}HEAD /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+            .await;
+        assert_eq!(answer.matches("content-length: 5\r\n").count(), 2, "{answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        assert_eq!(fake.seen.connections.get(), 1);
+        assert!(rig.records().iter().all(|record| record["complete"] == true));
+    })
+    .await;
+}

@@ -1,0 +1,21 @@
+//! The gateway against fakes: one binary, in-memory clients, services on loopback ports that the
+//! system chooses. Not for whole stacks: those are in `tests/`.
+//!
+//! Invariant: no test waits for wall time; where time matters the clock is paused.
+
+mod authn;
+mod balancer;
+mod bodies;
+mod fakes;
+#[expect(dead_code, reason = "the tests of the stage use more of it")]
+#[path = "../../src/stages/authn/forge.rs"]
+mod forge;
+mod front;
+mod headers;
+mod instance;
+mod pipeline;
+mod rate_limit;
+mod records;
+mod retries;
+mod rig;
+mod upgrade;

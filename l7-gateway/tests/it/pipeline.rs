@@ -1,0 +1,139 @@
+//! The seams of the pipeline: order of refusals, response sides on our own answers, pure plans.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use common::observe::Observer;
+use http::{Method, Request};
+use l7_gateway::access_log::{Record, Sink};
+use l7_gateway::body::RequestBody;
+use l7_gateway::exchange::{Candidate, Exchange, Peer, Received, RouteId, Transport};
+use l7_gateway::ids::{RequestId, TraceParent};
+use l7_gateway::pipeline::Filter as _;
+use l7_gateway::stages::normalise::Preflight;
+use l7_gateway::trace::Recording;
+use rand::SeedableRng as _;
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+use topology::units::InstanceName;
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, client, local, topology};
+
+const CORS: &str = "cors: { origins: [\"https://app.example\"], methods: [GET, PUT], headers: [X-A], credentials: true }";
+
+fn shop(address: impl std::fmt::Display) -> topology::Topology {
+    topology(
+        &format!("  user: {{ endpoints: [{address}] }}"),
+        &format!(
+            "    issuers:\n      app: {{ issuer: \"https://id.example\", audience: api, jwks: \"http://127.0.0.1:9/jwks.json\", algorithms: [ES256] }}
+    routes:
+      - {{ path: /secret/*, to: user, auth: app, {CORS} }}
+      - {{ path: /open/*, to: user, auth: none, methods: [GET], {CORS} }}
+      - {{ path: /old/*, to: user, auth: none, sunset: 2020-02-29 }}
+      - {{ path: /plain/*, to: user, auth: none }}"
+        ),
+    )
+}
+
+/// G2: the response sides of what ran run for our own replies: a 401 carries its CORS headers.
+#[tokio::test]
+async fn a_401_carries_cors_headers() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let rig = Rig::new(&shop(fake.address));
+        for (path, status) in [("/secret/1", 401), ("/open/1", 200)] {
+            let answer = rig.get(path, "Origin: https://app.example\r\n").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(
+                answer.contains("access-control-allow-origin: https://app.example\r\n"),
+                "{answer}"
+            );
+            assert!(answer.contains("access-control-allow-credentials: true\r\n"), "{answer}");
+            assert!(answer.contains("vary: Origin\r\n"), "{answer}");
+            let answer = rig.get(path, "Origin: https://evil.example\r\n").await;
+            assert!(!answer.contains("access-control-allow-origin"), "{answer}");
+        }
+        let answer = rig.get("/plain/1", "Origin: https://app.example\r\n").await;
+        assert!(!answer.contains("access-control"), "{answer}");
+        assert_eq!(fake.seen.count(), 3);
+    })
+    .await;
+}
+
+/// G13: a preflight is answered here, without a token and without the service.
+#[tokio::test]
+async fn preflights_are_answered_at_the_gateway() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let rig = Rig::new(&shop(fake.address));
+        let ask = |path: &str| {
+            format!(
+                "OPTIONS {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nOrigin: https://app.example\r\n\
+                 Access-Control-Request-Method: PUT\r\n\r\n"
+            )
+        };
+        let answer = rig.raw(&ask("/secret/1")).await;
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        for line in [
+            "access-control-allow-origin: https://app.example\r\n",
+            "access-control-allow-methods: GET, PUT\r\n",
+            "access-control-allow-headers: x-a\r\n",
+            "access-control-max-age: 600\r\n",
+        ] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+        assert_eq!(fake.seen.count(), 0);
+        assert!(rig.raw(&ask("/plain/1")).await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(fake.seen.count(), 1);
+    })
+    .await;
+}
+
+/// G1: what a client sees of refusals, in their order.
+#[tokio::test]
+async fn refusals_come_in_their_order() {
+    local(async {
+        let rig = Rig::new(&shop("127.0.0.1:9"));
+        let status = async |text: &str| rig.raw(text).await.get(9..12).map(str::to_owned);
+        let put =
+            |path: &str| format!("PUT {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert_eq!(status(&put("/open/../secret")).await.as_deref(), Some("400"));
+        assert_eq!(status(&put("/nowhere")).await.as_deref(), Some("404"));
+        assert_eq!(status(&put("/secret/1")).await.as_deref(), Some("401"));
+        assert_eq!(status(&put("/open/1")).await.as_deref(), Some("405"));
+        assert_eq!(status(&put("/old/1")).await.as_deref(), Some("410"));
+        assert_eq!(status(&put("/plain/1")).await.as_deref(), Some("503"));
+    })
+    .await;
+}
+
+/// G1, issue 2: a stage's plan is pure: called here without socket, clock or pipeline.
+#[tokio::test]
+async fn a_plan_is_made_without_any_socket() {
+    local(async {
+        let rig = Rig::new(&shop("127.0.0.1:9"));
+        let site = rig.worker.site();
+        let observer = Observer::new("gw");
+        let sink = Sink::new(&InstanceName::new("gw"), None, Arc::default(), &observer.metrics);
+        let peer = Rc::new(Peer { client: client(), transport: Transport::Plain });
+        let mut rng = SmallRng::seed_from_u64(1);
+        let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
+        let x =
+            Exchange::new(peer, Instant::now(), SystemTime::UNIX_EPOCH, ids, Record::new(&sink));
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri("//open/%41")
+            .header("host", "Api.Example:1");
+        let (head, ()) = request.body(()).expect("a request").into_parts();
+        let received = Received { head, body: RequestBody::empty(), fault: None };
+        let mut trace = Recording::default();
+        let form = site.pipeline.normalise.plan(&x, &received, &mut trace).expect("a form");
+        assert_eq!((&*form.target.host, &*form.target.path), ("api.example", "/open/A"));
+        assert_eq!(form.candidate, Candidate::Route(RouteId(1)));
+        assert_eq!(form.preflight, Preflight::No);
+        assert_eq!(trace.0.len(), 1);
+    })
+    .await;
+}

@@ -1,0 +1,135 @@
+//! One worker with a topology given as text, and clients that are in-memory streams.
+//!
+//! Invariant: nothing here listens on a port.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use common::lifecycle::Lifecycle;
+use common::observe::Observer;
+use common::snapshot::Published;
+use l7_gateway::access_log::{Sink, Writer};
+use l7_gateway::connection::Worker;
+use l7_gateway::snapshot::Snapshot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::task::{JoinHandle, spawn_local};
+use topology::Topology;
+
+/// The worker and what it writes.
+pub struct Rig {
+    pub worker: Rc<Worker>,
+    pub lifecycle: Lifecycle,
+    pub observer: Observer,
+    pub log: Log,
+    writer: Option<Writer>,
+}
+
+/// The access log in memory.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("whole").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The address that in-memory clients come from.
+pub fn client() -> SocketAddr {
+    "192.0.2.7:40000".parse().expect("an address")
+}
+
+/// A topology whose gateway is `gw`, with the `gateways: app:` section's inner lines given.
+pub fn topology(services: &str, gateway: &str) -> Topology {
+    let text = format!(
+        "aqueduct: 1\nservices:\n{services}\ngateways:\n  app:\n    instances:\n      \
+         gw: {{ listen: 127.0.0.1:0 }}\n{gateway}\n"
+    );
+    match topology::parse("test.yaml", &text, Path::new("/nowhere")) {
+        Ok(topology) => topology,
+        Err(problems) => panic!("{problems}\n{text}"),
+    }
+}
+
+/// A service of one endpoint and a route that leads all paths to it.
+pub fn one(address: SocketAddr) -> Topology {
+    topology(
+        &format!("  user: {{ endpoints: [{address}] }}"),
+        "    routes:\n      - { path: /*, to: user }",
+    )
+}
+
+impl Rig {
+    pub fn new(topology: &Topology) -> Self {
+        let (group, instance) = topology.gateway("gw").expect("the instance");
+        let observer = Observer::new("gw");
+        let snapshot = Snapshot::build(group, &instance.name, &observer).expect("it builds");
+        let log = Log::default();
+        let dropped = observer.metrics.counter("dropped", "lost lines", &[]);
+        let writer = Writer::over(Box::new(log.clone()), 1, &dropped).expect("a thread");
+        let sink = Sink::new(&instance.name, writer.ring(0), Arc::default(), &observer.metrics);
+        let published = Arc::new(Published::new(snapshot));
+        let worker = Worker::new(published, sink, observer.clone());
+        Self { worker, lifecycle: Lifecycle::new(), observer, log, writer: Some(writer) }
+    }
+
+    /// A client's connection, and the task that serves it.
+    pub fn connect(&self) -> (DuplexStream, JoinHandle<()>) {
+        self.connect_from(client())
+    }
+
+    pub fn connect_from(&self, from: SocketAddr) -> (DuplexStream, JoinHandle<()>) {
+        let (ours, theirs) = duplex(64 * 1024);
+        let (worker, shutdown) = (Rc::clone(&self.worker), self.lifecycle.shutdown());
+        (ours, spawn_local(async move { worker.serve(theirs, from, shutdown).await }))
+    }
+
+    /// Everything that comes back for these bytes until the connection ends.
+    pub async fn raw(&self, bytes: &str) -> String {
+        let (mut stream, _task) = self.connect();
+        stream.write_all(bytes.as_bytes()).await.expect("taken");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an end");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// One request with these header lines, then the connection's end.
+    pub async fn get(&self, path: &str, lines: &str) -> String {
+        self.raw(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n"))
+            .await
+    }
+
+    /// The lines of the access log, after everything was written.
+    pub fn records(&mut self) -> Vec<serde_json::Value> {
+        drop(self.writer.take());
+        let bytes = self.log.0.lock().expect("whole");
+        let text = String::from_utf8_lossy(&bytes);
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+}
+
+/// Reads until the text is there.
+pub async fn until(stream: &mut DuplexStream, wanted: &str) -> String {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if text.contains(wanted) {
+            return text;
+        }
+        let read = stream.read_buf(&mut bytes).await.expect("alive");
+        assert!(read > 0, "ended with {text:?}");
+    }
+}
+
+/// Runs a test on one worker's runtime.
+pub async fn local<F: Future>(test: F) -> F::Output {
+    tokio::task::LocalSet::new().run_until(test).await
+}
