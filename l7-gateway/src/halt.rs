@@ -194,6 +194,12 @@ impl Reply {
         self.header(header::RETRY_AFTER, HeaderValue::from(seconds))
     }
 
+    /// The last one on its connection: what follows a request like this is not waited for.
+    #[must_use]
+    pub fn last(self) -> Self {
+        self.header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
     /// What it is.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -264,10 +270,7 @@ impl From<Fault> for Halt {
             Fault::TargetTooLong => Kind::TargetTooLong,
             _ => Kind::Malformed,
         };
-        Reply::new(kind)
-            .detail(fault.to_string())
-            .header(header::CONNECTION, HeaderValue::from_static("close"))
-            .into()
+        Reply::new(kind).detail(fault.to_string()).last().into()
     }
 }
 
@@ -276,12 +279,16 @@ impl From<NormaliseError> for Halt {
         let kind = match error {
             NormaliseError::TargetTooLong => Kind::TargetTooLong,
             NormaliseError::BodyTooLarge => Kind::BodyTooLarge,
-            NormaliseError::NoRoute => Kind::NoRoute,
-            NormaliseError::Misdirected => Kind::Misdirected,
+            NormaliseError::NoRoute => return Kind::NoRoute.into(),
+            NormaliseError::Misdirected => return Kind::Misdirected.into(),
             NormaliseError::TooManyHeaders => Kind::HeadTooLarge,
-            _ => Kind::Malformed,
+            NormaliseError::Path
+            | NormaliseError::Query
+            | NormaliseError::Host
+            | NormaliseError::Connection
+            | NormaliseError::Method => Kind::Malformed,
         };
-        Reply::new(kind).detail(error.to_string()).into()
+        Reply::new(kind).detail(error.to_string()).last().into()
     }
 }
 
@@ -351,8 +358,10 @@ impl From<RouteError> for Halt {
 impl From<DispatchError> for Halt {
     fn from(error: DispatchError) -> Self {
         match error {
-            DispatchError::Body(BodyFault::TooLarge) => Kind::BodyTooLarge.into(),
-            DispatchError::Body(BodyFault::Idle) => Kind::BodyTimeout.into(),
+            DispatchError::Body(BodyFault::TooLarge) => {
+                Reply::new(Kind::BodyTooLarge).last().into()
+            }
+            DispatchError::Body(BodyFault::Idle) => Reply::new(Kind::BodyTimeout).last().into(),
             DispatchError::Body(BodyFault::Broken) => Self::Disconnect,
             DispatchError::Timeout => Kind::UpstreamTimeout.into(),
             DispatchError::Unreachable => {

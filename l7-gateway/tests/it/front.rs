@@ -46,7 +46,6 @@ async fn ambiguous_requests_are_refused_and_forwarded_to_nobody() {
             (get(&format!("X: {}\r\n", "y".repeat(70_000))), 431),
         ];
         for (request, status) in &cases {
-            eprintln!("{:.60}", request);
             let answer = rig.raw(request).await;
             let line = format!("HTTP/1.1 {status} ");
             assert!(answer.starts_with(&line), "{request:?} gave {answer:?}");
