@@ -46,10 +46,7 @@ async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
     // A place is taken before the first byte: half-open logins count.
     let place = Held::enter(&worker.snapshot.clients);
     let opened = timeout_at(until, open(&worker, stream)).await;
-    let (io, opening) = match opened {
-        Ok(Some(opened)) => opened,
-        Ok(None) | Err(_) => return,
-    };
+    let Ok(Some((io, opening))) = opened else { return };
     let refused = match (opening, place) {
         (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key),
         (Ok(Opening::Startup(startup)), Some(place)) => {

@@ -57,11 +57,8 @@ pub async fn run(client: &mut Client, server: &mut Server) -> Outcome {
         server,
         rules,
         keeps,
-        blocked: false,
-        leaving: false,
+        input: Input::Begin,
         deaf: false,
-        begun: false,
-        again: true,
         query: None,
         transaction: None,
         watch: Watch::None,
@@ -75,18 +72,27 @@ struct Relay<'a> {
     rules: Rules,
     /// The client keeps its server between transactions.
     keeps: bool,
-    /// The client's next message waits for replies.
-    blocked: bool,
-    /// The client has said goodbye; what it asked for is still carried out.
-    leaving: bool,
+    input: Input,
     /// The server takes no more; what it has said before it closed is still read.
     deaf: bool,
-    begun: bool,
-    /// The carry holds messages that are to be forwarded before more is read.
-    again: bool,
     query: Option<Instant>,
     transaction: Option<Instant>,
     watch: Watch,
+}
+
+/// Where the client's messages stand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    /// The first ones are in the carry, and the server has still to be made the client's own.
+    Begin,
+    /// More is read.
+    Read,
+    /// The next one waits for replies.
+    Blocked,
+    /// What has waited is forwarded before more is read.
+    Again,
+    /// The client has said goodbye; what it asked for is still carried out.
+    Leaving,
 }
 
 /// What the client's deadline stands for.
@@ -112,7 +118,7 @@ impl Relay<'_> {
         }
         loop {
             let mut moved = false;
-            for step in [Self::to_server, Self::to_client] {
+            for step in [Self::read_client, Self::read_server] {
                 match step(self, cx) {
                     Step::Moved => moved = true,
                     Step::Waits => {}
@@ -129,7 +135,7 @@ impl Relay<'_> {
         }
     }
 
-    fn to_server(&mut self, cx: &mut Context<'_>) -> Step {
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Step {
         if !self.server.out.is_empty() {
             match self.server.out.poll_empty(&mut self.server.io, cx) {
                 Poll::Ready(Ok(())) => {}
@@ -137,7 +143,7 @@ impl Relay<'_> {
                 Poll::Pending => return Step::Waits,
             }
         }
-        if self.blocked || self.leaving || self.deaf {
+        if self.deaf || matches!(self.input, Input::Blocked | Input::Leaving) {
             return Step::Waits;
         }
         let worker = Rc::clone(&self.client.worker);
@@ -146,7 +152,7 @@ impl Relay<'_> {
         let held = self.client.carry.len().min(read.len());
         let (front, room) = read.split_at_mut(held);
         front.copy_from_slice(self.client.carry.get(..held).unwrap_or_default());
-        let count = if std::mem::take(&mut self.again) {
+        let count = if matches!(self.input, Input::Begin | Input::Again) {
             0
         } else {
             match read_some(&mut self.client.io, cx, room) {
@@ -165,7 +171,7 @@ impl Relay<'_> {
     fn push(&mut self, input: &[u8], out: &mut Vec<u8>, cx: &mut Context<'_>) -> Step {
         out.clear();
         let mut edit = Edit::new(input, out);
-        if !std::mem::replace(&mut self.begun, true) {
+        if self.input == Input::Begin {
             edit.put(|out| self.server.talk.adopt(&self.client.memory, self.rules, out));
         }
         let worker = Rc::clone(&self.client.worker);
@@ -179,9 +185,9 @@ impl Relay<'_> {
         let used = edit.consumed();
         let sent = self.server.out.send(&mut self.server.io, cx, edit.finish());
         match stop {
-            Ok(Stop::Input) => {}
-            Ok(Stop::Replies) => self.blocked = true,
-            Ok(Stop::Terminate) => self.leaving = true,
+            Ok(Stop::Input) => self.input = Input::Read,
+            Ok(Stop::Replies) => self.input = Input::Blocked,
+            Ok(Stop::Terminate) => self.input = Input::Leaving,
             Err(refusal) => return Step::End(Outcome::Broken(refusal)),
         }
         self.client.carry.extend_from_slice(input.get(used..).unwrap_or_default());
@@ -202,7 +208,7 @@ impl Relay<'_> {
         }
     }
 
-    fn to_client(&mut self, cx: &mut Context<'_>) -> Step {
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Step {
         if !self.client.out.is_empty() {
             match self.client.out.poll_empty(&mut self.client.io, cx) {
                 Poll::Ready(Ok(())) => {}
@@ -239,7 +245,7 @@ impl Relay<'_> {
         let bytes = edit.finish();
         add(&self.client.pool.meters.totals.sent, bytes.len() as u64);
         // A client that has said goodbye reads no more.
-        let sent = if self.leaving {
+        let sent = if self.input == Input::Leaving {
             Ok(())
         } else {
             self.client.out.send(&mut self.client.io, cx, bytes)
@@ -249,8 +255,9 @@ impl Relay<'_> {
             Err(refusal) => return Step::End(Outcome::Broken(refusal)),
         };
         self.server.carry.extend_from_slice(input.get(used..).unwrap_or_default());
-        // What waited for replies goes on without another read.
-        self.again |= std::mem::take(&mut self.blocked);
+        if self.input == Input::Blocked {
+            self.input = Input::Again;
+        }
         self.count(seen);
         if sent.is_ok() { Step::Moved } else { Step::End(Outcome::Left) }
     }
@@ -311,10 +318,10 @@ impl Relay<'_> {
             && self.server.out.is_empty()
             && !self.server.talk.dying
             && self.client.memory.left == 0;
-        if self.leaving && (clean || self.server.is_settled()) {
+        if self.input == Input::Leaving && (clean || self.server.is_settled()) {
             return Some(Outcome::Left);
         }
-        if !clean || !self.begun {
+        if !clean || self.input == Input::Begin {
             return None;
         }
         if !self.keeps && self.client.memory.tie.is_none() {

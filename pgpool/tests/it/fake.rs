@@ -25,17 +25,17 @@ use tokio::time::Instant;
 
 /// Servers that answer `select` at once and `hang` never.
 #[derive(Default)]
-pub struct Fake {
+pub(crate) struct Fake {
     /// Connections open now.
-    pub open: AtomicUsize,
+    pub(crate) open: AtomicUsize,
     /// Most at a time.
-    pub most: AtomicUsize,
+    pub(crate) most: AtomicUsize,
     /// Logins so far.
-    pub logins: AtomicUsize,
+    pub(crate) logins: AtomicUsize,
     /// Refuse everybody.
-    pub down: std::sync::atomic::AtomicBool,
+    pub(crate) down: std::sync::atomic::AtomicBool,
     /// Cancel requests seen.
-    pub cancels: AtomicUsize,
+    pub(crate) cancels: AtomicUsize,
 }
 
 struct Dialer(Arc<Fake>);
@@ -114,19 +114,19 @@ async fn talk(io: &mut DuplexStream, mut out: Vec<u8>) {
 }
 
 /// A worker with its servers.
-pub struct Bench {
+pub(crate) struct Bench {
     /// The servers.
-    pub fake: Arc<Fake>,
+    pub(crate) fake: Arc<Fake>,
     /// The worker.
-    pub worker: Rc<Worker>,
+    pub(crate) worker: Rc<Worker>,
     /// Its phases.
-    pub lifecycle: Lifecycle,
+    pub(crate) lifecycle: Lifecycle,
     inbox: mpsc::UnboundedSender<Message>,
 }
 
 impl Bench {
     /// A worker with one database `shop` and a trusted user `open`. Call it on a `LocalSet`.
-    pub fn new(size: u32, settings: &str) -> Self {
+    pub(crate) fn new(size: u32, settings: &str) -> Self {
         let text = format!(
             "aqueduct: 1
 pools:
@@ -157,7 +157,7 @@ pools:
     }
 
     /// A client that is logged in.
-    pub async fn client(&self) -> Talk {
+    pub(crate) async fn client(&self) -> Talk {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let place = Held::enter(&self.worker.snapshot.clients).expect("room");
         let parameters = [("user", "open"), ("database", "shop")];
@@ -177,27 +177,27 @@ pools:
 }
 
 /// The client's end.
-pub struct Talk {
+pub(crate) struct Talk {
     io: DuplexStream,
     input: Vec<u8>,
 }
 
 impl Talk {
     /// Sends a simple query.
-    pub async fn send(&mut self, sql: &str) {
+    pub(crate) async fn send(&mut self, sql: &str) {
         let mut out = Vec::new();
         frontend::put_query(&mut out, sql.as_bytes());
         self.io.write_all(&out).await.expect("sent");
     }
 
     /// Sends a simple query and reads its answer.
-    pub async fn ask(&mut self, sql: &str) -> String {
+    pub(crate) async fn ask(&mut self, sql: &str) -> String {
         self.send(sql).await;
         self.answer().await
     }
 
     /// Type bytes up to ReadyForQuery or the end; an error by its SQLSTATE.
-    pub async fn answer(&mut self) -> String {
+    pub(crate) async fn answer(&mut self) -> String {
         let mut seen = String::new();
         loop {
             while let Ok(Found::Whole(frame)) = frame::next(&self.input, 1 << 20) {
@@ -221,6 +221,6 @@ impl Talk {
 }
 
 /// Runs a test on a `LocalSet`.
-pub async fn local<T>(test: impl Future<Output = T>) -> T {
+pub(crate) async fn local<T>(test: impl Future<Output = T>) -> T {
     tokio::task::LocalSet::new().run_until(test).await
 }

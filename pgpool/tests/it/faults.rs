@@ -14,13 +14,13 @@ use crate::pooler::{Pooler, Setup, code};
 use crate::postgres::Postgres;
 
 /// A client that speaks in bytes.
-pub struct Raw {
+pub(crate) struct Raw {
     socket: TcpStream,
 }
 
 impl Raw {
     /// Logs in as `open` to `shop`.
-    pub async fn login(port: u16) -> Self {
+    pub(crate) async fn login(port: u16) -> Self {
         let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
         let mut hello = Vec::new();
         put_startup(&mut hello, V3_0, &[("user", "open"), ("database", "shop")]);
@@ -32,7 +32,7 @@ impl Raw {
     }
 
     /// Sends and reads up to ReadyForQuery: type bytes, and everything.
-    pub async fn ask(&mut self, bytes: &[u8]) -> (String, Vec<u8>) {
+    pub(crate) async fn ask(&mut self, bytes: &[u8]) -> (String, Vec<u8>) {
         self.socket.write_all(bytes).await.expect("sent");
         self.answers().await
     }

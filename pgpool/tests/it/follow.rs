@@ -109,11 +109,14 @@ async fn session_state_does_not_leak() {
     for (sql, probe) in [
         ("create temp table mine (a int)", "select count(*) from pg_class where relname = 'mine'"),
         ("select pg_advisory_lock(7)", "select count(*) from pg_locks where locktype = 'advisory'"),
-        ("prepare mine as select 1", "select count(*) from pg_prepared_statements where name = 'mine'"),
+        (
+            "prepare mine as select 1",
+            "select count(*) from pg_prepared_statements where name = 'mine'",
+        ),
         ("listen mine", "select count(*) from pg_listening_channels()"),
         (
             "begin; declare mine cursor with hold for select 1; commit",
-            "select count(*) from pg_cursors",
+            "select count(*) from pg_cursors where name = 'mine'",
         ),
     ] {
         let tied = pooler.client("app").await;

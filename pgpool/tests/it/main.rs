@@ -4,6 +4,8 @@
 //!
 //! Invariant: every test has servers, ports and files of its own; nothing waits for wall time.
 
+#![expect(clippy::panic, reason = "helpers of tests; clippy exempts only the tests themselves")]
+
 mod console;
 mod fake;
 mod faults;

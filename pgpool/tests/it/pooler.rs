@@ -14,33 +14,33 @@ use tokio_postgres::{Client, Config, NoTls};
 use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD};
 
 /// A running pooler.
-pub struct Pooler {
+pub(crate) struct Pooler {
     /// Where clients connect.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Its phases.
-    pub lifecycle: Lifecycle,
+    pub(crate) lifecycle: Lifecycle,
     /// For its end.
-    pub running: Option<Running>,
+    pub(crate) running: Option<Running>,
     _folder: TempDir,
 }
 
 /// What a test changes about the pooler.
 #[derive(Default)]
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// `mode:` of the database.
-    pub mode: &'a str,
+    pub(crate) mode: &'a str,
     /// `pool-size:` of it.
-    pub size: u32,
+    pub(crate) size: u32,
     /// Lines of `settings:`, `name: value` joined by commas.
-    pub settings: &'a str,
+    pub(crate) settings: &'a str,
     /// More keys of the database.
-    pub more: &'a str,
+    pub(crate) more: &'a str,
 }
 
 impl Pooler {
     /// In front of `shop` with users of every kind: `app` (verifier), `other` (password), `legacy`
     /// (md5), `open` (trust), `root` (console).
-    pub async fn start(server: &Postgres, setup: Setup<'_>) -> Self {
+    pub(crate) async fn start(server: &Postgres, setup: Setup<'_>) -> Self {
         let folder = tempfile::tempdir().expect("folder");
         let write = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).expect("written");
@@ -84,34 +84,34 @@ pools:
     }
 
     /// How to reach it.
-    pub fn config(&self, user: &str, password: &str, database: &str) -> Config {
+    pub(crate) fn config(&self, user: &str, password: &str, database: &str) -> Config {
         let mut config = Config::new();
         config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
         config
     }
 
     /// A client of `shop`.
-    pub async fn client(&self, user: &str) -> Client {
+    pub(crate) async fn client(&self, user: &str) -> Client {
         let config = self.config(user, PASSWORD, "shop");
         connect(&config).await.unwrap_or_else(|fault| panic!("{user}: {fault:?}"))
     }
 
     /// A client of the admin database.
-    pub async fn console(&self) -> Client {
+    pub(crate) async fn console(&self) -> Client {
         let config = self.config("root", ROOT_PASSWORD, "pgbouncer");
         connect(&config).await.unwrap_or_else(|fault| panic!("{fault:?}"))
     }
 }
 
 /// Connects and lets the connection run.
-pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
+pub(crate) async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
 /// The SQLSTATE of an error, or its text.
-pub fn code(fault: &tokio_postgres::Error) -> String {
+pub(crate) fn code(fault: &tokio_postgres::Error) -> String {
     fault.code().map_or_else(|| format!("{fault:?}"), |code| code.code().to_owned())
 }
 

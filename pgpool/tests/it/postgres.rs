@@ -11,22 +11,22 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 /// The superuser's password.
-pub const ROOT_PASSWORD: &str = "root's";
+pub(crate) const ROOT_PASSWORD: &str = "root's";
 /// The password of `app`, `other` and `legacy`.
-pub const PASSWORD: &str = "correct horse";
+pub(crate) const PASSWORD: &str = "correct horse";
 
 /// A running server.
-pub struct Postgres {
+pub(crate) struct Postgres {
     folder: TempDir,
     bin: PathBuf,
     /// Its TCP port on 127.0.0.0/8.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl Postgres {
     /// A server with the roles `app`, `other` (SCRAM), `legacy` (md5) and `open` (trust), and a
     /// database `shop`.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let bin = find_bin();
         let folder = tempfile::Builder::new().prefix("pgpool-it").tempdir().expect("folder");
         give_away(folder.path());
@@ -93,7 +93,7 @@ impl Postgres {
     }
 
     /// A connection that does not go through the pooler.
-    pub async fn connect(&self, user: &str, password: &str, database: &str) -> Client {
+    pub(crate) async fn connect(&self, user: &str, password: &str, database: &str) -> Client {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
         let (client, connection) = config.connect(NoTls).await.expect("PostgreSQL lets us in");
@@ -102,12 +102,12 @@ impl Postgres {
     }
 
     /// A superuser's connection to `shop`.
-    pub async fn root(&self) -> Client {
+    pub(crate) async fn root(&self) -> Client {
         self.connect("root", ROOT_PASSWORD, "shop").await
     }
 
     /// What the server stores for a role's password.
-    pub async fn verifier(&self, role: &str) -> String {
+    pub(crate) async fn verifier(&self, role: &str) -> String {
         let root = self.root().await;
         let sql = "select rolpassword from pg_authid where rolname = $1";
         root.query_one(sql, &[&role]).await.expect("role").get(0)
