@@ -37,13 +37,15 @@ impl Control {
         let mut told = false;
         loop {
             tokio::select! {
-                _ = tick.tick() => self.show(&mut reports),
-                Ok(()) = changed.changed() => checks = self.checks(),
+                // In order: a drain that ends at once is told all the same.
+                biased;
                 () = &mut draining, if !told => {
                     told = true;
                     self.observer.emit(Draining { flows: flows(&self.published.load()) });
                 }
                 () = &mut stopped => break,
+                Ok(()) = changed.changed() => checks = self.checks(),
+                _ = tick.tick() => self.show(&mut reports),
             }
         }
         drop(checks);

@@ -443,3 +443,6 @@ const EMPTY_HEADER: libc::mmsghdr = libc::mmsghdr {
     },
     msg_len: 0,
 };
+
+#[cfg(test)]
+mod tests;

@@ -102,3 +102,6 @@ fn receive(socket: &UdpSocket, batch: &mut Batch) -> bool {
 
 /// How often idle flows are looked for.
 const SWEEP: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,7 @@ impl Worker {
         for Ready { token, error } in &ready {
             let port = PortId(*token);
             if *error {
-                self.take_errors(port, now);
+                more |= self.take_errors(port, now) == Batch::CAPACITY;
             }
             let Some(received) = self.ports.socket(port).map(|socket| batch.receive(socket)) else {
                 continue;

@@ -1,0 +1,101 @@
+//! Tests of the plane seam, without threads.
+
+use std::cell::Cell;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use common::balance::HashKey;
+use common::lifecycle::Lifecycle;
+use common::net::bind::{Reuse, udp};
+use common::snapshot::Published;
+use topology::l4::Group;
+use topology::units::GroupName;
+
+use super::*;
+use crate::snapshot::Snapshot;
+use crate::testing::listener;
+
+/// What runs a plane knows nothing of how it moves datagrams.
+async fn run(plane: impl Plane, shutdown: Shutdown) {
+    plane.forward(shutdown).await;
+}
+
+/// A plane without sockets.
+struct Still(Rc<Cell<bool>>);
+
+impl Plane for Still {
+    async fn forward(self, shutdown: Shutdown) {
+        shutdown.draining().await;
+        self.0.set(true);
+    }
+}
+
+fn source(endpoint: u16) -> LaneSource {
+    let mut rules = listener("udp", &[endpoint]);
+    rules.max_flows = NonZeroU32::MIN;
+    let group = Group {
+        name: GroupName::new("edge"),
+        instances: Vec::new(),
+        listeners: vec![rules],
+        hash_key: None,
+        drain: Duration::from_secs(30),
+        place: topology::Place::default(),
+    };
+    let metrics = Observer::new("nlb-1").metrics;
+    let snapshot = Snapshot::build(&group, HashKey::from_names(["edge"]), &metrics, None);
+    LaneSource::all(&Arc::new(Published::new(snapshot))).remove(0)
+}
+
+/// N4, N10: planes are run through one trait; the user-space one forwards, and ends when drained.
+#[tokio::test(flavor = "local")]
+async fn planes_run_behind_one_trait() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = udp("127.0.0.1:0".parse().unwrap(), Reuse::No).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(socket.local_addr().unwrap()).await.unwrap();
+    let lifecycle = Lifecycle::new();
+    let source = source(server.local_addr().unwrap().port());
+    let lane = source.lane();
+    let plane = UserSpace::new(source, socket, 4, Observer::new("nlb-1")).unwrap();
+    let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
+    let ended = Rc::new(Cell::new(false));
+    let still = tokio::task::spawn_local(run(Still(ended.clone()), lifecycle.shutdown()));
+
+    client.send(b"to the server").await.unwrap();
+    let mut bytes = [0; 64];
+    let (length, upstream) = server.recv_from(&mut bytes).await.unwrap();
+    assert_eq!(&bytes[..length], b"to the server");
+    server.send_to(b"to the client", upstream).await.unwrap();
+    let length = client.recv(&mut bytes).await.unwrap();
+    assert_eq!(&bytes[..length], b"to the client");
+    assert_eq!(lane.gate.flows(), 1);
+
+    lifecycle.drain();
+    still.await.unwrap();
+    assert!(ended.get());
+    space.await.unwrap();
+    assert_eq!((lane.gate.flows(), lane.service.endpoints[0].state.active()), (0, 0));
+}
+
+/// N4: a datagram that claims to come from the listener itself does not loop.
+#[tokio::test(flavor = "local")]
+async fn own_datagrams_do_not_loop() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = udp("127.0.0.1:0".parse().unwrap(), Reuse::No).unwrap();
+    let own = socket.local_addr().unwrap();
+    let spoof = socket.try_clone().unwrap();
+    let lifecycle = Lifecycle::new();
+    let source = source(server.local_addr().unwrap().port());
+    let lane = source.lane();
+    let plane = UserSpace::new(source, socket, 4, Observer::new("nlb-1")).unwrap();
+    let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
+    spoof.send_to(b"from itself", own).unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.send_to(b"true", own).await.unwrap();
+    let mut bytes = [0; 64];
+    let (length, _) = server.recv_from(&mut bytes).await.unwrap();
+    assert_eq!(&bytes[..length], b"true");
+    assert_eq!(lane.gate.flows(), 1);
+    lifecycle.stop();
+    space.await.unwrap();
+}
