@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 /// A private key of any kind.
-pub enum Signer {
+pub(crate) enum Signer {
     Es256(EcdsaKeyPair),
     Es384(EcdsaKeyPair),
     Ed(Ed25519KeyPair),
@@ -24,24 +24,24 @@ pub enum Signer {
 }
 
 impl Signer {
-    pub fn es256() -> Self {
+    pub(crate) fn es256() -> Self {
         Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
-    pub fn es384() -> Self {
+    pub(crate) fn es384() -> Self {
         Self::Es384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
     }
 
-    pub fn ed() -> Self {
+    pub(crate) fn ed() -> Self {
         Self::Ed(Ed25519KeyPair::generate().unwrap())
     }
 
-    pub fn rsa() -> Self {
+    pub(crate) fn rsa() -> Self {
         Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
     }
 
     /// Signs as `algorithm` asks where the key can do more than one thing.
-    pub fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, algorithm: &str, message: &[u8]) -> Vec<u8> {
         let random = SystemRandom::new();
         match self {
             Self::Es256(key) | Self::Es384(key) => {
@@ -65,7 +65,7 @@ impl Signer {
     }
 
     /// The public half as a JSON Web Key (the whole secret of HMAC).
-    pub fn jwk(&self, id: &str) -> Value {
+    pub(crate) fn jwk(&self, id: &str) -> Value {
         match self {
             Self::Es256(key) => point(id, "P-256", key.public_key().as_ref()),
             Self::Es384(key) => point(id, "P-384", key.public_key().as_ref()),
@@ -82,7 +82,7 @@ impl Signer {
     }
 
     /// The public half as SubjectPublicKeyInfo in PEM.
-    pub fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
         let der: PublicKeyX509Der<'_> = match self {
             Self::Es256(key) | Self::Es384(key) => key.public_key().as_der().unwrap(),
@@ -95,7 +95,7 @@ impl Signer {
     }
 
     /// A token with these claims, signed as `algorithm`, with this `kid`.
-    pub fn token(&self, algorithm: &str, id: Option<&str>, claims: &Value) -> String {
+    pub(crate) fn token(&self, algorithm: &str, id: Option<&str>, claims: &Value) -> String {
         let mut header = json!({"alg": algorithm, "typ": "JWT"});
         if let Some(id) = id {
             header["kid"] = id.into();
@@ -104,7 +104,7 @@ impl Signer {
     }
 
     /// A token of exactly these texts.
-    pub fn raw(&self, algorithm: &str, header: &str, payload: &str) -> String {
+    pub(crate) fn raw(&self, algorithm: &str, header: &str, payload: &str) -> String {
         let signed = format!("{}.{}", text(header.as_bytes()), text(payload.as_bytes()));
         let signature = self.sign(algorithm, signed.as_bytes());
         format!("{signed}.{}", text(&signature))
@@ -117,11 +117,11 @@ fn point(id: &str, curve: &str, point: &[u8]) -> Value {
 }
 
 /// Base64url without padding.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// A key set of these keys.
-pub fn set(keys: &[Value]) -> String {
+pub(crate) fn set(keys: &[Value]) -> String {
     json!({ "keys": keys }).to_string()
 }

@@ -1,0 +1,144 @@
+//! Limits from the outside: who is refused when, what is told, what reaches the service.
+
+use serde_json::json;
+
+use crate::authn::{Issuers, bearer, rider};
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, topology};
+
+const LIMITS: &str = "    limits:
+      address: { by: address, rate: 7/min, algorithm: sliding-window }
+      user: { by: user, rate: 100/min, algorithm: sliding-window }
+      search: { by: route, rate: 10/h, burst: 3 }
+      total: { by: all, rate: 5/h }
+    routes:
+      - { path: /user/*, to: user, auth: riders, limits: [user] }
+      - { path: /address/*, to: user, auth: riders, limits: [address] }
+      - { path: /search, to: user, auth: none, limits: [search, user] }
+      - { path: /total/*, to: user, auth: none, limits: [total] }
+      - { path: /both/*, to: user, auth: none, limits: [total, search] }";
+
+fn rig(issuers: &Issuers, fake: &Fake, more: &str) -> Rig {
+    let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+    Rig::new(&topology(&services, &issuers.gateway(&format!("{more}{LIMITS}"))))
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn user(issuers: &Issuers, id: u32) -> String {
+    bearer(&issuers.riders.token("ES256", None, &rider(json!({ "userId": id }))))
+}
+
+/// G10: of 120 requests of one user within a minute exactly 100 pass; the rest get 429 and never
+/// reach the service; other users are not concerned.
+#[tokio::test]
+async fn a_users_budget() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = rig(&issuers, &fake, "");
+        let lines = user(&issuers, 99);
+        let mut seen = Vec::new();
+        for n in 0..120_u32 {
+            let answer = rig.get("/user/1", &lines).await;
+            assert!(answer.contains("ratelimit-policy: \"user\";q=100;w=60\r\n"), "{answer}");
+            let left = format!("ratelimit: \"user\";r={};t=", 99_u32.saturating_sub(n));
+            assert!(answer.contains(&left), "{answer}");
+            assert_eq!(answer.contains("\r\nretry-after: "), n >= 100, "{answer}");
+            seen.push(status(&answer));
+        }
+        assert!(seen[..100].iter().all(|s| *s == 200) && seen[100..].iter().all(|s| *s == 429));
+        assert_eq!(fake.seen.count(), 100);
+        assert_eq!(status(&rig.get("/user/1", &user(&issuers, 98)).await), 200);
+    })
+    .await;
+}
+
+/// G10: an address's budget is charged before authentication, so that 401s count; a refusal comes
+/// before the token is looked at.
+#[tokio::test]
+async fn refused_tokens_count_for_their_address() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = rig(&issuers, &fake, "");
+        let good = user(&issuers, 99);
+        for n in 0..9_u32 {
+            let lines =
+                if n == 3 || n > 6 { good.as_str() } else { "Authorization: Bearer a.b.c\r\n" };
+            let answer = rig.get("/address/1", lines).await;
+            let expected = if n > 6 {
+                429
+            } else if n == 3 {
+                200
+            } else {
+                401
+            };
+            assert_eq!(status(&answer), expected, "{n}: {answer}");
+            let left = format!("ratelimit: \"address\";r={};t=", 6_u32.saturating_sub(n));
+            assert_eq!(answer.matches(&left).count(), 1, "{answer}");
+        }
+        let other = rig.connect_from("198.51.100.1:1".parse().expect("an address"));
+        let (mut stream, _task) = other;
+        let request = format!("GET /address/1 HTTP/1.1\r\nHost: a\r\n{good}\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.expect("taken");
+        assert!(crate::rig::until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 200 "));
+    })
+    .await;
+}
+
+/// G10: by route and for all; rate and burst are two numbers; what everybody shares is told only to
+/// those it refuses; one refusal and none of a request's limits is charged.
+#[tokio::test]
+async fn budgets_of_many() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = rig(&issuers, &fake, "");
+        for n in 0..5 {
+            let answer = rig.get("/search", "").await;
+            let refused = n >= 3;
+            assert_eq!(status(&answer), if refused { 429 } else { 200 }, "{answer}");
+            assert_eq!(answer.contains("ratelimit: \"search\";r=0"), refused, "{answer}");
+            // Ten in an hour: the next one comes in six minutes.
+            assert_eq!(answer.contains("\r\nretry-after: 360\r\n"), refused, "{answer}");
+            assert!(!answer.contains("\"user\""), "nobody was identified: {answer}");
+        }
+        // Another route's budget is its own; the one for all is charged only when both have room.
+        let both: Vec<u16> = {
+            let mut all = Vec::new();
+            for _ in 0..6 {
+                all.push(status(&rig.get("/both/1", "").await));
+            }
+            all
+        };
+        assert_eq!(both, [200, 200, 200, 429, 429, 429]);
+        for expected in [200, 200, 429] {
+            assert_eq!(status(&rig.get("/total/1", "").await), expected);
+        }
+    })
+    .await;
+}
+
+/// G10: what happens while Redis is away is what the file says.
+#[tokio::test]
+async fn policies_of_a_store_that_is_away() {
+    local(async {
+        for (policy, expected) in [("fail-open", 130), ("fail-closed", 0), ("local-share", 100)] {
+            let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+            // A port that nobody has.
+            let store = format!(
+                "    limit-store: {{ redis: \"redis://127.0.0.1:9\", when-away: {policy} }}\n"
+            );
+            let rig = rig(&issuers, &fake, &store);
+            let lines = user(&issuers, 99);
+            for n in 0..130 {
+                let answer = rig.get("/user/1", &lines).await;
+                let refused = if policy == "fail-closed" { 503 } else { 429 };
+                assert_eq!(status(&answer), if n < expected { 200 } else { refused }, "{answer}");
+                assert_eq!(answer.contains("\r\nretry-after: "), n >= expected, "{answer}");
+            }
+            assert_eq!(fake.seen.count(), expected);
+        }
+    })
+    .await;
+}
