@@ -8,7 +8,6 @@ mod balancer;
 mod bodies;
 mod fakes;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
-#[path = "../../src/stages/authn/forge.rs"]
 mod forge;
 mod front;
 mod headers;

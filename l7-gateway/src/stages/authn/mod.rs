@@ -184,6 +184,7 @@ fn seconds(wall: SystemTime) -> u64 {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/it/forge.rs"]
 mod forge;
 
 #[cfg(test)]

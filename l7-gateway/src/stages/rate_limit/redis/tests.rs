@@ -139,7 +139,7 @@ fn the_script_decides_as_the_table_does() {
 async fn gateways_share_one_budget_exactly() {
     let server = Server::start();
     let (one, two) = (server.store(), server.store());
-    let mut lines = vec![
+    let mut lines = [
         (&one, one.connect().await.unwrap()),
         (&one, one.connect().await.unwrap()),
         (&two, two.connect().await.unwrap()),

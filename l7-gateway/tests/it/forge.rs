@@ -25,19 +25,25 @@ pub(crate) enum Signer {
 
 impl Signer {
     pub(crate) fn es256() -> Self {
-        Self::Es256(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+        Self::Es256(
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)
+                .expect("invariant: a sound key"),
+        )
     }
 
     pub(crate) fn es384() -> Self {
-        Self::Es384(EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap())
+        Self::Es384(
+            EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING)
+                .expect("invariant: a sound key"),
+        )
     }
 
     pub(crate) fn ed() -> Self {
-        Self::Ed(Ed25519KeyPair::generate().unwrap())
+        Self::Ed(Ed25519KeyPair::generate().expect("invariant: a sound key"))
     }
 
     pub(crate) fn rsa() -> Self {
-        Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap()))
+        Self::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).expect("invariant: a sound key")))
     }
 
     /// Signs as `algorithm` asks where the key can do more than one thing.
@@ -45,7 +51,7 @@ impl Signer {
         let random = SystemRandom::new();
         match self {
             Self::Es256(key) | Self::Es384(key) => {
-                key.sign(&random, message).unwrap().as_ref().to_vec()
+                key.sign(&random, message).expect("invariant: a sound key").as_ref().to_vec()
             }
             Self::Ed(key) => key.sign(message).as_ref().to_vec(),
             Self::Rsa(key) => {
@@ -55,7 +61,7 @@ impl Signer {
                     _ => &RSA_PKCS1_SHA256,
                 };
                 let mut out = vec![0; key.public_modulus_len()];
-                key.sign(encoding, &random, message, &mut out).unwrap();
+                key.sign(encoding, &random, message, &mut out).expect("invariant: a sound key");
                 out
             }
             Self::Secret(secret) => {
@@ -85,9 +91,11 @@ impl Signer {
     pub(crate) fn pem(&self) -> String {
         use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
         let der: PublicKeyX509Der<'_> = match self {
-            Self::Es256(key) | Self::Es384(key) => key.public_key().as_der().unwrap(),
-            Self::Ed(key) => key.public_key().as_der().unwrap(),
-            Self::Rsa(key) => key.public_key().as_der().unwrap(),
+            Self::Es256(key) | Self::Es384(key) => {
+                key.public_key().as_der().expect("invariant: a sound key")
+            }
+            Self::Ed(key) => key.public_key().as_der().expect("invariant: a sound key"),
+            Self::Rsa(key) => key.public_key().as_der().expect("invariant: a sound key"),
             Self::Secret(_) => unreachable!("a secret has no public half"),
         };
         let body = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
