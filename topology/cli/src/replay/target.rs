@@ -1,8 +1,8 @@
-//! Whom a replay may send to. Not for sending. Used by `udp` and `https`.
+//! Whom a replay may send to, and from which address. Not for sending. Used by `udp` and `https`.
 //!
 //! Invariant: without the user's word no packet leaves for a public address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,6 +28,19 @@ pub(super) fn permit(address: SocketAddr, owned: bool) -> Result<()> {
          If it is yours, say --yes-i-own-it"
     );
     Ok(())
+}
+
+/// Where client `number` sends from: to a loopback target its own address out of 127.64.0.0/10, so
+/// that the target sees as many addresses as clients.
+pub(super) fn client_address(target: IpAddr, number: u32) -> IpAddr {
+    match target {
+        IpAddr::V4(v4) if v4.is_loopback() => {
+            let host = number.wrapping_add(1) & 0x003f_ffff;
+            Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() | host).into()
+        }
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Loopback, link-local, private and unique-local networks (RFC 1918, RFC 3927, RFC 4193).
@@ -65,6 +78,17 @@ mod tests {
             assert_eq!(permit(address, false).is_ok(), private, "{address}");
             assert!(permit(address, true).is_ok());
         }
+    }
+
+    #[test]
+    fn clients_have_addresses_of_their_own_on_loopback() {
+        let to = |text: &str| text.parse().unwrap();
+        let own: std::collections::BTreeSet<_> =
+            (0..5000).map(|number| client_address(to("127.0.0.1"), number)).collect();
+        assert_eq!(own.len(), 5000);
+        assert!(own.iter().all(IpAddr::is_loopback));
+        assert_eq!(client_address(to("10.0.0.1"), 7), to("0.0.0.0"));
+        assert_eq!(client_address(to("::1"), 7), to("::"));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use super::report::{self, Times};
 use super::{Common, game, lanes, target};
 
 pub(super) const EXAMPLES: &str = "\
-Examples:
+Examples (beside a running `aqueduct up`):
   aqueduct replay udp --target 127.0.0.1:7777 --players 50 --rate 128 --seconds 5
   aqueduct replay udp --target 127.0.0.1:7777 --players 500 --rate 30 --seconds 60 \\
       --json game.json --slo loss=0.1%,p99=20ms,affinity=0";
@@ -35,7 +35,7 @@ Examples:
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     /// Where the game listens.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7777")]
     target: String,
     /// Players; to a loopback target each has an own address (127.64.0.0/10).
     #[arg(long, default_value = "50", value_name = "N")]
@@ -202,25 +202,13 @@ async fn play(plan: Plan, numbers: std::ops::Range<u32>) -> Result<Lane> {
     })
 }
 
-async fn join(target: SocketAddr, number: u32) -> Result<UdpSocket> {
-    let from = source(target.ip(), number);
+async fn join(to: SocketAddr, number: u32) -> Result<UdpSocket> {
+    let from = target::client_address(to.ip(), number);
     let socket = UdpSocket::bind((from, 0)).await.with_context(|| {
         format!("player {number} gets no socket on {from}; fewer players, or raise `ulimit -n`")
     })?;
-    socket.connect(target).await.with_context(|| format!("{target} cannot be reached"))?;
+    socket.connect(to).await.with_context(|| format!("{to} cannot be reached"))?;
     Ok(socket)
-}
-
-/// Where a player sends from: on loopback its own address out of 127.64.0.0/10.
-fn source(target: IpAddr, number: u32) -> IpAddr {
-    match target {
-        IpAddr::V4(v4) if v4.is_loopback() => {
-            let host = (number + 1) & 0x003f_ffff;
-            Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() | host).into()
-        }
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// Sends everything on schedule; how late sends were, and how many the kernel refused.

@@ -6,7 +6,6 @@
 
 mod recording;
 mod script;
-mod token;
 mod wire;
 
 use std::cell::RefCell;
@@ -29,22 +28,26 @@ use super::pace::{Pace, Schedule};
 use super::report::https::{HttpsReport, Outcome, Tally};
 use super::udp::{rate, seconds};
 use super::{Common, lanes, report, target};
+use crate::token::signer::Grant;
+use crate::up::folder::Folder;
+use crate::up::source::BUILT_IN_NAME;
 
 pub(super) const EXAMPLES: &str = "\
-Examples (`aqueduct up` prints its state folder):
-  aqueduct replay https --url https://127.0.0.1:8443/api/user/profile --rate 200 --seconds 10 \\
-      --ca STATE/ca.pem --token-keys STATE/keys --users 500
+Examples (beside a running `aqueduct up`):
+  aqueduct replay https --rate 200 --seconds 10
+  aqueduct replay https --url https://127.0.0.1:8443/api/feed/home --rate 500 --json feed.json
   aqueduct replay https --url https://api.example:8443/ --resolve api.example:127.0.0.1 \\
-      --file access.ndjson --token-keys STATE/keys --slo p99=20ms,errors=0%";
+      --file access.ndjson --slo p99=20ms,errors=0%";
 
 /// Options of `aqueduct replay https`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     /// What is asked; with --file its host and port alone count.
-    #[arg(long, value_name = "URL", value_parser = script::url)]
+    #[arg(long, value_name = "URL", value_parser = script::url,
+          default_value = "https://127.0.0.1:8443/api/user/profile")]
     url: http::Uri,
-    /// Requests per second; with --file instead of the recorded times.
-    #[arg(long, value_parser = rate, value_name = "PER-SECOND", required_unless_present = "file")]
+    /// Requests per second [default: 100, or with --file the recorded times].
+    #[arg(long, value_parser = rate, value_name = "PER-SECOND")]
     rate: Option<f64>,
     /// How long; with --file the recording's length unless --rate is given.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
@@ -58,27 +61,37 @@ pub(super) struct Args {
     /// Recorded requests: a .har file, or NDJSON (the gateway's access log will do).
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Sign tokens with es256.pem or rs256.pem of this folder (the demo issuer's keys).
-    #[arg(long, value_name = "DIR", conflicts_with = "token")]
+    /// Sign tokens with es256.pem or rs256.pem of this folder [default: the stack's issuer's].
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["token", "anonymous"])]
     token_keys: Option<PathBuf>,
     /// Send this token.
-    #[arg(long, value_name = "JWT")]
+    #[arg(long, value_name = "JWT", conflicts_with = "anonymous")]
     token: Option<String>,
+    /// Send no token.
+    #[arg(long)]
+    anonymous: bool,
     /// Users that the requests come from, in turn, each with an own token.
-    #[arg(long, default_value = "1", value_name = "N")]
+    #[arg(long, default_value = "1000", value_name = "N")]
     users: NonZeroU64,
-    /// Number of the first user.
-    #[arg(long, default_value_t = 98765, value_name = "N")]
+    /// Number of the first user; the demo's database has 1000 to 1999.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
     first_user: u64,
+    /// Scopes of the tokens, separated by spaces.
+    #[arg(long, value_name = "SCOPES", default_value = "user:read pay")]
+    scope: String,
     #[command(flatten)]
-    claims: token::Claims,
-    /// Authority that signed the server's certificate (PEM).
+    grant: Grant,
+    /// Authority that signed the server's certificate, PEM [default: the stack's].
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// The folder of a stack that `up` started [default: that of the built-in stack].
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Connect for this host name to this address, `api.example:127.0.0.1`.
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = script::resolve)]
     resolve: Option<(String, std::net::IpAddr)>,
-    /// Most connections at a time; opened as needed and kept.
+    /// Most connections at a time; opened as needed and kept. To a loopback target each comes from
+    /// an address of its own, as different clients do.
     #[arg(long, default_value = "64", value_name = "N")]
     connections: NonZeroUsize,
     /// A request without a whole answer after this is an error.
@@ -104,7 +117,7 @@ async fn measure(args: &Args) -> Result<HttpsReport> {
     let total = schedule.total();
     let watcher = tokio::spawn(live::watch(live.clone(), total, "requests"));
     let plan = Plan {
-        settings: wire::Settings::new(&args.url, address, args.ca.as_deref())?,
+        settings: wire::Settings::new(&args.url, address, &args.authority()?)?,
         script: Arc::new(script),
         schedule,
         connections: args.connections.get().div_ceil(lanes),
@@ -120,6 +133,22 @@ async fn measure(args: &Args) -> Result<HttpsReport> {
         sum.merge(&lane);
     }
     Ok(HttpsReport::new(args.url.to_string(), &sum))
+}
+
+impl Args {
+    fn folder(&self) -> Result<Folder> {
+        Folder::named(self.state.as_deref(), BUILT_IN_NAME)
+    }
+
+    /// The authority's file: what the user said, else the stack's.
+    fn authority(&self) -> Result<PathBuf> {
+        self.ca.clone().map_or_else(|| Ok(self.folder()?.path("ca.pem")), Ok)
+    }
+
+    /// The issuer's folder: what the user said, else the stack's.
+    fn keys(&self) -> Result<PathBuf> {
+        self.token_keys.clone().map_or_else(|| Ok(self.folder()?.path("keys")), Ok)
+    }
 }
 
 /// Where to connect: what `--resolve` says, else the address of the URL's host.
@@ -145,7 +174,8 @@ struct Plan {
 
 /// Sends each `lanes`th request of the schedule, beginning with number `lane`.
 async fn send(plan: Plan, lane: u64) -> Result<Tally> {
-    let wire = Rc::new(Wire::new(plan.settings.clone(), plan.connections));
+    let clients = (lane..).step_by(plan.lanes as usize);
+    let wire = Rc::new(Wire::new(plan.settings.clone(), plan.connections, clients));
     let tally = Rc::new(RefCell::new(Tally::new()));
     let schedule = plan.schedule.every(plan.lanes, lane);
     let mut pace = Pace::new(plan.start, schedule);

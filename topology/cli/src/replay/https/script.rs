@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -15,8 +15,8 @@ use http_body_util::Full;
 
 use super::Args;
 use super::recording::{self, Recorded};
-use super::token::Signer;
 use crate::replay::pace::Schedule;
+use crate::token::signer::Signer;
 
 /// All requests of a replay.
 pub(super) struct Script {
@@ -62,7 +62,7 @@ pub(super) fn plan(args: &Args) -> Result<(Script, Schedule)> {
 fn schedule(args: &Args, recorded: Option<&[Recorded]>) -> Schedule {
     match (recorded, args.rate) {
         (Some(recorded), None) => Schedule::recorded(recorded.iter().map(|r| r.at).collect()),
-        (_, rate) => Schedule::even(rate.unwrap_or(1.0), args.seconds),
+        (_, rate) => Schedule::even(rate.unwrap_or(100.0), args.seconds),
     }
 }
 
@@ -70,9 +70,13 @@ fn tokens(args: &Args, recorded: Option<&[Recorded]>, length: Duration) -> Resul
     if let Some(token) = &args.token {
         return Ok(Tokens::Same(bearer(token)?));
     }
-    let Some(keys) = &args.token_keys else { return Ok(Tokens::None) };
-    let signer = Signer::new(keys, &args.claims, length + args.timeout)?;
-    let sign = |user: &str| bearer(&signer.sign(user)?);
+    if args.anonymous {
+        return Ok(Tokens::None);
+    }
+    let signer = Signer::open(&args.keys()?, &args.grant)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let lifetime = length + args.timeout + LEEWAY;
+    let sign = |user: &str| bearer(&signer.sign(user, &args.scope, now, lifetime)?);
     let Some(recorded) = recorded else {
         ensure!(args.users.get() <= MOST_USERS, "--users: at most {MOST_USERS}");
         let users = args.first_user..args.first_user.saturating_add(args.users.get());
@@ -92,6 +96,9 @@ fn tokens(args: &Args, recorded: Option<&[Recorded]>, length: Duration) -> Resul
 
 /// Tokens are signed before the first request leaves; a million takes about a minute.
 const MOST_USERS: u64 = 1_000_000;
+
+/// Tokens outlive the replay by so long.
+const LEEWAY: Duration = Duration::from_secs(600);
 
 fn bearer(token: &str) -> Result<HeaderValue> {
     let mut value =

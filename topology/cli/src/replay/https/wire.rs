@@ -4,7 +4,9 @@
 //! Invariant: an exchange either saw the whole answer or is a [`Fault`].
 
 use std::cell::{Cell, RefCell};
+use std::iter::StepBy;
 use std::net::SocketAddr;
+use std::ops::RangeFrom;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,9 +20,11 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
+
+use crate::replay::target;
 
 /// Where and how to connect.
 #[derive(Clone)]
@@ -30,15 +34,14 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// TLS when the URL says https; then `ca` is needed.
+    /// TLS when the URL says https; then `ca` signed the server's certificate.
     ///
     /// # Errors
     /// The authority file cannot be read or holds no certificate.
-    pub(super) fn new(url: &Uri, address: SocketAddr, ca: Option<&Path>) -> Result<Self> {
+    pub(super) fn new(url: &Uri, address: SocketAddr, ca: &Path) -> Result<Self> {
         if url.scheme_str() != Some("https") {
             return Ok(Self { address, tls: None });
         }
-        let ca = ca.context("https needs --ca FILE: the authority that signed the certificate")?;
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned())
             .with_context(|| format!("{host}: no name that a certificate can have"))?;
@@ -49,7 +52,7 @@ impl Settings {
 fn connector(ca: &Path) -> Result<TlsConnector> {
     let mut roots = rustls::RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(ca)
-        .with_context(|| format!("{}: cannot read the authority", ca.display()))?;
+        .with_context(|| format!("{}: cannot read; name the authority with --ca", ca.display()))?;
     for certificate in certificates {
         let certificate = certificate.with_context(|| format!("{}: not PEM", ca.display()))?;
         roots.add(certificate).with_context(|| format!("{}: bad certificate", ca.display()))?;
@@ -116,16 +119,18 @@ pub(super) struct Wire {
     settings: Settings,
     permits: Semaphore,
     idle: RefCell<Vec<Sender>>,
+    clients: RefCell<StepBy<RangeFrom<u64>>>,
     opened: Cell<u64>,
 }
 
 impl Wire {
-    /// At most `most` connections at a time.
-    pub(super) fn new(settings: Settings, most: usize) -> Self {
+    /// At most `most` connections at a time; the next one opened is that of the next of `clients`.
+    pub(super) fn new(settings: Settings, most: usize, clients: StepBy<RangeFrom<u64>>) -> Self {
         Self {
             settings,
             permits: Semaphore::new(most),
             idle: RefCell::default(),
+            clients: RefCell::new(clients),
             opened: Cell::new(0),
         }
     }
@@ -174,8 +179,7 @@ impl Wire {
     }
 
     async fn open(&self) -> Result<Sender, Fault> {
-        let stream = TcpStream::connect(self.settings.address).await.map_err(|_| Fault::Connect)?;
-        let _ = stream.set_nodelay(true);
+        let stream = self.connect().await.map_err(|_| Fault::Connect)?;
         self.opened.set(self.opened.get() + 1);
         match &self.settings.tls {
             None => start(stream).await,
@@ -184,6 +188,16 @@ impl Wire {
                 start(tls.map_err(|_| Fault::Tls)?).await
             }
         }
+    }
+
+    async fn connect(&self) -> std::io::Result<TcpStream> {
+        let to = self.settings.address;
+        let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        let client = self.clients.borrow_mut().next().unwrap_or_default();
+        let from = target::client_address(to.ip(), u32::try_from(client).unwrap_or_default());
+        socket.bind((from, 0).into())?;
+        socket.set_nodelay(true)?;
+        socket.connect(to).await
     }
 }
 
