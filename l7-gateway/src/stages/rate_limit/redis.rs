@@ -10,6 +10,7 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, RedisError, Script};
 use common::observe::Observer;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use topology::gateway::{LimitStore, WhenAway};
 
@@ -137,6 +138,8 @@ pub struct Link {
     store: Arc<Store>,
     observer: Observer,
     line: Arc<Mutex<Line>>,
+    /// Whether the first attempt to connect has ended, well or not.
+    tried: Arc<watch::Sender<bool>>,
 }
 
 /// What is known of the connection; locked for an instant, never across an await.
@@ -152,7 +155,8 @@ struct Line {
 }
 
 impl Link {
-    /// Begins to connect on the calling runtime. Until that has worked, the store is away.
+    /// Begins to connect on the calling runtime. Decisions wait for the end of this first attempt, a
+    /// second at most, so that a worker that has just started counts where all others do.
     pub fn new(store: Arc<Store>, observer: Observer) -> Self {
         let line = Line {
             connection: None,
@@ -161,13 +165,18 @@ impl Link {
             lost: Instant::now(),
             told: false,
         };
-        let link = Self { store, observer, line: Arc::new(Mutex::new(line)) };
+        let line = Arc::new(Mutex::new(line));
+        let link = Self { store, observer, line, tried: Arc::new(watch::Sender::new(false)) };
         link.reconnect();
         link
     }
 
     /// One decision on all of these counters. Cancel safe; what was charged stays charged.
     pub async fn charge(&self, charges: &[(String, Budget)]) -> Result<Vec<Standing>, StoreError> {
+        if !*self.tried.borrow() {
+            // An error means that nobody tries any more: then there is no connection either.
+            let _ = self.tried.subscribe().wait_for(|ended| *ended).await;
+        }
         let (connection, number) = {
             let line = self.line();
             (line.connection.clone(), line.number)
@@ -217,13 +226,15 @@ impl Link {
     fn reconnect(&self) {
         let line = Arc::downgrade(&self.line);
         let (store, observer) = (Arc::clone(&self.store), self.observer.clone());
+        let tried = Arc::clone(&self.tried);
         tokio::spawn(async move {
             loop {
                 let Some(wait) = line.upgrade().map(|line| lock(&line).wait) else { return };
                 sleep(wait).await;
                 let outcome = store.connect().await;
                 let Some(line) = line.upgrade() else { return };
-                let link = Self { store: Arc::clone(&store), observer: observer.clone(), line };
+                let (store, observer) = (Arc::clone(&store), observer.clone());
+                let link = Self { store, observer, line, tried: Arc::clone(&tried) };
                 if link.connected(outcome) {
                     return;
                 }
@@ -233,6 +244,12 @@ impl Link {
 
     /// Draws the conclusion from an attempt; answers whether a connection stands.
     fn connected(&self, outcome: Result<MultiplexedConnection, StoreError>) -> bool {
+        let stands = self.keep(outcome);
+        self.tried.send_replace(true);
+        stands
+    }
+
+    fn keep(&self, outcome: Result<MultiplexedConnection, StoreError>) -> bool {
         let fault = {
             let mut line = self.line();
             line.wait = (line.wait * 2).clamp(BACKOFF.0, BACKOFF.1);

@@ -261,6 +261,15 @@ async fn a_link_survives_its_server() {
     comes_back(&link, &charges).await;
 }
 
+/// G10: a worker that has just started counts in Redis from its first request on.
+#[tokio::test]
+async fn the_first_decision_waits_for_the_connection() {
+    let server = Server::start();
+    let link = Link::new(Arc::new(server.store()), Observer::new("gw-1"));
+    let charges = [keyed("k", window(9, 60_000_000))];
+    assert_eq!(link.charge(&charges).await.expect("it waits")[0].remaining, 8);
+}
+
 async fn comes_back(link: &Link, charges: &[(String, Budget)]) {
     let again = async {
         while link.charge(charges).await.is_err() {
