@@ -143,7 +143,7 @@ impl Drop for Pass {
     }
 }
 
-/// N9: `deny` before `allow`; an empty `allow` lets everybody in.
+/// `deny` comes before `allow` (N9); an empty `allow` lets everybody in.
 fn listed(rules: &Listener, client: IpAddr) -> Result<(), Refusal> {
     let within = |list: &[IpNet]| contains(list, client);
     if within(&rules.deny) || (!rules.allow.is_empty() && !within(&rules.allow)) {

@@ -162,7 +162,7 @@ impl Worker {
     }
 }
 
-/// N6: the client's own address, from the header that a trusted peer must send first.
+/// The client's own address (N6), from the header that a trusted peer must send first.
 async fn named_by_header(downstream: &mut impl Wire, ends: Ends) -> Result<Ends, Refusal> {
     let header = timeout(HEADER_TIME, proxy_protocol::read(downstream)).await;
     match header.map_err(|_| Refusal::Header)?.map_err(|_| Refusal::Header)?.addresses {

@@ -360,7 +360,7 @@ impl Worker {
         rest
     }
 
-    /// N4: an ICMP error counts as a failure of the endpoint that the datagram was sent to.
+    /// An ICMP error counts (N4) as a failure of the endpoint that the datagram was sent to.
     fn take_errors(&mut self, port: PortId, now: Instant) -> usize {
         let mut taken = 0;
         while taken < Batch::CAPACITY {
