@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use common::net::proxy_protocol::ReadFault;
 use common::observe::{Event, Observer};
+use tracing::Level;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -56,19 +57,19 @@ pub struct ProxyHeaderRefused {
 impl Event for Started<'_> {
     fn emit(&self, to: &Observer) {
         let (listen, group, workers, routes) = (self.listen, self.group, self.workers, self.routes);
-        tracing::info!(instance = %to.instance, %listen, group, workers, routes, "gateway serves");
+        tracing::event!(Level::INFO, instance = %to.instance, %listen, group, workers, routes, "gateway serves");
     }
 }
 
 impl Event for Draining {
     fn emit(&self, to: &Observer) {
-        tracing::info!(instance = %to.instance, connections = self.connections, "gateway drains");
+        tracing::event!(Level::INFO, instance = %to.instance, connections = self.connections, "gateway drains");
     }
 }
 
 impl Event for Stopped {
     fn emit(&self, to: &Observer) {
-        tracing::info!(instance = %to.instance, "gateway has stopped");
+        tracing::event!(Level::INFO, instance = %to.instance, "gateway has stopped");
     }
 }
 
@@ -76,7 +77,7 @@ impl Event for Exhausted<'_> {
     fn emit(&self, to: &Observer) {
         refused(to, "exhausted");
         let remedy = "raise the limit of open files, or lower max-connections";
-        tracing::warn!(instance = %to.instance, error = %self.error, remedy, "cannot accept");
+        tracing::event!(Level::WARN, instance = %to.instance, error = %self.error, remedy, "cannot accept");
     }
 }
 

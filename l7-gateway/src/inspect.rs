@@ -12,6 +12,7 @@ use common::snapshot::Published;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use topology::gateway::{Auth, Route};
+use topology::units::Scope;
 
 use crate::access_log::Totals;
 use crate::server::Connections;
@@ -114,7 +115,7 @@ impl Inspect for Inspection {
 
 fn route(snapshot: &Snapshot, route: &Route) -> Value {
     let service = snapshot.upstreams.get(route.to.0).map(|u| u.model.service.as_str());
-    let scopes = route.policy.scopes.iter().map(|scope| scope.as_str());
+    let scopes = route.policy.scopes.iter().map(Scope::as_str);
     json!({
         "name": route.name.as_str(),
         "service": service,

@@ -5,6 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use topology::ServiceName;
 
 use super::End;
 use crate::exchange::{Exchange, Stage, Transport};
@@ -30,7 +31,7 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     number(b"\",\"latency_ms\":", micros / 1000, out);
     number(b",\"latency_us\":", micros, out);
     number(b",\"status\":", u64::from(record.status.unwrap_or(CLIENT_GONE).as_u16()), out);
-    text(b",\"service\":", record.service.as_ref().map(|name| name.as_str()), out);
+    text(b",\"service\":", record.service.as_ref().map(ServiceName::as_str), out);
     text(b",\"gateway_instance\":", Some(instance), out);
     raw(b",\"request_id\":\"", &x.request_id.hex(), out);
     raw(b"\",\"trace_id\":\"", &x.trace.trace_hex(), out);

@@ -63,7 +63,7 @@ impl Engine for Http1 {
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let (guard, verdicts) = Guard::new(io, self.limits, self.patience);
-        let tunnel = Rc::new(RefCell::new(None));
+        let tunnel = Switched::default();
         let service = Exchanges { line, verdicts, tunnel: Rc::clone(&tunnel) };
         let mut connection = self.builder().serve_connection(TokioIo::new(guard), service);
         let mut drained = shutdown.phase() > Phase::Running;
@@ -150,11 +150,14 @@ impl Meter for Down {
     }
 }
 
+/// The tunnel that the connection becomes, once a service has answered 101.
+type Switched = Rc<RefCell<Option<(Box<Tunnel>, Box<Exchange>)>>>;
+
 /// What hyper calls once per request.
 struct Exchanges {
     line: Rc<Line>,
     verdicts: Verdicts,
-    tunnel: Rc<RefCell<Option<(Box<Tunnel>, Box<Exchange>)>>>,
+    tunnel: Switched,
 }
 
 /// Tells the guard that an answer is out.

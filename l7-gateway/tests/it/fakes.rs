@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 /// What it does with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub(crate) enum Act {
     /// 200 with this body.
     Answer(&'static str),
     /// These bytes, then the connection ends.
@@ -27,29 +27,29 @@ pub enum Act {
 
 /// What it remembers.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Connections accepted.
-    pub connections: Cell<usize>,
+    pub(crate) connections: Cell<usize>,
     /// Each request as text, with the number of its connection (from 1).
-    pub requests: RefCell<Vec<(usize, String)>>,
+    pub(crate) requests: RefCell<Vec<(usize, String)>>,
 }
 
 impl Seen {
     /// How many requests came.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.requests.borrow().len()
     }
 
     /// The last request.
-    pub fn last(&self) -> String {
+    pub(crate) fn last(&self) -> String {
         self.requests.borrow().last().map(|(_, text)| text.clone()).unwrap_or_default()
     }
 }
 
 /// The service.
-pub struct Fake {
-    pub address: SocketAddr,
-    pub seen: Rc<Seen>,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    pub(crate) seen: Rc<Seen>,
     task: JoinHandle<()>,
 }
 
@@ -61,12 +61,12 @@ impl Drop for Fake {
 
 impl Fake {
     /// Does the same with every request.
-    pub async fn new(act: Act) -> Self {
+    pub(crate) async fn new(act: Act) -> Self {
         Self::script(move |_, _| act).await
     }
 
     /// Chooses by the connection's number (from 1) and the number of the request on it (from 1).
-    pub async fn script(act: impl Fn(usize, usize) -> Act + 'static) -> Self {
+    pub(crate) async fn script(act: impl Fn(usize, usize) -> Act + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen = Rc::new(Seen::default());

@@ -53,10 +53,8 @@ gateways:
 }
 
 fn parse(text: &str, folder: &Path) -> Arc<Topology> {
-    match topology::parse("shop.yaml", text, folder) {
-        Ok(topology) => Arc::new(topology),
-        Err(problems) => panic!("{problems}"),
-    }
+    let parsed = topology::parse("shop.yaml", text, folder);
+    Arc::new(parsed.map_err(|problems| problems.to_string()).expect("a valid topology"))
 }
 
 async fn run(folder: &Path, upstream: SocketAddr) -> (Running, Options) {

@@ -19,17 +19,17 @@ use tokio::task::{JoinHandle, spawn_local};
 use topology::Topology;
 
 /// The worker and what it writes.
-pub struct Rig {
-    pub worker: Rc<Worker>,
-    pub lifecycle: Lifecycle,
-    pub observer: Observer,
-    pub log: Log,
+pub(crate) struct Rig {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) observer: Observer,
+    pub(crate) log: Log,
     writer: Option<Writer>,
 }
 
 /// The access log in memory.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -43,24 +43,22 @@ impl Write for Log {
 }
 
 /// The address that in-memory clients come from.
-pub fn client() -> SocketAddr {
+pub(crate) fn client() -> SocketAddr {
     "192.0.2.7:40000".parse().expect("an address")
 }
 
 /// A topology whose gateway is `gw`, with the `gateways: app:` section's inner lines given.
-pub fn topology(services: &str, gateway: &str) -> Topology {
+pub(crate) fn topology(services: &str, gateway: &str) -> Topology {
     let text = format!(
         "aqueduct: 1\nservices:\n{services}\ngateways:\n  app:\n    instances:\n      \
          gw: {{ listen: 127.0.0.1:0 }}\n{gateway}\n"
     );
-    match topology::parse("test.yaml", &text, Path::new("/nowhere")) {
-        Ok(topology) => topology,
-        Err(problems) => panic!("{problems}\n{text}"),
-    }
+    let parsed = topology::parse("test.yaml", &text, Path::new("/nowhere"));
+    parsed.map_err(|problems| problems.to_string()).expect("a valid topology")
 }
 
 /// A service of one endpoint and a route that leads all paths to it.
-pub fn one(address: SocketAddr) -> Topology {
+pub(crate) fn one(address: SocketAddr) -> Topology {
     topology(
         &format!("  user: {{ endpoints: [{address}] }}"),
         "    routes:\n      - { path: /*, to: user }",
@@ -68,7 +66,7 @@ pub fn one(address: SocketAddr) -> Topology {
 }
 
 impl Rig {
-    pub fn new(topology: &Topology) -> Self {
+    pub(crate) fn new(topology: &Topology) -> Self {
         let (group, instance) = topology.gateway("gw").expect("the instance");
         let observer = Observer::new("gw");
         let snapshot = Snapshot::build(group, &instance.name, &observer).expect("it builds");
@@ -82,18 +80,18 @@ impl Rig {
     }
 
     /// A client's connection, and the task that serves it.
-    pub fn connect(&self) -> (DuplexStream, JoinHandle<()>) {
+    pub(crate) fn connect(&self) -> (DuplexStream, JoinHandle<()>) {
         self.connect_from(client())
     }
 
-    pub fn connect_from(&self, from: SocketAddr) -> (DuplexStream, JoinHandle<()>) {
+    pub(crate) fn connect_from(&self, from: SocketAddr) -> (DuplexStream, JoinHandle<()>) {
         let (ours, theirs) = duplex(64 * 1024);
         let (worker, shutdown) = (Rc::clone(&self.worker), self.lifecycle.shutdown());
         (ours, spawn_local(async move { worker.serve(theirs, from, shutdown).await }))
     }
 
     /// Everything that comes back for these bytes until the connection ends.
-    pub async fn raw(&self, bytes: &str) -> String {
+    pub(crate) async fn raw(&self, bytes: &str) -> String {
         let (mut stream, _task) = self.connect();
         stream.write_all(bytes.as_bytes()).await.expect("taken");
         let mut answer = Vec::new();
@@ -102,13 +100,13 @@ impl Rig {
     }
 
     /// One request with these header lines, then the connection's end.
-    pub async fn get(&self, path: &str, lines: &str) -> String {
+    pub(crate) async fn get(&self, path: &str, lines: &str) -> String {
         self.raw(&format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n"))
             .await
     }
 
     /// The lines of the access log, after everything was written.
-    pub fn records(&mut self) -> Vec<serde_json::Value> {
+    pub(crate) fn records(&mut self) -> Vec<serde_json::Value> {
         drop(self.writer.take());
         let bytes = self.log.0.lock().expect("whole");
         let text = String::from_utf8_lossy(&bytes);
@@ -117,7 +115,7 @@ impl Rig {
 }
 
 /// Reads until the text is there.
-pub async fn until(stream: &mut DuplexStream, wanted: &str) -> String {
+pub(crate) async fn until(stream: &mut DuplexStream, wanted: &str) -> String {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -130,6 +128,6 @@ pub async fn until(stream: &mut DuplexStream, wanted: &str) -> String {
 }
 
 /// Runs a test on one worker's runtime.
-pub async fn local<F: Future>(test: F) -> F::Output {
+pub(crate) async fn local<F: Future>(test: F) -> F::Output {
     tokio::task::LocalSet::new().run_until(test).await
 }

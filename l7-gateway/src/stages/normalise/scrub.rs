@@ -4,7 +4,7 @@
 //! Invariant: after `scrub`, no header is left that any service could read as one of ours, whatever
 //! its spelling.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::NormaliseError;
 
@@ -51,11 +51,23 @@ pub fn scrub(headers: &mut HeaderMap) -> Result<(), NormaliseError> {
     for name in spoofed {
         headers.remove(name);
     }
+    join_cookies(headers);
     // Framing is made anew from the parsed body; the host travels in the target; 100 was our answer.
     for name in [header::CONTENT_LENGTH, header::HOST, header::EXPECT] {
         headers.remove(name);
     }
     Ok(())
+}
+
+/// RFC 9113 §8.2.3: cookies that HTTP/2 sent apart are one field towards HTTP/1.1.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> =
+            headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
 }
 
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions.
@@ -122,7 +134,6 @@ fn protected(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn headers(lines: &[(&str, &str)]) -> HeaderMap {
         let line = |(name, value): &(&str, &str)| {
@@ -179,6 +190,14 @@ mod tests {
         ]);
         scrub(&mut map).expect("clean");
         assert_eq!(map.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+
+    #[test]
+    fn crumbs_become_one_cookie() {
+        let mut map = headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("accept", "x")]);
+        scrub(&mut map).expect("clean");
+        assert_eq!(map.len(), 2);
+        assert_eq!(map["cookie"], "a=1; b=2");
     }
 
     /// G6: nobody strips what we add by naming it in `Connection`.
