@@ -41,6 +41,7 @@ pub struct BodyProgress {
     bytes: Cell<u64>,
     started: Cell<bool>,
     fault: Cell<Option<BodyFault>>,
+    begun: Cell<Option<Instant>>,
 }
 
 impl BodyProgress {
@@ -117,12 +118,24 @@ impl RequestBody {
         self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle))).as_mut().poll(cx)
     }
 
+    /// Whether so few bytes have come in so long a time that somebody is dripping them.
+    fn drips(&self, total: u64) -> bool {
+        let now = Instant::now();
+        let begun = self.progress.begun.get().unwrap_or(now);
+        self.progress.begun.set(Some(begun));
+        let since = now.saturating_duration_since(begun);
+        since > self.limits.idle && total < since.as_secs() * SLOWEST
+    }
+
     fn rewind(&mut self) {
         if let Some(timer) = &mut self.timer {
             timer.as_mut().reset(Instant::now() + self.limits.idle);
         }
     }
 }
+
+/// Bytes per second, counted once a body has taken longer than its idle time.
+const SLOWEST: u64 = 240;
 
 impl Body for RequestBody {
     type Data = Bytes;
@@ -152,6 +165,9 @@ impl Body for RequestBody {
                 this.progress.bytes.set(total);
                 if total > this.limits.bytes {
                     return this.fail(BodyFault::TooLarge);
+                }
+                if this.drips(total) {
+                    return this.fail(BodyFault::Idle);
                 }
                 // Trailers of requests are dropped: nothing behind may trust them (RFC 9110 §6.5.1).
                 if frame.is_trailers() {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::Fault;
-use super::framing::{self, Follow, HeadLimits, Progress, Upgrade};
+use super::framing::{self, Follow, Head, HeadLimits, Progress, Upgrade};
 
 /// How long a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,8 @@ struct Shared {
     open: usize,
     held: Option<Waker>,
     switched: bool,
+    /// The instance drains: who asks nothing soon is let go.
+    leaving: bool,
 }
 
 impl Verdicts {
@@ -54,6 +56,21 @@ impl Verdicts {
         if let Some(held) = shared.held.take() {
             held.wake();
         }
+    }
+
+    /// The instance drains: a connection between requests is closed after a moment, in which a
+    /// request that is on its way may still come.
+    pub fn leave(&self) {
+        let mut shared = self.lock();
+        shared.leaving = true;
+        if let Some(held) = shared.held.take() {
+            held.wake();
+        }
+    }
+
+    /// Whether the next answer is the connection's last.
+    pub fn leaving(&self) -> bool {
+        self.lock().leaving
     }
 
     /// The connection changes its protocol: what follows is no HTTP.
@@ -108,6 +125,8 @@ enum Waiting {
     First,
     /// For the first byte of another head.
     Idle,
+    /// The same, while the instance drains.
+    Farewell,
     /// For the rest of a head.
     Head,
     /// The timer is not set.
@@ -116,6 +135,8 @@ enum Waiting {
 
 /// Stands for a head that was refused.
 const REFUSED: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+/// How long a drain leaves a connection between requests open.
+const FAREWELL: Duration = Duration::from_secs(1);
 const READ: usize = 8 * 1024;
 
 impl<IO> Guard<IO> {
@@ -148,6 +169,7 @@ impl<IO> Guard<IO> {
         let after = match waiting {
             Waiting::First | Waiting::Head => self.patience.head,
             Waiting::Idle => self.patience.idle,
+            Waiting::Farewell => FAREWELL.min(self.patience.idle),
             Waiting::Nothing => return,
         };
         self.timer.as_mut().reset(Instant::now() + after);
@@ -223,13 +245,16 @@ impl<IO> Guard<IO> {
         Ok(())
     }
 
-    /// Whether an exchange is under way; its end wakes the reader, whose idle time begins then.
-    fn busy(&self, cx: &Context<'_>) -> bool {
+    /// What a reader without a byte waits for. The end of an exchange and a drain wake it.
+    fn between(&self, cx: &Context<'_>) -> Waiting {
         let mut shared = self.verdicts.lock();
-        if shared.open > 0 {
-            shared.held = Some(cx.waker().clone());
+        shared.held = Some(cx.waker().clone());
+        match (shared.open > 0, shared.leaving, self.waiting) {
+            (true, ..) => Waiting::Nothing,
+            (false, true, _) => Waiting::Farewell,
+            (false, false, Waiting::First) => Waiting::First,
+            (false, false, _) => Waiting::Idle,
         }
-        shared.open > 0
     }
 
     /// An answer to an upgrade: HTTP goes on, or nothing is judged any more.
@@ -242,6 +267,30 @@ impl<IO> Guard<IO> {
         drop(shared);
         self.at = At::Head { scanned: 0 };
         Poll::Ready(())
+    }
+}
+
+/// What the first read between heads gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    /// A complete head, left where it is.
+    Passed,
+    /// Something else, kept for judging.
+    Kept,
+    /// The connection's end.
+    End,
+}
+
+/// How much of `read` is a head and its body, and where the reader is behind it; `None`: the long
+/// way is needed.
+fn whole(head: Head, read: &[u8]) -> Option<(usize, At)> {
+    if head.upgrade == Upgrade::Asked {
+        return None;
+    }
+    let mut follow = Follow::from(head.body);
+    match follow.advance(read.get(head.length..)?).ok()? {
+        Progress::Done(used) => Some((head.length + used, At::Head { scanned: 0 })),
+        Progress::More => Some((read.len(), At::Body(follow))),
     }
 }
 
@@ -262,33 +311,59 @@ impl<IO: AsyncRead + Unpin> Guard<IO> {
         polled.map_ok(|()| read)
     }
 
-    /// Waits for a complete head; true when there is something to do, false at the end.
-    fn poll_head(&mut self, cx: &mut Context<'_>, scanned: usize) -> Poll<io::Result<bool>> {
-        if !self.buffer.is_empty() && scanned < self.buffer.len() && self.judge(scanned) {
-            return Poll::Ready(Ok(true));
+    /// Between heads: reads into the parser's buffer and leaves there what is a complete head with
+    /// as much of its body as came along; anything else goes the long way through `buffer`.
+    fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<First>> {
+        let before = out.filled().len();
+        if let Poll::Ready(read) = Pin::new(&mut self.io).poll_read(cx, out) {
+            read?;
+            let read = out.filled().get(before..).unwrap_or_default();
+            if read.is_empty() {
+                return Poll::Ready(Ok(First::End));
+            }
+            let found = framing::head(read, &mut 0, self.limits).ok().flatten();
+            if let Some((used, at)) = found.and_then(|head| whole(head, read)) {
+                self.buffer.extend_from_slice(read.get(used..).unwrap_or_default());
+                out.set_filled(before + used);
+                self.admit(None);
+                self.at = at;
+                self.wait(Waiting::Nothing);
+                return Poll::Ready(Ok(First::Passed));
+            }
+            self.buffer.extend_from_slice(read);
+            out.set_filled(before);
+            return Poll::Ready(Ok(First::Kept));
         }
-        let busy = self.busy(cx);
-        match (self.buffer.is_empty(), self.waiting) {
-            (false, _) => self.wait(Waiting::Head),
-            (true, _) if busy => self.wait(Waiting::Nothing),
-            (true, Waiting::First) => {}
-            (true, _) => self.wait(Waiting::Idle),
-        }
-        match self.poll_fill(cx) {
-            Poll::Ready(Ok(0)) => return Poll::Ready(Ok(false)),
-            Poll::Ready(Ok(_)) => return Poll::Ready(Ok(true)),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {}
-        }
+        let between = self.between(cx);
+        self.wait(between);
+        self.poll_timer(cx).map(|()| Ok(First::End))
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting == Waiting::Nothing {
             return Poll::Pending;
         }
-        ready!(self.timer.as_mut().poll(cx));
-        if self.waiting == Waiting::Head {
-            self.refuse(Fault::HeadTimeout);
+        self.timer.as_mut().poll(cx)
+    }
+
+    /// Waits for the rest of a head; true when there is something to do, false at the end.
+    fn poll_head(&mut self, cx: &mut Context<'_>, scanned: usize) -> Poll<io::Result<bool>> {
+        if scanned < self.buffer.len() && self.judge(scanned) {
             return Poll::Ready(Ok(true));
         }
-        Poll::Ready(Ok(false))
+        self.wait(Waiting::Head);
+        match self.poll_fill(cx) {
+            Poll::Ready(Ok(read)) => return Poll::Ready(Ok(read > 0)),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {}
+        }
+        ready!(self.poll_timer(cx));
+        self.refuse(Fault::HeadTimeout);
+        Poll::Ready(Ok(true))
     }
 
     /// Reads a body's bytes straight into the parser's buffer; what follows the body is kept.
@@ -325,6 +400,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guard<IO> {
         let this = &mut *self;
         loop {
             match this.at {
+                At::Head { .. } if this.buffer.is_empty() => {
+                    match ready!(this.poll_first(cx, out))? {
+                        First::Kept => {}
+                        First::Passed | First::End => return Poll::Ready(Ok(())),
+                    }
+                }
                 At::Head { scanned } => {
                     if !ready!(this.poll_head(cx, scanned))? {
                         return Poll::Ready(Ok(()));

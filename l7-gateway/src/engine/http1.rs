@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::lifecycle::{Phase, Shutdown};
+use common::lifecycle::Shutdown;
 use common::net::relay::{Meter, Scratch, relay};
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
@@ -64,22 +64,20 @@ impl Engine for Http1 {
     {
         let (guard, verdicts) = Guard::new(io, self.limits, self.patience);
         let tunnel = Switched::default();
+        let leaving = verdicts.clone();
         let service = Exchanges { line, verdicts, tunnel: Rc::clone(&tunnel) };
         let mut connection = self.builder().serve_connection(TokioIo::new(guard), service);
-        let mut drained = shutdown.phase() > Phase::Running;
-        if drained {
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        let ended = loop {
-            tokio::select! {
-                biased;
-                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
-                () = shutdown.draining(), if !drained => {
-                    drained = true;
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-                () = shutdown.stopped() => return,
-            }
+        let drain = async {
+            shutdown.draining().await;
+            leaving.leave();
+            // From here on the connection ends by itself.
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            biased;
+            ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
+            () = drain => return,
+            () = shutdown.stopped() => return,
         };
         let parts = connection.into_parts();
         let (mut io, early) = parts.io.into_inner().into_parts();
@@ -182,7 +180,11 @@ impl Service<Request<Incoming>> for Exchanges {
         let (head, body) = request.into_parts();
         Box::pin(async move {
             match line.exchange(head, body, fault).await {
-                Emitted::Answer(response) => {
+                Emitted::Answer(mut response) => {
+                    if mark.0.leaving() {
+                        let close = HeaderValue::from_static("close");
+                        response.headers_mut().insert(header::CONNECTION, close);
+                    }
                     Ok(response.map(|body| OutBody { body: Some(body), _mark: mark }))
                 }
                 Emitted::Switch(mut response, upstream, x) => {

@@ -118,3 +118,30 @@ async fn head_has_no_body() {
     })
     .await;
 }
+
+/// G23: a body that drips below 240 bytes a second is 408, though its bytes keep coming.
+#[tokio::test(start_paused = true)]
+async fn a_dripping_body_is_408() {
+    local(async {
+        let fake = Fake::new(Act::Answer("ok")).await;
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}", fake.address),
+            "    upstreams: { user: { connect-timeout: 60s } }\n    routes:\n      - { path: /*, to: user, timeout: 600s }",
+        ));
+        let (stream, _task) = rig.connect();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        tokio::task::spawn_local(async move {
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n";
+            let _ = writer.write_all(head).await;
+            while writer.write_all(b"y").await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+            }
+        });
+        let begun = tokio::time::Instant::now();
+        let mut answer = vec![0; 13];
+        reader.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(answer, b"HTTP/1.1 408 ");
+        assert!((30..40).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    })
+    .await;
+}

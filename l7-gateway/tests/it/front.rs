@@ -187,3 +187,27 @@ async fn the_proxy_header_names_the_client() {
     })
     .await;
 }
+
+/// O3: a drain says `connection: close` in the next answer, and lets idle connections go.
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_connections_go_without_a_race() {
+    local(async {
+        let text = "    routes:\n      - { path: /x, to: u }";
+        let rig = Rig::new(&topology("  u: { endpoints: [127.0.0.1:9] }", text));
+        let ask = b"GET /none HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (mut busy, _task) = rig.connect();
+        let (mut idle, _task) = rig.connect();
+        for stream in [&mut busy, &mut idle] {
+            stream.write_all(ask).await.expect("taken");
+            assert!(!until(stream, "\"about:blank\"}").await.contains("connection: close"));
+        }
+        rig.lifecycle.drain();
+        tokio::task::yield_now().await;
+        busy.write_all(ask).await.expect("taken");
+        assert!(until(&mut busy, "\"about:blank\"}").await.contains("connection: close"));
+        let begun = Instant::now();
+        assert_eq!(idle.read(&mut [0; 1]).await.expect("an end"), 0);
+        assert_eq!(begun.elapsed().as_secs(), 1);
+    })
+    .await;
+}
