@@ -1,5 +1,6 @@
 //! The game server: answers every player's datagram with its own name, so that a client sees which
-//! server it reached. Not a game. Run by `main`.
+//! server it reached; `ping` is answered by `pong NAME`, `AQ?` by `AQ! PLAYERS DATAGRAMS NAME`. Not
+//! a game. Run by `main`.
 //!
 //! Invariant: one datagram in, at most one out, never longer than the larger of the request and
 //! the protocol's own head with the name.
@@ -74,6 +75,12 @@ impl Game {
         out.clear();
         if datagram == b"ping" {
             out.extend_from_slice(b"pong ");
+            out.extend_from_slice(&self.name);
+            return;
+        }
+        if datagram == b"AQ?" {
+            let counts = format!("AQ! {} {} ", self.players.len(), self.datagrams);
+            out.extend_from_slice(counts.as_bytes());
             out.extend_from_slice(&self.name);
             return;
         }
@@ -156,6 +163,17 @@ mod tests {
         game.reply(&step(42, 3, 0), from, &mut out);
         assert_eq!(out.len(), 30);
         assert_eq!(game.players[&42], Player { from, newest: 5, datagrams: 2 });
+    }
+
+    #[test]
+    fn its_counts_can_be_asked_for() {
+        let from = "127.0.0.1:9".parse().expect("valid");
+        let (mut game, mut out) = (Game::new("game-1"), Vec::new());
+        for player in [1, 2, 2] {
+            game.reply(&step(player, 1, 0), from, &mut out);
+        }
+        game.reply(b"AQ?", from, &mut out);
+        assert_eq!(out, b"AQ! 2 3 game-1");
     }
 
     #[test]

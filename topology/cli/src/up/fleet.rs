@@ -195,7 +195,10 @@ impl Fleet {
             return Ok(());
         }
         let workshop = &self.inner.workshop;
-        let failed = || format!("{} {} could not be started", part.kind(), part.name);
+        if let Some(what) = workshop.first_time(part) {
+            self.inner.progress.note("making", what);
+        }
+        let failed = || format!("{} could not be started", part.title());
         let launch = workshop.launch(part).await.with_context(failed)?;
         let process =
             Arc::new(launch.spawn(&workshop.folder.log(&part.name)).with_context(failed)?);

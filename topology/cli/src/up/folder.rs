@@ -56,6 +56,9 @@ impl Folder {
             let fault = || {
                 format!("cannot make the folder {}: choose another with --state", path.display())
             };
+            if path.is_dir() {
+                continue;
+            }
             std::fs::create_dir_all(&path).with_context(fault)?;
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).with_context(fault)?;
         }

@@ -72,7 +72,7 @@ fn https(topology: &Topology, workshop: &Workshop, tool: &str, hints: &mut Vec<H
         Some(PathPattern::Exact(path)) => path.clone(),
         None => return,
     };
-    let url = url(group, address, &path, &workshop.folder);
+    let [url, replayed] = urls(group, address, &path, &workshop.folder);
     if group.issuers.is_empty() {
         hints.push(Hint { what: "a request", command: format!("curl -i {url}") });
         return;
@@ -84,6 +84,10 @@ fn https(topology: &Topology, workshop: &Workshop, tool: &str, hints: &mut Vec<H
     {
         let command = format!("curl -i -H \"Authorization: Bearer $({token}{more})\" {url}");
         hints.push(Hint { what, command });
+    }
+    if group.tls.is_some() {
+        let command = format!("{tool} replay https {replayed} --rate 100 --seconds 5{folder}");
+        hints.push(Hint { what: "100 requests/s for 5 s", command });
     }
 }
 
@@ -99,19 +103,31 @@ fn front(topology: &Topology, group: &topology::gateway::Group) -> Option<Socket
     listener.or_else(|| Some(group.instances.first()?.listen.value))
 }
 
-/// A URL for curl; an address that the local certificate does not name is reached as `api.example`.
-fn url(group: &topology::gateway::Group, at: SocketAddr, path: &str, folder: &Folder) -> String {
+/// What curl is told, and the same for `replay https`; an address that the local certificate does
+/// not name is reached as `api.example`.
+fn urls(
+    group: &topology::gateway::Group,
+    at: SocketAddr,
+    path: &str,
+    folder: &Folder,
+) -> [String; 2] {
     let port = at.port();
     let here = at.ip().is_unspecified() || at.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST);
     let host = if here { "localhost".to_owned() } else { at.ip().to_string() };
     if group.tls.is_none() {
-        return format!("http://{host}:{port}{path}");
+        let url = format!("http://{host}:{port}{path}");
+        return [url.clone(), format!("--url {url}")];
     }
     let trust = format!("--cacert {}", folder.path("ca.pem").display());
     if here {
-        return format!("{trust} https://{host}:{port}{path}");
+        let url = format!("https://{host}:{port}{path}");
+        return [format!("{trust} {url}"), format!("--url {url}")];
     }
-    format!("{trust} --resolve api.example:{port}:{host} https://api.example:{port}{path}")
+    let url = format!("https://api.example:{port}{path}");
+    [
+        format!("{trust} --resolve api.example:{port}:{host} {url}"),
+        format!("--resolve api.example:{host} --url {url}"),
+    ]
 }
 
 fn sql(plan: &Plan, workshop: &Workshop, hints: &mut Vec<Hint>) {
@@ -192,10 +208,15 @@ mod tests {
             https://localhost:8443/api/user/profile"
         );
         assert!(documented[1].contains(" --expired)"), "{}", documented[1]);
-        assert!(documented[2].starts_with("PGPASSWORD=pw psql -h 127.0.0.1 -p 6432 -U app app "));
-        assert!(documented[3].contains("--target 127.0.0.1:7777"), "{}", documented[3]);
-        assert_eq!(documented[4], "curl -s http://127.0.0.1:9111/metrics");
-        assert_eq!(documented[5], "On this machine 8443 stands for 443, 6432 stands for 5432.");
+        assert_eq!(
+            documented[2],
+            "aqueduct replay https --url https://localhost:8443/api/user/profile \
+            --rate 100 --seconds 5 --state /stack"
+        );
+        assert!(documented[3].starts_with("PGPASSWORD=pw psql -h 127.0.0.1 -p 6432 -U app app "));
+        assert!(documented[4].contains("--target 127.0.0.1:7777"), "{}", documented[4]);
+        assert_eq!(documented[5], "curl -s http://127.0.0.1:9111/metrics");
+        assert_eq!(documented[6], "On this machine 8443 stands for 443, 6432 stands for 5432.");
         let elsewhere = shown(&source::BUILT_IN.replace("127.0.0.1", "127.0.0.9"));
         assert!(elsewhere[0].contains("--resolve api.example:8443:127.0.0.9"), "{}", elsewhere[0]);
     }

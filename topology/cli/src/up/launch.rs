@@ -64,6 +64,18 @@ impl Workshop {
         })
     }
 
+    /// What takes a while when a part starts for the first time.
+    pub(crate) fn first_time(&self, part: &Part) -> Option<&'static str> {
+        if self.postgres.as_ref().is_none_or(|postgres| postgres.is_made(&part.name)) {
+            return None;
+        }
+        match &part.does {
+            Does::Primary(_) => Some("a new PostgreSQL with initdb, this time only"),
+            Does::Replica { .. } => Some("a replica with pg_basebackup, this time only"),
+            _ => None,
+        }
+    }
+
     /// What remains to be done once the part answers.
     pub(crate) async fn finish(&self, part: &Part) -> anyhow::Result<()> {
         let Does::Primary(primary) = &part.does else { return Ok(()) };

@@ -181,6 +181,15 @@ impl Part {
         }
     }
 
+    /// `l7-gateway gw-1`, or the name alone where it says all.
+    pub(crate) fn title(&self) -> String {
+        if self.kind() == self.name {
+            self.name.clone()
+        } else {
+            format!("{} {}", self.kind(), self.name)
+        }
+    }
+
     /// The address that the views show; every part has one.
     pub(crate) fn address(&self) -> SocketAddr {
         let unspecified = || SocketAddr::from(([0, 0, 0, 0], 0));

@@ -39,6 +39,11 @@ impl Postgres {
         Ok(Self { programs, psql, root: folder.path("pg"), account: unprivileged() })
     }
 
+    /// Whether the data folder of a server is there.
+    pub(crate) fn is_made(&self, name: &str) -> bool {
+        self.root.join(name).join("PG_VERSION").exists()
+    }
+
     /// Makes the folders and the file of who may log in.
     pub(crate) fn prepare(&self) -> anyhow::Result<()> {
         self.check_path()?;
@@ -57,7 +62,7 @@ impl Postgres {
     /// Makes the data folder of a primary; nothing when it is there.
     pub(crate) async fn make_primary(&self, name: &str) -> anyhow::Result<()> {
         let data = self.root.join(name);
-        if data.join("PG_VERSION").exists() {
+        if self.is_made(name) {
             return self.check_version(&data);
         }
         let fresh = self.fresh(name)?;
@@ -76,7 +81,7 @@ impl Postgres {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let copied_in = data.join("boot_id");
         let same = std::fs::read_to_string(&copied_in).is_ok_and(|copied_in| copied_in == boot);
-        if same && data.join("PG_VERSION").exists() {
+        if same && self.is_made(name) {
             return self.check_version(&data);
         }
         let fresh = self.fresh(name)?;

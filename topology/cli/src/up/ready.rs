@@ -87,20 +87,34 @@ async fn ok(at: SocketAddr, path: &str) -> anyhow::Result<()> {
 }
 
 async fn ping(at: SocketAddr) -> anyhow::Result<()> {
+    let reply = datagram(at, b"ping").await?;
+    if !reply.starts_with(b"pong") {
+        bail!("ping was answered with something else than pong");
+    }
+    Ok(())
+}
+
+/// Players and datagrams of a demo game server.
+pub(crate) async fn game(at: SocketAddr) -> anyhow::Result<(u64, u64)> {
+    let reply = String::from_utf8(datagram(at, b"AQ?").await?)?;
+    let mut words = reply.strip_prefix("AQ! ").context("no counts")?.split(' ');
+    let mut number = || words.next().and_then(|word| word.parse().ok()).context("no number");
+    Ok((number()?, number()?))
+}
+
+/// The answer to one datagram, at most 128 bytes of it.
+async fn datagram(at: SocketAddr, question: &[u8]) -> anyhow::Result<Vec<u8>> {
     let any = match at {
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(at).await?;
-    socket.send(b"ping").await?;
-    let mut reply = [0; 128];
+    socket.send(question).await?;
+    let mut reply = vec![0; 128];
     let length = socket.recv(&mut reply).await?;
-    let reply = reply.get(..length).unwrap_or_default();
-    if !reply.starts_with(b"pong") {
-        bail!("ping was answered with something else than pong");
-    }
-    Ok(())
+    reply.truncate(length);
+    Ok(reply)
 }
 
 /// `PING` in RESP: `+PONG`, or an error that at least a Redis gives.

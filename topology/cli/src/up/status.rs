@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::fetch;
 use crate::up::fleet::Fleet;
 use crate::up::plan::{Does, Part};
-use crate::up::ready::Question;
+use crate::up::ready::{self, Question};
 
 /// What the live view shows of one part.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,6 +87,9 @@ async fn ask(part: &Part, question: &Question, before: &Line) -> Line {
             {
                 counted(part, before).await
             }
+            (Does::Demo { .. }, _) if matches!(question, Question::Ping(_)) => {
+                played(part, before).await
+            }
             _ => question.ask().await.map(|()| Line::default()),
         }
     });
@@ -121,6 +124,19 @@ async fn counted(part: &Part, before: &Line) -> anyhow::Result<Line> {
         rate: rate(before.total, count.requests, now),
         unit: Some(Unit::Requests),
         total: Some((count.requests, now)),
+        ..Line::default()
+    })
+}
+
+/// A game server: its players so far stand for connections.
+async fn played(part: &Part, before: &Line) -> anyhow::Result<Line> {
+    let (players, datagrams) = ready::game(part.address()).await?;
+    let now = Instant::now();
+    Ok(Line {
+        connections: Some(players),
+        rate: rate(before.total, datagrams, now),
+        unit: Some(Unit::Packets),
+        total: Some((datagrams, now)),
         ..Line::default()
     })
 }
