@@ -182,7 +182,7 @@ fn spawn(
     let udp = group.listeners.iter().filter(|listener| listener.protocol == Protocol::Udp).count();
     // A quarter is left for clients, endpoints and the rest of the process.
     let limit = usize::try_from(sys::raise_descriptor_limit()? / 4 * 3).unwrap_or(usize::MAX);
-    let upstream_sockets = (limit / count / udp.max(1)).max(1);
+    let upstream_sockets = (limit.min(UPSTREAM_PORTS) / count / udp.max(1)).max(1);
     let lanes = LaneSource::all(published);
     let shares: Vec<Option<Share>> = shares
         .into_iter()
@@ -211,6 +211,10 @@ fn spawn(
         }
     })
 }
+
+/// Upstream sockets of all workers and listeners together: the kernel has some 28 000 ports to give
+/// them, and others need some too.
+const UPSTREAM_PORTS: usize = 24_000;
 
 /// Says what listens where, and what is dangerous about it.
 fn tell(group: &Group, addresses: &[SocketAddr], workers: NonZeroUsize, options: &Options) {
