@@ -21,7 +21,7 @@ impl Trust {
     }
 }
 
-/// Writes `pki/api.pem` and `pki/api.key` below `folder`.
+/// Writes `pki/ca.pem`, `pki/api.pem` and `pki/api.key` below `folder`.
 ///
 /// # Panics
 /// When a file cannot be written.
@@ -37,6 +37,7 @@ pub fn make(folder: &Path, ip: IpAddr) -> Trust {
     let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
     let pki = folder.join("pki");
     std::fs::create_dir_all(&pki).expect("a folder for certificates");
+    std::fs::write(pki.join("ca.pem"), authority.pem()).expect("the authority's file");
     std::fs::write(pki.join("api.pem"), leaf.pem()).expect("a certificate file");
     std::fs::write(pki.join("api.key"), key.serialize_pem()).expect("a key file");
     let mut roots = rustls::RootCertStore::empty();

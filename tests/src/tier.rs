@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,7 +181,12 @@ impl Stack {
     /// # Panics
     /// When a line is no JSON.
     pub fn records(&self) -> Vec<serde_json::Value> {
-        records(&self.folder.path().join(RECORDS))
+        records(&self.records_file())
+    }
+
+    /// Where the gateways write them.
+    pub fn records_file(&self) -> PathBuf {
+        self.folder.path().join(RECORDS)
     }
 
     /// Waits until there are `count` access records, and returns them.

@@ -3,6 +3,7 @@
 //! Invariant: only [`Issuer::token`] makes tokens that its key set verifies.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -35,6 +36,15 @@ impl Issuer {
             "kid": KID, "x": encode(x), "y": encode(y) });
         let set = json!({ "keys": [jwk] });
         Self { key, jwks: Upstream::answering(at, "issuer", set).await }
+    }
+
+    /// Writes its key as the demo's issuer keeps it: `es256.pem` in this folder.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_keys(&self, folder: &Path) {
+        std::fs::create_dir_all(folder).expect("a folder for keys");
+        std::fs::write(folder.join("es256.pem"), self.key.serialize_pem()).expect("a key file");
     }
 
     /// A valid token of the user with these scopes.

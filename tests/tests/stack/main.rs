@@ -5,5 +5,6 @@
 
 mod drain;
 mod http;
+mod replay;
 mod sql;
 mod udp;

@@ -1,0 +1,82 @@
+//! The tool's own load against the documented stack: what `aqueduct replay` reports is what the
+//! stack did.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tests::fakes::game::Game;
+use tests::fakes::issuer::Issuer;
+use tests::fakes::redis::Redis;
+use tests::fakes::upstream::Upstream;
+use tests::program::{run, sibling};
+use tests::tier::Draft;
+
+/// Runs `aqueduct replay LINE --json …` to its end, which must be a success; its report.
+async fn replay(line: String, report: PathBuf) -> Value {
+    let file = report.clone();
+    let words = format!("replay {line} --json {}", report.display());
+    let words: Vec<_> = words.split(' ').map(str::to_owned).collect();
+    tokio::task::spawn_blocking(move || run(sibling("aqueduct"), &words, None)).await.unwrap();
+    serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap()
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).display().to_string()
+}
+
+/// R1, N2: players of the replay meet one server each, and its account adds up.
+#[tokio::test]
+async fn replayed_players_meet_one_server_each() {
+    let mut stack = Draft::documented().stack();
+    let _games = [
+        Game::start(stack.address.at(7801), "game-1").await,
+        Game::start(stack.address.at(7802), "game-2").await,
+        Game::start(stack.address.at(7803), "game-3").await,
+    ];
+    stack.start("nlb-1").await;
+    let (at, file) = (stack.address.at(7777), stack.folder.path().join("udp.json"));
+    let line = format!("udp --target {at} --players 40 --rate 25 --seconds 1 --slo affinity=0");
+    let report = replay(line, file).await;
+    assert_eq!((&report["sent"], &report["affinity_violations"]), (&1000.into(), &0.into()));
+    let number = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!(number("received") + number("lost"), 1000);
+    assert!(report["servers"].as_object().is_some_and(|servers| servers.len() == 3), "{report}");
+}
+
+/// R2, N6, G10: requests of many users from many addresses are answered; the gateways' own access
+/// log, replayed with tokens signed anew, gives the same answers again.
+#[tokio::test]
+async fn a_replayed_access_log_is_answered_as_before() {
+    let mut stack = Draft::documented().stack();
+    let _redis = Redis::start(stack.address.at(6379));
+    let issuer = Issuer::start(stack.address.at(7900)).await;
+    let users = Upstream::start(stack.address.at(7011), "user-1").await;
+    stack.start_all(&["ilb-1", "gw-1", "gw-2", "nlb-1"]).await;
+    let folder = stack.folder.path();
+    issuer.write_keys(&folder.join("keys"));
+    let (ip, keys) = (stack.address.ip(), path(folder, "keys"));
+    let common = format!(
+        "https --url https://api.example:8443/api/user/profile --resolve api.example:{ip} \
+         --ca {} --token-keys {keys} --slo errors=0%",
+        path(folder, "pki/ca.pem")
+    );
+
+    let line = format!("{common} --users 10 --rate 60 --seconds 1");
+    let first = replay(line, folder.join("first.json")).await;
+    assert_eq!(first["statuses"], serde_json::json!({ "200": 60 }), "{first}");
+    let records = stack.await_records(60).await;
+    let clients: BTreeSet<_> = records.iter().filter_map(|r| r["client"].as_str()).collect();
+    assert!(clients.len() > 1, "{clients:?}");
+    assert!(clients.iter().all(|client| client.starts_with("127.64.")), "{clients:?}");
+
+    let log = folder.join("recorded.ndjson");
+    std::fs::copy(stack.records_file(), &log).unwrap();
+    let line = format!("{common} --file {}", log.display());
+    let second = replay(line, folder.join("second.json")).await;
+    assert_eq!(second["statuses"], serde_json::json!({ "200": 60 }), "{second}");
+    assert_eq!((&second["compared"], &second["differences"]), (&60.into(), &Value::Array(vec![])));
+    assert_eq!(users.count(), 120);
+    let named: BTreeSet<_> = users.seen().iter().map(|r| r.headers["x-user-id"].clone()).collect();
+    assert_eq!(named.len(), 10, "{named:?}");
+}
