@@ -113,6 +113,14 @@ impl Pass {
         self.count_source(rules, client)
     }
 
+    /// Passes the place of a flow that has ended on to another client's, so that no third one gets
+    /// in between. Refused: the place is given back.
+    pub fn hand_over(mut self, rules: &Listener, client: IpAddr) -> Result<Self, Refusal> {
+        self.uncount_source();
+        self.admit(rules, client)?;
+        Ok(self)
+    }
+
     fn count_source(&mut self, rules: &Listener, client: IpAddr) -> Result<(), Refusal> {
         let Some(most) = rules.max_flows_per_source else { return Ok(()) };
         let client = client.to_canonical();
@@ -126,20 +134,23 @@ impl Pass {
         self.source = Some(client);
         Ok(())
     }
+
+    fn uncount_source(&mut self) {
+        let Some(source) = self.source.take() else { return };
+        let mut sources = self.gate.sources();
+        if let Some(count) = sources.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&source);
+            }
+        }
+    }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.flows.fetch_sub(1, Ordering::Relaxed);
-        if let Some(source) = self.source {
-            let mut sources = self.gate.sources();
-            if let Some(count) = sources.get_mut(&source) {
-                *count -= 1;
-                if *count == 0 {
-                    sources.remove(&source);
-                }
-            }
-        }
+        self.uncount_source();
     }
 }
 
@@ -179,7 +190,9 @@ mod tests {
         assert_eq!(gate.flows(), 2, "a refused one takes no place");
         let _third = gate.admit(&rules, b).unwrap();
         assert_eq!(gate.admit(&rules, c).unwrap_err(), Refusal::Full);
-        drop(first);
+        let handed = first.hand_over(&rules, c).unwrap();
+        assert_eq!(gate.flows(), 3, "a place that is handed over is never free");
+        drop(handed);
         assert!(gate.admit(&rules, a).is_ok());
         assert_eq!(gate.sources().len(), 2);
     }

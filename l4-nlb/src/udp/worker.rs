@@ -46,7 +46,7 @@ pub(super) struct Worker {
 #[derive(Debug)]
 struct Flow {
     seat: Option<Seat>,
-    _pass: Pass,
+    pass: Pass,
 }
 
 /// A flow's endpoint, and the socket that it uses towards it.
@@ -167,7 +167,7 @@ impl Worker {
         let (tick, quiet) = (self.tick(now), Tick::count(quiet).max(1));
         for _ in 0..SWEEP_MOST {
             let Some(id) = self.flows.expired(tick, quiet) else { return };
-            self.end(id, tick);
+            drop(self.end(id, tick));
         }
     }
 
@@ -239,7 +239,7 @@ impl Worker {
         }
         let id = self.begin(client, tick)?;
         // A flow that finds no seat ends at once.
-        self.sit(id, client, now).inspect_err(|_| self.end(id, tick))
+        self.sit(id, client, now).inspect_err(|_| drop(self.end(id, tick)))
     }
 
     /// A datagram that claims to come from the listener itself would loop; one from port 0 has
@@ -264,17 +264,16 @@ impl Worker {
             return Err(Refusal::Draining);
         }
         let lane = self.lane.clone();
-        let admit = || lane.gate.admit(&lane.rules, client.peer.ip());
-        let pass = match admit() {
+        let pass = match lane.gate.admit(&lane.rules, client.peer.ip()) {
             Err(Refusal::Full) => {
                 let oldest = self.flows.oldest().ok_or(Refusal::Full)?;
-                self.end(oldest, tick);
+                let freed = self.end(oldest, tick).ok_or(Refusal::Full)?;
                 lane.meters.evicted();
-                admit()?
+                freed.hand_over(&lane.rules, client.peer.ip())?
             }
             other => other?,
         };
-        Ok(self.flows.insert(client, Flow { seat: None, _pass: pass }, tick).0)
+        Ok(self.flows.insert(client, Flow { seat: None, pass }, tick).0)
     }
 
     /// Chooses an endpoint and a socket for a flow that has none, or whose endpoint died.
@@ -311,10 +310,13 @@ impl Worker {
         true
     }
 
-    fn end(&mut self, id: FlowId, tick: Tick) {
-        if let Some(seat) = self.flows.remove(id).and_then(|flow| flow.seat) {
+    /// Forgets a flow; its pass is the caller's to drop or to hand over.
+    fn end(&mut self, id: FlowId, tick: Tick) -> Option<Pass> {
+        let Flow { seat, pass } = self.flows.remove(id)?;
+        if let Some(seat) = seat {
             self.release(&seat, tick);
         }
+        Some(pass)
     }
 
     fn release(&mut self, seat: &Seat, tick: Tick) {
