@@ -124,10 +124,10 @@ async fn prepare(args: &Args, source: &Source, progress: &Progress) -> anyhow::R
     folder.make()?;
     let lock = folder.lock()?;
     let copy = source.copy_to(&folder)?;
-    let topology = topology::load(&copy)?;
+    let text = std::fs::read_to_string(&copy)?;
+    let topology = topology::parse(&source.shown, &text, folder.root())?;
     for problem in &topology.warnings {
-        progress
-            .warn("warning", Shown { problem, source: &topology.source }.to_string().trim_end());
+        progress.plain(Shown { problem, source: &topology.source }.to_string().trim_end());
     }
     let plan = Plan::new(&topology)?;
     if plan.parts.is_empty() {

@@ -156,7 +156,11 @@ fn game(topology: &Topology) -> Option<SocketAddr> {
             let health = listener.to.health.as_ref().map(|health| &health.probe);
             listener.protocol == Protocol::Udp && matches!(health, Some(Probe::Udp { .. }))
         })?;
-        Some(listener.at.value.on(nlb.instances.first()?))
+        let mut at = listener.at.value.on(nlb.instances.first()?);
+        if at.ip().is_unspecified() {
+            at.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        Some(at)
     })
 }
 

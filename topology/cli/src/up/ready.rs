@@ -25,6 +25,8 @@ pub(crate) enum Question {
     Health(SocketAddr),
     /// Whether a connection is accepted.
     Connect(SocketAddr),
+    /// Whether a UDP port is taken, for what has neither an admin nor a TCP listener.
+    Taken(SocketAddr),
     /// The game server's `ping`.
     Ping(SocketAddr),
     /// Redis's `PING`.
@@ -45,7 +47,10 @@ impl Question {
             (Does::Redis, ..) => Self::Redis(address),
             (Does::Demo { .. }, ..) if is_udp(part) => Self::Ping(address),
             (Does::Demo { .. } | Does::Issuer { .. }, ..) => Self::Health(address),
-            _ => Self::Connect(address),
+            _ => match part.listens.iter().find(|listen| listen.protocol == Protocol::Tcp) {
+                Some(listen) => Self::Connect(listen.address),
+                None => Self::Taken(address),
+            },
         }
     }
 
@@ -62,6 +67,11 @@ impl Question {
             Self::Admin(at) => ok(*at, "/readyz").await?,
             Self::Health(at) => ok(*at, "/healthz").await?,
             Self::Connect(at) => drop(TcpStream::connect(at).await?),
+            Self::Taken(at) => match UdpSocket::bind(at).await {
+                Ok(_) => bail!("nothing listens on {at} (UDP)"),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+                Err(error) => return Err(error.into()),
+            },
             Self::Ping(at) => ping(*at).await?,
             Self::Redis(at) => redis(*at).await?,
             Self::Sql(postgres, name, port) => {
@@ -133,3 +143,31 @@ pub(crate) async fn redis(at: SocketAddr) -> anyhow::Result<()> {
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_udp_port_alone_is_ready_when_it_is_taken() {
+        let held = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        let question = Question::Taken(held.local_addr().expect("bound"));
+        assert!(question.ask().await.is_ok());
+        drop(held);
+        assert!(question.ask().await.is_err());
+    }
+
+    /// O5: what answers on the limit store's port is known by what it says.
+    #[tokio::test]
+    async fn something_else_is_no_redis() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("bound");
+        for (said, known) in [("+PONG\r\n", true), ("HTTP/1.1 400", false), ("-NOAUTH", false)] {
+            let answered = tokio::join!(redis(at), async {
+                let (mut stream, _) = listener.accept().await.expect("asked");
+                stream.write_all(said.as_bytes()).await.expect("said");
+            });
+            assert_eq!(answered.0.is_ok(), known, "{said}");
+        }
+    }
+}
