@@ -5,11 +5,11 @@
 //! Invariant: who the client is was settled before its first request, by a trusted PROXY header or
 //! by the socket.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::lifecycle::Shutdown;
 use common::net::proxy_protocol;
@@ -29,7 +29,7 @@ use crate::engine::http2::Http2;
 use crate::engine::stall::Stall;
 use crate::engine::{Engine as _, Fault};
 use crate::events::ProxyHeaderRefused;
-use crate::exchange::{Exchange, Peer, Received, Transport};
+use crate::exchange::{Exchange, Peer, Received, Stage, Transport};
 use crate::ids::{RequestId, TraceParent};
 use crate::pipeline::Pipeline;
 use crate::snapshot::Snapshot;
@@ -114,23 +114,24 @@ impl Worker {
         match &site.snapshot.front {
             None => {
                 let peer = Peer { client, transport: Transport::Plain };
-                self.speak(Protocol::Http1, io, peer, shutdown).await;
+                let line = Line::new(self, peer, None);
+                self.speak(Protocol::Http1, io, line, shutdown).await;
             }
             Some(front) => {
                 let accepted = tls::accept(&front.config, io, limit).await;
                 if let Ok(accepted) = accepted {
                     let peer = Peer { client, transport: accepted.transport };
-                    self.speak(accepted.protocol, accepted.stream, peer, shutdown).await;
+                    let line = Line::new(self, peer, Some(accepted.took));
+                    self.speak(accepted.protocol, accepted.stream, line, shutdown).await;
                 }
             }
         }
     }
 
-    async fn speak<IO>(self: &Rc<Self>, protocol: Protocol, io: IO, peer: Peer, shutdown: Shutdown)
+    async fn speak<IO>(&self, protocol: Protocol, io: IO, line: Rc<Line>, shutdown: Shutdown)
     where
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let line = Rc::new(Line { worker: Rc::clone(self), peer: Rc::new(peer) });
         let front = self.site().snapshot.group.front.clone();
         match protocol {
             Protocol::Http1 => Http1::new(&front).serve(io, line, shutdown).await,
@@ -150,9 +151,16 @@ fn trusted(snapshot: &Snapshot, peer: IpAddr) -> bool {
 pub struct Line {
     worker: Rc<Worker>,
     peer: Rc<Peer>,
+    /// Told with its first exchange.
+    handshake: Cell<Option<Duration>>,
 }
 
 impl Line {
+    fn new(worker: &Rc<Worker>, peer: Peer, handshake: Option<Duration>) -> Rc<Self> {
+        let (worker, handshake) = (Rc::clone(worker), Cell::new(handshake));
+        Rc::new(Self { worker, peer: Rc::new(peer), handshake })
+    }
+
     /// One request from its head to the answer to send. Dropping the future (the client has gone)
     /// abandons it; its record is written.
     pub async fn exchange(&self, head: Parts, body: Incoming, fault: Option<Fault>) -> Emitted {
@@ -165,7 +173,11 @@ impl Line {
         };
         let record = Record::new(&self.worker.sink);
         let peer = Rc::clone(&self.peer);
-        let x = Exchange::new(peer, Instant::now(), SystemTime::now(), ids, record);
+        let mut x = Exchange::new(peer, Instant::now(), SystemTime::now(), ids, record);
+        if let Some(took) = self.handshake.take() {
+            x.progress.enter(Stage::Tls);
+            x.progress.spend(Stage::Tls, took);
+        }
         let received = Received { head, body: RequestBody::new(body, limits), fault };
         site.pipeline.serve(Box::new(x), received).await
     }

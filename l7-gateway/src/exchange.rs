@@ -85,8 +85,6 @@ pub enum Transport {
     Tls {
         /// The server name that the client asked for.
         sni: Option<String>,
-        /// How long the handshake took.
-        handshake: Duration,
     },
 }
 
@@ -187,9 +185,11 @@ impl Progress {
         self.ran & (1 << stage as u16) != 0
     }
 
-    /// The time that this gateway added so far: all stages, without waiting for services.
+    /// The time that this gateway added so far: all stages but the handshake, which is a
+    /// connection's, without waiting for services.
     pub fn added(&self) -> Duration {
-        self.spent.iter().sum::<Duration>().saturating_sub(self.upstream)
+        let stages = self.spent.iter().skip(Stage::Normalise as usize);
+        stages.sum::<Duration>().saturating_sub(self.upstream)
     }
 
     /// Time spent in a stage.

@@ -8,7 +8,7 @@ use http::StatusCode;
 use topology::ServiceName;
 
 use super::End;
-use crate::exchange::{Exchange, Stage, Transport};
+use crate::exchange::{Exchange, Stage};
 
 /// Stands for an answer that nobody was there to take; never sent.
 pub const CLIENT_GONE: StatusCode = match StatusCode::from_u16(499) {
@@ -52,19 +52,13 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
 /// `"stages_us":{…}`: the stages that ran.
 fn stages(x: &Exchange, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"stages_us\":{");
-    let handshake = match &x.peer.transport {
-        Transport::Tls { handshake, .. } => Some((Stage::Tls, *handshake)),
-        Transport::Plain => None,
-    };
-    let ran = Stage::ALL.into_iter().filter(|stage| x.progress.ran(*stage));
-    let ran = ran.map(|stage| (stage, x.progress.spent(stage)));
-    for (index, (stage, time)) in handshake.into_iter().chain(ran).enumerate() {
+    for (index, stage) in Stage::ALL.into_iter().filter(|s| x.progress.ran(*s)).enumerate() {
         if index > 0 {
             out.push(b',');
         }
         out.push(b'"');
         out.extend_from_slice(stage.name().as_bytes());
-        number(b"\":", micros_of(time), out);
+        number(b"\":", micros_of(x.progress.spent(stage)), out);
     }
     out.push(b'}');
 }

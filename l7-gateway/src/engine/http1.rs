@@ -51,8 +51,11 @@ impl Http1 {
     fn builder(&self) -> http1::Builder {
         let mut builder = http1::Builder::new();
         // The guard has applied the real limits; hyper's own must not be tighter.
-        builder.max_headers(self.limits.headers + 1).max_buf_size(self.limits.bytes + 16 * 1024);
-        builder.max_header_size(self.limits.bytes + 1);
+        builder.max_buf_size(self.limits.bytes + 16 * 1024).max_header_size(self.limits.bytes + 1);
+        // Up to its default it needs no heap for them.
+        if self.limits.headers > 100 {
+            builder.max_headers(self.limits.headers);
+        }
         builder
     }
 }

@@ -33,6 +33,8 @@ pub struct Accepted<IO> {
     pub protocol: Protocol,
     /// For the exchanges on it.
     pub transport: Transport,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Shakes hands within `limit`. Dropping the future closes the connection.
@@ -57,6 +59,6 @@ where
         _ => Protocol::Http1,
     };
     let sni = tls.server_name().map(str::to_owned);
-    let transport = Transport::Tls { sni, handshake: begun.elapsed() };
-    Ok(Accepted { stream, protocol, transport })
+    let transport = Transport::Tls { sni };
+    Ok(Accepted { stream, protocol, transport, took: begun.elapsed() })
 }

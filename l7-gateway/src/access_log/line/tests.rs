@@ -12,7 +12,7 @@ use topology::units::{InstanceName, ServiceName};
 
 use super::*;
 use crate::access_log::{Record, RouteStats, Sink};
-use crate::exchange::Peer;
+use crate::exchange::{Peer, Transport};
 use crate::ids::{RequestId, TraceParent};
 
 fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
@@ -22,12 +22,14 @@ fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
     fill(&mut record);
     let peer = Peer {
         client: "192.0.2.7:4711".parse().expect("an address"),
-        transport: Transport::Tls { sni: None, handshake: Duration::from_micros(700) },
+        transport: Transport::Tls { sni: None },
     };
     let mut rng = SmallRng::seed_from_u64(1);
     let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
     let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_793_232_000_123_456);
     let mut x = Exchange::new(Rc::new(peer), tokio::time::Instant::now(), wall, ids, record);
+    x.progress.enter(Stage::Tls);
+    x.progress.spend(Stage::Tls, Duration::from_micros(700));
     x.progress.enter(Stage::Normalise);
     x.progress.spend(Stage::Normalise, Duration::from_micros(3));
     x.progress.halt(Stage::Normalise);

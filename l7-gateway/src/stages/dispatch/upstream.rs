@@ -101,12 +101,17 @@ impl Pool {
                 Via::Endpoints => idle.borrow_mut().pop_back(),
                 Via::Balancer => idle.borrow_mut().pop_front(),
             };
-            let mut connection = next?;
+            let connection = next?;
             if self.worn(&connection, Instant::now()) || connection.send.is_closed() {
                 continue;
             }
             // Given back within this turn of the event loop: its task has not seen the end yet.
-            if connection.send.ready().await.is_ok() {
+            if !connection.send.is_ready() {
+                tokio::task::yield_now().await;
+            }
+            // Otherwise it is still sending the body of a request that was answered early, as
+            // slowly as its client likes.
+            if connection.send.is_ready() {
                 return Some(connection);
             }
         }
@@ -156,7 +161,7 @@ async fn connect(address: std::net::SocketAddr) -> io::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut builder = http1::Builder::new();
-    builder.max_headers(200).max_header_size(MAX_ANSWER_HEAD);
+    builder.max_header_size(MAX_ANSWER_HEAD);
     let (send, task) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::task::spawn_local(async move {
         // Its end is seen by the sender, which says more.
