@@ -76,13 +76,6 @@ impl Issuer {
         Ok(Self { keys, jwks, issuer: args.issuer.clone(), audience: args.audience.clone() })
     }
 
-    /// The token for a wish written as JSON, for the tests of those who verify it.
-    #[cfg(test)]
-    pub(crate) fn sign(&self, wish: &'static str) -> String {
-        let answer = self.token(&Bytes::from_static(wish.as_bytes())).expect("signed");
-        answer.body["access_token"].as_str().expect("text").to_owned()
-    }
-
     fn token(&self, body: &Bytes) -> Result<Answer, Answer> {
         let wish = match body.is_empty() {
             true => Wish::default(),

@@ -63,7 +63,7 @@ impl Fleet {
 
     /// How a part ended, when it has; `None` also for one that is not ours.
     pub(crate) fn ended(&self, index: usize) -> Option<ExitStatus> {
-        self.process(index).and_then(|process| process.status())
+        self.child(index).and_then(|process| process.status())
     }
 
     /// Starts every part as soon as what it needs is ready. The first that fails ends the start;
@@ -102,7 +102,7 @@ impl Fleet {
     pub(crate) async fn next_end(&self, known: &[usize]) -> (usize, ExitStatus) {
         let mut waiting = JoinSet::new();
         for index in 0..self.inner.plan.parts.len() {
-            if let Some(process) = self.process(index).filter(|_| !known.contains(&index)) {
+            if let Some(process) = self.child(index).filter(|_| !known.contains(&index)) {
                 waiting.spawn(async move { (index, process.ended().await) });
             }
         }
@@ -124,7 +124,7 @@ impl Fleet {
         for level in (0..=highest).rev() {
             let of_level = levels.iter().enumerate().filter(|(_, l)| **l == level);
             let running: Vec<(usize, Arc<Process>)> = of_level
-                .filter_map(|(index, _)| Some((index, self.process(index)?)))
+                .filter_map(|(index, _)| Some((index, self.child(index)?)))
                 .filter(|(_, process)| process.status().is_none())
                 .collect();
             for (_, process) in &running {
@@ -169,7 +169,7 @@ impl Fleet {
     /// Kills whatever still runs.
     pub(crate) async fn kill(&self) {
         for index in 0..self.inner.plan.parts.len() {
-            if let Some(process) = self.process(index) {
+            if let Some(process) = self.child(index) {
                 process.kill();
                 process.ended().await;
             }
@@ -248,7 +248,7 @@ impl Fleet {
         }
     }
 
-    fn process(&self, index: usize) -> Option<Arc<Process>> {
+    fn child(&self, index: usize) -> Option<Arc<Process>> {
         let processes = self.inner.processes.lock().unwrap_or_else(PoisonError::into_inner);
         processes.get(index).cloned().flatten()
     }

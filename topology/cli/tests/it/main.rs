@@ -42,7 +42,7 @@ fn the_documented_stack_comes_up_serves_and_leaves_nothing_behind() {
 #[test]
 fn a_killed_child_is_told_and_leaves_nothing_behind() {
     let mut stack = Stack::up("killed");
-    let victim = stack.process_of("user-1");
+    let victim = stack.number_of("user-1");
     assert!(
         Command::new("kill").args(["-9", &victim.to_string()]).status().expect("kill").success()
     );

@@ -127,7 +127,7 @@ impl Stack {
     }
 
     /// The process of one part.
-    pub(crate) fn process_of(&self, part: &str) -> u32 {
+    pub(crate) fn number_of(&self, part: &str) -> u32 {
         *self.processes.get(part).expect(part)
     }
 

@@ -1,9 +1,10 @@
 //! Identity by header and by token, the latter against a real issuer on a free port.
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::{HeaderMap, Request};
 
 use super::*;
-use crate::http::serve;
+use crate::http::{Program, serve};
 use crate::issuer::Issuer;
 use crate::options::IssuerArgs;
 use tokio::net::TcpListener;
@@ -51,10 +52,12 @@ async fn a_token_is_verified_against_the_key_set() {
         name: "issuer".into(),
     })
     .expect("keys made");
-    let tokens: Vec<String> = ["{}", r#"{"kid":false,"alg":"RS256"}"#, r#"{"expired":true}"#]
-        .into_iter()
-        .map(|wish| issuer.sign(wish))
-        .collect();
+    let mut tokens = Vec::new();
+    for wish in ["{}", r#"{"kid":false,"alg":"RS256"}"#, r#"{"expired":true}"#] {
+        let request = Request::post("/token").body(Bytes::from_static(wish.as_bytes()));
+        let answer = issuer.answer(request.expect("valid")).await;
+        tokens.push(answer.body["access_token"].as_str().expect("text").to_owned());
+    }
     let served = tokio::spawn(serve(listener, "issuer", issuer, std::future::pending()));
     let url = format!("http://{at}/jwks.json");
     let identity = Identity::new(&args(AuthMode::Token, Some(url))).expect("valid");
