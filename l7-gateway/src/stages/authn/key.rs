@@ -1,14 +1,14 @@
-//! Public keys of one issuer, parsed once and tied to the algorithms they may be used with. Not for
-//! where they come from: that is `jwks`. Called by `jwt` (verify) and `jwks` (make).
+//! Public keys of one issuer, checked once and tied to the algorithms they may be used with;
+//! signatures are verified by jsonwebtoken. Not for where keys come from: that is `jwks`. Called by
+//! `jwt` (verify) and `jwks` (make).
 //!
 //! Invariant: which algorithms a key serves follows from configuration and the key's own kind; a
 //! token chooses among them and can add none, so a public key never becomes an HMAC secret.
 
-use std::fmt;
-
-use aws_lc_rs::hmac;
 use aws_lc_rs::rsa::{PublicEncryptingKey, PublicKeyComponents};
 use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, VerificationAlgorithm};
+use jsonwebtoken::DecodingKey;
+use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use topology::gateway::Algorithm;
 
 /// Keys that an issuer signs with at the moment.
@@ -22,7 +22,7 @@ pub struct KeySet {
 pub struct Key {
     /// `kid`; `None`: a key from a PEM file, which every token may name as it likes.
     pub id: Option<Box<str>>,
-    verifiers: Vec<(Algorithm, Verifier)>,
+    verifiers: Vec<(Algorithm, DecodingKey)>,
 }
 
 /// Why a key is not used.
@@ -68,11 +68,6 @@ pub enum Material<'k> {
     Der(&'k [u8]),
     /// HMAC.
     Secret(&'k [u8]),
-}
-
-enum Verifier {
-    Public(ParsedPublicKey),
-    Secret(Box<hmac::Key>),
 }
 
 impl KeySet {
@@ -149,12 +144,10 @@ impl Key {
     /// not serve verifies nothing.
     pub fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         let found = self.verifiers.iter().find(|(served, _)| *served == algorithm);
-        match found.map(|(_, verifier)| verifier) {
-            // ECDSA is the fixed r‖s of RFC 7518 §3.4, never DER; r or s of zero is refused.
-            Some(Verifier::Public(key)) => key.verify_sig(message, signature).is_ok(),
-            Some(Verifier::Secret(key)) => hmac::verify(key, message, signature).is_ok(),
-            None => false,
-        }
+        let Some((_, key)) = found else { return false };
+        // ECDSA is the fixed r‖s of RFC 7518 §3.4, never DER; r or s of zero is refused.
+        (DEFAULT_PROVIDER.verifier_factory)(&registered(algorithm), key)
+            .is_ok_and(|verifier| verifier.verify(message, &signature.to_vec()).is_ok())
     }
 
     fn serves(&self, algorithm: Algorithm) -> bool {
@@ -187,41 +180,54 @@ impl Material<'_> {
     }
 
     /// `None`: this kind of key has nothing to do with the algorithm.
-    fn verifier(&self, algorithm: Algorithm) -> Option<Result<Verifier, KeyFault>> {
-        let parsed = match (self, kind(algorithm)) {
-            (Self::Secret(secret), Kind::Hmac) => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-                return Some(Ok(Verifier::Secret(Box::new(key))));
-            }
+    fn verifier(&self, algorithm: Algorithm) -> Option<Result<DecodingKey, KeyFault>> {
+        let (key, sound) = match (self, kind(algorithm)) {
+            (Self::Secret(secret), Kind::Hmac) => (DecodingKey::from_secret(secret), true),
             (Self::Rsa { n, e }, Kind::Rsa(parameters)) => {
-                PublicKeyComponents { n, e }.to_parsed_public_key(parameters)
+                let parsed = PublicKeyComponents { n, e }.to_parsed_public_key(parameters);
+                (DecodingKey::from_rsa_raw_components(n, e), parsed.is_ok())
             }
-            (Self::Point(curve, point), Kind::Other(with)) if *curve == algorithm => {
-                ParsedPublicKey::new(with, point)
+            (Self::Point(curve, point), Kind::Curve(with)) if *curve == algorithm => {
+                (DecodingKey::from_ec_der(point), ParsedPublicKey::new(with, *point).is_ok())
             }
-            (Self::Edwards(point), Kind::Other(with)) if algorithm == Algorithm::EdDSA => {
-                ParsedPublicKey::new(with, point)
-            }
-            (Self::Der(der), Kind::Rsa(parameters)) => {
-                let parsed = ParsedPublicKey::new(parameters, der).ok()?;
-                let spki = parsed.as_ref();
-                if !PublicEncryptingKey::from_der(spki).is_ok_and(|key| key.key_size_bytes() >= 256)
-                {
-                    return Some(Err(KeyFault::Weak));
-                }
-                return Some(Ok(Verifier::Public(parsed)));
+            (Self::Edwards(point), Kind::Edwards(with)) => {
+                (DecodingKey::from_ed_der(point), ParsedPublicKey::new(with, *point).is_ok())
             }
             // Another kind of key does not parse for this algorithm.
-            (Self::Der(der), Kind::Other(with)) => Ok(ParsedPublicKey::new(with, der).ok()?),
+            (Self::Der(der), kind) => return Self::spki(der, &kind),
             _ => return None,
         };
-        Some(parsed.map(Verifier::Public).map_err(|_| KeyFault::Malformed))
+        Some(if sound { Ok(key) } else { Err(KeyFault::Malformed) })
+    }
+
+    fn spki(der: &[u8], kind: &Kind) -> Option<Result<DecodingKey, KeyFault>> {
+        let key = match *kind {
+            Kind::Rsa(parameters) => {
+                let parsed = ParsedPublicKey::new(parameters, der).ok()?;
+                let public = PublicEncryptingKey::from_der(parsed.as_ref());
+                if !public.is_ok_and(|key| key.key_size_bytes() >= 256) {
+                    return Some(Err(KeyFault::Weak));
+                }
+                DecodingKey::from_rsa_der(der)
+            }
+            Kind::Curve(with) => {
+                ParsedPublicKey::new(with, der).ok()?;
+                DecodingKey::from_ec_der(der)
+            }
+            Kind::Edwards(with) => {
+                ParsedPublicKey::new(with, der).ok()?;
+                DecodingKey::from_ed_der(der)
+            }
+            Kind::Hmac => return None,
+        };
+        Some(Ok(key))
     }
 }
 
 enum Kind {
     Rsa(&'static RsaParameters),
-    Other(&'static dyn VerificationAlgorithm),
+    Curve(&'static dyn VerificationAlgorithm),
+    Edwards(&'static dyn VerificationAlgorithm),
     Hmac,
 }
 
@@ -233,9 +239,9 @@ fn kind(algorithm: Algorithm) -> Kind {
         Algorithm::PS256 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
         Algorithm::PS384 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
         Algorithm::PS512 => Kind::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
-        Algorithm::ES256 => Kind::Other(&signature::ECDSA_P256_SHA256_FIXED),
-        Algorithm::ES384 => Kind::Other(&signature::ECDSA_P384_SHA384_FIXED),
-        Algorithm::EdDSA => Kind::Other(&signature::ED25519),
+        Algorithm::ES256 => Kind::Curve(&signature::ECDSA_P256_SHA256_FIXED),
+        Algorithm::ES384 => Kind::Curve(&signature::ECDSA_P384_SHA384_FIXED),
+        Algorithm::EdDSA => Kind::Edwards(&signature::ED25519),
         Algorithm::HS256 => Kind::Hmac,
     }
 }
@@ -256,12 +262,19 @@ pub fn algorithm_name(algorithm: Algorithm) -> &'static str {
     }
 }
 
-impl fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Public(_) => "Public",
-            Self::Secret(_) => "Secret",
-        })
+/// The algorithm as jsonwebtoken has it.
+fn registered(algorithm: Algorithm) -> jsonwebtoken::Algorithm {
+    match algorithm {
+        Algorithm::RS256 => jsonwebtoken::Algorithm::RS256,
+        Algorithm::RS384 => jsonwebtoken::Algorithm::RS384,
+        Algorithm::RS512 => jsonwebtoken::Algorithm::RS512,
+        Algorithm::PS256 => jsonwebtoken::Algorithm::PS256,
+        Algorithm::PS384 => jsonwebtoken::Algorithm::PS384,
+        Algorithm::PS512 => jsonwebtoken::Algorithm::PS512,
+        Algorithm::ES256 => jsonwebtoken::Algorithm::ES256,
+        Algorithm::ES384 => jsonwebtoken::Algorithm::ES384,
+        Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
+        Algorithm::HS256 => jsonwebtoken::Algorithm::HS256,
     }
 }
 
