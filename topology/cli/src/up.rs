@@ -180,6 +180,8 @@ fn announce(progress: &Progress, source: &Source, fleet: &Fleet, hints: &[Hint])
         progress.plain(&format!("# {}", hint.what));
         progress.plain(&format!("{}\n", hint.command));
     }
+    let logs = fleet.workshop().folder.path("logs");
+    progress.plain(&format!("# what each part says\ntail -f {}/NAME.log\n", logs.display()));
     let parts = fleet.plan().parts.len();
     let seconds = progress.elapsed();
     progress.plain(&format!(

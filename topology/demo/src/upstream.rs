@@ -45,7 +45,7 @@ impl Upstream {
         let answer = self.exchange(path, headers);
         tokio::time::timeout(LIMIT, answer)
             .await
-            .with_context(|| format!("{} did not answer within 2 s", self.authority))?
+            .with_context(|| format!("{} did not answer within 5 s", self.authority))?
             .with_context(|| format!("GET http://{}{}{path}", self.authority, self.path))
     }
 
@@ -97,6 +97,6 @@ impl Upstream {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(5);
 const BODY_LIMIT: usize = 256 * 1024;
 const MOST_IDLE: usize = 16;
