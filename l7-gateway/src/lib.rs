@@ -39,6 +39,7 @@ pub mod engine;
 pub mod events;
 pub mod exchange;
 pub mod halt;
+pub mod hops;
 pub mod ids;
 pub mod inspect;
 pub mod matcher;

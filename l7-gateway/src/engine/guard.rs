@@ -456,3 +456,6 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guard<IO> {
         self.io.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests;

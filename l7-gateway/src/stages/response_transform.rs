@@ -9,9 +9,9 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
 use crate::halt::Halt;
+use crate::hops::hop_by_hop;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
-use crate::stages::normalise::scrub;
 use crate::trace::{Silent, Trace};
 
 /// What services may say to us but not to clients.
@@ -60,7 +60,7 @@ impl Filter for ResponseTransform {
         let route = self.plan(x, &input, &mut Silent);
         let headers = &mut input.head.headers;
         if input.by == AnsweredBy::Service {
-            scrub::hop_by_hop(headers);
+            hop_by_hop(headers);
         }
         for name in INTERNAL {
             headers.remove(name);

@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 
+use tokio::io::AsyncWriteExt as _;
 use topology::Topology;
 
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, topology};
+use crate::rig::{Rig, local, topology, until};
 
 /// The internal balancer's listener is the fake itself.
 fn behind(listener: SocketAddr, upstream: &str) -> Topology {
@@ -63,6 +64,46 @@ async fn the_record_names_the_service_behind_the_balancer() {
         let mut rig = Rig::new(&behind(fake.address, ""));
         rig.get("/", "").await;
         assert_eq!(rig.records()[0]["service"], "user");
+    })
+    .await;
+}
+
+/// G17: client side: round robin takes turns, least connections avoids the busy one.
+#[tokio::test]
+async fn endpoints_are_chosen_per_request() {
+    local(async {
+        let (a, b) = (Fake::new(Act::Answer("ok")).await, Fake::new(Act::Answer("ok")).await);
+        let services =
+            |a: &Fake, b: &Fake| format!("  user: {{ endpoints: [{}, {}] }}", a.address, b.address);
+        let route = "    routes:\n      - { path: /*, to: user }";
+        let rig = Rig::new(&topology(&services(&a, &b), route));
+        for _ in 0..10 {
+            assert!(rig.get("/", "").await.ends_with("ok"));
+        }
+        assert_eq!((a.seen.count(), b.seen.count()), (5, 5));
+        let silent = Fake::new(Act::Silent).await;
+        let least = format!("{route}\n    upstreams: {{ user: {{ balance: least-connections }} }}");
+        let rig = Rig::new(&topology(&services(&silent, &b), &least));
+        // One request hangs at the silent one; all others see that it is busy.
+        let (mut stream, _task) = rig.connect();
+        while silent.seen.count() == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+            let hangs = async {
+                while silent.seen.count() == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                _ = until(&mut stream, "ok") => {}
+                () = hangs => {}
+            }
+        }
+        let before = b.seen.count();
+        for _ in 0..10 {
+            assert!(rig.get("/", "").await.ends_with("ok"));
+        }
+        assert!(b.seen.count() >= before + 10);
+        assert_eq!(silent.seen.count(), 1);
     })
     .await;
 }

@@ -1,5 +1,5 @@
 //! Headers that must not pass: hop-by-hop ones, framing, and every one that only we may set. Not for
-//! setting ours: stage 7 does, last. Called by stage 2; answers are cleaned with [`hop_by_hop`] too.
+//! setting ours: stage 7 does, last. Called by stage 2.
 //!
 //! Invariant: after `scrub`, no header is left that any service could read as one of ours, whatever
 //! its spelling.
@@ -7,6 +7,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::NormaliseError;
+use crate::hops::hop_by_hop;
 
 /// Names that a service may believe because we set them, folded.
 const OURS: [&str; 10] = [
@@ -69,38 +70,6 @@ fn join_cookies(headers: &mut HeaderMap) {
         }
     }
 }
-
-/// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions.
-pub fn hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-}
-
-const HOP_BY_HOP: [HeaderName; 9] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// Whether a service could read the name as one of ours. Gateways to CGI-like interfaces fold every
 /// mark to `_`, so all marks are one here.
