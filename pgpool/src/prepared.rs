@@ -22,6 +22,7 @@ pub const MOST_CLIENT_NAMES: usize = 10_000;
 #[derive(Debug)]
 pub struct Statement {
     id: u64,
+    name: Box<[u8]>,
     /// Query, its zero byte, and the parameter types, as in Parse; `None`: too large to be kept,
     /// so it lives on one server only and its client stays there.
     pub rest: Option<Box<[u8]>>,
@@ -31,8 +32,8 @@ pub struct Statement {
 
 impl Statement {
     /// The name that servers know it by.
-    pub fn name(&self) -> Vec<u8> {
-        format!("aqueduct_{}", self.id).into_bytes()
+    pub fn name(&self) -> &[u8] {
+        &self.name
     }
 
     /// Stays the same while the text is in use anywhere on this worker.
@@ -96,7 +97,8 @@ impl Statements {
     pub fn make(&self, rest: Option<Box<[u8]>>, trace: Trace) -> Rc<Statement> {
         let id = self.next.get();
         self.next.set(id + 1);
-        Rc::new(Statement { id, rest, trace })
+        let name = format!("aqueduct_{id}").into_bytes().into();
+        Rc::new(Statement { id, name, rest, trace })
     }
 }
 
@@ -135,9 +137,14 @@ impl Names {
         Some(statement)
     }
 
-    /// `DEALLOCATE ALL`, `DISCARD ALL`.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// `DEALLOCATE ALL`, `DISCARD ALL`: forgets all names but those for which `stays` holds, and
+    /// the unnamed statement.
+    pub fn retain(&mut self, stays: impl Fn(&[u8]) -> bool) {
+        self.named.retain(|name, _| stays(name));
+        let bytes =
+            |(name, statement): (&Box<[u8]>, &Rc<Statement>)| name.len() + statement.bytes();
+        self.bytes = self.named.iter().map(bytes).sum();
+        self.unnamed = None;
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Trace {
     Set(Rc<Setting>),
     /// One `RESET name`.
     Reset(Rc<str>),
+    /// `DEALLOCATE` or `DISCARD`: what was prepared may be gone.
+    Forgets,
     /// Settings in a form that is not repeated; the server is reset when it is released.
     Settings,
     /// Anything: the text was not seen whole, or hides what it does.
@@ -88,12 +90,13 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
     let strength = |trace: &Trace| match trace {
         Trace::Nothing => 0,
         Trace::Set(_) | Trace::Reset(_) | Trace::Settings => 1,
-        Trace::Unknown => 2,
+        Trace::Unknown | Trace::Forgets => 2,
         Trace::Pin(_) => 3,
     };
     let stronger = if strength(&right) > strength(&left) { right } else { left };
     match stronger {
         Trace::Set(_) | Trace::Reset(_) => Trace::Settings,
+        Trace::Forgets => Trace::Unknown,
         other => other,
     }
 }
@@ -248,6 +251,7 @@ impl Scan {
         }
         match words.first[0].as_str() {
             "set" => Some(set(words)),
+            "deallocate" | "discard" => plain(Trace::Forgets),
             "reset" => plain(match words.first[1].as_str() {
                 "all" | "" => Trace::Settings,
                 name => Trace::Reset(Rc::from(name)),

@@ -11,7 +11,7 @@ use pgpool_wire::frame::{self, Found, Frame, Head};
 use super::edit::Edit;
 use super::link::{Conversation, Memory};
 use crate::fatal::{self, Refusal};
-use crate::server::status::{Done, Due, Reply};
+use crate::server::status::{Done, Due, Reply, To};
 
 /// A message up to this length is read whole where its body matters.
 const WHOLE: usize = 32 << 10;
@@ -111,7 +111,7 @@ impl Answer<'_> {
             }
             message => {
                 let (reply, done) = self.server.ledger.reply(message).map_err(out_of_order)?;
-                self.done(done, frame);
+                self.done(done, frame.body);
                 matches!(reply, Reply::Deliver)
             }
         };
@@ -123,11 +123,18 @@ impl Answer<'_> {
         Ok(())
     }
 
-    fn done(&mut self, done: Option<Done>, frame: Frame<'_>) {
+    fn done(&mut self, done: Option<Done>, body: &[u8]) {
         match done {
             Some(Done::Parsed(id)) => self.server.holdings.confirm(id),
+            Some(Done::Unnamed(to, statement)) => {
+                self.server.holdings.unnamed = Some(statement.id());
+                if to == To::Client {
+                    self.client.names.unnamed = Some(statement);
+                }
+            }
+            Some(Done::NoUnnamed(by)) => self.server.no_unnamed(self.client, by),
             Some(Done::Command(trace)) => {
-                let tag = backend::command(frame.body).unwrap_or_default();
+                let tag = backend::command(body).unwrap_or_default();
                 self.server.carried_out(self.client, trace, tag);
             }
             None => {}
@@ -137,7 +144,8 @@ impl Answer<'_> {
     fn ready(&mut self, body: &[u8], seen: &mut Seen) -> Result<bool, Refusal> {
         let status =
             backend::ready(body).map_err(|fault| Refusal::ServerProtocol(fault.to_string()))?;
-        let reply = self.server.ledger.ready(status).map_err(out_of_order)?;
+        let (reply, done) = self.server.ledger.ready(status).map_err(out_of_order)?;
+        self.done(done, &[]);
         if matches!(reply, Reply::Drop) {
             // The query that made the server this client's own.
             self.client.variables.take_reported(&self.server.variables);

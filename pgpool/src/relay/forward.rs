@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use pgpool_wire::backend::Status;
 use pgpool_wire::frame::{self, Found, Frame, Head};
 use pgpool_wire::frontend::{self, Bind, Parse, Subject, tag};
 use topology::pool::PoolMode;
@@ -16,7 +17,7 @@ use super::link::{Conversation, Memory, Rules};
 use crate::fatal::Refusal;
 use crate::prepared::{Holding, Statement, Statements};
 use crate::query::{self, Tie, Trace};
-use crate::server::status::{Due, To};
+use crate::server::status::{Due, To, Unnamed};
 
 /// A message up to this length is looked at as a whole; a longer one streams.
 pub const WHOLE: usize = 32 << 10;
@@ -94,6 +95,10 @@ impl Forward<'_> {
             return Ok(true);
         }
         let follows = self.rules.mode != PoolMode::Session;
+        let names = matches!(frame.tag, tag::PARSE | tag::BIND | tag::DESCRIBE | tag::CLOSE);
+        if follows && names && self.server.ledger.may_forget() {
+            return Ok(false);
+        }
         match frame.tag {
             tag::QUERY => {
                 let trace = query::judge(frontend::query(frame.body)?);
@@ -149,9 +154,6 @@ impl Forward<'_> {
 
     fn query(&mut self, trace: Trace) {
         self.leave(&trace);
-        // A simple query destroys the unnamed statement (manual, "Extended Query").
-        self.server.holdings.unnamed = None;
-        self.client.names.unnamed = None;
         self.server.ledger.sent(Due::Query(To::Client, trace));
     }
 
@@ -175,12 +177,20 @@ impl Forward<'_> {
             edit.pass(frame.raw.len());
             return Ok(true);
         }
+        if self.server.ledger.decides(parse.name) {
+            return Ok(false);
+        }
         if let Some(known) = self.client.names.find(parse.name).map(Rc::clone) {
-            return self.parse_again(&known, frame.raw.len(), edit);
+            return self.parse_again(&known, &parse, frame.raw.len(), edit);
         }
         let statement = self.statements.intern(parse.rest, || query::judge(parse.query));
         match self.server.holdings.holding(&statement, self.server.ledger.piece()) {
             Holding::Unknown => return Ok(false),
+            // In a failed transaction the server refuses the message, and must be asked to.
+            Holding::Held if self.server.ledger.owes_ready() => return Ok(false),
+            Holding::Held if self.server.ledger.status() == Status::Failed => {
+                return self.parse_again(&statement, &parse, frame.raw.len(), edit);
+            }
             Holding::Held | Holding::SentHere => {
                 self.server.ledger.sent(Due::OwedParse(parse.name.into()));
                 edit.skip(frame.raw.len());
@@ -190,7 +200,7 @@ impl Forward<'_> {
                 let due = Due::Parse(To::Client, Rc::clone(&statement), Some(parse.name.into()));
                 self.server.ledger.sent(due);
                 edit.skip(frame.raw.len());
-                edit.put(|out| frontend::put_parse(out, &statement.name(), parse.rest));
+                edit.put(|out| frontend::put_parse(out, statement.name(), parse.rest));
             }
         }
         if self.client.names.insert(parse.name, statement) {
@@ -204,6 +214,7 @@ impl Forward<'_> {
     fn parse_again(
         &mut self,
         known: &Rc<Statement>,
+        parse: &Parse<'_>,
         length: usize,
         edit: &mut Edit<'_>,
     ) -> Result<bool, Refusal> {
@@ -212,20 +223,17 @@ impl Forward<'_> {
         }
         self.server.ledger.sent(Due::ParsePlain);
         edit.skip(length);
-        edit.put(|out| frontend::put_parse(out, &known.name(), b"\0\0\0"));
+        edit.put(|out| frontend::put_parse(out, known.name(), parse.rest));
         Ok(true)
     }
 
     fn parse_unnamed(&mut self, parse: &Parse<'_>) {
-        let same = self.client.names.unnamed.take();
-        let before = same.clone();
-        let again = same.filter(|s| s.rest.as_deref() == Some(parse.rest));
+        let known = self.client.names.unnamed.as_ref();
+        let again = known.filter(|known| known.rest.as_deref() == Some(parse.rest)).map(Rc::clone);
         let statement = again.unwrap_or_else(|| {
             self.statements.make(Some(parse.rest.into()), query::judge(parse.query))
         });
-        let held = self.server.holdings.unnamed.replace(statement.id());
-        self.client.names.unnamed = Some(statement);
-        self.server.ledger.sent(Due::ParseUnnamed(To::Client, before, held));
+        self.server.ledger.sent(Due::ParseUnnamed(To::Client, statement));
     }
 
     /// A Parse that is not kept: it lives on this server, and so does its client from now on.
@@ -239,17 +247,13 @@ impl Forward<'_> {
             return names_late(body).map(|()| Large::Incomplete);
         };
         let name = body.get(..end).unwrap_or_default();
-        if let Some(known) = self.client.names.find(name)
-            && self.server.holdings.holding(known, self.server.ledger.piece()) == Holding::Unknown
-        {
+        if self.server.ledger.decides(name) {
             return Ok(Large::Waits);
         }
         let statement = self.statements.make(None, Trace::Unknown);
         self.client.tie.get_or_insert(Tie::Size);
         if name.is_empty() {
-            let held = self.server.holdings.unnamed.replace(statement.id());
-            let before = self.client.names.unnamed.replace(statement);
-            self.server.ledger.sent(Due::ParseUnnamed(To::Client, before, held));
+            self.server.ledger.sent(Due::ParseUnnamed(To::Client, statement));
             self.client.left = head.total();
             return Ok(Large::Started);
         }
@@ -258,7 +262,7 @@ impl Forward<'_> {
         self.server.ledger.sent(due);
         let rest = head.body as usize - end - 1;
         edit.skip(frame::HEADER + end + 1);
-        edit.put(|out| put_large_parse(out, &statement.name(), rest));
+        edit.put(|out| put_large_parse(out, statement.name(), rest));
         self.client.left = rest;
         if self.client.names.insert(name, statement) {
             Ok(Large::Started)
@@ -280,7 +284,7 @@ impl Forward<'_> {
                 self.server.holdings.sent(statement, piece);
                 let due = Due::Parse(To::Pool, Rc::clone(statement), None);
                 self.server.ledger.sent(due);
-                edit.put(|out| frontend::put_parse(out, &statement.name(), rest));
+                edit.put(|out| frontend::put_parse(out, statement.name(), rest));
                 Ok(true)
             }
         }
@@ -292,8 +296,14 @@ impl Forward<'_> {
         // The declared length counts what is still to come as well.
         let declared = Head::read(edit.rest(), frame::LONGEST)?.map_or(0, |head| head.body);
         let trace = if bind.statement.is_empty() {
-            self.bind_unnamed(edit)
+            match self.own_unnamed(edit) {
+                Some(trace) => trace,
+                None => return Ok(false),
+            }
         } else {
+            if self.server.ledger.decides(bind.statement) {
+                return Ok(false);
+            }
             let Some(statement) = self.client.names.find(bind.statement).map(Rc::clone) else {
                 self.unknown_bind(&bind, declared, length, edit);
                 return Ok(true);
@@ -304,7 +314,7 @@ impl Forward<'_> {
             let taken = bind.portal.len() + bind.statement.len() + 2;
             let rest = declared - u32::try_from(taken).unwrap_or(0);
             edit.put(|out| {
-                frontend::put_bind_head(out, bind.portal, &statement.name(), rest);
+                frontend::put_bind_head(out, bind.portal, statement.name(), rest);
             });
             edit.skip(frame::HEADER + taken);
             edit.pass(length - frame::HEADER - taken);
@@ -327,31 +337,28 @@ impl Forward<'_> {
         self.server.ledger.sent(Due::Bind);
     }
 
-    /// The unnamed statement may be somebody else's on this server: then the client's own is sent
-    /// again before it is used.
-    fn bind_unnamed(&mut self, edit: &mut Edit<'_>) -> Trace {
+    /// Makes sure that the unnamed statement is the client's own when the next message arrives, and
+    /// tells what it leaves behind; `None`: an earlier piece of the pipeline decides.
+    fn own_unnamed(&mut self, edit: &mut Edit<'_>) -> Option<Trace> {
+        match self.server.ledger.unnamed() {
+            Unnamed::Here(statement) => return Some(statement.trace.clone()),
+            Unnamed::Gone => return Some(Trace::Nothing),
+            Unnamed::Waits => return None,
+            Unnamed::Settled => {}
+        }
         let Some(statement) = self.client.names.unnamed.clone() else {
-            // None of its own. An empty one in its place lets nobody run a stranger's statement;
-            // its Bind then fails or finds an empty query, as after a lost Parse.
-            if self.server.holdings.unnamed.is_some() || self.client.tie.is_none() {
-                self.clear_unnamed(edit);
-            }
-            return Trace::Nothing;
+            // The client has none: a stranger's must not run in its place.
+            self.server.ledger.sent(Due::CloseUnnamed(To::Pool));
+            edit.put(|out| frontend::put_subject(out, tag::CLOSE, Subject::Statement, b""));
+            return Some(Trace::Nothing);
         };
         if self.server.holdings.unnamed != Some(statement.id())
             && let Some(rest) = &statement.rest
         {
-            let held = self.server.holdings.unnamed.replace(statement.id());
-            self.server.ledger.sent(Due::ParseUnnamed(To::Pool, None, held));
             edit.put(|out| frontend::put_parse(out, b"", rest));
+            self.server.ledger.sent(Due::ParseUnnamed(To::Pool, Rc::clone(&statement)));
         }
-        statement.trace.clone()
-    }
-
-    fn clear_unnamed(&mut self, edit: &mut Edit<'_>) {
-        self.server.holdings.unnamed = None;
-        self.server.ledger.sent(Due::Close(To::Pool, None));
-        edit.put(|out| frontend::put_subject(out, tag::CLOSE, Subject::Statement, b""));
+        Some(statement.trace.clone())
     }
 
     /// A name that this client never gave: only a client with statements of SQL's PREPARE may mean
@@ -376,15 +383,19 @@ impl Forward<'_> {
         if subject == Subject::Portal {
             edit.pass(length);
         } else if name.is_empty() {
-            self.bind_unnamed(edit);
+            if self.own_unnamed(edit).is_none() {
+                return Ok(false);
+            }
             edit.pass(length);
+        } else if self.server.ledger.decides(name) {
+            return Ok(false);
         } else if let Some(statement) = self.client.names.find(name).map(Rc::clone) {
             if !self.ensure(&statement, edit)? {
                 return Ok(false);
             }
             edit.skip(length);
             edit.put(|out| {
-                frontend::put_subject(out, tag::DESCRIBE, subject, &statement.name());
+                frontend::put_subject(out, tag::DESCRIBE, subject, statement.name());
             });
         } else if self.client.tie.is_some() && !name.starts_with(OURS) {
             edit.pass(length);
@@ -398,30 +409,25 @@ impl Forward<'_> {
 
     fn close(&mut self, frame: Frame<'_>, edit: &mut Edit<'_>) -> Result<bool, Refusal> {
         let (subject, name) = frontend::subject(frame.body)?;
-        let known = match subject {
-            Subject::Statement if !name.is_empty() => self.client.names.find(name).map(Rc::clone),
-            _ => None,
-        };
-        let passes = subject == Subject::Portal
-            || name.is_empty()
-            || (known.is_none() && self.client.tie.is_some() && !name.starts_with(OURS));
-        if passes {
-            if subject == Subject::Statement && name.is_empty() {
-                self.client.names.unnamed = None;
-                self.server.holdings.unnamed = None;
-            }
+        if subject == Subject::Portal || name.is_empty() {
+            self.server.ledger.sent(match subject {
+                Subject::Portal => Due::Close(To::Client, None),
+                Subject::Statement => Due::CloseUnnamed(To::Client),
+            });
+            edit.pass(frame.raw.len());
+            return Ok(true);
+        }
+        if self.server.ledger.decides(name) {
+            return Ok(false);
+        }
+        let known = self.client.names.remove(name);
+        if known.is_none() && self.client.tie.is_some() && !name.starts_with(OURS) {
             self.server.ledger.sent(Due::Close(To::Client, None));
             edit.pass(frame.raw.len());
             return Ok(true);
         }
-        if let Some(statement) = &known
-            && self.server.holdings.holding(statement, self.server.ledger.piece())
-                == Holding::Unknown
-        {
-            return Ok(false);
-        }
         // The server keeps it for others; only this client's name goes.
-        let closed = self.client.names.remove(name).map(|statement| (name.into(), statement));
+        let closed = known.map(|statement| (name.into(), statement));
         self.server.ledger.sent(Due::OwedClose(closed));
         edit.skip(frame.raw.len());
         Ok(true)

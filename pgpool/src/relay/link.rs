@@ -9,7 +9,7 @@ use topology::pool::PoolMode;
 
 use crate::prepared::{Holdings, Names};
 use crate::query::{Setting, Tie, Trace};
-use crate::server::status::{Due, Ledger};
+use crate::server::status::{Due, Ledger, To};
 use crate::variables::{Value, Variables};
 
 /// What a client has that must follow it from server to server.
@@ -95,7 +95,6 @@ impl Conversation {
 
     /// Appends what makes the session the client's: settings, and room for statements.
     pub fn adopt(&mut self, client: &Memory, rules: Rules, out: &mut Vec<u8>) {
-        use crate::server::status::To;
         use pgpool_wire::frontend::{Subject, put_query, put_subject, tag};
         if let Some(sql) = client.variables.difference(&self.variables) {
             put_query(out, sql.as_bytes());
@@ -112,7 +111,7 @@ impl Conversation {
             return;
         }
         for statement in evicted {
-            put_subject(out, tag::CLOSE, Subject::Statement, &statement.name());
+            put_subject(out, tag::CLOSE, Subject::Statement, statement.name());
             self.ledger.sent(Due::Close(To::Pool, Some(statement)));
         }
     }
@@ -121,8 +120,7 @@ impl Conversation {
     pub fn carried_out(&mut self, client: &mut Memory, trace: Trace, tag: &[u8]) {
         match tag {
             b"DISCARD ALL" => {
-                self.holdings.clear_confirmed();
-                client.names.clear();
+                self.forget_prepared(client);
                 client.pending.clear();
                 client.tie = None;
                 self.variables.take_unreported(&self.initial);
@@ -130,11 +128,7 @@ impl Conversation {
                 self.wear = Wear::None;
                 return;
             }
-            b"DEALLOCATE ALL" => {
-                self.holdings.clear_confirmed();
-                client.names.clear();
-                return;
-            }
+            b"DEALLOCATE ALL" => return self.forget_prepared(client),
             b"SET" | b"RESET" => return self.setting(client, trace),
             b"ROLLBACK" => client.pending.clear(),
             b"DEALLOCATE" => self.wear(Wear::Full),
@@ -146,8 +140,15 @@ impl Conversation {
         match trace {
             Trace::Settings => self.wear(Wear::Settings),
             Trace::Unknown => self.wear(Wear::Full),
-            Trace::Nothing | Trace::Set(_) | Trace::Reset(_) | Trace::Pin(_) => {}
+            Trace::Nothing | Trace::Set(_) | Trace::Reset(_) | Trace::Pin(_) | Trace::Forgets => {}
         }
+    }
+
+    /// Everything that was prepared is gone; what is on its way stays.
+    fn forget_prepared(&mut self, client: &mut Memory) {
+        self.holdings.clear_confirmed();
+        let ledger = &self.ledger;
+        client.names.retain(|name| ledger.changes(name));
     }
 
     fn setting(&mut self, client: &mut Memory, trace: Trace) {
@@ -161,7 +162,9 @@ impl Conversation {
             Trace::Reset(name) if self.variables.is_reported(&name) => {}
             Trace::Reset(name) => client.pending.push(Pending::Reset(name)),
             Trace::Unknown => self.wear(Wear::Full),
-            Trace::Set(_) | Trace::Settings | Trace::Pin(_) => self.wear(Wear::Settings),
+            Trace::Set(_) | Trace::Settings | Trace::Pin(_) | Trace::Forgets => {
+                self.wear(Wear::Settings);
+            }
         }
     }
 
@@ -203,6 +206,14 @@ impl Conversation {
         !client.variables.set(name, value)
     }
 
+    /// There is no unnamed statement any more, by a message of the client's or of ours.
+    pub fn no_unnamed(&mut self, client: &mut Memory, by: To) {
+        self.holdings.unnamed = None;
+        if by == To::Client {
+            client.names.unnamed = None;
+        }
+    }
+
     /// Undoes what was noted when these were sent: the server never carried them out. The first
     /// one failed, the others were skipped.
     pub fn undo(&mut self, client: &mut Memory, never: Vec<Due>) {
@@ -215,16 +226,8 @@ impl Conversation {
                         client.names.remove(&name);
                     }
                 }
-                Due::ParseUnnamed(..) if failed => {
-                    self.holdings.unnamed = None;
-                    client.names.unnamed = None;
-                }
-                Due::ParseUnnamed(to, before, held) => {
-                    self.holdings.unnamed = held;
-                    if to == crate::server::status::To::Client {
-                        client.names.unnamed = before;
-                    }
-                }
+                // A Parse that fails has dropped the old one first.
+                Due::ParseUnnamed(to, _) if failed => self.no_unnamed(client, to),
                 Due::OwedParse(name) => drop(client.names.remove(&name)),
                 Due::OwedClose(Some((name, statement))) => {
                     // It fitted before, so it fits again.

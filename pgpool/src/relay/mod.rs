@@ -374,3 +374,6 @@ fn read_some<S: AsyncRead + Unpin>(
         Poll::Pending => Poll::Pending,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,10 @@ pub enum Due {
     Query(To, Trace),
     /// Parse of a statement under the server's name; `name` is what the client calls it.
     Parse(To, Rc<Statement>, Option<Box<[u8]>>),
-    /// Parse of the unnamed statement, with what was unnamed before (client, server).
-    ParseUnnamed(To, Option<Rc<Statement>>, Option<u64>),
+    /// Parse of the unnamed statement.
+    ParseUnnamed(To, Rc<Statement>),
+    /// Close of the unnamed statement.
+    CloseUnnamed(To),
     /// Parse that no map follows (session mode, or a pinned client).
     ParsePlain,
     /// Bind.
@@ -54,6 +56,25 @@ pub enum Due {
     OwedClose(Option<(Box<[u8]>, Rc<Statement>)>),
 }
 
+impl Due {
+    /// The client's name that means something else afterwards.
+    fn renames(&self) -> Option<&[u8]> {
+        match self {
+            Self::Parse(_, _, Some(name)) | Self::OwedParse(name) => Some(name),
+            Self::OwedClose(Some((name, _))) => Some(name),
+            _ => None,
+        }
+    }
+
+    fn forgets(&self) -> bool {
+        matches!(
+            self,
+            Self::Query(To::Client, Trace::Forgets | Trace::Unknown)
+                | Self::Execute(Trace::Forgets | Trace::Unknown)
+        )
+    }
+}
+
 /// What to do with a message of the server.
 #[derive(Debug)]
 pub enum Reply {
@@ -73,8 +94,25 @@ pub enum Reply {
 pub enum Done {
     /// ParseComplete for a statement under the server's name.
     Parsed(u64),
+    /// The unnamed statement is this one now, for the server and whoever sent it.
+    Unnamed(To, Rc<Statement>),
+    /// There is no unnamed statement any more.
+    NoUnnamed(To),
     /// A command finished whose text leaves this behind.
     Command(Trace),
+}
+
+/// Where the unnamed statement stands for a message that is sent now.
+#[derive(Debug)]
+pub enum Unnamed {
+    /// This one was parsed in the same piece of the pipeline.
+    Here(Rc<Statement>),
+    /// It was ended in the same piece.
+    Gone,
+    /// An earlier piece decides, and is not answered yet.
+    Waits,
+    /// As all answers so far have left it.
+    Settled,
 }
 
 /// The server said something that is not due.
@@ -107,6 +145,10 @@ pub struct Ledger {
     /// transaction may be open.
     unsynced: bool,
     piece: u64,
+    /// How many of what is due change what a name means.
+    renames: usize,
+    /// How many of what is due may make the server forget what was prepared.
+    forgets: usize,
 }
 
 impl Default for Ledger {
@@ -119,6 +161,8 @@ impl Default for Ledger {
             odd: false,
             unsynced: false,
             piece: 1,
+            renames: 0,
+            forgets: 0,
         }
     }
 }
@@ -180,10 +224,70 @@ impl Ledger {
             }
             _ if self.skipping => return,
             Due::Query(..) | Due::Function => self.piece += 1,
-            Due::Close(To::Pool, _) | Due::CopyEnd => {}
+            Due::Close(To::Pool, _) | Due::CloseUnnamed(To::Pool) | Due::CopyEnd => {}
             _ => self.unsynced = true,
         }
+        self.renames += usize::from(message.renames().is_some());
+        self.forgets += usize::from(message.forgets());
         self.due.push_back(message);
+    }
+
+    fn gone(&mut self, due: &Due) {
+        self.renames -= usize::from(due.renames().is_some());
+        self.forgets -= usize::from(due.forgets());
+    }
+
+    /// Whether a ReadyForQuery for the client is due: until it comes, nobody can say what becomes of
+    /// the transaction.
+    pub fn owes_ready(&self) -> bool {
+        let ready =
+            |due: &Due| matches!(due, Due::Sync | Due::Function | Due::Query(To::Client, _));
+        self.due.iter().any(ready)
+    }
+
+    /// Whether what is due changes what a name means.
+    pub fn changes(&self, name: &[u8]) -> bool {
+        self.renames > 0 && self.due.iter().any(|due| due.renames() == Some(name))
+    }
+
+    /// Whether nobody can say what the server holds until it has answered. An Execute counts once
+    /// its Sync was sent: before that there is no answer to wait for.
+    pub fn may_forget(&self) -> bool {
+        let query = |due: &Due| matches!(due, Due::Query(..)) && due.forgets();
+        self.forgets > 0 && (self.due.iter().any(query) || self.earlier().any(Due::forgets))
+    }
+
+    /// Whether an earlier piece of the pipeline, not answered yet, decides what a name means.
+    pub fn decides(&self, name: &[u8]) -> bool {
+        self.renames > 0 && self.earlier().any(|due| due.renames() == Some(name))
+    }
+
+    /// Where the unnamed statement stands.
+    pub fn unnamed(&self) -> Unnamed {
+        let earlier = self.earlier().count();
+        for due in self.due.range(earlier..).rev() {
+            match due {
+                Due::ParseUnnamed(_, statement) => return Unnamed::Here(Rc::clone(statement)),
+                Due::CloseUnnamed(To::Client) | Due::Query(To::Client, _) => return Unnamed::Gone,
+                _ => {}
+            }
+        }
+        let decides = |due: &Due| {
+            matches!(due, Due::ParseUnnamed(..) | Due::CloseUnnamed(_) | Due::Query(To::Client, _))
+        };
+        if self.earlier().any(decides) { Unnamed::Waits } else { Unnamed::Settled }
+    }
+
+    /// What is due up to the last Sync.
+    fn earlier(&self) -> impl Iterator<Item = &Due> {
+        let end = self.due.iter().rposition(|due| matches!(due, Due::Sync)).map_or(0, |at| at + 1);
+        self.due.range(..end)
+    }
+
+    fn take(&mut self) -> Option<Due> {
+        let due = self.due.pop_front()?;
+        self.gone(&due);
+        Some(due)
     }
 
     fn copy_is_ending(&self) -> bool {
@@ -196,7 +300,7 @@ impl Ledger {
             self.due.pop_front();
         }
         match self.due.front() {
-            Some(Due::OwedParse(_) | Due::OwedClose(_)) => self.due.pop_front(),
+            Some(Due::OwedParse(_) | Due::OwedClose(_)) => self.take(),
             _ => None,
         }
     }
@@ -217,7 +321,7 @@ impl Ledger {
         let front = self.due.front().ok_or(out)?;
         let to = match front {
             Due::Query(to, _) | Due::Close(to, _) => *to,
-            Due::Parse(to, ..) | Due::ParseUnnamed(to, ..) => *to,
+            Due::Parse(to, ..) | Due::ParseUnnamed(to, _) | Due::CloseUnnamed(to) => *to,
             _ => To::Client,
         };
         let done = self.step(message).ok_or(out)?;
@@ -239,9 +343,9 @@ impl Ledger {
         match (message, front) {
             (tag::READY, _) => None, // `ready` takes it: it carries the status.
             (tag::PARSE_COMPLETE, Due::Parse(..) | Due::ParseUnnamed(..) | Due::ParsePlain) => {
-                let parsed = self.due.pop_front()?;
-                Some(match parsed {
+                Some(match self.take()? {
                     Due::Parse(_, statement, _) => Some(Done::Parsed(statement.id())),
+                    Due::ParseUnnamed(to, statement) => Some(Done::Unnamed(to, statement)),
                     _ => None,
                 })
             }
@@ -249,6 +353,11 @@ impl Ledger {
             | (tag::CLOSE_COMPLETE, Due::Close(..))
             | (tag::NO_DATA | tag::ROW_DESCRIPTION, Due::Describe)
             | (tag::PORTAL_SUSPENDED, Due::Execute(_)) => self.pop(),
+            (tag::CLOSE_COMPLETE, Due::CloseUnnamed(to)) => {
+                let done = Done::NoUnnamed(*to);
+                self.take()?;
+                Some(Some(done))
+            }
             (tag::PARAMETER_DESCRIPTION, Due::Describe)
             | (tag::ROW_DESCRIPTION | tag::EMPTY_QUERY | tag::NO_DATA, Due::Query(..))
             | (tag::DATA_ROW, Due::Query(..) | Due::Execute(_))
@@ -261,7 +370,7 @@ impl Ledger {
             (tag::COMMAND_COMPLETE | tag::EMPTY_QUERY, Due::Execute(trace)) => {
                 let done = Done::Command(trace.clone());
                 self.end_copy();
-                self.due.pop_front();
+                self.take()?;
                 Some(Some(done))
             }
             (tag::COPY_IN, Due::Query(..) | Due::Execute(_)) => {
@@ -282,7 +391,7 @@ impl Ledger {
     }
 
     fn pop(&mut self) -> Option<Option<Done>> {
-        self.due.pop_front().map(|_| None)
+        self.take().map(|_| None)
     }
 
     fn begin_copy_in(&mut self) {
@@ -326,7 +435,9 @@ impl Ledger {
                 let sync = self.due.iter().position(|due| matches!(due, Due::Sync));
                 self.skipping = sync.is_none();
                 let end = sync.unwrap_or(self.due.len());
-                Reply::Failed(self.due.drain(..end).collect())
+                let never: Vec<Due> = self.due.drain(..end).collect();
+                never.iter().for_each(|due| self.gone(due));
+                Reply::Failed(never)
             }
         }
     }
@@ -335,10 +446,12 @@ impl Ledger {
     ///
     /// # Errors
     /// It is not due.
-    pub fn ready(&mut self, status: Status) -> Result<Reply, OutOfOrder> {
-        let reply = match self.due.pop_front() {
-            Some(Due::Query(To::Pool, _)) => Reply::Drop,
-            Some(Due::Query(..) | Due::Sync | Due::Function) => Reply::Deliver,
+    pub fn ready(&mut self, status: Status) -> Result<(Reply, Option<Done>), OutOfOrder> {
+        let reply = match self.take() {
+            Some(Due::Query(To::Pool, _)) => (Reply::Drop, None),
+            // A simple query destroys the unnamed statement (manual, "Extended Query").
+            Some(Due::Query(..)) => (Reply::Deliver, Some(Done::NoUnnamed(To::Client))),
+            Some(Due::Sync | Due::Function) => (Reply::Deliver, None),
             _ => return Err(OutOfOrder { tag: tag::READY }),
         };
         self.status = status;

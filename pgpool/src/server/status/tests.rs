@@ -107,10 +107,10 @@ fn ours() {
     assert!(matches!(ledger.reply(b'D'), Ok((Reply::Drop, _))));
     assert!(matches!(ledger.reply(b'C'), Ok((Reply::Drop, _))));
     assert!(ledger.owed().is_none(), "its turn has not come");
-    assert!(matches!(ledger.ready(Status::Idle), Ok(Reply::Drop)));
+    assert!(matches!(ledger.ready(Status::Idle), Ok((Reply::Drop, None))));
     assert!(matches!(ledger.owed(), Some(Due::OwedParse(_))));
     assert!(matches!(ledger.reply(b'2'), Ok((Reply::Deliver, _))));
-    assert!(matches!(ledger.ready(Status::Idle), Ok(Reply::Deliver)));
+    assert!(matches!(ledger.ready(Status::Idle), Ok((Reply::Deliver, None))));
     assert!(ledger.is_clean());
 }
 
