@@ -36,6 +36,16 @@ const OVERRIDES: [&str; 6] = [
     "x-method-override",
 ];
 
+/// What frames a message or ends at one hop; in any other spelling than its own it is a trick on a
+/// service that folds marks.
+const FRAMING: [&str; 5] = [
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "proxy-authorization",
+    "connection",
+];
+
 /// Removes them from a request.
 ///
 /// # Errors
@@ -76,12 +86,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 fn only_ours(name: &HeaderName) -> bool {
     let text = name.as_str();
     // All of them begin with one of these letters.
-    if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't')) {
+    if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {
         return false;
     }
     let folded: String =
         text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     OURS.contains(&folded.as_str())
+        || (FRAMING.contains(&folded.as_str()) && folded != text)
         || OVERRIDES.contains(&folded.as_str())
         || OUR_FAMILIES.iter().any(|family| folded.starts_with(family))
 }
@@ -137,6 +148,9 @@ mod tests {
             "X-Original-URL",
             "X-HTTP-Method-Override",
             "traceparent",
+            "Transfer_Encoding",
+            "content_length",
+            "Proxy.Authorization",
         ];
         for name in spellings {
             let mut map = headers(&[(name, "1"), ("accept", "*/*"), ("x-custom", "stays")]);
