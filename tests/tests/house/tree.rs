@@ -24,7 +24,9 @@ impl Source {
         std::iter::from_fn(move || {
             let line = lines.next()?;
             let tests = line.trim_start().starts_with("#[cfg(test)]")
-                && lines.peek().is_some_and(|next| next.trim_start().starts_with("mod "));
+                && lines.peek().is_some_and(|next| {
+                    ["mod ", "impl ", "#[path"].iter().any(|s| next.starts_with(s))
+                });
             (!tests).then_some(line)
         })
     }
