@@ -3,6 +3,7 @@
 //!
 //! Invariant: each is ready when its constructor returns, and gone when it is dropped.
 
+pub mod demo;
 pub mod game;
 pub mod issuer;
 pub mod postgres;

@@ -57,6 +57,9 @@ async fn a_gateway_drains_while_the_other_serves() {
         assert_eq!(answer.await.unwrap().unwrap().status, 200);
     }
     stack.finished("gw-1").await;
+    let own = stack.records().into_iter().filter(|r| r["gateway_instance"] == "gw-1");
+    let held = own.filter(|r| r["endpoint"] == "GET /api/user/held" && r["status"] == 200);
+    assert!(held.count() > 0, "gw-1 answered what it had begun");
 }
 
 /// O3, N8: an edge that drains keeps the connections and players that it has, takes no new

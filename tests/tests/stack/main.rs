@@ -6,5 +6,6 @@
 mod drain;
 mod http;
 mod replay;
+mod services;
 mod sql;
 mod udp;
