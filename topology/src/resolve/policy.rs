@@ -336,7 +336,14 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
         out.error(&burst.spot, "a sliding window has no burst")
             .hint("leave it out, or count with `token-bucket`".to_owned());
     }
-    let rate = raw.rate?.value;
+    let rate = raw.rate?;
+    if algorithm == LimitAlgorithm::SlidingWindow && rate.value.count.get() > LARGEST_WINDOW {
+        let what = format!("a sliding window keeps the time of each of its {}", rate.value.count);
+        out.error(&rate.spot, what)
+            .allowed("at most 10000 in a window")
+            .hint("take a shorter window, or count with `token-bucket`".to_owned());
+    }
+    let rate = rate.value;
     let limit = Limit {
         name: LimitName::new(&name),
         by: raw.by?.value,
@@ -347,6 +354,9 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
     };
     Some((limit, spot))
 }
+
+/// An exact window costs memory for each request in it.
+const LARGEST_WINDOW: u32 = 10_000;
 
 /// RFC 9110 §5.6.2.
 pub(super) fn token(text: &str) -> bool {
