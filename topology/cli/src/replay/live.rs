@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use tokio::time::Instant;
 
 /// Counters of a running replay.
 #[derive(Debug, Default)]
@@ -32,17 +33,20 @@ impl Live {
 
 /// Shows progress on a terminal (nothing elsewhere) and takes Ctrl-C, until dropped or aborted.
 pub(super) async fn watch(live: Arc<Live>, total: u64, what: &'static str) {
-    let bar = ProgressBar::new(total);
+    let bar = ProgressBar::new(total).with_finish(ProgressFinish::AndClear);
     bar.set_style(style());
+    let start = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             _ = tokio::signal::ctrl_c() => live.stop.store(true, Relaxed),
         }
-        bar.set_position(live.sent.load(Relaxed));
+        let sent = live.sent.load(Relaxed);
+        bar.set_position(sent);
         bar.set_message(format!(
-            "{what}, {} answered, {} failed",
+            "{:.0} {what}/s, {} answered, {} failed",
+            sent as f64 / start.elapsed().as_secs_f64().max(0.1),
             live.answered.load(Relaxed),
             live.failed.load(Relaxed)
         ));
@@ -50,6 +54,6 @@ pub(super) async fn watch(live: Arc<Live>, total: u64, what: &'static str) {
 }
 
 fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:32} {percent:>3}% {per_sec:>12} {pos}/{len} {msg} {eta}")
+    ProgressStyle::with_template("{bar:32} {percent:>3}%  {msg}  {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar())
 }

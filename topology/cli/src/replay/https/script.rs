@@ -73,7 +73,8 @@ fn tokens(args: &Args, recorded: Option<&[Recorded]>, length: Duration) -> Resul
     if args.anonymous {
         return Ok(Tokens::None);
     }
-    let signer = Signer::open(&args.keys()?, &args.grant)?;
+    let signer = Signer::open(&args.keys()?, &args.grant)
+        .context("tokens need the issuer's keys; --anonymous sends none")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let lifetime = length + args.timeout + LEEWAY;
     let sign = |user: &str| bearer(&signer.sign(user, &args.scope, now, lifetime)?);

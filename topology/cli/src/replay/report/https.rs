@@ -175,7 +175,7 @@ impl Report for HttpsReport {
         let mut out = String::from("\n");
         let sent = format!("{} to {}, {:.1}/s", self.requests, printable(&self.url), self.rate);
         line(&mut out, "requests", sent);
-        line(&mut out, "latency", self.latency_ms.text());
+        line(&mut out, "latency", self.latency_ms.text(self.answered()));
         for (status, count) in &self.statuses {
             let share = percent(*count, self.requests);
             line(&mut out, "status", format_args!("{status} {count} ({share:.1}%)"));

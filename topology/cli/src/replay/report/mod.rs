@@ -95,8 +95,11 @@ pub(super) struct Quantiles {
 }
 
 impl Quantiles {
-    /// One line: `p50 0.21  p99 …  ms`.
-    fn text(&self) -> String {
+    /// One line: `p50 0.21  p99 …  ms`, made of so many times.
+    fn text(&self, times: u64) -> String {
+        if times == 0 {
+            return "no answer".to_owned();
+        }
         format!(
             "p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  max {:.3} ms",
             self.p50, self.p90, self.p99, self.p99_9, self.max

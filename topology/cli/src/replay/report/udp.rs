@@ -138,10 +138,10 @@ impl Report for UdpReport {
             let text = format!("{} foreign answers, {} refused", self.foreign, self.send_errors);
             line(&mut out, "errors", text);
         }
-        line(&mut out, "round trip", self.rtt_ms.text());
-        let Jitter { mean, max } = self.jitter_ms;
-        line(&mut out, "jitter", format_args!("mean {mean:.3}  worst player {max:.3} ms"));
-        self.servers_text(&mut out);
+        line(&mut out, "round trip", self.rtt_ms.text(self.received));
+        if self.received > 0 {
+            self.servers_text(&mut out);
+        }
         line(&mut out, "generator", generator(&self.lateness_ms, self.late_percent));
         out
     }
@@ -165,6 +165,8 @@ impl Report for UdpReport {
 
 impl UdpReport {
     fn servers_text(&self, out: &mut String) {
+        let Jitter { mean, max } = self.jitter_ms;
+        line(out, "jitter", format_args!("mean {mean:.3}  worst player {max:.3} ms"));
         for (name, answers) in &self.servers {
             let share = percent(*answers, self.received);
             line(out, "server", format_args!("{} {answers} ({share:.1}%)", printable(name)));
