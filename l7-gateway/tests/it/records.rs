@@ -5,7 +5,7 @@ use tokio::io::AsyncWriteExt as _;
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, one};
 
-/// G19: one record per request, with what was asked, answered and spent.
+/// G19, O6: one record per request with what was asked, answered and spent; our own time counted.
 #[tokio::test]
 async fn every_request_leaves_a_record() {
     local(async {
@@ -28,6 +28,7 @@ async fn every_request_leaves_a_record() {
         assert_eq!(ran.len(), 9, "stages 2 to 10: {ran:?}");
         let text = rig.observer.metrics.render();
         assert!(text.contains("aqueduct_http_requests_total{route=\"/*\",status=\"200\"} 1"), "{text}");
+        assert!(text.contains("aqueduct_http_added_seconds_count 1"), "{text}");
     })
     .await;
 }

@@ -95,3 +95,19 @@ fn day_of(at: SystemTime) -> Day {
     let small = |n: u64| u8::try_from(n).unwrap_or(u8::MAX);
     Day { year: u16::try_from(year).unwrap_or(u16::MAX), month: small(month), day: small(day) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// G14: a route answers through the whole of its last day (UTC), and not a second longer.
+    #[test]
+    fn a_sunset_ends_with_its_day() {
+        let last = Day { year: 2026, month: 11, day: 20 };
+        let midnight = SystemTime::UNIX_EPOCH + Duration::from_secs(20_778 * 86_400);
+        assert!(day_of(midnight - Duration::from_secs(1)) == last);
+        assert!(day_of(midnight) > last);
+        assert!(day_of(midnight + Duration::from_secs(86_400 * 365)) > last);
+    }
+}
