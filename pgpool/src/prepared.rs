@@ -141,9 +141,7 @@ impl Names {
     /// the unnamed statement.
     pub fn retain(&mut self, stays: impl Fn(&[u8]) -> bool) {
         self.named.retain(|name, _| stays(name));
-        let bytes =
-            |(name, statement): (&Box<[u8]>, &Rc<Statement>)| name.len() + statement.bytes();
-        self.bytes = self.named.iter().map(bytes).sum();
+        self.bytes = self.named.iter().map(|(name, held)| name.len() + held.bytes()).sum();
         self.unnamed = None;
     }
 }

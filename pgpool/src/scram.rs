@@ -9,8 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use md5::Md5;
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::ConstantTimeEq;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::{Zeroize, Zeroizing};
 
 /// More is a hostile server's wish to keep us busy; PostgreSQL's default is 4096.
@@ -121,6 +122,27 @@ pub fn salt(text: &str) -> Option<Vec<u8>> {
 /// Base64, for nonces, salts and channel bindings.
 pub fn base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
+}
+
+/// RFC 5929 §4.1: the certificate's hash by the hash of its own signature, SHA-256 where that is
+/// weaker; `None` where the signature names none (Ed25519).
+pub fn end_point(certificate: &[u8]) -> Option<Vec<u8>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let algorithm = parsed.signature_algorithm.algorithm.to_id_string();
+    match algorithm.as_str() {
+        // RSA and ECDSA with SHA-1 or SHA-256.
+        "1.2.840.113549.1.1.5"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.10045.4.3.2" => Some(Sha256::digest(certificate).to_vec()),
+        "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" => {
+            Some(Sha384::digest(certificate).to_vec())
+        }
+        "1.2.840.113549.1.1.13" | "1.2.840.10045.4.3.4" => {
+            Some(Sha512::digest(certificate).to_vec())
+        }
+        _ => None,
+    }
 }
 
 /// `md5…` as PostgreSQL stores it.

@@ -37,6 +37,9 @@ pub struct Snapshot {
     pub settings: Settings,
     /// TLS towards clients.
     pub tls: Option<TlsAcceptor>,
+    /// What SCRAM-SHA-256-PLUS binds a login to (RFC 5929 §4: a hash of the certificate); `None`:
+    /// it is not offered, because there is no certificate, or more than one to choose from.
+    pub binding: Option<Vec<u8>>,
     /// Clients of the instance, all workers.
     pub clients: Arc<Count>,
     /// Makes the salts of users that do not exist.
@@ -211,7 +214,9 @@ impl Snapshot {
                 .insert(user.name.as_str().to_owned(), Arc::new(read_user(user, &group.settings)?));
         }
         let tls = group.tls.as_ref().map(|tls| common::tls::server::config(tls, &[ALPN]));
+        let binding = group.tls.as_ref().map(channel_binding).transpose()?.flatten();
         let snapshot = Self {
+            binding,
             group: group.name.to_string(),
             instance: instance.to_owned(),
             databases: databases(group),
@@ -227,6 +232,13 @@ impl Snapshot {
 
 /// PostgreSQL 17's name for itself in TLS.
 const ALPN: &[u8] = b"postgresql";
+
+/// `tls-server-end-point` of the only certificate.
+fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsError> {
+    let [certificate] = tls.certificates.as_slice() else { return Ok(None) };
+    let loaded = common::tls::store::load(certificate)?;
+    Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
+}
 
 fn databases(group: &Group) -> BTreeMap<String, Arc<Database>> {
     let read = |database: &topology::pool::Database| {

@@ -26,6 +26,15 @@ pub struct Proof {
     pub keys: Rc<Keys>,
 }
 
+/// What proofs depend on beside the user.
+#[derive(Clone, Copy)]
+pub struct Way<'a> {
+    /// Makes the salts of users that do not exist.
+    pub seed: &'a [u8; 32],
+    /// What SCRAM-SHA-256-PLUS binds to on this connection.
+    pub binding: Option<&'a [u8]>,
+}
+
 /// Lets the client prove that it is `name`.
 ///
 /// # Errors
@@ -34,18 +43,18 @@ pub async fn prove(
     door: &mut Door,
     user: Option<&User>,
     name: &str,
-    seed: &[u8; 32],
+    way: Way<'_>,
 ) -> Result<Option<Proof>, Refusal> {
     match user.map(|user| &user.credential) {
         Some(Credential::Trust) => Ok(None),
         Some(Credential::Md5(stored)) => md5(door, stored, name).await.map(|()| None),
         Some(Credential::Scram(verifier) | Credential::Password(_, verifier)) => {
-            scram(door, verifier, name).await.map(Some)
+            scram(door, verifier, name, way.binding).await.map(Some)
         }
         // Nobody knows the password of a verifier made of chance.
         None => {
-            let verifier = stranger(name, seed);
-            scram(door, &verifier, name).await.and(Err(wrong(name)))
+            let verifier = stranger(name, way.seed);
+            scram(door, &verifier, name, way.binding).await.and(Err(wrong(name)))
         }
     }
 }
@@ -73,22 +82,27 @@ async fn md5(door: &mut Door, stored: &str, name: &str) -> Result<(), Refusal> {
     if scram::same(answer, right.as_bytes()) { Ok(()) } else { Err(wrong(name)) }
 }
 
-async fn scram(door: &mut Door, verifier: &Verifier, name: &str) -> Result<Proof, Refusal> {
+async fn scram(
+    door: &mut Door,
+    verifier: &Verifier,
+    name: &str,
+    binding: Option<&[u8]>,
+) -> Result<Proof, Refusal> {
     let mut out = Vec::new();
-    let mechanisms = [sasl::SCRAM.as_bytes(), b"\0\0"].concat();
+    let offered: &[&str] =
+        if binding.is_some() { &[sasl::SCRAM_PLUS, sasl::SCRAM] } else { &[sasl::SCRAM] };
+    let mechanisms = [offered.join("\0").as_bytes(), b"\0\0"].concat();
     backend::put_authentication(&mut out, Authentication::Sasl(&mechanisms));
     door.write(&out).await?;
 
     let body = door.password().await?;
     let (mechanism, data) = frontend::sasl_initial(&body)?;
-    if mechanism != sasl::SCRAM {
+    if !offered.contains(&mechanism) {
         let text = format!("the client chose {} which was not offered", shorten(mechanism));
         return Err(Refusal::Authentication(text));
     }
     let first = ClientFirst::read(data.unwrap_or_default()).map_err(refused)?;
-    if let Binding::Used(_) = first.binding {
-        return Err(refused(SaslError::Layout("client-first")));
-    }
+    let bound = bound_to(&first, mechanism, binding)?;
     let joined = format!("{}{}", first.nonce, nonce());
     let server_first = ServerFirst::write(&joined, &verifier.salt, verifier.iterations);
     out.clear();
@@ -99,7 +113,7 @@ async fn scram(door: &mut Door, verifier: &Verifier, name: &str) -> Result<Proof
     let last = door.password().await?;
     let last = ClientFinal::read(&last).map_err(refused)?;
     // RFC 5802 §5.1: the header is repeated, so that nobody has changed it on the way.
-    if last.nonce != joined || last.binding != scram::base64(first.header.as_bytes()) {
+    if last.nonce != joined || last.binding != bound {
         return Err(refused(SaslError::Nonce));
     }
     let auth_message = format!("{},{server_first},{}", first.bare, last.without_proof);
@@ -109,6 +123,25 @@ async fn scram(door: &mut Door, verifier: &Verifier, name: &str) -> Result<Proof
     backend::put_authentication(&mut out, Authentication::SaslFinal(signature.as_bytes()));
     door.write(&out).await?;
     Ok(Proof { salt: verifier.salt.clone(), iterations: verifier.iterations, keys: Rc::new(keys) })
+}
+
+/// What the client must repeat in its last message: its header, and what it is bound to.
+fn bound_to(
+    first: &ClientFirst<'_>,
+    mechanism: &str,
+    binding: Option<&[u8]>,
+) -> Result<String, Refusal> {
+    let data = match (first.binding, mechanism == sasl::SCRAM_PLUS) {
+        (Binding::Used("tls-server-end-point"), true) => binding.unwrap_or_default(),
+        (Binding::Unsupported, false) => &[],
+        (Binding::NotOffered, false) if binding.is_none() => &[],
+        // It could bind and believes that we cannot: somebody has changed our offer (RFC 5802 §6).
+        _ => {
+            let text = "the channel binding does not fit what was offered".to_owned();
+            return Err(Refusal::Authentication(text));
+        }
+    };
+    Ok(scram::base64(&[first.header.as_bytes(), data].concat()))
 }
 
 fn refused(fault: SaslError) -> Refusal {

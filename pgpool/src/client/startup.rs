@@ -77,7 +77,11 @@ impl Door {
     /// # Errors
     /// The client is gone, which nobody needs to be told.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
-        self.io.write_all(bytes).await.map_err(|_| gone())
+        let written = async {
+            self.io.write_all(bytes).await?;
+            self.io.flush().await
+        };
+        written.await.map_err(|_| gone())
     }
 
     /// The next message, which must be a `p` (password or SASL).
@@ -126,7 +130,11 @@ pub async fn admit(
     }
     negotiate(door, startup).await?;
     let user = worker.snapshot.users.get(name);
-    let proof = auth::prove(door, user.map(|user| &**user), name, &worker.snapshot.seed).await?;
+    let way = auth::Way {
+        seed: &worker.snapshot.seed,
+        binding: worker.snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
+    };
+    let proof = auth::prove(door, user.map(|user| &**user), name, way).await?;
     let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
     if database == CONSOLE {
         return console(door, user).await.map(Admitted::Console);

@@ -14,12 +14,14 @@ use tokio::io::AsyncWrite;
 pub struct Outbox {
     bytes: Vec<u8>,
     at: usize,
+    /// TLS has taken bytes that the socket has not.
+    inside: bool,
 }
 
 impl Outbox {
     /// Whether everything was written.
     pub fn is_empty(&self) -> bool {
-        self.at == self.bytes.len()
+        self.at == self.bytes.len() && !self.inside
     }
 
     /// Keeps bytes for later.
@@ -48,9 +50,23 @@ impl Outbox {
                     Poll::Pending => break,
                 }
             }
+            if bytes.is_empty() {
+                return self.flush(socket, cx);
+            }
         }
         self.keep(bytes);
         Ok(())
+    }
+
+    /// Plain sockets have nothing to flush; TLS may.
+    fn flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        socket: &mut S,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        let flushed = Pin::new(socket).poll_flush(cx);
+        self.inside = flushed.is_pending();
+        if let Poll::Ready(outcome) = flushed { outcome } else { Ok(()) }
     }
 
     /// Writes what is kept. Ready when nothing is left and the socket has flushed.
@@ -70,6 +86,7 @@ impl Outbox {
         // Given back at once: an idle client holds no buffer.
         self.bytes = Vec::new();
         self.at = 0;
-        Poll::Ready(Ok(()))
+        self.flush(socket, cx)?;
+        if self.inside { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }

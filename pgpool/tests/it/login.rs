@@ -58,3 +58,60 @@ async fn versions_are_negotiated() {
     assert_eq!(&front[5..9], &[0, 3, 0, 2], "3.2 is the newest that we speak");
     assert_eq!(&front[9..13], &[0, 0, 0, 1], "one unknown option");
 }
+
+/// P4, P1: over TLS, with the login bound to the channel (SCRAM-SHA-256-PLUS), by libpq; and the
+/// TLS client's session moves to its home worker.
+#[tokio::test]
+async fn tls_with_channel_binding() {
+    let server = Postgres::start().await;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("certificate");
+    let pem = (made.cert.pem(), made.signing_key.serialize_pem());
+    let pooler = Pooler::start(&server, Setup { tls: Some(pem), ..Setup::default() }).await;
+    for (user, options) in [
+        ("app", "sslmode=require channel_binding=require"),
+        ("other", "sslmode=require channel_binding=disable"),
+        ("legacy", "sslmode=require"),
+        ("open", "sslmode=disable"),
+    ] {
+        let target =
+            format!("host=127.0.0.1 port={} dbname=shop user={user} {options}", pooler.port);
+        let output = tokio::process::Command::new("psql")
+            .args(["-X", "-A", "-t", "-d", &target, "-c", "select 'in as ' || current_user"])
+            .env("PGPASSWORD", PASSWORD)
+            .output()
+            .await
+            .expect("psql runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let fault = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(text.trim(), format!("in as {user}"), "{options}: {fault}");
+    }
+}
+
+/// O5: what is no login is refused or closed at once, and the next client is served.
+#[tokio::test]
+async fn hostile_openings() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let ssl = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
+    let early = [&ssl[..], b"select 1"].concat();
+    let openings: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &[0xff; 64],
+        &[0, 0, 0, 4],
+        &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0],
+        &early,
+        &ssl,
+    ];
+    for opening in openings {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", pooler.port)).await;
+        let mut socket = socket.expect("open");
+        socket.write_all(opening).await.expect("sent");
+        socket.shutdown().await.expect("half closed");
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = socket.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || matches!(answer[0], b'E' | b'N'), "{answer:?}");
+    }
+    pooler.client("app").await.query_one("select 1", &[]).await.expect("served");
+}

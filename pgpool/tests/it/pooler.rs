@@ -35,6 +35,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) settings: &'a str,
     /// More keys of the database.
     pub(crate) more: &'a str,
+    /// PEM of a certificate and its key.
+    pub(crate) tls: Option<(String, String)>,
 }
 
 impl Pooler {
@@ -51,6 +53,14 @@ impl Pooler {
         write("root", ROOT_PASSWORD);
         let mode = if setup.mode.is_empty() { "transaction" } else { setup.mode };
         let size = setup.size.max(1);
+        let tls = match &setup.tls {
+            Some((chain, key)) => {
+                write("chain.pem", chain);
+                write("key.pem", key);
+                "\n    tls: { certificates: [{ chain: file:chain.pem, key: file:key.pem }] }"
+            }
+            None => "",
+        };
         let file = folder.path().join("stack.yaml");
         let text = format!(
             "aqueduct: 1
@@ -66,7 +76,7 @@ pools:
       legacy: {{ secret: file:legacy }}
       open: {{}}
       root: {{ secret: file:root, console: admin }}
-    settings: {{ {settings} }}
+    settings: {{ {settings} }}{tls}
 ",
             port = server.port,
             more = setup.more,
