@@ -160,6 +160,8 @@ pub struct Progress {
     ran: u16,
     spent: [Duration; 11],
     halted: Option<Stage>,
+    /// The stage that is under way, and since when.
+    current: Option<(Stage, Instant)>,
     /// Time spent waiting for services (connect, head), part of `dispatch`.
     pub upstream: Duration,
 }
@@ -168,6 +170,19 @@ impl Progress {
     /// Notes that a stage's request side was entered.
     pub fn enter(&mut self, stage: Stage) {
         self.ran |= 1 << stage as u16;
+    }
+
+    /// Notes that a stage's request side begins.
+    pub fn begin(&mut self, stage: Stage, now: Instant) {
+        self.enter(stage);
+        self.current = Some((stage, now));
+    }
+
+    /// Notes that the stage under way has ended, or was abandoned with its exchange.
+    pub fn finish(&mut self, now: Instant) {
+        if let Some((stage, since)) = self.current.take() {
+            self.spend(stage, now.saturating_duration_since(since));
+        }
     }
 
     /// Notes time spent in a stage.
@@ -207,6 +222,7 @@ impl Drop for Exchange {
     /// The one place where records are written: after the answer's last byte, or when a client has
     /// gone.
     fn drop(&mut self) {
+        self.progress.finish(Instant::now());
         Sink::write(self);
     }
 }

@@ -78,10 +78,9 @@ pub trait Filter {
         input: Self::In,
     ) -> impl Future<Output = Result<Self::Out, Halt>> {
         async move {
-            x.progress.enter(Self::STAGE);
-            let begun = Instant::now();
+            x.progress.begin(Self::STAGE, Instant::now());
             let outcome = self.request(x, input).await;
-            x.progress.spend(Self::STAGE, begun.elapsed());
+            x.progress.finish(Instant::now());
             if outcome.is_err() {
                 x.progress.halt(Self::STAGE);
             }
