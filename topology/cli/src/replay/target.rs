@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
-/// Resolves `host:port` and takes the first address.
+/// Resolves `host:port` and takes one address, of IPv4 where there is one: `localhost` is often
+/// both, and the documented stack listens on 127.0.0.1.
 ///
 /// # Errors
 /// The name has no address.
@@ -14,7 +15,10 @@ pub(super) async fn resolve(text: &str) -> Result<SocketAddr> {
     let found = tokio::net::lookup_host(text).await.with_context(|| {
         format!("{text}: no address; write HOST:PORT, for example 127.0.0.1:7777")
     })?;
-    found.into_iter().next().with_context(|| format!("{text}: the name has no address"))
+    found
+        .into_iter()
+        .min_by_key(SocketAddr::is_ipv6)
+        .with_context(|| format!("{text}: the name has no address"))
 }
 
 /// Refuses public addresses unless the user said `--yes-i-own-it`.
@@ -89,6 +93,11 @@ mod tests {
         assert!(own.iter().all(IpAddr::is_loopback));
         assert_eq!(client_address(to("10.0.0.1"), 7), to("0.0.0.0"));
         assert_eq!(client_address(to("::1"), 7), to("::"));
+    }
+
+    #[tokio::test]
+    async fn localhost_is_the_documented_address() {
+        assert_eq!(resolve("localhost:7777").await.unwrap(), "127.0.0.1:7777".parse().unwrap());
     }
 
     #[tokio::test]
