@@ -42,7 +42,7 @@ pub struct Guest {
 
 /// Serves one client of the admin database until it leaves or the instance drains.
 pub async fn serve(worker: Rc<Worker>, mut door: Door, guest: Guest) {
-    let mut console = Session { worker: Rc::clone(&worker), guest, statement: None, failed: false };
+    let mut console = Talk { worker: Rc::clone(&worker), guest, statement: None, failed: false };
     let draining = worker.lifecycle.shutdown();
     let refusal = tokio::select! {
         refusal = console.run(&mut door) => refusal,
@@ -53,7 +53,7 @@ pub async fn serve(worker: Rc<Worker>, mut door: Door, guest: Guest) {
     }
 }
 
-struct Session {
+struct Talk {
     worker: Rc<Worker>,
     guest: Guest,
     /// The one that was parsed or bound last.
@@ -62,7 +62,7 @@ struct Session {
     failed: bool,
 }
 
-impl Session {
+impl Talk {
     async fn run(&mut self, door: &mut Door) -> Option<Refusal> {
         loop {
             let (tag, body) = match read(door).await {
