@@ -148,7 +148,8 @@ impl Pipeline {
         let rq = self.rate_limit.run(x, rq).await?; //         5  Granted    -> Admitted
         let rq = self.route.run(x, rq).await?; //              6  Admitted   -> Routed
         let rq = self.request_transform.run(x, rq).await?; //  7  Routed     -> Prepared
-        self.dispatch.run(x, rq).await //                      8  Prepared   -> Answered
+        // Boxed: its future is most of the size, and each caller would move it into its own.
+        Box::pin(self.dispatch.run(x, rq)).await //            8  Prepared   -> Answered
     }
 
     async fn respond(&self, x: &mut Exchange, mut answer: Answered) -> Transformed {

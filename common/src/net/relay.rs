@@ -1,7 +1,7 @@
 //! Copies bytes both ways between two streams until both are done. Not for knowing what they mean.
 //! Called by l4-nlb's TCP listeners and by whatever passes an upgraded connection through.
 //!
-//! Invariant: at most [`CHUNK`] bytes per direction are held, and only while the receiver is
+//! Invariant: at most `CHUNK` bytes per direction are held, and only while the receiver is
 //! slower than the sender; an idle pair holds none.
 
 use std::cell::{Cell, RefCell};

@@ -51,7 +51,7 @@ pub struct Connected<W> {
     pub in_flight: InFlight,
 }
 
-/// Tries endpoints in the balancer's order, each once, at most [`ATTEMPTS`].
+/// Tries endpoints in the balancer's order, each once, at most `ATTEMPTS`.
 pub async fn connect<C: Connect>(
     lane: &Lane,
     key: FlowKey,
