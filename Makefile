@@ -8,8 +8,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .PHONY: up test verify bench docs packages test-packages bench-packages lint unit fuzz deny
 
 up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
-	cargo build --release --bins
-	exec target/release/aqueduct up $(FILE)
+	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
+	exec target/quick/aqueduct up $(FILE)
 
 test: test-packages lint unit   ## everything that a change must keep
 
