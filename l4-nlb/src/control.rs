@@ -56,7 +56,7 @@ impl Control {
     fn checks(&self) -> JoinSet<()> {
         let mut checks = JoinSet::new();
         for (service, lane) in self.published.load().services() {
-            if let Some(check) = lane.rules.to.health.clone() {
+            if let Some(check) = lane.rules.to().and_then(|to| to.health.clone()) {
                 let (service, observer) = (service.clone(), self.observer.clone());
                 checks.spawn(health::watch(service, check, observer, self.shutdown.clone()));
             }

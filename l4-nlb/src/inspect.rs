@@ -84,7 +84,7 @@ fn listener(lane: &Lane) -> Value {
     json!({
         "name": rules.name.as_str(),
         "protocol": if rules.protocol == Protocol::Udp { "udp" } else { "tcp" },
-        "to": rules.to.name.as_str(),
+        "to": rules.services().map(|to| to.name.as_str()).collect::<Vec<_>>(),
         "balance": format!("{:?}", rules.balance),
         "idle_ms": rules.idle.as_millis() as u64,
         "max_flows": rules.max_flows.get(),

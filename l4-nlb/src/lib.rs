@@ -227,7 +227,7 @@ fn tell(group: &Group, addresses: &[SocketAddr], workers: NonZeroUsize, options:
         observer.emit(events::Listening {
             listener: listener.name.as_str(),
             address,
-            service: listener.to.name.as_str(),
+            service: listener.to().map_or("", |to| to.name.as_str()),
             plane: if listener.protocol == Protocol::Udp { "user-space" } else { "proxy" },
         });
     }

@@ -42,27 +42,28 @@ impl Snapshot {
     /// The group's listeners; what `before` knows of a listener or an endpoint is kept.
     pub fn build(group: &Group, key: HashKey, metrics: &Metrics, before: Option<&Self>) -> Self {
         let mut services: Vec<Arc<Service>> = Vec::new();
-        let lanes = group.listeners.iter().map(|rules| {
+        let lanes = group.listeners.iter().filter_map(|rules| {
+            let to = rules.to()?;
             let old = before.and_then(|b| b.lanes.iter().find(|l| l.rules.name == rules.name));
             // Listeners that send to one service share what is known about it.
-            let known = services.iter().find(|s| s.name == rules.to.name).cloned();
+            let known = services.iter().find(|s| s.name == to.name).cloned();
             let service = known.unwrap_or_else(|| {
                 let of_old = before
-                    .and_then(|b| b.lanes.iter().find(|l| l.service.name == rules.to.name))
-                    .map(|lane| lane.service.update(&rules.to));
-                let service = of_old.unwrap_or_else(|| Service::new(&rules.to));
+                    .and_then(|b| b.lanes.iter().find(|l| l.service.name == to.name))
+                    .map(|lane| lane.service.update(to));
+                let service = of_old.unwrap_or_else(|| Service::new(to));
                 services.push(service.clone());
                 service
             });
             let selector = Selector::new(rules.balance, &service, key);
             let meters = || Arc::new(Meters::new(metrics, rules.name.as_str()));
-            Arc::new(Lane {
+            Some(Arc::new(Lane {
                 rules: rules.clone(),
                 service,
                 selector,
                 gate: old.map(|lane| lane.gate.clone()).unwrap_or_default(),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
-            })
+            }))
         });
         Self { lanes: lanes.collect() }
     }

@@ -5,8 +5,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use topology::l4::{ListenAt, Listener, Protocol};
-use topology::units::ListenerName;
+use topology::l4::{HashTable, ListenAt, Listener, OnDown, Protocol, Target};
+use topology::units::{ListenerName, Percent};
 use topology::{At, Balance, Endpoint, EndpointName, Place, Service, ServiceName, Weight};
 
 /// A service `s` with endpoints at 127.0.0.1 on these ports.
@@ -15,11 +15,15 @@ pub(crate) fn service(ports: &[u16]) -> Service {
         name: EndpointName::new(&format!("e{port}")),
         address: ([127, 0, 0, 1], port).into(),
         weight: Weight(1),
+        zone: None,
         place: Place::default(),
     };
     Service {
         name: ServiceName::new("s"),
         endpoints: ports.iter().map(endpoint).collect(),
+        discover: None,
+        panic_threshold: Percent(0),
+        slow_start: None,
         health: None,
         run: None,
         uses: Vec::new(),
@@ -34,11 +38,17 @@ pub(crate) fn listener(protocol: &str, ports: &[u16]) -> Listener {
         name: ListenerName::new(protocol),
         protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
         at: At { value: ListenAt::Instance(0), place: Place::default() },
-        to: service(ports),
+        targets: vec![Target { when: None, to: service(ports) }],
         balance: if udp { Balance::ClientAddress } else { Balance::RoundRobin },
+        hash: HashTable::Maglev,
+        on_down: if udp { OnDown::Rehash } else { OnDown::Keep },
         idle: Duration::from_secs(if udp { 120 } else { 350 }),
         max_flows: NonZeroU32::new(50_000).expect("invariant: not zero"),
         max_flows_per_source: None,
+        new_flows: None,
+        new_flows_per_source: None,
+        packets_per_source: None,
+        transparent: false,
         proxy_protocol: None,
         accept_proxy_from: Vec::new(),
         connect_timeout: Duration::from_secs(1),

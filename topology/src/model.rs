@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::problem::Problem;
 use crate::units::{
-    At, DatabaseName, EndpointName, GroupName, ListenerName, Place, SecretRef, ServiceName, Weight,
+    At, DatabaseName, EndpointName, GroupName, ListenerName, Percent, Place, SecretRef,
+    ServiceName, Weight, ZoneName,
 };
 use crate::{gateway, l4, pool};
 
@@ -51,8 +52,16 @@ pub struct SourceFile {
 pub struct Service {
     /// Its name in the file; for a group that stands as a service, the group's name.
     pub name: ServiceName,
-    /// Where it answers; at least one.
+    /// Where it answers; at least one, or none and `discover`.
     pub endpoints: Vec<Endpoint>,
+    /// Where its endpoints are learned from; `None`: the file has them.
+    pub discover: Option<At<Discover>>,
+    /// With a smaller part of its endpoints selectable than this, all are used (default 0 %: only
+    /// when none is).
+    pub panic_threshold: Percent,
+    /// How long an endpoint that is new or has come back takes to reach its whole share, where
+    /// the balancing does not hash; `None`: none.
+    pub slow_start: Option<Duration>,
     /// How to ask whether an endpoint lives; `None`: only passive signs count.
     pub health: Option<HealthCheck>,
     /// What `aqueduct up` starts; ignored by the tiers.
@@ -72,8 +81,39 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Its share.
     pub weight: Weight,
+    /// Where it stands; `None`: not said.
+    pub zone: Option<ZoneName>,
     /// Where it is written.
     pub place: Place,
+}
+
+/// A source of endpoints outside of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discover {
+    /// What is asked.
+    pub source: DiscoverSource,
+    /// The DNS server that is asked; `None`: the system's.
+    pub resolver: Option<SocketAddr>,
+    /// The shortest time from one question to the next, whatever the answer's time to live (default
+    /// 1 s).
+    pub floor: Duration,
+}
+
+/// What a source is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DiscoverSource {
+    /// `dns: HOST:PORT`: all A and AAAA addresses of the host.
+    Dns {
+        /// A host name.
+        host: String,
+        /// The port on each address.
+        port: u16,
+    },
+    /// `srv: NAME`: hosts, ports, priorities and weights (RFC 2782).
+    Srv {
+        /// The name of the records, `_game._udp.example`.
+        name: String,
+    },
 }
 
 /// An active check, run per endpoint on the control runtime.
@@ -96,12 +136,24 @@ pub struct HealthCheck {
 pub enum Probe {
     /// `tcp`: a connection is accepted.
     Tcp,
-    /// `http: /healthz`: GET answers 2xx.
+    /// `tls: true` or `tls: NAME`: a handshake succeeds. It asks whether TLS lives there; the
+    /// certificate is not verified.
+    Tls {
+        /// The server name that is asked for.
+        name: Option<String>,
+    },
+    /// `grpc: true` or `grpc: SERVICE`: `grpc.health.v1` answers SERVING.
+    Grpc {
+        /// The service asked about; empty: the whole server.
+        service: String,
+    },
+    /// `http: /healthz`: GET answers 2xx; 429 means full: nothing new, known flows stay.
     Http {
         /// Path and query, begins with `/`.
         path: String,
     },
-    /// `udp: ping`: this datagram is answered by any datagram.
+    /// `udp: ping`: this datagram is answered by any datagram; one that begins with `full` means
+    /// full.
     Udp {
         /// Bytes to send.
         request: Vec<u8>,

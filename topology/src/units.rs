@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use text::{LISTEN_AT, RATE, SIZE, TIME};
+pub(crate) use text::{LISTEN_AT, PERCENT, RATE, SIZE, TIME};
 pub use text::{Size, Time, UnitError};
 
 /// Declares a name: cheap to clone, compared by text.
@@ -68,6 +68,10 @@ name! {
 name! {
     /// A listener of a balancer group; unique in its group.
     ListenerName
+}
+name! {
+    /// Where servers stand near each other: a rack, a data centre, a cloud's availability zone.
+    ZoneName
 }
 name! {
     /// A route: its `name:`, or its path pattern as text.
@@ -132,6 +136,10 @@ impl Default for Weight {
         Self(1)
     }
 }
+
+/// A part of a whole as written: `50%`, 0 to 100.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent(pub u8);
 
 /// `100/min`: so many per so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

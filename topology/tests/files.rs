@@ -48,7 +48,7 @@ nlbs:
     assert_eq!(listener.balance, Balance::ClientAddress);
     assert_eq!(listener.idle, Duration::from_secs(120));
     assert_eq!(listener.max_flows.get(), 50_000);
-    assert_eq!(listener.to.endpoints[0].name.as_str(), "10.0.0.7:7801");
+    assert_eq!(listener.to().unwrap().endpoints[0].name.as_str(), "10.0.0.7:7801");
     assert_eq!((listener.place.line, listener.place.column), (7, 7));
     assert!(topology.nlb("nlb-2").is_none() && topology.gateway("nlb-1").is_none());
 }
@@ -106,10 +106,10 @@ fn documented_stack() {
     assert!(topology.warnings.is_empty(), "{:?}", topology.warnings);
     let (edge, _) = topology.nlb("nlb-1").unwrap();
     let https = &edge.listeners[1];
-    assert_eq!((https.name.as_str(), https.to.name.as_str()), ("https", "app"));
-    let names: Vec<_> = https.to.endpoints.iter().map(|e| e.name.as_str()).collect();
+    assert_eq!((https.name.as_str(), https.to().unwrap().name.as_str()), ("https", "app"));
+    let names: Vec<_> = https.to().unwrap().endpoints.iter().map(|e| e.name.as_str()).collect();
     assert_eq!(names, ["gw-1", "gw-2"]);
-    assert_eq!(https.to.health.as_ref().unwrap().probe, Probe::Tcp);
+    assert_eq!(https.to().unwrap().health.as_ref().unwrap().probe, Probe::Tcp);
     let (app, _) = topology.gateway("gw-2").unwrap();
     let route = |path: &str| app.routes.iter().find(|r| r.name.as_str() == path).unwrap();
     let user = &app.upstreams[route("/api/user/*").to.0];
@@ -322,8 +322,9 @@ fn every_key_is_described() {
         for (key, property) in section["properties"].as_object().unwrap() {
             let text = property["description"].as_str().unwrap();
             let must = required.iter().any(|name| name == key);
-            let choice = text.contains("Exactly one")
-                || ["tcp", "udp", "http", "jwks", "key"].contains(&key.as_str());
+            // Keys of which a section has exactly one.
+            let one_of = ["tcp", "udp", "http", "tls", "grpc", "jwks", "key", "dns", "srv"];
+            let choice = text.contains("Exactly one") || one_of.contains(&key.as_str());
             assert!(must || choice || text.contains("Default:"), "{key}: {text}");
         }
     }

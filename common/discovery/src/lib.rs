@@ -91,6 +91,7 @@ mod tests {
             name: EndpointName::new(&format!("e{port}")),
             address: ([127, 0, 0, 1], port).into(),
             weight: Weight(1),
+            zone: None,
             place: Place::default(),
         };
         ports.iter().map(endpoint).collect()
@@ -102,6 +103,9 @@ mod tests {
         let service = Service {
             name: ServiceName::new("game"),
             endpoints: endpoints(&[1, 2]),
+            discover: None,
+            panic_threshold: topology::units::Percent(0),
+            slow_start: None,
             health: None,
             run: None,
             uses: Vec::new(),

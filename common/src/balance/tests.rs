@@ -20,11 +20,15 @@ fn service(endpoints: &[(String, u16)]) -> std::sync::Arc<Service> {
         name: EndpointName::new(name),
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
         weight: Weight(*weight),
+        zone: None,
         place: topology::Place::default(),
     };
     Service::new(&topology::Service {
         name: topology::ServiceName::new("s"),
         endpoints: endpoints.iter().map(endpoint).collect(),
+        discover: None,
+        panic_threshold: topology::units::Percent(0),
+        slow_start: None,
         health: None,
         run: None,
         uses: Vec::new(),

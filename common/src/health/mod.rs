@@ -48,7 +48,7 @@ pub trait Probe: Send + Sync + 'static {
 impl Probe for topology::model::Probe {
     async fn ask(&self, address: SocketAddr) -> Result<(), Fault> {
         match self {
-            Self::Tcp => tcp::ask(address).await,
+            Self::Tcp | Self::Tls { .. } | Self::Grpc { .. } => tcp::ask(address).await,
             Self::Http { path } => http::ask(address, path).await,
             Self::Udp { request } => udp::ask(address, request).await,
         }

@@ -14,12 +14,16 @@ pub(crate) fn service(ports: &[u16]) -> topology::Service {
             name: EndpointName::new(&address.to_string()),
             address,
             weight: Weight(1),
+            zone: None,
             place: Place::default(),
         }
     };
     topology::Service {
         name: ServiceName::new("s"),
         endpoints: ports.iter().map(endpoint).collect(),
+        discover: None,
+        panic_threshold: topology::units::Percent(0),
+        slow_start: None,
         health: None,
         run: None,
         uses: Vec::new(),

@@ -55,7 +55,7 @@ impl Balancer {
     pub(crate) fn endpoints(&self, endpoints: &[SocketAddr]) {
         let mut next = self.topology.clone();
         let fresh = topology("udp", endpoints);
-        next.nlbs[0].listeners[0].to.endpoints = fresh.nlbs[0].listeners[0].to.endpoints.clone();
+        next.nlbs[0].listeners[0].targets = fresh.nlbs[0].listeners[0].targets.clone();
         self.running.publish(&next).unwrap();
     }
 

@@ -7,10 +7,10 @@ use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 
-use crate::l4::{Balance, ListenAt, ProxyVersion};
+use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::raw::schema::section;
-use crate::raw::{Named, Text, Typed};
-use crate::units::{SecretRef, Time};
+use crate::raw::{Flag, Named, OneOrMany, Text, Typed};
+use crate::units::{HostPattern, Rate, SecretRef, Time};
 
 section! {
     /// Balancers that run the same listeners and choose the same endpoint for the same client.
@@ -32,6 +32,9 @@ section! {
     NlbInstance {
         /// The address that `*:PORT` listeners take here.
         must "address" address: Typed<IpAddr>,
+        /// Where it stands: endpoints of the same zone come first, on listeners that do not hash.
+        /// Default: none do.
+        may "zone" zone: Typed<Text>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
     }
@@ -44,19 +47,40 @@ section! {
         may "tcp" tcp: Typed<ListenAt>,
         /// Listens for datagrams: `*:PORT` or `ADDRESS:PORT`; port 0 lets the system choose.
         may "udp" udp: Typed<ListenAt>,
-        /// Whom it sends to: a service, a gateway group, or GROUP/LISTENER of other balancers.
-        must "to" to: Typed<Text>,
+        /// Whom it sends to: a service, a gateway group, or GROUP/LISTENER of other balancers. May
+        /// be left out beside `tls-routes`; then connections that fit none of them are refused.
+        may "to" to: Typed<Text>,
+        /// Whom TLS connections go to by server name and protocol; the first that fits. Nothing is
+        /// decrypted. Default: none.
+        may "tls-routes" tls_routes: Vec<TlsRoute>,
         /// How an endpoint is chosen for a new flow. Default: `client-address` for UDP,
         /// `round-robin` for TCP.
         may "balance" balance: Typed<Balance>,
+        /// The table behind `client-address` and `five-tuple`: `maglev` (even shares) or
+        /// `rendezvous` (a change of the list moves nobody else). Default: `maglev`.
+        may "hash" hash: Typed<HashTable>,
+        /// What becomes of an endpoint's flows when it goes down: `rehash` (UDP flows move),
+        /// `keep` or `reset`. Default: `rehash` for UDP, `keep` for TCP.
+        may "on-down" on_down: Typed<OnDown>,
         /// A flow without traffic for so long ends. Default: 120s for UDP, 350s for TCP.
         may "idle" idle: Typed<Time>,
-        /// Most flows at a time, all workers together; the oldest idle one makes room. Default:
-        /// 50000.
+        /// Most flows at a time, all workers together; in a full UDP table a flow that was never
+        /// answered makes room. Default: 50000.
         may "max-flows" max_flows: Typed<NonZeroU32>,
-        /// Most flows of one client address at a time. Default: no bound of its own.
+        /// Most flows at a time of one client, which is an IPv4 address or an IPv6 /64. Default: no
+        /// bound of its own.
         may "max-flows-per-source" max_flows_per_source: Typed<NonZeroU32>,
-        /// Writes the PROXY protocol header to the endpoint. Default: none is written.
+        /// Most new flows, 5000/s. Default: no bound.
+        may "new-flows" new_flows: Typed<Rate>,
+        /// Most new flows of one client, 50/s. Default: no bound.
+        may "new-flows-per-source" new_flows_per_source: Typed<Rate>,
+        /// Most datagrams of one client, 2000/s; `udp` only. Default: no bound.
+        may "packets-per-source" packets_per_source: Typed<Rate>,
+        /// The endpoint sees the client's own address; needs CAP_NET_ADMIN, and routes that lead
+        /// answers back through this host. Default: false.
+        may "transparent" transparent: Typed<Flag>,
+        /// Writes the PROXY protocol header to the endpoint: `v1` or `v2`; `udp` only `v2`.
+        /// Default: none is written.
         may "proxy-protocol" proxy_protocol: Typed<ProxyVersion>,
         /// Networks whose PROXY header is believed and required. Default: none.
         may "accept-proxy-from" accept_proxy_from: Vec<Typed<IpNet>>,
@@ -66,5 +90,17 @@ section! {
         may "allow" allow: Vec<Typed<IpNet>>,
         /// Networks turned away, before `allow` is asked. Default: none.
         may "deny" deny: Vec<Typed<IpNet>>,
+    }
+}
+
+section! {
+    /// TLS connections that go to a service of their own.
+    TlsRoute at spot {
+        /// Server names, `api.example` or `*.example` for all below it. Default: any, or none.
+        may "sni" sni: OneOrMany<Typed<HostPattern>>,
+        /// Protocols that the client offers, `h2`. Default: any, or none.
+        may "alpn" alpn: OneOrMany<Typed<Text>>,
+        /// Whom they go to, as the listener's `to`.
+        must "to" to: Typed<Text>,
     }
 }

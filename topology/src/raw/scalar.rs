@@ -11,12 +11,12 @@ use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
 use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
-use crate::l4::{Balance, ListenAt, ProxyVersion};
+use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
 use crate::units::{
-    Day, HostPattern, LISTEN_AT, PathPattern, RATE, Rate, SIZE, Scope, SecretRef, Size, TIME, Time,
-    UnitError, Weight,
+    Day, HostPattern, LISTEN_AT, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope, SecretRef,
+    Size, TIME, Time, UnitError, Weight,
 };
 
 /// A value that is one text.
@@ -132,6 +132,7 @@ unit! {
     Time: "time", TIME, "^[0-9]+(ms|s|m|h|d)$";
     Size: "size", SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
     Rate: "rate", RATE, "^[0-9]+/(s|min|h|d)$";
+    Percent: "part", PERCENT, "^(100|[0-9]{1,2})%$";
     Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
     Scope: "scope", "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
     HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";
@@ -297,6 +298,15 @@ words! {
         "round-robin" => Self::RoundRobin,
         "least-connections" => Self::LeastConnections,
         "two-choices" => Self::TwoChoices,
+    }
+    HashTable {
+        "maglev" => Self::Maglev,
+        "rendezvous" => Self::Rendezvous,
+    }
+    OnDown {
+        "rehash" => Self::Rehash,
+        "keep" => Self::Keep,
+        "reset" => Self::Reset,
     }
     ProxyVersion {
         "v1" => Self::V1,

@@ -11,7 +11,7 @@ use crate::raw::{
     Findings, Flag, FromTree, GatewayGroup, Named, NlbGroup, PoolGroup, Spot, Text, Typed, Version,
 };
 use crate::tree::{Kind, Tree};
-use crate::units::{SecretRef, Time, Weight};
+use crate::units::{Percent, SecretRef, Time, Weight};
 
 section! {
     /// One topology: services, and the groups of processes in front of them. Every section may be
@@ -36,8 +36,17 @@ section! {
 section! {
     /// Servers that do the same work.
     Service {
-        /// Where it answers: `ADDRESS:PORT`, or a section with a weight and a stable name.
-        must "endpoints" endpoints: Vec<Endpoint>,
+        /// Where it answers: `ADDRESS:PORT`, or a section with a weight and a stable name. Exactly
+        /// one of `endpoints` and `discover`.
+        may "endpoints" endpoints: Vec<Endpoint>,
+        /// Where its endpoints are learned from. Default: the file has them.
+        may "discover" discover: Discover,
+        /// With a smaller part of its endpoints selectable than this, all are used. Default: 0%,
+        /// only when none is.
+        may "panic-threshold" panic_threshold: Typed<Percent>,
+        /// How long an endpoint that is new or has come back takes to reach its whole share, where
+        /// the balancing does not hash. Default: none.
+        may "slow-start" slow_start: Typed<Time>,
         /// How to ask whether an endpoint lives. Default: not asked; only failures in traffic
         /// count.
         may "health" health: Health,
@@ -60,17 +69,40 @@ section! {
         /// A stable name, which hashing goes by; give one when the address may change. Default: the
         /// address.
         may "name" name: Typed<Text>,
+        /// Where it stands; a balancer's instance prefers those of its own zone. Default: not said.
+        may "zone" zone: Typed<Text>,
     }
 }
 
 section! {
-    /// An active check of each endpoint. Exactly one of `tcp`, `http` and `udp`.
+    /// A source of endpoints. Exactly one of `dns` and `srv`.
+    Discover at spot {
+        /// `HOST:PORT`: all A and AAAA addresses of the host.
+        may "dns" dns: Typed<Text>,
+        /// The name of SRV records (RFC 2782), `_game._udp.example`.
+        may "srv" srv: Typed<Text>,
+        /// The DNS server to ask, `ADDRESS:PORT`. Default: the system's.
+        may "resolver" resolver: Typed<SocketAddr>,
+        /// The shortest time from one question to the next, whatever the answer's time to live.
+        /// Default: 1s.
+        may "refresh-floor" refresh_floor: Typed<Time>,
+    }
+}
+
+section! {
+    /// An active check of each endpoint. Exactly one of `tcp`, `tls`, `http`, `grpc` and `udp`.
     HealthSection at spot {
         /// A connection must be accepted.
         may "tcp" tcp: Typed<Flag>,
-        /// GET of this path must be answered with 2xx.
+        /// A TLS handshake must succeed, `true` or the server name to ask for; the certificate is
+        /// not verified.
+        may "tls" tls: Typed<Text>,
+        /// GET of this path must be answered with 2xx; 429 means full: nothing new goes there.
         may "http" http: Typed<Text>,
-        /// This text, sent as one datagram, must be answered by any datagram.
+        /// `grpc.health.v1` must answer SERVING, `true` for the whole server or a service's name.
+        may "grpc" grpc: Typed<Text>,
+        /// This text, sent as one datagram, must be answered by any datagram; an answer that begins
+        /// with `full` means full.
         may "udp" udp: Typed<Text>,
         /// From one check to the next, with 10 % jitter. Default: 1s.
         may "interval" interval: Typed<Time>,
@@ -93,7 +125,7 @@ impl FromTree for Endpoint {
             return EndpointSection::from_tree(tree, at, out).map(Self);
         }
         let address = Some(Typed::from_tree(tree, at, out)?);
-        Some(Self(EndpointSection { address, weight: None, name: None }))
+        Some(Self(EndpointSection { address, weight: None, name: None, zone: None }))
     }
 
     fn schema(generator: &mut SchemaGenerator) -> Schema {
@@ -114,7 +146,9 @@ impl FromTree for Health {
                 Some(Self(HealthSection {
                     spot: at.clone(),
                     tcp,
+                    tls: None,
                     http: None,
+                    grpc: None,
                     udp: None,
                     interval: None,
                     timeout: None,
@@ -124,7 +158,7 @@ impl FromTree for Health {
             }
             Kind::Text(text) => {
                 let note = out.error(at, format!("`{text}` is no check"));
-                note.allowed("tcp, { http: /PATH }, { udp: TEXT }")
+                note.allowed("tcp, { http: /PATH }, { tls: true }, { grpc: true }, { udp: TEXT }")
                     .hint("write for example `{ http: /healthz }`");
                 None
             }

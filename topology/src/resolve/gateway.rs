@@ -11,7 +11,7 @@ use crate::gateway::{
     Via, WhenAway,
 };
 use crate::l4::{Balance, Protocol};
-use crate::model::Probe;
+use crate::model::{Probe, Service};
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::{networks, reachable};
@@ -343,6 +343,11 @@ fn upstream(
             (names.behind(listener), listener.endpoints.clone(), Via::Balancer, None)
         }
     };
+    if let Destination::Service(Service { discover: Some(_), name, .. }) = destination {
+        let what = format!("`{name}` is discovered, and gateways cannot follow that yet");
+        out.error(at, what)
+            .allowed("a service with `endpoints`, or a balancer's listener before it");
+    }
     if !matches!(destination, Destination::Service(_)) {
         reachable(&endpoints, at, out);
     }

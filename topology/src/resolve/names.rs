@@ -12,7 +12,9 @@ use crate::l4::{ListenAt, Protocol};
 use crate::model::{Dependency, Endpoint, HealthCheck, Probe, Service};
 use crate::raw::{self, Findings, Spot};
 use crate::resolve::entries;
-use crate::units::{At, DatabaseName, EndpointName, GroupName, ListenerName, ServiceName, Weight};
+use crate::units::{
+    At, DatabaseName, EndpointName, GroupName, ListenerName, Percent, ServiceName, Weight,
+};
 
 /// What names stand for.
 pub(super) struct Names {
@@ -43,7 +45,8 @@ pub(super) struct Listener {
     pub(super) group: String,
     pub(super) name: String,
     pub(super) protocol: Protocol,
-    /// The service or gateway group behind it as it is typed; may be unknown.
+    /// The service or gateway group behind it as it is typed, of several the one for everybody;
+    /// may be unknown.
     pub(super) to: String,
     pub(super) endpoints: Vec<Endpoint>,
 }
@@ -239,12 +242,18 @@ fn listeners(file: &raw::File) -> Vec<Listener> {
                 group: group.name.clone(),
                 name: listener.name.clone(),
                 protocol,
-                to: raw.to.as_ref().map_or(String::new(), |to| to.value.0.clone()),
+                to: destination(raw).map_or(String::new(), |to| to.value.0.clone()),
                 endpoints: on_instances(instances, at.value, raw),
             });
         }
     }
     all
+}
+
+/// Whom a listener sends to; of several the one for everybody, else the first.
+fn destination(listener: &raw::Listener) -> Option<&raw::Typed<raw::Text>> {
+    let route = || listener.tls_routes.iter().flatten().find_map(|route| route.to.as_ref());
+    listener.to.as_ref().or_else(route)
 }
 
 /// A listener's addresses as endpoints, one per instance unless it has a fixed one.
@@ -263,7 +272,7 @@ fn on_instances(
         };
         let name = EndpointName::new(&instance.name);
         if !all.iter().any(|endpoint| endpoint.address == address) {
-            all.push(Endpoint { name, address, weight: Weight::default(), place });
+            all.push(Endpoint { name, address, weight: Weight::default(), zone: None, place });
         }
     }
     all
@@ -274,7 +283,8 @@ fn gateways(file: &raw::File) -> Vec<Service> {
     let endpoint = |entry: &raw::Entry<raw::GatewayInstance>| {
         let listen = entry.value.listen.as_ref()?;
         let (name, place) = (EndpointName::new(&entry.name), listen.spot.extent.place);
-        Some(Endpoint { name, address: listen.value, weight: Weight::default(), place })
+        let (address, weight) = (listen.value, Weight::default());
+        Some(Endpoint { name, address, weight, zone: None, place })
     };
     groups
         .map(|group| Service {
@@ -283,6 +293,9 @@ fn gateways(file: &raw::File) -> Vec<Service> {
                 .iter()
                 .filter_map(endpoint)
                 .collect(),
+            discover: None,
+            panic_threshold: Percent(0),
+            slow_start: None,
             health: Some(accepts()),
             run: None,
             uses: Vec::new(),

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::model::{Endpoint, HealthCheck, Probe, Run, Service};
+use crate::model::{Discover, DiscoverSource, Endpoint, HealthCheck, Probe, Run, Service};
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Text, Typed};
 use crate::resolve::{entries, filled, names, or, positive};
-use crate::units::{At, EndpointName, ServiceName, Weight};
+use crate::units::{At, EndpointName, Percent, ServiceName, Weight, ZoneName};
 
 /// All services in the file's order. What they use is filled in by `names`, which knows the rest.
 pub(super) fn all(services: Option<&Named<raw::Service>>, out: &mut Findings) -> Vec<Service> {
@@ -20,9 +20,18 @@ fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
     names::lawful("service", &entry.name, &entry.spot, out);
     let raw = &entry.value;
     filled(raw.endpoints.as_deref(), "endpoints", &entry.spot, out);
+    let sources = usize::from(raw.endpoints.is_some()) + usize::from(raw.discover.is_some());
+    if sources != 1 && !out.wrong(&entry.spot) {
+        let what = "a service has one source of endpoints";
+        out.error(&entry.spot, what)
+            .allowed("exactly one of `endpoints: [ADDRESS:PORT]`, `discover: { dns: HOST:PORT }`");
+    }
     Service {
         name: ServiceName::new(&entry.name),
         endpoints: endpoints(raw.endpoints.as_deref().unwrap_or_default(), out),
+        discover: raw.discover.as_ref().and_then(|raw| discover(raw, out)),
+        panic_threshold: or(raw.panic_threshold.clone(), Percent(0)),
+        slow_start: raw.slow_start.clone().map(|typed| positive(Some(typed), SECOND, out)),
         health: raw.health.as_ref().and_then(|health| check(&health.0, out)),
         run: raw.run.as_ref().and_then(|run| program(run, &["demo"], out)),
         uses: Vec::new(),
@@ -54,21 +63,71 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
         }
         let weight = raw.weight.as_ref().map_or(Weight::default(), |weight| weight.value);
         let place = address.spot.extent.place;
-        all.push(Endpoint { name, address: address.value, weight, place });
+        let zone = raw.zone.as_ref().map(|zone| ZoneName::new(&zone.value.0));
+        all.push(Endpoint { name, address: address.value, weight, zone, place });
     }
     all
 }
 
+fn discover(raw: &raw::Discover, out: &mut Findings) -> Option<At<Discover>> {
+    let source = match (&raw.dns, &raw.srv) {
+        (Some(dns), None) => host_and_port(dns, out)?,
+        (None, Some(srv)) => {
+            let name = srv.value.0.trim_end_matches('.').to_ascii_lowercase();
+            if !name.starts_with('_') || !is_host(&name) {
+                let what = format!("`{}` is no name of SRV records", srv.value.0);
+                out.error(&srv.spot, what).allowed("_SERVICE._PROTOCOL.DOMAIN, _game._udp.example");
+                return None;
+            }
+            DiscoverSource::Srv { name }
+        }
+        _ => {
+            if !out.wrong(&raw.spot) {
+                out.error(&raw.spot, "endpoints are learned from one source")
+                    .allowed("exactly one of `dns: HOST:PORT`, `srv: NAME`");
+            }
+            return None;
+        }
+    };
+    let floor = positive(raw.refresh_floor.clone(), SECOND, out);
+    let resolver = raw.resolver.as_ref().map(|typed| typed.value);
+    let place = raw.spot.extent.place;
+    Some(At { value: Discover { source, resolver, floor }, place })
+}
+
+fn host_and_port(dns: &Typed<Text>, out: &mut Findings) -> Option<DiscoverSource> {
+    let text = dns.value.0.as_str();
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    match port.parse::<u16>() {
+        Ok(port) if port != 0 && is_host(&host) => Some(DiscoverSource::Dns { host, port }),
+        _ => {
+            let what = format!("`{text}` is no host with a port");
+            out.error(&dns.spot, what).allowed("HOST:PORT, game.internal:7801");
+            None
+        }
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`; no address.
+fn is_host(name: &str) -> bool {
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(lawful);
+    let address = name.parse::<std::net::IpAddr>().is_ok();
+    !address && name.len() <= 253 && name.split('.').all(label)
+}
+
 fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {
-    let given = [raw.tcp.is_some(), raw.http.is_some(), raw.udp.is_some()];
-    let asked = given.iter().filter(|given| **given).count();
+    let given = [&raw.tls, &raw.http, &raw.grpc, &raw.udp].map(Option::is_some);
+    let asked = given.iter().filter(|given| **given).count() + usize::from(raw.tcp.is_some());
     if asked > 1 || (asked == 0 && !out.wrong(&raw.spot)) {
         let what = "a check needs one question";
-        out.error(&raw.spot, what)
-            .allowed("exactly one of `tcp: true`, `http: /PATH`, `udp: TEXT`");
+        out.error(&raw.spot, what).allowed(
+            "exactly one of `tcp: true`, `tls: true`, `http: /PATH`, `grpc: true`, `udp: TEXT`",
+        );
     }
-    let interval = positive(raw.interval.clone(), Duration::from_secs(1), out);
-    let timeout = positive(raw.timeout.clone(), interval.min(Duration::from_secs(1)), out);
+    let interval = positive(raw.interval.clone(), SECOND, out);
+    let timeout = positive(raw.timeout.clone(), interval.min(SECOND), out);
     if let Some(typed) = &raw.timeout
         && timeout > interval
     {
@@ -92,6 +151,13 @@ fn probe(raw: &raw::HealthSection, out: &mut Findings) -> Option<Probe> {
     if let Some(udp) = &raw.udp {
         return Some(Probe::Udp { request: udp.value.0.clone().into_bytes() });
     }
+    if let Some(tls) = &raw.tls {
+        let name = asked(tls, "tls", out);
+        return Some(Probe::Tls { name: Some(name).filter(|name| !name.is_empty()) });
+    }
+    if let Some(grpc) = &raw.grpc {
+        return Some(Probe::Grpc { service: asked(grpc, "grpc", out) });
+    }
     let tcp = raw.tcp.as_ref()?;
     if !tcp.value.0 {
         out.error(&tcp.spot, "`tcp: false` asks nothing")
@@ -99,6 +165,21 @@ fn probe(raw: &raw::HealthSection, out: &mut Findings) -> Option<Probe> {
     }
     Some(Probe::Tcp)
 }
+
+/// `true` asks for nobody in particular, anything else is a name.
+fn asked(typed: &Typed<Text>, key: &str, out: &mut Findings) -> String {
+    match typed.value.0.as_str() {
+        "true" => String::new(),
+        "false" => {
+            out.error(&typed.spot, format!("`{key}: false` asks nothing"))
+                .hint("leave `health` out for no active check".to_owned());
+            String::new()
+        }
+        name => name.to_owned(),
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn times(typed: Option<&Typed<u8>>, default: u8, out: &mut Findings) -> u8 {
     if let Some(typed) = typed

@@ -40,7 +40,7 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
     for group in entries(file.nlbs.as_ref()) {
         for listener in entries(group.value.listeners.as_ref()) {
             let name = format!("{}/{}", group.name, listener.name);
-            let to = text(listener.value.to.as_ref()).map(|(to, at)| Edge { to, at });
+            let to = destinations(&listener.value).map(|(to, at)| Edge { to, at });
             all.entry(name).or_default().extend(to);
         }
     }
@@ -54,6 +54,12 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
         all.entry(group.name.clone()).or_default().extend(to.map(|(to, at)| Edge { to, at }));
     }
     all
+}
+
+/// Everything that a listener sends to.
+fn destinations(listener: &raw::Listener) -> impl Iterator<Item = (&str, &Spot)> {
+    let routes = listener.tls_routes.iter().flatten().map(|route| route.to.as_ref());
+    routes.chain([listener.to.as_ref()]).filter_map(text)
 }
 
 /// Depth first from every thing; an edge to something on the way that led here closes a circle.
@@ -109,15 +115,15 @@ fn unused(file: &raw::File, edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut F
 fn headers(file: &raw::File, names: &Names, out: &mut Findings) {
     for group in entries(file.nlbs.as_ref()) {
         for listener in entries(group.value.listeners.as_ref()) {
-            let Some((to, _)) = text(listener.value.to.as_ref()) else { continue };
-            let gateways = entries(file.gateways.as_ref());
-            let Some(gateway) = gateways.iter().find(|gateway| gateway.name == to) else {
-                continue;
-            };
-            if matches!(names.destination(to), Some(Destination::Gateway(_)))
-                && listener.value.tcp.is_some()
-            {
-                header(group, listener, gateway, out);
+            for (to, _) in destinations(&listener.value) {
+                let gateways = entries(file.gateways.as_ref());
+                let gateway = gateways.iter().find(|gateway| gateway.name == to);
+                if let Some(gateway) = gateway
+                    && matches!(names.destination(to), Some(Destination::Gateway(_)))
+                    && listener.value.tcp.is_some()
+                {
+                    header(group, listener, gateway, out);
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::l4::ListenAt;
-use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Weight};
+use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Weight};
 
 /// Why a text is no value of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -320,6 +320,35 @@ fn days_of(year: u16, month: u8) -> u8 {
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = |what: String| UnitError::new(what, PERCENT);
+        let Some(digits) = text.strip_suffix('%') else {
+            let error = wrong(format!("`{text}` has no percent sign"));
+            return Err(if text.parse::<u8>().is_ok() {
+                error.meant(format_args!("{text}%"))
+            } else {
+                error
+            });
+        };
+        match digits.parse() {
+            Ok(percent @ 0..=100) => Ok(Self(percent)),
+            _ => Err(wrong(format!("`{text}` is no part of a whole"))),
+        }
+    }
+}
+
+/// What may be written for a part of a whole.
+pub(crate) const PERCENT: &str = "a whole number from 0 to 100 with its sign: 50%";
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
     }
 }
 

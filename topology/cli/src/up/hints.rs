@@ -97,7 +97,8 @@ fn front(topology: &Topology, group: &topology::gateway::Group) -> Option<Socket
         let leads_here = |endpoints: &[topology::Endpoint]| {
             endpoints.iter().any(|e| group.instances.iter().any(|i| i.listen.value == e.address))
         };
-        let listener = nlb.listeners.iter().find(|l| leads_here(&l.to.endpoints))?;
+        let listener =
+            nlb.listeners.iter().find(|l| l.services().any(|to| leads_here(&to.endpoints)))?;
         Some(listener.at.value.on(nlb.instances.first()?))
     });
     listener.or_else(|| Some(group.instances.first()?.listen.value))
@@ -153,7 +154,7 @@ fn sql(plan: &Plan, workshop: &Workshop, hints: &mut Vec<Hint>) {
 fn game(topology: &Topology) -> Option<SocketAddr> {
     topology.nlbs.iter().find_map(|nlb| {
         let listener = nlb.listeners.iter().find(|listener| {
-            let health = listener.to.health.as_ref().map(|health| &health.probe);
+            let health = listener.to().and_then(|to| to.health.as_ref()).map(|health| &health.probe);
             listener.protocol == Protocol::Udp && matches!(health, Some(Probe::Udp { .. }))
         })?;
         let mut at = listener.at.value.on(nlb.instances.first()?);

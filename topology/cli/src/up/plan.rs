@@ -419,7 +419,7 @@ fn behind(topology: &Topology, used: &Dependency) -> Vec<SocketAddr> {
             let groups = topology.nlbs.iter().filter(|g| g.name == *group);
             let mut listeners = groups.flat_map(|g| &g.listeners);
             let found = listeners.find(|listener| listener.name == *name);
-            found.map(|listener| endpoints(&listener.to)).unwrap_or_default()
+            found.map(|listener| listener.services().flat_map(endpoints).collect()).unwrap_or_default()
         }
         Dependency::Gateway(_) => Vec::new(),
         Dependency::Database(group, _) => {
@@ -459,7 +459,8 @@ fn gateway_needs(group: &gateway::Group) -> Vec<SocketAddr> {
 
 fn nlbs(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.nlbs {
-        let services = group.listeners.iter().flat_map(|listener| &listener.to.endpoints);
+        let services = group.listeners.iter().flat_map(|listener| listener.services());
+        let services = services.flat_map(|service| &service.endpoints);
         let needs: Vec<SocketAddr> = services.map(|endpoint| endpoint.address).collect();
         for instance in &group.instances {
             let listens = group.listeners.iter().map(|listener| Listen {
