@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use topology::gateway::{Auth, IssuerKeys, LimitId, Via};
-use topology::l4::{ListenAt, Protocol};
-use topology::model::{Dependency, Probe};
+use topology::l4::{HashTable, ListenAt, OnDown, Protocol};
+use topology::model::{Dependency, DiscoverSource, Probe};
 use topology::pool::{PoolMode, Servers};
+use topology::units::{HostPattern, Percent};
 use topology::{Balance, LoadError, SecretRef, Topology, load, parse};
 
 fn parsed(text: &str) -> Topology {
@@ -97,6 +98,42 @@ fn smallest_pool() {
     let secret = group.users[0].secret.as_ref().unwrap();
     assert_eq!(secret.value, SecretRef::File("/etc/aqueduct/app.scram".into()));
     assert_eq!((secret.place.line, secret.place.column), (5, 29));
+}
+
+/// N1, N2, N7: what a balancer's listener may say beyond its service, and what is filled in.
+#[test]
+fn a_listener_with_everything() {
+    let topology = parsed(
+        "services:
+  game: { discover: { dns: Game.Internal.:7801, resolver: 127.0.0.1:53 }, slow-start: 30s, panic-threshold: 50% }
+  web: { endpoints: [{ address: 127.0.0.1:1, zone: a }], health: { grpc: true } }
+  mail: { endpoints: [127.0.0.1:2], health: { tls: mail.example } }
+nlbs:
+  edge:
+    instances: { nlb-1: { address: 127.0.0.1, zone: a } }
+    listeners:
+      game: { udp: \"*:7777\", to: game, hash: rendezvous, new-flows: 50/s, packets-per-source: 9/s, proxy-protocol: v2 }
+      tls: { tcp: \"*:443\", tls-routes: [{ sni: \"*.Mail.example\", alpn: [h2], to: mail }], to: web, on-down: reset }
+      only: { tcp: \"*:444\", tls-routes: [{ sni: [a.example, b.example], to: mail }] }
+",
+    );
+    let [game, tls, only] = topology.nlbs[0].listeners.as_slice() else { panic!("three") };
+    let discover = &game.to().unwrap().discover.as_ref().unwrap().value;
+    assert_eq!(discover.source, DiscoverSource::Dns { host: "game.internal".into(), port: 7801 });
+    assert_eq!(discover.floor, Duration::from_secs(1));
+    assert_eq!((game.hash, game.on_down), (HashTable::Rendezvous, OnDown::Rehash));
+    assert_eq!(game.to().unwrap().panic_threshold, Percent(50));
+    let names: Vec<_> = tls.services().map(|to| to.name.as_str()).collect();
+    assert_eq!(names, ["mail", "web"], "the one for everybody is the last");
+    let when = tls.targets[0].when.as_ref().unwrap();
+    assert_eq!(when.names, [HostPattern::Suffix(".mail.example".into())]);
+    assert_eq!((when.alpn.as_slice(), tls.on_down), (["h2".to_owned()].as_slice(), OnDown::Reset));
+    assert!(only.targets.iter().all(|target| target.when.is_some()));
+    assert_eq!(only.on_down, OnDown::Keep);
+    let health = tls.to().unwrap().health.as_ref().unwrap();
+    assert_eq!(health.probe, Probe::Grpc { service: String::new() });
+    let zones = (&tls.to().unwrap().endpoints[0].zone, &topology.nlbs[0].instances[0].zone);
+    assert_eq!(zones.0, zones.1);
 }
 
 /// T1, T3: the documented stack resolves to what it says, without a warning.

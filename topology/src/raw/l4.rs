@@ -47,8 +47,8 @@ section! {
         may "tcp" tcp: Typed<ListenAt>,
         /// Listens for datagrams: `*:PORT` or `ADDRESS:PORT`; port 0 lets the system choose.
         may "udp" udp: Typed<ListenAt>,
-        /// Whom it sends to: a service, a gateway group, or GROUP/LISTENER of other balancers. May
-        /// be left out beside `tls-routes`; then connections that fit none of them are refused.
+        /// Whom it sends to: a service, a gateway group, or GROUP/LISTENER of other balancers. Default:
+        /// beside `tls-routes` none, and connections that fit none of them are refused.
         may "to" to: Typed<Text>,
         /// Whom TLS connections go to by server name and protocol; the first that fits. Nothing is
         /// decrypted. Default: none.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{Size, Time, UnitError};
 use crate::l4::ListenAt;
-use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Weight};
+use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Weight};
 
 /// What is displayed is read as the same value; what is refused says why.
 fn kept<T: FromStr<Err = UnitError> + Display + PartialEq + Debug>(text: &str) {
@@ -27,6 +27,7 @@ fn kept_by_all(text: &str) {
     kept::<SecretRef>(text);
     kept::<Day>(text);
     kept::<HostPattern>(text);
+    kept::<Percent>(text);
     kept::<PathPattern>(text);
     kept::<ListenAt>(text);
 }
