@@ -55,8 +55,8 @@ impl Control {
     /// One watcher per service that has a check. Dropping the set ends them.
     fn checks(&self) -> JoinSet<()> {
         let mut checks = JoinSet::new();
-        for (service, lane) in self.published.load().services() {
-            if let Some(check) = lane.rules.to().and_then(|to| to.health.clone()) {
+        for (service, model) in self.published.load().services() {
+            if let Some(check) = model.health.clone() {
                 let (service, observer) = (service.clone(), self.observer.clone());
                 checks.spawn(health::watch(service, check, observer, self.shutdown.clone()));
             }

@@ -10,7 +10,7 @@ use common::balance::HashKey;
 use common::observe::Metrics;
 use common::service::Service;
 use common::snapshot::Published;
-use topology::l4::{Group, Listener};
+use topology::l4::{Group, Listener, Target, TlsMatch};
 
 use crate::gate::Gate;
 use crate::meters::Meters;
@@ -28,14 +28,27 @@ pub struct Snapshot {
 pub struct Lane {
     /// As the topology file has it.
     pub rules: Listener,
-    /// Whom it sends to.
+    /// Whom it sends to: the service for everybody, else the first one.
     pub service: Arc<Service>,
-    /// How it chooses.
+    /// How it chooses among them.
     pub selector: Selector,
+    /// Services for certain TLS clients, in the file's order (N7).
+    pub tls_routes: Vec<TlsRoute>,
     /// Who may have a flow.
     pub gate: Arc<Gate>,
     /// What is counted.
     pub meters: Arc<Meters>,
+}
+
+/// A service for certain TLS clients.
+#[derive(Debug)]
+pub struct TlsRoute {
+    /// Which.
+    pub when: TlsMatch,
+    /// Whom it sends to.
+    pub service: Arc<Service>,
+    /// How it chooses.
+    pub selector: Selector,
 }
 
 impl Snapshot {
@@ -46,21 +59,31 @@ impl Snapshot {
             let to = rules.to()?;
             let old = before.and_then(|b| b.lanes.iter().find(|l| l.rules.name == rules.name));
             // Listeners that send to one service share what is known about it.
-            let known = services.iter().find(|s| s.name == to.name).cloned();
-            let service = known.unwrap_or_else(|| {
-                let of_old = before
-                    .and_then(|b| b.lanes.iter().find(|l| l.service.name == to.name))
-                    .map(|lane| lane.service.update(to));
-                let service = of_old.unwrap_or_else(|| Service::new(to));
-                services.push(service.clone());
-                service
-            });
+            let mut service_of = |to: &topology::Service| {
+                let known = services.iter().find(|s| s.name == to.name).cloned();
+                known.unwrap_or_else(|| {
+                    let of_old = before
+                        .and_then(|b| b.services().into_iter().find(|(s, _)| s.name == to.name))
+                        .map(|(service, _)| service.update(to));
+                    let service = of_old.unwrap_or_else(|| Service::new(to));
+                    services.push(service.clone());
+                    service
+                })
+            };
+            let service = service_of(to);
             let selector = Selector::new(rules.balance, &service, key);
+            let for_tls = |target: &Target| {
+                let (when, service) = (target.when.clone()?, service_of(&target.to));
+                let selector = Selector::new(rules.balance, &service, key);
+                Some(TlsRoute { when, service, selector })
+            };
+            let tls_routes = rules.targets.iter().filter_map(for_tls).collect();
             let meters = || Arc::new(Meters::new(metrics, rules.name.as_str()));
             Some(Arc::new(Lane {
                 rules: rules.clone(),
                 service,
                 selector,
+                tls_routes,
                 gate: old.map(|lane| lane.gate.clone()).unwrap_or_default(),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
             }))
@@ -68,12 +91,17 @@ impl Snapshot {
         Self { lanes: lanes.collect() }
     }
 
-    /// Each service once, with a lane that leads to it.
-    pub fn services(&self) -> Vec<(&Arc<Service>, &Lane)> {
-        let mut services: Vec<(&Arc<Service>, &Lane)> = Vec::new();
+    /// Each service once, with what the topology file says of it.
+    pub fn services(&self) -> Vec<(&Arc<Service>, &topology::Service)> {
+        let mut services: Vec<(&Arc<Service>, &topology::Service)> = Vec::new();
         for lane in &self.lanes {
-            if !services.iter().any(|(known, _)| Arc::ptr_eq(known, &lane.service)) {
-                services.push((&lane.service, lane));
+            let of_routes = lane.tls_routes.iter().map(|route| &route.service);
+            for service in std::iter::once(&lane.service).chain(of_routes) {
+                let model = lane.rules.services().find(|model| model.name == service.name);
+                let known = services.iter().any(|(known, _)| Arc::ptr_eq(known, service));
+                if let (Some(model), false) = (model, known) {
+                    services.push((service, model));
+                }
             }
         }
         services
