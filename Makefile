@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages bench-packages lint unit fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages lint unit properties fuzz deny
 
 up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -13,7 +13,7 @@ up: packages            ## build the stack and run it: make up, or make up FILE=
 
 test: test-packages lint unit   ## everything that a change must keep
 
-verify: test-packages fuzz deny ## the long half: eight times the cases of every property, supply chain
+verify: verify-packages properties fuzz deny ## the long half: many cases of every property, fuzzing, supply chain
 
 bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
@@ -28,6 +28,9 @@ packages:
 test-packages: packages
 	@$(call need,curl)
 
+verify-packages: test-packages
+	@$(call need,g++)
+
 bench-packages: test-packages
 	@$(call need,nginx-light wrk)
 
@@ -40,9 +43,25 @@ unit:
 	cargo build --workspace --all-targets
 	cargo test --workspace
 
-fuzz:
+properties:
 	PROPTEST_CASES=2000 cargo test --workspace --lib
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
+
+# Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
+FUZZ_SECONDS ?= 20
+# Named, so that build scripts go without the counters.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+fuzz: export RUSTFLAGS = --cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
+  -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+  -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
+fuzz:                   ## every parser of bytes from outside: make fuzz FUZZ_SECONDS=600
+	cargo build --release --locked --target $(HOST) --target-dir target/fuzz --manifest-path tests/fuzz/Cargo.toml
+	@for source in tests/fuzz/*.rs; do \
+	  name=$$(basename $$source .rs); corpus=target/fuzz/corpus/$$name; mkdir -p $$corpus; \
+	  echo "fuzzing $$name"; target/fuzz/$(HOST)/release/$$name -max_total_time=$(FUZZ_SECONDS) -max_len=32768 \
+	    -rss_limit_mb=512 -timeout=2 -artifact_prefix=target/fuzz/$$name- -verbosity=0 -print_final_stats=1 \
+	    $$corpus >target/fuzz/$$name.log 2>&1 || { cat target/fuzz/$$name.log; exit 1; }; \
+	  grep number_of_executed target/fuzz/$$name.log; done
 
 deny:
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
