@@ -31,11 +31,15 @@ pub enum Refusal {
     Draining,
     /// A datagram that cannot be answered or was cut off.
     Malformed,
+    /// The client's TLS name and protocols fit no service, and there is none for everybody.
+    Sni,
+    /// The client began TLS and sent no valid ClientHello in time.
+    Hello,
 }
 
 impl Refusal {
     /// All of them, for registering counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Denied,
         Self::Full,
         Self::Source,
@@ -44,6 +48,8 @@ impl Refusal {
         Self::Header,
         Self::Draining,
         Self::Malformed,
+        Self::Sni,
+        Self::Hello,
     ];
 
     /// The label's value.
@@ -57,6 +63,8 @@ impl Refusal {
             Self::Header => "proxy-header",
             Self::Draining => "draining",
             Self::Malformed => "malformed",
+            Self::Sni => "sni",
+            Self::Hello => "tls-hello",
         }
     }
 }

@@ -15,6 +15,7 @@ use topology::l4::{Group, Listener, Target, TlsMatch};
 use crate::gate::Gate;
 use crate::meters::Meters;
 use crate::select::Selector;
+use crate::tcp::roster::Rosters;
 
 /// What runs.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Lane {
     pub gate: Arc<Gate>,
     /// What is counted.
     pub meters: Arc<Meters>,
+    /// The TCP connections there are.
+    pub connections: Arc<Rosters>,
 }
 
 /// A service for certain TLS clients.
@@ -86,6 +89,7 @@ impl Snapshot {
                 tls_routes,
                 gate: old.map(|lane| lane.gate.clone()).unwrap_or_default(),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
+                connections: old.map(|lane| lane.connections.clone()).unwrap_or_default(),
             }))
         });
         Self { lanes: lanes.collect() }

@@ -8,4 +8,6 @@ pub mod batch;
 pub mod bind;
 pub mod proxy_protocol;
 pub mod relay;
+mod splice;
 pub mod sys;
+pub mod tcp;

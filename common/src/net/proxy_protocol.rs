@@ -29,6 +29,13 @@ pub struct Header {
     pub length: usize,
 }
 
+impl Header {
+    /// The value of the first field of this kind.
+    pub fn field(&self, kind: u8) -> Option<&[u8]> {
+        self.tlvs.iter().find(|tlv| tlv.kind == kind).map(|tlv| tlv.value.as_slice())
+    }
+}
+
 /// Both ends of the proxied connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -68,6 +75,9 @@ pub enum Fault {
     /// A field reaches past the end.
     #[error("a field of the PROXY header is cut off")]
     Tlv,
+    /// The connection's id is longer than [`LONGEST_ID`].
+    #[error("the PROXY header's connection id is {0} bytes long, over the limit of {LONGEST_ID}")]
+    Id(usize),
     /// CRC32c does not match.
     #[error("the PROXY header's checksum is wrong")]
     Checksum,
@@ -129,43 +139,52 @@ pub fn v1(addresses: Option<Addresses>, out: &mut Vec<u8>) {
     let _written = write!(out, "PROXY {family} {from} {to} {from_port} {to_port}\r\n");
 }
 
-/// Appends a version 2 header for a byte stream; `None` writes a LOCAL one. Fields that do not fit
-/// into [`LONGEST`] are left out.
+/// Appends a version 2 header for a byte stream, with its checksum (§2.2.3); `None` writes a LOCAL
+/// one. Fields that do not fit into [`LONGEST`] are left out.
 pub fn v2(addresses: Option<Addresses>, tlvs: &[Tlv], out: &mut Vec<u8>) {
-    let mut block = Vec::with_capacity(36);
-    let (command, family) = match addresses {
-        None => (LOCAL, UNSPECIFIED),
-        Some(Addresses { source, destination }) => {
-            let family = match same_family(source.ip(), destination.ip()) {
-                (IpAddr::V4(from), IpAddr::V4(to)) => {
-                    block.extend_from_slice(&from.octets());
-                    block.extend_from_slice(&to.octets());
-                    TCP4
-                }
-                (from, to) => {
-                    block.extend_from_slice(&mapped(from).octets());
-                    block.extend_from_slice(&mapped(to).octets());
-                    TCP6
-                }
-            };
-            block.extend_from_slice(&source.port().to_be_bytes());
-            block.extend_from_slice(&destination.port().to_be_bytes());
-            (PROXY, family)
-        }
+    let start = out.len();
+    out.extend_from_slice(SIGNATURE);
+    let Some(Addresses { source, destination }) = addresses else {
+        out.extend_from_slice(&[LOCAL, UNSPECIFIED, 0, 0]);
+        return;
     };
-    for tlv in tlvs {
-        if let Ok(length) = u16::try_from(tlv.value.len())
-            && SHORTEST_V2 + block.len() + 3 + tlv.value.len() <= LONGEST
-        {
-            block.push(tlv.kind);
-            block.extend_from_slice(&length.to_be_bytes());
-            block.extend_from_slice(&tlv.value);
+    match same_family(source.ip(), destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            out.extend_from_slice(&[PROXY, TCP4, 0, 0]);
+            out.extend_from_slice(&from.octets());
+            out.extend_from_slice(&to.octets());
+        }
+        (from, to) => {
+            out.extend_from_slice(&[PROXY, TCP6, 0, 0]);
+            out.extend_from_slice(&mapped(from).octets());
+            out.extend_from_slice(&mapped(to).octets());
         }
     }
-    out.extend_from_slice(SIGNATURE);
-    out.extend_from_slice(&[command, family]);
-    out.extend_from_slice(&(block.len() as u16).to_be_bytes());
-    out.extend_from_slice(&block);
+    out.extend_from_slice(&source.port().to_be_bytes());
+    out.extend_from_slice(&destination.port().to_be_bytes());
+    for tlv in tlvs {
+        if let Ok(length) = u16::try_from(tlv.value.len())
+            && out.len() - start + 3 + tlv.value.len() + SUM.len() <= LONGEST
+        {
+            out.push(tlv.kind);
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&tlv.value);
+        }
+    }
+    out.extend_from_slice(&SUM);
+    finish_v2(out.get_mut(start..).unwrap_or_default());
+}
+
+/// Fills in the length and the sum of a header that ends with an empty sum.
+fn finish_v2(header: &mut [u8]) {
+    let length = (header.len().saturating_sub(SHORTEST_V2)) as u16;
+    if let Some(bytes) = header.get_mut(SHORTEST_V2 - 2..SHORTEST_V2) {
+        bytes.copy_from_slice(&length.to_be_bytes());
+    }
+    let sum = crc32c([header, &[], &[]]);
+    if let Some(bytes) = header.last_chunk_mut::<4>() {
+        *bytes = sum.to_be_bytes();
+    }
 }
 
 fn parse_v1(bytes: &[u8]) -> Result<Parsed, Fault> {
@@ -278,6 +297,8 @@ fn tlvs(whole: &[u8], mut rest: &[u8]) -> Result<Vec<Tlv>, Fault> {
             if crc32c([before, &[0; 4], after]) != sent {
                 return Err(Fault::Checksum);
             }
+        } else if kind == UNIQUE_ID && length > LONGEST_ID {
+            return Err(Fault::Id(length));
         } else if kind != NOOP {
             tlvs.push(Tlv { kind, value: value.to_vec() });
         }
@@ -286,13 +307,30 @@ fn tlvs(whole: &[u8], mut rest: &[u8]) -> Result<Vec<Tlv>, Fault> {
     Ok(tlvs)
 }
 
-/// CRC-32C (RFC 3720 §12.1), bit by bit: headers that carry one are few and short.
+/// CRC-32C (RFC 3720 §12.1).
 fn crc32c(parts: [&[u8]; 3]) -> u32 {
     let bytes = parts.into_iter().flatten();
     !bytes.fold(!0_u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+        let at = usize::from((crc as u8) ^ byte);
+        (crc >> 8) ^ REMAINDERS.get(at).copied().unwrap_or_default()
     })
 }
+
+/// What each byte adds to the sum.
+const REMAINDERS: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 * (crc & 1));
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 /// Both as IPv4 where both are, else both as IPv6.
 fn same_family(a: IpAddr, b: IpAddr) -> (IpAddr, IpAddr) {
@@ -325,6 +363,16 @@ const TCP6: u8 = 0x21;
 const UNIX: u8 = 0x31;
 const CRC32C: u8 = 0x03;
 const NOOP: u8 = 0x04;
+/// A checksum field before its value is known.
+const SUM: [u8; 7] = [CRC32C, 0, 4, 0, 0, 0, 0];
+/// PP2_TYPE_ALPN: the protocol spoken above (RFC 7301).
+pub const ALPN: u8 = 0x01;
+/// PP2_TYPE_AUTHORITY: the host name that the client asked for, as in TLS's server name.
+pub const AUTHORITY: u8 = 0x02;
+/// PP2_TYPE_UNIQUE_ID: names the connection on its way, at most [`LONGEST_ID`] bytes.
+pub const UNIQUE_ID: u8 = 0x05;
+/// §2.2.5
+pub const LONGEST_ID: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -5,27 +5,32 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use common::net::proxy_protocol::{self, Addresses};
-use common::net::relay::Wire;
+use common::net::tcp::{self, Socket};
 use common::observe::Observer;
-use common::service::InFlight;
 use common::service::events::EndpointEjected;
+use common::service::{Endpoint, InFlight};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use topology::l4::{Listener, ProxyVersion};
+use topology::l4::Listener;
 
+use super::opening::Route;
 use crate::gate::Refusal;
 use crate::select::FlowKey;
-use crate::snapshot::Lane;
 
 /// Opens streams to endpoints: TCP, or in-memory ones in tests.
 pub trait Connect {
     /// What it opens.
-    type Wire: Wire;
-    /// Opens one. Cancelling gives it up.
-    fn connect(&self, address: SocketAddr) -> impl Future<Output = io::Result<Self::Wire>>;
+    type Wire: Socket;
+    /// Opens one; the endpoint sees the address of `client`, where one is given. Cancelling gives
+    /// it up.
+    fn connect(
+        &self,
+        to: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> impl Future<Output = io::Result<Self::Wire>>;
 }
 
 /// TCP.
@@ -35,74 +40,100 @@ pub struct ToEndpoint;
 impl Connect for ToEndpoint {
     type Wire = TcpStream;
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    async fn connect(&self, to: SocketAddr, client: Option<SocketAddr>) -> io::Result<TcpStream> {
+        let socket = tcp::socket(to)?;
+        if let Some(client) = client {
+            tcp::impersonate(&socket, client)?;
+        }
+        tcp::connect(socket, to).await
     }
+}
+
+/// What is to be connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dial<'a> {
+    pub(super) rules: &'a Listener,
+    pub(super) route: Route<'a>,
+    pub(super) key: FlowKey,
+    /// Sent before all else.
+    pub(super) header: &'a [u8],
 }
 
 /// A stream to an endpoint, counted there.
 #[derive(Debug)]
-pub struct Connected<W> {
-    /// The stream; a PROXY header has been sent on it where the listener asks for one.
-    pub wire: W,
+pub(super) struct Connected<W> {
+    /// The header has been sent on it.
+    pub(super) wire: W,
+    pub(super) endpoint: Arc<Endpoint>,
     /// Keeps the endpoint's count.
-    pub in_flight: InFlight,
+    pub(super) _in_flight: InFlight,
 }
 
-/// Tries endpoints in the balancer's order, each once, at most `ATTEMPTS`.
-pub async fn connect<C: Connect>(
-    lane: &Lane,
-    key: FlowKey,
-    to: &C,
-    observer: &Observer,
-) -> Result<Connected<C::Wire>, Refusal> {
-    let mut tried = Vec::new();
-    while tried.len() < ATTEMPTS {
-        let index = lane.selector.select(&lane.service, key, &tried).ok_or(Refusal::Endpoint)?;
-        let endpoint = lane.service.endpoints.get(index).ok_or(Refusal::Endpoint)?;
-        let in_flight = endpoint.state.enter();
-        let attempt = attempt(&lane.rules, key, to, endpoint.address);
-        let fault = match timeout(lane.rules.connect_timeout, attempt).await {
-            Ok(Ok(wire)) => {
-                endpoint.state.report_success();
-                return Ok(Connected { wire, in_flight });
+impl Dial<'_> {
+    /// Tries endpoints in the balancer's order, each once, at most [`ATTEMPTS`].
+    pub(super) async fn connect<C: Connect>(
+        &self,
+        to: &C,
+        observer: &Observer,
+    ) -> Result<Connected<C::Wire>, Refusal> {
+        let Route { service, selector } = self.route;
+        let (mut tried, mut refusal) = (Vec::new(), Refusal::Endpoint);
+        while tried.len() < ATTEMPTS {
+            let chosen = selector.select(service, self.key, &tried);
+            let Some((index, endpoint)) =
+                chosen.and_then(|index| Some((index, service.endpoints.get(index)?)))
+            else {
+                break;
+            };
+            let in_flight = endpoint.state.enter();
+            let attempt = self.attempt(to, endpoint.address);
+            let fault = match timeout(self.rules.connect_timeout, attempt).await {
+                Ok(Ok(wire)) => {
+                    endpoint.state.report_success();
+                    return Ok(Connected {
+                        wire,
+                        endpoint: endpoint.clone(),
+                        _in_flight: in_flight,
+                    });
+                }
+                Ok(Err(fault)) => fault,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            };
+            tracing::debug!(endpoint = endpoint.name.as_str(), %fault, "connecting failed");
+            if is_ours(&fault) {
+                refusal = Refusal::Ports;
+            } else if let Some(length) = endpoint.state.report_failure(Instant::now()) {
+                observer.emit(EndpointEjected {
+                    service: service.name.as_str(),
+                    endpoint: endpoint.name.as_str(),
+                    cause: &fault.to_string(),
+                    length,
+                });
             }
-            Ok(Err(fault)) => fault,
-            Err(_) => io::ErrorKind::TimedOut.into(),
-        };
-        if let Some(length) = endpoint.state.report_failure(Instant::now()) {
-            observer.emit(EndpointEjected {
-                service: lane.service.name.as_str(),
-                endpoint: endpoint.name.as_str(),
-                cause: &fault.to_string(),
-                length,
-            });
+            tried.push(index);
         }
-        tried.push(index);
+        Err(refusal)
     }
-    Err(Refusal::Endpoint)
+
+    /// One connection with its header.
+    async fn attempt<C: Connect>(&self, to: &C, address: SocketAddr) -> io::Result<C::Wire> {
+        let client = self.rules.transparent.then_some(self.key.client);
+        let mut wire = to.connect(address, client).await?;
+        if !self.header.is_empty() {
+            wire.write_all(self.header).await?;
+        }
+        Ok(wire)
+    }
 }
 
-/// One connection with its header.
-async fn attempt<C: Connect>(
-    rules: &Listener,
-    key: FlowKey,
-    to: &C,
-    address: SocketAddr,
-) -> io::Result<C::Wire> {
-    let mut wire = to.connect(address).await?;
-    if let Some(version) = rules.proxy_protocol {
-        let addresses = Some(Addresses { source: key.client, destination: key.local });
-        let mut header = Vec::with_capacity(128);
-        match version {
-            ProxyVersion::V1 => proxy_protocol::v1(addresses, &mut header),
-            ProxyVersion::V2 => proxy_protocol::v2(addresses, &[], &mut header),
-        }
-        wire.write_all(&header).await?;
-    }
-    Ok(wire)
+/// Whether we lack something, so that the endpoint is not to blame: ports, descriptors, memory, a
+/// permission, an address of its family.
+fn is_ours(fault: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    let kinds =
+        [E::AddrNotAvailable, E::AddrInUse, E::PermissionDenied, E::OutOfMemory, E::InvalidInput];
+    // EMFILE, ENFILE, ENOBUFS have no kind of their own; EAFNOSUPPORT neither.
+    kinds.contains(&fault.kind()) || matches!(fault.raw_os_error(), Some(24 | 23 | 105 | 97))
 }
 
 /// Endpoints tried for one connection.

@@ -1,36 +1,47 @@
-//! Connections of one listener on one worker: accept → select → connect → relay. Not for choosing
-//! endpoints (`select`) and not for connecting (`connect`). Run by `listener`.
+//! Connections of one listener on one worker: accept → settle whose it is and where it goes →
+//! connect → relay. Not for choosing endpoints (`select`) and not for connecting (`connect`). Run by
+//! `listener`.
 //!
 //! Invariant: a connection is in exactly one task, counted by exactly one pass, and ends with the
 //! instance at the latest.
 
 pub mod connect;
+pub mod hello;
+mod opening;
+pub mod roster;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use common::lifecycle::Shutdown;
 use common::net::accept::Acceptor;
-use common::net::proxy_protocol::{self, Addresses};
-use common::net::relay::{End, Scratch, Wire, relay};
+use common::net::relay::{End, Meter, Relay, Scratch};
+use common::net::tcp::Socket;
 use common::observe::Observer;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval};
+use topology::l4::ProxyVersion;
 
 use crate::events::AcceptStalled;
 use crate::gate::{self, Pass, Refusal};
+use crate::meters::Meters;
 use crate::select::FlowKey;
 use crate::snapshot::{Lane, LaneSource};
-use connect::{Connect, Connected, ToEndpoint};
+use connect::{Connect, Connected, Dial, ToEndpoint};
+use opening::Greeting;
+use roster::{Entry, Roster, Word};
 
 /// One worker's part of a TCP listener.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Worker {
     source: LaneSource,
     observer: Observer,
     scratch: Scratch,
+    roster: Arc<Roster>,
 }
 
 /// Where a connection came from and to, as the socket has it.
@@ -49,92 +60,134 @@ pub enum Outcome {
     Refused(Refusal),
     /// It was served.
     Served(End),
+    /// Its endpoint died and the file wants such connections reset.
+    Down,
     /// The instance stopped.
     Stopped,
 }
 
 impl Worker {
-    /// Connections of one worker share a scratch buffer.
+    /// Connections of one worker share a scratch buffer and a roster.
     pub fn new(source: LaneSource, observer: Observer) -> Self {
-        Self { source, observer, scratch: Scratch::default() }
+        let roster = source.lane().connections.open();
+        Self { source, observer, scratch: Scratch::default(), roster }
     }
 
     /// Accepts until the instance drains, then lets what runs finish until it stops. Cancelling it
     /// ends all connections.
     pub async fn run(self, mut acceptor: Acceptor, shutdown: Shutdown) {
-        let mut connections = JoinSet::new();
-        let draining = shutdown.draining();
-        let mut draining = std::pin::pin!(draining);
+        let worker = Rc::new(self);
+        let _last = Last(&worker.roster);
+        let lane = worker.source.lane();
+        // Without these options a dead peer is noticed when it is idle for too long.
+        let _unknown = acceptor.set_vigilance(vigilance(&lane));
+        drop(lane);
+        tokio::select! {
+            biased;
+            () = shutdown.draining() => {}
+            () = worker.watch(&shutdown) => {}
+            () = worker.accept_all(&mut acceptor) => {}
+        }
+        // What the kernel has already shaken hands with is served too; only then it is refused.
+        tokio::select! {
+            biased;
+            () = tokio::task::unconstrained(worker.accept_all(&mut acceptor)) => {}
+            () = std::future::ready(()) => {}
+        }
+        drop(acceptor);
+        tokio::select! {
+            () = worker.watch(&shutdown) => {}
+            () = worker.roster.emptied() => {}
+        }
+        worker.roster.emptied().await;
+    }
+
+    /// Every connection that comes, in a task of its own. Never ends.
+    async fn accept_all(self: &Rc<Self>, acceptor: &mut Acceptor) {
+        let bound = acceptor.local();
+        let stalled = |cause: &std::io::Error| {
+            let lane = self.source.lane();
+            self.observer.emit(AcceptStalled { listener: lane.rules.name.as_str(), cause });
+        };
+        loop {
+            let (mut stream, peer) = acceptor.next(stalled).await;
+            let worker = self.clone();
+            let entry = self.roster.enter();
+            tokio::task::spawn_local(async move {
+                let any = bound.ip().is_unspecified();
+                let local = if any { stream.local_addr().unwrap_or(bound) } else { bound };
+                let outcome =
+                    worker.carry(&mut stream, Ends { peer, local }, &ToEndpoint, &entry).await;
+                tracing::debug!(id = %entry.id(), %peer, ?outcome, "connection ended");
+            });
+        }
+    }
+
+    /// Sweeps the roster until the instance stops; then all connections are told so.
+    async fn watch(&self, shutdown: &Shutdown) {
+        let mut tick = interval(roster::PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut stopped = std::pin::pin!(shutdown.stopped());
         loop {
             tokio::select! {
                 biased;
-                () = &mut draining => break,
-                Some(_ended) = connections.join_next() => {}
-                (stream, peer) = self.accept(&mut acceptor) => {
-                    self.spawn(&mut connections, stream, peer, &shutdown);
-                }
+                () = &mut stopped => break,
+                now = tick.tick() => self.roster.sweep(&self.source.lane().rules, now),
             }
         }
-        // What the kernel has already shaken hands with is served too; only then it is refused.
-        while let Some((stream, peer)) = accept_waiting(&self, &mut acceptor).await {
-            self.spawn(&mut connections, stream, peer, &shutdown);
-        }
-        drop(acceptor);
-        while connections.join_next().await.is_some() {}
-    }
-
-    async fn accept(&self, acceptor: &mut Acceptor) -> (TcpStream, SocketAddr) {
-        let listener = || self.source.lane().rules.name.clone();
-        let stalled = |cause: &std::io::Error| {
-            self.observer.emit(AcceptStalled { listener: listener().as_str(), cause });
-        };
-        acceptor.next(stalled).await
-    }
-
-    fn spawn(
-        &self,
-        connections: &mut JoinSet<()>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        shutdown: &Shutdown,
-    ) {
-        let (worker, shutdown) = (self.clone(), shutdown.clone());
-        connections.spawn_local(async move {
-            let Ok(local) = stream.local_addr() else { return };
-            let ends = Ends { peer, local };
-            let outcome = worker.serve(stream, ends, &ToEndpoint, &shutdown).await;
-            tracing::debug!(%peer, ?outcome, "connection ended");
-        });
+        self.roster.stop();
     }
 
     /// Serves one connection to its end. Driven by tests with in-memory streams.
     pub async fn serve<C: Connect>(
         &self,
-        mut downstream: impl Wire,
+        mut downstream: impl Socket,
         ends: Ends,
         to: &C,
         shutdown: &Shutdown,
     ) -> Outcome {
+        let entry = self.roster.enter();
+        let watched = async {
+            self.watch(shutdown).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            outcome = self.carry(&mut downstream, ends, to, &entry) => outcome,
+            never = watched => never,
+        }
+    }
+
+    /// One connection to its end.
+    async fn carry<C: Connect>(
+        &self,
+        downstream: &mut impl Socket,
+        ends: Ends,
+        to: &C,
+        entry: &Entry,
+    ) -> Outcome {
         let lane = self.source.lane();
         lane.meters.connection();
-        let served = async {
-            let (upstream, _pass) = self.begin(&mut downstream, ends, to, &lane).await?;
-            let Connected { mut wire, in_flight: _in_flight } = upstream;
-            let (idle, meters) = (lane.rules.idle, &*lane.meters);
-            Ok(relay(&mut downstream, &mut wire, idle, &self.scratch, meters).await)
+        let begun = {
+            let begin = self.begin(downstream, ends, to, (&lane, entry));
+            let mut begin = std::pin::pin!(begin);
+            let mut waits = None;
+            poll_fn(|cx| match entry.poll_word(cx, &mut waits) {
+                Poll::Ready(Word::Stop) => Poll::Ready(None),
+                _ => begin.as_mut().poll(cx).map(Some),
+            })
+            .await
         };
-        let outcome = tokio::select! {
-            biased;
-            outcome = served => outcome,
-            () = shutdown.stopped() => return Outcome::Stopped,
-        };
-        match outcome {
-            Ok(end) => Outcome::Served(end),
-            Err(refusal) => {
+        match begun {
+            Some(Ok(begun)) => self.pump(downstream, begun, &lane, entry).await,
+            Some(Err(refusal)) => {
                 lane.meters.refused(refusal);
                 // A reset, as a closed port would answer: the client learns that nobody took it.
                 downstream.abort();
                 Outcome::Refused(refusal)
+            }
+            None => {
+                downstream.abort();
+                Outcome::Stopped
             }
         }
     }
@@ -142,49 +195,154 @@ impl Worker {
     /// Admits the client and connects it to an endpoint.
     async fn begin<C: Connect>(
         &self,
-        downstream: &mut impl Wire,
+        downstream: &mut impl Socket,
         ends: Ends,
         to: &C,
-        lane: &Arc<Lane>,
-    ) -> Result<(Connected<C::Wire>, Pass), Refusal> {
+        (lane, entry): (&Arc<Lane>, &Entry),
+    ) -> Result<Begun<C::Wire>, Refusal> {
+        let rules = &lane.rules;
         // A trusted peer is no client: its header names the one that the rules are for.
-        let (pass, ends) = if gate::contains(&lane.rules.accept_proxy_from, ends.peer.ip()) {
-            let mut pass = lane.gate.enter(&lane.rules)?;
-            let ends = named_by_header(downstream, ends).await?;
-            pass.admit(&lane.rules, ends.peer.ip())?;
-            (pass, ends)
+        let (pass, ends, told) = if gate::contains(&rules.accept_proxy_from, ends.peer.ip()) {
+            let mut pass = lane.gate.enter(rules)?;
+            let header = Box::pin(opening::header(downstream)).await?;
+            let ends = opening::ends(&header, ends);
+            pass.admit(rules, ends.peer.ip())?;
+            (pass, ends, Some(Box::new(header)))
         } else {
-            (lane.gate.admit(&lane.rules, ends.peer.ip())?, ends)
+            (lane.gate.admit(rules, ends.peer.ip())?, ends, None)
         };
+        let greeting = if lane.tls_routes.is_empty() {
+            Greeting::default()
+        } else {
+            Box::pin(opening::greeting(downstream)).await?
+        };
+        let hello = greeting.hello.as_ref();
+        let route = opening::route(lane, hello)?;
+        let announce = |version: ProxyVersion| {
+            opening::announce(version, ends, || entry.id(), told.as_deref(), hello)
+        };
+        let header = rules.proxy_protocol.map(announce).unwrap_or_default();
         let key = FlowKey { client: ends.peer, local: ends.local };
-        let connected = connect::connect(lane, key, to, &self.observer).await?;
-        Ok((connected, pass))
+        let dial = Dial { rules, route, key, header: &header };
+        let upstream = dial.connect(to, &self.observer).await?;
+        entry.connected(ends.peer, (route.service.clone(), upstream.endpoint.clone()));
+        Ok(Begun { upstream, sent: greeting.bytes, _pass: pass })
+    }
+
+    /// Copies both ways until the end.
+    async fn pump<W: Socket>(
+        &self,
+        downstream: &mut impl Socket,
+        mut begun: Begun<W>,
+        lane: &Lane,
+        entry: &Entry,
+    ) -> Outcome {
+        let mut relay = Relay::beginning_with(std::mem::take(&mut begun.sent));
+        let tally = Tally { entry, meters: &lane.meters };
+        let mut waits = None;
+        loop {
+            let upstream = &mut begun.upstream.wire;
+            let (mut below, mut below_failed) = downstream.parts();
+            let (mut above, mut above_failed) = upstream.parts();
+            let word = poll_fn(|cx| {
+                if let Poll::Ready(word) = entry.poll_word(cx, &mut waits) {
+                    return Poll::Ready(Err(word));
+                }
+                let polled = relay.poll(cx, &mut below, &mut above, &self.scratch, &tally);
+                if let Poll::Ready(end) = polled {
+                    return Poll::Ready(Ok(end));
+                }
+                // Who has finished sending is not read any more: its reset is looked for instead.
+                if relay.downstream_finished()
+                    && let Poll::Ready(error) = Pin::new(&mut below_failed).poll(cx)
+                {
+                    return Poll::Ready(Ok(End::Downstream(error)));
+                }
+                if relay.upstream_finished()
+                    && let Poll::Ready(error) = Pin::new(&mut above_failed).poll(cx)
+                {
+                    return Poll::Ready(Ok(End::Upstream(error)));
+                }
+                Poll::Pending
+            })
+            .await;
+            drop((below, below_failed, above, above_failed));
+            let outcome = match word {
+                Err(Word::Settle) => {
+                    entry.heard();
+                    begun.upstream.wire.set_vigilance(vigilance(lane));
+                    continue;
+                }
+                Ok(end) => Outcome::Served(end),
+                Err(Word::Idle) => Outcome::Served(End::Idle),
+                Err(Word::Down) => Outcome::Down,
+                Err(Word::Stop) => Outcome::Stopped,
+            };
+            let (downstream_too, upstream_too) = reset(&outcome, relay.is_holding());
+            if downstream_too {
+                downstream.abort();
+            }
+            if upstream_too {
+                begun.upstream.wire.abort();
+            }
+            return outcome;
+        }
     }
 }
 
-/// The client's own address (N6), from the header that a trusted peer must send first.
-async fn named_by_header(downstream: &mut impl Wire, ends: Ends) -> Result<Ends, Refusal> {
-    let header = timeout(HEADER_TIME, proxy_protocol::read(downstream)).await;
-    match header.map_err(|_| Refusal::Header)?.map_err(|_| Refusal::Header)?.addresses {
-        Some(Addresses { source, destination }) => Ok(Ends { peer: source, local: destination }),
-        None => Ok(ends),
+/// A connection with an endpoint.
+struct Begun<W> {
+    upstream: Connected<W>,
+    /// What the client has sent already.
+    sent: Vec<u8>,
+    _pass: Pass,
+}
+
+/// Counts what passes.
+struct Tally<'a> {
+    entry: &'a Entry,
+    meters: &'a Meters,
+}
+
+impl Meter for Tally<'_> {
+    fn up(&self, bytes: u64) {
+        self.entry.up(bytes);
+        self.meters.up(bytes);
+    }
+    fn down(&self, bytes: u64) {
+        self.entry.down(bytes);
+        self.meters.down(bytes);
     }
 }
 
-/// A connection that waits in the kernel, if one does.
-async fn accept_waiting(
-    worker: &Worker,
-    acceptor: &mut Acceptor,
-) -> Option<(TcpStream, SocketAddr)> {
-    tokio::select! {
-        biased;
-        accepted = worker.accept(acceptor) => Some(accepted),
-        () = std::future::ready(()) => None,
+/// Ends what is left when the worker's own future is dropped.
+struct Last<'a>(&'a Roster);
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
-/// How long a trusted peer may take to send its header.
-const HEADER_TIME: Duration = Duration::from_secs(5);
+/// Whether the downstream and the upstream are to be reset: what did not arrive whole must not look
+/// as if it had. Who has reset or failed needs no answer.
+fn reset(outcome: &Outcome, holding: bool) -> (bool, bool) {
+    match outcome {
+        Outcome::Served(End::Closed) => (false, false),
+        Outcome::Served(End::Idle) => (holding, holding),
+        Outcome::Served(End::Downstream(_)) => (false, true),
+        Outcome::Served(End::Upstream(_)) => (true, false),
+        Outcome::Down | Outcome::Stopped | Outcome::Refused(_) => (true, true),
+    }
+}
+
+/// Within so much a peer that is gone is noticed, whether it owes us an answer or nothing; so is
+/// one that takes no byte for as long.
+fn vigilance(lane: &Lane) -> Duration {
+    lane.rules.idle.min(LONGEST_VIGILANCE)
+}
+
+const LONGEST_VIGILANCE: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,17 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::task::{Context, Poll};
+use std::task::Context;
 
 use common::balance::HashKey;
 use common::lifecycle::Lifecycle;
+use common::net::proxy_protocol;
+use common::net::relay::Wire;
 use common::snapshot::Published;
 use tokio::io::{
     AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
 };
+use tokio::time::timeout;
 use topology::Balance;
 use topology::l4::{Group, Listener, ProxyVersion};
 use topology::units::GroupName;
@@ -63,6 +66,15 @@ impl Wire for Pipe {
     }
 }
 
+impl Socket for Pipe {
+    type Through<'a> = &'a mut Pipe;
+    type Failure<'a> = std::future::Pending<io::Error>;
+    fn parts(&mut self) -> (&mut Pipe, std::future::Pending<io::Error>) {
+        (self, std::future::pending())
+    }
+    fn set_vigilance(&self, _: Duration) {}
+}
+
 /// Endpoints: those in `dead` refuse, those in `mute` never answer, the others hand their far end
 /// to the test.
 #[derive(Default)]
@@ -75,7 +87,7 @@ struct Fake {
 
 impl Connect for Fake {
     type Wire = Pipe;
-    async fn connect(&self, address: SocketAddr) -> io::Result<Pipe> {
+    async fn connect(&self, address: SocketAddr, _: Option<SocketAddr>) -> io::Result<Pipe> {
         self.asked.lock().unwrap().push(address.port());
         if self.mute.contains(&address.port()) {
             std::future::pending::<()>().await;

@@ -50,6 +50,12 @@ fn is_reset(outcome: &io::Result<usize>) -> bool {
     matches!(outcome, Err(fault) if fault.kind() == io::ErrorKind::ConnectionReset)
 }
 
+/// Waits for the reset of a stream from which all has been read.
+async fn is_reset_seen(stream: &TcpStream) -> bool {
+    stream.ready(tokio::io::Interest::ERROR).await.unwrap();
+    stream.take_error().unwrap().is_some()
+}
+
 fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream);
@@ -76,13 +82,13 @@ async fn connections_are_spread_as_the_file_says() {
     hashed.stop().await;
 }
 
-/// N5: a client that has finished sending gets 1 MiB back, and a server that has finished sending
-/// gets 1 MiB.
+/// N5: a client that has finished sending gets 10 MiB back, and a server that has finished sending
+/// gets 10 MiB.
 #[tokio::test]
 async fn half_close_is_carried_both_ways() {
     let (server, address) = listener().await;
     let balancer = Balancer::start("tcp", &[address], |_| ()).await;
-    let big: Vec<u8> = (0..1_u32 << 20).map(|i| (i >> 3) as u8).collect();
+    let big: Vec<u8> = (0..10_u32 << 20).map(|i| (i >> 3) as u8).collect();
 
     let mut client = TcpStream::connect(balancer.address()).await.unwrap();
     let (mut upstream, _) = server.accept().await.unwrap();
@@ -140,6 +146,22 @@ async fn resets_are_carried_as_resets() {
     assert_eq!(upstream.read(&mut [0; 8]).await.unwrap(), 0);
     reset(upstream);
     assert!(is_reset(&client.read(&mut [0; 8]).await));
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(upstream.read(&mut [0; 8]).await.unwrap(), 0);
+    reset(client);
+    assert!(is_reset_seen(&upstream).await, "a client that had finished sending");
+
+    let client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    upstream.shutdown().await.unwrap();
+    let mut end = [0; 8];
+    client.readable().await.unwrap();
+    assert_eq!(client.try_read(&mut end).unwrap(), 0);
+    reset(upstream);
+    assert!(is_reset_seen(&client).await, "an endpoint that had finished sending");
     balancer.stop().await;
 }
 
