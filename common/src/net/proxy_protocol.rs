@@ -140,7 +140,7 @@ pub fn v1(addresses: Option<Addresses>, out: &mut Vec<u8>) {
 }
 
 /// Appends a version 2 header for a byte stream, with its checksum (§2.2.3); `None` writes a LOCAL
-/// one. Fields that do not fit into [`LONGEST`] are left out.
+/// one. What does not fit into [`LONGEST`] is left out.
 pub fn v2(addresses: Option<Addresses>, tlvs: &[Tlv], out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(SIGNATURE);
@@ -164,25 +164,24 @@ pub fn v2(addresses: Option<Addresses>, tlvs: &[Tlv], out: &mut Vec<u8>) {
     out.extend_from_slice(&destination.port().to_be_bytes());
     for tlv in tlvs {
         if let Ok(length) = u16::try_from(tlv.value.len())
-            && out.len() - start + 3 + tlv.value.len() + SUM.len() <= LONGEST
+            && out.len() - start + 3 + tlv.value.len() <= LONGEST
         {
             out.push(tlv.kind);
             out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(&tlv.value);
         }
     }
-    out.extend_from_slice(&SUM);
-    finish_v2(out.get_mut(start..).unwrap_or_default());
-}
-
-/// Fills in the length and the sum of a header that ends with an empty sum.
-fn finish_v2(header: &mut [u8]) {
+    let room = out.len() - start + SUM.len() <= LONGEST;
+    if room {
+        out.extend_from_slice(&SUM);
+    }
+    let header = out.get_mut(start..).unwrap_or_default();
     let length = (header.len().saturating_sub(SHORTEST_V2)) as u16;
     if let Some(bytes) = header.get_mut(SHORTEST_V2 - 2..SHORTEST_V2) {
         bytes.copy_from_slice(&length.to_be_bytes());
     }
     let sum = crc32c([header, &[], &[]]);
-    if let Some(bytes) = header.last_chunk_mut::<4>() {
+    if let (true, Some(bytes)) = (room, header.last_chunk_mut::<4>()) {
         *bytes = sum.to_be_bytes();
     }
 }

@@ -139,7 +139,8 @@ fn server_name(mut content: Cursor<'_>) -> Option<Option<String>> {
     }
     let name = name.0.strip_suffix(b".").unwrap_or(name.0);
     let letter = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if name.is_empty() || name.len() > LONGEST_NAME || !name.iter().all(letter) {
+    let empty_label = name.split(|&byte| byte == b'.').any(<[u8]>::is_empty);
+    if empty_label || name.len() > LONGEST_NAME || !name.iter().all(letter) {
         return None;
     }
     Some(Some(String::from_utf8_lossy(name).to_ascii_lowercase()))

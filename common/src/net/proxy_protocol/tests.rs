@@ -77,7 +77,7 @@ fn checksums() {
     assert_eq!(crc32c([b"1234", b"567", b"89"]), 0xe306_9283);
     let mut bytes = Vec::new();
     let id = Tlv { kind: UNIQUE_ID, value: b"id".to_vec() };
-    v2(both("10.0.0.1:1", "10.0.0.2:2"), &[id.clone()], &mut bytes);
+    v2(both("10.0.0.1:1", "10.0.0.2:2"), std::slice::from_ref(&id), &mut bytes);
     assert_eq!(bytes.get(33..37), Some(&[CRC32C, 0, 4, bytes[36]][..]), "what we write has a sum");
     assert_eq!(header(&bytes).tlvs, [id]);
     for at in 16..bytes.len() {
@@ -129,7 +129,7 @@ fn version_2_fields() {
         field(&[NOOP, 0, 2, 0, 0]),
         field(&[]).map(|parsed| match parsed {
             Parsed::Header(h) => Parsed::Header(Header { length: h.length + 5, ..h }),
-            whole => whole,
+            whole @ Parsed::Incomplete(_) => whole,
         })
     );
     let Ok(Parsed::Header(unspecified)) = with(UNSPECIFIED, &[ALPN, 0, 2, b'h', b'2']) else {

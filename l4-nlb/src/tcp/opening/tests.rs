@@ -12,10 +12,13 @@ use super::*;
 use crate::snapshot::Snapshot;
 use crate::testing::{listener, service};
 
-/// A lane with targets `0`, `1` …; `None` is the one for everybody.
-fn lane(targets: &[Option<(&[&str], &[&str])>]) -> Arc<Lane> {
+/// Names and protocols; `None` is everybody.
+type When<'a> = Option<(&'a [&'a str], &'a [&'a str])>;
+
+/// A lane with targets `0`, `1` ….
+fn lane(targets: &[When<'_>]) -> Arc<Lane> {
     let mut rules = listener("tcp", &[1]);
-    let target = |(number, when): (usize, &Option<(&[&str], &[&str])>)| {
+    let target = |(number, when): (usize, &When<'_>)| {
         let mut to = service(&[1]);
         to.name = topology::ServiceName::new(&number.to_string());
         let when = when.map(|(names, alpn)| TlsMatch {
@@ -49,7 +52,7 @@ fn hello(name: &str, protocols: &[&str]) -> Hello {
 #[test]
 fn routes_in_the_files_order() {
     let (any, none): (&[&str], &[&str]) = (&[], &[]);
-    let targets: [Option<(&[&str], &[&str])>; 5] = [
+    let targets: [When<'_>; 5] = [
         Some((&["*.shop.example"], &["h2"])),
         Some((&["api.shop.example", "shop.example"], none)),
         Some((&["*.shop.example"], none)),
