@@ -11,7 +11,7 @@ use l4_nlb::{Options, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use topology::Balance;
-use topology::l4::{ListenAt, ProxyVersion};
+use topology::l4::{ListenAt, ProxyVersion, TlsMatch};
 
 use crate::instance::{Balancer, topology};
 
@@ -186,6 +186,157 @@ async fn refusing_endpoints_are_passed_over() {
     };
     assert!(is_reset(&outcome), "{outcome:?}");
     balancer.stop().await;
+}
+
+/// N5: two of four endpoints refuse: no connection is lost, hashed or in turn.
+#[tokio::test]
+async fn two_dead_of_four_cost_no_connection() {
+    let (first, second) = (refusing(), refusing());
+    let servers = [first.1, numbered(7).await, second.1, numbered(8).await];
+    for balance in [Balance::ClientAddress, Balance::FiveTuple, Balance::LeastConnections] {
+        let balancer = Balancer::start("tcp", &servers, |l| l.balance = balance).await;
+        for client in 0..40 {
+            let answer = ask([127, 50, client, 1].into(), balancer.address()).await;
+            assert!(matches!(answer, Ok(7 | 8)), "{balance:?} {answer:?}");
+        }
+        balancer.stop().await;
+    }
+}
+
+/// N12: a protocol whose server speaks first (MySQL's greeting) and one whose client does (RTMP's C0
+/// and C1) pass a plain listener: nothing is waited for and nothing is added.
+#[tokio::test]
+async fn whoever_speaks_first_is_heard() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut mysql, _) = server.accept().await.unwrap();
+    // A packet of protocol 10: three bytes of length, a sequence number, then the version's text.
+    let greeting = b"\x0d\0\0\x00\x0a11.8.3-fake\0";
+    mysql.write_all(greeting).await.unwrap();
+    let mut got = [0; 17];
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, greeting);
+    for (query, answer) in
+        [(&b"\x09\0\0\x00\x03select 1"[..], &b"\x01\0\0\x01\x01"[..]), (b"\x01\0\0\0\x01", b"")]
+    {
+        client.write_all(query).await.unwrap();
+        let mut asked = vec![0; query.len()];
+        mysql.read_exact(&mut asked).await.unwrap();
+        assert_eq!(asked, query);
+        mysql.write_all(answer).await.unwrap();
+        let mut answered = vec![0; answer.len()];
+        client.read_exact(&mut answered).await.unwrap();
+        assert_eq!(answered, answer);
+    }
+    // COM_QUIT has no answer: the server closes.
+    drop(mysql);
+    assert_eq!(client.read(&mut got).await.unwrap(), 0);
+
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut rtmp, _) = server.accept().await.unwrap();
+    let hello: Vec<u8> = std::iter::once(3).chain((0..1536_u32).map(|i| i as u8)).collect();
+    client.write_all(&hello).await.unwrap();
+    let mut got = vec![0; hello.len()];
+    rtmp.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, hello);
+    rtmp.write_all(&hello).await.unwrap();
+    client.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, hello);
+    balancer.stop().await;
+}
+
+/// The ClientHello of rustls.
+fn client_hello(name: &'static str, protocols: &[&str]) -> Vec<u8> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
+    let name = name.try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// N7, N6: connections go where their ClientHello says; the endpoint gets a PROXY header with the
+/// name and an id, then the hello to the byte; what fits no service is reset and counted.
+#[tokio::test]
+async fn tls_clients_are_routed_by_name_and_protocol() {
+    let (shop, shop_at) = listener().await;
+    let (mail, mail_at) = listener().await;
+    let balancer = Balancer::start("tcp", &[shop_at], |listener| {
+        listener.proxy_protocol = Some(ProxyVersion::V2);
+        let mut for_mail = listener.targets[0].clone();
+        for_mail.to.name = topology::ServiceName::new("mail");
+        for_mail.to.endpoints[0].address = mail_at;
+        let matching = |names: &[&str], alpn: &[&str]| {
+            Some(TlsMatch {
+                names: names.iter().map(|name| name.parse().unwrap()).collect(),
+                alpn: alpn.iter().map(|&protocol| protocol.to_owned()).collect(),
+                place: topology::Place::default(),
+            })
+        };
+        listener.targets[0].when = matching(&["shop.example", "*.shop.example"], &[]);
+        for_mail.when = matching(&[], &["imap"]);
+        listener.targets.push(for_mail);
+    })
+    .await;
+    let mut ids = Vec::new();
+    for (name, protocols, to) in [
+        ("shop.example", &["h2", "http/1.1"][..], &shop),
+        ("WWW.Shop.example", &["imap"], &shop),
+        ("elsewhere.example", &["imap"], &mail),
+    ] {
+        let hello = client_hello(name, protocols);
+        let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        for part in hello.chunks(100) {
+            client.write_all(part).await.unwrap();
+        }
+        let (mut upstream, _) = to.accept().await.unwrap();
+        let header = proxy_protocol::read(&mut upstream).await.unwrap();
+        assert_eq!(header.addresses.unwrap().source, client.local_addr().unwrap());
+        let authority = header.field(proxy_protocol::AUTHORITY).unwrap();
+        assert_eq!(authority, name.to_ascii_lowercase().as_bytes());
+        ids.push(header.field(proxy_protocol::UNIQUE_ID).unwrap().to_vec());
+        let mut got = vec![0; hello.len()];
+        upstream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, hello);
+        upstream.write_all(b"!").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'!');
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "ids differ");
+    for first in [client_hello("elsewhere.example", &[]), b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
+        let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+        let _reset_already = client.write_all(&first).await;
+        assert!(is_reset(&client.read(&mut [0; 8]).await));
+    }
+    balancer.until("aqueduct_l4_refused_total{listener=\"l\",reason=\"sni\"}", 2).await;
+    balancer.stop().await;
+}
+
+/// N8: at the drain's deadline what is left is reset, not closed: no answer that was cut short looks
+/// whole.
+#[tokio::test]
+async fn the_deadline_resets_what_is_left() {
+    let (server, address) = listener().await;
+    let balancer = Balancer::start("tcp", &[address], |_| ()).await;
+    let mut client = TcpStream::connect(balancer.address()).await.unwrap();
+    let (mut upstream, _) = server.accept().await.unwrap();
+    upstream.write_all(b"half of an").await.unwrap();
+    let mut got = [0; 10];
+    client.read_exact(&mut got).await.unwrap();
+    balancer.options.lifecycle.drain();
+    balancer.options.lifecycle.stop();
+    assert!(is_reset(&client.read(&mut [0; 8]).await));
+    assert!(is_reset(&upstream.read(&mut [0; 8]).await));
+    balancer.running.finished().await.unwrap();
 }
 
 /// N6: the endpoint reads the client's address from a version 2 header, then the client's bytes.

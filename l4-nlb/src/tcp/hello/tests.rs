@@ -92,9 +92,17 @@ fn names_have_one_form() {
     for text in [&b"Shop.EXAMPLE"[..], b"shop.example.", b"SHOP.example."] {
         assert_eq!(named(text), Ok(hello(Some("shop.example"), &[])));
     }
-    for text in
-        [&b""[..], b".", b"shop example", b"shop\0.example", b"sh\xc3\xb6p.example", &[b'a'; 254]]
-    {
+    for text in [
+        &b""[..],
+        b".",
+        b"shop..example",
+        b".shop.example",
+        b"a..",
+        b"shop example",
+        b"shop\0.example",
+        b"sh\xc3\xb6p.example",
+        &[b'a'; 254],
+    ] {
         assert_eq!(named(text), Err(Fault::Malformed), "{}", text.escape_ascii());
     }
     assert_eq!(parse(&with_extensions(&[])), Ok(hello(None, &[])));
