@@ -65,6 +65,19 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The kernel does not let us send from clients' addresses.
+    #[error(
+        "{at} listener {listener}: transparent: {source} — give the process CAP_NET_ADMIN \
+         (AmbientCapabilities= in its unit), or use proxy-protocol instead"
+    )]
+    Transparent {
+        /// Where the listener is.
+        at: Spot,
+        /// Its name.
+        listener: String,
+        /// The system's word.
+        source: io::Error,
+    },
     /// A change that needs new sockets.
     #[error(
         "{at} listener {listener}: listeners cannot be added, removed or moved while running — restart"

@@ -73,6 +73,7 @@ pub async fn start(
     })?;
     let count = options.workers.unwrap_or_else(workers::available);
     let key = hash_key(&topology, group)?;
+    may_be_transparent(&topology, group)?;
     let (addresses, shares) =
         listener::bind(group, own, count).map_err(|unbound| StartError::Bind {
             at: Spot::new(source, unbound.listener.at.place),
@@ -240,6 +241,18 @@ fn hash_key(topology: &Topology, group: &Group) -> Result<HashKey, StartError> {
     Ok(match secret {
         Some(secret) => HashKey::from_secret(secret.as_bytes()),
         None => HashKey::from_names([group.name.as_str()]),
+    })
+}
+
+/// Whether the kernel lets us do what a transparent listener needs, before any client comes.
+fn may_be_transparent(topology: &Topology, group: &Group) -> Result<(), StartError> {
+    let Some(listener) = group.listeners.iter().find(|listener| listener.transparent) else {
+        return Ok(());
+    };
+    common::net::tcp::may_impersonate().map_err(|source| StartError::Transparent {
+        at: Spot::new(&topology.source, listener.place),
+        listener: listener.name.to_string(),
+        source,
     })
 }
 

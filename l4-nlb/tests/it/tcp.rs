@@ -359,6 +359,35 @@ async fn the_proxy_header_names_the_client() {
     balancer.stop().await;
 }
 
+/// N6: a transparent listener's endpoint sees the client's address: where the kernel lets us, else
+/// the instance does not start and says what is missing.
+#[tokio::test]
+async fn a_transparent_listener_shows_the_client() {
+    let (server, address) = listener().await;
+    if common::net::tcp::may_impersonate().is_err() {
+        let mut topology = topology("tcp", &[address]);
+        topology.nlbs[0].listeners[0].transparent = true;
+        let fault = l4_nlb::start(Arc::new(topology), "nlb-1", Options::new("nlb-1")).await;
+        let Err(fault @ StartError::Transparent { .. }) = fault else { panic!("{fault:?}") };
+        assert!(fault.to_string().contains("CAP_NET_ADMIN"), "{fault}");
+        return;
+    }
+    let balancer = Balancer::start("tcp", &[address], |l| l.transparent = true).await;
+    for client in 1..4 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 60, 0, client], 0))).unwrap();
+        let mut client = socket.connect(balancer.address()).await.unwrap();
+        let (mut upstream, peer) = server.accept().await.unwrap();
+        // On loopback the client's own socket holds its port; elsewhere the port is the client's too.
+        assert_eq!(peer.ip(), client.local_addr().unwrap().ip());
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(upstream.read_u8().await.unwrap(), b'x');
+        upstream.write_all(b"y").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'y');
+    }
+    balancer.stop().await;
+}
+
 /// N3: an established connection stays where it is when the endpoints change.
 #[tokio::test]
 async fn established_connections_stay_over_changes() {
