@@ -36,7 +36,7 @@ pub struct Lane {
     /// Services for certain TLS clients, in the file's order (N7).
     pub tls_routes: Vec<TlsRoute>,
     /// Who may have a flow.
-    pub gate: Arc<Gate>,
+    pub gate: Gate,
     /// What is counted.
     pub meters: Arc<Meters>,
     /// The TCP connections there are.
@@ -87,7 +87,7 @@ impl Snapshot {
                 service,
                 selector,
                 tls_routes,
-                gate: old.map(|lane| lane.gate.clone()).unwrap_or_default(),
+                gate: Gate::new(rules, old.map(|lane| &lane.gate)),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
                 connections: old.map(|lane| lane.connections.clone()).unwrap_or_default(),
             }))

@@ -27,7 +27,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use topology::l4::ProxyVersion;
 
 use crate::events::AcceptStalled;
-use crate::gate::{self, Pass, Refusal};
+use crate::gate::{Pass, Refusal};
 use crate::meters::Meters;
 use crate::select::FlowKey;
 use crate::snapshot::{Lane, LaneSource};
@@ -202,14 +202,14 @@ impl Worker {
     ) -> Result<Begun<C::Wire>, Refusal> {
         let rules = &lane.rules;
         // A trusted peer is no client: its header names the one that the rules are for.
-        let (pass, ends, told) = if gate::contains(&rules.accept_proxy_from, ends.peer.ip()) {
-            let mut pass = lane.gate.enter(rules)?;
+        let (pass, ends, told) = if lane.gate.trusts(ends.peer.ip()) {
+            let mut pass = lane.gate.enter()?;
             let header = Box::pin(opening::header(downstream)).await?;
             let ends = opening::ends(&header, ends);
-            pass.admit(rules, ends.peer.ip())?;
+            pass.admit(&lane.gate, ends.peer.ip())?;
             (pass, ends, Some(Box::new(header)))
         } else {
-            (lane.gate.admit(rules, ends.peer.ip())?, ends, None)
+            (lane.gate.admit(ends.peer.ip())?, ends, None)
         };
         let greeting = if lane.tls_routes.is_empty() {
             Greeting::default()

@@ -2,8 +2,8 @@
 //! needed. Not for sockets and not for choosing endpoints. Called by the worker loop for each
 //! datagram.
 //!
-//! Invariant: every flow is in exactly one of two lists, ordered by when it was last heard; so the
-//! oldest and the expired are found without a search.
+//! Invariant: every flow is in exactly one of three lists, by how far it has proved itself, ordered
+//! by when it was last heard; so the oldest and the expired are found without a search.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -42,7 +42,8 @@ pub struct Flows<V> {
     known: HashMap<Client, FlowId>,
     entries: Entries<V>,
     vacant: Vec<u32>,
-    unconfirmed: List,
+    unanswered: List,
+    answered: List,
     confirmed: List,
 }
 
@@ -73,7 +74,8 @@ impl<V> Flows<V> {
             known: HashMap::new(),
             entries: Entries(Vec::new()),
             vacant: Vec::new(),
-            unconfirmed: List::default(),
+            unanswered: List::default(),
+            answered: List::default(),
             confirmed: List::default(),
         }
     }
@@ -150,30 +152,31 @@ impl<V> Flows<V> {
     /// The endpoint was heard.
     pub fn heard_endpoint(&mut self, id: FlowId, now: Tick) {
         let Some(entry) = self.entry(id) else { return };
-        entry.proof = entry.proof.max(Proof::Answered);
-        if entry.heard != now {
-            self.unlink(id);
-            if let Some(entry) = self.entry(id) {
-                entry.heard = now;
-            }
-            self.link(id);
+        if entry.heard == now && entry.proof >= Proof::Answered {
+            return;
         }
+        self.unlink(id);
+        if let Some(entry) = self.entry(id) {
+            entry.heard = now;
+            entry.proof = entry.proof.max(Proof::Answered);
+        }
+        self.link(id);
     }
 
-    /// The flow that goes first when room is needed: of those not confirmed the one that was heard
-    /// longest ago, else of all.
-    pub fn oldest(&self) -> Option<FlowId> {
-        self.unconfirmed.oldest().or(self.confirmed.oldest()).map(FlowId)
+    /// The flow that makes room when it is needed: of those never answered the one that was heard
+    /// longest ago, else of those not confirmed. A confirmed one never does: a flood of forged
+    /// addresses must not end it.
+    pub fn expendable(&self) -> Option<FlowId> {
+        self.unanswered.oldest().or(self.answered.oldest()).map(FlowId)
     }
 
     /// A flow that was not heard for `idle` ticks, if there is one.
     pub fn expired(&self, now: Tick, idle: u32) -> Option<FlowId> {
-        [self.unconfirmed.oldest(), self.confirmed.oldest()].into_iter().flatten().map(FlowId).find(
-            |id| {
-                let entry = self.entries.0.get(id.0 as usize).and_then(Option::as_ref);
-                entry.is_some_and(|entry| now.since(entry.heard) >= idle)
-            },
-        )
+        let oldest = [&self.unanswered, &self.answered, &self.confirmed].map(List::oldest);
+        oldest.into_iter().flatten().map(FlowId).find(|id| {
+            let entry = self.entries.0.get(id.0 as usize).and_then(Option::as_ref);
+            entry.is_some_and(|entry| now.since(entry.heard) >= idle)
+        })
     }
 
     /// Forgets a flow.
@@ -207,8 +210,11 @@ impl<V> Flows<V> {
 
     /// The list of flows with this proof, and where their links are.
     fn list(&mut self, proof: Proof) -> (&mut List, &mut Entries<V>) {
-        let confirmed = proof == Proof::Confirmed;
-        let list = if confirmed { &mut self.confirmed } else { &mut self.unconfirmed };
+        let list = match proof {
+            Proof::None => &mut self.unanswered,
+            Proof::Answered => &mut self.answered,
+            Proof::Confirmed => &mut self.confirmed,
+        };
         (list, &mut self.entries)
     }
 }

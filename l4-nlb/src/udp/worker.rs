@@ -21,6 +21,7 @@ use super::expiry::Tick;
 use super::flow::{Client, FlowId, Flows};
 use super::ports::{Family, PortId, Ports};
 use super::roster::{MemberId, Roster};
+use crate::gate::packets::Packets;
 use crate::gate::{Pass, Refusal};
 use crate::meters::Direction;
 use crate::select::FlowKey;
@@ -37,6 +38,7 @@ pub(super) struct Worker {
     flows: Flows<Flow>,
     ports: Ports,
     roster: Roster,
+    packets: Packets,
     draining: bool,
     ready: Vec<Ready>,
     origins: Vec<PortId>,
@@ -64,16 +66,18 @@ impl Worker {
         upstream_sockets: usize,
         observer: Observer,
     ) -> io::Result<Self> {
-        let lane = source.lane();
+        let (lane, start) = (source.lane(), Instant::now());
+        let packets = Packets::new(&lane.rules, start);
         let mut worker = Self {
             source,
             lane,
             local,
             observer,
-            start: Instant::now(),
+            start,
             flows: Flows::new(),
             ports: Ports::new(upstream_sockets)?,
             roster: Roster::default(),
+            packets,
             draining: false,
             ready: Vec::new(),
             origins: Vec::new(),
@@ -103,6 +107,7 @@ impl Worker {
     /// Client → endpoint.
     pub(super) fn pass_up(&mut self, batch: &Batch, now: Instant) {
         self.refresh(now);
+        self.help(self.tick(now));
         let mut sends: Vec<(PortId, Outgoing<'_>)> = Vec::with_capacity(Batch::CAPACITY);
         for (arrival, bytes) in batch.iter() {
             match self.upstream_of(arrival, now) {
@@ -159,6 +164,7 @@ impl Worker {
     /// Ends flows that have been quiet for too long; meets a new snapshot where nothing moves.
     pub(super) fn sweep(&mut self, now: Instant) {
         self.refresh(now);
+        self.help(self.tick(now));
         let quiet = if self.draining {
             DRAIN_QUIET.min(self.lane.rules.idle)
         } else {
@@ -227,6 +233,9 @@ impl Worker {
         if arrival.truncated || !self.answerable(arrival) {
             return Err(Refusal::Malformed);
         }
+        if !self.packets.admit(arrival.peer.ip(), now) {
+            return Err(Refusal::Packets);
+        }
         let tick = self.tick(now);
         let local = arrival.local.filter(|_| self.local.ip().is_unspecified());
         let client = Client { peer: arrival.peer, local };
@@ -258,22 +267,41 @@ impl Worker {
         stays.then_some((seat.port, member.endpoint.address))
     }
 
-    /// Admits a new flow; a full listener gives up the worker's oldest one for it.
+    /// Admits a new flow; in a full listener one that has not proved itself makes room.
     fn begin(&mut self, client: Client, tick: Tick) -> Result<FlowId, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let lane = self.lane.clone();
-        let pass = match lane.gate.admit(&lane.rules, client.peer.ip()) {
-            Err(Refusal::Full) => {
-                let oldest = self.flows.oldest().ok_or(Refusal::Full)?;
-                let freed = self.end(oldest, tick).ok_or(Refusal::Full)?;
-                lane.meters.evicted();
-                freed.hand_over(&lane.rules, client.peer.ip())?
-            }
+        let (lane, source) = (self.lane.clone(), client.peer.ip());
+        lane.gate.screen(source)?;
+        let pass = match lane.gate.count(source) {
+            Err(Refusal::Full) => match self.give_up(tick) {
+                Some(freed) => freed.hand_over(&lane.gate, source)?,
+                None => {
+                    lane.gate.want();
+                    return Err(Refusal::Full);
+                }
+            },
             other => other?,
         };
         Ok(self.flows.insert(client, Flow { seat: None, pass }, tick).0)
+    }
+
+    /// Ends a flow that has not proved itself; the place that it had.
+    fn give_up(&mut self, tick: Tick) -> Option<Pass> {
+        let freed = self.end(self.flows.expendable()?, tick)?;
+        self.lane.meters.evicted();
+        Some(freed)
+    }
+
+    /// Frees places that other workers ask for: their new clients must not wait for this one's
+    /// unproved flows to go quiet.
+    fn help(&mut self, tick: Tick) {
+        for _ in 0..self.lane.gate.wanted() {
+            let Some(freed) = self.give_up(tick) else { return };
+            drop(freed);
+            self.lane.gate.granted();
+        }
     }
 
     /// Chooses an endpoint and a socket for a flow that has none, or whose endpoint died.
@@ -388,6 +416,7 @@ impl Worker {
     fn refresh(&mut self, now: Instant) {
         if let Some(lane) = self.source.changed(&self.lane) {
             self.lane = lane;
+            self.packets.change(&self.lane.rules);
             self.meet(self.tick(now));
         }
     }
