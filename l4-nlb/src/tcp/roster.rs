@@ -148,6 +148,12 @@ impl Roster {
         }
     }
 
+    /// Bytes that a connection takes here.
+    #[cfg(test)]
+    pub(super) fn cost() -> usize {
+        size_of::<Flow>() + size_of::<Option<Arc<Flow>>>()
+    }
+
     fn id(&self, flow: &Flow) -> String {
         format!("{:016x}-{:x}", self.seed, flow.number)
     }

@@ -256,3 +256,15 @@ async fn stopping_ends_connections() {
     lifecycle.stop();
     assert!(matches!(serve.await, Outcome::Stopped));
 }
+
+/// N5: what a connection costs between two polls is its task: it must stay small.
+#[tokio::test(flavor = "local")]
+async fn a_connection_is_small() {
+    let (worker, _) = worker(listener("tcp", &[1]));
+    let bound = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(bound.local_addr().unwrap()).await.unwrap();
+    let entry = worker.roster.enter();
+    let task = worker.carry(&mut stream, ends("10.0.0.1:1"), &ToEndpoint, &entry);
+    let (task, flow) = (size_of_val(&task), Roster::cost());
+    assert!(task <= 1024 && flow <= 256, "{task} {flow}");
+}
