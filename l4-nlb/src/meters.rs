@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::net::relay::Meter;
 use common::observe::Metrics;
 use metrics::{Counter, Gauge};
 
@@ -171,16 +170,6 @@ impl Meters {
         let ours = [Refusal::Full, Refusal::Ports, Refusal::Endpoint];
         let all = Refusal::ALL.iter().zip(&self.refused);
         all.filter(|(refusal, _)| ours.contains(refusal)).map(|(_, count)| count.total()).sum()
-    }
-}
-
-impl Meter for Meters {
-    fn up(&self, bytes: u64) {
-        self.bytes(Direction::Up, bytes);
-    }
-
-    fn down(&self, bytes: u64) {
-        self.bytes(Direction::Down, bytes);
     }
 }
 

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket as Socket2, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -32,7 +33,7 @@ impl AsyncRead for Tcp<'_> {
             ready!(self.0.poll_read_ready(cx))?;
             let room = buffer.initialize_unfilled();
             let asked = room.len();
-            match self.0.try_read(room) {
+            match self.0.try_io(Interest::READABLE, || receive(self.0, room)) {
                 Ok(got) => {
                     if got > 0 && got < asked {
                         exhausted(self.0, Interest::READABLE);
@@ -55,7 +56,7 @@ impl AsyncWrite for Tcp<'_> {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write(bytes) {
+            match self.0.try_io(Interest::WRITABLE, || give(self.0, bytes)) {
                 Ok(taken) => {
                     if taken > 0 && taken < bytes.len() {
                         exhausted(self.0, Interest::WRITABLE);
@@ -118,6 +119,16 @@ impl Wire for Tcp<'_> {
     fn tcp(&self) -> Option<&TcpStream> {
         Some(self.0)
     }
+}
+
+/// Straight to the kernel: libc's own calls are cancellation points, which costs as much again.
+fn receive(stream: &TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    let (got, _) = rustix::net::recv(stream, room, RecvFlags::empty())?;
+    Ok(got)
+}
+
+fn give(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SendFlags::NOSIGNAL)?)
 }
 
 /// Remembers that the kernel has no more bytes, or no more room, so that the next try waits for its

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use common::lifecycle::Shutdown;
 use common::net::accept::Acceptor;
-use common::net::relay::{End, Meter, Relay, Scratch};
+use common::net::relay::{End, Relay, Scratch};
 use common::net::tcp::Socket;
 use common::observe::Observer;
 use tokio::time::{MissedTickBehavior, interval};
@@ -28,7 +28,6 @@ use topology::l4::ProxyVersion;
 
 use crate::events::AcceptStalled;
 use crate::gate::{Pass, Refusal};
-use crate::meters::Meters;
 use crate::select::FlowKey;
 use crate::snapshot::{Lane, LaneSource};
 use connect::{Connect, Connected, Dial, ToEndpoint};
@@ -69,7 +68,8 @@ pub enum Outcome {
 impl Worker {
     /// Connections of one worker share a scratch buffer and a roster.
     pub fn new(source: LaneSource, observer: Observer) -> Self {
-        let roster = source.lane().connections.open();
+        let lane = source.lane();
+        let roster = lane.connections.open(lane.meters.clone());
         Self { source, observer, scratch: Scratch::default(), roster }
     }
 
@@ -238,7 +238,6 @@ impl Worker {
         entry: &Entry,
     ) -> Outcome {
         let mut relay = Relay::beginning_with(std::mem::take(&mut begun.sent));
-        let tally = Tally { entry, meters: &lane.meters };
         let mut waits = None;
         loop {
             let upstream = &mut begun.upstream.wire;
@@ -248,7 +247,7 @@ impl Worker {
                 if let Poll::Ready(word) = entry.poll_word(cx, &mut waits) {
                     return Poll::Ready(Err(word));
                 }
-                let polled = relay.poll(cx, &mut below, &mut above, &self.scratch, &tally);
+                let polled = relay.poll(cx, &mut below, &mut above, &self.scratch, entry);
                 if let Poll::Ready(end) = polled {
                     return Poll::Ready(Ok(end));
                 }
@@ -296,23 +295,6 @@ struct Begun<W> {
     /// What the client has sent already.
     sent: Vec<u8>,
     _pass: Pass,
-}
-
-/// Counts what passes.
-struct Tally<'a> {
-    entry: &'a Entry,
-    meters: &'a Meters,
-}
-
-impl Meter for Tally<'_> {
-    fn up(&self, bytes: u64) {
-        self.entry.up(bytes);
-        self.meters.up(bytes);
-    }
-    fn down(&self, bytes: u64) {
-        self.entry.down(bytes);
-        self.meters.down(bytes);
-    }
 }
 
 /// Ends what is left when the worker's own future is dropped.

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use common::net::relay::Meter;
 use common::rng::Rng;
 use common::service::{Endpoint, Service};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use topology::l4::{Listener, OnDown};
+
+use crate::meters::{Direction, Meters};
 
 /// All rosters of a listener: one per worker.
 #[derive(Debug, Default)]
@@ -22,8 +25,8 @@ pub struct Rosters(Mutex<Vec<Weak<Roster>>>);
 
 impl Rosters {
     /// An empty roster that is shown from now on.
-    pub(super) fn open(&self) -> Arc<Roster> {
-        let roster = Arc::new(Roster::new());
+    pub(super) fn open(&self, meters: Arc<Meters>) -> Arc<Roster> {
+        let roster = Arc::new(Roster::new(meters));
         let mut rosters = lock(&self.0);
         rosters.retain(|roster| roster.strong_count() > 0);
         rosters.push(Arc::downgrade(&roster));
@@ -67,6 +70,7 @@ pub struct Roster {
     /// Milliseconds since `began`, moved on by [`Roster::sweep`]: what bytes are stamped with.
     clock: AtomicU32,
     places: Mutex<Places>,
+    meters: Arc<Meters>,
     /// Told when the last connection has ended.
     emptied: Notify,
 }
@@ -85,8 +89,9 @@ impl Places {
 }
 
 impl Roster {
-    fn new() -> Self {
+    fn new(meters: Arc<Meters>) -> Self {
         Self {
+            meters,
             seed: Rng::from_os().next(),
             began: Instant::now(),
             clock: AtomicU32::new(0),
@@ -121,7 +126,7 @@ impl Roster {
         }
     }
 
-    /// Moves the clock on and ends what the rules end: connections idle for too long, and those of a
+    /// Moves the clock on, adds what passed to the listener's counters, and ends what the rules end: connections idle for too long, and those of a
     /// dead endpoint where the file wants that. An endpoint that only takes no new flows is not dead.
     pub(super) fn sweep(&self, rules: &Listener, now: Instant) {
         let clock = now.saturating_duration_since(self.began).as_millis() as u32;
@@ -129,6 +134,7 @@ impl Roster {
         // A stamp may be one period old.
         let idle = rules.idle.saturating_add(PERIOD).as_millis();
         for flow in lock(&self.places).flows.iter().flatten() {
+            flow.report(&self.meters);
             let Some(known) = flow.known.get() else { continue };
             let quiet = clock.wrapping_sub(flow.moved.load(Ordering::Relaxed));
             if u128::from(quiet) >= idle {
@@ -192,6 +198,7 @@ impl Drop for Entry {
         if let Some(place) = places.flows.get_mut(self.place as usize) {
             *place = None;
         }
+        self.flow.report(&self.roster.meters);
         places.free.push(self.place);
         if places.used() == 0 {
             self.roster.emptied.notify_one();
@@ -210,18 +217,6 @@ impl Entry {
         let (service, endpoint) = to;
         self.stamp();
         let _first = self.flow.known.set(Known { client, service, endpoint });
-    }
-
-    /// Bytes went up.
-    pub(super) fn up(&self, bytes: u64) {
-        add(&self.flow.up, bytes);
-        self.stamp();
-    }
-
-    /// Bytes came down.
-    pub(super) fn down(&self, bytes: u64) {
-        add(&self.flow.down, bytes);
-        self.stamp();
     }
 
     fn stamp(&self) {
@@ -250,6 +245,18 @@ impl Entry {
     }
 }
 
+impl Meter for Entry {
+    fn up(&self, bytes: u64) {
+        add(&self.flow.up, bytes);
+        self.stamp();
+    }
+
+    fn down(&self, bytes: u64) {
+        add(&self.flow.down, bytes);
+        self.stamp();
+    }
+}
+
 /// What is known of one connection. The counters have one writer: its task.
 #[derive(Debug)]
 struct Flow {
@@ -258,6 +265,8 @@ struct Flow {
     moved: AtomicU32,
     up: AtomicU64,
     down: AtomicU64,
+    /// Of both, what the listener's counters have; moved under the roster's lock.
+    told: [AtomicU64; 2],
     word: AtomicU8,
     waits: Mutex<Option<Waker>>,
     known: OnceLock<Known>,
@@ -278,9 +287,25 @@ impl Flow {
             moved: AtomicU32::new(now),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
+            told: Default::default(),
             word: AtomicU8::new(0),
             waits: Mutex::new(None),
             known: OnceLock::new(),
+        }
+    }
+
+    /// Adds what passed since the last report to counters that all workers share: seldom, so that
+    /// they do not fight for them.
+    fn report(&self, meters: &Meters) {
+        let [told_up, told_down] = &self.told;
+        for (total, told, direction) in
+            [(&self.up, told_up, Direction::Up), (&self.down, told_down, Direction::Down)]
+        {
+            let total = total.load(Ordering::Relaxed);
+            let more = total.saturating_sub(told.swap(total, Ordering::Relaxed));
+            if more > 0 {
+                meters.bytes(direction, more);
+            }
         }
     }
 

@@ -117,10 +117,8 @@ async fn half_close_is_carried_both_ways() {
         upstream.read_to_end(&mut got)
     );
     assert!(sent.is_ok() && received.unwrap() == big.len() && got == big);
-    assert_eq!(
-        balancer.metric("aqueduct_l4_bytes_total{listener=\"l\",direction=\"down\"}"),
-        big.len() as u64
-    );
+    let down = "aqueduct_l4_bytes_total{listener=\"l\",direction=\"down\"}";
+    balancer.until(down, big.len() as u64).await;
     balancer.stop().await;
 }
 

@@ -1,10 +1,15 @@
 //! Tests of the roster: places, ids, the words that end connections.
 
+use common::observe::Metrics;
 use common::service::Health;
 use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{listener, service};
+
+fn meters() -> Arc<Meters> {
+    Arc::new(Meters::new(&Metrics::new(), "l"))
+}
 
 fn word(entry: &Entry) -> Option<Word> {
     let mut cx = Context::from_waker(Waker::noop());
@@ -23,7 +28,7 @@ fn connect(entry: &Entry, service: &Arc<Service>) {
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_told() {
     let (rosters, service) = (Rosters::default(), Service::new(&service(&[1])));
-    let (roster, rules) = (rosters.open(), listener("tcp", &[1]));
+    let (roster, rules) = (rosters.open(meters()), listener("tcp", &[1]));
     let (entry, early) = (roster.enter(), roster.enter());
     connect(&entry, &service);
     let start = Instant::now();
@@ -52,7 +57,7 @@ async fn idle_connections_are_told() {
 #[tokio::test(start_paused = true)]
 async fn only_death_resets_and_only_where_wanted() {
     let (rosters, service) = (Rosters::default(), Service::new(&service(&[1])));
-    let (roster, mut rules) = (rosters.open(), listener("tcp", &[1]));
+    let (roster, mut rules) = (rosters.open(meters()), listener("tcp", &[1]));
     let entry = roster.enter();
     connect(&entry, &service);
     let state = &service.endpoints[0].state;
@@ -79,7 +84,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let (rosters, service) = (Rosters::default(), Service::new(&service(&[1])));
-            let roster = rosters.open();
+            let roster = rosters.open(meters());
             let mut entries = Vec::new();
             for (enters, which) in steps {
                 if enters || entries.is_empty() {
