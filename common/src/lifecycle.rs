@@ -59,6 +59,15 @@ impl Lifecycle {
         *self.phase.borrow()
     }
 
+    /// Goes through the phases of another until that one has stopped: a part ends with the whole at
+    /// the latest. Cancelling it leaves the part where it is.
+    pub async fn follow(self, whole: Shutdown) {
+        whole.draining().await;
+        self.drain();
+        whole.stopped().await;
+        self.stop();
+    }
+
     fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let forward = *phase < to;
@@ -99,25 +108,36 @@ impl Shutdown {
     }
 }
 
+/// What a signal asks for beside an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// HUP: read the file again.
+    Reload,
+    /// USR2: hand over to a new process.
+    Upgrade,
+}
+
 /// Turns signals into phases until the instance has stopped: TERM and INT drain, a second one or
-/// the deadline `drain` stops; HUP runs `reload`. Meant for `main`.
+/// the deadline `drain` stops; HUP and USR2 are told to `wish`. Meant for `main`.
 ///
 /// # Errors
 /// When a signal cannot be listened to.
 pub async fn signals(
     lifecycle: Lifecycle,
     drain: Duration,
-    reload: impl Fn() + 'static,
+    wish: impl Fn(Wish) + 'static,
 ) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
     let shutdown = lifecycle.shutdown();
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(),
+            _ = hangup.recv() => wish(Wish::Reload),
+            _ = upgrade.recv() => wish(Wish::Upgrade),
             () = shutdown.draining() => break,
         }
     }
@@ -148,6 +168,18 @@ mod tests {
         assert_eq!(shutdown.phase(), Phase::Stopped);
         shutdown.draining().await;
         shutdown.stopped().await;
+    }
+
+    /// T9: a listener that is taken out ends alone, and with its instance at the latest.
+    #[tokio::test]
+    async fn a_part_ends_with_the_whole() {
+        let (whole, part, alone) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
+        let follows = tokio::spawn(part.clone().follow(whole.shutdown()));
+        alone.drain();
+        assert_eq!((whole.phase(), alone.phase()), (Phase::Running, Phase::Draining));
+        whole.stop();
+        follows.await.expect("no panic");
+        assert_eq!(part.phase(), Phase::Stopped);
     }
 
     #[tokio::test]

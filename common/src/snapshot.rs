@@ -17,6 +17,11 @@ impl<T> Published<T> {
         Self(ArcSwap::from_pointee(first))
     }
 
+    /// Publishes a first value that is shared already.
+    pub fn of(first: Arc<T>) -> Self {
+        Self(ArcSwap::new(first))
+    }
+
     /// The value in force, borrowed for a short, synchronous use.
     pub fn load(&self) -> Guard<Arc<T>> {
         self.0.load()
@@ -29,6 +34,11 @@ impl<T> Published<T> {
 
     /// Replaces the value. The old one lives until its last reader has let go.
     pub fn publish(&self, next: T) {
-        self.0.store(Arc::new(next));
+        self.replace(Arc::new(next));
+    }
+
+    /// The same with a value that is shared already.
+    pub fn replace(&self, next: Arc<T>) {
+        self.0.store(next);
     }
 }

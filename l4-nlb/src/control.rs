@@ -1,84 +1,225 @@
-//! What runs beside the data path, on the control runtime: health checks, gauges, reports of
-//! evictions. Not for traffic. Started by `lib` once per instance.
+//! What runs beside the data path, on the control runtime: changes of configuration, health checks,
+//! gauges, reports. Not for traffic. Started by `lib` once per instance.
 //!
-//! Invariant: it ends when the instance has stopped.
+//! Invariant: it alone changes what is published, one change at a time; a change is made whole or
+//! not at all.
 
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::health;
-use common::lifecycle::Shutdown;
-use common::observe::Observer;
+use common::balance::HashKey;
+use common::cli::Options;
+use common::health::Checks;
 use common::snapshot::Published;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use topology::Topology;
+use topology::l4::{Group, Protocol};
 
-use crate::events::{Draining, FlowsEvicted};
+use crate::crew::Crew;
+use crate::events::{Draining, FlowsEvicted, Listening, Reloaded};
+use crate::fault::{Spot, StartError};
+use crate::listener::{Place, Running, Sockets};
 use crate::snapshot::Snapshot;
+
+/// What is asked of a running instance.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Go by this file from now on.
+    Publish(Arc<Topology>, oneshot::Sender<Result<Change, StartError>>),
+}
+
+/// What a change of configuration did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Listeners that are new.
+    pub added: Vec<String>,
+    /// Listeners that take nothing new; what they have may finish within the group's drain time.
+    pub removed: Vec<String>,
+    /// Listeners that go on, by their new rules.
+    pub kept: Vec<String>,
+    /// Keys whose change waits for a restart.
+    pub waiting: Vec<&'static str>,
+}
 
 /// The control side of an instance.
 #[derive(Debug)]
 pub(crate) struct Control {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) instance: String,
+    pub(crate) group: Group,
+    pub(crate) key: HashKey,
     pub(crate) published: Arc<Published<Snapshot>>,
-    pub(crate) observer: Observer,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) listeners: Vec<Running>,
+    pub(crate) crew: Option<Crew>,
+    pub(crate) options: Options,
+    pub(crate) checks: Checks,
+    /// Listeners' phases that follow the instance's, and drains that have a deadline.
+    pub(crate) phases: JoinSet<()>,
 }
 
 impl Control {
-    /// Until the instance has stopped. `changed` tells of each newly published snapshot.
-    pub(crate) async fn run(self, mut changed: watch::Receiver<u64>) {
-        let mut checks = self.checks();
+    /// Until the instance has stopped.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        self.check();
         let mut tick = interval(SECOND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut reports = Reports::default();
-        let (draining, stopped) = (self.shutdown.draining(), self.shutdown.stopped());
-        let (mut draining, mut stopped) = (std::pin::pin!(draining), std::pin::pin!(stopped));
-        let mut told = false;
+        let shutdown = self.options.lifecycle.shutdown();
+        let (mut draining, mut stopped) =
+            (std::pin::pin!(shutdown.draining()), std::pin::pin!(shutdown.stopped()));
         loop {
             tokio::select! {
                 // In order: a drain that ends at once is told all the same.
                 biased;
-                () = &mut draining, if !told => {
-                    told = true;
-                    self.observer.emit(Draining { flows: flows(&self.published.load()) });
+                () = &mut draining, if self.crew.is_some() => {
+                    self.crew = None;
+                    let flows = flows(&self.published.load());
+                    self.options.observer.emit(Draining { flows });
                 }
                 () = &mut stopped => break,
-                Ok(()) = changed.changed() => checks = self.checks(),
+                Some(order) = orders.recv() => self.obey(order),
+                Some(_ended) = self.phases.join_next() => {}
                 _ = tick.tick() => self.show(&mut reports),
             }
         }
-        drop(checks);
         self.show(&mut reports);
+        // The listeners follow the instance to its end.
+        while self.phases.join_next().await.is_some() {}
     }
 
-    /// One watcher per service that has a check. Dropping the set ends them.
-    fn checks(&self) -> JoinSet<()> {
-        let mut checks = JoinSet::new();
-        for (service, model) in self.published.load().services() {
-            if let Some(check) = model.health.clone() {
-                let (service, observer) = (service.clone(), self.observer.clone());
-                checks.spawn(health::watch(service, check, observer, self.shutdown.clone()));
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Publish(topology, reply) => {
+                // Who asked may have gone; the change stands.
+                let _gone = reply.send(self.publish(topology));
             }
         }
-        checks
+    }
+
+    /// Goes by another file: binds what is new, publishes all lanes, retires what is gone.
+    fn publish(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        let Some(workers) = self.crew.as_ref().and_then(|crew| NonZeroUsize::new(crew.len()))
+        else {
+            return Err(StartError::Draining);
+        };
+        let (group, own) = crate::part(&topology, &self.instance)?;
+        let key = crate::secrets::hash_key(&topology, group)?;
+        crate::may_be_transparent(&topology, group)?;
+        let places: Vec<Place> = group.listeners.iter().map(|l| Place::of(l, own)).collect();
+        let mut fresh = Vec::new();
+        for (listener, place) in group.listeners.iter().zip(&places) {
+            if !self.listeners.iter().any(|running| running.place == *place) {
+                let at = Spot::new(&topology.source, listener.at.place);
+                let sockets = Sockets::new(place.clone(), workers)
+                    .map_err(|fault| StartError::listener(at, listener, place.address, fault))?;
+                fresh.push(sockets);
+            }
+        }
+        // From here on nothing fails.
+        let mut change = Change { waiting: self.waiting(&topology), ..Change::default() };
+        let before = self.published.load_full();
+        let metrics = &self.options.observer.metrics;
+        let snapshot = Snapshot::build(group, key, metrics, Some(&before));
+        let retired = self.listeners.extract_if(.., |running| !places.contains(&running.place));
+        let retired: Vec<Running> = retired.collect();
+        for (lane, place) in snapshot.lanes.iter().zip(&places) {
+            let name = lane.rules.name.to_string();
+            if let Some(running) = self.listeners.iter_mut().find(|r| r.place == *place) {
+                running.change(lane.clone());
+                change.kept.push(name);
+            } else if let Some(at) = fresh.iter().position(|sockets| sockets.place == *place) {
+                let sockets = fresh.swap_remove(at);
+                self.open(sockets, lane.clone());
+                change.added.push(name);
+            }
+        }
+        self.group = group.clone();
+        for running in retired {
+            change.removed.push(running.name.to_string());
+            self.retire(running);
+        }
+        self.key = key;
+        self.topology = topology;
+        self.published.publish(snapshot);
+        self.check();
+        self.options.observer.emit(Reloaded { change: &change });
+        Ok(change)
+    }
+
+    /// Gives a listener to the workers.
+    pub(crate) fn open(&mut self, sockets: Sockets, lane: Arc<crate::snapshot::Lane>) {
+        let Some(crew) = &self.crew else { return };
+        let udp = lane.rules.protocol == Protocol::Udp;
+        self.options.observer.emit(Listening {
+            listener: lane.rules.name.as_str(),
+            address: sockets.address,
+            service: lane.service.name.as_str(),
+            plane: if udp { "user-space" } else { "proxy" },
+        });
+        let (running, shares) = Running::new(sockets, lane);
+        crew.open(shares);
+        let whole = self.options.lifecycle.shutdown();
+        self.phases.spawn(running.lifecycle.clone().follow(whole));
+        self.listeners.push(running);
+    }
+
+    /// Takes nothing new on a listener; what it has may finish within the drain time.
+    fn retire(&mut self, running: Running) {
+        let drain = self.group.drain;
+        running.lifecycle.drain();
+        let whole = self.options.lifecycle.shutdown();
+        self.phases.spawn(async move {
+            // Both outcomes end it: the deadline, or the instance's own end.
+            let _ = timeout(drain, whole.stopped()).await;
+            running.lifecycle.stop();
+        });
+    }
+
+    /// Keys that cannot change while it runs.
+    fn waiting(&self, next: &Topology) -> Vec<&'static str> {
+        let admin = |topology: &Topology| {
+            let own = topology.nlb(&self.instance).map(|(_, own)| own.admin.clone())?;
+            own.map(|admin| admin.value)
+        };
+        let token = |t: &Topology| t.admin_token.as_ref().map(|token| token.value.clone());
+        let mut keys = Vec::new();
+        let drain = |t: &Topology| t.nlb(&self.instance).map(|(group, _)| group.drain);
+        keys.extend((drain(&self.topology) != drain(next)).then_some("drain"));
+        keys.extend((admin(&self.topology) != admin(next)).then_some("admin"));
+        keys.extend((token(&self.topology) != token(next)).then_some("admin-token"));
+        keys
+    }
+
+    /// Asks the endpoints that there are now.
+    fn check(&mut self) {
+        let snapshot = self.published.load_full();
+        let services = snapshot.services();
+        let checked =
+            services.into_iter().filter_map(|(s, model)| Some((s, model.health.as_ref()?)));
+        self.checks.update(checked, &self.options.observer);
     }
 
     /// Moves the gauges and reports evictions.
     fn show(&self, reports: &mut Reports) {
-        let snapshot = self.published.load();
-        for (at, lane) in snapshot.lanes.iter().enumerate() {
+        let (snapshot, observer) = (self.published.load(), &self.options.observer);
+        for lane in &snapshot.lanes {
             lane.meters.show_flows(lane.gate.flows());
-            if let Some(count) = reports.due(at, lane.meters.evicted_total(), Instant::now()) {
+            if let Some(count) =
+                reports.due(lane.rules.name.as_str(), lane.meters.evicted_total(), Instant::now())
+            {
                 let listener = lane.rules.name.as_str();
-                self.observer.emit(FlowsEvicted { listener, count });
+                observer.emit(FlowsEvicted { listener, count });
             }
         }
         for (service, _) in snapshot.services() {
             for endpoint in &service.endpoints {
                 let labels =
                     [("service", service.name.as_str()), ("endpoint", endpoint.name.as_str())];
-                let gauge = self.observer.metrics.gauge(
+                let gauge = observer.metrics.gauge(
                     "aqueduct_endpoint_active",
                     "Connections and flows of this instance with the endpoint.",
                     &labels,
@@ -96,15 +237,15 @@ pub(crate) fn flows(snapshot: &Snapshot) -> u64 {
 
 /// What was told of each listener's evictions, and when.
 #[derive(Debug, Default)]
-struct Reports(Vec<(u64, Option<Instant>)>);
+struct Reports(HashMap<String, (u64, Option<Instant>)>);
 
 impl Reports {
     /// How many to report now, if any.
-    fn due(&mut self, at: usize, total: u64, now: Instant) -> Option<u64> {
-        if self.0.len() <= at {
-            self.0.resize(at + 1, (0, None));
+    fn due(&mut self, listener: &str, total: u64, now: Instant) -> Option<u64> {
+        if !self.0.contains_key(listener) {
+            self.0.insert(listener.to_owned(), (0, None));
         }
-        let (told, when) = self.0.get_mut(at)?;
+        let (told, when) = self.0.get_mut(listener)?;
         let rested = when.is_none_or(|when| now.saturating_duration_since(when) >= PAUSE);
         let count = total.saturating_sub(*told);
         if count == 0 || !rested {
@@ -128,10 +269,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn evictions_are_told_in_bursts() {
         let (mut reports, now) = (Reports::default(), Instant::now());
-        assert_eq!(reports.due(1, 0, now), None);
-        assert_eq!(reports.due(1, 5, now), Some(5));
-        assert_eq!(reports.due(1, 900, now + SECOND * 9), None);
-        assert_eq!(reports.due(1, 905, now + PAUSE), Some(900));
-        assert_eq!(reports.due(1, 905, now + PAUSE * 2), None);
+        assert_eq!(reports.due("game", 0, now), None);
+        assert_eq!(reports.due("game", 5, now), Some(5));
+        assert_eq!(reports.due("game", 900, now + SECOND * 9), None);
+        assert_eq!(reports.due("game", 905, now + PAUSE), Some(900));
+        assert_eq!(reports.due("game", 905, now + PAUSE * 2), None);
     }
 }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use common::observe::{Event, Observer};
 use tracing::Level;
 
+use crate::control::Change;
+
 /// The instance serves.
 #[derive(Debug)]
 pub struct Started {
@@ -45,6 +47,20 @@ pub struct AcceptStalled<'a> {
     pub listener: &'a str,
     /// The system's word.
     pub cause: &'a io::Error,
+}
+
+/// A changed file is in force.
+#[derive(Debug)]
+pub struct Reloaded<'a> {
+    /// What it did.
+    pub change: &'a Change,
+}
+
+/// A changed file was refused; what ran before goes on.
+#[derive(Debug)]
+pub struct ReloadRefused<'a> {
+    /// Why, with the place in the file.
+    pub cause: &'a str,
 }
 
 /// A full table gave flows up; told at most once in ten seconds per listener.
@@ -104,6 +120,31 @@ impl Event for AcceptStalled<'_> {
         to.metrics.counter("aqueduct_l4_accept_stalled_total", help, &labels).increment(1);
         let (instance, listener, cause) = (&*to.instance, self.listener, self.cause);
         tracing::event!(Level::ERROR, instance, listener, %cause, "accepting paused");
+    }
+}
+
+const RELOADS: &str = "aqueduct_reloads_total";
+const RELOADS_HELP: &str = "Changed files that were read, by outcome.";
+
+impl Event for Reloaded<'_> {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "applied")]).increment(1);
+        let Change { added, removed, kept, waiting } = self.change;
+        let (instance, kept) = (&*to.instance, kept.len());
+        let (added, removed) = (added.join(", "), removed.join(", "));
+        tracing::event!(Level::INFO, instance, %added, %removed, kept, "reloaded");
+        if !waiting.is_empty() {
+            let keys = waiting.join(", ");
+            tracing::event!(Level::WARN, instance, %keys, "these keys change with a restart only");
+        }
+    }
+}
+
+impl Event for ReloadRefused<'_> {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "refused")]).increment(1);
+        let (instance, cause) = (&*to.instance, self.cause);
+        tracing::event!(Level::ERROR, instance, cause, "reload refused");
     }
 }
 

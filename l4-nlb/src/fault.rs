@@ -9,6 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use common::secret::SecretError;
+use topology::l4::Listener;
 use topology::{Place, SourceFile};
 
 /// Where in which file.
@@ -78,21 +79,26 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
-    /// A change that needs new sockets.
-    #[error(
-        "{at} listener {listener}: listeners cannot be added, removed or moved while running — restart"
-    )]
-    Listeners {
-        /// Where the listener is, or its group.
-        at: Spot,
-        /// Its name.
-        listener: String,
-    },
+    /// A change came too late.
+    #[error("the instance is draining and changes no more — start it again with the new file")]
+    Draining,
     /// No threads or no runtime.
     #[error(
         "cannot start workers: {0} — raise the limits on threads and descriptors (ulimit -u, -n)"
     )]
     Workers(io::Error),
+}
+
+impl StartError {
+    /// A listener whose address cannot be had.
+    pub(crate) fn listener(
+        at: Spot,
+        listener: &Listener,
+        address: SocketAddr,
+        source: io::Error,
+    ) -> Self {
+        Self::Bind { at, what: format!("listener {}", listener.name), address, source }
+    }
 }
 
 /// What is wrong with an address, and what to do.

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod control;
+mod crew;
 pub mod events;
 pub mod fault;
 pub mod gate;
 mod inspect;
 mod listener;
 pub mod meters;
+mod secrets;
 pub mod select;
 pub mod snapshot;
 pub mod tcp;
@@ -21,36 +23,36 @@ pub mod udp;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 
-use common::balance::HashKey;
 pub use common::cli::Options;
-use common::net::{bind, sys};
+use common::health::Checks;
+use common::net::bind;
+use common::observe::Observer;
 use common::observe::admin::Admin;
-use common::secret::{self, Secret};
 use common::snapshot::Published;
-use common::workers::{self, WorkerId, WorkerPanic, Workers};
+use common::workers::{self, WorkerPanic, Workers};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use topology::l4::{Group, Instance, Protocol};
-use topology::{At, Balance, SecretRef, Topology};
+use topology::l4::{Group, Instance};
+use topology::{At, Balance, Topology};
 
+pub use control::Change;
+use control::{Control, Order};
 pub use fault::{Spot, StartError};
-use listener::{Share, Socket};
-use snapshot::{LaneSource, Snapshot};
+use listener::{Place, Sockets};
+use snapshot::Snapshot;
 
 /// A running instance.
 #[derive(Debug)]
 pub struct Running {
     /// Where the admin listener is.
     pub admin: Option<SocketAddr>,
-    /// Where each listener is, by name.
+    /// Where each listener was at the start, by name.
     pub listeners: Vec<(String, SocketAddr)>,
-    published: Arc<Published<Snapshot>>,
-    changes: watch::Sender<u64>,
-    key: HashKey,
-    instance: String,
+    handle: Handle,
     options: Options,
     workers: Workers,
     control: JoinSet<()>,
@@ -66,43 +68,49 @@ pub async fn start(
     instance: &str,
     options: Options,
 ) -> Result<Running, StartError> {
-    let source = &topology.source;
-    let (group, own) = topology.nlb(instance).ok_or_else(|| StartError::Instance {
-        file: source.name.clone(),
-        instance: instance.to_owned(),
-    })?;
+    let (group, own) = part(&topology, instance)?;
     let count = options.workers.unwrap_or_else(workers::available);
-    let key = hash_key(&topology, group)?;
+    let key = secrets::hash_key(&topology, group)?;
     may_be_transparent(&topology, group)?;
-    let (addresses, shares) =
-        listener::bind(group, own, count).map_err(|unbound| StartError::Bind {
-            at: Spot::new(source, unbound.listener.at.place),
-            what: format!("listener {}", unbound.listener.name),
-            address: unbound.address,
-            source: unbound.source,
-        })?;
+    let sockets = bind_all(&topology, group, own, count)?;
+    let listeners = group.listeners.iter().map(|listener| listener.name.to_string());
+    let listeners = listeners.zip(sockets.iter().map(|sockets| sockets.address)).collect();
     let admin = bind_admin(&topology, own)?;
-    let token = read_secret(&topology, topology.admin_token.as_ref(), "admin-token")?;
+    let token = secrets::admin_token(&topology)?;
     let snapshot = Snapshot::build(group, key, &options.observer.metrics, None);
+    let lanes = snapshot.lanes.clone();
     let published = Arc::new(Published::new(snapshot));
-    tell(group, &addresses, count, &options);
-    let workers = spawn(group, shares, &published, &options).map_err(StartError::Workers)?;
+    let (crew, workers) = crew::start(count, &options).map_err(StartError::Workers)?;
 
-    let (changes, changed) = watch::channel(0);
     let mut control = JoinSet::new();
-    let side = control::Control {
+    let mut side = Control {
+        topology: topology.clone(),
+        instance: instance.to_owned(),
+        group: group.clone(),
+        key,
         published: published.clone(),
-        observer: options.observer.clone(),
-        shutdown: options.lifecycle.shutdown(),
+        listeners: Vec::new(),
+        crew: Some(crew),
+        options: options.clone(),
+        checks: Checks::default(),
+        phases: JoinSet::new(),
     };
-    control.spawn(side.run(changed));
+    warn_of_keys(group, &sockets, &options);
+    for (sockets, lane) in sockets.into_iter().zip(lanes) {
+        side.open(sockets, lane);
+    }
+    options
+        .observer
+        .emit(events::Started { workers: count.get(), listeners: group.listeners.len() });
+    let (orders, inbox) = mpsc::channel(1);
+    control.spawn(side.run(inbox));
     let admin_at = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = admin {
         let inspect = Arc::new(inspect::View {
             group: group.name.to_string(),
             instance: instance.to_owned(),
             workers: count.get(),
-            published: published.clone(),
+            published,
         });
         let admin = Admin {
             lifecycle: options.lifecycle.clone(),
@@ -113,49 +121,50 @@ pub async fn start(
         };
         control.spawn(admin.serve(listener, options.lifecycle.shutdown()));
     }
-    let names = group.listeners.iter().map(|listener| listener.name.to_string());
-    Ok(Running {
-        admin: admin_at,
-        listeners: names.zip(addresses).collect(),
-        published,
-        changes,
-        key,
-        instance: instance.to_owned(),
-        options,
-        workers,
-        control,
-    })
+    let handle = Handle { orders, observer: options.observer.clone() };
+    Ok(Running { admin: admin_at, listeners, handle, options, workers, control })
+}
+
+/// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    observer: Observer,
+}
+
+impl Handle {
+    /// Goes by a changed file: listeners come and go, rules, services, endpoints and weights change.
+    /// Known flows keep their endpoints as long as those live and are still there; a listener that
+    /// is gone takes nothing new, and what it has may finish within the group's drain time.
+    /// Cancelling it does not stop the change.
+    ///
+    /// # Errors
+    /// When the instance is not in the file, a secret is missing, an address is taken, or the
+    /// instance is ending; then nothing has changed.
+    pub async fn publish(&self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.orders.send(Order::Publish(topology, reply)).await;
+        sent.map_err(|_| StartError::Draining)?;
+        answer.await.unwrap_or(Err(StartError::Draining))
+    }
+
+    /// Reads the file again and goes by it, whole (T9); or says what is wrong with it, and what ran
+    /// before goes on.
+    pub async fn reload(&self, file: &Path) {
+        let applied = match topology::load(file) {
+            Ok(topology) => self.publish(Arc::new(topology)).await.map_err(|f| f.to_string()),
+            Err(problems) => Err(problems.to_string()),
+        };
+        if let Err(cause) = applied {
+            self.observer.emit(events::ReloadRefused { cause: &cause });
+        }
+    }
 }
 
 impl Running {
-    /// Applies a changed topology with the same listeners: rules, services, endpoints, balancing.
-    /// Known flows keep their endpoints as long as those live and are still there.
-    ///
-    /// # Errors
-    /// When the instance is gone or its listeners differ; then nothing has changed.
-    pub fn publish(&self, topology: &Topology) -> Result<(), StartError> {
-        let (group, _) = topology.nlb(&self.instance).ok_or_else(|| StartError::Instance {
-            file: topology.source.name.clone(),
-            instance: self.instance.clone(),
-        })?;
-        let before = self.published.load_full();
-        let same = |(lane, listener): (&Arc<snapshot::Lane>, &topology::l4::Listener)| {
-            let rules = &lane.rules;
-            rules.name == listener.name
-                && rules.protocol == listener.protocol
-                && rules.at.value == listener.at.value
-        };
-        let as_many = before.lanes.len() == group.listeners.len();
-        if !as_many || !before.lanes.iter().zip(&group.listeners).all(same) {
-            return Err(StartError::Listeners {
-                at: Spot::new(&topology.source, group.place),
-                listener: group.name.to_string(),
-            });
-        }
-        let metrics = &self.options.observer.metrics;
-        self.published.publish(Snapshot::build(group, self.key, metrics, Some(&before)));
-        self.changes.send_modify(|change| *change += 1);
-        Ok(())
+    /// For asking while something else waits for the end.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Waits until all workers have ended, after a drain or a stop; then everything else is ended
@@ -172,76 +181,42 @@ impl Running {
     }
 }
 
-/// Starts the threads of the data path.
-fn spawn(
+/// The instance's part of the file.
+fn part<'t>(
+    topology: &'t Topology,
+    instance: &str,
+) -> Result<(&'t Group, &'t Instance), StartError> {
+    topology.nlb(instance).ok_or_else(|| StartError::Instance {
+        file: topology.source.name.clone(),
+        instance: instance.to_owned(),
+    })
+}
+
+fn bind_all(
+    topology: &Topology,
     group: &Group,
-    shares: Vec<Vec<Socket>>,
-    published: &Arc<Published<Snapshot>>,
-    options: &Options,
-) -> std::io::Result<Workers> {
-    let count = NonZeroUsize::new(shares.len()).unwrap_or(NonZeroUsize::MIN);
-    let udp = group.listeners.iter().filter(|listener| listener.protocol == Protocol::Udp).count();
-    // A quarter is left for clients, endpoints and the rest of the process.
-    let limit = usize::try_from(sys::raise_descriptor_limit()? / 4 * 3).unwrap_or(usize::MAX);
-    let upstream_sockets = (limit.min(UPSTREAM_PORTS) / count / udp.max(1)).max(1);
-    let lanes = LaneSource::all(published);
-    let shares: Vec<Option<Share>> = shares
-        .into_iter()
-        .map(|sockets| {
-            Some(Share {
-                sockets,
-                lanes: lanes.clone(),
-                upstream_sockets,
-                observer: options.observer.clone(),
-                shutdown: options.lifecycle.shutdown(),
-            })
+    own: &Instance,
+    workers: NonZeroUsize,
+) -> Result<Vec<Sockets>, StartError> {
+    let bound = group.listeners.iter().map(|listener| {
+        let place = Place::of(listener, own);
+        let address = place.address;
+        Sockets::new(place, workers).map_err(|fault| {
+            let at = Spot::new(&topology.source, listener.at.place);
+            StartError::listener(at, listener, address, fault)
         })
-        .collect();
-    let shares = Arc::new(Mutex::new(shares));
-    let options = options.clone();
-    workers::spawn("l4-nlb", count, move |WorkerId(index)| {
-        let mut shares = shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares.get_mut(index).and_then(Option::take);
-        let options = options.clone();
-        async move {
-            let Some(share) = share else { return };
-            if let Err(cause) = share.run().await {
-                options.observer.emit(events::WorkerFailed { cause: &cause });
-                options.lifecycle.stop();
-            }
-        }
-    })
+    });
+    bound.collect()
 }
 
-/// Upstream sockets of all workers and listeners together: the kernel has some 28 000 ports to give
-/// them, and others need some too.
-const UPSTREAM_PORTS: usize = 24_000;
-
-/// Says what listens where, and what is dangerous about it.
-fn tell(group: &Group, addresses: &[SocketAddr], workers: NonZeroUsize, options: &Options) {
-    let observer = &options.observer;
-    for (listener, &address) in group.listeners.iter().zip(addresses) {
+/// Says which public listeners let clients choose their endpoint.
+fn warn_of_keys(group: &Group, sockets: &[Sockets], options: &Options) {
+    for (listener, sockets) in group.listeners.iter().zip(sockets) {
         let hashes = matches!(listener.balance, Balance::ClientAddress | Balance::FiveTuple);
-        if hashes && group.hash_key.is_none() && !address.ip().is_loopback() {
-            observer.emit(events::HashUnkeyed { listener: listener.name.as_str() });
+        if hashes && group.hash_key.is_none() && !sockets.address.ip().is_loopback() {
+            options.observer.emit(events::HashUnkeyed { listener: listener.name.as_str() });
         }
-        observer.emit(events::Listening {
-            listener: listener.name.as_str(),
-            address,
-            service: listener.to().map_or("", |to| to.name.as_str()),
-            plane: if listener.protocol == Protocol::Udp { "user-space" } else { "proxy" },
-        });
     }
-    observer.emit(events::Started { workers: workers.get(), listeners: addresses.len() });
-}
-
-/// The group's secret, else a key that every instance of the group derives from its name.
-fn hash_key(topology: &Topology, group: &Group) -> Result<HashKey, StartError> {
-    let secret = read_secret(topology, group.hash_key.as_ref(), "hash-key")?;
-    Ok(match secret {
-        Some(secret) => HashKey::from_secret(secret.as_bytes()),
-        None => HashKey::from_names([group.name.as_str()]),
-    })
 }
 
 /// Whether the kernel lets us do what a transparent listener needs, before any client comes.
@@ -252,19 +227,6 @@ fn may_be_transparent(topology: &Topology, group: &Group) -> Result<(), StartErr
     common::net::tcp::may_impersonate().map_err(|source| StartError::Transparent {
         at: Spot::new(&topology.source, listener.place),
         listener: listener.name.to_string(),
-        source,
-    })
-}
-
-fn read_secret(
-    topology: &Topology,
-    reference: Option<&At<SecretRef>>,
-    key: &'static str,
-) -> Result<Option<Secret>, StartError> {
-    let Some(reference) = reference else { return Ok(None) };
-    secret::read(&reference.value).map(Some).map_err(|source| StartError::Secret {
-        at: Spot::new(&topology.source, reference.place),
-        key,
         source,
     })
 }

@@ -1,114 +1,106 @@
-//! Binds the listeners of an instance, one socket per worker, and runs a worker's share of them.
-//! Not for what happens to a connection (`tcp`) or a datagram (`udp`). Called by `lib` at start.
+//! Binds listeners and keeps them while configurations change: which sockets there are, and which
+//! lane each goes by. Not for what happens to a connection (`tcp`) or a datagram (`udp`). Called by
+//! `lib` at start and by `control` at each change.
 //!
-//! Invariant: all listeners are bound before any worker starts, or none stays bound.
+//! Invariant: a listener's sockets live as long as its protocol and address stay in the file,
+//! whatever else of it changes.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
-use common::lifecycle::Shutdown;
-use common::net::accept::Acceptor;
+use common::lifecycle::Lifecycle;
 use common::net::bind;
-use common::observe::Observer;
-use tokio::task::JoinSet;
-use topology::l4::{Group, Instance, Listener, Protocol};
+use common::snapshot::Published;
+use topology::l4::{Instance, Listener, Protocol};
+use topology::units::ListenerName;
 
-use crate::snapshot::LaneSource;
-use crate::tcp;
-use crate::udp::{Plane, UserSpace};
+use crate::crew::{Share, Socket};
+use crate::snapshot::{Lane, LaneSource};
 
-/// A worker's socket of a listener.
-#[derive(Debug)]
-pub(crate) enum Socket {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
-}
-
-/// A listener that could not be bound.
-#[derive(Debug)]
-pub(crate) struct Unbound<'a> {
-    pub(crate) listener: &'a Listener,
+/// What a listener is bound by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) protocol: Protocol,
+    /// As the file has it.
     pub(crate) address: SocketAddr,
-    pub(crate) source: io::Error,
+    /// Where the system chooses the port, the name tells listeners apart.
+    name: Option<ListenerName>,
 }
 
-/// The addresses in the group's order, and for each worker a socket of each listener.
-pub(crate) type Bound = (Vec<SocketAddr>, Vec<Vec<Socket>>);
-
-/// Binds all listeners for so many workers.
-pub(crate) fn bind<'a>(
-    group: &'a Group,
-    instance: &Instance,
-    workers: NonZeroUsize,
-) -> Result<Bound, Unbound<'a>> {
-    let mut addresses = Vec::new();
-    let mut shares: Vec<Vec<Socket>> = (0..workers.get()).map(|_| Vec::new()).collect();
-    for listener in &group.listeners {
+impl Place {
+    /// Where the listener is on this instance.
+    pub(crate) fn of(listener: &Listener, instance: &Instance) -> Self {
         let address = listener.at.value.on(instance);
-        let (bound, sockets) = sockets(listener.protocol, address, workers)
-            .map_err(|source| Unbound { listener, address, source })?;
-        addresses.push(bound);
-        shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(socket));
+        let name = Some(listener.name.clone()).filter(|_| address.port() == 0);
+        Self { protocol: listener.protocol, address, name }
     }
-    Ok((addresses, shares))
 }
 
-fn sockets(
-    protocol: Protocol,
-    address: SocketAddr,
-    workers: NonZeroUsize,
-) -> io::Result<(SocketAddr, Vec<Socket>)> {
-    let sockets: Vec<Socket> = match protocol {
-        Protocol::Tcp => bind::tcp_group(address, workers)?.into_iter().map(Socket::Tcp).collect(),
-        Protocol::Udp => bind::udp_group(address, workers)?.into_iter().map(Socket::Udp).collect(),
-    };
-    let bound = match sockets.first() {
-        Some(Socket::Tcp(socket)) => socket.local_addr()?,
-        Some(Socket::Udp(socket)) => socket.local_addr()?,
-        None => address,
-    };
-    Ok((bound, sockets))
-}
-
-/// One worker's share.
+/// Sockets of a listener that nobody reads yet.
 #[derive(Debug)]
-pub(crate) struct Share {
-    /// In the order of the lanes.
-    pub(crate) sockets: Vec<Socket>,
-    pub(crate) lanes: Vec<LaneSource>,
-    /// Sockets that each UDP listener may open towards endpoints.
-    pub(crate) upstream_sockets: usize,
-    pub(crate) observer: Observer,
-    pub(crate) shutdown: Shutdown,
+pub(crate) struct Sockets {
+    pub(crate) place: Place,
+    /// One per worker.
+    pub(crate) each: Vec<Socket>,
+    /// Where they are.
+    pub(crate) address: SocketAddr,
 }
 
-impl Share {
-    /// Runs all of it until the instance has drained or stopped. Needs a `LocalSet`.
-    pub(crate) async fn run(self) -> io::Result<()> {
-        let mut running = JoinSet::new();
-        for (socket, lane) in self.sockets.into_iter().zip(self.lanes) {
-            let (observer, shutdown) = (self.observer.clone(), self.shutdown.clone());
-            match socket {
-                Socket::Tcp(socket) => {
-                    let acceptor = Acceptor::new(socket)?;
-                    running.spawn_local(async move {
-                        tcp::Worker::new(lane, observer).run(acceptor, shutdown).await;
-                    });
-                }
-                Socket::Udp(socket) => {
-                    let plane = UserSpace::new(lane, socket, self.upstream_sockets, observer)?;
-                    running.spawn_local(plane.forward(shutdown));
-                }
-            }
-        }
-        while let Some(ended) = running.join_next().await {
-            if let Err(panic) = ended
-                && panic.is_panic()
-            {
-                std::panic::resume_unwind(panic.into_panic());
-            }
-        }
-        Ok(())
+impl Sockets {
+    /// Binds one per worker; nobody else may have the address.
+    pub(crate) fn new(place: Place, workers: NonZeroUsize) -> io::Result<Self> {
+        let address = place.address;
+        let each: Vec<Socket> = match place.protocol {
+            Protocol::Tcp => tcp(bind::tcp_group(address, workers)?),
+            Protocol::Udp => udp(bind::udp_group(address, workers)?),
+        };
+        let address = match each.first() {
+            Some(Socket::Tcp(socket)) => socket.local_addr()?,
+            Some(Socket::Udp(socket)) => socket.local_addr()?,
+            None => address,
+        };
+        Ok(Self { place, each, address })
+    }
+}
+
+fn tcp(sockets: Vec<TcpListener>) -> Vec<Socket> {
+    sockets.into_iter().map(Socket::Tcp).collect()
+}
+
+fn udp(sockets: Vec<UdpSocket>) -> Vec<Socket> {
+    sockets.into_iter().map(Socket::Udp).collect()
+}
+
+/// A listener that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) place: Place,
+    pub(crate) name: ListenerName,
+    /// Its own phases: it may end before the instance does.
+    pub(crate) lifecycle: Lifecycle,
+    lane: Arc<Published<Lane>>,
+}
+
+impl Running {
+    /// A listener and its shares, to be given to the workers.
+    pub(crate) fn new(sockets: Sockets, lane: Arc<Lane>) -> (Self, Vec<Share>) {
+        let Sockets { place, each, .. } = sockets;
+        let (name, lifecycle) = (lane.rules.name.clone(), Lifecycle::new());
+        let lane = Arc::new(Published::of(lane));
+        let share = |socket| Share {
+            socket,
+            lane: LaneSource::new(lane.clone()),
+            shutdown: lifecycle.shutdown(),
+        };
+        let shares = each.into_iter().map(share).collect();
+        (Self { place, name, lifecycle, lane }, shares)
+    }
+
+    /// Goes by another lane from now on.
+    pub(crate) fn change(&mut self, lane: Arc<Lane>) {
+        self.name.clone_from(&lane.rules.name);
+        self.lane.replace(lane);
     }
 }

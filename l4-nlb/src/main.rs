@@ -4,11 +4,13 @@
 //! fault.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use common::cli::{self, Launch, TierArgs};
-use common::lifecycle::signals;
+use common::lifecycle::{Wish, signals};
+use tokio::sync::mpsc;
 use topology::Topology;
 
 /// Spreads TCP connections and UDP flows over the endpoints of services, as the topology file says.
@@ -25,6 +27,7 @@ Examples:
   l4-nlb --topology edge.yaml                     (a file with one instance needs no name)
   curl -s localhost:9101/endpoints                (the instance's admin address)
 
+SIGHUP reads the file again: it is in force at once and whole, or refused with what is wrong.
 SIGTERM drains: nothing new is taken, connections and flows may finish within the group's `drain`
 time; a second one ends at once. See `aqueduct check FILE` for what is wrong with a file.";
 
@@ -33,12 +36,12 @@ fn main() -> ExitCode {
     let run = cli::launch(&args, instances).and_then(|launch| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().map_err(|fault| cli::refuse(1, &fault))?;
-        runtime.block_on(run(launch))
+        runtime.block_on(run(launch, &args.topology))
     });
     run.err().unwrap_or(ExitCode::SUCCESS)
 }
 
-async fn run(launch: Launch) -> Result<(), ExitCode> {
+async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
     let Launch { topology, instance, options } = launch;
     let drain = topology.nlb(&instance).map(|(group, _)| group.drain).unwrap_or_default();
     let lifecycle = options.lifecycle.clone();
@@ -46,8 +49,20 @@ async fn run(launch: Launch) -> Result<(), ExitCode> {
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     // Without systemd there is nobody to tell.
     let _told = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let signals = signals(lifecycle.clone(), drain, || {});
-    let (ended, heard) = tokio::join!(running.finished(), signals);
+    let (handle, (wishes, mut wished)) = (running.handle(), mpsc::unbounded_channel());
+    let signals = signals(lifecycle.clone(), drain, move |wish| {
+        // Nobody listens any more: the instance has ended.
+        let _ended = wishes.send(wish);
+    });
+    let changes = async {
+        while let Some(wish) = wished.recv().await {
+            match wish {
+                Wish::Reload => handle.reload(file).await,
+                Wish::Upgrade => {}
+            }
+        }
+    };
+    let (ended, heard, ()) = tokio::join!(running.finished(), signals, changes);
     heard.map_err(|fault| cli::refuse(1, &fault))?;
     ended.map_err(|fault| cli::refuse(1, &fault))
 }

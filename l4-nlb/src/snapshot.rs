@@ -1,8 +1,8 @@
-//! The running configuration: one lane per listener, built aside and published by one pointer swap.
-//! Not for sockets: those outlive snapshots. Loaded by the workers per connection or batch.
+//! The running configuration: one lane per listener, built aside and published by a pointer swap
+//! each. Not for sockets: those outlive snapshots. Loaded by the workers per connection or batch.
 //!
-//! Invariant: lanes keep their order over all snapshots of an instance; gates, counters and
-//! endpoint states are carried over, so that a change of configuration forgets nothing.
+//! Invariant: gates, counters and endpoint states are carried over, so that a change of
+//! configuration forgets nothing.
 
 use std::sync::Arc;
 
@@ -112,30 +112,24 @@ impl Snapshot {
     }
 }
 
-/// One listener's place in the published snapshot. Cheap to clone.
+/// What a listener's sockets go by: its lane, now and after changes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct LaneSource {
-    published: Arc<Published<Snapshot>>,
-    index: usize,
-}
+pub struct LaneSource(Arc<Published<Lane>>);
 
 impl LaneSource {
-    /// The lanes of what is published now.
-    pub fn all(published: &Arc<Published<Snapshot>>) -> Vec<Self> {
-        let count = published.load().lanes.len();
-        (0..count).map(|index| Self { published: published.clone(), index }).collect()
+    /// Follows what is published there.
+    pub fn new(published: Arc<Published<Lane>>) -> Self {
+        Self(published)
     }
 
     /// The lane in force.
     pub fn lane(&self) -> Arc<Lane> {
-        let snapshot = self.published.load();
-        snapshot.lanes.get(self.index).cloned().expect("invariant: lanes keep their order")
+        self.0.load_full()
     }
 
     /// The lane in force if it is not `known`.
     pub fn changed(&self, known: &Arc<Lane>) -> Option<Arc<Lane>> {
-        let snapshot = self.published.load();
-        let lane = snapshot.lanes.get(self.index)?;
-        (!Arc::ptr_eq(lane, known)).then(|| lane.clone())
+        let lane = self.0.load();
+        (!Arc::ptr_eq(&lane, known)).then(|| Arc::clone(&lane))
     }
 }

@@ -44,7 +44,7 @@ async fn main() -> ExitCode {
     };
     // Without a service manager there is nobody to tell.
     let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), || {});
+    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), |_| {});
     let finished = async {
         let ended = running.finished().await;
         // Drained before the deadline: nothing is left to wait for.

@@ -48,7 +48,7 @@ async fn run(launch: cli::Launch) -> ExitCode {
         Ok(running) => running,
         Err(fault) => return cli::refuse(1, &fault),
     };
-    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), || ());
+    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), |_| ());
     let (finished, signalled) = tokio::join!(running.finished(), signals);
     if let Err(fault) = finished {
         return cli::refuse(1, &fault);

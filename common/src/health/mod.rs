@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use topology::HealthCheck;
 
@@ -87,6 +87,50 @@ pub async fn watch_by(
         tasks.spawn(watcher.run(probe.clone()));
     }
     shutdown.stopped().await;
+}
+
+/// The checks of several services that come and go. Dropping it ends all of them.
+#[derive(Debug, Default)]
+pub struct Checks {
+    running: Vec<(Arc<Endpoint>, HealthCheck)>,
+    tasks: JoinSet<()>,
+    handles: Vec<AbortHandle>,
+}
+
+impl Checks {
+    /// Checks exactly these services from now on. An endpoint that is still there and asked the
+    /// same goes on being asked: its answers in a row are not forgotten.
+    pub fn update<'a>(
+        &mut self,
+        services: impl IntoIterator<Item = (&'a Arc<Service>, &'a HealthCheck)>,
+        observer: &Observer,
+    ) {
+        let former = std::mem::take(&mut self.running);
+        let mut former: Vec<_> =
+            former.into_iter().zip(std::mem::take(&mut self.handles)).collect();
+        for (service, check) in services {
+            for endpoint in &service.endpoints {
+                let same = |((known, asked), _): &((Arc<Endpoint>, HealthCheck), AbortHandle)| {
+                    Arc::ptr_eq(known, endpoint) && asked == check
+                };
+                let handle = match former.iter().position(same) {
+                    Some(at) => former.swap_remove(at).1,
+                    None => {
+                        let (service, endpoint) = (service.clone(), endpoint.clone());
+                        let (check, observer) = (check.clone(), observer.clone());
+                        let probe = Arc::new(check.probe.clone());
+                        let rng = Rng::from_os();
+                        let watcher = Watcher { service, endpoint, check, observer, rng };
+                        self.tasks.spawn(watcher.run(probe))
+                    }
+                };
+                self.running.push((endpoint.clone(), check.clone()));
+                self.handles.push(handle);
+            }
+        }
+        former.into_iter().for_each(|(_, handle)| handle.abort());
+        while self.tasks.try_join_next().is_some() {}
+    }
 }
 
 /// Watches one endpoint.

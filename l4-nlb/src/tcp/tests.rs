@@ -112,7 +112,7 @@ fn worker(rules: Listener) -> (Worker, Arc<Lane>) {
     };
     let observer = Observer::new("nlb-1");
     let snapshot = Snapshot::build(&group, HashKey::from_names(["edge"]), &observer.metrics, None);
-    let source = LaneSource::all(&Arc::new(Published::new(snapshot))).remove(0);
+    let source = LaneSource::new(Arc::new(Published::of(snapshot.lanes[0].clone())));
     let lane = source.lane();
     (Worker::new(source, observer), lane)
 }

@@ -23,6 +23,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::snapshot::LaneSource;
+pub use ports::Budget;
 use worker::Worker;
 
 /// Moves the datagrams of one listener: in user space here, in the kernel one day, with the same
@@ -42,15 +43,15 @@ pub struct UserSpace {
 }
 
 impl UserSpace {
-    /// For a socket of the listener; opens at most `upstream_sockets` more.
+    /// For a socket of the listener; opens as many upstream sockets as the budget gives.
     pub fn new(
         source: LaneSource,
         socket: std::net::UdpSocket,
-        upstream_sockets: usize,
+        budget: Budget,
         observer: Observer,
     ) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        let worker = Worker::new(source, local, upstream_sockets, observer)?;
+        let worker = Worker::new(source, local, budget, observer)?;
         Ok(Self { socket: UdpSocket::from_std(socket)?, answers: worker.poller(), worker })
     }
 }

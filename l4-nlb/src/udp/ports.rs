@@ -9,9 +9,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::net::bind;
-use common::net::sys::Poller;
+use common::net::sys::{self, Poller};
 
 use super::expiry::Tick;
 use super::flow::FlowId;
@@ -21,6 +23,42 @@ use super::roster::MemberId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PortId(pub u32);
 
+/// How many upstream sockets may still be opened, by all workers and listeners together: whoever
+/// needs them most may have most of them.
+#[derive(Clone, Debug)]
+pub struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    /// Three quarters of the descriptors that the process may have (the rest is for clients,
+    /// connections and files), and not more ports than the kernel gives out.
+    pub fn from_limits() -> io::Result<Self> {
+        let limit = sys::raise_descriptor_limit()? / 4 * 3;
+        Ok(Self::of(usize::try_from(limit).unwrap_or(usize::MAX).min(PORTS)))
+    }
+
+    /// So many.
+    pub fn of(sockets: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(sockets)))
+    }
+
+    fn take(&self) -> Option<Permit> {
+        let less = |left: usize| left.checked_sub(1);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok().then(|| Permit(self.clone()))
+    }
+}
+
+/// One socket's place in the budget; dropping it gives it back.
+#[derive(Debug)]
+struct Permit(Budget);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Self(Budget(left)) = self;
+        left.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The sockets, and which pairs are free.
 #[derive(Debug)]
 pub struct Ports {
@@ -28,13 +66,14 @@ pub struct Ports {
     vacant: Vec<u32>,
     members: Vec<Member>,
     poller: Rc<Poller>,
-    most: usize,
+    budget: Budget,
     open: usize,
 }
 
 #[derive(Debug)]
 struct Port {
     socket: UdpSocket,
+    _permit: Permit,
     family: Family,
     /// Per endpoint.
     slots: Vec<Slot>,
@@ -73,14 +112,14 @@ impl Family {
 }
 
 impl Ports {
-    /// No socket yet, and at most `most` at a time.
-    pub fn new(most: usize) -> io::Result<Self> {
+    /// No socket yet, and as many as the budget gives.
+    pub fn new(budget: Budget) -> io::Result<Self> {
         Ok(Self {
             ports: Vec::new(),
             vacant: Vec::new(),
             members: Vec::new(),
             poller: Rc::new(Poller::new()?),
-            most,
+            budget,
             open: 0,
         })
     }
@@ -131,8 +170,10 @@ impl Ports {
         let rested = |&(since, _): &(Tick, PortId)| since == Tick(0) || now.since(since) >= REST;
         let port = match free.first().copied().filter(rested) {
             Some((_, port)) => port,
-            None if self.open < self.most => self.open_port(*family)?,
-            None => return Ok(None),
+            None => {
+                let Some(permit) = self.budget.take() else { return Ok(None) };
+                self.open_port(*family, permit)?
+            }
         };
         self.set(port, member, Slot::Taken(flow));
         Ok(Some(port))
@@ -163,12 +204,12 @@ impl Ports {
         self.ports.get(port.0 as usize)?.as_ref()
     }
 
-    fn open_port(&mut self, family: Family) -> io::Result<PortId> {
+    fn open_port(&mut self, family: Family, permit: Permit) -> io::Result<PortId> {
         let socket = bind::udp_upstream(family == Family::V4)?;
         let id = PortId(self.vacant.last().copied().unwrap_or(self.ports.len() as u32));
         self.poller.add(&socket, id.0)?;
         let slots = vec![Slot::Free(Tick(0)); self.members.len()];
-        let port = Some(Port { socket, family, slots, used: 0 });
+        let port = Some(Port { socket, _permit: permit, family, slots, used: 0 });
         match self.ports.get_mut(id.0 as usize) {
             Some(place) => {
                 *place = port;
@@ -213,6 +254,9 @@ impl Ports {
         }
     }
 }
+
+/// The kernel has some 28 000 ports to give to sockets (ip_local_port_range), and others need some.
+const PORTS: usize = 24_000;
 
 /// How long a pair rests, in ticks: 1 s, longer than any answer travels.
 const REST: u32 = 10;

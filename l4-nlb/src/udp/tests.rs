@@ -43,7 +43,7 @@ fn source(endpoint: u16) -> LaneSource {
     };
     let metrics = Observer::new("nlb-1").metrics;
     let snapshot = Snapshot::build(&group, HashKey::from_names(["edge"]), &metrics, None);
-    LaneSource::all(&Arc::new(Published::new(snapshot))).remove(0)
+    LaneSource::new(Arc::new(Published::of(snapshot.lanes[0].clone())))
 }
 
 /// N4, N10: planes are run through one trait; the user-space one forwards, and ends when drained.
@@ -56,7 +56,7 @@ async fn planes_run_behind_one_trait() {
     let lifecycle = Lifecycle::new();
     let source = source(server.local_addr().unwrap().port());
     let lane = source.lane();
-    let plane = UserSpace::new(source, socket, 4, Observer::new("nlb-1")).unwrap();
+    let plane = UserSpace::new(source, socket, Budget::of(4), Observer::new("nlb-1")).unwrap();
     let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
     let ended = Rc::new(Cell::new(false));
     let still = tokio::task::spawn_local(run(Still(ended.clone()), lifecycle.shutdown()));
@@ -87,7 +87,7 @@ async fn own_datagrams_do_not_loop() {
     let lifecycle = Lifecycle::new();
     let source = source(server.local_addr().unwrap().port());
     let lane = source.lane();
-    let plane = UserSpace::new(source, socket, 4, Observer::new("nlb-1")).unwrap();
+    let plane = UserSpace::new(source, socket, Budget::of(4), Observer::new("nlb-1")).unwrap();
     let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
     spoof.send_to(b"from itself", own).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::expiry::Tick;
 use super::flow::{Client, FlowId, Flows};
-use super::ports::{Family, PortId, Ports};
+use super::ports::{Budget, Family, PortId, Ports};
 use super::roster::{MemberId, Roster};
 use crate::gate::packets::Packets;
 use crate::gate::{Pass, Refusal};
@@ -63,7 +63,7 @@ impl Worker {
     pub(super) fn new(
         source: LaneSource,
         local: SocketAddr,
-        upstream_sockets: usize,
+        budget: Budget,
         observer: Observer,
     ) -> io::Result<Self> {
         let (lane, start) = (source.lane(), Instant::now());
@@ -75,7 +75,7 @@ impl Worker {
             observer,
             start,
             flows: Flows::new(),
-            ports: Ports::new(upstream_sockets)?,
+            ports: Ports::new(budget)?,
             roster: Roster::default(),
             packets,
             draining: false,

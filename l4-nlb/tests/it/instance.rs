@@ -39,6 +39,11 @@ impl Balancer {
         let listener = &mut topology.nlbs[0].listeners[0];
         listener.at.value = ListenAt::Address(SocketAddr::new(address, 0));
         change(listener);
+        Self::start_with(topology).await
+    }
+
+    /// Another file with an instance `nlb-1`.
+    pub(crate) async fn start_with(topology: Topology) -> Self {
         let mut options = Options::new("nlb-1");
         options.workers = NonZeroUsize::new(2);
         let running =
@@ -52,11 +57,11 @@ impl Balancer {
     }
 
     /// Replaces the endpoints while it runs.
-    pub(crate) fn endpoints(&self, endpoints: &[SocketAddr]) {
+    pub(crate) async fn endpoints(&self, endpoints: &[SocketAddr]) {
         let mut next = self.topology.clone();
         let fresh = topology("udp", endpoints);
         next.nlbs[0].listeners[0].targets = fresh.nlbs[0].listeners[0].targets.clone();
-        self.running.publish(&next).unwrap();
+        self.running.handle().publish(Arc::new(next)).await.unwrap();
     }
 
     /// The value of a series, by the start of its line; 0 when it is not there.

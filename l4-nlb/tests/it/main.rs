@@ -6,5 +6,6 @@
 
 mod fakes;
 mod instance;
+mod reload;
 mod tcp;
 mod udp;

@@ -394,7 +394,7 @@ async fn established_connections_stay_over_changes() {
     let mut client = TcpStream::connect(balancer.address()).await.unwrap();
     let (mut upstream, _) = server.accept().await.unwrap();
     let other = numbered(9).await;
-    balancer.endpoints(&[other]);
+    balancer.endpoints(&[other]).await;
     client.write_all(b"x").await.unwrap();
     assert_eq!(upstream.read_u8().await.unwrap(), b'x');
     assert_eq!(ask([127, 0, 0, 1].into(), balancer.address()).await.unwrap(), 9);

@@ -139,7 +139,7 @@ async fn known_flows_stay_when_a_server_is_added() {
         players.push((player, server));
     }
     games.push(Game::start(2).await);
-    balancer.endpoints(&addresses(&games));
+    balancer.endpoints(&addresses(&games)).await;
     for (player, before) in &players {
         assert_eq!(player.ask().await, Some(*before));
     }
@@ -151,7 +151,7 @@ async fn known_flows_stay_when_a_server_is_added() {
     assert!(new.contains(&2));
 
     // And one that is taken out loses its flows to the others, while the rest stay.
-    balancer.endpoints(&addresses(&games[1..]));
+    balancer.endpoints(&addresses(&games[1..])).await;
     for (player, before) in &players {
         let server = player.ask().await.unwrap();
         assert!(server == *before || *before == 0);

@@ -18,7 +18,7 @@ fn flow() -> FlowId {
 }
 
 fn admitted(most: usize, members: &[MemberId]) -> Ports {
-    let mut ports = Ports::new(most).unwrap();
+    let mut ports = Ports::new(Budget::of(most)).unwrap();
     members.iter().for_each(|&member| ports.admit(member, Family::V4, Tick(0)));
     ports
 }

@@ -1,0 +1,172 @@
+//! Changes of the file while traffic runs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use l4_nlb::{Change, StartError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use topology::Topology;
+
+use crate::fakes::{Game, addresses};
+use crate::instance::Balancer;
+
+/// Listeners by name, protocol and address, all to one service.
+fn file(listeners: &[(&str, &str, SocketAddr)], endpoints: &[SocketAddr]) -> Topology {
+    let line = |(name, protocol, at): &(&str, &str, SocketAddr)| {
+        format!("      {name}: {{ {protocol}: \"{at}\", to: s }}\n")
+    };
+    let endpoints: Vec<String> = endpoints.iter().map(|e| format!("\"{e}\"")).collect();
+    let text = format!(
+        "services:\n  s: {{ endpoints: [{}] }}\nnlbs:\n  edge:\n    instances: {{ nlb-1: {{ address: \
+         127.0.0.1 }} }}\n    listeners:\n{}",
+        endpoints.join(", "),
+        listeners.iter().map(line).collect::<String>()
+    );
+    topology::parse("test.yaml", &text, Path::new(".")).unwrap()
+}
+
+/// An address that is free; nobody else listens there while the listener is kept.
+async fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+/// An endpoint that sends back what it gets.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    address
+}
+
+async fn ask(stream: &mut TcpStream) {
+    stream.write_all(b"word").await.unwrap();
+    let mut bytes = [0; 4];
+    stream.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"word");
+}
+
+/// T9, N1: listeners come and go while an old connection of each goes on; the sockets of those that
+/// stay are not touched.
+#[tokio::test]
+async fn listeners_come_and_go() {
+    let endpoint = [echo().await];
+    let (first, second) = (free().await, free().await);
+    let balancer = Balancer::start_with(file(&[("one", "tcp", first)], &endpoint)).await;
+    let mut old = TcpStream::connect(first).await.unwrap();
+    ask(&mut old).await;
+
+    let handle = balancer.running.handle();
+    let both = file(&[("two", "tcp", second), ("one", "tcp", first)], &endpoint);
+    let change = handle.publish(Arc::new(both)).await.unwrap();
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let expected = Change { added: names(&["two"]), kept: names(&["one"]), ..Change::default() };
+    assert_eq!(change, expected);
+    let mut new = TcpStream::connect(second).await.unwrap();
+    ask(&mut new).await;
+    ask(&mut old).await;
+
+    let last = file(&[("two", "tcp", second)], &endpoint);
+    let change = handle.publish(Arc::new(last)).await.unwrap();
+    assert_eq!((change.removed, change.kept), (names(&["one"]), names(&["two"])));
+    ask(&mut old).await;
+    ask(&mut new).await;
+    // The workers let the old sockets go soon; connections that they still took are served.
+    while let Ok(mut stream) = TcpStream::connect(first).await {
+        ask(&mut stream).await;
+        tokio::task::yield_now().await;
+    }
+    ask(&mut old).await;
+    // And its address is free again.
+    let back = file(&[("three", "tcp", first), ("two", "tcp", second)], &endpoint);
+    let change = handle.publish(Arc::new(back)).await.unwrap();
+    assert_eq!(change.added, names(&["three"]));
+    ask(&mut TcpStream::connect(first).await.unwrap()).await;
+    balancer.stop().await;
+}
+
+/// T9, O5: a change that cannot be made changes nothing, and says where.
+#[tokio::test]
+async fn a_change_that_fails_changes_nothing() {
+    let endpoint = [echo().await];
+    let (first, free) = (free().await, free().await);
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let busy = taken.local_addr().unwrap();
+    let balancer = Balancer::start_with(file(&[("one", "tcp", first)], &endpoint)).await;
+    let wanted = [("new", "tcp", free), ("busy", "tcp", busy)];
+    let fault = balancer.running.handle().publish(Arc::new(file(&wanted, &endpoint))).await;
+    let fault = fault.unwrap_err();
+    assert!(matches!(fault, StartError::Bind { .. }), "{fault}");
+    assert!(fault.to_string().starts_with("test.yaml:8:20 listener busy: "), "{fault}");
+    ask(&mut TcpStream::connect(first).await.unwrap()).await;
+    assert!(TcpStream::connect(free).await.is_err(), "not bound for good");
+    balancer.stop().await;
+}
+
+/// T9: a hundred changes under traffic lose no datagram and no connection, and move no flow.
+#[tokio::test]
+async fn a_hundred_reloads_lose_nothing() {
+    let games = Game::start_many(3).await;
+    let web = echo().await;
+    let (udp, tcp) = (free().await, free().await);
+    let mut endpoints = addresses(&games);
+    let both = move |endpoints: &[SocketAddr]| {
+        let mut topology = file(&[("game", "udp", udp), ("web", "tcp", tcp)], endpoints);
+        let mut echo = file(&[("web", "tcp", tcp)], &[web]).nlbs[0].listeners[0].targets.clone();
+        echo[0].to.name = topology::ServiceName::new("web");
+        topology.nlbs[0].listeners[1].targets = echo;
+        topology
+    };
+    let balancer = Balancer::start_with(both(&endpoints)).await;
+    let mut players = Vec::new();
+    for number in 0..30 {
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 30, number, 1], 0))).await.unwrap();
+        socket.connect(udp).await.unwrap();
+        let server = answer(&socket).await;
+        players.push((socket, server));
+    }
+    let mut stream = TcpStream::connect(tcp).await.unwrap();
+    let extra = Game::start(9).await;
+    for round in 0..100 {
+        // A server more, a server less, and the list the other way round.
+        if round % 2 == 0 {
+            endpoints.push(extra.address)
+        } else {
+            endpoints.pop().unwrap();
+        }
+        let mut listed = endpoints.clone();
+        if round % 3 == 0 {
+            listed.reverse();
+        }
+        let handle = balancer.running.handle();
+        let change = tokio::spawn(async move { handle.publish(Arc::new(both(&listed))).await });
+        for (socket, server) in &players {
+            assert_eq!(answer(socket).await, *server, "round {round}");
+        }
+        ask(&mut stream).await;
+        ask(&mut TcpStream::connect(tcp).await.unwrap()).await;
+        change.await.unwrap().unwrap();
+    }
+    assert_eq!(balancer.metric("aqueduct_l4_moved_total{listener=\"game\"}"), 0);
+    assert_eq!(balancer.metric("aqueduct_reloads_total{outcome=\"applied\"}"), 100);
+    balancer.stop().await;
+}
+
+/// The number of the server that answers.
+async fn answer(socket: &UdpSocket) -> u8 {
+    socket.send(&[255, 1]).await.unwrap();
+    let mut bytes = [0; 4];
+    let two = std::time::Duration::from_secs(2);
+    let length =
+        tokio::time::timeout(two, socket.recv(&mut bytes)).await.expect("not lost").unwrap();
+    assert_eq!(length, 2);
+    bytes[0]
+}
