@@ -138,7 +138,7 @@ async fn a_hundred_reloads_lose_nothing() {
     for round in 0..100 {
         // A server more, a server less, and the list the other way round.
         if round % 2 == 0 {
-            endpoints.push(extra.address)
+            endpoints.push(extra.address);
         } else {
             endpoints.pop().unwrap();
         }
