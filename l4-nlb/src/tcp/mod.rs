@@ -168,8 +168,9 @@ impl Worker {
         let lane = self.source.lane();
         lane.meters.connection();
         let begun = {
-            let begin = self.begin(downstream, ends, to, (&lane, entry));
-            let mut begin = std::pin::pin!(begin);
+            // Boxed, so that a connection does not keep the room that it began in; both parts fit
+            // into the allocator's quick lists.
+            let mut begin = Box::pin(self.begin(downstream, ends, to, (&lane, entry)));
             let mut waits = None;
             poll_fn(|cx| match entry.poll_word(cx, &mut waits) {
                 Poll::Ready(Word::Stop) => Poll::Ready(None),

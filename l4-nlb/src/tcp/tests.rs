@@ -266,5 +266,9 @@ async fn a_connection_is_small() {
     let entry = worker.roster.enter();
     let task = worker.carry(&mut stream, ends("10.0.0.1:1"), &ToEndpoint, &entry);
     let (task, flow) = (size_of_val(&task), Roster::cost());
-    assert!(task <= 1400 && flow <= 256, "{task} {flow}");
+    let mut other = tokio::net::TcpStream::connect(bound.local_addr().unwrap()).await.unwrap();
+    let lane = worker.source.lane();
+    let begin = worker.begin(&mut other, ends("10.0.0.1:1"), &ToEndpoint, (&lane, &entry));
+    let begin = size_of_val(&begin);
+    assert!(task <= 850 && begin <= 1032 && flow <= 256, "{task} {begin} {flow}");
 }
