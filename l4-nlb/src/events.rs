@@ -116,7 +116,8 @@ impl Event for HashUnkeyed<'_> {
 impl Event for AcceptStalled<'_> {
     fn emit(&self, to: &Observer) {
         let labels = [("listener", self.listener)];
-        let help = "Times accepting paused for want of descriptors or memory.";
+        let help =
+            "Reports, at most one in ten seconds, that accepting pauses for want of descriptors.";
         to.metrics.counter("aqueduct_l4_accept_stalled_total", help, &labels).increment(1);
         let (instance, listener, cause) = (&*to.instance, self.listener, self.cause);
         tracing::event!(Level::ERROR, instance, listener, %cause, "accepting paused");

@@ -22,6 +22,8 @@ pub struct Acceptor {
     backoff: Duration,
     /// Descriptors or memory are exhausted: nothing is tried before.
     paused: Option<Instant>,
+    /// The end of the last pause.
+    resumed: Option<Instant>,
 }
 
 impl Acceptor {
@@ -31,7 +33,7 @@ impl Acceptor {
         SockRef::from(&listener).set_tcp_nodelay(true)?;
         let local = listener.local_addr()?;
         let listener = TcpListener::from_std(listener)?;
-        Ok(Self { listener, local, backoff: SHORTEST, paused: None })
+        Ok(Self { listener, local, backoff: SHORTEST, paused: None, resumed: None })
     }
 
     /// Where it listens; a connection's own local address differs where this is a wildcard.
@@ -47,6 +49,20 @@ impl Acceptor {
         tcp::set_vigilance(&SockRef::from(&self.listener), limit)
     }
 
+    /// Waits, as when descriptors are exhausted, before the next connection is taken: the caller has
+    /// none for what a connection needs beside itself. Others stay in the kernel meanwhile.
+    pub fn pause(&mut self) {
+        let now = Instant::now();
+        // A success in between, by the last descriptor there was, is none.
+        if self.resumed.is_some_and(|resumed| now.saturating_duration_since(resumed) > LONGEST * 2)
+        {
+            self.backoff = SHORTEST;
+        }
+        let until = now + self.backoff;
+        (self.paused, self.resumed) = (Some(until), Some(until));
+        self.backoff = (self.backoff * 2).min(LONGEST);
+    }
+
     /// The next connection. When descriptors or memory are exhausted, `exhausted` hears it and the
     /// next try comes after 5 ms to 1 s; connections wait in the kernel meanwhile. Cancel safe: the
     /// pause goes on in the next call.
@@ -57,15 +73,11 @@ impl Acceptor {
                 self.paused = None;
             }
             match poll_fn(|cx| self.listener.poll_accept(cx)).await {
-                Ok(accepted) => {
-                    self.backoff = SHORTEST;
-                    return accepted;
-                }
+                Ok(accepted) => return accepted,
                 Err(error) if lost(&error) => {}
                 Err(error) => {
                     exhausted(&error);
-                    self.paused = Some(Instant::now() + self.backoff);
-                    self.backoff = (self.backoff * 2).min(LONGEST);
+                    self.pause();
                 }
             }
         }
@@ -95,18 +107,36 @@ const LONGEST: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
 
+    fn acceptor() -> Acceptor {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Acceptor::new(super::super::bind::tcp(any, super::super::bind::Reuse::No).unwrap()).unwrap()
+    }
+
+    /// N5: while something is lacking the pauses grow to a second, however often a connection gets
+    /// through between them; long after, they begin anew.
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_and_rest() {
+        let mut acceptor = acceptor();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            let _client = TcpStream::connect(acceptor.local()).await.unwrap();
+            let start = Instant::now();
+            acceptor.pause();
+            acceptor.next(|_| ()).await;
+            pauses.push(start.elapsed().as_millis());
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        tokio::time::advance(LONGEST * 3).await;
+        acceptor.pause();
+        assert_eq!(acceptor.backoff, SHORTEST * 2);
+    }
+
     /// N5: accepted connections have the listener's options, without a call for each.
     #[tokio::test]
     async fn accepts_one_after_the_other() {
-        let listener = super::super::bind::tcp(
-            SocketAddr::from(([127, 0, 0, 1], 0)),
-            super::super::bind::Reuse::No,
-        )
-        .unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut acceptor = Acceptor::new(listener).unwrap();
+        let mut acceptor = acceptor();
+        let address = acceptor.local();
         acceptor.set_vigilance(Duration::from_secs(90)).unwrap();
-        assert_eq!(acceptor.local(), address);
         for _ in 0..2 {
             let client = TcpStream::connect(address).await.unwrap();
             let (server, peer) = acceptor.next(|_| ()).await;

@@ -100,15 +100,19 @@ impl Dial<'_> {
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
             tracing::debug!(endpoint = endpoint.name.as_str(), %fault, "connecting failed");
-            if is_ours(&fault) {
-                refusal = Refusal::Ports;
-            } else if let Some(length) = endpoint.state.report_failure(Instant::now()) {
-                observer.emit(EndpointEjected {
-                    service: service.name.as_str(),
-                    endpoint: endpoint.name.as_str(),
-                    cause: &fault.to_string(),
-                    length,
-                });
+            match Blame::of(&fault) {
+                Blame::Want => refusal = Refusal::Ports,
+                Blame::Setup => {}
+                Blame::Endpoint => {
+                    if let Some(length) = endpoint.state.report_failure(Instant::now()) {
+                        observer.emit(EndpointEjected {
+                            service: service.name.as_str(),
+                            endpoint: endpoint.name.as_str(),
+                            cause: &fault.to_string(),
+                            length,
+                        });
+                    }
+                }
             }
             tried.push(index);
         }
@@ -126,15 +130,57 @@ impl Dial<'_> {
     }
 }
 
-/// Whether we lack something, so that the endpoint is not to blame: ports, descriptors, memory, a
-/// permission, an address of its family.
-fn is_ours(fault: &io::Error) -> bool {
-    use io::ErrorKind as E;
-    let kinds =
-        [E::AddrNotAvailable, E::AddrInUse, E::PermissionDenied, E::OutOfMemory, E::InvalidInput];
-    // EMFILE, ENFILE, ENOBUFS have no kind of their own; EAFNOSUPPORT neither.
-    kinds.contains(&fault.kind()) || matches!(fault.raw_os_error(), Some(24 | 23 | 105 | 97))
+/// Whose fault it is that no connection came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blame {
+    /// It, or the way to it.
+    Endpoint,
+    /// We lack ports, descriptors or memory.
+    Want,
+    /// We lack a permission, or an address of its family.
+    Setup,
+}
+
+impl Blame {
+    fn of(fault: &io::Error) -> Self {
+        // EMFILE, ENFILE, ENOBUFS and EAFNOSUPPORT have no kind of their own.
+        match (fault.kind(), fault.raw_os_error()) {
+            (io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory, _)
+            | (_, Some(23 | 24 | 105)) => Self::Want,
+            (io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput, _) | (_, Some(97)) => {
+                Self::Setup
+            }
+            _ => Self::Endpoint,
+        }
+    }
 }
 
 /// Endpoints tried for one connection.
 const ATTEMPTS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// N8: an endpoint is ejected for its own faults alone.
+    #[test]
+    fn whose_fault_it_is() {
+        for (errno, blame) in [
+            (111, Blame::Endpoint),
+            (110, Blame::Endpoint),
+            (113, Blame::Endpoint),
+            (104, Blame::Endpoint),
+            (99, Blame::Want),
+            (24, Blame::Want),
+            (23, Blame::Want),
+            (105, Blame::Want),
+            (12, Blame::Want),
+            (1, Blame::Setup),
+            (13, Blame::Setup),
+            (97, Blame::Setup),
+            (22, Blame::Setup),
+        ] {
+            assert_eq!(Blame::of(&io::Error::from_raw_os_error(errno)), blame, "{errno}");
+        }
+    }
+}

@@ -10,6 +10,7 @@ pub mod hello;
 mod opening;
 pub mod roster;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use common::net::accept::Acceptor;
 use common::net::relay::{End, Relay, Scratch};
 use common::net::tcp::Socket;
 use common::observe::Observer;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use topology::l4::ProxyVersion;
 
 use crate::events::AcceptStalled;
@@ -41,6 +42,10 @@ pub struct Worker {
     observer: Observer,
     scratch: Scratch,
     roster: Arc<Roster>,
+    /// A connection could not be served for want of ports, descriptors or memory.
+    short: Cell<bool>,
+    /// When that was last told.
+    told: Cell<Option<Instant>>,
 }
 
 /// Where a connection came from and to, as the socket has it.
@@ -70,7 +75,14 @@ impl Worker {
     pub fn new(source: LaneSource, observer: Observer) -> Self {
         let lane = source.lane();
         let roster = lane.connections.open(lane.meters.clone());
-        Self { source, observer, scratch: Scratch::default(), roster }
+        Self {
+            source,
+            observer,
+            scratch: Scratch::default(),
+            roster,
+            short: Cell::new(false),
+            told: Cell::new(None),
+        }
     }
 
     /// Accepts until the instance drains, then lets what runs finish until it stops. Cancelling it
@@ -105,12 +117,12 @@ impl Worker {
     /// Every connection that comes, in a task of its own. Never ends.
     async fn accept_all(self: &Rc<Self>, acceptor: &mut Acceptor) {
         let bound = acceptor.local();
-        let stalled = |cause: &std::io::Error| {
-            let lane = self.source.lane();
-            self.observer.emit(AcceptStalled { listener: lane.rules.name.as_str(), cause });
-        };
         loop {
-            let (mut stream, peer) = acceptor.next(stalled).await;
+            if self.short.take() {
+                // Who waits in the kernel is better off than who is reset.
+                acceptor.pause();
+            }
+            let (mut stream, peer) = acceptor.next(|cause| self.tell_stalled(cause)).await;
             let worker = self.clone();
             let entry = self.roster.enter();
             tokio::task::spawn_local(async move {
@@ -120,6 +132,16 @@ impl Worker {
                     worker.carry(&mut stream, Ends { peer, local }, &ToEndpoint, &entry).await;
                 tracing::debug!(id = %entry.id(), %peer, ?outcome, "connection ended");
             });
+        }
+    }
+
+    /// At most once in [`QUIET`]: descriptors may be lacking at every connection.
+    fn tell_stalled(&self, cause: &std::io::Error) {
+        let now = Instant::now();
+        if self.told.get().is_none_or(|told| now.saturating_duration_since(told) >= QUIET) {
+            self.told.set(Some(now));
+            let lane = self.source.lane();
+            self.observer.emit(AcceptStalled { listener: lane.rules.name.as_str(), cause });
         }
     }
 
@@ -181,6 +203,9 @@ impl Worker {
         match begun {
             Some(Ok(begun)) => self.pump(downstream, begun, &lane, entry).await,
             Some(Err(refusal)) => {
+                if refusal == Refusal::Ports {
+                    self.short.set(true);
+                }
                 lane.meters.refused(refusal);
                 // A reset, as a closed port would answer: the client learns that nobody took it.
                 downstream.abort();
@@ -324,6 +349,9 @@ fn reset(outcome: &Outcome, holding: bool) -> (bool, bool) {
 fn vigilance(lane: &Lane) -> Duration {
     lane.rules.idle.min(LONGEST_VIGILANCE)
 }
+
+/// Between two reports of one want.
+const QUIET: Duration = Duration::from_secs(10);
 
 const LONGEST_VIGILANCE: Duration = Duration::from_secs(300);
 
