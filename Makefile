@@ -18,6 +18,7 @@ verify: verify-packages properties fuzz deny ## the long half: many cases of eve
 bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
 	cargo run --profile dist -p bench --bin compare
+	$(SUDO) target/dist/l4 --json bench/results/l4.json
 
 docs:                   ## generated files: topology/schema.json, docs/config.md, golden messages
 	UPDATE_GOLDEN=1 cargo test -q -p topology
@@ -31,8 +32,9 @@ test-packages: packages
 verify-packages: test-packages
 	@$(call need,g++)
 
+# Envoy and sozu are no Debian packages: the program says how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk)
+	@$(call need,nginx-light wrk libnginx-mod-stream haproxy nftables iproute2 ethtool)
 
 lint:
 	cargo fmt --all --check

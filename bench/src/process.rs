@@ -94,7 +94,8 @@ fn pause() {
     std::thread::sleep(Duration::from_millis(10));
 }
 
-fn family(pid: u32) -> Vec<u32> {
+/// A process and its children.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.unwrap_or_default();
     let mut all = vec![pid];
@@ -102,7 +103,8 @@ fn family(pid: u32) -> Vec<u32> {
     all
 }
 
-fn on_processor(pid: u32) -> Duration {
+/// Time on a processor of a process's threads.
+pub(crate) fn on_processor(pid: u32) -> Duration {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
     let nanos = tasks.flatten().filter_map(|task| {
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
@@ -111,7 +113,8 @@ fn on_processor(pid: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-fn resident(pid: u32) -> Option<u64> {
+/// Resident memory of a process in KiB.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()

