@@ -59,15 +59,6 @@ impl Lifecycle {
         *self.phase.borrow()
     }
 
-    /// Goes through the phases of another until that one has stopped: a part ends with the whole at
-    /// the latest. Cancelling it leaves the part where it is.
-    pub async fn follow(self, whole: Shutdown) {
-        whole.draining().await;
-        self.drain();
-        whole.stopped().await;
-        self.stop();
-    }
-
     fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let forward = *phase < to;
@@ -168,18 +159,6 @@ mod tests {
         assert_eq!(shutdown.phase(), Phase::Stopped);
         shutdown.draining().await;
         shutdown.stopped().await;
-    }
-
-    /// T9: a listener that is taken out ends alone, and with its instance at the latest.
-    #[tokio::test]
-    async fn a_part_ends_with_the_whole() {
-        let (whole, part, alone) = (Lifecycle::new(), Lifecycle::new(), Lifecycle::new());
-        let follows = tokio::spawn(part.clone().follow(whole.shutdown()));
-        alone.drain();
-        assert_eq!((whole.phase(), alone.phase()), (Phase::Running, Phase::Draining));
-        whole.stop();
-        follows.await.expect("no panic");
-        assert_eq!(part.phase(), Phase::Stopped);
     }
 
     #[tokio::test]

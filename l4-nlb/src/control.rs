@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::balance::HashKey;
 use common::cli::Options;
 use common::health::Checks;
+use common::lifecycle::Lifecycle;
 use common::snapshot::Published;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -19,17 +21,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use topology::Topology;
 use topology::l4::{Group, Protocol};
 
-use crate::crew::Crew;
-use crate::events::{Draining, FlowsEvicted, Listening, Reloaded};
+use crate::crew::{Crew, Socket};
+use crate::events::{Draining, FlowsEvicted, HandedOver, Listening, Reloaded, UpgradeFailed};
 use crate::fault::{Spot, StartError};
 use crate::listener::{Place, Running, Sockets};
 use crate::snapshot::Snapshot;
+use crate::udp::handover::{Gone, Pause};
+use crate::upgrade;
+use crate::upgrade::giving::{self, Gift};
 
 /// What is asked of a running instance.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Go by this file from now on.
     Publish(Arc<Topology>, oneshot::Sender<Result<Change, StartError>>),
+    /// Hand everything over to a new process.
+    Upgrade,
 }
 
 /// What a change of configuration did.
@@ -57,7 +64,9 @@ pub(crate) struct Control {
     pub(crate) crew: Option<Crew>,
     pub(crate) options: Options,
     pub(crate) checks: Checks,
-    /// Listeners' phases that follow the instance's, and drains that have a deadline.
+    /// Another descriptor of the admin listener, and its own phases.
+    pub(crate) admin: Option<(OwnedFd, Lifecycle)>,
+    /// Drains of single listeners that have a deadline.
     pub(crate) phases: JoinSet<()>,
 }
 
@@ -76,27 +85,47 @@ impl Control {
                 // In order: a drain that ends at once is told all the same.
                 biased;
                 () = &mut draining, if self.crew.is_some() => {
-                    self.crew = None;
+                    self.drain();
                     let flows = flows(&self.published.load());
                     self.options.observer.emit(Draining { flows });
                 }
                 () = &mut stopped => break,
-                Some(order) = orders.recv() => self.obey(order),
+                Some(order) = orders.recv() => self.obey(order).await,
                 Some(_ended) = self.phases.join_next() => {}
                 _ = tick.tick() => self.show(&mut reports),
             }
         }
         self.show(&mut reports);
-        // The listeners follow the instance to its end.
+        self.listeners.iter().for_each(|running| running.lifecycle.stop());
+        if let Some((_, admin)) = &self.admin {
+            admin.stop();
+        }
         while self.phases.join_next().await.is_some() {}
     }
 
-    fn obey(&mut self, order: Order) {
+    /// Nothing new on any listener. The duplicates go first: a socket that somebody holds goes on
+    /// taking connections.
+    fn drain(&mut self) {
+        self.crew = None;
+        for running in &mut self.listeners {
+            running.spare.clear();
+            running.lifecycle.drain();
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
         match order {
             Order::Publish(topology, reply) => {
                 // Who asked may have gone; the change stands.
                 let _gone = reply.send(self.publish(topology));
             }
+            Order::Upgrade => match self.upgrade().await {
+                Ok(process) => {
+                    self.options.observer.emit(HandedOver { process });
+                    self.options.lifecycle.drain();
+                }
+                Err(cause) => self.options.observer.emit(UpgradeFailed { cause: &cause }),
+            },
         }
     }
 
@@ -150,6 +179,43 @@ impl Control {
         Ok(change)
     }
 
+    /// Starts a new process and gives it everything (N11). Until that process serves nothing is
+    /// lost here: on any fault the workers go on.
+    async fn upgrade(&mut self) -> Result<u32, upgrade::Fault> {
+        let gift = |running: &Running| Gift {
+            place: running.place.clone(),
+            sockets: running.spare.iter().filter_map(Socket::duplicate).collect(),
+        };
+        let gifts: Vec<Gift> = self.listeners.iter().map(gift).collect();
+        let admin = self.admin.as_ref().and_then(|(admin, _)| admin.try_clone().ok());
+        let armed = blocking(move || {
+            giving::start().and_then(|child| giving::offer(child, &gifts, admin.as_ref()))
+        });
+        let armed = armed.await?;
+        let mut verdicts = Vec::new();
+        let mut shards = Vec::new();
+        for running in &self.listeners {
+            let mut of_listener = Vec::new();
+            for ask in running.pauses.iter().filter(|_| running.place.protocol == Protocol::Udp) {
+                let (reply, answer) = oneshot::channel();
+                let (verdict, outcome) = oneshot::channel();
+                // A share that has ended has nothing to say.
+                let _ended = ask.send(Pause { reply, verdict: outcome }).await;
+                of_listener.push(answer.await.unwrap_or_default());
+                verdicts.push(verdict);
+            }
+            shards.push(of_listener);
+        }
+        let process = blocking(move || armed.give(&shards)).await?;
+        for verdict in verdicts {
+            let _ended = verdict.send(Gone);
+        }
+        if let Some((_, admin)) = self.admin.take() {
+            admin.stop();
+        }
+        Ok(process)
+    }
+
     /// Gives a listener to the workers.
     pub(crate) fn open(&mut self, sockets: Sockets, lane: Arc<crate::snapshot::Lane>) {
         let Some(crew) = &self.crew else { return };
@@ -162,13 +228,12 @@ impl Control {
         });
         let (running, shares) = Running::new(sockets, lane);
         crew.open(shares);
-        let whole = self.options.lifecycle.shutdown();
-        self.phases.spawn(running.lifecycle.clone().follow(whole));
         self.listeners.push(running);
     }
 
     /// Takes nothing new on a listener; what it has may finish within the drain time.
-    fn retire(&mut self, running: Running) {
+    fn retire(&mut self, mut running: Running) {
+        running.spare.clear();
         let drain = self.group.drain;
         running.lifecycle.drain();
         let whole = self.options.lifecycle.shutdown();
@@ -228,6 +293,14 @@ impl Control {
             }
         }
     }
+}
+
+/// Runs what blocks on a thread for that.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, upgrade::Fault> + Send + 'static,
+) -> Result<T, upgrade::Fault> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|panic| Err(std::io::Error::other(panic).into()))
 }
 
 /// Flows of all listeners.

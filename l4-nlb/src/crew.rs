@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use common::cli::Options;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use crate::events::WorkerFailed;
 use crate::snapshot::LaneSource;
 use crate::tcp;
+use crate::udp::handover::{Handed, Pause};
 use crate::udp::{Budget, Plane, UserSpace};
 
 /// A worker's socket of a listener.
@@ -30,6 +32,25 @@ pub(crate) enum Socket {
     Udp(UdpSocket),
 }
 
+impl Socket {
+    /// Another descriptor of the same socket; `None` when the process may have no more.
+    pub(crate) fn duplicate(&self) -> Option<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp).ok(),
+            Self::Udp(socket) => socket.try_clone().map(Self::Udp).ok(),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
 /// A listener's share for one worker.
 #[derive(Debug)]
 pub(crate) struct Share {
@@ -37,6 +58,9 @@ pub(crate) struct Share {
     pub(crate) lane: LaneSource,
     /// The phases of the listener.
     pub(crate) shutdown: Shutdown,
+    /// Flows of a former process, and where its own are asked for (UDP).
+    pub(crate) handed: Handed,
+    pub(crate) pauses: mpsc::Receiver<Pause>,
 }
 
 /// How the threads are told. Dropping it tells them that nothing more comes.
@@ -115,7 +139,7 @@ fn open(
     observer: &Observer,
     running: &mut JoinSet<()>,
 ) -> io::Result<()> {
-    let Share { socket, lane, shutdown } = share;
+    let Share { socket, lane, shutdown, handed, pauses } = share;
     let observer = observer.clone();
     match socket {
         Socket::Tcp(socket) => {
@@ -125,7 +149,8 @@ fn open(
             });
         }
         Socket::Udp(socket) => {
-            let plane = UserSpace::new(lane, socket, budget.clone(), observer)?;
+            let own = (handed, pauses);
+            let plane = UserSpace::with(lane, socket, budget.clone(), observer, own)?;
             running.spawn_local(plane.forward(shutdown));
         }
     }

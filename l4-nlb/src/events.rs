@@ -10,6 +10,7 @@ use common::observe::{Event, Observer};
 use tracing::Level;
 
 use crate::control::Change;
+use crate::upgrade::Fault;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -61,6 +62,20 @@ pub struct Reloaded<'a> {
 pub struct ReloadRefused<'a> {
     /// Why, with the place in the file.
     pub cause: &'a str,
+}
+
+/// A new process serves; this one lets its connections finish.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// Its number.
+    pub process: u32,
+}
+
+/// No new process took over; this one goes on.
+#[derive(Debug)]
+pub struct UpgradeFailed<'a> {
+    /// Why.
+    pub cause: &'a Fault,
 }
 
 /// A full table gave flows up; told at most once in ten seconds per listener.
@@ -146,6 +161,25 @@ impl Event for ReloadRefused<'_> {
         to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "refused")]).increment(1);
         let (instance, cause) = (&*to.instance, self.cause);
         tracing::event!(Level::ERROR, instance, cause, "reload refused");
+    }
+}
+
+const UPGRADES: &str = "aqueduct_upgrades_total";
+const UPGRADES_HELP: &str = "Hand-overs to a new process, by outcome.";
+
+impl Event for HandedOver {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "done")]).increment(1);
+        let (instance, process) = (&*to.instance, self.process);
+        tracing::event!(Level::INFO, instance, process, "handed over");
+    }
+}
+
+impl Event for UpgradeFailed<'_> {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "failed")]).increment(1);
+        let (instance, cause) = (&*to.instance, self.cause);
+        tracing::event!(Level::ERROR, instance, %cause, "upgrade failed, going on");
     }
 }
 

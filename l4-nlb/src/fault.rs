@@ -12,6 +12,8 @@ use common::secret::SecretError;
 use topology::l4::Listener;
 use topology::{Place, SourceFile};
 
+use crate::upgrade;
+
 /// Where in which file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spot {
@@ -79,6 +81,9 @@ pub enum StartError {
         /// The system's word.
         source: io::Error,
     },
+    /// The old process did not hand over.
+    #[error("upgrade: {0} — the old process serves on; see its log")]
+    Upgrade(upgrade::Fault),
     /// A change came too late.
     #[error("the instance is draining and changes no more — start it again with the new file")]
     Draining,

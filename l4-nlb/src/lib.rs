@@ -20,14 +20,17 @@ pub mod tcp;
 #[cfg(test)]
 mod testing;
 pub mod udp;
+pub mod upgrade;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use common::cli::Options;
 use common::health::Checks;
+use common::lifecycle::Lifecycle;
 use common::net::bind;
 use common::observe::Observer;
 use common::observe::admin::Admin;
@@ -44,6 +47,7 @@ use control::{Control, Order};
 pub use fault::{Spot, StartError};
 use listener::{Place, Sockets};
 use snapshot::Snapshot;
+use upgrade::taking::Estate;
 
 /// A running instance.
 #[derive(Debug)]
@@ -68,20 +72,39 @@ pub async fn start(
     instance: &str,
     options: Options,
 ) -> Result<Running, StartError> {
+    start_from(topology, instance, options, None).await
+}
+
+/// The same with what an old process of the instance left to this one ([`upgrade::taking`]): its
+/// sockets are taken over, and its flows go on here when this returns.
+///
+/// # Errors
+/// As [`start`]; and when the old process does not go on handing over: it serves on.
+pub async fn start_from(
+    topology: Arc<Topology>,
+    instance: &str,
+    options: Options,
+    mut estate: Option<Estate>,
+) -> Result<Running, StartError> {
     let (group, own) = part(&topology, instance)?;
     let count = options.workers.unwrap_or_else(workers::available);
     let key = secrets::hash_key(&topology, group)?;
     may_be_transparent(&topology, group)?;
-    let sockets = bind_all(&topology, group, own, count)?;
+    let mut sockets = bind_all(&topology, group, own, count, estate.as_mut())?;
     let listeners = group.listeners.iter().map(|listener| listener.name.to_string());
     let listeners = listeners.zip(sockets.iter().map(|sockets| sockets.address)).collect();
-    let admin = bind_admin(&topology, own)?;
+    let admin = bind_admin(&topology, own, estate.as_mut())?;
     let token = secrets::admin_token(&topology)?;
     let snapshot = Snapshot::build(group, key, &options.observer.metrics, None);
     let lanes = snapshot.lanes.clone();
     let published = Arc::new(Published::new(snapshot));
     let (crew, workers) = crew::start(count, &options).map_err(StartError::Workers)?;
 
+    if let Some(estate) = &estate {
+        estate.flows(&mut sockets).map_err(StartError::Upgrade)?;
+    }
+    let admin_lifecycle = Lifecycle::new();
+    let spare = admin.as_ref().and_then(|admin| admin.as_fd().try_clone_to_owned().ok());
     let mut control = JoinSet::new();
     let mut side = Control {
         topology: topology.clone(),
@@ -93,11 +116,15 @@ pub async fn start(
         crew: Some(crew),
         options: options.clone(),
         checks: Checks::default(),
+        admin: spare.map(|spare| (spare, admin_lifecycle.clone())),
         phases: JoinSet::new(),
     };
     warn_of_keys(group, &sockets, &options);
     for (sockets, lane) in sockets.into_iter().zip(lanes) {
         side.open(sockets, lane);
+    }
+    if let Some(estate) = estate {
+        estate.serving();
     }
     options
         .observer
@@ -119,7 +146,7 @@ pub async fn start(
             token,
             log_level: options.log_level.clone(),
         };
-        control.spawn(admin.serve(listener, options.lifecycle.shutdown()));
+        control.spawn(admin.serve(listener, admin_lifecycle.shutdown()));
     }
     let handle = Handle { orders, observer: options.observer.clone() };
     Ok(Running { admin: admin_at, listeners, handle, options, workers, control })
@@ -146,6 +173,13 @@ impl Handle {
         let sent = self.orders.send(Order::Publish(topology, reply)).await;
         sent.map_err(|_| StartError::Draining)?;
         answer.await.unwrap_or(Err(StartError::Draining))
+    }
+
+    /// Hands over to a new process of the program that runs, with the same arguments (N11). What
+    /// came of it is told as an event; when it was done this process drains.
+    pub async fn upgrade(&self) {
+        // An instance that has ended hands nothing over.
+        let _ended = self.orders.send(Order::Upgrade).await;
     }
 
     /// Reads the file again and goes by it, whole (T9); or says what is wrong with it, and what ran
@@ -197,9 +231,13 @@ fn bind_all(
     group: &Group,
     own: &Instance,
     workers: NonZeroUsize,
+    mut estate: Option<&mut Estate>,
 ) -> Result<Vec<Sockets>, StartError> {
     let bound = group.listeners.iter().map(|listener| {
         let place = Place::of(listener, own);
+        if let Some(sockets) = estate.as_mut().and_then(|estate| estate.take(&place)) {
+            return Ok(sockets);
+        }
         let address = place.address;
         Sockets::new(place, workers).map_err(|fault| {
             let at = Spot::new(&topology.source, listener.at.place);
@@ -231,9 +269,15 @@ fn may_be_transparent(topology: &Topology, group: &Group) -> Result<(), StartErr
     })
 }
 
-fn bind_admin(topology: &Topology, own: &Instance) -> Result<Option<TcpListener>, StartError> {
+fn bind_admin(
+    topology: &Topology,
+    own: &Instance,
+    estate: Option<&mut Estate>,
+) -> Result<Option<TcpListener>, StartError> {
     let Some(At { value: address, place }) = own.admin else { return Ok(None) };
-    let bound = bind::tcp(address, bind::Reuse::No).and_then(TcpListener::from_std);
+    let inherited = estate.and_then(|estate| estate.take_admin(address));
+    let bound = inherited.map_or_else(|| bind::tcp(address, bind::Reuse::No), Ok);
+    let bound = bound.and_then(TcpListener::from_std);
     bound.map(Some).map_err(|source| StartError::Bind {
         at: Spot::new(&topology.source, place),
         what: "admin".to_owned(),

@@ -13,11 +13,13 @@ use std::sync::Arc;
 use common::lifecycle::Lifecycle;
 use common::net::bind;
 use common::snapshot::Published;
+use tokio::sync::mpsc;
 use topology::l4::{Instance, Listener, Protocol};
 use topology::units::ListenerName;
 
 use crate::crew::{Share, Socket};
 use crate::snapshot::{Lane, LaneSource};
+use crate::udp::handover::{Handed, Pause};
 
 /// What a listener is bound by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub(crate) struct Place {
     /// As the file has it.
     pub(crate) address: SocketAddr,
     /// Where the system chooses the port, the name tells listeners apart.
-    name: Option<ListenerName>,
+    pub(crate) name: Option<ListenerName>,
 }
 
 impl Place {
@@ -42,8 +44,10 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct Sockets {
     pub(crate) place: Place,
-    /// One per worker.
+    /// One per worker, or as many as the process had that handed them over.
     pub(crate) each: Vec<Socket>,
+    /// Flows that came with them, in the same order; may be shorter.
+    pub(crate) handed: Vec<Handed>,
     /// Where they are.
     pub(crate) address: SocketAddr,
 }
@@ -61,7 +65,7 @@ impl Sockets {
             Some(Socket::Udp(socket)) => socket.local_addr()?,
             None => address,
         };
-        Ok(Self { place, each, address })
+        Ok(Self { place, each, handed: Vec::new(), address })
     }
 }
 
@@ -78,6 +82,10 @@ fn udp(sockets: Vec<UdpSocket>) -> Vec<Socket> {
 pub(crate) struct Running {
     pub(crate) place: Place,
     pub(crate) name: ListenerName,
+    /// Duplicates, for handing them over; nobody reads them here.
+    pub(crate) spare: Vec<Socket>,
+    /// Where each share is asked for its flows.
+    pub(crate) pauses: Vec<mpsc::Sender<Pause>>,
     /// Its own phases: it may end before the instance does.
     pub(crate) lifecycle: Lifecycle,
     lane: Arc<Published<Lane>>,
@@ -86,16 +94,19 @@ pub(crate) struct Running {
 impl Running {
     /// A listener and its shares, to be given to the workers.
     pub(crate) fn new(sockets: Sockets, lane: Arc<Lane>) -> (Self, Vec<Share>) {
-        let Sockets { place, each, .. } = sockets;
+        let Sockets { place, each, handed, .. } = sockets;
         let (name, lifecycle) = (lane.rules.name.clone(), Lifecycle::new());
         let lane = Arc::new(Published::of(lane));
-        let share = |socket| Share {
-            socket,
-            lane: LaneSource::new(lane.clone()),
-            shutdown: lifecycle.shutdown(),
-        };
-        let shares = each.into_iter().map(share).collect();
-        (Self { place, name, lifecycle, lane }, shares)
+        let spare = each.iter().filter_map(Socket::duplicate).collect();
+        let (mut asks, mut shares) = (Vec::new(), Vec::new());
+        let handed = handed.into_iter().chain(std::iter::repeat_with(Handed::default));
+        for (socket, handed) in each.into_iter().zip(handed) {
+            let (ask, pauses) = mpsc::channel(1);
+            asks.push(ask);
+            let (lane, shutdown) = (LaneSource::new(lane.clone()), lifecycle.shutdown());
+            shares.push(Share { socket, lane, shutdown, handed, pauses });
+        }
+        (Self { place, name, spare, pauses: asks, lifecycle, lane }, shares)
     }
 
     /// Goes by another lane from now on.

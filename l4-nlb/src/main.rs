@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::cli::{self, Launch, TierArgs};
 use common::lifecycle::{Wish, signals};
+use l4_nlb::upgrade;
+use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use topology::Topology;
 
@@ -28,6 +30,7 @@ Examples:
   curl -s localhost:9101/endpoints                (the instance's admin address)
 
 SIGHUP reads the file again: it is in force at once and whole, or refused with what is wrong.
+SIGUSR2 starts the program anew and hands sockets and UDP flows over to it.
 SIGTERM drains: nothing new is taken, connections and flows may finish within the group's `drain`
 time; a second one ends at once. See `aqueduct check FILE` for what is wrong with a file.";
 
@@ -45,10 +48,12 @@ async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
     let Launch { topology, instance, options } = launch;
     let drain = topology.nlb(&instance).map(|(group, _)| group.drain).unwrap_or_default();
     let lifecycle = options.lifecycle.clone();
-    let running = l4_nlb::start(topology, &instance, options).await;
+    let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
+    let running = l4_nlb::start_from(topology, &instance, options, estate).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     // Without systemd there is nobody to tell.
-    let _told = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let own = std::process::id();
+    let _told = sd_notify::notify(&[NotifyState::MainPid(own), NotifyState::Ready]);
     let (handle, (wishes, mut wished)) = (running.handle(), mpsc::unbounded_channel());
     let signals = signals(lifecycle.clone(), drain, move |wish| {
         // Nobody listens any more: the instance has ended.
@@ -58,7 +63,7 @@ async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
         while let Some(wish) = wished.recv().await {
             match wish {
                 Wish::Reload => handle.reload(file).await,
-                Wish::Upgrade => {}
+                Wish::Upgrade => handle.upgrade().await,
             }
         }
     };

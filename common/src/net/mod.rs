@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod batch;
 pub mod bind;
+pub mod descriptors;
 pub mod proxy_protocol;
 pub mod relay;
 mod splice;

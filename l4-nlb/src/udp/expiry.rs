@@ -43,6 +43,13 @@ pub struct Linked {
     younger: Option<u32>,
 }
 
+impl Linked {
+    /// The next one towards the young end.
+    pub fn younger(self) -> Option<u32> {
+        self.younger
+    }
+}
+
 /// Where entries keep their links.
 pub trait Links {
     /// The links of an entry.

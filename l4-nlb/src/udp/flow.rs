@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use super::expiry::{Linked, Links, List};
 
 pub use super::expiry::Tick;
@@ -26,7 +28,7 @@ pub struct Client {
 pub struct FlowId(u32);
 
 /// How far a flow has proved itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Proof {
     /// Never answered.
     None,
@@ -98,6 +100,26 @@ impl<V> Flows<V> {
     /// What the caller keeps for a flow.
     pub fn value(&mut self, id: FlowId) -> Option<&mut V> {
         self.entry(id).map(|entry| &mut entry.value)
+    }
+
+    /// The same, only to look at.
+    pub fn peek(&self, id: FlowId) -> Option<&V> {
+        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| &entry.value)
+    }
+
+    /// Every flow with its client and proof, of each proof the one heard longest ago first.
+    pub fn all(&self) -> impl Iterator<Item = (FlowId, Client, Proof)> {
+        let lists = [&self.unanswered, &self.answered, &self.confirmed];
+        let firsts = lists.map(List::oldest);
+        let entry = |index: u32| self.entries.0.get(index as usize)?.as_ref();
+        firsts.into_iter().flat_map(move |first| {
+            std::iter::successors(first, move |&index| entry(index)?.linked.younger()).filter_map(
+                move |index| {
+                    let entry = entry(index)?;
+                    Some((FlowId(index), entry.client, entry.proof))
+                },
+            )
+        })
     }
 
     /// Whose flow it is.

@@ -6,6 +6,7 @@
 
 pub mod expiry;
 pub mod flow;
+pub mod handover;
 pub mod ports;
 pub mod roster;
 mod worker;
@@ -20,9 +21,11 @@ use common::net::sys::Poller;
 use common::observe::Observer;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::snapshot::LaneSource;
+use handover::{Handed, Pause};
 pub use ports::Budget;
 use worker::Worker;
 
@@ -40,6 +43,7 @@ pub struct UserSpace {
     socket: UdpSocket,
     answers: Rc<Poller>,
     worker: Worker,
+    pauses: mpsc::Receiver<Pause>,
 }
 
 impl UserSpace {
@@ -50,15 +54,29 @@ impl UserSpace {
         budget: Budget,
         observer: Observer,
     ) -> io::Result<Self> {
+        let (_nobody, pauses) = mpsc::channel(1);
+        Self::with(source, socket, budget, observer, (Handed::default(), pauses))
+    }
+
+    /// The same with flows of a former process, and a way to be asked for its own.
+    pub fn with(
+        source: LaneSource,
+        socket: std::net::UdpSocket,
+        budget: Budget,
+        observer: Observer,
+        (handed, pauses): (Handed, mpsc::Receiver<Pause>),
+    ) -> io::Result<Self> {
         let local = socket.local_addr()?;
-        let worker = Worker::new(source, local, budget, observer)?;
-        Ok(Self { socket: UdpSocket::from_std(socket)?, answers: worker.poller(), worker })
+        let mut worker = Worker::new(source, local, budget, observer)?;
+        worker.adopt(handed, Instant::now());
+        let socket = UdpSocket::from_std(socket)?;
+        Ok(Self { socket, answers: worker.poller(), worker, pauses })
     }
 }
 
 impl Plane for UserSpace {
     async fn forward(self, shutdown: Shutdown) {
-        let Self { socket, answers, mut worker } = self;
+        let Self { socket, answers, mut worker, mut pauses } = self;
         let mut batch = Batch::new();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -82,6 +100,13 @@ impl Plane for UserSpace {
                 }
                 _ = sweep.tick() => worker.sweep(Instant::now()),
                 () = &mut draining, if !worker.is_draining() => worker.drain(),
+                Some(Pause { reply, verdict }) = pauses.recv() => {
+                    // Nobody reads meanwhile: what comes waits in the kernel.
+                    let _gone = reply.send(worker.export());
+                    if verdict.await.is_ok() {
+                        return;
+                    }
+                }
                 () = &mut stopped => return,
             }
         }

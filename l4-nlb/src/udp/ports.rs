@@ -20,7 +20,7 @@ use super::flow::FlowId;
 use super::roster::MemberId;
 
 /// A socket's place; another socket may have it later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PortId(pub u32);
 
 /// How many upstream sockets may still be opened, by all workers and listeners together: whoever
@@ -182,9 +182,7 @@ impl Ports {
     /// Gives a pair up; a socket without flows is closed.
     pub fn give(&mut self, port: PortId, member: MemberId, now: Tick) {
         self.set(port, member, Slot::Free(now));
-        if self.port(port).is_some_and(|port| port.used == 0) {
-            self.close(port);
-        }
+        self.close_unused(port);
     }
 
     /// The flow that this pair serves.
@@ -200,15 +198,51 @@ impl Ports {
         self.port(port).map(|port| &port.socket)
     }
 
+    /// Takes a socket of another process over; its pairs rest first. `None`: the budget is used up,
+    /// or the socket cannot be waited on.
+    pub fn adopt(&mut self, socket: UdpSocket, now: Tick) -> Option<PortId> {
+        let permit = self.budget.take()?;
+        let family = Family::of(socket.local_addr().ok()?);
+        self.add(socket, family, permit, now).ok()
+    }
+
+    /// Gives a certain pair to a flow; `false`: another has it.
+    pub fn claim(&mut self, port: PortId, member: MemberId, flow: FlowId) -> bool {
+        let slot = self.port(port).and_then(|port| port.slots.get(member.index()));
+        let free = matches!(slot, Some(Slot::Free(_)));
+        if free {
+            self.set(port, member, Slot::Taken(flow));
+        }
+        free
+    }
+
+    /// Closes a socket that no flow uses.
+    pub fn close_unused(&mut self, id: PortId) {
+        if self.port(id).is_some_and(|port| port.used == 0) {
+            self.close(id);
+        }
+    }
+
     fn port(&self, port: PortId) -> Option<&Port> {
         self.ports.get(port.0 as usize)?.as_ref()
     }
 
     fn open_port(&mut self, family: Family, permit: Permit) -> io::Result<PortId> {
         let socket = bind::udp_upstream(family == Family::V4)?;
+        self.add(socket, family, permit, Tick(0))
+    }
+
+    /// A socket whose pairs have rested since then.
+    fn add(
+        &mut self,
+        socket: UdpSocket,
+        family: Family,
+        permit: Permit,
+        since: Tick,
+    ) -> io::Result<PortId> {
         let id = PortId(self.vacant.last().copied().unwrap_or(self.ports.len() as u32));
         self.poller.add(&socket, id.0)?;
-        let slots = vec![Slot::Free(Tick(0)); self.members.len()];
+        let slots = vec![Slot::Free(since); self.members.len()];
         let port = Some(Port { socket, _permit: permit, family, slots, used: 0 });
         match self.ports.get_mut(id.0 as usize) {
             Some(place) => {
@@ -219,7 +253,7 @@ impl Ports {
         }
         self.open += 1;
         for member in self.members.iter_mut().filter(|member| member.family == family) {
-            member.free.insert((Tick(0), id));
+            member.free.insert((since, id));
         }
         Ok(id)
     }

@@ -3,6 +3,8 @@
 //!
 //! Invariant: a flow keeps its endpoint while that lives and the configuration has it.
 
+mod handover;
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;

@@ -6,6 +6,8 @@
 
 mod fakes;
 mod instance;
+mod process;
 mod reload;
 mod tcp;
 mod udp;
+mod upgrade;

@@ -28,12 +28,12 @@ fn file(listeners: &[(&str, &str, SocketAddr)], endpoints: &[SocketAddr]) -> Top
 }
 
 /// An address that is free; nobody else listens there while the listener is kept.
-async fn free() -> SocketAddr {
+pub(crate) async fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 /// An endpoint that sends back what it gets.
-async fn echo() -> SocketAddr {
+pub(crate) async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -47,7 +47,7 @@ async fn echo() -> SocketAddr {
     address
 }
 
-async fn ask(stream: &mut TcpStream) {
+pub(crate) async fn ask(stream: &mut TcpStream) {
     stream.write_all(b"word").await.unwrap();
     let mut bytes = [0; 4];
     stream.read_exact(&mut bytes).await.unwrap();
