@@ -95,7 +95,8 @@ pub async fn start_from(
     let listeners = listeners.zip(sockets.iter().map(|sockets| sockets.address)).collect();
     let admin = bind_admin(&topology, own, estate.as_mut())?;
     let token = secrets::admin_token(&topology)?;
-    let snapshot = Snapshot::build(group, key, &options.observer.metrics, None);
+    let snapshot =
+        Snapshot::build(group, (key, own.zone.as_ref()), &options.observer.metrics, None);
     let lanes = snapshot.lanes.clone();
     let published = Arc::new(Published::new(snapshot));
     let (crew, workers) = crew::start(count, &options).map_err(StartError::Workers)?;

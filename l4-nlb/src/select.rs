@@ -6,9 +6,12 @@
 
 use std::net::SocketAddr;
 
-use common::balance::{Balancer, HashKey};
+use common::balance::{Balancer, HashKey, Table};
 use common::service::Service;
+use tokio::time::Instant;
 use topology::Balance;
+use topology::l4::Listener;
+use topology::units::ZoneName;
 
 /// What a choice may depend on.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +31,28 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// For the endpoints that the service has now.
-    pub fn new(by: Balance, service: &Service, key: HashKey) -> Self {
-        Self { by, balancer: Balancer::new(by, service, key), key }
+    /// For the endpoints that the service has now, on an instance in this zone; `before` is what
+    /// chose among the service's former endpoints.
+    pub fn new(
+        rules: &Listener,
+        service: &Service,
+        (key, zone): (HashKey, Option<&ZoneName>),
+        before: Option<(&Self, &Service)>,
+    ) -> Self {
+        let by = rules.balance;
+        let balancer = Balancer::with(by, rules.hash, service, key).near(zone.cloned());
+        let balancer = match before.filter(|(before, _)| before.key == key && before.by == by) {
+            Some((before, old)) => balancer.after(&before.balancer, (old, service), Instant::now()),
+            None => balancer,
+        };
+        Self { by, balancer, key }
+    }
+
+    /// Which part of all clients each endpoint has while all live, where the listener hashes.
+    pub fn shares(&self) -> Option<Vec<f64>> {
+        let table = self.balancer.table()?;
+        let share = |slots| slots as f64 / Table::SLOTS as f64;
+        Some(table.shares().into_iter().map(share).collect())
     }
 
     /// The index of the flow's endpoint; `avoid` holds those already tried. `None`: none is left.

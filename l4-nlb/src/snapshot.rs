@@ -11,6 +11,7 @@ use common::observe::Metrics;
 use common::service::Service;
 use common::snapshot::Published;
 use topology::l4::{Group, Listener, Target, TlsMatch};
+use topology::units::ZoneName;
 
 use crate::gate::Gate;
 use crate::meters::Meters;
@@ -56,7 +57,12 @@ pub struct TlsRoute {
 
 impl Snapshot {
     /// The group's listeners; what `before` knows of a listener or an endpoint is kept.
-    pub fn build(group: &Group, key: HashKey, metrics: &Metrics, before: Option<&Self>) -> Self {
+    pub fn build(
+        group: &Group,
+        (key, zone): (HashKey, Option<&ZoneName>),
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Self {
         let mut services: Vec<Arc<Service>> = Vec::new();
         let lanes = group.listeners.iter().filter_map(|rules| {
             let to = rules.to()?;
@@ -74,10 +80,13 @@ impl Snapshot {
                 })
             };
             let service = service_of(to);
-            let selector = Selector::new(rules.balance, &service, key);
+            let own = (key, zone);
+            let before = old.map(|lane| (&lane.selector, &*lane.service));
+            let before = before.filter(|(_, former)| former.name == service.name);
+            let selector = Selector::new(rules, &service, own, before);
             let for_tls = |target: &Target| {
                 let (when, service) = (target.when.clone()?, service_of(&target.to));
-                let selector = Selector::new(rules.balance, &service, key);
+                let selector = Selector::new(rules, &service, own, None);
                 Some(TlsRoute { when, service, selector })
             };
             let tls_routes = rules.targets.iter().filter_map(for_tls).collect();

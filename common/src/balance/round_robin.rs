@@ -6,11 +6,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Choice;
+use crate::rng::Rng;
 use crate::service::Service;
 
 /// One round, written out, and the place in it.
 #[derive(Debug)]
-pub struct Turns {
+pub(super) struct Turns {
     round: Box<[u16]>,
     next: AtomicUsize,
 }
@@ -18,7 +19,7 @@ pub struct Turns {
 impl Turns {
     /// Smooth weighted turns: the endpoint that is owed most comes next and pays the whole sum.
     pub(super) fn new(service: &Service) -> Self {
-        let weights = reduce(service.endpoints.iter().map(|e| i64::from(e.weight.0.max(1))));
+        let weights = reduce(service.endpoints.iter().map(|e| i64::from(e.weight().max(1))));
         let sum: i64 = weights.iter().sum();
         let mut owed = vec![0_i64; weights.len()];
         let turn = |_| {
@@ -34,15 +35,15 @@ impl Turns {
 
     /// A turn of an endpoint that is not allowed is skipped by drawing the next one: its share is
     /// spread over the others, not given to its neighbour.
-    pub(super) fn select(&self, choice: &Choice<'_>) -> Option<usize> {
+    pub(super) fn select(&self, choice: &Choice<'_>, rng: &Rng) -> Option<usize> {
         for _ in 0..self.round.len() {
             let place = self.next.fetch_add(1, Ordering::Relaxed) % self.round.len();
             let index = self.round.get(place).map(|&i| usize::from(i))?;
-            if choice.allows(index) {
+            if choice.allows(index) && choice.takes_turn(index, rng) {
                 return Some(index);
             }
         }
-        // Other workers drew in between.
+        // Other workers drew in between, or slow starters let all their turns pass.
         choice.from(0).next()
     }
 }

@@ -1,11 +1,11 @@
-//! The check `http: PATH`: one GET, answered 2xx. Called by `health`.
+//! The check `http: PATH`: one GET, answered 2xx, or 429 by a server that is full. Called by `health`.
 //!
 //! Invariant: the answer's body is not read; its head is bounded.
 
 use std::net::SocketAddr;
 use std::pin::pin;
 
-use ::http::{Request, header};
+use ::http::{Request, StatusCode, header};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http_body_util::Empty;
@@ -13,9 +13,9 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::Fault;
+use super::{Answer, Fault};
 
-pub(super) async fn ask(address: SocketAddr, path: &str) -> Result<(), Fault> {
+pub(super) async fn ask(address: SocketAddr, path: &str) -> Result<Answer, Fault> {
     let stream = TokioIo::new(TcpStream::connect(address).await?);
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD).max_headers(100);
@@ -32,8 +32,11 @@ pub(super) async fn ask(address: SocketAddr, path: &str) -> Result<(), Fault> {
         // The server has closed; its answer, if there was one, waits already.
         Either::Right((_ended, answer)) => answer.await?,
     };
-    let status = answer.status();
-    if status.is_success() { Ok(()) } else { Err(Fault::Status(status.as_u16())) }
+    match answer.status() {
+        status if status.is_success() => Ok(Answer::Ready),
+        StatusCode::TOO_MANY_REQUESTS => Ok(Answer::Full),
+        status => Err(Fault::Status(status.as_u16())),
+    }
 }
 
 /// The most that the answer's head may hold, in bytes.

@@ -4,8 +4,10 @@
 //!
 //! Invariant: a check ends within its timeout and holds at most a few kilobytes of the answer.
 
+mod grpc;
 mod http;
 mod tcp;
+mod tls;
 mod udp;
 
 use std::io;
@@ -20,7 +22,7 @@ use crate::lifecycle::Shutdown;
 use crate::observe::Observer;
 use crate::rng::Rng;
 use crate::service::events::{self, EndpointDown, EndpointUp};
-use crate::service::{Endpoint, Health, Service};
+use crate::service::{Checked, Endpoint, Full, Health, Service};
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -34,21 +36,38 @@ pub enum Fault {
     /// An answer that is not 2xx.
     #[error("status {0}")]
     Status(u16),
+    /// The handshake failed.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    /// An answer of `grpc.health.v1` that is not SERVING, or no such answer.
+    #[error("gRPC: {0}")]
+    Grpc(String),
     /// The answer is not HTTP.
     #[error("not an HTTP answer: {0}")]
     Http(#[from] hyper::Error),
 }
 
+/// A good answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It may have traffic.
+    Ready,
+    /// It is well and takes nothing new for now.
+    Full,
+}
+
 /// Asks an endpoint once. Cancelling it closes what it opened.
 pub trait Probe: Send + Sync + 'static {
-    /// Ok when the endpoint may have traffic. The caller limits the time.
-    fn ask(&self, address: SocketAddr) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// Ok when the endpoint is well. The caller limits the time.
+    fn ask(&self, address: SocketAddr) -> impl Future<Output = Result<Answer, Fault>> + Send;
 }
 
 impl Probe for topology::model::Probe {
-    async fn ask(&self, address: SocketAddr) -> Result<(), Fault> {
+    async fn ask(&self, address: SocketAddr) -> Result<Answer, Fault> {
         match self {
-            Self::Tcp | Self::Tls { .. } | Self::Grpc { .. } => tcp::ask(address).await,
+            Self::Tcp => tcp::ask(address).await,
+            Self::Tls { name } => tls::ask(address, name.as_deref()).await,
+            Self::Grpc { service } => grpc::ask(address, service).await,
             Self::Http { path } => http::ask(address, path).await,
             Self::Udp { request } => udp::ask(address, request).await,
         }
@@ -111,7 +130,7 @@ impl Checks {
         for (service, check) in services {
             for endpoint in &service.endpoints {
                 let same = |((known, asked), _): &((Arc<Endpoint>, HealthCheck), AbortHandle)| {
-                    Arc::ptr_eq(known, endpoint) && asked == check
+                    Arc::ptr_eq(&known.state, &endpoint.state) && asked == check
                 };
                 let handle = match former.iter().position(same) {
                     Some(at) => former.swap_remove(at).1,
@@ -154,10 +173,14 @@ impl Watcher {
         let mut tally = Tally::default();
         loop {
             // From start to start, ± 10 %, so that instances and endpoints do not march in step.
-            let next = Instant::now() + self.rng.jitter(self.check.interval, 10);
+            let began = Instant::now();
+            let next = began + self.rng.jitter(self.check.interval, 10);
             let asked = timeout(self.check.timeout, probe.ask(self.endpoint.address)).await;
             let outcome = asked.unwrap_or(Err(Fault::Timeout));
             let state = &self.endpoint.state;
+            let full = if matches!(outcome, Ok(Answer::Full)) { Full::Yes } else { Full::No };
+            state.set_full(full);
+            self.record(began, &outcome);
             match tally.count(outcome.is_ok(), state.healthy(), &self.check) {
                 Some(Health::Up) => {
                     state.set_healthy(Health::Up);
@@ -174,6 +197,25 @@ impl Watcher {
         }
     }
 }
+
+impl Watcher {
+    /// Keeps what was found for operators, and counts it.
+    fn record(&self, began: Instant, outcome: &Result<Answer, Fault>) {
+        let (service, endpoint) = (self.service.name.as_str(), self.endpoint.name.as_str());
+        let (word, mut text) = match outcome {
+            Ok(Answer::Ready) => ("ok", "ok".to_owned()),
+            Ok(Answer::Full) => ("full", "full".to_owned()),
+            Err(fault) => ("failed", fault.to_string()),
+        };
+        text.truncate(text.floor_char_boundary(LONGEST));
+        let at = Instant::now();
+        self.endpoint.state.set_checked(Checked { at, took: at - began, outcome: text });
+        events::checked(&self.observer, service, endpoint, word);
+    }
+}
+
+/// Of a cause that is kept, in bytes.
+const LONGEST: usize = 200;
 
 /// Answers in a row.
 #[derive(Debug, Default)]

@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::Fault;
+use super::{Answer, Fault};
 
-pub(super) async fn ask(address: SocketAddr) -> Result<(), Fault> {
+pub(super) async fn ask(address: SocketAddr) -> Result<Answer, Fault> {
     TcpStream::connect(address).await?;
-    Ok(())
+    Ok(Answer::Ready)
 }

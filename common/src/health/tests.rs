@@ -20,10 +20,10 @@ fn check(probe: Asked) -> HealthCheck {
 struct Told(Mutex<(bool, u32)>);
 
 impl Probe for Told {
-    async fn ask(&self, _: SocketAddr) -> Result<(), Fault> {
+    async fn ask(&self, _: SocketAddr) -> Result<Answer, Fault> {
         let mut told = self.0.lock().unwrap();
         told.1 += 1;
-        if told.0 { Ok(()) } else { Err(Fault::Status(503)) }
+        if told.0 { Ok(Answer::Ready) } else { Err(Fault::Status(503)) }
     }
 }
 
@@ -116,6 +116,134 @@ async fn tcp_and_udp_want_an_answer() {
     assert!(asked.is_ok());
     drop(server);
     assert!(ping.ask(address).await.is_err(), "a closed port is unreachable");
+}
+
+/// N8: a server that is full says so, by 429 or by its answer; it is well all the same.
+#[tokio::test]
+async fn a_full_server_is_well() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _head = stream.read(&mut [0; 1000]).await.unwrap();
+        stream.write_all(b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n").await
+    };
+    let asked = Asked::Http { path: "/healthz".into() };
+    let (asked, answered) = tokio::join!(asked.ask(address), answer);
+    answered.unwrap();
+    assert_eq!(asked.unwrap(), Answer::Full);
+
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let answer = async {
+        let (_, peer) = server.recv_from(&mut [0; 16]).await.unwrap();
+        server.send_to(b"full: 100 of 100 players", peer).await.unwrap();
+    };
+    let ping = Asked::Udp { request: b"ping".to_vec() };
+    let (asked, ()) = tokio::join!(ping.ask(address), answer);
+    assert_eq!(asked.unwrap(), Answer::Full);
+}
+
+/// N8: the TLS check wants a handshake and asks for the name; whose certificate it is does not
+/// matter.
+#[tokio::test]
+async fn tls_wants_a_handshake() {
+    let signed = rcgen::generate_simple_self_signed(vec!["elsewhere.example".into()]).unwrap();
+    let key =
+        rustls::pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(crate::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    for name in [Some("game.example"), None] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = Asked::Tls { name: name.map(str::to_owned) };
+        let shaken = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = acceptor.accept(stream).await.unwrap();
+            assert_eq!(stream.get_ref().1.server_name(), name);
+        };
+        let (asked, ()) = tokio::join!(asked.ask(address), shaken);
+        assert_eq!(asked.unwrap(), Answer::Ready);
+        let plain = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"220 no TLS here\r\n").await.unwrap();
+        };
+        let (asked, ()) = tokio::join!(Asked::Tls { name: None }.ask(address), plain);
+        assert!(matches!(asked, Err(Fault::Tls(_))), "{asked:?}");
+    }
+}
+
+/// A gRPC server that answers one call with this message and this status.
+async fn grpc(message: &'static [u8], status: &'static str) -> (Result<Answer, Fault>, Vec<u8>) {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::{Frame, Incoming};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::channel(1);
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = hyper::service::service_fn(move |request: ::http::Request<Incoming>| {
+            let told = told.clone();
+            async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let asked = request.into_body().collect().await.unwrap().to_bytes().to_vec();
+                told.send(asked).await.unwrap();
+                let mut trailers = ::http::HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                let data = Frame::data(Bytes::from_static(message));
+                let frames = [Ok::<_, Fault>(data), Ok(Frame::trailers(trailers))];
+                let body = StreamBody::new(futures_util::stream::iter(frames));
+                Ok::<_, Fault>(::http::Response::new(body))
+            }
+        });
+        let stream = hyper_util::rt::TokioIo::new(stream);
+        let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let _gone = server.serve_connection(stream, answer).await;
+    });
+    let asked = Asked::Grpc { service: "game".into() }.ask(address).await;
+    server.abort();
+    (asked, heard.recv().await.unwrap())
+}
+
+/// N8: the gRPC check asks about the service and wants SERVING with status 0.
+#[tokio::test]
+async fn grpc_wants_serving() {
+    let (asked, request) = grpc(&[0, 0, 0, 0, 2, 8, 1], "0").await;
+    assert_eq!(asked.unwrap(), Answer::Ready);
+    assert_eq!(request, b"\0\0\0\0\x06\x0a\x04game");
+    for (message, status) in [
+        (&[0, 0, 0, 0, 2, 8, 2][..], "0"),
+        (&[0, 0, 0, 0, 0], "0"),
+        (&[0, 0, 0, 0, 2, 8, 1], "12"),
+        (&[], "5"),
+        (&[1, 2], "0"),
+    ] {
+        let (asked, _) = grpc(message, status).await;
+        assert!(matches!(asked, Err(Fault::Grpc(_))), "{message:?} {status}: {asked:?}");
+    }
+}
+
+/// N8, T9: an endpoint that stays goes on being asked; one that goes is asked no more.
+#[tokio::test(start_paused = true)]
+async fn checks_follow_changes() {
+    let observer = Observer::new("nlb-1");
+    let first = Service::new(&crate::service::tests::service(&[1, 2]));
+    let check = check(Asked::Tcp);
+    let mut checks = Checks::default();
+    checks.update([(&first, &check)], &observer);
+    let kept = checks.handles[1].id();
+    let second = first.update(&crate::service::tests::service(&[3, 2]));
+    checks.update([(&second, &check)], &observer);
+    assert_eq!((checks.handles.len(), checks.handles[1].id()), (2, kept));
+    let other = HealthCheck { fall: 9, ..check };
+    checks.update([(&second, &other)], &observer);
+    assert_ne!(checks.handles[1].id(), kept, "asked by other rules");
 }
 
 proptest! {

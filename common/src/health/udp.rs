@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 
 use tokio::net::UdpSocket;
 
-use super::Fault;
+use super::{Answer, Fault};
 
-pub(super) async fn ask(address: SocketAddr, request: &[u8]) -> Result<(), Fault> {
+pub(super) async fn ask(address: SocketAddr, request: &[u8]) -> Result<Answer, Fault> {
     let any: SocketAddr = if address.is_ipv4() {
         (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
@@ -17,7 +17,9 @@ pub(super) async fn ask(address: SocketAddr, request: &[u8]) -> Result<(), Fault
     let socket = UdpSocket::bind(any).await?;
     socket.connect(address).await?;
     socket.send(request).await?;
-    // What it says does not matter, and what does not fit is cut off by the kernel.
-    socket.recv(&mut [0; 64]).await?;
-    Ok(())
+    // Beyond its beginning it does not matter what it says; the rest is cut off by the kernel.
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer).await?;
+    let full = answer.get(..length).is_some_and(|answer| answer.starts_with(b"full"));
+    Ok(if full { Answer::Full } else { Answer::Ready })
 }

@@ -84,6 +84,13 @@ impl Event for EndpointEjected<'_> {
     }
 }
 
+/// Counts an active check.
+pub(crate) fn checked(to: &Observer, service: &str, endpoint: &str, outcome: &'static str) {
+    let labels = [("service", service), ("endpoint", endpoint), ("outcome", outcome)];
+    let help = "Active checks of the endpoint, by outcome.";
+    to.metrics.counter("aqueduct_endpoint_checks_total", help, &labels).increment(1);
+}
+
 /// Sets the gauge that dashboards watch.
 pub(crate) fn up(to: &Observer, service: &str, endpoint: &str, value: f64) {
     let labels = [("service", service), ("endpoint", endpoint)];

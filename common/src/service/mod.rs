@@ -2,16 +2,18 @@
 //! Not for choosing one (`balance`) and not for asking whether it lives (`health`). Called by every
 //! tier for each flow, request or checkout.
 //!
-//! Invariant: all workers see one state per endpoint; nothing here locks.
+//! Invariant: all workers see one state per endpoint; the data path meets no lock here.
 
 pub mod events;
 mod outlier;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
+use topology::units::{Percent, ZoneName};
 use topology::{EndpointName, ServiceName, Weight};
 
 use outlier::Outlier;
@@ -24,44 +26,65 @@ pub struct Service {
     pub name: ServiceName,
     /// At least one; the order is the file's and means nothing.
     pub endpoints: Vec<Arc<Endpoint>>,
+    /// With a smaller part of them selectable than this, all are used.
+    pub panic_threshold: Percent,
+    /// How long an endpoint that is new or has come back takes to reach its whole share, where the
+    /// balancing does not hash.
+    pub slow_start: Option<Duration>,
 }
 
 impl Service {
     /// Every endpoint starts healthy: traffic need not wait for the first check.
     pub fn new(model: &topology::Service) -> Arc<Self> {
-        Self::build(model, |_| None)
-    }
-
-    /// The service after a change of configuration: an endpoint that kept name, address and weight
-    /// keeps its state.
-    pub fn update(&self, model: &topology::Service) -> Arc<Self> {
         Self::build(model, |wanted| {
-            let same = |e: &&Arc<Endpoint>| {
-                e.name == wanted.name && e.address == wanted.address && e.weight == wanted.weight
-            };
-            self.endpoints.iter().find(same).cloned()
+            let state = EndpointState::new(Passive::default());
+            Arc::new(Endpoint::new(wanted, Arc::new(state)))
         })
     }
 
-    /// True when no endpoint can be selected: then all of them are used (panic threshold).
+    /// The service after a change of configuration: an endpoint that kept its name and its address
+    /// keeps its state, and a new one starts slowly.
+    pub fn update(&self, model: &topology::Service) -> Arc<Self> {
+        let now = Instant::now();
+        Self::build(model, |wanted| {
+            let same = |e: &&Arc<Endpoint>| e.name == wanted.name && e.address == wanted.address;
+            match self.endpoints.iter().find(same) {
+                Some(known) if known.weight == wanted.weight && known.zone == wanted.zone => {
+                    known.clone()
+                }
+                Some(known) => Arc::new(Endpoint::new(wanted, known.state.clone())),
+                None => {
+                    let state = EndpointState::new(Passive::default());
+                    state.start(now);
+                    Arc::new(Endpoint::new(wanted, Arc::new(state)))
+                }
+            }
+        })
+    }
+
+    /// True when too few endpoints can be selected: then all of them are used. With a threshold of
+    /// 0 % that is when none can.
     pub fn panicking(&self, now: Instant) -> bool {
-        !self.endpoints.iter().any(|e| e.state.selectable(now))
+        let mut selectable = self.endpoints.iter().filter(|e| e.state.selectable(now));
+        let Percent(threshold) = self.panic_threshold;
+        let most = self.endpoints.len() * usize::from(threshold);
+        match threshold {
+            // One is enough, and is found soon.
+            0 => selectable.next().is_none(),
+            _ => selectable.count() * 100 < most.max(1),
+        }
     }
 
     fn build(
         model: &topology::Service,
-        known: impl Fn(&topology::Endpoint) -> Option<Arc<Endpoint>>,
+        endpoint: impl Fn(&topology::Endpoint) -> Arc<Endpoint>,
     ) -> Arc<Self> {
-        let fresh = |e: &topology::Endpoint| {
-            Arc::new(Endpoint {
-                name: e.name.clone(),
-                address: e.address,
-                weight: e.weight,
-                state: EndpointState::new(Passive::default()),
-            })
-        };
-        let endpoints = model.endpoints.iter().map(|e| known(e).unwrap_or_else(|| fresh(e)));
-        Arc::new(Self { name: model.name.clone(), endpoints: endpoints.collect() })
+        Arc::new(Self {
+            name: model.name.clone(),
+            endpoints: model.endpoints.iter().map(endpoint).collect(),
+            panic_threshold: model.panic_threshold,
+            slow_start: model.slow_start,
+        })
     }
 }
 
@@ -72,10 +95,50 @@ pub struct Endpoint {
     pub name: EndpointName,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Its share.
+    /// Its share, as the file has it.
     pub weight: Weight,
+    /// Where it stands.
+    pub zone: Option<ZoneName>,
     /// What is known about it now.
-    pub state: EndpointState,
+    pub state: Arc<EndpointState>,
+}
+
+impl Endpoint {
+    fn new(model: &topology::Endpoint, state: Arc<EndpointState>) -> Self {
+        Self {
+            name: model.name.clone(),
+            address: model.address,
+            weight: model.weight,
+            zone: model.zone.clone(),
+            state,
+        }
+    }
+
+    /// Its share now: what an operator set, else the file's. 0: nothing new.
+    pub fn weight(&self) -> u16 {
+        self.state.weight().unwrap_or(self.weight.0)
+    }
+
+    /// Its share in thousandths, less while it starts slowly; at least a tenth of its weight.
+    pub fn load_weight(&self, slow_start: Option<Duration>, now: Instant) -> u64 {
+        let whole = u64::from(self.weight()) * 1000;
+        match (slow_start, self.state.age(now)) {
+            (Some(ramp), Some(age)) if age < ramp => {
+                let part = age.as_millis() * u128::from(whole) / ramp.as_millis().max(1);
+                (part as u64).max(whole / 10)
+            }
+            _ => whole,
+        }
+    }
+}
+
+/// Whether an endpoint has said that it takes nothing new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// It has.
+    Yes,
+    /// It has not.
+    No,
 }
 
 /// What an active check found.
@@ -87,14 +150,67 @@ pub enum Health {
     Down,
 }
 
+/// How an endpoint stands, in one word: for operators, not for the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It takes its whole share.
+    Up,
+    /// It takes a growing share.
+    Starting,
+    /// It takes nothing new: an operator or the file says so.
+    Draining,
+    /// It takes nothing new: it says so itself.
+    Full,
+    /// A check or the data path found it dead.
+    Down,
+}
+
+impl Condition {
+    /// As a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::Full => "full",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// What the last active check of an endpoint found.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// When it ended.
+    pub at: Instant,
+    /// How long it took.
+    pub took: Duration,
+    /// `ok`, `full`, or why it failed; at most 200 bytes.
+    pub outcome: String,
+}
+
 /// The living part of an endpoint: atomics, shared by all workers.
 #[derive(Debug)]
 pub struct EndpointState {
     active: Arc<AtomicU32>,
     down: AtomicBool,
     draining: AtomicBool,
+    full: AtomicBool,
+    /// Set by an operator; [`FROM_FILE`]: not set.
+    weight: AtomicU32,
+    born: Instant,
+    /// Milliseconds after `born` at which it became new or came back; [`ALWAYS`]: it was there.
+    started: AtomicU64,
     outlier: Outlier,
+    /// For operators; the data path never looks at it.
+    checked: Mutex<Option<Checked>>,
 }
+
+/// No weight was set.
+const FROM_FILE: u32 = u32::MAX;
+
+/// It was there from the start.
+const ALWAYS: u64 = u64::MAX;
 
 impl EndpointState {
     /// Healthy, idle, not draining.
@@ -103,7 +219,12 @@ impl EndpointState {
             active: Arc::default(),
             down: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            weight: AtomicU32::new(FROM_FILE),
+            born: Instant::now(),
+            started: AtomicU64::new(ALWAYS),
             outlier: Outlier::new(passive),
+            checked: Mutex::new(None),
         }
     }
 
@@ -125,9 +246,63 @@ impl EndpointState {
 
     /// Told by the active check. `Up` ends an ejection too: the check has asked the endpoint itself.
     pub fn set_healthy(&self, health: Health) {
-        self.down.store(health == Health::Down, Ordering::Relaxed);
+        let was_down = self.down.swap(health == Health::Down, Ordering::Relaxed);
         if health == Health::Up {
             self.outlier.forgive();
+            if was_down {
+                self.start(Instant::now());
+            }
+        }
+    }
+
+    /// Begins the slow start of an endpoint that is new or has come back.
+    fn start(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.born).as_millis();
+        self.started.store(u64::try_from(age).unwrap_or(ALWAYS - 1), Ordering::Relaxed);
+    }
+
+    /// How long ago it became new or came back; `None`: it was there from the start.
+    fn age(&self, now: Instant) -> Option<Duration> {
+        let started = self.started.load(Ordering::Relaxed);
+        let age = now.saturating_duration_since(self.born);
+        (started != ALWAYS).then(|| age.saturating_sub(Duration::from_millis(started)))
+    }
+
+    /// Told by the active check: it takes nothing new for now, and is well.
+    pub fn set_full(&self, full: Full) {
+        self.full.store(full == Full::Yes, Ordering::Relaxed);
+    }
+
+    /// The weight that an operator set.
+    pub fn weight(&self) -> Option<u16> {
+        u16::try_from(self.weight.load(Ordering::Relaxed)).ok()
+    }
+
+    /// Sets the weight over the file's; `None` goes back to it. Balancers that hash or write their
+    /// rounds out know of it once they are built anew.
+    pub fn set_weight(&self, weight: Option<u16>) {
+        self.weight.store(weight.map_or(FROM_FILE, u32::from), Ordering::Relaxed);
+    }
+
+    /// What the last active check found.
+    pub fn checked(&self) -> Option<Checked> {
+        self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Told by the active check.
+    pub fn set_checked(&self, checked: Checked) {
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = Some(checked);
+    }
+
+    /// How it stands; `slow_start` is its service's.
+    pub fn condition(&self, slow_start: Option<Duration>, now: Instant) -> Condition {
+        let starting = || slow_start.zip(self.age(now)).is_some_and(|(ramp, age)| age < ramp);
+        match () {
+            () if !self.alive(now) => Condition::Down,
+            () if self.draining() || self.weight() == Some(0) => Condition::Draining,
+            () if self.full.load(Ordering::Relaxed) => Condition::Full,
+            () if starting() => Condition::Starting,
+            () => Condition::Up,
         }
     }
 
@@ -163,9 +338,11 @@ impl EndpointState {
         self.healthy() && !self.outlier.ejected(now)
     }
 
-    /// Alive and not draining: new flows may come.
+    /// Alive, not draining, not full, and of some weight: new flows may come.
     pub fn selectable(&self, now: Instant) -> bool {
-        !self.draining() && self.alive(now)
+        let full = self.full.load(Ordering::Relaxed);
+        let weightless = self.weight.load(Ordering::Relaxed) == 0;
+        !self.draining() && !full && !weightless && self.alive(now)
     }
 }
 

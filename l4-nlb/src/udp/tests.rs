@@ -42,7 +42,7 @@ fn source(endpoint: u16) -> LaneSource {
         place: topology::Place::default(),
     };
     let metrics = Observer::new("nlb-1").metrics;
-    let snapshot = Snapshot::build(&group, HashKey::from_names(["edge"]), &metrics, None);
+    let snapshot = Snapshot::build(&group, (HashKey::from_names(["edge"]), None), &metrics, None);
     LaneSource::new(Arc::new(Published::of(snapshot.lanes[0].clone())))
 }
 
