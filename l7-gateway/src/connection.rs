@@ -103,7 +103,14 @@ impl Worker {
         let client = if believed {
             match timeout(limit, proxy_protocol::read(&mut io)).await {
                 // A balancer's own connection (LOCAL, UNKNOWN) has no client behind it.
-                Ok(Ok(header)) => header.addresses.map_or(from, |addresses| addresses.source),
+                Ok(Ok(header)) => {
+                    let client = header.addresses.map_or(from, |addresses| addresses.source);
+                    if let Some(id) = header.field(proxy_protocol::UNIQUE_ID) {
+                        // The balancer's flow list and log have the same id.
+                        tracing::debug!(%client, id = %id.escape_ascii(), "connection named by its balancer");
+                    }
+                    client
+                }
                 Ok(Err(fault)) => return self.observer.emit(ProxyHeaderRefused { from, fault }),
                 Err(_) => return,
             }
