@@ -7,9 +7,11 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroUsize;
 
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::sys;
+use super::{steer, sys};
 
 /// Whether sockets of this user may share the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,12 +63,21 @@ pub fn tcp_group(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<Tcp
 }
 
 /// One UDP socket per worker on one address; port 0 is chosen once. `AddrInUse` when anybody is
-/// bound there already.
+/// bound there already. Which socket gets a datagram depends on its source address alone
+/// (`steer`); where the kernel refuses that, on addresses and ports.
 pub fn udp_group(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<UdpSocket>> {
     let probe = udp_socket(address, Reuse::No)?;
     let address = local(&probe)?;
     drop(probe);
-    (0..count.get()).map(|_| udp(address, Reuse::Port)).collect()
+    let group: Vec<UdpSocket> =
+        (0..count.get()).map(|_| udp(address, Reuse::Port)).collect::<io::Result<_>>()?;
+    if let (Some(first), Ok(several @ 2..)) = (group.first(), u32::try_from(group.len())) {
+        let program =
+            steer::program(address.is_ipv4(), SmallRng::from_os_rng().next_u32(), several);
+        // Without it limits per client count per worker.
+        let _refused = sys::steer(first, &program);
+    }
+    Ok(group)
 }
 
 fn tcp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {

@@ -10,5 +10,6 @@ pub mod descriptors;
 pub mod proxy_protocol;
 pub mod relay;
 mod splice;
+pub mod steer;
 pub mod sys;
 pub mod tcp;

@@ -72,6 +72,9 @@ pub enum Fault {
     /// Longer than [`LONGEST`].
     #[error("the PROXY header is {0} bytes long, over the limit of {LONGEST}")]
     TooLong(usize),
+    /// A datagram ends within its header.
+    #[error("the datagram ends within its PROXY header, after {0} bytes")]
+    Cut(usize),
     /// A field reaches past the end.
     #[error("a field of the PROXY header is cut off")]
     Tlv,
@@ -97,7 +100,7 @@ pub enum ReadFault {
 /// The header at the start of `bytes`.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Fault> {
     if bytes.starts_with(SIGNATURE) {
-        return parse_v2(bytes);
+        return parse_v2(bytes, STREAM);
     }
     if bytes.starts_with(PREFIX) {
         return parse_v1(bytes);
@@ -106,6 +109,17 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Fault> {
         return Ok(Parsed::Incomplete(SHORTEST));
     }
     Err(Fault::Signature)
+}
+
+/// The header at the start of a datagram: version 2, for datagrams, and whole.
+pub fn parse_datagram(bytes: &[u8]) -> Result<Header, Fault> {
+    if !bytes.starts_with(SIGNATURE) {
+        return Err(Fault::Signature);
+    }
+    match parse_v2(bytes, DATAGRAM)? {
+        Parsed::Header(header) => Ok(header),
+        Parsed::Incomplete(_) => Err(Fault::Cut(bytes.len())),
+    }
 }
 
 /// Reads exactly one header and not a byte more, so that what follows (TLS, HTTP) is still in the
@@ -142,6 +156,15 @@ pub fn v1(addresses: Option<Addresses>, out: &mut Vec<u8>) {
 /// Appends a version 2 header for a byte stream, with its checksum (§2.2.3); `None` writes a LOCAL
 /// one. What does not fit into [`LONGEST`] is left out.
 pub fn v2(addresses: Option<Addresses>, tlvs: &[Tlv], out: &mut Vec<u8>) {
+    write_v2(addresses, STREAM, tlvs, out);
+}
+
+/// Appends a version 2 header for a datagram: it stands before the payload of each one.
+pub fn v2_datagram(addresses: Addresses, out: &mut Vec<u8>) {
+    write_v2(Some(addresses), DATAGRAM, &[], out);
+}
+
+fn write_v2(addresses: Option<Addresses>, transport: u8, tlvs: &[Tlv], out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(SIGNATURE);
     let Some(Addresses { source, destination }) = addresses else {
@@ -150,12 +173,12 @@ pub fn v2(addresses: Option<Addresses>, tlvs: &[Tlv], out: &mut Vec<u8>) {
     };
     match same_family(source.ip(), destination.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
-            out.extend_from_slice(&[PROXY, TCP4, 0, 0]);
+            out.extend_from_slice(&[PROXY, INET | transport, 0, 0]);
             out.extend_from_slice(&from.octets());
             out.extend_from_slice(&to.octets());
         }
         (from, to) => {
-            out.extend_from_slice(&[PROXY, TCP6, 0, 0]);
+            out.extend_from_slice(&[PROXY, INET6 | transport, 0, 0]);
             out.extend_from_slice(&mapped(from).octets());
             out.extend_from_slice(&mapped(to).octets());
         }
@@ -229,7 +252,7 @@ fn addresses_v1(line: &str) -> Option<Addresses> {
     })
 }
 
-fn parse_v2(bytes: &[u8]) -> Result<Parsed, Fault> {
+fn parse_v2(bytes: &[u8], transport: u8) -> Result<Parsed, Fault> {
     let Some(&[command, family, high, low]) = bytes.get(12..).and_then(<[u8]>::first_chunk) else {
         return Ok(Parsed::Incomplete(SHORTEST_V2));
     };
@@ -246,18 +269,19 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Fault> {
     if command == LOCAL {
         return Ok(Parsed::Header(Header { length, ..Header::default() }));
     }
-    let (addresses, rest) = block_v2(family, block)?;
+    let (addresses, rest) = block_v2(family, transport, block)?;
     let tlvs = tlvs(whole, rest)?;
     Ok(Parsed::Header(Header { addresses, tlvs, length }))
 }
 
 /// The addresses of the block, and what follows them.
-fn block_v2(family: u8, block: &[u8]) -> Result<(Option<Addresses>, &[u8]), Fault> {
+fn block_v2(family: u8, transport: u8, block: &[u8]) -> Result<(Option<Addresses>, &[u8]), Fault> {
     let fault = Fault::Family(family, block.len());
-    let size = match family {
-        UNSPECIFIED => 0,
-        TCP4 => 12,
-        TCP6 => 36,
+    let size = match family & 0xf0 {
+        _ if family == UNSPECIFIED => 0,
+        _ if family & 0x0f != transport => return Err(fault),
+        INET => 12,
+        INET6 => 36,
         UNIX => 216,
         _ => return Err(fault),
     };
@@ -266,11 +290,11 @@ fn block_v2(family: u8, block: &[u8]) -> Result<(Option<Addresses>, &[u8]), Faul
         let port = block.get(ports..).and_then(<[u8]>::first_chunk)?;
         Some(SocketAddr::new(*ips.get(at)?, u16::from_be_bytes(*port)))
     };
-    let ips: Vec<IpAddr> = match family {
-        TCP4 => {
+    let ips: Vec<IpAddr> = match family & 0xf0 {
+        INET => {
             block.chunks_exact(4).filter_map(<[u8]>::first_chunk::<4>).map(|&o| o.into()).collect()
         }
-        TCP6 => block
+        INET6 => block
             .chunks_exact(16)
             .filter_map(<[u8]>::first_chunk::<16>)
             .map(|&o| o.into())
@@ -357,9 +381,12 @@ const LONGEST_V1: usize = 107;
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
 const UNSPECIFIED: u8 = 0x00;
-const TCP4: u8 = 0x11;
-const TCP6: u8 = 0x21;
-const UNIX: u8 = 0x31;
+/// Address families, the upper half of the byte; the lower half is the transport.
+const INET: u8 = 0x10;
+const INET6: u8 = 0x20;
+const UNIX: u8 = 0x30;
+const STREAM: u8 = 1;
+const DATAGRAM: u8 = 2;
 const CRC32C: u8 = 0x03;
 const NOOP: u8 = 0x04;
 /// A checksum field before its value is known.

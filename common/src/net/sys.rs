@@ -19,6 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::batch::{Arrival, Batch, Outgoing};
+use super::steer::Instruction;
 
 /// Asks for the local address of each datagram (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
 pub fn report_local_address(socket: &impl AsFd, ipv4: bool) -> io::Result<()> {
@@ -256,6 +257,28 @@ fn enable(socket: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io
             option,
             (&raw const on).cast(),
             mem::size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the kernel choose among the sockets of this one's group by a program
+/// (SO_ATTACH_REUSEPORT_CBPF, socket(7)), which the group keeps as long as it has a socket.
+pub(super) fn steer(socket: &impl AsFd, program: &[Instruction]) -> io::Result<()> {
+    let code =
+        |i: &Instruction| libc::sock_filter { code: i.code, jt: i.yes, jf: i.no, k: i.value };
+    let mut filter: Vec<libc::sock_filter> = program.iter().map(code).collect();
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
+    // SAFETY: the option's value is `program`, alive, with its true size; it points to `filter`,
+    // which has `length` instructions and outlives the call; the kernel copies and checks them.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            mem::size_of_val(&program) as libc::socklen_t,
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

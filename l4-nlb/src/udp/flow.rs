@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use foldhash::quality::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::expiry::{Linked, Links, List};
@@ -41,7 +42,7 @@ pub enum Proof {
 /// Flows with what the caller keeps for each.
 #[derive(Debug)]
 pub struct Flows<V> {
-    known: HashMap<Client, FlowId>,
+    known: HashMap<Client, FlowId, RandomState>,
     entries: Entries<V>,
     vacant: Vec<u32>,
     unanswered: List,
@@ -72,8 +73,8 @@ impl<V> Flows<V> {
     /// An empty table.
     pub fn new() -> Self {
         Self {
-            // The standard hasher is keyed at random: clients cannot make its chains long.
-            known: HashMap::new(),
+            // Keyed at random: clients cannot make its chains long.
+            known: HashMap::default(),
             entries: Entries(Vec::new()),
             vacant: Vec::new(),
             unanswered: List::default(),

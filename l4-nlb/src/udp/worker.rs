@@ -6,18 +6,20 @@
 mod handover;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::net::batch::{self, Arrival, Batch, Outgoing};
+use common::net::proxy_protocol::{self, Addresses};
 use common::net::sys::{self, Poller, Ready};
 use common::observe::Observer;
 use common::service::InFlight;
 use common::service::events::EndpointEjected;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
+use topology::l4::OnDown;
 
 use super::expiry::Tick;
 use super::flow::{Client, FlowId, Flows};
@@ -44,6 +46,8 @@ pub(super) struct Worker {
     draining: bool,
     ready: Vec<Ready>,
     origins: Vec<PortId>,
+    /// Datagrams with a header of ours before them.
+    framed: Vec<u8>,
 }
 
 /// What is kept for a flow.
@@ -51,6 +55,15 @@ pub(super) struct Worker {
 struct Flow {
     seat: Option<Seat>,
     pass: Pass,
+}
+
+/// Where a datagram goes.
+struct Upstream<'b> {
+    port: PortId,
+    to: SocketAddr,
+    payload: &'b [u8],
+    /// What a PROXY header before it says (N6).
+    header: Option<Addresses>,
 }
 
 /// A flow's endpoint, and the socket that it uses towards it.
@@ -83,6 +96,7 @@ impl Worker {
             draining: false,
             ready: Vec::new(),
             origins: Vec::new(),
+            framed: Vec::new(),
         };
         worker.meet(Tick(0));
         Ok(worker)
@@ -111,12 +125,26 @@ impl Worker {
         self.refresh(now);
         self.help(self.tick(now));
         let mut sends: Vec<(PortId, Outgoing<'_>)> = Vec::with_capacity(Batch::CAPACITY);
+        let mut framed = std::mem::take(&mut self.framed);
+        framed.clear();
+        let mut ranges = Vec::new();
         for (arrival, bytes) in batch.iter() {
-            match self.upstream_of(arrival, now) {
-                Ok((port, to)) => sends.push((port, Outgoing { bytes, to, from: None })),
+            match self.upstream_of(arrival, bytes, now) {
+                Ok(Upstream { port, to, payload, header: None }) => {
+                    sends.push((port, Outgoing { bytes: payload, to, from: None }));
+                }
+                Ok(Upstream { port, to, payload, header: Some(addresses) }) => {
+                    let start = framed.len();
+                    proxy_protocol::v2_datagram(addresses, &mut framed);
+                    framed.extend_from_slice(payload);
+                    ranges.push((port, to, start..framed.len()));
+                }
                 Err(refusal) => self.lane.meters.refused(refusal),
             }
         }
+        sends.extend(ranges.into_iter().filter_map(|(port, to, range)| {
+            Some((port, Outgoing { bytes: framed.get(range)?, to, from: None }))
+        }));
         // Those of one socket leave by one call; a stable sort keeps each flow's order.
         sends.sort_by_key(|&(port, _)| port);
         let (ports, datagrams): (Vec<PortId>, Vec<Outgoing<'_>>) = sends.into_iter().unzip();
@@ -128,6 +156,8 @@ impl Worker {
             }
             rest = after;
         }
+        drop(datagrams);
+        self.framed = framed;
     }
 
     /// Endpoint → client; says whether more may wait.
@@ -227,30 +257,66 @@ impl Worker {
     }
 
     /// Where a client's datagram goes: its flow's endpoint, or that of a new flow.
-    fn upstream_of(
+    fn upstream_of<'b>(
         &mut self,
         arrival: &Arrival,
+        bytes: &'b [u8],
         now: Instant,
-    ) -> Result<(PortId, SocketAddr), Refusal> {
+    ) -> Result<Upstream<'b>, Refusal> {
         if arrival.truncated || !self.answerable(arrival) {
             return Err(Refusal::Malformed);
         }
-        if !self.packets.admit(arrival.peer.ip(), now) {
+        let (source, payload) = self.named(arrival, bytes)?;
+        if !self.packets.admit(source.ip(), now) {
             return Err(Refusal::Packets);
         }
         let tick = self.tick(now);
         let local = arrival.local.filter(|_| self.local.ip().is_unspecified());
         let client = Client { peer: arrival.peer, local };
-        if let Some(id) = self.flows.find(&client) {
-            self.flows.heard_client(id, tick);
-            return match self.seat_of(id, now) {
-                Some(seat) => Ok(seat),
-                None => self.sit(id, client, now),
-            };
+        let key = FlowKey {
+            client: source,
+            local: SocketAddr::new(arrival.local.unwrap_or(self.local.ip()), self.local.port()),
+        };
+        let known = self.flows.find(&client).filter(|&id| !self.forgotten(id, tick, now));
+        let (port, to) = match known {
+            Some(id) => {
+                self.flows.heard_client(id, tick);
+                match self.seat_of(id, now) {
+                    Some(seat) => seat,
+                    None => self.sit(id, key, now)?,
+                }
+            }
+            None => {
+                let id = self.begin(client, source.ip(), tick)?;
+                // A flow that finds no seat ends at once.
+                self.sit(id, key, now).inspect_err(|_| drop(self.end(id, tick)))?
+            }
+        };
+        let header = self.lane.rules.proxy_protocol.map(|_| {
+            let FlowKey { client: source, local: destination } = key;
+            Addresses { source, destination }
+        });
+        Ok(Upstream { port, to, payload, header })
+    }
+
+    /// Who sent it, and what: of a trusted peer's datagram the header says who.
+    fn named<'b>(
+        &self,
+        arrival: &Arrival,
+        bytes: &'b [u8],
+    ) -> Result<(SocketAddr, &'b [u8]), Refusal> {
+        if !self.lane.gate.trusts(arrival.peer.ip()) {
+            return Ok((arrival.peer, bytes));
         }
-        let id = self.begin(client, tick)?;
-        // A flow that finds no seat ends at once.
-        self.sit(id, client, now).inspect_err(|_| drop(self.end(id, tick)))
+        let header = proxy_protocol::parse_datagram(bytes).map_err(|_| Refusal::Header)?;
+        let source = header.addresses.map_or(arrival.peer, |addresses| addresses.source);
+        Ok((source, bytes.get(header.length..).unwrap_or_default()))
+    }
+
+    /// With `on-down: reset` a flow ends with its endpoint; says whether it did now.
+    fn forgotten(&mut self, id: FlowId, tick: Tick, now: Instant) -> bool {
+        let reset = self.lane.rules.on_down == OnDown::Reset && self.seat_of(id, now).is_none();
+        reset && self.end(id, tick).is_some()
     }
 
     /// A datagram that claims to come from the listener itself would loop; one from port 0 has
@@ -264,17 +330,18 @@ impl Worker {
     fn seat_of(&mut self, id: FlowId, now: Instant) -> Option<(PortId, SocketAddr)> {
         let seat = self.flows.value(id)?.seat.as_ref()?;
         let member = self.roster.member(seat.member)?;
-        let stays = member.current
-            && (member.endpoint.state.alive(now) || self.lane.service.panicking(now));
-        stays.then_some((seat.port, member.endpoint.address))
+        let stays = self.lane.rules.on_down == OnDown::Keep
+            || member.endpoint.state.alive(now)
+            || self.lane.service.panicking(now);
+        (member.current && stays).then_some((seat.port, member.endpoint.address))
     }
 
     /// Admits a new flow; in a full listener one that has not proved itself makes room.
-    fn begin(&mut self, client: Client, tick: Tick) -> Result<FlowId, Refusal> {
+    fn begin(&mut self, client: Client, source: IpAddr, tick: Tick) -> Result<FlowId, Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
-        let (lane, source) = (self.lane.clone(), client.peer.ip());
+        let lane = self.lane.clone();
         lane.gate.screen(source)?;
         let pass = match lane.gate.count(source) {
             Err(Refusal::Full) => match self.give_up(tick) {
@@ -310,15 +377,13 @@ impl Worker {
     fn sit(
         &mut self,
         id: FlowId,
-        client: Client,
+        key: FlowKey,
         now: Instant,
     ) -> Result<(PortId, SocketAddr), Refusal> {
         let tick = self.tick(now);
         if self.stand(id, tick) {
             self.lane.meters.moved();
         }
-        let local = client.local.unwrap_or(self.local.ip());
-        let key = FlowKey { client: client.peer, local: SocketAddr::new(local, self.local.port()) };
         let index = self.lane.selector.select(&self.lane.service, key, &[]);
         let member = index.and_then(|index| self.roster.at(index)).ok_or(Refusal::Endpoint)?;
         let port = self.ports.take(member, id, tick).ok().flatten().ok_or(Refusal::Ports)?;

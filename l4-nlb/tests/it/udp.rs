@@ -5,9 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use common::net::proxy_protocol::{self, Addresses};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use topology::Balance;
+use topology::l4::ProxyVersion;
 
 use crate::fakes::{Game, addresses};
 use crate::instance::Balancer;
@@ -301,4 +303,106 @@ async fn a_drain_lets_known_flows_finish() {
     }
     assert!(known.ask().await.is_some());
     balancer.running.finished().await.unwrap();
+}
+
+/// An endpoint's side: what it heard and from whom.
+async fn heard(server: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = vec![0; 2048];
+    let patience = Duration::from_secs(5);
+    let (length, peer) = timeout(patience, server.recv_from(&mut bytes)).await.unwrap().unwrap();
+    bytes.truncate(length);
+    (bytes, peer)
+}
+
+/// N6: every datagram carries the client's address to the endpoint; answers pass as they are.
+#[tokio::test]
+async fn a_header_names_the_client_of_each_datagram() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = [server.local_addr().unwrap()];
+    let balancer = Balancer::start("udp", &endpoint, |listener| {
+        listener.proxy_protocol = Some(ProxyVersion::V2);
+    })
+    .await;
+    let player = Player::at(player_address(1), balancer.address()).await;
+    for word in [&b"one"[..], b"", b"three"] {
+        player.0.send(word).await.unwrap();
+        let (bytes, upstream) = heard(&server).await;
+        let header = proxy_protocol::parse_datagram(&bytes).unwrap();
+        let addresses = header.addresses.unwrap();
+        assert_eq!(addresses.source, player.0.local_addr().unwrap());
+        assert_eq!(addresses.destination, balancer.address());
+        assert_eq!(&bytes[header.length..], word);
+        server.send_to(b"answer", upstream).await.unwrap();
+        let mut answer = [0; 16];
+        let length = player.0.recv(&mut answer).await.unwrap();
+        assert_eq!(&answer[..length], b"answer");
+    }
+    balancer.stop().await;
+}
+
+/// N6, N9: a trusted peer's header is believed and required; nobody else's is; who is denied is
+/// whom the header names.
+#[tokio::test]
+async fn only_a_trusted_peers_header_is_believed() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = [server.local_addr().unwrap()];
+    let balancer = Balancer::start("udp", &endpoint, |listener| {
+        listener.accept_proxy_from = vec!["127.77.0.0/16".parse().unwrap()];
+        listener.deny = vec!["203.0.113.66/32".parse().unwrap()];
+    })
+    .await;
+    let framed = |source: &str| {
+        let (source, destination) = (source.parse().unwrap(), balancer.address());
+        let mut bytes = Vec::new();
+        proxy_protocol::v2_datagram(Addresses { source, destination }, &mut bytes);
+        bytes.extend_from_slice(b"payload");
+        bytes
+    };
+    let trusted = Player::at([127, 77, 0, 1].into(), balancer.address()).await;
+    let stranger = Player::at([127, 78, 0, 1].into(), balancer.address()).await;
+    trusted.0.send(b"no header").await.unwrap();
+    trusted.0.send(&framed("203.0.113.66:9")[..20]).await.unwrap();
+    balancer.until("aqueduct_l4_refused_total{listener=\"l\",reason=\"proxy-header\"}", 2).await;
+    trusted.0.send(&framed("203.0.113.66:9")).await.unwrap();
+    balancer.until("aqueduct_l4_refused_total{listener=\"l\",reason=\"denied\"}", 1).await;
+    trusted.0.send(&framed("203.0.113.7:9")).await.unwrap();
+    let (bytes, upstream) = heard(&server).await;
+    assert_eq!(bytes, b"payload");
+    server.send_to(b"back", upstream).await.unwrap();
+    let mut answer = [0; 16];
+    assert_eq!(trusted.0.recv(&mut answer).await.unwrap(), 4);
+    let forged = framed("203.0.113.7:9");
+    stranger.0.send(&forged).await.unwrap();
+    assert_eq!(heard(&server).await.0, forged, "to a stranger's datagram it is payload");
+    balancer.stop().await;
+}
+
+/// N9: new flows and datagrams of one client are bounded per second, other clients are not hurt.
+#[tokio::test]
+async fn one_client_has_its_pace() {
+    let games = Game::start_many(1).await;
+    let few = |count| {
+        let per = Duration::from_secs(3600);
+        Some(topology::units::Rate { count: NonZeroU32::new(count).unwrap(), per })
+    };
+    let balancer = Balancer::start("udp", &addresses(&games), |listener| {
+        listener.new_flows_per_source = few(2);
+        listener.packets_per_source = few(5);
+    })
+    .await;
+    let greedy = player_address(1);
+    let (one, two) = (
+        Player::at(greedy, balancer.address()).await,
+        Player::at(greedy, balancer.address()).await,
+    );
+    assert!(one.ask().await.is_some() && two.ask().await.is_some());
+    let three = Player::at(greedy, balancer.address()).await;
+    three.0.send(b"x").await.unwrap();
+    balancer.until("aqueduct_l4_refused_total{listener=\"l\",reason=\"source-rate\"}", 1).await;
+    assert!(one.ask().await.is_some() && two.ask().await.is_some(), "five in all");
+    one.0.send(b"x").await.unwrap();
+    balancer.until("aqueduct_l4_refused_total{listener=\"l\",reason=\"packets\"}", 1).await;
+    let other = Player::at(player_address(2), balancer.address()).await;
+    assert!(other.ask().await.is_some());
+    balancer.stop().await;
 }

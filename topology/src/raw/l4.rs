@@ -76,7 +76,7 @@ section! {
         may "new-flows-per-source" new_flows_per_source: Typed<Rate>,
         /// Most datagrams of one client, 2000/s; `udp` only. Default: no bound.
         may "packets-per-source" packets_per_source: Typed<Rate>,
-        /// The endpoint sees the client's own address; needs CAP_NET_ADMIN, and routes that lead
+        /// The endpoint sees the client's own address (`tcp` only); needs CAP_NET_ADMIN, and routes that lead
         /// answers back through this host. Default: false.
         may "transparent" transparent: Typed<Flag>,
         /// Writes the PROXY protocol header to the endpoint: `v1` or `v2`; `udp` only `v2`.

@@ -115,7 +115,7 @@ fn version_2_fields() {
         parse(&bytes)
     };
     let addresses = [10, 0, 0, 1, 10, 0, 0, 2, 0, 1, 0, 2];
-    let field = |field: &[u8]| with(TCP4, &[&addresses, field].concat());
+    let field = |field: &[u8]| with(INET | STREAM, &[&addresses, field].concat());
     let long = |length: usize| {
         [&[UNIQUE_ID, (length >> 8) as u8, length as u8][..], &vec![b'x'; length]].concat()
     };
@@ -136,7 +136,10 @@ fn version_2_fields() {
         panic!()
     };
     assert_eq!((unspecified.addresses, unspecified.field(ALPN)), (None, Some(&b"h2"[..])));
-    let large = with(TCP4, &[&addresses[..], &long(100), &[NOOP, 0x0f, 0xff], &[0; 4095]].concat());
+    let large = with(
+        INET | STREAM,
+        &[&addresses[..], &long(100), &[NOOP, 0x0f, 0xff], &[0; 4095]].concat(),
+    );
     assert!(matches!(large, Err(Fault::TooLong(_))), "{large:?}");
 }
 
@@ -213,4 +216,31 @@ proptest! {
             Err(_) => {}
         }
     }
+}
+
+/// N6: a datagram's header names its client; one for streams, one that is cut off, version 1, or
+/// none is a fault.
+#[test]
+fn datagrams_carry_a_header_each() {
+    for (source, destination) in
+        [("203.0.113.9:5000", "192.0.2.1:7777"), ("[2001:db8::9]:5000", "[2001:db8::1]:7777")]
+    {
+        let addresses = both(source, destination).unwrap();
+        let mut bytes = Vec::new();
+        v2_datagram(addresses, &mut bytes);
+        let length = bytes.len();
+        bytes.extend_from_slice(b"payload");
+        let header = parse_datagram(&bytes).unwrap();
+        assert_eq!((header.addresses, header.length), (Some(addresses), length));
+        assert!((0..length).all(|cut| parse_datagram(&bytes[..cut]).is_err()));
+        assert!(matches!(parse(&bytes), Err(Fault::Family(..))), "no header of a stream");
+    }
+    let (mut one, mut two) = (Vec::new(), Vec::new());
+    v1(both("10.0.0.1:1", "10.0.0.2:2"), &mut one);
+    v2(both("10.0.0.1:1", "10.0.0.2:2"), &[], &mut two);
+    assert_eq!(parse_datagram(&one), Err(Fault::Signature));
+    assert!(matches!(parse_datagram(&two), Err(Fault::Family(..))));
+    let mut local = Vec::new();
+    v2(None, &[], &mut local);
+    assert_eq!(parse_datagram(&local).unwrap().addresses, None);
 }

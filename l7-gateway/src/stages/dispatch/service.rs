@@ -28,6 +28,9 @@ impl Upstream {
         let service = Service::new(&topology::Service {
             name: model.service.clone(),
             endpoints: model.endpoints.clone(),
+            discover: None,
+            panic_threshold: topology::units::Percent::default(),
+            slow_start: None,
             health: model.health.clone(),
             run: None,
             uses: Vec::new(),
