@@ -1,37 +1,49 @@
-//! Where a service's endpoints come from, as a watch of whole sets: from the topology file today,
-//! from DNS and registries later. Not for asking whether an endpoint lives (`common::health`). Runs
-//! on the control runtime; called by the tiers when a snapshot is built and when a set changes.
+//! Where a service's endpoints come from, as a watch of whole sets: from the topology file, or from
+//! DNS. Not for asking whether an endpoint lives (`common::health`). Runs on the control runtime;
+//! called by the tiers when a file is in force and when a set changes.
 //!
-//! Invariant: a set that is handed out has at least one endpoint; a source that fails or empties
-//! leaves the last set in force.
+//! Invariant: a set that is handed out has at least one endpoint, but for the first of a source that
+//! has not answered yet; a source that fails or empties leaves the last set in force.
 #![forbid(unsafe_code)]
+
+mod dns;
+pub mod events;
 
 use std::sync::Arc;
 
+use common::observe::Observer;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use topology::{Endpoint, Service};
 
-/// A source of endpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Provider {
-    /// The topology file itself: the set never changes while the file does not.
-    #[default]
-    Static,
+/// Begins to watch a service's endpoints: those of the file never change, those of DNS are asked for
+/// again and again. Needs a tokio runtime; dropping the last clone of the answer ends the asking.
+pub fn watch(service: &Service, observer: &Observer) -> Endpoints {
+    let publisher = Publisher::new(&service.endpoints);
+    let mut endpoints = publisher.endpoints();
+    if let Some(discover) = &service.discover {
+        let source = dns::Source::new(discover.value.clone(), service.name.clone(), discover.place);
+        let task = tokio::spawn(source.run(publisher, observer.clone()));
+        endpoints.task = Some(Arc::new(Task(task.abort_handle())));
+    }
+    endpoints
+}
+
+/// What asks; it ends with its last reader.
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The endpoints of one service, now and later. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     sets: watch::Receiver<Arc<[Endpoint]>>,
-}
-
-impl Provider {
-    /// Begins to watch a service.
-    pub fn watch(self, service: &Service) -> Endpoints {
-        match self {
-            Self::Static => Publisher::new(&service.endpoints).endpoints(),
-        }
-    }
+    task: Option<Arc<Task>>,
 }
 
 impl Endpoints {
@@ -65,7 +77,7 @@ impl Publisher {
 
     /// The readers' end.
     pub fn endpoints(&self) -> Endpoints {
-        Endpoints { sets: self.sets.subscribe() }
+        Endpoints { sets: self.sets.subscribe(), task: None }
     }
 
     /// Replaces the set; an empty or an equal one changes nothing, and says so.
@@ -82,6 +94,7 @@ impl Publisher {
 
 #[cfg(test)]
 mod tests {
+    use common::observe::Observer;
     use topology::{EndpointName, Place, ServiceName, Weight};
 
     use super::*;
@@ -111,7 +124,7 @@ mod tests {
             uses: Vec::new(),
             place: Place::default(),
         };
-        let mut watched = Provider::default().watch(&service);
+        let mut watched = watch(&service, &Observer::new("nlb-1"));
         assert_eq!(*watched.current(), *service.endpoints);
         let day = std::time::Duration::from_secs(86_400);
         assert!(tokio::time::timeout(day, watched.changed()).await.is_err());

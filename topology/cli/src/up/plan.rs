@@ -459,7 +459,7 @@ fn gateway_needs(group: &gateway::Group) -> Vec<SocketAddr> {
 
 fn nlbs(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.nlbs {
-        let services = group.listeners.iter().flat_map(|listener| listener.services());
+        let services = group.listeners.iter().flat_map(topology::l4::Listener::services);
         let services = services.flat_map(|service| &service.endpoints);
         let needs: Vec<SocketAddr> = services.map(|endpoint| endpoint.address).collect();
         for instance in &group.instances {
