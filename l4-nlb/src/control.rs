@@ -24,6 +24,7 @@ use topology::l4::{Group, Protocol};
 use crate::crew::{Crew, Socket};
 use crate::events::{Draining, FlowsEvicted, HandedOver, Listening, Reloaded, UpgradeFailed};
 use crate::fault::{Spot, StartError};
+use crate::found::Found;
 use crate::listener::{Place, Running, Sockets};
 use crate::snapshot::Snapshot;
 use crate::udp::handover::{Gone, Pause};
@@ -64,6 +65,7 @@ pub(crate) struct Control {
     pub(crate) crew: Option<Crew>,
     pub(crate) options: Options,
     pub(crate) checks: Checks,
+    pub(crate) found: Found,
     /// Another descriptor of the admin listener, and its own phases.
     pub(crate) admin: Option<(OwnedFd, Lifecycle)>,
     /// Drains of single listeners that have a deadline.
@@ -91,6 +93,7 @@ impl Control {
                 }
                 () = &mut stopped => break,
                 Some(order) = orders.recv() => self.obey(order).await,
+                () = self.found.changed() => self.rebuild(),
                 Some(_ended) = self.phases.join_next() => {}
                 _ = tick.tick() => self.show(&mut reports),
             }
@@ -129,8 +132,21 @@ impl Control {
         }
     }
 
-    /// Goes by another file: binds what is new, publishes all lanes, retires what is gone.
+    /// Goes by another file.
     fn publish(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        let change = self.apply(topology)?;
+        self.options.observer.emit(Reloaded { change: &change });
+        Ok(change)
+    }
+
+    /// Goes by the same file with the endpoints that are known now. A draining instance has no use
+    /// for them, and a file that was in force is in force again.
+    fn rebuild(&mut self) {
+        let _draining = self.apply(self.topology.clone());
+    }
+
+    /// Binds what is new, publishes all lanes, retires what is gone.
+    fn apply(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
         let Some(workers) = self.crew.as_ref().and_then(|crew| NonZeroUsize::new(crew.len()))
         else {
             return Err(StartError::Draining);
@@ -149,6 +165,8 @@ impl Control {
             }
         }
         // From here on nothing fails.
+        self.found.follow(group, &self.options.observer);
+        let group = &self.found.fill(group);
         let mut change = Change { waiting: self.waiting(&topology), ..Change::default() };
         let before = self.published.load_full();
         let metrics = &self.options.observer.metrics;
@@ -175,7 +193,6 @@ impl Control {
         self.topology = topology;
         self.published.publish(snapshot);
         self.check();
-        self.options.observer.emit(Reloaded { change: &change });
         Ok(change)
     }
 

@@ -9,6 +9,7 @@ mod control;
 mod crew;
 pub mod events;
 pub mod fault;
+mod found;
 pub mod gate;
 mod inspect;
 mod listener;
@@ -33,7 +34,7 @@ use common::health::Checks;
 use common::lifecycle::Lifecycle;
 use common::net::bind;
 use common::observe::Observer;
-use common::observe::admin::Admin;
+use common::observe::admin::{Admin, Inspect};
 use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
 use tokio::net::TcpListener;
@@ -45,6 +46,7 @@ use topology::{At, Balance, Topology};
 pub use control::Change;
 use control::{Control, Order};
 pub use fault::{Spot, StartError};
+use found::Found;
 use listener::{Place, Sockets};
 use snapshot::Snapshot;
 use upgrade::taking::Estate;
@@ -57,6 +59,7 @@ pub struct Running {
     /// Where each listener was at the start, by name.
     pub listeners: Vec<(String, SocketAddr)>,
     handle: Handle,
+    inspect: Arc<inspect::View>,
     options: Options,
     workers: Workers,
     control: JoinSet<()>,
@@ -117,10 +120,12 @@ pub async fn start_from(
         crew: Some(crew),
         options: options.clone(),
         checks: Checks::default(),
+        found: Found::default(),
         admin: spare.map(|spare| (spare, admin_lifecycle.clone())),
         phases: JoinSet::new(),
     };
     warn_of_keys(group, &sockets, &options);
+    side.found.follow(group, &options.observer);
     for (sockets, lane) in sockets.into_iter().zip(lanes) {
         side.open(sockets, lane);
     }
@@ -133,24 +138,24 @@ pub async fn start_from(
     let (orders, inbox) = mpsc::channel(1);
     control.spawn(side.run(inbox));
     let admin_at = admin.as_ref().and_then(|listener| listener.local_addr().ok());
+    let inspect = Arc::new(inspect::View {
+        group: group.name.to_string(),
+        instance: instance.to_owned(),
+        workers: count.get(),
+        published,
+    });
     if let Some(listener) = admin {
-        let inspect = Arc::new(inspect::View {
-            group: group.name.to_string(),
-            instance: instance.to_owned(),
-            workers: count.get(),
-            published,
-        });
         let admin = Admin {
             lifecycle: options.lifecycle.clone(),
             metrics: options.observer.metrics.clone(),
-            inspect,
+            inspect: inspect.clone(),
             token,
             log_level: options.log_level.clone(),
         };
         control.spawn(admin.serve(listener, admin_lifecycle.shutdown()));
     }
     let handle = Handle { orders, observer: options.observer.clone() };
-    Ok(Running { admin: admin_at, listeners, handle, options, workers, control })
+    Ok(Running { admin: admin_at, listeners, handle, inspect, options, workers, control })
 }
 
 /// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
@@ -200,6 +205,11 @@ impl Running {
     /// For asking while something else waits for the end.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Services with their endpoints, as the admin listener shows them.
+    pub fn endpoints(&self) -> serde_json::Value {
+        self.inspect.endpoints()
     }
 
     /// Waits until all workers have ended, after a drain or a stop; then everything else is ended

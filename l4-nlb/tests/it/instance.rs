@@ -79,6 +79,13 @@ impl Balancer {
         assert_eq!(self.metric(series), value, "{series}");
     }
 
+    /// Waits until the admin listener shows this among the endpoints.
+    pub(crate) async fn until_shown(&self, text: &str) {
+        while !self.running.endpoints().to_string().contains(text) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Ends it at once.
     pub(crate) async fn stop(self) {
         self.options.lifecycle.stop();

@@ -170,3 +170,72 @@ async fn answer(socket: &UdpSocket) -> u8 {
     assert_eq!(length, 2);
     bytes[0]
 }
+
+/// D1, N1: a listener whose service is found by DNS starts without endpoints, refuses meanwhile, and
+/// serves once the name resolves; a changed answer moves new connections and keeps old ones.
+#[tokio::test]
+async fn a_service_is_found_by_name() {
+    let (first, second) = (echo().await, echo().await);
+    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = dns.local_addr().unwrap();
+    let (change, answer) = tokio::sync::watch::channel(None::<u16>);
+    tokio::spawn(async move {
+        let mut bytes = [0; 512];
+        while let Ok((length, peer)) = dns.recv_from(&mut bytes).await {
+            let reply = srv_answer(&bytes[..length], *answer.borrow());
+            dns.send_to(&reply, peer).await.unwrap();
+        }
+    });
+    let at = free().await;
+    let text = format!(
+        "services:\n  s: {{ discover: {{ srv: _web._tcp.example, resolver: \"{resolver}\", refresh-floor: 1ms }} }}\nnlbs:\n  \
+         edge:\n    instances: {{ nlb-1: {{ address: 127.0.0.1 }} }}\n    listeners:\n      web: {{ tcp: \"{at}\", to: s }}\n"
+    );
+    let topology = topology::parse("test.yaml", &text, Path::new(".")).unwrap();
+    let balancer = Balancer::start_with(topology).await;
+    let mut refused = TcpStream::connect(at).await.unwrap();
+    assert!(refused.read_u8().await.is_err());
+    change.send_replace(Some(first.port()));
+    let found = |address: SocketAddr| format!("\"address\":\"{address}\"");
+    balancer.until_shown(&found(first)).await;
+    let mut old = TcpStream::connect(at).await.unwrap();
+    ask(&mut old).await;
+    change.send_replace(Some(second.port()));
+    balancer.until_shown(&found(second)).await;
+    ask(&mut TcpStream::connect(at).await.unwrap()).await;
+    ask(&mut old).await;
+    balancer.stop().await;
+}
+
+/// The answer to a question of one name: an SRV record of that name with this port, whose host is the
+/// name itself, at 127.0.0.1 (RFC 1035 §4.1, RFC 2782).
+fn srv_answer(question: &[u8], port: Option<u16>) -> Vec<u8> {
+    let end = 12 + question[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
+    let kind = question[end - 3];
+    let mut reply = question[..end].to_vec();
+    // Recursion is available; no such name while there is no port.
+    reply[2..12].copy_from_slice(&[
+        0x81,
+        if port.is_some() { 0x80 } else { 0x83 },
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    let data = match (port, kind) {
+        (Some(port), 33) => {
+            let name = &question[12..end - 4];
+            [&[0, 1, 0, 1][..], &port.to_be_bytes(), name].concat()
+        }
+        (Some(_), 1) => vec![127, 0, 0, 1],
+        _ => return reply,
+    };
+    reply[7] = 1;
+    reply.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
+    reply.extend_from_slice(&data);
+    reply
+}
