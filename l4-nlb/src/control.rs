@@ -14,8 +14,9 @@ use common::balance::HashKey;
 use common::cli::Options;
 use common::health::Checks;
 use common::lifecycle::Lifecycle;
+use common::service::Condition;
 use common::snapshot::Published;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use topology::Topology;
@@ -66,6 +67,8 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) checks: Checks,
     pub(crate) found: Found,
+    /// Told when an operator has set a weight.
+    pub(crate) reweighed: Arc<Notify>,
     /// Another descriptor of the admin listener, and its own phases.
     pub(crate) admin: Option<(OwnedFd, Lifecycle)>,
     /// Drains of single listeners that have a deadline.
@@ -79,6 +82,7 @@ impl Control {
         let mut tick = interval(SECOND);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut reports = Reports::default();
+        let reweighed = self.reweighed.clone();
         let shutdown = self.options.lifecycle.shutdown();
         let (mut draining, mut stopped) =
             (std::pin::pin!(shutdown.draining()), std::pin::pin!(shutdown.stopped()));
@@ -94,6 +98,7 @@ impl Control {
                 () = &mut stopped => break,
                 Some(order) = orders.recv() => self.obey(order).await,
                 () = self.found.changed() => self.rebuild(),
+                () = reweighed.notified() => self.rebuild(),
                 Some(_ended) = self.phases.join_next() => {}
                 _ = tick.tick() => self.show(&mut reports),
             }
@@ -307,6 +312,14 @@ impl Control {
                     &labels,
                 );
                 gauge.set(f64::from(endpoint.state.active()));
+                let condition = endpoint.state.condition(service.slow_start, Instant::now());
+                for word in Condition::ALL {
+                    let (service, endpoint) = (labels[0], labels[1]);
+                    let labels = [service, endpoint, ("condition", word.as_str())];
+                    let help = "1 for the condition that the endpoint is in, 0 for the others.";
+                    let gauge = observer.metrics.gauge("aqueduct_endpoint_state", help, &labels);
+                    gauge.set(f64::from(u8::from(word == condition)));
+                }
             }
         }
     }

@@ -1,12 +1,16 @@
-//! What the admin listener shows of a balancer. Not for changing anything.
+//! What the admin listener shows of a balancer, and what an operator may change of its endpoints. Not
+//! for the file: a change here lasts until the process ends.
 //!
 //! Invariant: no secret is shown: the model holds only references to them.
 
 use std::sync::Arc;
 
-use common::observe::admin::{Inspect, Summary, Unit};
+use common::observe::Observer;
+use common::observe::admin::{Adjust, Inspect, Summary, Unit};
+use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use topology::l4::Protocol;
 
@@ -20,6 +24,9 @@ pub(crate) struct View {
     pub(crate) instance: String,
     pub(crate) workers: usize,
     pub(crate) published: Arc<Published<Snapshot>>,
+    pub(crate) observer: Observer,
+    /// Told when a weight was set.
+    pub(crate) reweighed: Arc<Notify>,
 }
 
 impl Inspect for View {
@@ -62,20 +69,58 @@ impl Inspect for View {
         let (snapshot, now) = (self.published.load(), Instant::now());
         let services = snapshot.services().into_iter().map(|(service, _)| {
             let endpoints = service.endpoints.iter().map(|endpoint| {
+                let state = &endpoint.state;
+                let checked = state.checked().map(|checked| {
+                    json!({
+                        "outcome": checked.outcome,
+                        "took_ms": checked.took.as_secs_f64() * 1e3,
+                        "ago_ms": now.saturating_duration_since(checked.at).as_millis() as u64,
+                    })
+                });
                 json!({
                     "name": endpoint.name.as_str(),
                     "address": endpoint.address.to_string(),
-                    "weight": endpoint.weight.0,
-                    "healthy": endpoint.state.healthy(),
-                    "selectable": endpoint.state.selectable(now),
-                    "draining": endpoint.state.draining(),
-                    "active": endpoint.state.active(),
+                    "zone": endpoint.zone.as_ref().map(topology::units::ZoneName::as_str),
+                    "weight": endpoint.weight(),
+                    "weight_in_file": endpoint.weight.0,
+                    "condition": state.condition(service.slow_start, now).as_str(),
+                    "last_check": checked,
+                    "healthy": state.healthy(),
+                    "selectable": state.selectable(now),
+                    "draining": state.draining(),
+                    "active": state.active(),
                 })
             });
             let endpoints: Vec<Value> = endpoints.collect();
             json!({ "service": service.name.as_str(), "endpoints": endpoints })
         });
         Value::Array(services.collect())
+    }
+
+    fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {
+        let snapshot = self.published.load();
+        let services = snapshot.services();
+        let (known, _) = services.iter().find(|(known, _)| known.name.as_str() == service)?;
+        let state = &known.endpoints.iter().find(|e| e.name.as_str() == endpoint)?.state;
+        let (word, weight) = match wish {
+            Adjust::Drain => {
+                state.drain();
+                ("drain", None)
+            }
+            Adjust::Enable => {
+                state.undrain();
+                state.set_weight(None);
+                ("enable", None)
+            }
+            Adjust::Weight(weight) => {
+                state.set_weight(Some(weight));
+                ("weight", Some(weight))
+            }
+        };
+        self.observer.emit(EndpointAdjusted { service, endpoint, wish: word, weight });
+        // Tables and rounds are built for weights: anew, soon.
+        self.reweighed.notify_one();
+        Some(())
     }
 }
 
@@ -84,6 +129,16 @@ fn listener(lane: &Lane) -> Value {
     json!({
         "name": rules.name.as_str(),
         "protocol": if rules.protocol == Protocol::Udp { "udp" } else { "tcp" },
+        "hash": format!("{:?}", rules.hash),
+        "on_down": format!("{:?}", rules.on_down),
+        "shares": lane.selector.shares(),
+        "new_flows": rules.new_flows.map(|rate| rate.to_string()),
+        "new_flows_per_source": rules.new_flows_per_source.map(|rate| rate.to_string()),
+        "packets_per_source": rules.packets_per_source.map(|rate| rate.to_string()),
+        "transparent": rules.transparent,
+        "allow": rules.allow.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "deny": rules.deny.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "accept_proxy_from": rules.accept_proxy_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "to": rules.services().map(|to| to.name.as_str()).collect::<Vec<_>>(),
         "balance": format!("{:?}", rules.balance),
         "idle_ms": rules.idle.as_millis() as u64,

@@ -121,6 +121,7 @@ pub async fn start_from(
         options: options.clone(),
         checks: Checks::default(),
         found: Found::default(),
+        reweighed: Arc::default(),
         admin: spare.map(|spare| (spare, admin_lifecycle.clone())),
         phases: JoinSet::new(),
     };
@@ -136,6 +137,7 @@ pub async fn start_from(
         .observer
         .emit(events::Started { workers: count.get(), listeners: group.listeners.len() });
     let (orders, inbox) = mpsc::channel(1);
+    let reweighed = side.reweighed.clone();
     control.spawn(side.run(inbox));
     let admin_at = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     let inspect = Arc::new(inspect::View {
@@ -143,6 +145,8 @@ pub async fn start_from(
         instance: instance.to_owned(),
         workers: count.get(),
         published,
+        observer: options.observer.clone(),
+        reweighed,
     });
     if let Some(listener) = admin {
         let admin = Admin {

@@ -39,6 +39,38 @@ pub trait Inspect: Send + Sync {
     fn summary(&self) -> Summary;
     /// Services with their endpoints, their health and their load.
     fn endpoints(&self) -> serde_json::Value;
+    /// Changes how an endpoint is used, until the process ends. `None`: there is no such endpoint,
+    /// or the tier has none to change.
+    fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {
+        let _ = (service, endpoint, wish);
+        None
+    }
+}
+
+/// What an operator wants of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjust {
+    /// Nothing new; what it has may finish.
+    Drain,
+    /// As the file has it again: neither drained nor of another weight.
+    Enable,
+    /// This share, whatever the file says; 0: nothing new.
+    Weight(u16),
+}
+
+impl Adjust {
+    /// From the last part of the path and the query.
+    fn read(verb: &str, query: Option<&str>) -> Option<Self> {
+        match verb {
+            "drain" => Some(Self::Drain),
+            "enable" => Some(Self::Enable),
+            "weight" => {
+                let value = query?.strip_prefix("value=")?.parse().ok()?;
+                (value <= 1000).then_some(Self::Weight(value))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What [`Summary::work_total`] counts.
@@ -152,6 +184,9 @@ impl Admin {
             (&Method::GET, "/endpoints") => json(&self.inspect.endpoints()),
             (&Method::POST, "/drain") => self.drain(),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
+            (&Method::POST, path) if path.starts_with("/endpoints/") => {
+                self.adjust(path, request.uri().query())
+            }
             (_, "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/drain" | "/log") => {
                 text(StatusCode::METHOD_NOT_ALLOWED, HELP)
             }
@@ -175,6 +210,21 @@ impl Admin {
         text(StatusCode::ACCEPTED, "draining\n")
     }
 
+    /// `/endpoints/SERVICE/ENDPOINT/drain`, `enable` or `weight?value=N`.
+    fn adjust(&self, path: &str, query: Option<&str>) -> Response<Full<Bytes>> {
+        let rest = path.trim_start_matches("/endpoints/");
+        let parts =
+            rest.rsplit_once('/').and_then(|(rest, verb)| Some((rest.split_once('/')?, verb)));
+        let wish = parts.and_then(|(names, verb)| Some((names, Adjust::read(verb, query)?)));
+        let Some(((service, endpoint), wish)) = wish else {
+            return text(StatusCode::BAD_REQUEST, ADJUST);
+        };
+        match self.inspect.adjust(service, endpoint, wish) {
+            Some(()) => text(StatusCode::OK, "ok\n"),
+            None => text(StatusCode::NOT_FOUND, "no such endpoint: see GET /endpoints\n"),
+        }
+    }
+
     fn set_log_level(&self, query: Option<&str>) -> Response<Full<Bytes>> {
         let filter = query.and_then(|query| query.strip_prefix("level="));
         match (filter, &self.log_level) {
@@ -194,8 +244,11 @@ impl Admin {
     }
 }
 
-const HELP: &str =
-    "GET /livez /readyz /metrics /config /summary /endpoints; POST /drain, POST /log?level=info\n";
+const HELP: &str = "GET /livez /readyz /metrics /config /summary /endpoints; \
+                    POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain\n";
+
+const ADJUST: &str = "write POST /endpoints/SERVICE/ENDPOINT/drain, /enable or /weight?value=N \
+                      with N from 0 to 1000\n";
 
 fn refusal() -> Response<Full<Bytes>> {
     let mut reply = text(StatusCode::UNAUTHORIZED, "send Authorization: Bearer ADMIN-TOKEN\n");

@@ -84,6 +84,35 @@ impl Event for EndpointEjected<'_> {
     }
 }
 
+/// An operator changed how an endpoint is used.
+#[derive(Debug)]
+pub struct EndpointAdjusted<'a> {
+    /// Whose.
+    pub service: &'a str,
+    /// Which.
+    pub endpoint: &'a str,
+    /// `drain`, `enable` or `weight`.
+    pub wish: &'static str,
+    /// The weight that was set.
+    pub weight: Option<u16>,
+}
+
+impl Event for EndpointAdjusted<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
+        let (wish, weight) = (self.wish, self.weight);
+        tracing::event!(
+            Level::WARN,
+            instance,
+            service,
+            endpoint,
+            wish,
+            weight,
+            "endpoint adjusted"
+        );
+    }
+}
+
 /// Counts an active check.
 pub(crate) fn checked(to: &Observer, service: &str, endpoint: &str, outcome: &'static str) {
     let labels = [("service", service), ("endpoint", endpoint), ("outcome", outcome)];

@@ -166,6 +166,9 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Up, Self::Starting, Self::Draining, Self::Full, Self::Down];
+
     /// As a label.
     pub fn as_str(self) -> &'static str {
         match self {

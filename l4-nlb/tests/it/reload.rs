@@ -239,3 +239,69 @@ fn srv_answer(question: &[u8], port: Option<u16>) -> Vec<u8> {
     reply.extend_from_slice(&data);
     reply
 }
+
+/// O1, N8: an operator drains, weighs and enables an endpoint over the admin listener; what it has is
+/// not touched, a hashed listener's table follows, and a reload keeps the wish.
+#[tokio::test]
+async fn an_operator_adjusts_endpoints() {
+    let games = Game::start_many(2).await;
+    let (udp, admin) = (free().await, free().await);
+    let mut topology = file(&[("game", "udp", udp)], &addresses(&games));
+    topology.nlbs[0].instances[0].admin =
+        Some(topology::At { value: admin, place: topology::Place::default() });
+    let balancer = Balancer::start_with(topology.clone()).await;
+    let mut players = Vec::new();
+    for number in 0..20 {
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 31, number, 1], 0))).await.unwrap();
+        socket.connect(udp).await.unwrap();
+        let server = answer(&socket).await;
+        players.push((socket, server));
+    }
+    let path = format!("/endpoints/s/{}", games[0].address);
+    assert!(call(admin, "POST", &format!("{path}/drain")).await.starts_with("HTTP/1.1 200"));
+    balancer.until_shown("\"condition\":\"draining\"").await;
+    balancer.running.handle().publish(Arc::new(topology)).await.unwrap();
+    let new = |number: u8| async move {
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 32, number, 1], 0))).await.unwrap();
+        socket.connect(udp).await.unwrap();
+        answer(&socket).await
+    };
+    for number in 0..20 {
+        assert_eq!(new(number).await, 1, "nothing new for a draining one");
+        assert_eq!(answer(&players[usize::from(number)].0).await, players[usize::from(number)].1);
+    }
+    assert!(call(admin, "POST", &format!("{path}/enable")).await.starts_with("HTTP/1.1 200"));
+    assert!(
+        call(admin, "POST", &format!("{path}/weight?value=1000")).await.starts_with("HTTP/1.1 200")
+    );
+    balancer.until_shown("\"weight\":1000").await;
+    while !call(admin, "GET", "/config").await.contains("0.99") {
+        tokio::task::yield_now().await;
+    }
+    let mut first = 0;
+    for number in 40..60 {
+        first += usize::from(new(number).await == 0);
+    }
+    assert!(first >= 18, "{first} of 20 at a thousand to one");
+    for (what, status) in [
+        ("POST /endpoints/s/nobody/drain", "404"),
+        ("POST /endpoints/s/x/explode", "400"),
+        ("POST /endpoints/s/x/weight?value=70000", "400"),
+        ("GET /endpoints/s/x/drain", "404"),
+    ] {
+        let (method, path) = what.split_once(' ').unwrap();
+        let reply = call(admin, method, path).await;
+        assert!(reply.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {reply}");
+    }
+    balancer.stop().await;
+}
+
+/// One HTTP exchange, whole.
+async fn call(admin: SocketAddr, method: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(admin).await.unwrap();
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
