@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 
 use super::figures::{Row, Sheet, table};
@@ -18,7 +20,7 @@ use super::namespaces::Network;
 use super::party::{Kind, Party, Wanted};
 use super::rig::Rig;
 use super::server::println_now;
-use super::{progress, speed};
+use super::{memory, progress, speed};
 
 /// What can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,6 +35,19 @@ pub enum Part {
     TcpBulk,
     /// Small messages: latency.
     TcpPing,
+    /// Memory per connection and per flow.
+    Memory,
+    /// What a datagram costs with 10, 1000 and 50 000 flows.
+    UdpFlows,
+    /// What a datagram costs with 3, 30 and 300 endpoints.
+    UdpEndpoints,
+}
+
+impl Part {
+    /// Datagrams alone, measured without offload.
+    fn is_udp(self) -> bool {
+        matches!(self, Self::UdpRate | Self::UdpLoad | Self::UdpFlows | Self::UdpEndpoints)
+    }
 }
 
 /// How a run is done.
@@ -66,6 +81,7 @@ struct Report {
 ///
 /// # Errors
 /// Without root, or when the network cannot be built.
+#[expect(clippy::print_stdout, reason = "the program's output")]
 pub fn run(plan: &Plan) -> Result<()> {
     let wanted = if plan.parties.is_empty() { Kind::ALL.to_vec() } else { plan.parties.clone() };
     let (kinds, missing): (Vec<_>, Vec<_>) =
@@ -74,26 +90,36 @@ pub fn run(plan: &Plan) -> Result<()> {
     for kind in missing {
         sheet.notes.push(format!("{} is not there: {}", kind.name(), kind.installed_by()));
     }
+    for note in &sheet.notes {
+        println!("note: {note}");
+    }
     ensure!(!kinds.is_empty(), "nobody to measure: {}", sheet.notes.join("; "));
     let folder = tempfile::tempdir()?;
     watch_signals()?;
     let mut rig = Rig::build(folder.path().to_owned())?;
     let parts = if plan.only.is_empty() { Part::value_variants() } else { &plan.only };
+    let (mut figures, mut notes) = (Vec::new(), sheet.notes);
     for part in parts {
+        let mut sheet = Sheet::default();
         measure(*part, &mut rig, &kinds, plan, &mut sheet)?;
+        let rows = sheet.rows();
+        show(*part, &rows, &sheet.notes, &kinds);
+        figures.extend(rows);
+        notes.extend(sheet.notes);
     }
     drop(rig);
-    tell(plan, &kinds, sheet)
+    write(plan, &kinds, figures, notes)
 }
 
-/// The line that a generator ends with. It waits for the end of its input, so that whoever started
-/// it can look at what it used.
+/// The lines that a generator ends with: the outcome, and the seconds of processor it has used.
 ///
 /// # Errors
 /// When nobody reads.
 pub fn answer(outcome: &impl Serialize) -> Result<()> {
+    let used = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds = |time: TimeVal| time.num_microseconds() as f64 / 1e6;
     println_now(&serde_json::to_string(outcome)?)?;
-    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    println_now(&(seconds(used.user_time()) + seconds(used.system_time())).to_string())?;
     Ok(())
 }
 
@@ -104,28 +130,42 @@ fn measure(
     plan: &Plan,
     sheet: &mut Sheet,
 ) -> Result<()> {
-    let udp = matches!(part, Part::UdpRate | Part::UdpLoad);
-    rig.network.offload(!udp)?;
-    let kinds = kinds.iter().copied().filter(|kind| !udp || kind.has_udp());
-    let parties = started(rig, kinds, sheet);
+    rig.network.offload(!part.is_udp())?;
+    let able = |kind: &Kind| !part.is_udp() || kind.has_udp();
+    let kinds: Vec<_> = kinds.iter().copied().filter(able).collect();
     let (rounds, millis) = (plan.rounds, plan.millis);
     let run = match part {
+        Part::Memory => {
+            memory::memory(rig, &kinds, rounds, sheet);
+            return Ok(());
+        }
+        Part::UdpEndpoints => {
+            memory::by_endpoints(rig, &kinds, rounds, millis, sheet);
+            return Ok(());
+        }
+        Part::UdpFlows => memory::by_flows,
         Part::UdpRate => speed::udp_rate,
         Part::UdpLoad => speed::udp_load,
         Part::TcpConn => speed::tcp_conn,
         Part::TcpBulk => speed::tcp_bulk,
         Part::TcpPing => speed::tcp_ping,
     };
+    let parties = started(rig, kinds.into_iter(), 4, sheet);
     run(rig, &parties, rounds, millis, sheet);
     Ok(())
 }
 
 /// All of them at work, each in its own namespace; who does not start is noted.
-fn started(rig: &Rig, kinds: impl Iterator<Item = Kind>, sheet: &mut Sheet) -> Vec<Party> {
+pub(super) fn started(
+    rig: &Rig,
+    kinds: impl Iterator<Item = Kind>,
+    endpoints: u16,
+    sheet: &mut Sheet,
+) -> Vec<Party> {
     let mut parties = Vec::new();
     for kind in kinds {
         progress(&format!("starting {}", kind.name()));
-        match rig.start(kind, &Wanted::endpoints(rig.place(kind), 4)) {
+        match rig.start(kind, &Wanted::endpoints(rig.place(kind), endpoints)) {
             Ok(party) => parties.push(party),
             Err(fault) => sheet.notes.push(format!("{fault:#}")),
         }
@@ -134,14 +174,17 @@ fn started(rig: &Rig, kinds: impl Iterator<Item = Kind>, sheet: &mut Sheet) -> V
 }
 
 #[expect(clippy::print_stdout, reason = "the program's output")]
-fn tell(plan: &Plan, kinds: &[Kind], sheet: Sheet) -> Result<()> {
+fn show(part: Part, rows: &[Row], notes: &[String], kinds: &[Kind]) {
     progress("");
-    let figures = sheet.rows();
-    println!("{}", table(&figures, kinds));
-    println!("In brackets: of direct, or over direct. Medians of {} rounds.", plan.rounds);
-    for note in &sheet.notes {
+    let name = part.to_possible_value().map(|value| value.get_name().to_owned());
+    println!("{} (in brackets: of direct, or over direct)", name.unwrap_or_default());
+    println!("{}", table(rows, kinds));
+    for note in notes {
         println!("note: {note}");
     }
+}
+
+fn write(plan: &Plan, kinds: &[Kind], figures: Vec<Row>, notes: Vec<String>) -> Result<()> {
     let Some(path) = &plan.json else { return Ok(()) };
     let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
     let report = Report {
@@ -152,7 +195,7 @@ fn tell(plan: &Plan, kinds: &[Kind], sheet: Sheet) -> Result<()> {
         seconds: plan.millis as f64 / 1e3,
         versions: versions.collect(),
         figures,
-        notes: sheet.notes,
+        notes,
     };
     std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
     Ok(())

@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod compare;
 pub mod figures;
+pub mod memory;
 pub mod namespaces;
 pub mod party;
 mod poll;

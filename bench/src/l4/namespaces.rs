@@ -177,12 +177,17 @@ pub fn command_in(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Comm
     command
 }
 
-fn clear(namespace: &str) {
+/// Ends every process of a namespace.
+pub fn kill_all_in(namespace: &str) {
     let pids = Command::new("ip").args(["netns", "pids", namespace]).output();
     let pids = pids.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     for pid in pids.unwrap_or_default().split_whitespace() {
         let _ = Command::new("kill").args(["-KILL", pid]).stderr(Stdio::null()).status();
     }
+}
+
+fn clear(namespace: &str) {
+    kill_all_in(namespace);
     let delete = ["netns", "delete", namespace];
     let _ = Command::new("ip").args(delete).stderr(Stdio::null()).status();
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::clock::pause;
-use super::namespaces::{Place, command_in};
+use super::namespaces::{Place, command_in, kill_all_in};
 use crate::process::{beside, family, on_processor, resident};
 
 /// Where balancers listen.
@@ -100,6 +100,16 @@ impl Kind {
     /// Whether it forwards datagrams.
     pub fn has_udp(self) -> bool {
         self != Self::Haproxy
+    }
+
+    /// Where its clients send datagrams to: sozu knows its listeners by address alone, so that TCP
+    /// and UDP cannot share one.
+    pub fn udp_port(self) -> u16 {
+        match self {
+            Self::Direct => SERVER_PORT,
+            Self::Sozu => PORT + 10,
+            _ => PORT,
+        }
     }
 
     /// Whether it is a process, with memory and a processor of its own.
@@ -260,6 +270,7 @@ impl Party {
             ("COUNT", &wanted.endpoints.len().to_string()),
             ("LISTEN", &place),
             ("ADDRESS", &address),
+            ("UDP_PORT", &self.kind.udp_port().to_string()),
             ("PORT", "7800"),
             ("DIR", &self.folder.to_string_lossy()),
         ];
@@ -302,7 +313,9 @@ impl Party {
             if let Some(status) = child.try_wait()? {
                 bail!("it ended with {status}:\n{}", said(&log));
             }
-            if listens(pid, self.kind.has_udp()) {
+            if listens(pid, "tcp", PORT)
+                && (!self.kind.has_udp() || listens(pid, "udp", self.kind.udp_port()))
+            {
                 // Workers may be a little behind the listening sockets.
                 pause(Duration::from_millis(200));
                 return Ok(());
@@ -332,12 +345,11 @@ impl Party {
 impl Drop for Party {
     fn drop(&mut self) {
         let Some(child) = &mut self.child else { return };
-        for pid in family(child.id()).into_iter().rev() {
-            let kill = ["-KILL", &pid.to_string()];
-            let _ = Command::new("kill").args(kill).stderr(Stdio::null()).status();
-        }
+        // The first process first, or it replaces its workers. Its namespace is its own: whoever
+        // is left there is one of its children.
         let _ = child.kill();
         let _ = child.wait();
+        kill_all_in(&self.namespace);
     }
 }
 
@@ -363,16 +375,15 @@ fn said(log: &Path) -> String {
     text.get(from..).unwrap_or_default().to_owned()
 }
 
-/// Whether somebody listens on [`PORT`] in the network namespace of this process.
-fn listens(pid: u32, udp: bool) -> bool {
-    let has = |table: &str, condition: &str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        let port = format!(":{PORT:04X}");
-        text.lines().any(|line| {
-            let mut cells = line.split_whitespace().skip(1);
-            let (local, _, state) = (cells.next(), cells.next(), cells.next());
-            local.is_some_and(|local| local.ends_with(&port)) && state == Some(condition)
-        })
-    };
-    has("tcp", "0A") && (!udp || has("udp", "07"))
+/// Whether somebody listens on a port in the network namespace of this process.
+fn listens(pid: u32, table: &str, port: u16) -> bool {
+    // The states are LISTEN and, for what has no connection, CLOSE.
+    let wanted = if table == "tcp" { "0A" } else { "07" };
+    let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+    let port = format!(":{port:04X}");
+    text.lines().any(|line| {
+        let mut cells = line.split_whitespace().skip(1);
+        let (local, _, state) = (cells.next(), cells.next(), cells.next());
+        local.is_some_and(|local| local.ends_with(&port)) && state == Some(wanted)
+    })
 }

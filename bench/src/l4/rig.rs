@@ -128,7 +128,7 @@ impl Rig {
         self.runs.replace(self.runs.get() + 1)
     }
 
-    /// Where clients of a party send to.
+    /// Where clients of a party connect to.
     pub fn entrance(kind: Kind, place: Place) -> SocketAddr {
         let port = if kind == Kind::Direct { SERVER_PORT } else { PORT };
         (place.entrance(), port).into()
@@ -166,7 +166,7 @@ impl Rig {
     /// # Errors
     /// When the generator does not start.
     pub fn begin_udp(&self, party: &Party, what: Datagrams, run: u32) -> Result<Peer> {
-        let to = Self::entrance(party.kind, party.place).to_string();
+        let to = SocketAddr::from((party.place.entrance(), party.kind.udp_port())).to_string();
         let numbers = [
             ("--rate", what.rate),
             ("--clients", what.clients.into()),
@@ -238,11 +238,12 @@ impl Rig {
         let shared = || on_processor(self.server.child.id()) + interrupt_threads();
         let before = shared();
         let line = peer.line()?;
-        // The generator waits for the end of its input, so that its time can still be read.
-        let client = on_processor(peer.child.id());
+        // What it has used itself, also in threads that are gone.
+        let client = Duration::from_secs_f64(peer.told()?);
         let (machine, whole) = machine.until_now()?;
-        let own = party.cpu() - own;
-        let run = (own + client + shared() - before).as_secs_f64();
+        // A thread that ended takes its time with it.
+        let own = party.cpu().saturating_sub(own);
+        let run = (own + client + shared().saturating_sub(before)).as_secs_f64();
         let cost = Cost { machine, party: own.as_secs_f64(), run, whole };
         peer.end()?;
         Ok((

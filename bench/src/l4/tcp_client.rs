@@ -268,6 +268,10 @@ fn hold(plan: &Plan) -> Result<Outcome> {
             Ok(stream) => held.push(stream),
             Err(_) => outcome.failed += 1,
         }
+        // It will not get better, and each costs five seconds.
+        if outcome.failed >= 10 {
+            break;
+        }
     }
     outcome.done = held.len() as u64;
     println_now(&serde_json::to_string(&outcome)?)?;
