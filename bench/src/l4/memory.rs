@@ -86,7 +86,8 @@ pub fn by_flows(rig: &mut Rig, parties: &[Party], rounds: u32, millis: u64, shee
             let first_port = 20_000 + 100 * number as u16;
             let base = Datagrams { clients, ports, first_port, echo: true, ..PLAIN };
             let name = format!("{} flows", clients * u32::from(ports));
-            curve(rig, party, round, sheet, base, millis, &name)?;
+            let point = Point { name: &name, base, millis };
+            point.measure(rig, party, round, sheet)?;
         }
         Ok(())
     });
@@ -100,35 +101,37 @@ pub fn by_endpoints(rig: &mut Rig, kinds: &[Kind], rounds: u32, millis: u64, she
         let part = format!("udp-endpoints, {count}");
         in_turns(rig, &parties, rounds.min(3), sheet, &part, &mut |rig, party, round, sheet| {
             let base = Datagrams { clients: 1000, echo: true, ..PLAIN };
-            curve(rig, party, round, sheet, base, millis, &name)
+            Point { name: &name, base, millis }.measure(rig, party, round, sheet)
         });
     }
 }
 
-/// Every flow is there before it is measured.
-fn curve(
-    rig: &mut Rig,
-    party: &Party,
-    round: u32,
-    sheet: &mut Sheet,
+/// A point of a curve.
+struct Point<'a> {
+    name: &'a str,
     base: Datagrams,
     millis: u64,
-    name: &str,
-) -> Result<()> {
-    let flows = u64::from(base.clients) * u64::from(base.ports);
-    let warm = 200 + flows * 1000 / 40_000;
-    rig.udp(party, Datagrams { rate: 40_000, millis: warm, ..base })?;
-    let run = rig.udp(party, Datagrams { rate: 40_000, millis, ..base })?;
-    let mut low = |what: &str, unit, value| {
-        let name = format!("udp echo at 40 kpps, {name}: {what}");
-        sheet.note((&name, unit, Better::Low), party.kind, round, value);
-    };
-    low("lost", "%", run.loss(true) * 100.0);
-    // The price of a datagram that arrives is no price when many do not.
-    if run.loss(true) < 0.02 {
-        let each = 1e6 / run.delivered(true).max(1) as f64;
-        low("CPU of the machine", "µs each", run.cost.machine * each);
-        low("CPU of the run's processes", "µs each", run.cost.run * each);
+}
+
+impl Point<'_> {
+    /// Every flow is there before it is measured.
+    fn measure(self, rig: &mut Rig, party: &Party, round: u32, sheet: &mut Sheet) -> Result<()> {
+        let Self { name, base, millis } = self;
+        let flows = u64::from(base.clients) * u64::from(base.ports);
+        let warm = 200 + flows * 1000 / 40_000;
+        rig.udp(party, Datagrams { rate: 40_000, millis: warm, ..base })?;
+        let run = rig.udp(party, Datagrams { rate: 40_000, millis, ..base })?;
+        let mut low = |what: &str, unit, value| {
+            let name = format!("udp echo at 40 kpps, {name}: {what}");
+            sheet.note((&name, unit, Better::Low), party.kind, round, value);
+        };
+        low("lost", "%", run.loss(true) * 100.0);
+        // The price of a datagram that arrives is no price when many do not.
+        if run.loss(true) < 0.02 {
+            let each = 1e6 / run.delivered(true).max(1) as f64;
+            low("CPU of the machine", "µs each", run.cost.machine * each);
+            low("CPU of the run's processes", "µs each", run.cost.run * each);
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -154,7 +154,8 @@ fn sql(plan: &Plan, workshop: &Workshop, hints: &mut Vec<Hint>) {
 fn game(topology: &Topology) -> Option<SocketAddr> {
     topology.nlbs.iter().find_map(|nlb| {
         let listener = nlb.listeners.iter().find(|listener| {
-            let health = listener.to().and_then(|to| to.health.as_ref()).map(|health| &health.probe);
+            let health =
+                listener.to().and_then(|to| to.health.as_ref()).map(|health| &health.probe);
             listener.protocol == Protocol::Udp && matches!(health, Some(Probe::Udp { .. }))
         })?;
         let mut at = listener.at.value.on(nlb.instances.first()?);

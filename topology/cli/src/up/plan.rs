@@ -419,7 +419,9 @@ fn behind(topology: &Topology, used: &Dependency) -> Vec<SocketAddr> {
             let groups = topology.nlbs.iter().filter(|g| g.name == *group);
             let mut listeners = groups.flat_map(|g| &g.listeners);
             let found = listeners.find(|listener| listener.name == *name);
-            found.map(|listener| listener.services().flat_map(endpoints).collect()).unwrap_or_default()
+            found
+                .map(|listener| listener.services().flat_map(endpoints).collect())
+                .unwrap_or_default()
         }
         Dependency::Gateway(_) => Vec::new(),
         Dependency::Database(group, _) => {
