@@ -109,41 +109,44 @@ pub enum Wish {
 }
 
 /// Turns signals into phases until the instance has stopped: TERM and INT drain, a second one or
-/// the deadline `drain` stops; HUP and USR2 are told to `wish`. Meant for `main`.
+/// the deadline `drain` stops; HUP and USR2 are told to `wish`. Meant for `main`, before anything
+/// else: from this call on no signal ends the process by itself, and those that come before the
+/// future runs are kept for it. Needs a tokio runtime.
 ///
 /// # Errors
 /// When a signal cannot be listened to.
-pub async fn signals(
+pub fn signals(
     lifecycle: Lifecycle,
     drain: Duration,
     wish: impl Fn(Wish) + 'static,
-) -> io::Result<()> {
+) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
-    let shutdown = lifecycle.shutdown();
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => wish(Wish::Reload),
-            _ = upgrade.recv() => wish(Wish::Upgrade),
-            () = shutdown.draining() => break,
+    Ok(async move {
+        let shutdown = lifecycle.shutdown();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => wish(Wish::Reload),
+                _ = upgrade.recv() => wish(Wish::Upgrade),
+                () = shutdown.draining() => break,
+            }
         }
-    }
-    lifecycle.drain();
-    let second = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = shutdown.stopped() => {}
-        }
-    };
-    // Both outcomes end the drain: the second signal, or the deadline.
-    let _ = timeout(drain, second).await;
-    lifecycle.stop();
-    Ok(())
+        lifecycle.drain();
+        let second = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                () = shutdown.stopped() => {}
+            }
+        };
+        // Both outcomes end the drain: the second signal, or the deadline.
+        let _ = timeout(drain, second).await;
+        lifecycle.stop();
+    })
 }
 
 #[cfg(test)]

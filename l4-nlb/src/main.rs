@@ -48,17 +48,19 @@ async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
     let Launch { topology, instance, options } = launch;
     let drain = topology.nlb(&instance).map(|(group, _)| group.drain).unwrap_or_default();
     let lifecycle = options.lifecycle.clone();
+    let (wishes, mut wished) = mpsc::unbounded_channel();
+    let signals = signals(lifecycle, drain, move |wish| {
+        // Nobody listens any more: the instance has ended.
+        let _ended = wishes.send(wish);
+    });
+    let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
     let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
     let running = l4_nlb::start_from(topology, &instance, options, estate).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     // Without systemd there is nobody to tell.
     let own = std::process::id();
     let _told = sd_notify::notify(&[NotifyState::MainPid(own), NotifyState::Ready]);
-    let (handle, (wishes, mut wished)) = (running.handle(), mpsc::unbounded_channel());
-    let signals = signals(lifecycle.clone(), drain, move |wish| {
-        // Nobody listens any more: the instance has ended.
-        let _ended = wishes.send(wish);
-    });
+    let handle = running.handle();
     let changes = async {
         while let Some(wish) = wished.recv().await {
             match wish {
@@ -67,8 +69,7 @@ async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
             }
         }
     };
-    let (ended, heard, ()) = tokio::join!(running.finished(), signals, changes);
-    heard.map_err(|fault| cli::refuse(1, &fault))?;
+    let (ended, (), ()) = tokio::join!(running.finished(), signals, changes);
     ended.map_err(|fault| cli::refuse(1, &fault))
 }
 

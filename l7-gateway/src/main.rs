@@ -37,6 +37,11 @@ async fn main() -> ExitCode {
     };
     let lifecycle = launch.options.lifecycle.clone();
     let drain = launch.topology.gateway(&launch.instance).map(|(group, _)| group.drain);
+    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), |_| {});
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
     let started = l7_gateway::start(Arc::clone(&launch.topology), &launch.instance, launch.options);
     let running = match started.await {
         Ok(running) => running,
@@ -44,17 +49,12 @@ async fn main() -> ExitCode {
     };
     // Without a service manager there is nobody to tell.
     let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), |_| {});
     let finished = async {
         let ended = running.finished().await;
         // Drained before the deadline: nothing is left to wait for.
         lifecycle.stop();
         ended
     };
-    let (waited, ended) = tokio::join!(signals, finished);
-    match (waited, ended) {
-        (Ok(()), Ok(())) => ExitCode::SUCCESS,
-        (Err(fault), _) => cli::refuse(1, &fault),
-        (_, Err(fault)) => cli::refuse(1, &fault),
-    }
+    let ((), ended) = tokio::join!(signals, finished);
+    ended.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
 }

@@ -43,15 +43,16 @@ fn main() -> ExitCode {
 async fn run(launch: cli::Launch) -> ExitCode {
     let drain = launch.topology.pool(&launch.instance).map(|(group, _)| group.drain);
     let lifecycle = launch.options.lifecycle.clone();
+    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), |_| ());
+    let signals = match signals {
+        Ok(signals) => signals,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
     let started = pgpool::start(Arc::clone(&launch.topology), &launch.instance, launch.options);
     let running = match started.await {
         Ok(running) => running,
         Err(fault) => return cli::refuse(1, &fault),
     };
-    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), |_| ());
-    let (finished, signalled) = tokio::join!(running.finished(), signals);
-    if let Err(fault) = finished {
-        return cli::refuse(1, &fault);
-    }
-    signalled.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
+    let (finished, ()) = tokio::join!(running.finished(), signals);
+    finished.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
 }
