@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages lint unit properties fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages lint unit properties real fuzz deny
 
 up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -13,7 +13,7 @@ up: packages            ## build the stack and run it: make up, or make up FILE=
 
 test: test-packages lint unit   ## everything that a change must keep
 
-verify: verify-packages properties fuzz deny ## the long half: many cases of every property, fuzzing, supply chain
+verify: verify-packages properties real fuzz deny ## the long half: many cases of every property, fuzzing, supply chain
 
 bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
@@ -30,7 +30,7 @@ test-packages: packages
 	@$(call need,curl)
 
 verify-packages: test-packages
-	@$(call need,g++)
+	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp)
 
 # Envoy and sozu are no Debian packages: the program says how to have them.
 bench-packages: test-packages
@@ -48,6 +48,9 @@ unit:
 properties:
 	PROPTEST_CASES=2000 cargo test --workspace --lib
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
+
+real:                   ## real clients and servers of other packages
+	cargo test -p l4-nlb --features verify --test it real::
 
 # Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
 FUZZ_SECONDS ?= 20

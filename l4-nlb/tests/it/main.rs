@@ -5,8 +5,11 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod fakes;
+mod flood;
 mod instance;
 mod process;
+#[cfg(feature = "verify")]
+mod real;
 mod reload;
 mod tcp;
 mod udp;
