@@ -91,6 +91,8 @@ fn tcp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
 fn udp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     prepare(&socket, address, reuse)?;
+    // An older kernel hands datagrams on one by one.
+    let _alone = sys::merge_received(&socket);
     Ok(socket)
 }
 

@@ -18,7 +18,7 @@ use std::ptr;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::batch::{Arrival, Batch, Outgoing};
+use super::batch::{Batch, Outgoing};
 use super::steer::Instruction;
 
 /// Asks for the local address of each datagram (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
@@ -39,22 +39,34 @@ pub fn report_unreachable(socket: &impl AsFd, ipv4: bool) -> io::Result<()> {
     }
 }
 
-/// Receives what waits behind what `arrived` already holds.
-pub(super) fn receive(
+/// Asks the kernel to hand on datagrams of one flow in one piece, with the length of each
+/// (UDP_GRO, Linux 5.0).
+pub(super) fn merge_received(socket: &impl AsFd) -> io::Result<()> {
+    enable(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO)
+}
+
+#[cfg(test)]
+pub(super) fn without_checksums(socket: &impl AsFd) -> io::Result<()> {
+    enable(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK)
+}
+
+/// Receives what waits into `slots`, at most one slot's worth each; says how many slots it filled.
+pub(super) fn receive<'a>(
     socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-    arrived: &mut Vec<Arrival>,
+    slots: impl Iterator<Item = &'a mut [u8]>,
+    mut filled: impl FnMut(Filled),
 ) -> io::Result<usize> {
     let mut names = [const { MaybeUninit::<Name>::uninit() }; Batch::CAPACITY];
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; Batch::CAPACITY];
-    let mut parts = [EMPTY_PART; Batch::CAPACITY];
-    let mut headers = [EMPTY_HEADER; Batch::CAPACITY];
-    let slots = bytes.chunks_exact_mut(Batch::STRIDE).skip(arrived.len());
+    let mut parts = [const { MaybeUninit::<libc::iovec>::uninit() }; Batch::CAPACITY];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; Batch::CAPACITY];
     let mut count = 0;
     for ((((slot, name), control), part), header) in
         slots.zip(&mut names).zip(&mut controls).zip(&mut parts).zip(&mut headers)
     {
-        *part = libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: Batch::SLOT };
+        let part =
+            part.write(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+        let header = header.write(EMPTY_HEADER);
         let h = &mut header.msg_hdr;
         h.msg_name = name.as_mut_ptr().cast();
         h.msg_namelen = mem::size_of::<Name>() as libc::socklen_t;
@@ -68,12 +80,12 @@ pub(super) fn receive(
         return Ok(0);
     }
     // SAFETY: the first `count` headers were filled above with pointers to `names`, `parts`,
-    // `controls` and disjoint parts of `bytes`, all alive and exclusively borrowed here; each slot
-    // has STRIDE >= SLOT bytes, each length given is its buffer's; a null timeout is allowed.
+    // `controls` and disjoint slots, all alive and exclusively borrowed here, each with its own
+    // length; a null timeout is allowed.
     let received = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),
-            headers.as_mut_ptr(),
+            headers.as_mut_ptr().cast(),
             count,
             libc::MSG_DONTWAIT,
             ptr::null_mut(),
@@ -81,44 +93,78 @@ pub(super) fn receive(
     };
     let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     for header in headers.iter().take(received) {
+        // SAFETY: the kernel received into at most the `count` headers that were written above.
+        let header = unsafe { header.assume_init_ref() };
         // SAFETY: the kernel has filled this header's name up to `msg_namelen` bytes and its
         // control buffer up to `msg_controllen`; both buffers are still alive.
-        let (peer, local) = unsafe { (address(&header.msg_hdr), local_address(&header.msg_hdr)) };
-        arrived.push(Arrival {
+        let (peer, (local, segment)) =
+            unsafe { (address(&header.msg_hdr), reported(&header.msg_hdr)) };
+        filled(Filled {
             peer: peer.unwrap_or(NOWHERE),
             local,
             length: header.msg_len as usize,
+            segment,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         });
     }
     Ok(received)
 }
 
-/// Sends up to [`Batch::CAPACITY`] datagrams.
-pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Result<usize> {
+/// What the kernel says of a slot that it filled.
+pub(super) struct Filled {
+    pub peer: SocketAddr,
+    pub local: Option<IpAddr>,
+    pub length: usize,
+    /// The length of each datagram but the last, when there are several in the slot.
+    pub segment: Option<usize>,
+    pub truncated: bool,
+}
+
+/// Sends up to [`Batch::CAPACITY`] messages; each is a run of datagrams that `runs` says the length
+/// of: one, or several of equal length (the last may be shorter) from and to the same addresses,
+/// which the kernel cuts (UDP_SEGMENT, Linux 4.18). Says how many datagrams were taken.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    datagrams: &[Outgoing<'_>],
+    runs: impl Fn(&[Outgoing<'_>]) -> usize,
+) -> io::Result<usize> {
+    if let [Outgoing { bytes, to, from: None }] = datagrams {
+        return send_one(socket, bytes, *to);
+    }
     let mut names = [const { MaybeUninit::<Name>::uninit() }; Batch::CAPACITY];
     let mut controls = [const { MaybeUninit::<Control>::uninit() }; Batch::CAPACITY];
-    let mut parts = [EMPTY_PART; Batch::CAPACITY];
-    let mut headers = [EMPTY_HEADER; Batch::CAPACITY];
+    let mut parts = [const { MaybeUninit::<libc::iovec>::uninit() }; Batch::CAPACITY];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; Batch::CAPACITY];
+    let mut lengths = [0; Batch::CAPACITY];
+    let (mut rest, mut parts) = (datagrams, parts.as_mut_slice());
     let mut count = 0;
-    for ((((datagram, name), control), part), header) in
-        datagrams.iter().zip(&mut names).zip(&mut controls).zip(&mut parts).zip(&mut headers)
+    for (((name, control), header), length) in
+        names.iter_mut().zip(&mut controls).zip(&mut headers).zip(&mut lengths)
     {
-        // The kernel only reads the bytes of a message that is sent; iovec has no const form.
-        *part = libc::iovec {
-            iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
-            iov_len: datagram.bytes.len(),
+        let Some(first) = rest.first() else { break };
+        let run = runs(rest).max(1);
+        let (Some((run, after)), Some((own, free))) =
+            (rest.split_at_checked(run), std::mem::take(&mut parts).split_at_mut_checked(run))
+        else {
+            break;
         };
-        let h = &mut header.msg_hdr;
-        h.msg_namelen = Name::write(name, datagram.to);
-        h.msg_name = name.as_mut_ptr().cast();
-        h.msg_iov = part;
-        h.msg_iovlen = 1;
-        if let Some(from) = datagram.from {
-            h.msg_control = control.as_mut_ptr().cast();
-            h.msg_controllen = mem::size_of::<Control>();
-            h.msg_controllen = write_local_address(h, control, from);
+        for (part, datagram) in own.iter_mut().zip(run) {
+            // The kernel only reads the bytes of a message that is sent; iovec has no const form.
+            part.write(libc::iovec {
+                iov_base: datagram.bytes.as_ptr().cast_mut().cast(),
+                iov_len: datagram.bytes.len(),
+            });
         }
+        let header = header.write(EMPTY_HEADER);
+        let h = &mut header.msg_hdr;
+        h.msg_namelen = Name::write(name, first.to);
+        h.msg_name = name.as_mut_ptr().cast();
+        h.msg_iov = own.as_mut_ptr().cast();
+        h.msg_iovlen = run.len();
+        let segment = (run.len() > 1).then_some(first.bytes.len() as u16);
+        write_controls(h, control, first.from, segment);
+        *length = run.len();
+        (rest, parts) = (after, free);
         count += 1;
     }
     if count == 0 {
@@ -127,9 +173,28 @@ pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Outgoing<'_>]) -> io::Re
     // SAFETY: the first `count` headers point to names, parts and control buffers filled above and
     // to the callers' bytes, all alive during the call; the kernel does not write through them.
     let sent = unsafe {
-        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT)
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr().cast(), count, libc::MSG_DONTWAIT)
     };
-    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+    Ok(lengths.iter().take(sent).sum())
+}
+
+/// The cheapest call for one datagram.
+fn send_one(socket: BorrowedFd<'_>, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+    let mut name = MaybeUninit::<Name>::uninit();
+    let length = Name::write(&mut name, to);
+    // SAFETY: `bytes` and the first `length` bytes of `name` are alive and only read.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            libc::MSG_DONTWAIT,
+            name.as_ptr().cast(),
+            length,
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(1) }
 }
 
 /// An ICMP error that one of our datagrams met.
@@ -374,22 +439,25 @@ unsafe fn control<T: Copy>(header: &libc::msghdr, kinds: &[(i32, i32)]) -> Optio
     None
 }
 
-/// The address that a datagram was sent to.
+/// The address that a datagram was sent to, and the length of each when there are several.
 ///
 /// # Safety
 /// As [`control`].
-unsafe fn local_address(header: &libc::msghdr) -> Option<IpAddr> {
+unsafe fn reported(header: &libc::msghdr) -> (Option<IpAddr>, Option<usize>) {
     if header.msg_controllen == 0 {
-        return None;
+        return (None, None);
     }
+    // SAFETY: UDP_GRO carries an int (udp(7)); the contract is passed on.
+    let segment = unsafe { control::<i32>(header, &[(libc::SOL_UDP, libc::UDP_GRO)]) };
+    let segment = segment.and_then(|length| usize::try_from(length).ok());
     let (v4, v6) = ((libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO));
     // SAFETY: IP_PKTINFO carries an in_pktinfo (ip(7)); the contract is passed on.
     if let Some(info) = unsafe { control::<libc::in_pktinfo>(header, &[v4]) } {
-        return Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into());
+        return (Some(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()).into()), segment);
     }
     // SAFETY: IPV6_PKTINFO carries an in6_pktinfo (RFC 3542 §6.2); the contract is passed on.
-    let info = unsafe { control::<libc::in6_pktinfo>(header, &[v6]) }?;
-    Some(Ipv6Addr::from(info.ipi6_addr.s6_addr).into())
+    let info = unsafe { control::<libc::in6_pktinfo>(header, &[v6]) };
+    (info.map(|info| Ipv6Addr::from(info.ipi6_addr.s6_addr).into()), segment)
 }
 
 /// The error number of an ICMP error.
@@ -403,42 +471,58 @@ unsafe fn extended_error(header: &libc::msghdr) -> Option<i32> {
     Some(error.ee_errno as i32)
 }
 
-/// Writes the control message that chooses the local address; returns the length used.
-/// `header.msg_control` points to `control`, with its size.
-fn write_local_address(
-    header: &libc::msghdr,
+/// Has the header carry the local address to send from, and the length to cut at.
+fn write_controls(
+    header: &mut libc::msghdr,
     control: &mut MaybeUninit<Control>,
-    from: IpAddr,
-) -> usize {
-    control.write(Control([0; 128]));
+    from: Option<IpAddr>,
+    segment: Option<u16>,
+) {
+    if from.is_none() && segment.is_none() {
+        return;
+    }
+    header.msg_control = control.write(Control([0; 128])).0.as_mut_ptr().cast();
+    let mut used = 0;
     match from {
-        IpAddr::V4(v4) => {
+        Some(IpAddr::V4(v4)) => {
             let info = libc::in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(v4.octets()) },
                 ipi_addr: libc::in_addr { s_addr: 0 },
             };
-            write_control(header, libc::IPPROTO_IP, libc::IP_PKTINFO, info)
+            used += write_control(header, used, (libc::IPPROTO_IP, libc::IP_PKTINFO), info);
         }
-        IpAddr::V6(v6) => {
+        Some(IpAddr::V6(v6)) => {
             let info = libc::in6_pktinfo {
                 ipi6_addr: libc::in6_addr { s6_addr: v6.octets() },
                 ipi6_ifindex: 0,
             };
-            write_control(header, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info)
+            used += write_control(header, used, (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), info);
         }
+        None => {}
     }
+    if let Some(segment) = segment {
+        used += write_control(header, used, (libc::SOL_UDP, libc::UDP_SEGMENT), segment);
+    }
+    header.msg_controllen = used;
 }
 
-/// Writes one control message at the start of the header's buffer; returns the space used.
-fn write_control<T: Copy>(header: &libc::msghdr, level: i32, kind: i32, value: T) -> usize {
+/// Writes one control message behind the first `at` bytes of the header's buffer; returns the
+/// space used.
+fn write_control<T: Copy>(
+    header: &libc::msghdr,
+    at: usize,
+    (level, kind): (i32, i32),
+    value: T,
+) -> usize {
     let size = mem::size_of::<T>() as u32;
     // SAFETY: sizes alone.
     let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
-    // SAFETY: `msg_control` points to a zeroed `Control` of 128 bytes, aligned for cmsghdr, and
-    // `msg_controllen` is its size; CMSG_SPACE of both values is at most 40 bytes.
+    // SAFETY: `msg_control` points to a zeroed `Control` of 128 bytes, aligned for cmsghdr; `at` is
+    // the sum of earlier CMSG_SPACEs, so aligned too, and there are at most two messages, of at
+    // most 40 and 24 bytes.
     unsafe {
-        let message = libc::CMSG_FIRSTHDR(header);
+        let message = header.msg_control.byte_add(at).cast::<libc::cmsghdr>();
         message.write(libc::cmsghdr {
             cmsg_len: length as usize,
             cmsg_level: level,
@@ -451,8 +535,6 @@ fn write_control<T: Copy>(header: &libc::msghdr, level: i32, kind: i32, value: T
 
 /// What a datagram without a readable peer address is said to come from: never an endpoint's.
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-
-const EMPTY_PART: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
 
 const EMPTY_HEADER: libc::mmsghdr = libc::mmsghdr {
     msg_hdr: libc::msghdr {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::net::batch::{self, Arrival, Batch, Outgoing};
+use common::net::batch::{Arrival, Batch, Outgoing, Sender};
 use common::net::proxy_protocol::{self, Addresses};
 use common::net::sys::{self, Poller, Ready};
 use common::observe::Observer;
@@ -46,6 +46,7 @@ pub(super) struct Worker {
     draining: bool,
     ready: Vec<Ready>,
     origins: Vec<PortId>,
+    sender: Sender,
     /// Datagrams with a header of ours before them.
     framed: Vec<u8>,
 }
@@ -96,6 +97,7 @@ impl Worker {
             draining: false,
             ready: Vec::new(),
             origins: Vec::new(),
+            sender: Sender::new(),
             framed: Vec::new(),
         };
         worker.meet(Tick(0));
@@ -172,11 +174,14 @@ impl Worker {
             if *error {
                 more |= self.take_errors(port, now) == Batch::CAPACITY;
             }
-            let Some(received) = self.ports.socket(port).map(|socket| batch.receive(socket)) else {
-                continue;
+            let Some(socket) = self.ports.socket(port) else { continue };
+            let received = match batch.receive_most(socket, FEW) {
+                Ok(FEW) => batch.receive(socket),
+                other => other,
             };
+            self.origins.resize(batch.len(), port);
             match received {
-                Ok(count) => self.origins.extend(std::iter::repeat_n(port, count)),
+                Ok(_) => {}
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     self.take_errors(port, now);
@@ -225,7 +230,7 @@ impl Worker {
         }
         let mut rest = datagrams.as_slice();
         while !rest.is_empty() {
-            let sent = match batch::send(socket, rest) {
+            let sent = match self.sender.send(socket, rest) {
                 Ok(sent) => sent,
                 Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => {
                     self.lane.meters.lost(rest.len() as u64);
@@ -424,7 +429,8 @@ impl Worker {
     /// Sends datagrams by one upstream socket.
     fn send_up(&mut self, port: PortId, mut rest: &[Outgoing<'_>], now: Instant) {
         while !rest.is_empty() {
-            let Some(sent) = self.ports.socket(port).map(|socket| batch::send(socket, rest)) else {
+            let Some(sent) = self.ports.socket(port).map(|socket| self.sender.send(socket, rest))
+            else {
                 return;
             };
             match sent {
@@ -502,6 +508,9 @@ impl Worker {
         Tick(Tick::after(now.saturating_duration_since(self.start)).0 + 1)
     }
 }
+
+/// Answers that are asked for at first: most sockets have one.
+const FEW: usize = 4;
 
 /// UDP has no end: while draining, a flow that is quiet for so long has finished.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
