@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
+use rustix::net::sockopt;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{steer, sys};
@@ -35,8 +36,7 @@ pub fn tcp(address: SocketAddr, reuse: Reuse) -> io::Result<TcpListener> {
 /// local address of each datagram.
 pub fn udp(address: SocketAddr, reuse: Reuse) -> io::Result<UdpSocket> {
     let socket = udp_socket(address, reuse)?;
-    // The kernel's limit (net.core.rmem_max) may be lower: then as much as it gives.
-    SockRef::from(&socket).set_recv_buffer_size(UDP_BUFFER)?;
+    receive_buffer(&socket, UDP_BUFFER)?;
     SockRef::from(&socket).set_send_buffer_size(UDP_BUFFER)?;
     if address.ip().is_unspecified() {
         sys::report_local_address(&socket, address.is_ipv4())?;
@@ -49,6 +49,7 @@ pub fn udp(address: SocketAddr, reuse: Reuse) -> io::Result<UdpSocket> {
 pub fn udp_upstream(ipv4: bool) -> io::Result<UdpSocket> {
     let any = if ipv4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = udp_socket(SocketAddr::new(any, 0), Reuse::No)?;
+    receive_buffer(&socket, UPSTREAM_BUFFER)?;
     sys::report_unreachable(&socket, ipv4)?;
     Ok(socket.into())
 }
@@ -96,6 +97,14 @@ fn udp_socket(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Beyond the kernel's limit (net.core.rmem_max) only with CAP_NET_ADMIN; else as much as it gives.
+fn receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
+    match sockopt::set_socket_recv_buffer_size_force(socket, bytes) {
+        Ok(()) => Ok(()),
+        Err(_) => socket.set_recv_buffer_size(bytes),
+    }
+}
+
 fn prepare(socket: &Socket, address: SocketAddr, reuse: Reuse) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -114,6 +123,10 @@ const BACKLOG: i32 = 4096;
 
 /// Bytes that a UDP socket may hold each way.
 const UDP_BUFFER: usize = 4 << 20;
+
+/// The same towards endpoints, of which there may be thousands. It is used while this process is
+/// held up.
+const UPSTREAM_BUFFER: usize = 1 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -87,14 +87,14 @@ impl Plane for UserSpace {
             tokio::select! {
                 // An error would mean that the runtime is going down.
                 Ok(()) = socket.readable() => {
-                    batch.clear();
-                    if receive(&socket, &mut batch) {
-                        worker.pass_up(&batch, Instant::now());
+                    if pass_up(&socket, &mut batch, &mut worker) {
+                        worker.pass_down(&mut batch, &socket, Instant::now());
                     }
                 }
                 Ok(mut ready) = answers.readable() => {
-                    let more = worker.pass_down(&mut batch, &socket, Instant::now());
-                    if !more {
+                    if worker.pass_down(&mut batch, &socket, Instant::now()) {
+                        pass_up(&socket, &mut batch, &mut worker);
+                    } else {
                         ready.clear_ready();
                     }
                 }
@@ -111,6 +111,17 @@ impl Plane for UserSpace {
             }
         }
     }
+}
+
+/// Takes one batch of the clients' datagrams; says whether more may wait. Under load the runtime
+/// does not look for news between batches, so whoever finds more in one direction looks in the other
+/// too: what is answered late was carried for nothing.
+fn pass_up(socket: &UdpSocket, batch: &mut Batch, worker: &mut Worker) -> bool {
+    batch.clear();
+    if receive(socket, batch) {
+        worker.pass_up(batch, Instant::now());
+    }
+    batch.is_full()
 }
 
 /// Fills the batch; says whether there is anything in it.
