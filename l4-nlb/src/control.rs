@@ -4,7 +4,6 @@
 //! Invariant: it alone changes what is published, one change at a time; a change is made whole or
 //! not at all.
 
-use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,21 +13,22 @@ use common::balance::HashKey;
 use common::cli::Options;
 use common::health::Checks;
 use common::lifecycle::Lifecycle;
-use common::service::Condition;
 use common::snapshot::Published;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use topology::Topology;
 use topology::l4::{Group, Protocol};
 
 use crate::crew::{Crew, Socket};
-use crate::events::{Draining, FlowsEvicted, HandedOver, Listening, Reloaded, UpgradeFailed};
+use crate::events::{Draining, HandedOver, Listening, Reloaded, UpgradeFailed};
 use crate::fault::{Spot, StartError};
 use crate::found::Found;
 use crate::listener::{Place, Running, Sockets};
+use crate::reports::Reports;
 use crate::snapshot::Snapshot;
-use crate::udp::handover::{Gone, Pause};
+use crate::talkers;
+use crate::udp::handover::{Ask, Gone, Pause};
 use crate::upgrade;
 use crate::upgrade::giving::{self, Gift};
 
@@ -39,6 +39,8 @@ pub(crate) enum Order {
     Publish(Arc<Topology>, oneshot::Sender<Result<Change, StartError>>),
     /// Hand everything over to a new process.
     Upgrade,
+    /// Say which flows carried most, at most so many.
+    Talkers(usize, oneshot::Sender<serde_json::Value>),
 }
 
 /// What a change of configuration did.
@@ -100,10 +102,10 @@ impl Control {
                 () = self.found.changed() => self.rebuild(),
                 () = reweighed.notified() => self.rebuild(),
                 Some(_ended) = self.phases.join_next() => {}
-                _ = tick.tick() => self.show(&mut reports),
+                _ = tick.tick() => reports.show(&self.published.load(), &self.options.observer),
             }
         }
-        self.show(&mut reports);
+        reports.show(&self.published.load(), &self.options.observer);
         self.listeners.iter().for_each(|running| running.lifecycle.stop());
         if let Some((_, admin)) = &self.admin {
             admin.stop();
@@ -134,6 +136,14 @@ impl Control {
                 }
                 Err(cause) => self.options.observer.emit(UpgradeFailed { cause: &cause }),
             },
+            Order::Talkers(most, reply) => {
+                let asked = |running: &Running| (running.lane.load_full(), running.asks.clone());
+                let asked = self.listeners.iter().map(asked).collect();
+                // Beside everything else: a busy worker holds nobody up.
+                self.phases.spawn(async move {
+                    let _gone = reply.send(talkers::collect(asked, most).await);
+                });
+            }
         }
     }
 
@@ -210,19 +220,21 @@ impl Control {
         };
         let gifts: Vec<Gift> = self.listeners.iter().map(gift).collect();
         let admin = self.admin.as_ref().and_then(|(admin, _)| admin.try_clone().ok());
+        let endpoints = upgrade::endpoints::known(&self.published.load(), &self.found);
         let armed = blocking(move || {
-            giving::start().and_then(|child| giving::offer(child, &gifts, admin.as_ref()))
+            giving::start()
+                .and_then(|child| giving::offer(child, &gifts, admin.as_ref(), endpoints))
         });
         let armed = armed.await?;
         let mut verdicts = Vec::new();
         let mut shards = Vec::new();
         for running in &self.listeners {
             let mut of_listener = Vec::new();
-            for ask in running.pauses.iter().filter(|_| running.place.protocol == Protocol::Udp) {
+            for ask in running.asks.iter().filter(|_| running.place.protocol == Protocol::Udp) {
                 let (reply, answer) = oneshot::channel();
                 let (verdict, outcome) = oneshot::channel();
                 // A share that has ended has nothing to say.
-                let _ended = ask.send(Pause { reply, verdict: outcome }).await;
+                let _ended = ask.send(Ask::Pause(Pause { reply, verdict: outcome })).await;
                 of_listener.push(answer.await.unwrap_or_default());
                 verdicts.push(verdict);
             }
@@ -289,40 +301,6 @@ impl Control {
             services.into_iter().filter_map(|(s, model)| Some((s, model.health.as_ref()?)));
         self.checks.update(checked, &self.options.observer);
     }
-
-    /// Moves the gauges and reports evictions.
-    fn show(&self, reports: &mut Reports) {
-        let (snapshot, observer) = (self.published.load(), &self.options.observer);
-        for lane in &snapshot.lanes {
-            lane.meters.show_flows(lane.gate.flows());
-            if let Some(count) =
-                reports.due(lane.rules.name.as_str(), lane.meters.evicted_total(), Instant::now())
-            {
-                let listener = lane.rules.name.as_str();
-                observer.emit(FlowsEvicted { listener, count });
-            }
-        }
-        for (service, _) in snapshot.services() {
-            for endpoint in &service.endpoints {
-                let labels =
-                    [("service", service.name.as_str()), ("endpoint", endpoint.name.as_str())];
-                let gauge = observer.metrics.gauge(
-                    "aqueduct_endpoint_active",
-                    "Connections and flows of this instance with the endpoint.",
-                    &labels,
-                );
-                gauge.set(f64::from(endpoint.state.active()));
-                let condition = endpoint.state.condition(service.slow_start, Instant::now());
-                for word in Condition::ALL {
-                    let (service, endpoint) = (labels[0], labels[1]);
-                    let labels = [service, endpoint, ("condition", word.as_str())];
-                    let help = "1 for the condition that the endpoint is in, 0 for the others.";
-                    let gauge = observer.metrics.gauge("aqueduct_endpoint_state", help, &labels);
-                    gauge.set(f64::from(u8::from(word == condition)));
-                }
-            }
-        }
-    }
 }
 
 /// Runs what blocks on a thread for that.
@@ -338,44 +316,4 @@ pub(crate) fn flows(snapshot: &Snapshot) -> u64 {
     snapshot.lanes.iter().map(|lane| u64::from(lane.gate.flows())).sum()
 }
 
-/// What was told of each listener's evictions, and when.
-#[derive(Debug, Default)]
-struct Reports(HashMap<String, (u64, Option<Instant>)>);
-
-impl Reports {
-    /// How many to report now, if any.
-    fn due(&mut self, listener: &str, total: u64, now: Instant) -> Option<u64> {
-        if !self.0.contains_key(listener) {
-            self.0.insert(listener.to_owned(), (0, None));
-        }
-        let (told, when) = self.0.get_mut(listener)?;
-        let rested = when.is_none_or(|when| now.saturating_duration_since(when) >= PAUSE);
-        let count = total.saturating_sub(*told);
-        if count == 0 || !rested {
-            return None;
-        }
-        (*told, *when) = (total, Some(now));
-        Some(count)
-    }
-}
-
 const SECOND: Duration = Duration::from_secs(1);
-
-/// Between two reports of evictions.
-const PAUSE: Duration = Duration::from_secs(10);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// N3: a flood is told of at once, then once in ten seconds.
-    #[tokio::test(start_paused = true)]
-    async fn evictions_are_told_in_bursts() {
-        let (mut reports, now) = (Reports::default(), Instant::now());
-        assert_eq!(reports.due("game", 0, now), None);
-        assert_eq!(reports.due("game", 5, now), Some(5));
-        assert_eq!(reports.due("game", 900, now + SECOND * 9), None);
-        assert_eq!(reports.due("game", 905, now + PAUSE), Some(900));
-        assert_eq!(reports.due("game", 905, now + PAUSE * 2), None);
-    }
-}

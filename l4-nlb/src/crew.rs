@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use crate::events::WorkerFailed;
 use crate::snapshot::LaneSource;
 use crate::tcp;
-use crate::udp::handover::{Handed, Pause};
+use crate::udp::handover::{Ask, Handed};
 use crate::udp::{Budget, Plane, UserSpace};
 
 /// A worker's socket of a listener.
@@ -58,9 +58,9 @@ pub(crate) struct Share {
     pub(crate) lane: LaneSource,
     /// The phases of the listener.
     pub(crate) shutdown: Shutdown,
-    /// Flows of a former process, and where its own are asked for (UDP).
+    /// Flows of a former process, and where it is asked for its own (UDP).
     pub(crate) handed: Handed,
-    pub(crate) pauses: mpsc::Receiver<Pause>,
+    pub(crate) asks: mpsc::Receiver<Ask>,
 }
 
 /// How the threads are told. Dropping it tells them that nothing more comes.
@@ -139,7 +139,7 @@ fn open(
     observer: &Observer,
     running: &mut JoinSet<()>,
 ) -> io::Result<()> {
-    let Share { socket, lane, shutdown, handed, pauses } = share;
+    let Share { socket, lane, shutdown, handed, asks } = share;
     let observer = observer.clone();
     match socket {
         Socket::Tcp(socket) => {
@@ -149,7 +149,7 @@ fn open(
             });
         }
         Socket::Udp(socket) => {
-            let own = (handed, pauses);
+            let own = (handed, asks);
             let plane = UserSpace::with(lane, socket, budget.clone(), observer, own)?;
             running.spawn_local(plane.forward(shutdown));
         }

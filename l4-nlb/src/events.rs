@@ -87,6 +87,17 @@ pub struct FlowsEvicted<'a> {
     pub count: u64,
 }
 
+/// Clients were turned away; told at most once in ten seconds per listener and reason.
+#[derive(Debug)]
+pub struct ClientsRefused<'a> {
+    /// The listener.
+    pub listener: &'a str,
+    /// As the label `reason` of `aqueduct_l4_refused_total`.
+    pub reason: &'static str,
+    /// Since the last time it was told.
+    pub count: u64,
+}
+
 /// Nothing new is taken; what runs may finish.
 #[derive(Debug)]
 pub struct Draining {
@@ -187,6 +198,14 @@ impl Event for FlowsEvicted<'_> {
     fn emit(&self, to: &Observer) {
         let (instance, listener, count) = (&*to.instance, self.listener, self.count);
         tracing::event!(Level::WARN, instance, listener, count, "flows evicted: table full");
+    }
+}
+
+impl Event for ClientsRefused<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, listener) = (&*to.instance, self.listener);
+        let (reason, count) = (self.reason, self.count);
+        tracing::event!(Level::WARN, instance, listener, reason, count, "clients refused");
     }
 }
 

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::upgrade::endpoints::{KnownEndpoint, KnownService};
 use common::observe::Observer;
 use discovery::Endpoints;
 use tokio::sync::mpsc;
@@ -48,6 +49,14 @@ impl Default for Found {
 }
 
 impl Found {
+    /// Asks, and meanwhile goes by what another process has found at the same sources.
+    pub(crate) fn begin(group: &Group, observer: &Observer, known: &[KnownService]) -> Self {
+        let mut found = Self::default();
+        found.follow(group, observer);
+        found.adopt(known);
+        found
+    }
+
     /// Asks for the endpoints of exactly the services of this group that name a source.
     pub(crate) fn follow(&mut self, group: &Group, observer: &Observer) {
         let services = || group.listeners.iter().flat_map(topology::l4::Listener::services);
@@ -69,6 +78,24 @@ impl Found {
                 endpoints: Arc::from([]),
                 task: task.abort_handle(),
             });
+        }
+    }
+
+    /// Where the endpoints of a service come from, as text.
+    pub(crate) fn source(&self, service: &ServiceName) -> Option<String> {
+        let watched = self.watched.iter().find(|watched| watched.service == *service)?;
+        Some(format!("{:?}", watched.discover))
+    }
+
+    fn adopt(&mut self, known: &[KnownService]) {
+        for watched in &mut self.watched {
+            let source = Some(format!("{:?}", watched.discover));
+            let same = |known: &&KnownService| {
+                known.name == watched.service.as_str() && known.source == source
+            };
+            if let Some(known) = known.iter().find(same) {
+                watched.endpoints = known.endpoints.iter().map(KnownEndpoint::endpoint).collect();
+            }
         }
     }
 

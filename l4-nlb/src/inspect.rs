@@ -9,12 +9,13 @@ use common::observe::Observer;
 use common::observe::admin::{Adjust, Inspect, Summary, Unit};
 use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use topology::l4::Protocol;
 
-use crate::control::flows;
+use crate::control::{Order, flows};
 use crate::snapshot::{Lane, Snapshot};
 
 /// The instance seen from outside.
@@ -27,6 +28,7 @@ pub(crate) struct View {
     pub(crate) observer: Observer,
     /// Told when a weight was set.
     pub(crate) reweighed: Arc<Notify>,
+    pub(crate) orders: mpsc::Sender<Order>,
 }
 
 impl Inspect for View {
@@ -95,6 +97,15 @@ impl Inspect for View {
             json!({ "service": service.name.as_str(), "endpoints": endpoints })
         });
         Value::Array(services.collect())
+    }
+
+    fn flows(&self, most: usize) -> BoxFuture<'static, Option<Value>> {
+        let orders = self.orders.clone();
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            orders.send(Order::Talkers(most, reply)).await.ok()?;
+            answer.await.ok()
+        })
     }
 
     fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {

@@ -14,9 +14,11 @@ pub mod gate;
 mod inspect;
 mod listener;
 pub mod meters;
+mod reports;
 mod secrets;
 pub mod select;
 pub mod snapshot;
+mod talkers;
 pub mod tcp;
 #[cfg(test)]
 mod testing;
@@ -98,8 +100,13 @@ pub async fn start_from(
     let listeners = listeners.zip(sockets.iter().map(|sockets| sockets.address)).collect();
     let admin = bind_admin(&topology, own, estate.as_mut())?;
     let token = secrets::admin_token(&topology)?;
+    let known = estate.as_mut().map(|estate| std::mem::take(&mut estate.endpoints));
+    let known = known.unwrap_or_default();
+    let found = Found::begin(group, &options.observer, &known);
+    let group = &found.fill(group);
     let snapshot =
         Snapshot::build(group, (key, own.zone.as_ref()), &options.observer.metrics, None);
+    upgrade::endpoints::adopt(&snapshot, &known);
     let lanes = snapshot.lanes.clone();
     let published = Arc::new(Published::new(snapshot));
     let (crew, workers) = crew::start(count, &options).map_err(StartError::Workers)?;
@@ -120,13 +127,12 @@ pub async fn start_from(
         crew: Some(crew),
         options: options.clone(),
         checks: Checks::default(),
-        found: Found::default(),
+        found,
         reweighed: Arc::default(),
         admin: spare.map(|spare| (spare, admin_lifecycle.clone())),
         phases: JoinSet::new(),
     };
     warn_of_keys(group, &sockets, &options);
-    side.found.follow(group, &options.observer);
     for (sockets, lane) in sockets.into_iter().zip(lanes) {
         side.open(sockets, lane);
     }
@@ -138,6 +144,10 @@ pub async fn start_from(
         .emit(events::Started { workers: count.get(), listeners: group.listeners.len() });
     let (orders, inbox) = mpsc::channel(1);
     let reweighed = side.reweighed.clone();
+    if !known.is_empty() {
+        // Its tables know of no weights that were set.
+        reweighed.notify_one();
+    }
     control.spawn(side.run(inbox));
     let admin_at = admin.as_ref().and_then(|listener| listener.local_addr().ok());
     let inspect = Arc::new(inspect::View {
@@ -147,6 +157,7 @@ pub async fn start_from(
         published,
         observer: options.observer.clone(),
         reweighed,
+        orders: orders.clone(),
     });
     if let Some(listener) = admin {
         let admin = Admin {

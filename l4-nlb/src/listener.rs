@@ -19,7 +19,7 @@ use topology::units::ListenerName;
 
 use crate::crew::{Share, Socket};
 use crate::snapshot::{Lane, LaneSource};
-use crate::udp::handover::{Handed, Pause};
+use crate::udp::handover::{Ask, Handed};
 
 /// What a listener is bound by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +85,10 @@ pub(crate) struct Running {
     /// Duplicates, for handing them over; nobody reads them here.
     pub(crate) spare: Vec<Socket>,
     /// Where each share is asked for its flows.
-    pub(crate) pauses: Vec<mpsc::Sender<Pause>>,
+    pub(crate) asks: Vec<mpsc::Sender<Ask>>,
     /// Its own phases: it may end before the instance does.
     pub(crate) lifecycle: Lifecycle,
-    lane: Arc<Published<Lane>>,
+    pub(crate) lane: Arc<Published<Lane>>,
 }
 
 impl Running {
@@ -101,12 +101,12 @@ impl Running {
         let (mut asks, mut shares) = (Vec::new(), Vec::new());
         let handed = handed.into_iter().chain(std::iter::repeat_with(Handed::default));
         for (socket, handed) in each.into_iter().zip(handed) {
-            let (ask, pauses) = mpsc::channel(1);
+            let (ask, asked) = mpsc::channel(1);
             asks.push(ask);
             let (lane, shutdown) = (LaneSource::new(lane.clone()), lifecycle.shutdown());
-            shares.push(Share { socket, lane, shutdown, handed, pauses });
+            shares.push(Share { socket, lane, shutdown, handed, asks: asked });
         }
-        (Self { place, name, spare, pauses: asks, lifecycle, lane }, shares)
+        (Self { place, name, spare, asks, lifecycle, lane }, shares)
     }
 
     /// Goes by another lane from now on.

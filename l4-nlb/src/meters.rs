@@ -165,6 +165,12 @@ impl Meters {
         self.work.load(Ordering::Relaxed)
     }
 
+    /// Connections and datagrams turned away for this since the start.
+    pub fn refused_total(&self, refusal: Refusal) -> u64 {
+        let mut all = Refusal::ALL.iter().zip(&self.refused);
+        all.find(|(known, _)| **known == refusal).map_or(0, |(_, count)| count.total())
+    }
+
     /// Clients turned away since the start by something that is not their own doing.
     pub fn errors_total(&self) -> u64 {
         let ours = [Refusal::Full, Refusal::Ports, Refusal::Endpoint];

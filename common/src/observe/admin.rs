@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -39,6 +40,11 @@ pub trait Inspect: Send + Sync {
     fn summary(&self) -> Summary;
     /// Services with their endpoints, their health and their load.
     fn endpoints(&self) -> serde_json::Value;
+    /// The flows that carried most bytes, at most so many. `None`: the tier has none, or is ending.
+    fn flows(&self, most: usize) -> BoxFuture<'static, Option<serde_json::Value>> {
+        let _ = most;
+        Box::pin(std::future::ready(None))
+    }
     /// Changes how an endpoint is used, until the process ends. `None`: there is no such endpoint,
     /// or the tier has none to change.
     fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {
@@ -157,8 +163,8 @@ impl Admin {
 
     async fn connection(self, stream: TcpStream) {
         let answer = service_fn(move |request: Request<Incoming>| {
-            let reply = self.answer(&request);
-            async move { Ok::<_, Infallible>(reply) }
+            let admin = self.clone();
+            async move { Ok::<_, Infallible>(admin.reply(&request).await) }
         });
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -168,6 +174,33 @@ impl Admin {
             .await;
         if let Err(fault) = served {
             tracing::debug!(%fault, "admin connection ended");
+        }
+    }
+
+    async fn reply<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET, "/flows") if self.admits(request) => {
+                self.flows(request.uri().query()).await
+            }
+            _ => self.answer(request),
+        }
+    }
+
+    /// `/flows` or `/flows?most=N`.
+    async fn flows(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        let most = match query {
+            None => Some(20),
+            Some(query) => query.strip_prefix("most=").and_then(|most| most.parse().ok()),
+        };
+        let Some(most @ 1..=1000) = most else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "write GET /flows?most=N with N from 1 to 1000\n",
+            );
+        };
+        match self.inspect.flows(most).await {
+            Some(flows) => json(&flows),
+            None => text(StatusCode::NOT_FOUND, "this instance shows no flows\n"),
         }
     }
 
@@ -187,9 +220,11 @@ impl Admin {
             (&Method::POST, path) if path.starts_with("/endpoints/") => {
                 self.adjust(path, request.uri().query())
             }
-            (_, "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/drain" | "/log") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, HELP)
-            }
+            (
+                _,
+                "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/flows" | "/drain"
+                | "/log",
+            ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
         }
     }
@@ -244,7 +279,7 @@ impl Admin {
     }
 }
 
-const HELP: &str = "GET /livez /readyz /metrics /config /summary /endpoints; \
+const HELP: &str = "GET /livez /readyz /metrics /config /summary /endpoints /flows; \
                     POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain\n";
 
 const ADJUST: &str = "write POST /endpoints/SERVICE/ENDPOINT/drain, /enable or /weight?value=N \

@@ -23,6 +23,11 @@ impl Tick {
         u32::try_from(duration.as_millis() / Self::LENGTH.as_millis()).unwrap_or(u32::MAX)
     }
 
+    /// Time since an earlier one, as exact as ticks are.
+    pub fn time_since(self, earlier: Self) -> Duration {
+        Self::LENGTH * self.since(earlier)
+    }
+
     /// Ticks since an earlier one.
     pub fn since(self, earlier: Self) -> u32 {
         self.0.saturating_sub(earlier.0)

@@ -5,10 +5,11 @@
 //! Invariant: every flow is in exactly one of three lists, by how far it has proved itself, ordered
 //! by when it was last heard; so the oldest and the expired are found without a search.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 
 use foldhash::quality::RandomState;
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use super::expiry::{Linked, Links, List};
@@ -42,7 +43,10 @@ pub enum Proof {
 /// Flows with what the caller keeps for each.
 #[derive(Debug)]
 pub struct Flows<V> {
-    known: HashMap<Client, FlowId, RandomState>,
+    /// Places alone: a client is kept once, with its flow, so that the table stays in the cache.
+    known: HashTable<FlowId>,
+    /// Keyed at random: clients cannot make its chains long.
+    hasher: RandomState,
     entries: Entries<V>,
     vacant: Vec<u32>,
     unanswered: List,
@@ -70,11 +74,14 @@ impl<V> Links for Entries<V> {
 }
 
 impl<V> Flows<V> {
+    /// Bytes per flow: its entry, and its part of the hash table at its emptiest.
+    pub const COST: usize = size_of::<Option<Entry<V>>>() + 16 * (size_of::<FlowId>() + 1) / 7;
+
     /// An empty table.
     pub fn new() -> Self {
         Self {
-            // Keyed at random: clients cannot make its chains long.
-            known: HashMap::default(),
+            known: HashTable::new(),
+            hasher: RandomState::default(),
             entries: Entries(Vec::new()),
             vacant: Vec::new(),
             unanswered: List::default(),
@@ -95,7 +102,8 @@ impl<V> Flows<V> {
 
     /// The flow of a client.
     pub fn find(&self, client: &Client) -> Option<FlowId> {
-        self.known.get(client).copied()
+        let same = |id: &FlowId| self.client(*id).as_ref() == Some(client);
+        self.known.find(self.hasher.hash_one(client), same).copied()
     }
 
     /// What the caller keeps for a flow.
@@ -121,6 +129,11 @@ impl<V> Flows<V> {
                 },
             )
         })
+    }
+
+    /// When it was heard last.
+    pub fn heard(&self, id: FlowId) -> Option<Tick> {
+        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| entry.heard)
     }
 
     /// Whose flow it is.
@@ -150,7 +163,12 @@ impl<V> Flows<V> {
                 FlowId(self.entries.0.len() as u32 - 1)
             }
         };
-        self.known.insert(client, id);
+        let Self { known, hasher, entries, .. } = self;
+        let hash_of = |id: &FlowId| {
+            let entry = entries.0.get(id.0 as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| hasher.hash_one(entry.client))
+        };
+        known.insert_unique(hasher.hash_one(client), id, hash_of);
         self.link(id);
         (id, old)
     }
@@ -207,7 +225,10 @@ impl<V> Flows<V> {
         self.entry(id)?;
         self.unlink(id);
         let entry = self.entries.0.get_mut(id.0 as usize)?.take()?;
-        self.known.remove(&entry.client);
+        let hash = self.hasher.hash_one(entry.client);
+        if let Ok(found) = self.known.find_entry(hash, |known| *known == id) {
+            found.remove();
+        }
         self.vacant.push(id.0);
         Some(entry.value)
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::flow::Proof;
+use crate::talkers::Talker;
 
 /// All that a worker knows of one listener.
 #[derive(Debug, Default)]
@@ -32,6 +33,20 @@ pub struct HandedFlow {
     pub socket: u32,
     /// How far it has proved itself.
     pub proof: Proof,
+}
+
+/// What a worker is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// To stop reading.
+    Pause(Pause),
+    /// For the flows that carried most.
+    Talkers {
+        /// How many of them.
+        most: usize,
+        /// Where to say it.
+        reply: oneshot::Sender<Vec<Talker>>,
+    },
 }
 
 /// Asks a worker to stop reading a listener and to say what it knows.

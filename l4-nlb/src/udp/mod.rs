@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::snapshot::LaneSource;
-use handover::{Handed, Pause};
+use handover::{Ask, Handed, Pause};
 pub use ports::Budget;
 use worker::Worker;
 
@@ -43,7 +43,7 @@ pub struct UserSpace {
     socket: UdpSocket,
     answers: Rc<Poller>,
     worker: Worker,
-    pauses: mpsc::Receiver<Pause>,
+    asks: mpsc::Receiver<Ask>,
 }
 
 impl UserSpace {
@@ -54,8 +54,8 @@ impl UserSpace {
         budget: Budget,
         observer: Observer,
     ) -> io::Result<Self> {
-        let (_nobody, pauses) = mpsc::channel(1);
-        Self::with(source, socket, budget, observer, (Handed::default(), pauses))
+        let (_nobody, asks) = mpsc::channel(1);
+        Self::with(source, socket, budget, observer, (Handed::default(), asks))
     }
 
     /// The same with flows of a former process, and a way to be asked for its own.
@@ -64,19 +64,19 @@ impl UserSpace {
         socket: std::net::UdpSocket,
         budget: Budget,
         observer: Observer,
-        (handed, pauses): (Handed, mpsc::Receiver<Pause>),
+        (handed, asks): (Handed, mpsc::Receiver<Ask>),
     ) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let mut worker = Worker::new(source, local, budget, observer)?;
         worker.adopt(handed, Instant::now());
         let socket = UdpSocket::from_std(socket)?;
-        Ok(Self { socket, answers: worker.poller(), worker, pauses })
+        Ok(Self { socket, answers: worker.poller(), worker, asks })
     }
 }
 
 impl Plane for UserSpace {
     async fn forward(self, shutdown: Shutdown) {
-        let Self { socket, answers, mut worker, mut pauses } = self;
+        let Self { socket, answers, mut worker, mut asks } = self;
         let mut batch = Batch::new();
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -100,13 +100,18 @@ impl Plane for UserSpace {
                 }
                 _ = sweep.tick() => worker.sweep(Instant::now()),
                 () = &mut draining, if !worker.is_draining() => worker.drain(),
-                Some(Pause { reply, verdict }) = pauses.recv() => {
-                    // Nobody reads meanwhile: what comes waits in the kernel.
-                    let _gone = reply.send(worker.export());
-                    if verdict.await.is_ok() {
-                        return;
+                Some(ask) = asks.recv() => match ask {
+                    Ask::Pause(Pause { reply, verdict }) => {
+                        // Nobody reads meanwhile: what comes waits in the kernel.
+                        let _gone = reply.send(worker.export());
+                        if verdict.await.is_ok() {
+                            return;
+                        }
                     }
-                }
+                    Ask::Talkers { most, reply } => {
+                        let _gone = reply.send(worker.talkers(most, Instant::now()));
+                    }
+                },
                 () = &mut stopped => return,
             }
         }

@@ -4,6 +4,7 @@
 //! Invariant: a flow keeps its endpoint while that lives and the configuration has it.
 
 mod handover;
+mod talkers;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,7 +57,20 @@ pub(super) struct Worker {
 struct Flow {
     seat: Option<Seat>,
     pass: Pass,
+    /// Bytes that were passed on.
+    up: u64,
+    down: u64,
+    began: Tick,
 }
+
+impl Flow {
+    fn new(pass: Pass, began: Tick) -> Self {
+        Self { seat: None, pass, up: 0, down: 0, began }
+    }
+}
+
+// A hundred thousand players must be no matter of memory.
+const _: () = assert!(Flows::<Flow>::COST <= 224);
 
 /// Where a datagram goes.
 struct Upstream<'b> {
@@ -223,6 +237,9 @@ impl Worker {
             match self.flow_of(port, arrival) {
                 Some((id, Client { peer, local })) => {
                     self.flows.heard_endpoint(id, tick);
+                    if let Some(flow) = self.flows.value(id) {
+                        flow.down += bytes.len() as u64;
+                    }
                     datagrams.push(Outgoing { bytes, to: peer, from: local });
                 }
                 None => self.lane.meters.stranger(),
@@ -283,20 +300,23 @@ impl Worker {
             local: SocketAddr::new(arrival.local.unwrap_or(self.local.ip()), self.local.port()),
         };
         let known = self.flows.find(&client).filter(|&id| !self.forgotten(id, tick, now));
-        let (port, to) = match known {
+        let (id, (port, to)) = match known {
             Some(id) => {
                 self.flows.heard_client(id, tick);
                 match self.seat_of(id, now) {
-                    Some(seat) => seat,
-                    None => self.sit(id, key, now)?,
+                    Some(seat) => (id, seat),
+                    None => (id, self.sit(id, key, now)?),
                 }
             }
             None => {
                 let id = self.begin(client, source.ip(), tick)?;
                 // A flow that finds no seat ends at once.
-                self.sit(id, key, now).inspect_err(|_| drop(self.end(id, tick)))?
+                (id, self.sit(id, key, now).inspect_err(|_| drop(self.end(id, tick)))?)
             }
         };
+        if let Some(flow) = self.flows.value(id) {
+            flow.up += payload.len() as u64;
+        }
         let header = self.lane.rules.proxy_protocol.map(|_| {
             let FlowKey { client: source, local: destination } = key;
             Addresses { source, destination }
@@ -358,7 +378,7 @@ impl Worker {
             },
             other => other?,
         };
-        Ok(self.flows.insert(client, Flow { seat: None, pass }, tick).0)
+        Ok(self.flows.insert(client, Flow::new(pass, tick), tick).0)
     }
 
     /// Ends a flow that has not proved itself; the place that it had.
@@ -412,7 +432,7 @@ impl Worker {
 
     /// Forgets a flow; its pass is the caller's to drop or to hand over.
     fn end(&mut self, id: FlowId, tick: Tick) -> Option<Pass> {
-        let Flow { seat, pass } = self.flows.remove(id)?;
+        let Flow { seat, pass, .. } = self.flows.remove(id)?;
         if let Some(seat) = seat {
             self.release(&seat, tick);
         }

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::endpoints::KnownService;
 use super::{Fault, Offer, Peer, START, STEP, VARIABLE, VERSION, Word};
 use crate::crew::Socket;
 use crate::listener::Place;
@@ -58,6 +59,7 @@ pub(crate) fn offer(
     (stream, child): (UnixStream, Child),
     gifts: &[Gift],
     admin: Option<&OwnedFd>,
+    endpoints: Vec<KnownService>,
 ) -> Result<Armed, Fault> {
     let armed = Armed { peer: Peer::new(stream)?, child };
     let peer = &armed.peer;
@@ -70,6 +72,7 @@ pub(crate) fn offer(
         if let Some(admin) = admin {
             peer.say(&Word::Admin, &[admin.as_fd()])?;
         }
+        peer.say(&Word::Endpoints(endpoints), &[])?;
         peer.say(&Word::Offered, &[])?;
         peer.wait(START, |word| matches!(word, Word::Armed))
     };

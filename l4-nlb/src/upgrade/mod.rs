@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! old                                   new
-//!  │ Hello, Listener…, Admin, Offered ──►│ reads the file, binds what is new
+//!  │ Hello, Listener…, Endpoints, Offered ►│ reads the file, binds what is new
 //!  │◄──────────────────────────── Armed  │
 //!  │ stops reading UDP                    │
 //!  │ Shard… , Given ────────────────────►│ takes the flows, reads and accepts
@@ -15,6 +15,7 @@
 //!  │ drains its connections, ends         │
 //! ```
 
+pub(crate) mod endpoints;
 pub mod giving;
 pub mod taking;
 
@@ -30,12 +31,13 @@ use topology::l4::Protocol;
 
 use crate::listener::Place;
 use crate::udp::handover::HandedFlow;
+use endpoints::KnownService;
 
 /// The variable that tells a new process that its standard input is the way to the old one.
 pub const VARIABLE: &str = "AQUEDUCT_UPGRADE";
 
 /// Of the words below; processes of different versions do not hand over.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How long a step may take on the other side.
 const STEP: Duration = Duration::from_secs(10);
@@ -49,6 +51,7 @@ enum Word {
     Hello { version: u32 },
     Listener(Offer),
     Admin,
+    Endpoints(Vec<KnownService>),
     Offered,
     Armed,
     Shard { listener: usize, shard: usize, flows: Vec<HandedFlow> },

@@ -7,6 +7,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use super::endpoints::KnownService;
 use super::{Fault, Offer, Peer, START, STEP, VARIABLE, VERSION, Word, out_of_turn};
 use crate::crew::Socket;
 use crate::listener::{Place, Sockets};
@@ -18,6 +19,8 @@ pub struct Estate {
     peer: Peer,
     listeners: Vec<(Offer, Vec<Socket>)>,
     admin: Option<TcpListener>,
+    /// What it knew of them.
+    pub(crate) endpoints: Vec<KnownService>,
 }
 
 /// The way to the old process, if this one was started by it. To be asked once, at the very start.
@@ -35,7 +38,7 @@ pub fn inherited() -> Result<Option<Estate>, Fault> {
 /// Hears what the old process offers.
 fn receive(stream: UnixStream) -> Result<Estate, Fault> {
     let peer = Peer::new(stream)?;
-    let mut estate = Estate { peer, listeners: Vec::new(), admin: None };
+    let mut estate = Estate { peer, listeners: Vec::new(), admin: None, endpoints: Vec::new() };
     match estate.peer.hear(STEP)?.0 {
         Word::Hello { version: VERSION } => {}
         Word::Hello { version } => return Err(Fault::Version(version)),
@@ -51,6 +54,7 @@ fn receive(stream: UnixStream) -> Result<Estate, Fault> {
             (Word::Admin, sockets) => {
                 estate.admin = sockets.into_iter().next().map(TcpListener::from);
             }
+            (Word::Endpoints(endpoints), _) => estate.endpoints = endpoints,
             (Word::Offered, _) => return Ok(estate),
             (word, _) => return Err(out_of_turn(&word)),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use l4_nlb::{Change, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
 use topology::Topology;
 
 use crate::fakes::{Game, addresses};
@@ -176,16 +177,7 @@ async fn answer(socket: &UdpSocket) -> u8 {
 #[tokio::test]
 async fn a_service_is_found_by_name() {
     let (first, second) = (echo().await, echo().await);
-    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let resolver = dns.local_addr().unwrap();
-    let (change, answer) = tokio::sync::watch::channel(None::<u16>);
-    tokio::spawn(async move {
-        let mut bytes = [0; 512];
-        while let Ok((length, peer)) = dns.recv_from(&mut bytes).await {
-            let reply = srv_answer(&bytes[..length], *answer.borrow());
-            dns.send_to(&reply, peer).await.unwrap();
-        }
-    });
+    let (resolver, change) = name_server().await;
     let at = free().await;
     let text = format!(
         "services:\n  s: {{ discover: {{ srv: _web._tcp.example, resolver: \"{resolver}\", refresh-floor: 1ms }} }}\nnlbs:\n  \
@@ -205,6 +197,21 @@ async fn a_service_is_found_by_name() {
     ask(&mut TcpStream::connect(at).await.unwrap()).await;
     ask(&mut old).await;
     balancer.stop().await;
+}
+
+/// A name server and what it says: the port that every name's SRV record has, or that there is none.
+pub(crate) async fn name_server() -> (SocketAddr, watch::Sender<Option<u16>>) {
+    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = dns.local_addr().unwrap();
+    let (change, answer) = watch::channel(None);
+    tokio::spawn(async move {
+        let mut bytes = [0; 512];
+        while let Ok((length, peer)) = dns.recv_from(&mut bytes).await {
+            let reply = srv_answer(&bytes[..length], *answer.borrow());
+            dns.send_to(&reply, peer).await.unwrap();
+        }
+    });
+    (address, change)
 }
 
 /// The answer to a question of one name: an SRV record of that name with this port, whose host is the
@@ -296,8 +303,37 @@ async fn an_operator_adjusts_endpoints() {
     balancer.stop().await;
 }
 
+/// O1: an operator sees which flows carried most, of UDP and TCP, and how much each way.
+#[tokio::test]
+async fn an_operator_sees_who_talks_most() {
+    let games = Game::start_many(2).await;
+    let (udp, admin) = (free().await, free().await);
+    let mut topology = file(&[("game", "udp", udp)], &addresses(&games));
+    topology.nlbs[0].instances[0].admin =
+        Some(topology::At { value: admin, place: topology::Place::default() });
+    let balancer = Balancer::start_with(topology).await;
+    let mut loudest = None;
+    for questions in 1..=5 {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(udp).await.unwrap();
+        for _ in 0..questions {
+            answer(&socket).await;
+        }
+        loudest = Some(socket.local_addr().unwrap());
+    }
+    let reply = call(admin, "GET", "/flows?most=2").await;
+    let flows: serde_json::Value =
+        serde_json::from_str(reply.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(flows.as_array().unwrap().len(), 2, "{flows}");
+    assert_eq!(flows[0]["client"], loudest.unwrap().to_string());
+    assert_eq!((&flows[0]["bytes_up"], &flows[1]["bytes_up"]), (&10.into(), &8.into()), "{flows}");
+    assert_eq!(flows[0]["bytes_down"], 10);
+    assert!(call(admin, "GET", "/flows?most=0").await.starts_with("HTTP/1.1 400"));
+    balancer.stop().await;
+}
+
 /// One HTTP exchange, whole.
-async fn call(admin: SocketAddr, method: &str, path: &str) -> String {
+pub(crate) async fn call(admin: SocketAddr, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::process::Program;
-use crate::reload::{ask, echo, free};
+use crate::reload::{ask, call, echo, free, name_server};
 
 /// A game server that answers with its number and the port that the question came from.
 async fn game(number: u8) -> SocketAddr {
@@ -165,5 +165,38 @@ async fn hup_reloads_or_refuses() {
     ask(&mut TcpStream::connect(more).await.unwrap()).await;
     ask(&mut old).await;
     drop(old);
+    program.end().await;
+}
+
+/// N11, D1, O1: endpoints that DNS has named stay known over an upgrade even when DNS no longer
+/// answers, with the flows to them; so does what an operator has set.
+#[tokio::test]
+async fn found_endpoints_and_wishes_survive_an_upgrade() {
+    let (endpoint, listener, admin) = (game(7).await, free().await, free().await);
+    let (resolver, names) = name_server().await;
+    names.send_replace(Some(endpoint.port()));
+    let mut program = Program::start(
+        &format!(
+            "services:\n  game: {{ discover: {{ srv: _game._udp.example, resolver: \"{resolver}\", \
+             refresh-floor: 1h }} }}\nnlbs:\n  edge:\n    instances: {{ nlb-1: {{ address: 127.0.0.1, admin: \
+             \"{admin}\" }} }}\n    listeners: {{ game: {{ udp: \"{listener}\", to: game }} }}\n"
+        ),
+        2,
+    )
+    .await;
+    while !call(admin, "GET", "/endpoints").await.contains(&endpoint.to_string()) {
+        tokio::task::yield_now().await;
+    }
+    let player = Player::at(1, listener).await;
+    let seen = player.ask().await;
+    let shown = call(admin, "GET", "/endpoints").await;
+    let name = shown.split("\"name\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let wished = call(admin, "POST", &format!("/endpoints/game/{name}/drain")).await;
+    assert!(wished.starts_with("HTTP/1.1 200"), "{wished}");
+    names.send_replace(None);
+    program.upgrade().await;
+    assert_eq!(player.ask().await, seen);
+    let shown = call(admin, "GET", "/endpoints").await;
+    assert!(shown.contains("\"condition\":\"draining\""), "{shown}");
     program.end().await;
 }

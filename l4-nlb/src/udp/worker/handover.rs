@@ -60,7 +60,7 @@ impl Worker {
         // Its client was screened by the process that let it in.
         let pass = self.lane.gate.count(flow.peer.ip()).ok()?;
         let client = Client { peer: flow.peer, local: flow.local };
-        let (id, _former) = self.flows.insert(client, Flow { seat: None, pass }, tick);
+        let (id, _former) = self.flows.insert(client, Flow::new(pass, tick), tick);
         if flow.proof >= Proof::Answered {
             self.flows.heard_endpoint(id, tick);
         }
