@@ -30,7 +30,7 @@ test-packages: packages
 	@$(call need,curl)
 
 verify-packages: test-packages
-	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp)
+	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2)
 
 # Envoy and sozu are no Debian packages: the program says how to have them.
 bench-packages: test-packages
@@ -50,7 +50,7 @@ properties:
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
 
 real:                   ## real clients and servers of other packages
-	cargo test -p l4-nlb --features verify --test it real::
+	cargo test -p l4-nlb --features verify --test it
 
 # Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
 FUZZ_SECONDS ?= 20

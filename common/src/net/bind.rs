@@ -54,6 +54,33 @@ pub fn udp_upstream(ipv4: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A socket towards endpoints that has the address and port of a client (`IP_TRANSPARENT`, ip(7)).
+/// What they answer must be routed to this host.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, or when a socket of this host has the address.
+pub fn udp_as(client: SocketAddr) -> io::Result<UdpSocket> {
+    let ipv4 = client.ip().to_canonical().is_ipv4();
+    let domain = if ipv4 { Domain::IPV4 } else { Domain::IPV6 };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    let client = foreign(&socket, client)?;
+    prepare(&socket, client, Reuse::No)?;
+    receive_buffer(&socket, UPSTREAM_BUFFER)?;
+    sys::report_unreachable(&socket, ipv4)?;
+    Ok(socket.into())
+}
+
+/// Lets the socket bind to an address that is not this host's: this one.
+pub(super) fn foreign(socket: &Socket, address: SocketAddr) -> io::Result<SocketAddr> {
+    let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+    if address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
+    }
+    Ok(address)
+}
+
 /// One TCP listener per worker on one address; port 0 is chosen once. `AddrInUse` when anybody
 /// listens there already.
 pub fn tcp_group(address: SocketAddr, count: NonZeroUsize) -> io::Result<Vec<TcpListener>> {

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockRef, Socket as Socket2, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::bind;
 use super::relay::Wire;
 
 /// A TCP stream by reference: both directions and the watch for its reset share it.
@@ -215,12 +216,7 @@ pub fn socket(to: SocketAddr) -> io::Result<Socket2> {
 /// # Errors
 /// Without CAP_NET_ADMIN, or when the address is of another family.
 pub fn impersonate(socket: &Socket2, client: SocketAddr) -> io::Result<()> {
-    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
-    if client.is_ipv4() {
-        socket.set_ip_transparent_v4(true)?;
-    } else {
-        socket.set_ip_transparent_v6(true)?;
-    }
+    let client = bind::foreign(socket, client)?;
     // Several connections may leave from one client's port, to different endpoints.
     socket.set_reuse_address(true)?;
     match socket.bind(&client.into()) {

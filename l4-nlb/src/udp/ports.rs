@@ -78,6 +78,16 @@ struct Port {
     /// Per endpoint.
     slots: Vec<Slot>,
     used: usize,
+    whose: Whose,
+}
+
+/// Who may use a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// One flow per endpoint.
+    Shared,
+    /// The flow of the client whose address it has.
+    Client,
 }
 
 /// The sockets' side of an endpoint.
@@ -145,7 +155,7 @@ impl Ports {
             if let Some(slot) = port.slots.get_mut(at) {
                 *slot = Slot::Free(now);
             }
-            if port.family == family {
+            if port.family == family && port.whose == Whose::Shared {
                 free.insert((now, PortId(index as u32)));
             }
         }
@@ -179,6 +189,20 @@ impl Ports {
         Ok(Some(port))
     }
 
+    /// A pair of a socket that has the client's own address, which is for this flow alone.
+    pub fn take_as(
+        &mut self,
+        client: SocketAddr,
+        member: MemberId,
+        flow: FlowId,
+    ) -> io::Result<Option<PortId>> {
+        let Some(permit) = self.budget.take() else { return Ok(None) };
+        let socket = bind::udp_as(client)?;
+        let port = self.add(socket, Whose::Client, permit, Tick(0))?;
+        self.set(port, member, Slot::Taken(flow));
+        Ok(Some(port))
+    }
+
     /// Gives a pair up; a socket without flows is closed.
     pub fn give(&mut self, port: PortId, member: MemberId, now: Tick) {
         self.set(port, member, Slot::Free(now));
@@ -200,10 +224,9 @@ impl Ports {
 
     /// Takes a socket of another process over; its pairs rest first. `None`: the budget is used up,
     /// or the socket cannot be waited on.
-    pub fn adopt(&mut self, socket: UdpSocket, now: Tick) -> Option<PortId> {
+    pub fn adopt(&mut self, socket: UdpSocket, whose: Whose, now: Tick) -> Option<PortId> {
         let permit = self.budget.take()?;
-        let family = Family::of(socket.local_addr().ok()?);
-        self.add(socket, family, permit, now).ok()
+        self.add(socket, whose, permit, now).ok()
     }
 
     /// Gives a certain pair to a flow; `false`: another has it.
@@ -229,21 +252,22 @@ impl Ports {
 
     fn open_port(&mut self, family: Family, permit: Permit) -> io::Result<PortId> {
         let socket = bind::udp_upstream(family == Family::V4)?;
-        self.add(socket, family, permit, Tick(0))
+        self.add(socket, Whose::Shared, permit, Tick(0))
     }
 
     /// A socket whose pairs have rested since then.
     fn add(
         &mut self,
         socket: UdpSocket,
-        family: Family,
+        whose: Whose,
         permit: Permit,
         since: Tick,
     ) -> io::Result<PortId> {
+        let family = Family::of(socket.local_addr()?);
         let id = PortId(self.vacant.last().copied().unwrap_or(self.ports.len() as u32));
         self.poller.add(&socket, id.0)?;
         let slots = vec![Slot::Free(since); self.members.len()];
-        let port = Some(Port { socket, _permit: permit, family, slots, used: 0 });
+        let port = Some(Port { socket, _permit: permit, family, slots, used: 0, whose });
         match self.ports.get_mut(id.0 as usize) {
             Some(place) => {
                 *place = port;
@@ -252,7 +276,8 @@ impl Ports {
             None => self.ports.push(port),
         }
         self.open += 1;
-        for member in self.members.iter_mut().filter(|member| member.family == family) {
+        let reached = |member: &&mut Member| member.family == family && whose == Whose::Shared;
+        for member in self.members.iter_mut().filter(reached) {
             member.free.insert((since, id));
         }
         Ok(id)
@@ -281,9 +306,10 @@ impl Ports {
             Slot::Taken(_) => port.used -= 1,
         }
         match next {
-            Slot::Free(since) => {
+            Slot::Free(since) if port.whose == Whose::Shared => {
                 free.insert((since, id));
             }
+            Slot::Free(_) => {}
             Slot::Taken(_) => port.used += 1,
         }
     }

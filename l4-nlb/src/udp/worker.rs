@@ -411,7 +411,12 @@ impl Worker {
         }
         let index = self.lane.selector.select(&self.lane.service, key, &[]);
         let member = index.and_then(|index| self.roster.at(index)).ok_or(Refusal::Endpoint)?;
-        let port = self.ports.take(member, id, tick).ok().flatten().ok_or(Refusal::Ports)?;
+        let port = if self.lane.rules.transparent {
+            self.ports.take_as(key.client, member, id)
+        } else {
+            self.ports.take(member, id, tick)
+        };
+        let port = port.ok().flatten().ok_or(Refusal::Ports)?;
         let known = self.roster.member_mut(member).ok_or(Refusal::Endpoint)?;
         known.flows += 1;
         let (to, in_flight) = (known.endpoint.address, known.endpoint.state.enter());

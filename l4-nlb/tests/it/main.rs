@@ -12,5 +12,7 @@ mod process;
 mod real;
 mod reload;
 mod tcp;
+#[cfg(feature = "verify")]
+mod transparent;
 mod udp;
 mod upgrade;

@@ -27,12 +27,17 @@ pub(crate) struct Program {
 impl Program {
     /// Starts it and waits until it serves.
     pub(crate) async fn start(file: &str, workers: usize) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_l4-nlb")), file, workers).await
+    }
+
+    /// The same by another command, which becomes the program: as `ip netns exec NAME PROGRAM`.
+    pub(crate) async fn start_by(mut command: Command, file: &str, workers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edge.yaml");
         std::fs::write(&path, file).unwrap();
         let (write, read) = pipe::pipe().unwrap();
         let write = write.into_blocking_fd().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_l4-nlb"))
+        let child = command
             .args(["--log-format", "json", "--workers", &workers.to_string(), "--topology"])
             .arg(&path)
             .stdout(Stdio::from(write.try_clone().unwrap()))

@@ -76,8 +76,8 @@ section! {
         may "new-flows-per-source" new_flows_per_source: Typed<Rate>,
         /// Most datagrams of one client, 2000/s; `udp` only. Default: no bound.
         may "packets-per-source" packets_per_source: Typed<Rate>,
-        /// The endpoint sees the client's own address (`tcp` only); needs CAP_NET_ADMIN, and routes that lead
-        /// answers back through this host. Default: false.
+        /// The endpoint sees the client's own address and port; needs CAP_NET_ADMIN, and routes that lead
+        /// answers back through this host. A `udp` flow then has an upstream socket of its own. Default: false.
         may "transparent" transparent: Typed<Flag>,
         /// Writes the PROXY protocol header to the endpoint: `v1` or `v2`; `udp` only `v2`.
         /// Default: none is written.

@@ -99,11 +99,6 @@ fn transport(entry: &Entry<raw::Listener>, out: &mut Findings) -> Option<(Protoc
         if let Some(header) = raw.proxy_protocol.as_ref().filter(|v| v.value == ProxyVersion::V1) {
             out.error(&header.spot, "datagrams carry the binary PROXY header alone").allowed("v2");
         }
-        if let Some(own) = raw.transparent.as_ref().filter(|own| own.value.0) {
-            out.error(&own.spot, "datagrams cannot be sent from the client's address yet").allowed(
-                "on `tcp` listeners; `proxy-protocol: v2` tells a UDP endpoint the address",
-            );
-        }
         if let Some(route) = raw.tls_routes.as_ref().and_then(|routes| routes.first()) {
             out.error(&route.spot, "TLS routes are for connections").allowed("on `tcp` listeners");
         }

@@ -12,7 +12,7 @@ use super::{Flow, Seat, Worker};
 use crate::udp::expiry::Tick;
 use crate::udp::flow::{Client, Proof};
 use crate::udp::handover::{Handed, HandedFlow};
-use crate::udp::ports::PortId;
+use crate::udp::ports::{PortId, Whose};
 
 impl Worker {
     /// All flows with duplicates of their sockets; nothing changes here. A socket that cannot be
@@ -43,7 +43,8 @@ impl Worker {
     /// Takes over what another process knew.
     pub(in crate::udp) fn adopt(&mut self, handed: Handed, now: Instant) {
         let tick = self.tick(now);
-        let adopt = |socket: UdpSocket| self.ports.adopt(socket, tick);
+        let whose = if self.lane.rules.transparent { Whose::Client } else { Whose::Shared };
+        let adopt = |socket: UdpSocket| self.ports.adopt(socket, whose, tick);
         let ports: Vec<Option<PortId>> = handed.sockets.into_iter().map(adopt).collect();
         for flow in handed.flows {
             let port = ports.get(flow.socket as usize).copied().flatten();
