@@ -57,13 +57,19 @@ impl Inspect for View {
         let work = |lane: &Arc<Lane>| {
             if packets { lane.meters.datagrams_total() } else { lane.meters.connections_total() }
         };
+        // Of the slowest listener.
+        let connecting = |quantile| {
+            let slowest =
+                snapshot.lanes.iter().filter_map(|l| l.meters.connect_quantile(quantile)).max();
+            slowest.map(|time| time.as_micros() as u64)
+        };
         Summary {
             unit: if packets { Unit::Packets } else { Unit::Connections },
             connections: flows(&snapshot),
             work_total: snapshot.lanes.iter().map(work).sum(),
             errors_total: snapshot.lanes.iter().map(|lane| lane.meters.errors_total()).sum(),
-            p50_us: None,
-            p99_us: None,
+            p50_us: connecting(0.5),
+            p99_us: connecting(0.99),
         }
     }
 

@@ -3,9 +3,11 @@
 //!
 //! Invariant: labels are names from the topology file and fixed words.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use common::observe::Metrics;
+use common::observe::{Latency, Metrics};
 use metrics::{Counter, Gauge};
 
 use crate::gate::Refusal;
@@ -54,6 +56,7 @@ pub struct Meters {
     strangers: Counter,
     lost: Counter,
     flows: Gauge,
+    connect: Arc<Latency>,
 }
 
 impl Meters {
@@ -94,12 +97,27 @@ impl Meters {
             ),
             lost: plain("aqueduct_l4_lost_total", "Datagrams that the kernel did not take."),
             flows: metrics.gauge("aqueduct_l4_flows", "Flows now.", &own),
+            connect: metrics.latency(
+                "aqueduct_l4_connect_seconds",
+                "Time until a TCP client had its endpoint, other endpoints tried before included.",
+                &own,
+            ),
         }
     }
 
     /// A TCP connection was accepted.
     pub fn connection(&self) {
         self.connections.add(1);
+    }
+
+    /// A TCP client has its endpoint, so long after one was looked for.
+    pub fn connected(&self, after: Duration) {
+        self.connect.record(after);
+    }
+
+    /// The time that this share of the TCP clients waited less than for an endpoint.
+    pub fn connect_quantile(&self, quantile: f64) -> Option<Duration> {
+        self.connect.quantile(quantile)
     }
 
     /// Datagrams were passed on.

@@ -250,7 +250,9 @@ impl Worker {
         let header = rules.proxy_protocol.map(announce).unwrap_or_default();
         let key = FlowKey { client: ends.peer, local: ends.local };
         let dial = Dial { rules, route, key, header: &header };
+        let asked = Instant::now();
         let upstream = dial.connect(to, &self.observer).await?;
+        lane.meters.connected(asked.elapsed());
         entry.connected(ends.peer, (route.service.clone(), upstream.endpoint.clone()));
         Ok(Begun { upstream, sent: greeting.bytes, _pass: pass })
     }
