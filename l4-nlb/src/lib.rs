@@ -37,6 +37,7 @@ use common::lifecycle::Lifecycle;
 use common::net::bind;
 use common::observe::Observer;
 use common::observe::admin::{Admin, Inspect};
+use common::secret::Secret;
 use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
 use tokio::net::TcpListener;
@@ -160,17 +161,21 @@ pub async fn start_from(
         orders: orders.clone(),
     });
     if let Some(listener) = admin {
-        let admin = Admin {
-            lifecycle: options.lifecycle.clone(),
-            metrics: options.observer.metrics.clone(),
-            inspect: inspect.clone(),
-            token,
-            log_level: options.log_level.clone(),
-        };
+        let admin = serve_admin(&options, inspect.clone(), token);
         control.spawn(admin.serve(listener, admin_lifecycle.shutdown()));
     }
     let handle = Handle { orders, observer: options.observer.clone() };
     Ok(Running { admin: admin_at, listeners, handle, inspect, options, workers, control })
+}
+
+fn serve_admin(options: &Options, inspect: Arc<inspect::View>, token: Option<Secret>) -> Admin {
+    Admin {
+        lifecycle: options.lifecycle.clone(),
+        metrics: options.observer.metrics.clone(),
+        inspect,
+        token,
+        log_level: options.log_level.clone(),
+    }
 }
 
 /// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
