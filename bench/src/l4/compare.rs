@@ -20,7 +20,7 @@ use super::namespaces::Network;
 use super::party::{Kind, Party, Wanted};
 use super::rig::Rig;
 use super::server::println_now;
-use super::{memory, progress, speed};
+use super::{behaviour, memory, progress, speed};
 
 /// What can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,12 +41,17 @@ pub enum Part {
     UdpFlows,
     /// What a datagram costs with 3, 30 and 300 endpoints.
     UdpEndpoints,
+    /// What becomes of live flows under reloads and under a flood.
+    Behaviour,
 }
 
 impl Part {
     /// Datagrams alone, measured without offload.
     fn is_udp(self) -> bool {
-        matches!(self, Self::UdpRate | Self::UdpLoad | Self::UdpFlows | Self::UdpEndpoints)
+        matches!(
+            self,
+            Self::UdpRate | Self::UdpLoad | Self::UdpFlows | Self::UdpEndpoints | Self::Behaviour
+        )
     }
 }
 
@@ -137,6 +142,10 @@ fn measure(
     let run = match part {
         Part::Memory => {
             memory::memory(rig, &kinds, rounds, sheet);
+            return Ok(());
+        }
+        Part::Behaviour => {
+            behaviour::behaviour(rig, &kinds, rounds, sheet);
             return Ok(());
         }
         Part::UdpEndpoints => {

@@ -3,6 +3,7 @@
 //!
 //! Invariant: every figure of a row comes from the same run, in turns.
 
+pub mod behaviour;
 pub mod clock;
 pub mod compare;
 pub mod figures;

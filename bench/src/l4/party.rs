@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::clock::pause;
 use super::namespaces::{Place, command_in, kill_all_in};
@@ -323,6 +325,15 @@ impl Party {
             pause(Duration::from_millis(20));
         }
         bail!("it does not listen:\n{}", said(&log))
+    }
+
+    /// Signals its main process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok()).context("no process")?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
     /// Its main process.
