@@ -90,7 +90,7 @@ fn flood(rig: &mut Rig, kind: Kind, round: u32, sheet: &mut Sheet) -> Result<()>
     let before = party.rss_kib();
     let mut flood = rig.begin_udp(&party, FLOOD, rig.number())?;
     pause(Duration::from_secs(5));
-    let new = rig.udp(&party, Datagrams { millis: 1000, ..NEW })?.outcome;
+    let new = rig.udp(&party, Datagrams { millis: 3000, ..NEW })?.outcome;
     let forged: Outcome = flood.told()?;
     flood.end()?;
     let growth = party.rss_kib().saturating_sub(before);

@@ -319,7 +319,7 @@ impl Ports {
 const PORTS: usize = 24_000;
 
 /// How long a pair rests, in ticks: 1 s, longer than any answer travels.
-const REST: u32 = 10;
+pub(super) const REST: u32 = 10;
 
 #[cfg(test)]
 mod tests;

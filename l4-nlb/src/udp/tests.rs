@@ -30,9 +30,9 @@ impl Plane for Still {
     }
 }
 
-fn source(endpoint: u16) -> LaneSource {
+fn source(endpoint: u16, most: u32) -> LaneSource {
     let mut rules = listener("udp", &[endpoint]);
-    rules.max_flows = NonZeroU32::MIN;
+    rules.max_flows = NonZeroU32::new(most).unwrap();
     let group = Group {
         name: GroupName::new("edge"),
         instances: Vec::new(),
@@ -54,7 +54,7 @@ async fn planes_run_behind_one_trait() {
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     client.connect(socket.local_addr().unwrap()).await.unwrap();
     let lifecycle = Lifecycle::new();
-    let source = source(server.local_addr().unwrap().port());
+    let source = source(server.local_addr().unwrap().port(), 1);
     let lane = source.lane();
     let plane = UserSpace::new(source, socket, Budget::of(4), Observer::new("nlb-1")).unwrap();
     let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
@@ -85,7 +85,7 @@ async fn own_datagrams_do_not_loop() {
     let own = socket.local_addr().unwrap();
     let spoof = socket.try_clone().unwrap();
     let lifecycle = Lifecycle::new();
-    let source = source(server.local_addr().unwrap().port());
+    let source = source(server.local_addr().unwrap().port(), 1);
     let lane = source.lane();
     let plane = UserSpace::new(source, socket, Budget::of(4), Observer::new("nlb-1")).unwrap();
     let space = tokio::task::spawn_local(run(plane, lifecycle.shutdown()));
@@ -98,4 +98,31 @@ async fn own_datagrams_do_not_loop() {
     assert_eq!(lane.gate.flows(), 1);
     lifecycle.stop();
     space.await.unwrap();
+}
+
+/// N3, N9: when sockets, not flows, are what is used up, quiet flows that were never answered make
+/// room for a new client; a flow that was heard a moment ago does not, as an answer may be on its way.
+#[tokio::test(flavor = "local")]
+async fn used_up_sockets_do_not_lock_clients_out() {
+    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let socket = udp("127.0.0.1:0".parse().unwrap(), Reuse::No).unwrap();
+    let at = socket.local_addr().unwrap();
+    let source = source(server.local_addr().unwrap().port(), 100);
+    let lane = source.lane();
+    let mut worker = Worker::new(source, at, Budget::of(1), Observer::new("nlb-1")).unwrap();
+    let [forged, player] = [0; 2].map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (start, mut batch, mut bytes) = (Instant::now(), Batch::new(), [0; 8]);
+    let mut send = |client: &std::net::UdpSocket, text: &[u8], after: u64| {
+        client.send_to(text, at).unwrap();
+        batch.clear();
+        batch.receive(&socket).unwrap();
+        worker.pass_up(&batch, start + Duration::from_millis(after));
+        server.recv(&mut bytes).map(|length| bytes[..length].to_vec()).ok()
+    };
+    assert_eq!(send(&forged, b"f", 0).unwrap(), b"f");
+    assert_eq!(send(&player, b"p", 500), None);
+    assert_eq!(send(&player, b"p", 1200).unwrap(), b"p");
+    assert_eq!(send(&forged, b"f", 1300), None);
+    assert_eq!((lane.gate.flows(), lane.meters.evicted_total()), (1, 1));
 }

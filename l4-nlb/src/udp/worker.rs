@@ -24,7 +24,7 @@ use topology::l4::OnDown;
 
 use super::expiry::Tick;
 use super::flow::{Client, FlowId, Flows};
-use super::ports::{Budget, Family, PortId, Ports};
+use super::ports::{self, Budget, Family, PortId, Ports};
 use super::roster::{MemberId, Roster};
 use crate::gate::packets::Packets;
 use crate::gate::{Pass, Refusal};
@@ -411,12 +411,7 @@ impl Worker {
         }
         let index = self.lane.selector.select(&self.lane.service, key, &[]);
         let member = index.and_then(|index| self.roster.at(index)).ok_or(Refusal::Endpoint)?;
-        let port = if self.lane.rules.transparent {
-            self.ports.take_as(key.client, member, id)
-        } else {
-            self.ports.take(member, id, tick)
-        };
-        let port = port.ok().flatten().ok_or(Refusal::Ports)?;
+        let port = self.pair(id, member, key.client, tick).ok_or(Refusal::Ports)?;
         let known = self.roster.member_mut(member).ok_or(Refusal::Endpoint)?;
         known.flows += 1;
         let (to, in_flight) = (known.endpoint.address, known.endpoint.state.enter());
@@ -424,6 +419,35 @@ impl Worker {
             flow.seat = Some(Seat { member, port, _in_flight: in_flight });
         }
         Ok((port, to))
+    }
+
+    /// A socket for a flow to this endpoint. When no more can be opened, flows that have not proved
+    /// themselves and have been quiet for long enough give theirs up: a flood must not lock new
+    /// clients out.
+    fn pair(
+        &mut self,
+        id: FlowId,
+        member: MemberId,
+        client: SocketAddr,
+        tick: Tick,
+    ) -> Option<PortId> {
+        for _ in 0..GIVE_UP_MOST {
+            let port = if self.lane.rules.transparent {
+                self.ports.take_as(client, member, id)
+            } else {
+                self.ports.take(member, id, tick)
+            };
+            if let Some(port) = port.ok()? {
+                return Some(port);
+            }
+            let oldest = self.flows.expendable()?;
+            if tick.since(self.flows.heard(oldest)?) < ports::REST {
+                return None;
+            }
+            drop(self.end(oldest, tick));
+            self.lane.meters.evicted();
+        }
+        None
     }
 
     /// Gives a flow's seat up; says whether it had one.
@@ -437,9 +461,11 @@ impl Worker {
 
     /// Forgets a flow; its pass is the caller's to drop or to hand over.
     fn end(&mut self, id: FlowId, tick: Tick) -> Option<Pass> {
+        // Since then nothing was sent to the endpoint: the pair rests already.
+        let heard = self.flows.heard(id).unwrap_or(tick);
         let Flow { seat, pass, .. } = self.flows.remove(id)?;
         if let Some(seat) = seat {
-            self.release(&seat, tick);
+            self.release(&seat, heard);
         }
         Some(pass)
     }
@@ -536,6 +562,9 @@ impl Worker {
 
 /// Answers that are asked for at first: most sockets have one.
 const FEW: usize = 4;
+
+/// Flows that one new flow may end, at most: their sockets may all be towards other endpoints.
+const GIVE_UP_MOST: usize = 16;
 
 /// UDP has no end: while draining, a flow that is quiet for so long has finished.
 const DRAIN_QUIET: Duration = Duration::from_secs(2);
