@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use topology::SecretRef;
+use topology::{At, Place, SecretRef, Topology};
 use zeroize::Zeroizing;
 
 /// No secret is larger; what is larger is a wrong file.
@@ -57,6 +57,39 @@ pub fn read(reference: &SecretRef) -> Result<Secret, SecretError> {
             .map(|value| Secret(Zeroizing::new(value.into_encoded_bytes())))
             .ok_or_else(|| SecretError::Env { name: name.clone() }),
     }
+}
+
+/// Why a secret that the topology file names cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {source}")]
+pub struct Missing {
+    /// The key that names it.
+    pub key: &'static str,
+    /// Where it is named.
+    pub place: Place,
+    /// Why.
+    pub source: SecretError,
+}
+
+/// What admin listeners of every tier ask for; `None`: nothing, which the file allows on loopback
+/// alone.
+///
+/// # Errors
+/// With the place of the reference.
+pub fn admin_token(topology: &Topology) -> Result<Option<Secret>, Missing> {
+    named(topology.admin_token.as_ref(), "admin-token")
+}
+
+/// The secret of an optional key.
+///
+/// # Errors
+/// With the place of the reference.
+pub fn named(
+    reference: Option<&At<SecretRef>>,
+    key: &'static str,
+) -> Result<Option<Secret>, Missing> {
+    let Some(At { value, place }) = reference else { return Ok(None) };
+    read(value).map(Some).map_err(|source| Missing { key, place: *place, source })
 }
 
 fn read_file(path: &std::path::Path) -> Result<Secret, SecretError> {

@@ -5,14 +5,15 @@
 
 use common::balance::HashKey;
 use common::secret::{self, Secret};
+use topology::Topology;
 use topology::l4::Group;
-use topology::{At, SecretRef, Topology};
 
 use crate::fault::{Spot, StartError};
 
 /// The group's secret, else a key that every instance of the group derives from its name.
 pub(crate) fn hash_key(topology: &Topology, group: &Group) -> Result<HashKey, StartError> {
-    let secret = read(topology, group.hash_key.as_ref(), "hash-key")?;
+    let secret = secret::named(group.hash_key.as_ref(), "hash-key");
+    let secret = secret.map_err(|fault| missing(topology, fault))?;
     Ok(match secret {
         Some(secret) => HashKey::from_secret(secret.as_bytes()),
         None => HashKey::from_names([group.name.as_str()]),
@@ -21,18 +22,10 @@ pub(crate) fn hash_key(topology: &Topology, group: &Group) -> Result<HashKey, St
 
 /// What admin listeners ask for.
 pub(crate) fn admin_token(topology: &Topology) -> Result<Option<Secret>, StartError> {
-    read(topology, topology.admin_token.as_ref(), "admin-token")
+    secret::admin_token(topology).map_err(|fault| missing(topology, fault))
 }
 
-fn read(
-    topology: &Topology,
-    reference: Option<&At<SecretRef>>,
-    key: &'static str,
-) -> Result<Option<Secret>, StartError> {
-    let Some(reference) = reference else { return Ok(None) };
-    secret::read(&reference.value).map(Some).map_err(|source| StartError::Secret {
-        at: Spot::new(&topology.source, reference.place),
-        key,
-        source,
-    })
+fn missing(topology: &Topology, fault: secret::Missing) -> StartError {
+    let secret::Missing { key, place, source } = fault;
+    StartError::Secret { at: Spot::new(&topology.source, place), key, source }
 }

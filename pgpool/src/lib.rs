@@ -36,6 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use common::cli::Options;
 use common::net::bind;
 use common::observe::admin::Admin;
+use common::secret::{self, Secret};
 use common::workers::{self, WorkerPanic, Workers};
 use tokio::sync::mpsc;
 use topology::{Place, Topology};
@@ -108,6 +109,12 @@ pub async fn start(
         place: source.place(),
         source,
     })?;
+    let token = secret::admin_token(&topology).map_err(SnapshotError::from);
+    let token = token.map_err(|source| StartError::Snapshot {
+        file: file.clone(),
+        place: source.place(),
+        source,
+    })?;
     let count = options.workers.unwrap_or_else(workers::available);
     let bind_error = |place, address| {
         let file = file.clone();
@@ -129,7 +136,7 @@ pub async fn start(
     let (peers, threads) = spawn(count, &snapshot, &options, listeners, &tally)?;
     options.observer.emit(Listening { address, workers: count.get() });
     let inspection = Inspection { snapshot, peers, tally, lifecycle: options.lifecycle.clone() };
-    let admin_task = admin.map(|listener| serve_admin(listener, inspection, &options));
+    let admin_task = admin.map(|listener| serve_admin(listener, inspection, token, &options));
     Ok(Running {
         admin: admin_address,
         listeners: vec![("listen".to_owned(), address)],
@@ -181,13 +188,14 @@ fn spawn(
 fn serve_admin(
     listener: std::net::TcpListener,
     inspection: Inspection,
+    token: Option<Secret>,
     options: &Options,
 ) -> tokio::task::JoinHandle<()> {
     let admin = Admin {
         lifecycle: options.lifecycle.clone(),
         metrics: options.observer.metrics.clone(),
         inspect: Arc::new(inspection),
-        token: None,
+        token,
         log_level: options.log_level.clone(),
     };
     let shutdown = options.lifecycle.shutdown();

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::secret::{self, Secret, SecretError};
+use common::secret::{self, Missing, Secret, SecretError};
 use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
@@ -158,6 +158,9 @@ pub enum SnapshotError {
         /// Why.
         source: SecretError,
     },
+    /// What admin listeners ask for cannot be read.
+    #[error(transparent)]
+    Admin(#[from] Missing),
     /// A secret is empty.
     #[error(
         "the secret of user {user:?} is empty: write a SCRAM verifier, an md5 hash or a password"
@@ -192,6 +195,7 @@ impl SnapshotError {
             | Self::Empty { place, .. }
             | Self::Verifier { place, .. } => Some(*place),
             Self::Tls(fault) => Some(fault.place()),
+            Self::Admin(fault) => Some(fault.place),
         }
     }
 }

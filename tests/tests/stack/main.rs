@@ -3,6 +3,7 @@
 //! Each test has an address and systems of its own, so all of them run at once.
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod admin;
 mod drain;
 mod http;
 mod replay;
