@@ -41,7 +41,8 @@ pub struct BodyProgress {
     bytes: Cell<u64>,
     started: Cell<bool>,
     fault: Cell<Option<BodyFault>>,
-    begun: Cell<Option<Instant>>,
+    /// How long the client was waited for.
+    waited: Cell<Duration>,
 }
 
 impl BodyProgress {
@@ -76,19 +77,21 @@ pub struct RequestBody {
     limits: BodyLimits,
     progress: Rc<BodyProgress>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the client is waited for; `None`: the service is.
+    waiting: Option<Instant>,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> Self {
         let limits = BodyLimits { bytes: 0, idle: Duration::ZERO };
-        Self { source: None, limits, progress: Rc::default(), timer: None }
+        Self { source: None, limits, progress: Rc::default(), timer: None, waiting: None }
     }
 
     /// The body of a request that hyper parsed.
     pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
         let source = (!incoming.is_end_stream()).then_some(incoming);
-        Self { source, limits, progress: Rc::default(), timer: None }
+        Self { source, limits, progress: Rc::default(), timer: None, waiting: None }
     }
 
     /// What it has done so far.
@@ -112,29 +115,30 @@ impl RequestBody {
         Poll::Ready(Some(Err(fault)))
     }
 
-    /// Waits with the idle timer; ready when it has run out.
+    /// Waits for the client; ready when it has taken too long. Its time runs only while there is
+    /// nothing to read: a slow service is not its fault.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let idle = self.limits.idle;
-        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle))).as_mut().poll(cx)
-    }
-
-    /// Whether so few bytes have come in so long a time that somebody is dripping them.
-    fn drips(&self, total: u64) -> bool {
-        let now = Instant::now();
-        let begun = self.progress.begun.get().unwrap_or(now);
-        self.progress.begun.set(Some(begun));
-        let since = now.saturating_duration_since(begun);
-        since > self.limits.idle && total < since.as_secs() * SLOWEST
-    }
-
-    fn rewind(&mut self) {
-        if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(Instant::now() + self.limits.idle);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        if self.waiting.is_none() {
+            let now = Instant::now();
+            self.waiting = Some(now);
+            timer.as_mut().reset(now + idle);
         }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Whether so few bytes have come in so long a time of waiting that somebody is dripping them.
+    fn drips(&mut self, total: u64) -> bool {
+        if let Some(since) = self.waiting.take() {
+            self.progress.waited.set(self.progress.waited.get() + since.elapsed());
+        }
+        let waited = self.progress.waited.get();
+        waited > self.limits.idle && total < waited.as_secs() * SLOWEST
     }
 }
 
-/// Bytes per second, counted once a body has taken longer than its idle time.
+/// Bytes per second, counted once a client was waited for longer than its idle time.
 const SLOWEST: u64 = 240;
 
 impl Body for RequestBody {
@@ -159,7 +163,6 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
             Poll::Ready(Some(Ok(frame))) => {
-                this.rewind();
                 let size = frame.data_ref().map_or(0, Buf::remaining) as u64;
                 let total = this.progress.bytes.get() + size;
                 this.progress.bytes.set(total);

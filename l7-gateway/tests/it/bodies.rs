@@ -145,3 +145,39 @@ async fn a_dripping_body_is_408() {
     })
     .await;
 }
+
+/// G23: a service that reads slowly is not the client's fault: a body that is always there when it
+/// is asked for is never too slow.
+#[tokio::test(start_paused = true)]
+async fn a_slow_service_is_not_the_clients_fault() {
+    local(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{address}] }}"),
+            "    front: { body-idle-timeout: 2s }\n    routes:\n      - { path: /*, to: user, timeout: 6000s }",
+        ));
+        const LENGTH: usize = 4 << 20;
+        let service = tokio::task::spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let (mut bytes, mut count) = (vec![0; 256 * 1024], 0);
+            while count < LENGTH {
+                tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+                count += stream.read(&mut bytes).await.expect("alive");
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("taken");
+        });
+        let (stream, _task) = rig.connect();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        tokio::task::spawn_local(async move {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {LENGTH}\r\n\r\n");
+            writer.write_all(head.as_bytes()).await.expect("taken");
+            writer.write_all(&vec![b'y'; LENGTH]).await.expect("taken");
+        });
+        let mut answer = vec![0; 13];
+        reader.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 204 ");
+        service.await.expect("no panic");
+    })
+    .await;
+}
