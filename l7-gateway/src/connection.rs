@@ -57,12 +57,13 @@ pub struct Site {
 }
 
 impl Site {
-    fn build(snapshot: Arc<Snapshot>, observer: &Observer) -> Rc<Self> {
+    fn build(snapshot: Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Rc<Self> {
         let stats = |route: &topology::gateway::Route| {
             RouteStats::new(route.name.as_str(), &observer.metrics)
         };
         let stats: Vec<_> = snapshot.group.routes.iter().map(stats).collect();
-        let pipeline = Pipeline::build(&snapshot, &stats, observer);
+        let pipeline =
+            Pipeline::build(&snapshot, &stats, observer, before.map(|site| &site.pipeline));
         Rc::new(Self { snapshot, pipeline })
     }
 }
@@ -74,7 +75,7 @@ impl Worker {
         sink: Rc<Sink>,
         observer: Observer,
     ) -> Rc<Self> {
-        let site = RefCell::new(Site::build(published.load_full(), &observer));
+        let site = RefCell::new(Site::build(published.load_full(), &observer, None));
         let rng = RefCell::new(SmallRng::from_os_rng());
         Rc::new(Self { published, site, sink, observer, rng })
     }
@@ -85,7 +86,7 @@ impl Worker {
         let current = self.published.load();
         let mut site = self.site.borrow_mut();
         if !Arc::ptr_eq(&current, &site.snapshot) {
-            *site = Site::build(Arc::clone(&current), &self.observer);
+            *site = Site::build(Arc::clone(&current), &self.observer, Some(&**site));
         }
         Rc::clone(&site)
     }

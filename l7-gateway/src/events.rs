@@ -10,6 +10,8 @@ use common::net::proxy_protocol::ReadFault;
 use common::observe::{Event, Observer};
 use tracing::Level;
 
+use crate::control::Change;
+
 /// The instance serves.
 #[derive(Debug)]
 pub struct Started<'a> {
@@ -28,6 +30,20 @@ pub struct Started<'a> {
 pub struct Draining {
     /// Connections that are left.
     pub connections: u32,
+}
+
+/// A changed file is in force.
+#[derive(Debug)]
+pub struct Reloaded<'a> {
+    /// What it did.
+    pub change: &'a Change,
+}
+
+/// A changed file was refused; what ran before goes on.
+#[derive(Debug)]
+pub struct ReloadRefused<'a> {
+    /// Why, with the place in the file.
+    pub cause: &'a str,
 }
 
 /// It has ended.
@@ -64,6 +80,31 @@ impl Event for Started<'_> {
 impl Event for Draining {
     fn emit(&self, to: &Observer) {
         tracing::event!(Level::INFO, instance = %to.instance, connections = self.connections, "gateway drains");
+    }
+}
+
+const RELOADS: &str = "aqueduct_reloads_total";
+const RELOADS_HELP: &str = "Changed files that were read, by outcome.";
+
+impl Event for Reloaded<'_> {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "applied")]).increment(1);
+        let Change { added, removed, changed, services, waiting } = self.change;
+        let (added, removed, changed) = (added.join(", "), removed.join(", "), changed.join(", "));
+        let (instance, services) = (&*to.instance, services.join(", "));
+        tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, "reloaded");
+        if !waiting.is_empty() {
+            let keys = waiting.join(", ");
+            tracing::event!(Level::WARN, instance, %keys, "these keys change with a restart only");
+        }
+    }
+}
+
+impl Event for ReloadRefused<'_> {
+    fn emit(&self, to: &Observer) {
+        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "refused")]).increment(1);
+        let (instance, cause) = (&*to.instance, self.cause);
+        tracing::event!(Level::ERROR, instance, cause, "reload refused");
     }
 }
 

@@ -12,12 +12,12 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use common::cli::Options;
-use common::health;
-use common::lifecycle::Lifecycle;
+use common::health::Checks;
 use common::net::accept::Acceptor;
 use common::net::bind;
 use common::observe::Observer;
 use common::observe::admin::Admin;
+use common::secret::{Missing, Secret};
 use common::snapshot::Published;
 use common::workers::{self, WorkerId, WorkerPanic, Workers};
 use thiserror::Error;
@@ -27,7 +27,9 @@ use topology::{Place, SourceFile, Topology};
 
 use crate::access_log::{Sink, Totals, Writer};
 use crate::connection::Worker;
-use crate::events::{Draining, Started, Stopped};
+pub use crate::control::{Change, Handle};
+use crate::control::{Control, Keepers};
+use crate::events::{Started, Stopped};
 use crate::inspect::Inspection;
 use crate::server::Connections;
 use crate::snapshot::{BuildError, Snapshot};
@@ -35,6 +37,7 @@ use crate::snapshot::{BuildError, Snapshot};
 pub mod access_log;
 pub mod body;
 pub mod connection;
+pub mod control;
 pub mod engine;
 pub mod events;
 pub mod exchange;
@@ -44,6 +47,7 @@ pub mod ids;
 pub mod inspect;
 pub mod matcher;
 pub mod pipeline;
+pub mod predicate;
 pub mod server;
 pub mod snapshot;
 pub mod stages;
@@ -60,12 +64,16 @@ pub struct StartError {
 enum Why {
     #[error("no gateway instance has the name '{0}': `aqueduct check` lists the names")]
     Instance(String),
+    #[error("the instance has ended")]
+    Ended,
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error(
         "{address} cannot be listened on: {source} — see who has it with `ss -ltnp`, or change the address"
     )]
     Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Secret(#[from] Missing),
     #[error("the access log cannot be opened: {0} — check the path and its rights")]
     Log(io::Error),
     #[error("worker threads cannot be started: {0} — check the limit of processes")]
@@ -81,6 +89,11 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 impl StartError {
+    /// The instance has ended, or is ending.
+    pub(crate) fn ended() -> Self {
+        Self { at: String::new(), why: Why::Ended }
+    }
+
     fn new(source: &SourceFile, place: Place, why: impl Into<Why>) -> Self {
         let Place { line, column } = place;
         Self { at: format!("{}:{line}:{column}", source.name), why: why.into() }
@@ -98,9 +111,15 @@ pub struct Running {
     control: JoinSet<()>,
     writer: Option<Writer>,
     observer: Observer,
+    handle: Handle,
 }
 
 impl Running {
+    /// For asking for changes while something else waits for the end.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Returns after a drain or stop, when every worker has ended and the log is written.
     ///
     /// # Errors
@@ -126,21 +145,44 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let source = Arc::clone(&topology.source);
     let fault = |place: Place, why: Why| StartError::new(&source, place, why);
-    let Some((group, model)) = topology.gateway(instance) else {
-        return Err(fault(Place::default(), Why::Instance(instance.to_owned())));
-    };
+    let (group, model) = part(&topology, instance)?;
     let count = options.workers.unwrap_or_else(workers::available);
-    let built = Snapshot::build(group, &model.name, &options.observer);
-    let snapshot = built.map_err(|why| fault(why.place(), Why::Build(why)))?;
-    let reached = snapshot.limits.reach().await;
-    reached.map_err(|why| fault(why.place(), Why::Build(why.into())))?;
+    let snapshot = build(&topology, group, model, &options.observer, None).await?;
     let bound = Bound::new(model, count).map_err(|(place, why)| fault(place, why))?;
     let help = "Lines of the access log that were dropped because its writer was behind";
     let dropped = options.observer.metrics.counter("aqueduct_http_log_dropped_total", help, &[]);
     let writer = Writer::start(&group.access_log, count.get(), &dropped)
         .map_err(|why| fault(group.place, Why::Log(why)))?;
-    serve(Plan { group, model, count, options, snapshot, bound, writer })
+    let token = common::secret::admin_token(&topology);
+    let token = token.map_err(|missing| fault(missing.place, missing.into()))?;
+    let all = Arc::clone(&topology);
+    serve(Plan { all, group, model, count, options, snapshot, bound, writer, token })
         .map_err(|why| fault(model.place, Why::Threads(why)))
+}
+
+/// The instance's part of the file.
+pub(crate) fn part<'t>(
+    topology: &'t Topology,
+    instance: &str,
+) -> Result<(&'t Group, &'t Instance), StartError> {
+    topology.gateway(instance).ok_or_else(|| {
+        let why = Why::Instance(instance.to_owned());
+        StartError::new(&topology.source, Place::default(), why)
+    })
+}
+
+/// What it runs, checked against the world.
+pub(crate) async fn build(
+    topology: &Topology,
+    group: &Group,
+    own: &Instance,
+    observer: &Observer,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, StartError> {
+    let fault = |why: BuildError| StartError::new(&topology.source, why.place(), why);
+    let snapshot = Snapshot::build(group, &own.name, observer, before).map_err(fault)?;
+    snapshot.limits.reach().await.map_err(|why| fault(why.into()))?;
+    Ok(snapshot)
 }
 
 /// Sockets that are bound but not served yet.
@@ -171,6 +213,7 @@ impl Bound {
 
 /// Everything that is needed to serve, checked.
 struct Plan<'t> {
+    all: Arc<Topology>,
     group: &'t Group,
     model: &'t Instance,
     count: NonZeroUsize,
@@ -178,16 +221,27 @@ struct Plan<'t> {
     snapshot: Snapshot,
     bound: Bound,
     writer: Option<Writer>,
+    token: Option<Secret>,
 }
 
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
-    let Plan { group, model, count, options, snapshot, bound, writer } = plan;
+    let Plan { all, group, model, count, options, snapshot, bound, writer, token } = plan;
     let Options { observer, lifecycle, .. } = &options;
     let published = Arc::new(Published::new(snapshot));
     let totals = Arc::new(Totals::default());
     let connections = Connections::new(group.front.max_connections.get(), observer);
     let mut control = JoinSet::new();
-    watch(&mut control, &published, observer, lifecycle, &connections);
+    let (handle, orders) = Handle::new(observer);
+    let side = Control {
+        topology: all,
+        instance: model.name.to_string(),
+        published: Arc::clone(&published),
+        connections: Arc::clone(&connections),
+        options: options.clone(),
+        checks: Checks::default(),
+        keepers: Keepers::default(),
+    };
+    control.spawn(side.run(orders));
     let admin = bound.admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = bound.admin {
         let inspect = Inspection::new(&published, &totals, &connections);
@@ -195,7 +249,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
             lifecycle: lifecycle.clone(),
             metrics: observer.metrics.clone(),
             inspect: Arc::new(inspect),
-            token: None,
+            token,
             log_level: options.log_level.clone(),
         };
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -226,29 +280,5 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         routes: group.routes.len(),
     });
     let listeners = vec![(model.name.as_str().to_owned(), bound.address)];
-    Ok(Running { admin, listeners, workers, control, writer, observer: options.observer })
-}
-
-/// What runs on the control runtime beside the admin listener.
-fn watch(
-    control: &mut JoinSet<()>,
-    published: &Arc<Published<Snapshot>>,
-    observer: &Observer,
-    lifecycle: &Lifecycle,
-    connections: &Arc<Connections>,
-) {
-    let snapshot = published.load_full();
-    for upstream in &snapshot.upstreams {
-        if let Some(check) = upstream.model.health.clone() {
-            let service = Arc::clone(&upstream.service);
-            control.spawn(health::watch(service, check, observer.clone(), lifecycle.shutdown()));
-        }
-    }
-    control.spawn(Arc::clone(&snapshot.keys).keep(observer.clone(), lifecycle.shutdown()));
-    let (observer, shutdown) = (observer.clone(), lifecycle.shutdown());
-    let connections = Arc::clone(connections);
-    control.spawn(async move {
-        shutdown.draining().await;
-        observer.emit(Draining { connections: connections.open() });
-    });
+    Ok(Running { admin, listeners, workers, control, writer, observer: options.observer, handle })
 }

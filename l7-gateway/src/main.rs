@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use common::cli::{self, TierArgs};
-use common::lifecycle;
+use common::lifecycle::{self, Wish};
+use tokio::sync::mpsc;
 
 /// L7 gateway: TLS, identity, limits, routing and observability for HTTP.
 #[derive(Debug, Parser)]
@@ -21,6 +22,7 @@ struct Args {
 const EXAMPLES: &str = "Examples:
   l7-gateway --topology shop.yaml --instance gw-1
   l7-gateway --topology shop.yaml            where the file has one gateway instance
+  kill -HUP PID                              reads the file again
   kill -TERM PID                             drains, a second one ends at once
   curl http://127.0.0.1:9111/readyz          asks the admin listener";
 
@@ -37,7 +39,11 @@ async fn main() -> ExitCode {
     };
     let lifecycle = launch.options.lifecycle.clone();
     let drain = launch.topology.gateway(&launch.instance).map(|(group, _)| group.drain);
-    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), |_| {});
+    let (wishes, mut wished) = mpsc::unbounded_channel();
+    let signals = lifecycle::signals(lifecycle.clone(), drain.unwrap_or_default(), move |wish| {
+        // Nobody listens any more: the instance has ended.
+        let _ended = wishes.send(wish);
+    });
     let signals = match signals {
         Ok(signals) => signals,
         Err(fault) => return cli::refuse(1, &fault),
@@ -49,12 +55,20 @@ async fn main() -> ExitCode {
     };
     // Without a service manager there is nobody to tell.
     let _untold = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let handle = running.handle();
+    let changes = async {
+        while let Some(wish) = wished.recv().await {
+            if wish == Wish::Reload {
+                handle.reload(&args.tier.topology).await;
+            }
+        }
+    };
     let finished = async {
         let ended = running.finished().await;
         // Drained before the deadline: nothing is left to wait for.
         lifecycle.stop();
         ended
     };
-    let ((), ended) = tokio::join!(signals, finished);
+    let ((), (), ended) = tokio::join!(signals, changes, finished);
     ended.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
 }

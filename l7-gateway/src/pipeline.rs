@@ -110,22 +110,33 @@ pub struct Pipeline {
     pub response_transform: ResponseTransform,
     /// Stage 10.
     pub emit: Emit,
+    limiter: Rc<Limiter>,
 }
 
 impl Pipeline {
     /// For one worker; must be called inside its runtime.
-    pub fn build(snapshot: &Arc<Snapshot>, stats: &[Rc<RouteStats>], observer: &Observer) -> Self {
-        let limiter = Limiter::new(Arc::clone(&snapshot.limits));
+    ///
+    /// What `before` has of connections is kept as far as it leads to the same places.
+    pub fn build(
+        snapshot: &Arc<Snapshot>,
+        stats: &[Rc<RouteStats>],
+        observer: &Observer,
+        before: Option<&Self>,
+    ) -> Self {
+        let known = before.map(|before| &before.limiter);
+        let known = known.filter(|limiter| limiter.is_for(&snapshot.limits)).cloned();
+        let limiter = known.unwrap_or_else(|| Limiter::new(Arc::clone(&snapshot.limits)));
         Self {
             normalise: Normalise::new(snapshot, Rc::clone(&limiter), stats),
             authn: Authn::new(Arc::clone(&snapshot.keys)),
             authz: Authz,
-            rate_limit: RateLimit::new(limiter),
+            rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot),
             request_transform: RequestTransform,
-            dispatch: Dispatch::new(snapshot, observer),
+            dispatch: Dispatch::new(snapshot, observer, before.map(|before| &before.dispatch)),
             response_transform: ResponseTransform::new(snapshot),
             emit: Emit,
+            limiter,
         }
     }
 

@@ -23,7 +23,7 @@ use crate::events::{Exhausted, Full};
 #[derive(Debug)]
 pub struct Connections {
     open: AtomicU32,
-    most: u32,
+    most: AtomicU32,
     gauge: metrics::Gauge,
 }
 
@@ -32,7 +32,12 @@ impl Connections {
     pub fn new(most: u32, observer: &Observer) -> Arc<Self> {
         let help = "Open downstream connections";
         let gauge = observer.metrics.gauge("aqueduct_http_connections", help, &[]);
-        Arc::new(Self { open: AtomicU32::new(0), most, gauge })
+        Arc::new(Self { open: AtomicU32::new(0), most: AtomicU32::new(most), gauge })
+    }
+
+    /// Lets so many in from now on; those that are open stay.
+    pub fn bound(&self, most: u32) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// How many are open.
@@ -45,7 +50,7 @@ impl Connections {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         let entered = Entered(Arc::clone(self));
         self.gauge.increment(1.0);
-        (before < self.most).then_some(entered)
+        (before < self.most.load(Ordering::Relaxed)).then_some(entered)
     }
 }
 

@@ -82,7 +82,8 @@ impl Front {
 }
 
 impl Snapshot {
-    /// For an instance of the group. Reads certificates and keys: blocking.
+    /// For an instance of the group. Reads certificates and keys: blocking. What `before` knows
+    /// (health, fetched keys, counters) is kept as far as the file says the same of it.
     ///
     /// # Errors
     /// With the place of the reference that is at fault.
@@ -90,13 +91,19 @@ impl Snapshot {
         group: &Group,
         instance: &InstanceName,
         observer: &Observer,
+        before: Option<&Self>,
     ) -> Result<Self, BuildError> {
+        let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
+        let limits = before.filter(|before| Limits::same(&before.group, group));
         Ok(Self {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),
-            upstreams: group.upstreams.iter().map(Upstream::new).collect(),
-            keys: Keys::new(&group.issuers)?,
-            limits: Limits::new(group, observer.clone())?,
+            upstreams: group.upstreams.iter().map(|model| Upstream::new(model, known)).collect(),
+            keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
+            limits: match limits {
+                Some(before) => Arc::clone(&before.limits),
+                None => Limits::new(group, observer.clone())?,
+            },
             front: group.tls.as_ref().map(Front::new).transpose()?,
             group: group.clone(),
         })

@@ -69,7 +69,7 @@ impl Rig {
     pub(crate) fn new(topology: &Topology) -> Self {
         let (group, instance) = topology.gateway("gw").expect("the instance");
         let observer = Observer::new("gw");
-        let snapshot = Snapshot::build(group, &instance.name, &observer).expect("it builds");
+        let snapshot = Snapshot::build(group, &instance.name, &observer, None).expect("it builds");
         let log = Log::default();
         let dropped = observer.metrics.counter("dropped", "lost lines", &[]);
         let writer = Writer::over(Box::new(log.clone()), 1, &dropped).expect("a thread");

@@ -17,7 +17,7 @@ use common::secret::{self, SecretError};
 use common::snapshot::Published;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
-use topology::gateway::{Issuer, IssuerId, IssuerKeys};
+use topology::gateway::{Issuer, IssuerId, IssuerKeys, Unplaced as _};
 use topology::units::{At, IssuerName, Place, SecretRef};
 
 use super::events::{KeyRefused, KeysChanged, KeysTooOld, KeysUnavailable};
@@ -101,7 +101,7 @@ impl KeysError {
 /// Key sets of all issuers of a group, shared by all workers.
 #[derive(Debug)]
 pub struct Keys {
-    sources: Vec<Source>,
+    sources: Vec<Arc<Source>>,
 }
 
 /// One issuer and its keys of the moment.
@@ -135,17 +135,23 @@ struct Renewal {
 impl Keys {
     /// Reads keys that are in files, and checks addresses; fetches nothing yet. Blocking: for start
     /// and reload.
-    pub fn new(issuers: &[Issuer]) -> Result<Arc<Self>, KeysError> {
-        let sources = issuers.iter().map(Source::new).collect::<Result<_, _>>()?;
+    ///
+    /// A set that `before` has fetched for an issuer of which the file says the same is kept.
+    pub fn new(issuers: &[Issuer], before: Option<&Self>) -> Result<Arc<Self>, KeysError> {
+        let source = |issuer: &Issuer| {
+            let wanted = issuer.unplaced();
+            let same =
+                |source: &&Arc<Source>| source.from.is_some() && source.issuer.unplaced() == wanted;
+            let known = before.and_then(|before| before.sources.iter().find(same));
+            known.map_or_else(|| Source::new(issuer).map(Arc::new), |known| Ok(Arc::clone(known)))
+        };
+        let sources = issuers.iter().map(source).collect::<Result<_, _>>()?;
         Ok(Arc::new(Self { sources }))
     }
 
-    /// Fetches and refreshes all sets until the instance stops. For the control runtime.
-    pub async fn keep(self: Arc<Self>, observer: Observer, shutdown: Shutdown) {
-        let all = self.sources.iter().filter_map(|source| {
-            source.from.as_ref().map(|from| source.keep(from, &observer, &shutdown))
-        });
-        futures_util::future::join_all(all).await;
+    /// The sets that are fetched: each is to be kept ([`Source::keep`]).
+    pub fn fetched(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.sources.iter().filter(|source| source.from.is_some())
     }
 
     /// Why tokens cannot be verified yet, one text per issuer without keys; empty: they can.
@@ -156,7 +162,7 @@ impl Keys {
 
     /// The source of an issuer.
     pub(super) fn source(&self, id: IssuerId) -> Option<&Source> {
-        self.sources.get(id.0)
+        self.sources.get(id.0).map(|source| &**source)
     }
 
     /// Whose keys a token is to be checked with: of the issuers that the route allows, the one it
@@ -255,8 +261,14 @@ impl Source {
         timeout(PATIENCE, ended.changed()).await.is_ok()
     }
 
-    /// Keeps the set fresh until the instance stops.
-    async fn keep(&self, from: &impl Fetch, observer: &Observer, shutdown: &Shutdown) {
+    /// Keeps the set fresh until the instance stops. For the control runtime.
+    pub async fn keep(self: Arc<Self>, observer: Observer, shutdown: Shutdown) {
+        if let Some(from) = &self.from {
+            self.keep_by(from, &observer, &shutdown).await;
+        }
+    }
+
+    async fn keep_by(&self, from: &impl Fetch, observer: &Observer, shutdown: &Shutdown) {
         let mut kept = Kept::default();
         let rng = Rng::from_os();
         let mut wait = Duration::ZERO;

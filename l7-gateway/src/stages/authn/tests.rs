@@ -43,7 +43,7 @@ impl Scene {
             issuer("riders", &riders, Algorithm::ES256),
             issuer("drivers", &drivers, Algorithm::EdDSA),
         ];
-        let authn = Authn::new(Keys::new(&issuers).unwrap());
+        let authn = Authn::new(Keys::new(&issuers, None).unwrap());
         Self { authn, riders, drivers, _folder: folder }
     }
 

@@ -52,7 +52,7 @@ pub enum DispatchError {
 pub struct Dispatch {
     snapshot: Arc<Snapshot>,
     observer: Observer,
-    lanes: Vec<Lane>,
+    lanes: Vec<Rc<Lane>>,
 }
 
 /// One service on one worker.
@@ -71,11 +71,17 @@ pub struct Plan {
 }
 
 impl Dispatch {
-    /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer) -> Self {
-        let lane = |upstream: &Arc<service::Upstream>| Lane {
-            pool: Pool::new(Arc::clone(upstream)),
-            budget: RefCell::new(Budget::new(Instant::now())),
+    /// For one worker; connections to services that have not changed since `before` are kept.
+    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Self {
+        let lane = |upstream: &Arc<service::Upstream>| {
+            let same = |lane: &&Rc<Lane>| Arc::ptr_eq(&lane.pool.upstream, upstream);
+            let known = before.and_then(|before| before.lanes.iter().find(same));
+            known.cloned().unwrap_or_else(|| {
+                Rc::new(Lane {
+                    pool: Pool::new(Arc::clone(upstream)),
+                    budget: RefCell::new(Budget::new(Instant::now())),
+                })
+            })
         };
         Self {
             snapshot: Arc::clone(snapshot),
@@ -98,7 +104,7 @@ impl Filter for Dispatch {
 
     fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
         let route = self.snapshot.group.routes.get(input.route.0)?;
-        let model = &self.lanes.get(route.to.0)?.pool.upstream.model;
+        let model = &self.lanes.get(input.to.0)?.pool.upstream.model;
         trace.note(Stage::Dispatch, || {
             format!(
                 "to {} through {:?}, at most {} attempts",
@@ -106,7 +112,7 @@ impl Filter for Dispatch {
             )
         });
         let deadline = x.began + route.timeout;
-        Some(Plan { lane: route.to.0, deadline, attempts: model.max_attempts.max(1) })
+        Some(Plan { lane: input.to.0, deadline, attempts: model.max_attempts.max(1) })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::balance::{Balancer, HashKey};
 use common::service::Service;
 use tokio::time::Instant;
-use topology::gateway;
+use topology::gateway::{self, Unplaced as _};
 
 /// Where routes lead.
 #[derive(Debug)]
@@ -23,9 +23,15 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Every endpoint starts healthy.
-    pub fn new(model: &gateway::Upstream) -> Arc<Self> {
-        let service = Service::new(&topology::Service {
+    /// Every endpoint starts healthy; what `before` knows of one that is still there is kept.
+    pub fn new(model: &gateway::Upstream, before: &[Arc<Self>]) -> Arc<Self> {
+        let same = |old: &&Arc<Self>| old.model.unplaced() == model.unplaced();
+        if let Some(known) = before.iter().find(same) {
+            return Arc::clone(known);
+        }
+        let akin =
+            |old: &&Arc<Self>| old.model.service == model.service && old.model.via == model.via;
+        let service = topology::Service {
             name: model.service.clone(),
             endpoints: model.endpoints.clone(),
             discover: None,
@@ -35,7 +41,11 @@ impl Upstream {
             run: None,
             uses: Vec::new(),
             place: model.endpoints.first().map(|e| e.place).unwrap_or_default(),
-        });
+        };
+        let service = before
+            .iter()
+            .find(akin)
+            .map_or_else(|| Service::new(&service), |old| old.service.update(&service));
         let names = model.endpoints.iter().map(|endpoint| endpoint.name.as_str());
         let balancer = Balancer::new(model.balance, &service, HashKey::from_names(names));
         Arc::new(Self { model: model.clone(), service, balancer })

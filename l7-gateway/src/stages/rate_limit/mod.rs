@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::observe::Observer;
 use tokio::time::Instant;
-use topology::gateway::{Group, LimitBy, LimitId, WhenAway};
+use topology::gateway::{Group, LimitBy, LimitId, Unplaced, WhenAway};
 use topology::units::Place;
 
 pub use self::budget::BudgetError;
@@ -97,6 +97,22 @@ struct Rule {
 }
 
 impl Limits {
+    /// Whether the counters of one configuration say something in the other.
+    pub fn same(one: &Group, other: &Group) -> bool {
+        let limits =
+            |group: &Group| group.limits.iter().map(Unplaced::unplaced).collect::<Vec<_>>();
+        let store = |group: &Group| group.limit_store.as_ref().map(Unplaced::unplaced);
+        let routes =
+            |group: &Group| group.routes.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
+        let issuers =
+            |group: &Group| group.issuers.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+        one.instances.len() == other.instances.len()
+            && limits(one) == limits(other)
+            && store(one) == store(other)
+            && routes(one) == routes(other)
+            && issuers(one) == issuers(other)
+    }
+
     /// For the limits of a group; connects to nothing.
     pub fn new(group: &Group, observer: Observer) -> Result<Arc<Self>, LimitsError> {
         let instances = group.instances.len() as u64;
@@ -206,6 +222,11 @@ impl Limiter {
             (Link::new(Arc::clone(store), limits.observer.clone()), store.when_away())
         });
         Rc::new(Self { limits, link })
+    }
+
+    /// Whether it charges these.
+    pub fn is_for(&self, limits: &Arc<Limits>) -> bool {
+        Arc::ptr_eq(&self.limits, limits)
     }
 
     /// Charges those limits of a policy that `moment` accepts, all or none, and notes what the

@@ -76,11 +76,11 @@ struct Scene {
 
 impl Scene {
     fn begin(endpoint: Counting) -> Self {
-        let keys = Keys::new(&[issuer("app", "api")]).unwrap();
+        let keys = Keys::new(&[issuer("app", "api")], None).unwrap();
         let life = Lifecycle::new();
         let (kept, from, shutdown) = (Arc::clone(&keys), endpoint.clone(), life.shutdown());
         tokio::spawn(async move {
-            kept.sources[0].keep(&from, &Observer::new("gw-1"), &shutdown).await;
+            kept.sources[0].keep_by(&from, &Observer::new("gw-1"), &shutdown).await;
         });
         Self { keys, endpoint, _life: life }
     }
@@ -232,7 +232,7 @@ fn whose_keys() {
     let mut twin = issuer("drivers", "drivers");
     twin.issuer = "https://riders.example".to_owned();
     let keys =
-        Keys::new(&[issuer("riders", "riders"), twin, issuer("drivers", "drivers")]).unwrap();
+        Keys::new(&[issuer("riders", "riders"), twin, issuer("drivers", "drivers")], None).unwrap();
     let [riders, twin, drivers] = [0, 1, 2].map(IssuerId);
     let signer = Signer::es256();
     let select = |iss: &str, aud: &str, allowed: &[IssuerId]| {
@@ -264,7 +264,7 @@ fn keys_in_files() {
         At { value: SecretRef::File(path), place }
     };
     let signer = Signer::es256();
-    let with = |keys| Keys::new(&[Issuer { keys, ..issuer("app", "api") }]);
+    let with = |keys| Keys::new(&[Issuer { keys, ..issuer("app", "api") }], None);
     assert!(with(IssuerKeys::Key(at("good.pem", &signer.pem()))).unwrap().waiting().is_empty());
     let jwks = set(&[signer.jwk("k")]);
     assert!(with(IssuerKeys::JwksFile(at("set.json", &jwks))).unwrap().waiting().is_empty());
@@ -321,4 +321,17 @@ async fn fetching() {
     for bad in ["", "id.example", "file:///etc/passwd", "http://", "ftp://x/"] {
         assert!(matches!(HttpFetch::new(bad), Err(FetchError::Address(_))), "{bad}");
     }
+}
+
+/// T9: a reload keeps a fetched set as long as the file says the same of its issuer, wherever it is
+/// written; of an issuer that says something else it is fetched anew.
+#[test]
+fn a_reload_keeps_fetched_sets() {
+    let before = Keys::new(&[issuer("app", "api")], None).unwrap();
+    let mut moved = issuer("app", "api");
+    moved.place.line += 7;
+    let after = Keys::new(&[issuer("other", "api"), moved], Some(&before)).unwrap();
+    assert!(Arc::ptr_eq(&after.sources[1], &before.sources[0]));
+    let changed = Keys::new(&[issuer("app", "web")], Some(&before)).unwrap();
+    assert!(!Arc::ptr_eq(&changed.sources[0], &before.sources[0]));
 }

@@ -1,0 +1,223 @@
+//! What runs beside the workers, on the control runtime: changed files, health checks, key sets. Not
+//! for traffic. Started by `lib`, once per instance.
+//!
+//! Invariant: it alone changes what is published; a change is made whole or not at all.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::cli::Options;
+use common::health::Checks;
+use common::observe::Observer;
+use common::snapshot::Published;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use topology::Topology;
+use topology::gateway::{Group, Unplaced as _};
+
+use crate::StartError;
+use crate::events::{Draining, ReloadRefused, Reloaded};
+use crate::server::Connections;
+use crate::snapshot::Snapshot;
+use crate::stages::authn::jwks::Source;
+
+/// What is asked of a running instance: to go by this file from now on.
+pub(crate) struct Order {
+    topology: Arc<Topology>,
+    reply: oneshot::Sender<Result<Change, StartError>>,
+}
+
+/// What a change of configuration did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Routes that are new.
+    pub added: Vec<String>,
+    /// Routes that are gone.
+    pub removed: Vec<String>,
+    /// Routes of which the file says something else.
+    pub changed: Vec<String>,
+    /// Services of which it says something else: endpoints, weights, times.
+    pub services: Vec<String>,
+    /// Keys whose change waits for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
+impl Change {
+    fn between(before: &Group, after: &Group) -> Self {
+        let mut change = Self::default();
+        for route in &after.routes {
+            let name = route.name.to_string();
+            match before.routes.iter().find(|old| old.name == route.name) {
+                None => change.added.push(name),
+                Some(old) if old.unplaced() != route.unplaced() => change.changed.push(name),
+                Some(_) => {}
+            }
+        }
+        let gone = |old: &&topology::gateway::Route| {
+            after.routes.iter().all(|route| route.name != old.name)
+        };
+        change.removed = before.routes.iter().filter(gone).map(|r| r.name.to_string()).collect();
+        let known = |upstream: &&topology::gateway::Upstream| {
+            before.upstreams.iter().any(|old| old.unplaced() == upstream.unplaced())
+        };
+        let services = after.upstreams.iter().filter(|upstream| !known(upstream));
+        change.services = services.map(|upstream| upstream.service.to_string()).collect();
+        change
+    }
+}
+
+/// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
+#[derive(Clone)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+    observer: Observer,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Handle")
+    }
+}
+
+impl Handle {
+    /// A handle, and where its orders arrive.
+    pub(crate) fn new(observer: &Observer) -> (Self, mpsc::Receiver<Order>) {
+        let (orders, inbox) = mpsc::channel(1);
+        (Self { orders, observer: observer.clone() }, inbox)
+    }
+
+    /// Goes by a changed file: routes, policies, services, weights, certificates, keys. Requests that
+    /// have begun end as they began; the next one on any connection goes by the new file. Endpoint
+    /// health, fetched keys, counters of limits and connections to services stay where the file says
+    /// the same of them. Cancelling it does not stop the change.
+    ///
+    /// # Errors
+    /// When the instance is not in the file or something it names cannot be read; then nothing has
+    /// changed.
+    pub async fn publish(&self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.orders.send(Order { topology, reply }).await;
+        sent.map_err(|_| StartError::ended())?;
+        answer.await.unwrap_or_else(|_| Err(StartError::ended()))
+    }
+
+    /// Reads the file again and goes by it, whole (T9); or says what is wrong with it, and what ran
+    /// before goes on.
+    pub async fn reload(&self, file: &Path) {
+        let applied = match topology::load(file) {
+            Ok(topology) => self.publish(Arc::new(topology)).await.map_err(|f| f.to_string()),
+            Err(problems) => Err(problems.to_string()),
+        };
+        if let Err(cause) = applied {
+            self.observer.emit(ReloadRefused { cause: &cause });
+        }
+    }
+}
+
+/// The control side of an instance.
+#[derive(Debug)]
+pub(crate) struct Control {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) instance: String,
+    pub(crate) published: Arc<Published<Snapshot>>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) options: Options,
+    pub(crate) checks: Checks,
+    pub(crate) keepers: Keepers,
+}
+
+impl Control {
+    /// Until the instance has stopped.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        self.watch();
+        let shutdown = self.options.lifecycle.shutdown();
+        let (mut draining, mut stopped) =
+            (std::pin::pin!(shutdown.draining()), std::pin::pin!(shutdown.stopped()));
+        let mut told = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut draining, if !told => {
+                    told = true;
+                    let connections = self.connections.open();
+                    self.options.observer.emit(Draining { connections });
+                }
+                () = &mut stopped => return,
+                Some(Order { topology, reply }) = orders.recv() => {
+                    let change = self.publish(topology).await;
+                    // Who asked may have gone; the change stands.
+                    let _gone = reply.send(change);
+                }
+            }
+        }
+    }
+
+    async fn publish(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        let (group, own) = crate::part(&topology, &self.instance)?;
+        let before = self.published.load_full();
+        let observer = &self.options.observer;
+        let snapshot = crate::build(&topology, group, own, observer, Some(&before)).await?;
+        let change =
+            Change { waiting: self.waiting(&topology), ..Change::between(&before.group, group) };
+        self.connections.bound(group.front.max_connections.get());
+        self.published.publish(snapshot);
+        self.topology = topology.clone();
+        self.watch();
+        self.options.observer.emit(Reloaded { change: &change });
+        Ok(change)
+    }
+
+    /// Keys that cannot change while it runs.
+    fn waiting(&self, next: &Topology) -> Vec<&'static str> {
+        let own = |topology: &Topology| {
+            let (group, own) = topology.gateway(&self.instance)?;
+            let admin = own.admin.as_ref().map(|admin| admin.value);
+            Some((own.listen.value, admin, group.access_log.clone(), group.drain))
+        };
+        let token = |t: &Topology| t.admin_token.as_ref().map(|token| token.value.clone());
+        let mut keys = Vec::new();
+        if let (Some(old), Some(new)) = (own(&self.topology), own(next)) {
+            keys.extend((old.0 != new.0).then_some("listen"));
+            keys.extend((old.1 != new.1).then_some("admin"));
+            keys.extend((old.2 != new.2).then_some("access-log"));
+            keys.extend((old.3 != new.3).then_some("drain"));
+        }
+        keys.extend((token(&self.topology) != token(next)).then_some("admin-token"));
+        keys
+    }
+
+    /// Checks the endpoints and keeps the key sets that there are now.
+    fn watch(&mut self) {
+        let snapshot = self.published.load_full();
+        let checked = snapshot.upstreams.iter();
+        let checked = checked.filter_map(|u| Some((&u.service, u.model.health.as_ref()?)));
+        self.checks.update(checked, &self.options.observer);
+        self.keepers.update(snapshot.keys.fetched(), &self.options);
+    }
+}
+
+/// The tasks that keep fetched key sets fresh. Dropping it ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Keepers {
+    running: Vec<(Arc<Source>, AbortHandle)>,
+    tasks: JoinSet<()>,
+}
+
+impl Keepers {
+    /// Keeps exactly these from now on.
+    fn update<'a>(&mut self, sources: impl Iterator<Item = &'a Arc<Source>>, options: &Options) {
+        let mut former = std::mem::take(&mut self.running);
+        for source in sources {
+            let at = former.iter().position(|(known, _)| Arc::ptr_eq(known, source));
+            let running = at.map(|at| former.swap_remove(at)).unwrap_or_else(|| {
+                let (observer, shutdown) = (options.observer.clone(), options.lifecycle.shutdown());
+                let task = self.tasks.spawn(Arc::clone(source).keep(observer, shutdown));
+                (Arc::clone(source), task)
+            });
+            self.running.push(running);
+        }
+        former.into_iter().for_each(|(_, task)| task.abort());
+        while self.tasks.try_join_next().is_some() {}
+    }
+}
