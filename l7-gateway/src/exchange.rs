@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
-use topology::gateway::RoutePolicy;
+use topology::gateway::{RoutePolicy, UpstreamId};
 
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
@@ -333,8 +333,10 @@ pub struct Routed {
     pub request: Request,
     /// Proof that the caller may ask this.
     pub grant: Grant,
-    /// Where it goes.
+    /// The route.
     pub route: RouteId,
+    /// Where it goes.
+    pub to: UpstreamId,
 }
 
 /// Stage 7 → 8: what the service will be sent.
@@ -348,8 +350,10 @@ pub struct Prepared {
     pub upgrade: Option<HeaderValue>,
     /// Proof that the caller may ask this.
     pub grant: Grant,
-    /// Where it goes.
+    /// The route.
     pub route: RouteId,
+    /// Where it goes.
+    pub to: UpstreamId,
 }
 
 /// Line and headers of an answer, a service's or ours.

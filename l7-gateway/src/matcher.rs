@@ -3,19 +3,24 @@
 //! `aqueduct explain`.
 //!
 //! Precedence is that of the Kubernetes Gateway API: exact host, longest host suffix, any host; then
-//! exact path, longest prefix; then a route that names methods; then the order of the file.
+//! exact path, template, longest prefix, regular expression; then a route that names methods, one that
+//! wants more headers (cookies, `Accept` and `User-Agent` are headers), one that wants more of the
+//! query; then the order of the file.
 //!
-//! Invariant: the cost of a lookup depends on the request and on the longest pattern, never on the
-//! number of routes.
+//! Invariant: the cost of a lookup depends on the request, on the longest pattern and on how many
+//! routes have the very same path, never on the number of routes. Regular expressions of a host are
+//! tried at once, and only when nothing else fits.
 
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use http::{HeaderValue, Method};
-use topology::gateway::Route;
+use regex::RegexSet;
+use topology::gateway::{Predicate, Route};
 use topology::units::{HostPattern, PathPattern};
 
 use crate::exchange::{Candidate, RouteId};
+use crate::predicate::{self, Asked};
 use crate::stages::normalise::path;
 
 type Table<V> = HashMap<Box<str>, V, RandomState>;
@@ -42,7 +47,11 @@ impl Matcher {
     pub fn new(routes: &[Route]) -> Self {
         let mut matcher = Self::default();
         for (index, route) in routes.iter().enumerate() {
-            let entry = Entry { id: RouteId(index), methods: methods(&route.methods) };
+            let entry = Entry {
+                id: RouteId(index),
+                methods: methods(&route.methods),
+                when: route.when.clone(),
+            };
             if route.hosts.is_empty() {
                 matcher.any.add(&route.path, &entry);
             }
@@ -50,6 +59,8 @@ impl Matcher {
                 matcher.host(host).add(&route.path, &entry);
             }
         }
+        let tables = matcher.exact.values_mut().chain(matcher.suffix.values_mut());
+        tables.chain(std::iter::once(&mut matcher.any)).for_each(Paths::compile);
         matcher
     }
 
@@ -61,11 +72,11 @@ impl Matcher {
         table.entry(key.to_ascii_lowercase().into()).or_default()
     }
 
-    /// The route for a canonical host and path.
-    pub fn find(&self, host: &str, path: &str, method: &Method) -> Found {
+    /// The route for a request.
+    pub fn find(&self, asked: &Asked<'_>) -> Found {
         let mut other = OtherMethods::default();
-        for paths in self.tables(host) {
-            if let Some(id) = paths.find(path, method, &mut other) {
+        for paths in self.tables(asked.host) {
+            if let Some(id) = paths.find(asked, &mut other) {
                 return Found { candidate: Candidate::Route(id), allow: None };
             }
         }
@@ -89,6 +100,10 @@ struct Paths {
     prefix: Table<Vec<Entry>>,
     /// Bytes of the longest prefix: longer ones are not looked up.
     longest: usize,
+    templates: Option<Segments>,
+    /// In the order of the file.
+    patterns: Vec<(String, Vec<Entry>)>,
+    set: RegexSet,
 }
 
 #[derive(Clone, Debug)]
@@ -96,11 +111,22 @@ struct Entry {
     id: RouteId,
     /// Empty: all.
     methods: Vec<Method>,
+    when: Vec<Predicate>,
 }
 
 impl Entry {
     fn takes(&self, method: &Method) -> bool {
         self.methods.is_empty() || self.methods.contains(method)
+    }
+
+    fn holds(&self, asked: &Asked<'_>) -> bool {
+        self.when.iter().all(|predicate| predicate::holds(predicate, asked))
+    }
+
+    /// More is more specific.
+    fn rank(&self) -> (bool, usize, usize) {
+        let query = self.when.iter().filter(|p| matches!(p, Predicate::Query(..))).count();
+        (!self.methods.is_empty(), self.when.len() - query, query)
     }
 }
 
@@ -115,26 +141,93 @@ impl Paths {
                 self.longest = self.longest.max(text.len());
                 self.prefix.entry(text).or_default()
             }
+            PathPattern::Template(text) => self.templates.get_or_insert_default().entries(text),
+            PathPattern::Regex(text) => {
+                let known = self.patterns.iter().position(|(other, _)| other == text);
+                let at = known.unwrap_or_else(|| {
+                    self.patterns.push((text.clone(), Vec::new()));
+                    self.patterns.len() - 1
+                });
+                let Some((_, entries)) = self.patterns.get_mut(at) else { return };
+                entries
+            }
         };
-        // Stable: routes that name methods first, each kind in the order of the file.
-        let at = if entry.methods.is_empty() {
-            entries.len()
-        } else {
-            entries.partition_point(|other| !other.methods.is_empty())
-        };
+        // Stable: what says more first, equals in the order of the file.
+        let at = entries.partition_point(|other| other.rank() >= entry.rank());
         entries.insert(at, entry.clone());
     }
 
-    fn find(&self, path: &str, method: &Method, other: &mut OtherMethods) -> Option<RouteId> {
-        let exact = self.exact.get(path).into_iter();
+    /// Compiles regular expressions; called once, at the end.
+    fn compile(&mut self) {
+        let whole = self.patterns.iter().map(|(pattern, _)| format!("^(?:{pattern})$"));
+        // Each was compiled when the file was read.
+        self.set = RegexSet::new(whole).unwrap_or_default();
+    }
+
+    fn find(&self, asked: &Asked<'_>, other: &mut OtherMethods) -> Option<RouteId> {
+        let path = asked.path;
+        let exact = self.exact.get(path).map(Vec::as_slice);
+        let mut templates = Vec::new();
+        if let Some(root) = &self.templates {
+            root.find(path.strip_prefix('/'), &mut templates);
+        }
         let prefixes = prefixes(path, self.longest).filter_map(|prefix| self.prefix.get(prefix));
-        for entries in exact.chain(prefixes) {
-            if let Some(entry) = entries.iter().find(|entry| entry.takes(method)) {
+        let plain = exact.into_iter().chain(templates).chain(prefixes.map(Vec::as_slice));
+        let patterns = std::iter::once(()).filter(|()| !self.set.is_empty());
+        let patterns = patterns.flat_map(|()| self.set.matches(path));
+        let patterns = patterns.filter_map(|at| Some(self.patterns.get(at)?.1.as_slice()));
+        for entries in plain.chain(patterns) {
+            let mut meant = entries.iter().filter(|entry| entry.holds(asked));
+            if let Some(entry) = meant.find(|entry| entry.takes(asked.method)) {
                 return Some(entry.id);
             }
-            other.note(entries);
+            other.note(entries.iter().filter(|entry| entry.holds(asked)));
         }
         None
+    }
+}
+
+/// Templates by their segments.
+#[derive(Debug, Default)]
+struct Segments {
+    plain: Table<Segments>,
+    /// Any one segment that is not empty.
+    any: Option<Box<Segments>>,
+    entries: Vec<Entry>,
+}
+
+impl Segments {
+    /// The place of a template; the names in braces do not matter.
+    fn entries(&mut self, template: &str) -> &mut Vec<Entry> {
+        let mut node = self;
+        for segment in template.split('/').skip(1) {
+            node = if segment.starts_with('{') {
+                node.any.get_or_insert_default()
+            } else {
+                let text = path::canonical_pattern(&format!("/{segment}"));
+                node.plain.entry(text.trim_start_matches('/').into()).or_default()
+            };
+        }
+        &mut node.entries
+    }
+
+    /// The entries of all templates that match the rest of a path, plain segments before any: at most
+    /// as many steps as there are templates.
+    fn find<'s>(&'s self, rest: Option<&str>, found: &mut Vec<&'s [Entry]>) {
+        let Some(rest) = rest else {
+            if !self.entries.is_empty() {
+                found.push(&self.entries);
+            }
+            return;
+        };
+        let (segment, rest) =
+            rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
+        if let Some(next) = self.plain.get(segment) {
+            next.find(rest, found);
+        }
+        if let Some(next) = self.any.as_ref().filter(|_| !segment.is_empty()) {
+            next.find(rest, found);
+        }
     }
 }
 
@@ -153,7 +246,7 @@ struct OtherMethods {
 }
 
 impl OtherMethods {
-    fn note(&mut self, entries: &[Entry]) {
+    fn note<'e>(&mut self, entries: impl Iterator<Item = &'e Entry>) {
         for entry in entries {
             self.first.get_or_insert(entry.id);
             for method in &entry.methods {

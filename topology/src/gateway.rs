@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use crate::l4::Balance;
 use crate::model::{Endpoint, HealthCheck};
 use crate::units::{
-    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place, Rate,
-    RouteName, Scope, SecretRef, ServiceName,
+    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Percent,
+    Place, Rate, RouteName, Scope, SecretRef, ServiceName,
 };
 
 /// Gateways that serve the same routes under the same policy.
@@ -108,7 +108,7 @@ pub struct Front {
 }
 
 /// Stage 3: one token issuer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// Its name in the file.
     pub name: IssuerName,
@@ -135,7 +135,7 @@ pub struct Issuer {
 pub struct IssuerId(pub usize);
 
 /// Where an issuer's keys come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IssuerKeys {
     /// `jwks: http(s)://…`: fetched, cached, refreshed in the background.
     Url(At<String>),
@@ -162,7 +162,7 @@ pub enum Algorithm {
 }
 
 /// What a route asks of a request, whatever the request is for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoutePolicy {
     /// Who may call.
     pub auth: Auth,
@@ -208,7 +208,7 @@ pub enum Credentials {
 }
 
 /// Stage 5: one budget.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Its name in the file, part of every counter's key.
     pub name: LimitName,
@@ -251,7 +251,7 @@ pub enum LimitAlgorithm {
 }
 
 /// Where shared counters live.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStore {
     /// `redis://HOST:PORT[/DB]`.
     pub redis: At<String>,
@@ -274,7 +274,7 @@ pub enum WhenAway {
 }
 
 /// Stage 6: which requests go where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Unique in its group; label of metrics.
     pub name: RouteName,
@@ -284,10 +284,16 @@ pub struct Route {
     pub path: PathPattern,
     /// These methods, upper case; empty: all.
     pub methods: Vec<String>,
+    /// What else a request must have to be meant; all of it.
+    pub when: Vec<Predicate>,
     /// What it asks, the group's defaults applied.
     pub policy: RoutePolicy,
     /// Where it leads.
     pub to: UpstreamId,
+    /// Parts of its requests that lead elsewhere; at most 100 % together.
+    pub split: Vec<Share>,
+    /// Who stays on one side of the split.
+    pub sticky: Sticky,
     /// From the day after, it answers 410 (spec G14).
     pub sunset: Option<Day>,
     /// How long the whole exchange may take until the answer's head (default 15 s).
@@ -298,12 +304,65 @@ pub struct Route {
     pub place: Place,
 }
 
+/// What a request must have beside host, path and method to be meant by a route (spec G11).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Predicate {
+    /// A header of this name, lower case.
+    Header(String, Expected),
+    /// A query parameter; of several with its name the first.
+    Query(String, Expected),
+    /// A cookie; of several with its name the first.
+    Cookie(String, Expected),
+    /// A version that `Accept` asks for.
+    AcceptVersion(String),
+    /// What `User-Agent` says.
+    Client(Client),
+}
+
+/// The value of a predicate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expected {
+    /// Whatever it is.
+    Any,
+    /// This one, byte by byte.
+    Exactly(String),
+}
+
+/// What kind of program a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Client {
+    /// Its `User-Agent` has `Mobi`, as browsers of phones do.
+    Mobile,
+    /// Any other.
+    Desktop,
+}
+
+/// A part of a route's requests (spec G12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Where it leads.
+    pub to: UpstreamId,
+    /// How many of a hundred.
+    pub part: Percent,
+}
+
+/// Who stays on one side of a split.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Sticky {
+    /// The verified user; its address while nobody is verified.
+    User,
+    /// The client's address.
+    Address,
+    /// The value of this cookie; the address of who has none.
+    Cookie(String),
+}
+
 /// Index into [`Group::upstreams`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UpstreamId(pub usize);
 
 /// Stage 8: a service as the gateway sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// The service behind it, also where a balancer stands in between: the access record's
     /// `service`.
@@ -345,4 +404,49 @@ pub enum AccessLog {
     File(At<PathBuf>),
     /// Nowhere.
     Off,
+}
+
+/// Values of which a reload keeps what it knows when the file says the same of them elsewhere.
+pub trait Unplaced {
+    /// The value without the places where it is written.
+    fn unplaced(&self) -> Self;
+}
+
+impl Unplaced for Issuer {
+    fn unplaced(&self) -> Self {
+        let nowhere = |at: &At<SecretRef>| At { place: Place::default(), ..at.clone() };
+        let keys = match &self.keys {
+            IssuerKeys::Url(at) => IssuerKeys::Url(At { place: Place::default(), ..at.clone() }),
+            IssuerKeys::JwksFile(at) => IssuerKeys::JwksFile(nowhere(at)),
+            IssuerKeys::Key(at) => IssuerKeys::Key(nowhere(at)),
+        };
+        Self { keys, place: Place::default(), ..self.clone() }
+    }
+}
+
+impl Unplaced for Limit {
+    fn unplaced(&self) -> Self {
+        Self { place: Place::default(), ..self.clone() }
+    }
+}
+
+impl Unplaced for LimitStore {
+    fn unplaced(&self) -> Self {
+        let redis = At { place: Place::default(), ..self.redis.clone() };
+        Self { redis, ..self.clone() }
+    }
+}
+
+impl Unplaced for Route {
+    fn unplaced(&self) -> Self {
+        Self { place: Place::default(), ..self.clone() }
+    }
+}
+
+impl Unplaced for Upstream {
+    fn unplaced(&self) -> Self {
+        let nowhere =
+            |endpoint: &Endpoint| Endpoint { place: Place::default(), ..endpoint.clone() };
+        Self { endpoints: self.endpoints.iter().map(nowhere).collect(), ..self.clone() }
+    }
 }

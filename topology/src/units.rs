@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use text::{LISTEN_AT, PERCENT, RATE, SIZE, TIME};
+pub(crate) use text::{LISTEN_AT, PATH, PERCENT, RATE, SIZE, TIME};
 pub use text::{Size, Time, UnitError};
 
 /// Declares a name: cheap to clone, compared by text.
@@ -167,6 +167,10 @@ pub enum PathPattern {
     /// `/api/user/*`: the path before `/*` itself and everything below it. Kept without `/*`;
     /// the root `/*` is kept as the empty text.
     Prefix(String),
+    /// `/api/user/{id}/posts`: each name in braces stands for one whole segment.
+    Template(String),
+    /// `~/v[0-9]+/.*`: the whole path matches this regular expression. Kept without `~`.
+    Regex(String),
 }
 
 /// A calendar day (UTC), for `sunset`.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use proptest::prelude::*;
-use topology::gateway::{Auth, RoutePolicy, UpstreamId};
+use topology::gateway::{Auth, Expected, RoutePolicy, Sticky, UpstreamId};
 use topology::units::{Place, RouteName};
 
 use super::*;
@@ -16,13 +17,13 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
     Route {
         name: RouteName::new(path),
         hosts: hosts.iter().map(host).collect(),
-        path: match path.strip_suffix("/*") {
-            Some(prefix) => PathPattern::Prefix(prefix.to_owned()),
-            None => PathPattern::Exact(path.to_owned()),
-        },
+        path: path.parse().expect("a path"),
         methods: methods.iter().map(|&m| m.to_owned()).collect(),
+        when: Vec::new(),
         policy: RoutePolicy { auth: Auth::None, scopes: vec![], limits: vec![], cors: None },
         to: UpstreamId(0),
+        split: Vec::new(),
+        sticky: Sticky::User,
         sunset: None,
         timeout: Duration::from_secs(15),
         response_headers: vec![],
@@ -32,7 +33,9 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
 
 fn find(routes: &[Route], host: &str, path: &str, method: &str) -> Found {
     let method = Method::from_bytes(method.as_bytes()).expect("a method");
-    Matcher::new(routes).find(host, path, &method)
+    let headers = HeaderMap::new();
+    let asked = Asked { host, path, query: None, method: &method, headers: &headers };
+    Matcher::new(routes).find(&asked)
 }
 
 /// G11: exact before prefix, longest prefix, whole segments only.
@@ -116,13 +119,27 @@ fn oracle(routes: &[Route], host: &str, path: &str, method: &Method) -> Option<R
         };
         route.hosts.iter().filter_map(rank).max()
     };
+    // Of templates the one whose first difference is a plain segment; the one pattern has one rank.
     let path_rank = |route: &Route| match &route.path {
-        PathPattern::Exact(text) => (text == path).then_some((1, 0)),
+        PathPattern::Exact(text) => (text == path).then_some((3, 0, vec![])),
+        PathPattern::Template(text) => {
+            let (wanted, given) = (text.split('/'), path.split('/'));
+            let fits = |(wanted, given): (&str, &str)| match wanted.starts_with('{') {
+                true => !given.is_empty(),
+                false => wanted == given,
+            };
+            let fit = wanted.clone().count() == given.clone().count();
+            let plain = wanted.clone().map(|segment| !segment.starts_with('{')).collect();
+            (fit && wanted.zip(given).all(fits)).then_some((2, 0, plain))
+        }
+        PathPattern::Regex(_) => path.starts_with("/x/").then_some((0, 0, vec![])),
         PathPattern::Prefix(text) => {
             let below = path.strip_prefix(text.as_str());
-            below
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                .then_some((0, text.len()))
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')).then_some((
+                1,
+                text.len(),
+                vec![],
+            ))
         }
     };
     let ranked = routes.iter().enumerate().filter_map(|(index, route)| {
@@ -137,7 +154,10 @@ fn oracle(routes: &[Route], host: &str, path: &str, method: &Method) -> Option<R
 
 fn routes() -> impl Strategy<Value = Vec<Route>> {
     let host = prop::sample::select(vec!["a", "b.a", "*.a", "*.b.a", "c.b.a"]);
-    let path = prop::sample::select(vec!["/*", "/x", "/x/*", "/x/y", "/x/y/*", "/x/y/z", "/xy/*"]);
+    let path = prop::sample::select(vec![
+        "/*", "/x", "/x/*", "/x/y", "/x/y/*", "/x/y/z", "/xy/*", "/x/{a}", "/{a}/y", "/{b}/{c}",
+        "~/x/.*",
+    ]);
     let method = prop::sample::select(vec!["GET", "POST", "PUT"]);
     let one = (prop::collection::vec(host, 0..3), path, prop::collection::vec(method, 0..3));
     prop::collection::vec(one.prop_map(|(h, p, m)| route(&h, p, &m)), 0..12)
@@ -152,13 +172,81 @@ proptest! {
         path in "(/(x|y|z|xy)?){1,4}",
         method in prop::sample::select(vec![Method::GET, Method::POST, Method::DELETE]),
     ) {
-        let found = Matcher::new(&routes).find(&host, &path, &method);
-        let expected = oracle(&routes, &host, &path, &method);
+        let headers = HeaderMap::new();
+        let (host, path) = (host.as_str(), path.as_str());
+        let asked = Asked { host, path, query: None, method: &method, headers: &headers };
+        let found = Matcher::new(&routes).find(&asked);
+        let expected = oracle(&routes, host, path, &method);
         let got = match found.candidate {
             Candidate::Route(id) => Some(id),
             Candidate::OtherMethod(_) | Candidate::Unmatched => None,
         };
         prop_assert_eq!(got, expected);
         prop_assert_eq!(found.allow.is_some(), matches!(found.candidate, Candidate::OtherMethod(_)));
+    }
+}
+
+/// G11: templates come after exact paths and before prefixes, regular expressions last; a template
+/// that has more plain segments to the left wins.
+#[test]
+fn templates_and_patterns_have_their_place() {
+    let routes = [
+        route(&[], "~/api/v[0-9]+/.*", &[]),
+        route(&[], "/api/v1/*", &[]),
+        route(&[], "/api/{version}/user", &[]),
+        route(&[], "/api/{v}/{what}", &[]),
+        route(&[], "/api/v1/me", &[]),
+        route(&[], "~/api/.*", &["POST"]),
+    ];
+    for (path, expected) in [
+        ("/api/v1/me", Some(4)),
+        ("/api/v1/user", Some(2)),
+        ("/api/v1/post", Some(3)),
+        ("/api/v1/post/7", Some(1)),
+        ("/api/v2/post/7", Some(0)),
+        ("/api/v/", None),
+        ("/api/vx/a/b", None),
+        ("/x/api/v2/a/b", None),
+    ] {
+        let found = find(&routes, "h", path, "GET").candidate;
+        let got = if let Candidate::Route(RouteId(id)) = found { Some(id) } else { None };
+        assert_eq!(got, expected, "{path}");
+    }
+    assert_eq!(find(&routes, "h", "/api/vx/a/b", "POST").candidate, Candidate::Route(RouteId(5)));
+    let other = find(&routes, "h", "/api/vx/a/b", "GET");
+    assert_eq!(other.allow.expect("the other route's method"), "POST");
+}
+
+/// G11: of routes with one path, one with methods comes first, then one that wants more headers, then
+/// more of the query; one whose wishes are not met is as if it were not there.
+#[test]
+fn more_wishes_come_first() {
+    let wish = |when: Vec<Predicate>, methods: &[&str]| Route { when, ..route(&[], "/a", methods) };
+    let header = |name: &str| Predicate::Header(name.to_owned(), Expected::Any);
+    let query = |name: &str| Predicate::Query(name.to_owned(), Expected::Any);
+    let routes = [
+        wish(vec![], &[]),
+        wish(vec![query("p"), query("q")], &[]),
+        wish(vec![header("x")], &[]),
+        wish(vec![header("x"), query("p")], &[]),
+        wish(vec![header("y")], &["GET"]),
+    ];
+    let matcher = Matcher::new(&routes);
+    let find = |names: &[&'static str], query: Option<&str>| {
+        let mut headers = HeaderMap::new();
+        names.iter().for_each(|&name| drop(headers.insert(name, HeaderValue::from_static("1"))));
+        let method = Method::GET;
+        let asked = Asked { host: "h", path: "/a", query, method: &method, headers: &headers };
+        matcher.find(&asked).candidate
+    };
+    for (names, query, expected) in [
+        (&[][..], None, 0),
+        (&[], Some("p=1"), 0),
+        (&[], Some("p=1&q=2"), 1),
+        (&["x"], Some("q=1"), 2),
+        (&["x"], Some("p=1&q=2"), 3),
+        (&["x", "y"], Some("p=1&q=2"), 4),
+    ] {
+        assert_eq!(find(names, query), Candidate::Route(RouteId(expected)), "{names:?} {query:?}");
     }
 }

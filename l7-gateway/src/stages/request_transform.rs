@@ -51,7 +51,7 @@ impl Filter for RequestTransform {
 
     async fn request(&self, x: &mut Exchange, input: Routed) -> Result<Prepared, Halt> {
         let token = self.plan(x, &input, &mut Silent);
-        let Routed { request, grant, route } = input;
+        let Routed { request, grant, route, to } = input;
         let mut headers = request.headers;
         if token == Token::Stripped {
             headers.remove(header::AUTHORIZATION);
@@ -69,7 +69,7 @@ impl Filter for RequestTransform {
         head.uri = origin_form(&request.target).ok_or(Halt::from(Kind::Malformed))?;
         head.version = Version::HTTP_11;
         head.headers = headers;
-        Ok(Prepared { head, body: request.body, upgrade: request.upgrade, grant, route })
+        Ok(Prepared { head, body: request.body, upgrade: request.upgrade, grant, route, to })
     }
 }
 

@@ -15,6 +15,8 @@ mod instance;
 mod pipeline;
 mod rate_limit;
 mod records;
+mod reload;
 mod retries;
 mod rig;
+mod split;
 mod upgrade;

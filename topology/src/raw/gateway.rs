@@ -8,12 +8,12 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::Balance;
 use crate::raw::schema::section;
 use crate::raw::{Findings, Flag, FromTree, Named, OneOrMany, Spot, Text, Typed};
 use crate::tree::{Kind, Tree};
-use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
+use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Size, Time};
 
 section! {
     /// Gateways that serve the same routes under the same policy.
@@ -175,12 +175,29 @@ section! {
         may "name" name: Typed<Text>,
         /// Hosts it answers for, `api.example` or `*.example`, one or a list. Default: all.
         may "host" host: OneOrMany<Typed<HostPattern>>,
-        /// The path: `/api/search` alone, or `/api/user/*` with all below it.
+        /// The path: `/api/search` alone, `/api/user/*` with all below it, `/api/user/{id}` with any one
+        /// segment, or `~` and a regular expression for the whole path.
         must "path" path: Typed<PathPattern>,
         /// Methods it answers for, in capitals. Default: all.
         may "methods" methods: Vec<Typed<Text>>,
+        /// Headers that a request must have, by name: a value, or `*` for any. Default: none.
+        may "headers" headers: Named<Typed<Text>>,
+        /// Query parameters that it must have, by name: a value, or `*` for any. Default: none.
+        may "query" query: Named<Typed<Text>>,
+        /// Cookies that it must have, by name: a value, or `*` for any. Default: none.
+        may "cookies" cookies: Named<Typed<Text>>,
+        /// The version that `Accept` must ask for: `application/json;version=2` or
+        /// `application/vnd.v2+json`. Default: any, or none.
+        may "accept-version" accept_version: Typed<Text>,
+        /// What `User-Agent` says it is: `mobile` or `desktop`. Default: any.
+        may "client" client: Typed<Client>,
         /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one.
         must "to" to: Typed<Text>,
+        /// Parts of its requests that lead elsewhere. Default: none.
+        may "split" split: Vec<Share>,
+        /// Who is always led to the same side of a split: each `user` (its address while nobody is
+        /// verified), each `address`, or each value of the cookie `cookie:NAME`. Default: `user`.
+        may "sticky" sticky: Typed<Text>,
         /// Who may call: `none`, an issuer, or a list of issuers. Default: as `defaults` say.
         may "auth" auth: OneOrMany<Typed<Text>>,
         /// Scopes that a token must all have. Default: as `defaults` say.
@@ -196,6 +213,16 @@ section! {
         may "timeout" timeout: Typed<Time>,
         /// Headers set on every answer, by name. Default: none.
         may "response-headers" response_headers: Named<Typed<Text>>,
+    }
+}
+
+section! {
+    /// A part of a route's requests that leads elsewhere.
+    Share {
+        /// Where: a service, or GROUP/LISTENER of the balancers in front of one.
+        must "to" to: Typed<Text>,
+        /// How many of a hundred. Who is in stays in when it grows.
+        must "part" part: Typed<Percent>,
     }
 }
 

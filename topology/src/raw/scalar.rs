@@ -10,13 +10,13 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
-use crate::gateway::{Algorithm, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
 use crate::units::{
-    Day, HostPattern, LISTEN_AT, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope, SecretRef,
-    Size, TIME, Time, UnitError, Weight,
+    Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
+    SecretRef, Size, TIME, Time, UnitError, Weight,
 };
 
 /// A value that is one text.
@@ -136,7 +136,7 @@ unit! {
     Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
     Scope: "scope", "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
     HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";
-    PathPattern: "path", "a path (/api/search), or one that ends in /* for all below it", "^/";
+    PathPattern: "path", PATH, "^[/~]";
     ListenAt: "`*:PORT` or `ADDRESS:PORT`", LISTEN_AT, ":[0-9]{1,5}$";
 }
 
@@ -323,6 +323,10 @@ words! {
         "ES384" => Self::ES384,
         "EdDSA" => Self::EdDSA,
         "HS256" => Self::HS256,
+    }
+    Client {
+        "mobile" => Self::Mobile,
+        "desktop" => Self::Desktop,
     }
     LimitBy {
         "address" => Self::Address,

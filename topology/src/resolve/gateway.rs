@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Certificate, Front, Group, Instance, LimitStore, Route, Tls, Upstream, UpstreamId,
-    Via, WhenAway,
+    AccessLog, Certificate, Expected, Front, Group, Instance, LimitStore, Predicate, Route, Share,
+    Sticky, Tls, Upstream, UpstreamId, Via, WhenAway,
 };
 use crate::l4::{Balance, Protocol};
 use crate::model::{Probe, Service};
@@ -205,6 +205,12 @@ fn route(
     };
     let policy = policies.route(asked, defaults, out);
     let to = raw.to.as_ref().and_then(|to| upstreams.lead(to, names, out));
+    let split = split(raw.split.unwrap_or_default(), upstreams, names, out);
+    let sticky = sticky(raw.sticky.as_ref(), out);
+    let when = predicates(&raw.headers, &raw.query, &raw.cookies)
+        .chain(raw.accept_version.map(|typed| Predicate::AcceptVersion(typed.value.0)))
+        .chain(raw.client.map(|typed| Predicate::Client(typed.value)))
+        .collect();
     let timeout = positive(raw.timeout, Duration::from_secs(15), out);
     let response_headers = headers(raw.response_headers, out);
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
@@ -215,14 +221,75 @@ fn route(
         hosts: hosts.into_iter().map(|typed| typed.value).collect(),
         path,
         methods,
+        when,
         policy,
         to: to?,
+        split,
+        sticky,
         sunset: raw.sunset.map(|typed| typed.value),
         timeout,
         response_headers,
         place: raw.spot.extent.place,
     };
     Some((route, raw.spot))
+}
+
+/// What a request must have.
+fn predicates(
+    headers: &Option<Named<Typed<Text>>>,
+    query: &Option<Named<Typed<Text>>>,
+    cookies: &Option<Named<Typed<Text>>>,
+) -> impl Iterator<Item = Predicate> {
+    let all = |named: &Option<Named<Typed<Text>>>| {
+        let entries = named.iter().flat_map(|named| &named.0);
+        let read = |entry: &Entry<Typed<Text>>| {
+            let text = &entry.value.value.0;
+            let any = text == "*";
+            (entry.name.clone(), if any { Expected::Any } else { Expected::Exactly(text.clone()) })
+        };
+        entries.map(read).collect::<Vec<_>>().into_iter()
+    };
+    let headers = all(headers).map(|(name, v)| Predicate::Header(name.to_ascii_lowercase(), v));
+    let query = all(query).map(|(name, value)| Predicate::Query(name, value));
+    headers.chain(query).chain(all(cookies).map(|(name, value)| Predicate::Cookie(name, value)))
+}
+
+fn split(
+    raw: Vec<raw::Share>,
+    upstreams: &mut Upstreams,
+    names: &Names,
+    out: &mut Findings,
+) -> Vec<Share> {
+    let mut all = Vec::new();
+    let mut sum = 0;
+    for share in raw {
+        let (Some(to), Some(part)) = (share.to, share.part) else { continue };
+        sum += u32::from(part.value.0);
+        if sum > 100 {
+            out.error(&part.spot, format!("the parts of this route are {sum} % together"))
+                .allowed("at most 100%; what is left goes where `to` says");
+        }
+        if let Some(to) = upstreams.lead(&to, names, out) {
+            all.push(Share { to, part: part.value });
+        }
+    }
+    all
+}
+
+fn sticky(raw: Option<&Typed<Text>>, out: &mut Findings) -> Sticky {
+    let Some(typed) = raw else { return Sticky::User };
+    match typed.value.0.as_str() {
+        "user" => Sticky::User,
+        "address" => Sticky::Address,
+        text => match text.strip_prefix("cookie:").filter(|name| policy::token(name)) {
+            Some(name) => Sticky::Cookie(name.to_owned()),
+            None => {
+                out.error(&typed.spot, format!("`{text}` says nothing of who stays"))
+                    .allowed("user, address or cookie:NAME");
+                Sticky::User
+            }
+        },
+    }
 }
 
 /// Headers that a route sets; not those that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
@@ -259,10 +326,13 @@ fn distinct(routes: &mut [(Route, Spot)], out: &mut Findings) {
     let mut matches: HashMap<_, u32> = HashMap::new();
     let mut names: HashSet<RouteName> = HashSet::new();
     for (route, spot) in routes {
-        let what = (route.path.clone(), route.hosts.clone(), route.methods.clone());
+        let what =
+            (route.path.clone(), route.hosts.clone(), route.methods.clone(), route.when.clone());
         if let Some(line) = matches.get(&what) {
             let what = format!("this matches exactly what the route on line {line} matches");
-            out.error(spot, what).allowed("each path, host and method once");
+            out.error(spot, what).allowed(
+                "each path, host and method once, or `headers`, `query`, `cookies` that differ",
+            );
             continue;
         }
         matches.insert(what, route.place.line);
@@ -281,10 +351,22 @@ fn distinct(routes: &mut [(Route, Spot)], out: &mut Findings) {
     }
 }
 
-/// A route's path with its methods and hosts before it.
+/// A route's path with its methods and hosts before it, and what else it wants behind.
 fn longer(route: &Route) -> RouteName {
     let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
-    let words = [route.methods.join(","), hosts.join(","), route.path.to_string()];
+    let wanted = |wanted: &Expected| match wanted {
+        Expected::Any => "*".to_owned(),
+        Expected::Exactly(text) => text.clone(),
+    };
+    let more = route.when.iter().map(|predicate| match predicate {
+        Predicate::Header(name, value) => format!("{name}:{}", wanted(value)),
+        Predicate::Query(name, value) => format!("?{name}={}", wanted(value)),
+        Predicate::Cookie(name, value) => format!("{name}={}", wanted(value)),
+        Predicate::AcceptVersion(version) => format!("version {version}"),
+        Predicate::Client(client) => format!("{client:?}").to_lowercase(),
+    });
+    let mut words = vec![route.methods.join(","), hosts.join(","), route.path.to_string()];
+    words.extend(more);
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
     RouteName::new(&words.join(" "))
 }

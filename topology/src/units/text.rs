@@ -399,8 +399,13 @@ impl FromStr for PathPattern {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        const ALLOWED: &str = "a path (/api/search), or one that ends in /* for all below it";
-        let wrong = |what: String| UnitError::new(what, ALLOWED);
+        let wrong = |what: String| UnitError::new(what, PATH);
+        if let Some(pattern) = text.strip_prefix('~') {
+            return match regex::Regex::new(pattern) {
+                Ok(_) => Ok(Self::Regex(pattern.to_owned())),
+                Err(fault) => Err(wrong(format!("`{pattern}` is no regular expression: {fault}"))),
+            };
+        }
         if !text.starts_with('/') {
             return Err(
                 wrong(format!("`{text}` does not begin with /")).meant(format_args!("/{text}"))
@@ -413,12 +418,19 @@ impl FromStr for PathPattern {
         if path.contains('*') {
             return Err(wrong(format!("`{text}` has a * before its end")));
         }
-        if let Some(odd) =
-            path.chars().find(|c| !c.is_ascii_graphic() || "?#\\\"<>^`{|}".contains(*c))
-        {
+        let inner = path.strip_prefix('/').unwrap_or(path);
+        let name = |segment: &str| {
+            segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')).is_some_and(word)
+        };
+        let template = inner.split('/').any(name);
+        let plain = inner.split('/').filter(|segment| !name(segment));
+        let mut letters = plain.flat_map(str::chars);
+        if let Some(odd) = letters.find(|c| !c.is_ascii_graphic() || "?#\\\"<>^`{|}".contains(*c)) {
             return Err(wrong(format!("{odd:?} cannot be in a path")));
         }
-        let inner = path.strip_prefix('/').unwrap_or(path);
+        if template && prefix {
+            return Err(wrong(format!("`{text}` has a name in braces and ends in /*")));
+        }
         let last = inner.split('/').count().saturating_sub(1);
         for (n, segment) in inner.split('/').enumerate() {
             let hole = segment.is_empty() && n != last;
@@ -431,8 +443,22 @@ impl FromStr for PathPattern {
             }
         }
         canonical_escapes(path).map_err(wrong)?;
-        Ok(if prefix { Self::Prefix(path.to_owned()) } else { Self::Exact(path.to_owned()) })
+        let path = path.to_owned();
+        Ok(match () {
+            () if prefix => Self::Prefix(path),
+            () if template => Self::Template(path),
+            () => Self::Exact(path),
+        })
     }
+}
+
+/// What may be written for a path.
+pub(crate) const PATH: &str = "a path (/api/search), one that ends in /* for all below it, one with \
+                               names for segments (/api/user/{id}), or ~ and a regular expression";
+
+/// A name in braces.
+fn word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// A pattern is compared with canonical paths, so an escape must have the one form that those keep
@@ -458,7 +484,9 @@ impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(path) => f.write_str(path),
+            Self::Template(path) => f.write_str(path),
             Self::Prefix(path) => write!(f, "{path}/*"),
+            Self::Regex(pattern) => write!(f, "~{pattern}"),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::exchange::{
 };
 use crate::halt::{Halt, Kind, Reply};
 use crate::pipeline::Filter;
+use crate::predicate::Asked;
 use crate::snapshot::Snapshot;
 use crate::stages::rate_limit::{Limiter, address};
 use crate::trace::{Silent, Trace};
@@ -169,7 +170,13 @@ impl Filter for Normalise {
         let target = self.target(x, input)?;
         let asked = cors::preflight_for(&input.head);
         let method = asked.as_ref().unwrap_or(&input.head.method);
-        let found = self.snapshot.matcher.find(&target.host, &target.path, method);
+        let found = self.snapshot.matcher.find(&Asked {
+            host: &target.host,
+            path: &target.path,
+            query: target.query.as_deref(),
+            method,
+            headers: &input.head.headers,
+        });
         trace.note(Stage::Normalise, || {
             format!("{method} {}{} is {:?}", target.host, target.path, found.candidate)
         });

@@ -6,14 +6,17 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use common::balance::HashKey;
 use http::HeaderValue;
 use thiserror::Error;
+use topology::gateway::{Sticky, UpstreamId};
 use topology::units::{Day, ServiceName};
 
 use crate::access_log::line::civil;
-use crate::exchange::{Admitted, Candidate, Exchange, RouteId, Routed, Stage};
+use crate::exchange::{Admitted, Candidate, Exchange, Identity, RouteId, Routed, Stage};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
+use crate::predicate::{self, Asked};
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 
@@ -45,11 +48,9 @@ impl Route {
     /// For one worker, with service names in its own memory.
     pub fn new(snapshot: &Arc<Snapshot>) -> Self {
         let group = &snapshot.group;
-        let service = |route: &topology::gateway::Route| {
-            let upstream = group.upstreams.get(route.to.0);
-            ServiceName::new(upstream.map_or("", |upstream| upstream.service.as_str()))
-        };
-        let services = group.routes.iter().map(service).collect();
+        let service =
+            |upstream: &topology::gateway::Upstream| ServiceName::new(upstream.service.as_str());
+        let services = group.upstreams.iter().map(service).collect();
         Self { snapshot: Arc::clone(snapshot), services }
     }
 }
@@ -66,8 +67,13 @@ impl Filter for Route {
             Candidate::Route(id) => id,
             Candidate::OtherMethod(_) => {
                 let request = &input.request;
-                let (host, path) = (&request.target.host, &request.target.path);
-                let found = self.snapshot.matcher.find(host, path, &request.method);
+                let found = self.snapshot.matcher.find(&Asked {
+                    host: &request.target.host,
+                    path: &request.target.path,
+                    query: request.target.query.as_deref(),
+                    method: &request.method,
+                    headers: &request.headers,
+                });
                 let allow = found.allow.ok_or(RouteError::NoRoute)?;
                 return Err(RouteError::Method { allow });
             }
@@ -82,9 +88,37 @@ impl Filter for Route {
 
     async fn request(&self, x: &mut Exchange, input: Admitted) -> Result<Routed, Halt> {
         let route = self.plan(x, &input, &mut Silent)?;
-        x.record.service = self.services.get(route.0).cloned();
-        Ok(Routed { request: input.request, grant: input.grant, route })
+        let model = self.snapshot.group.routes.get(route.0).ok_or(RouteError::NoRoute)?;
+        let to = side(model, x, &input);
+        x.record.service = self.services.get(to.0).cloned();
+        Ok(Routed { request: input.request, grant: input.grant, route, to })
     }
+}
+
+/// Which side of its split a request is on. Of ten thousand tickets everybody holds one, by a hash
+/// that no change of the parts moves; each share has the lowest that are left.
+fn side(route: &topology::gateway::Route, x: &Exchange, input: &Admitted) -> UpstreamId {
+    if route.split.is_empty() {
+        return route.to;
+    }
+    let key = HashKey::from_names([route.name.as_str()]);
+    let address = || key.client(x.peer.address());
+    let hash = match &route.sticky {
+        Sticky::Address => address(),
+        Sticky::User => {
+            let user = input.grant.caller().identity().map(Identity::user_header);
+            user.map_or_else(address, |user| key.hash(user.as_bytes()))
+        }
+        Sticky::Cookie(name) => predicate::cookie(&input.request.headers, name)
+            .map_or_else(address, |value| key.hash(value.as_bytes())),
+    };
+    let ticket = hash % 10_000;
+    let mut sum = 0;
+    let share = route.split.iter().find(|share| {
+        sum += u64::from(share.part.0) * 100;
+        ticket < sum
+    });
+    share.map_or(route.to, |share| share.to)
 }
 
 /// The UTC day of a moment.

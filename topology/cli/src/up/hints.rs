@@ -69,7 +69,8 @@ fn https(topology: &Topology, workshop: &Workshop, tool: &str, hints: &mut Vec<H
     let path = match group.routes.first().map(|route| &route.path) {
         Some(PathPattern::Prefix(path)) if path.contains("user") => format!("{path}/profile"),
         Some(PathPattern::Prefix(path)) => format!("{path}/"),
-        Some(PathPattern::Exact(path)) => path.clone(),
+        Some(PathPattern::Exact(path) | PathPattern::Template(path)) => path.clone(),
+        Some(PathPattern::Regex(_)) => "/".to_owned(),
         None => return,
     };
     let [url, replayed] = urls(group, address, &path, &workshop.folder);

@@ -95,9 +95,10 @@ fn refused() {
     for text in ["", "s", "-1s", "1.5s", "0x1s", "367d", "99999999999999999999s", "5 s"] {
         assert!(text.parse::<Time>().is_err(), "{text}");
     }
-    for text in
-        ["/a//b", "/a/./b", "/..", "/%2E", "/%2f", "/%zz", "/%+1", "/a?b", "/é", "*", "//*", "/*/*"]
-    {
+    for text in [
+        "/a//b", "/a/./b", "/..", "/%2E", "/%2f", "/%zz", "/%+1", "/a?b", "/é", "*", "//*", "/*/*",
+        "/{a}/*", "/{}", "/x{a}", "/{a", "~[",
+    ] {
         assert!(text.parse::<PathPattern>().is_err(), "{text}");
     }
     for text in ["", "*", "*.", ".example", "a..b", "a b", "[::", "a/b", "*.*.example"] {
@@ -122,6 +123,8 @@ fn accepted() {
     assert_eq!("/api/user/*".parse(), Ok(PathPattern::Prefix("/api/user".to_owned())));
     assert_eq!("/".parse(), Ok(PathPattern::Exact("/".to_owned())));
     assert_eq!("/a/".parse(), Ok(PathPattern::Exact("/a/".to_owned())));
+    assert_eq!("/a/{id}/b".parse(), Ok(PathPattern::Template("/a/{id}/b".to_owned())));
+    assert_eq!("~/v[0-9]+".parse(), Ok(PathPattern::Regex("/v[0-9]+".to_owned())));
     assert_eq!("*.Example".parse(), Ok(HostPattern::Suffix(".example".to_owned())));
     assert_eq!("[::1]".parse(), Ok(HostPattern::Exact("[::1]".to_owned())));
     assert_eq!("*:0".parse(), Ok(ListenAt::Instance(0)));
