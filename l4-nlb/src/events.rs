@@ -64,6 +64,10 @@ pub struct ReloadRefused<'a> {
     pub cause: &'a str,
 }
 
+/// This process serves with what another one had.
+#[derive(Debug)]
+pub struct TakenOver;
+
 /// A new process serves; this one lets its connections finish.
 #[derive(Debug)]
 pub struct HandedOver {
@@ -178,9 +182,16 @@ impl Event for ReloadRefused<'_> {
 const UPGRADES: &str = "aqueduct_upgrades_total";
 const UPGRADES_HELP: &str = "Hand-overs to a new process, by outcome.";
 
+impl Event for TakenOver {
+    fn emit(&self, to: &Observer) {
+        // Counted where the admin listener is now.
+        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "done")]).increment(1);
+        tracing::event!(Level::INFO, instance = &*to.instance, "taken over");
+    }
+}
+
 impl Event for HandedOver {
     fn emit(&self, to: &Observer) {
-        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "done")]).increment(1);
         let (instance, process) = (&*to.instance, self.process);
         tracing::event!(Level::INFO, instance, process, "handed over");
     }

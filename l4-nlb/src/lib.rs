@@ -139,6 +139,7 @@ pub async fn start_from(
     }
     if let Some(estate) = estate {
         estate.serving();
+        options.observer.emit(events::TakenOver);
     }
     options
         .observer

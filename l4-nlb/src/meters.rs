@@ -81,7 +81,10 @@ impl Meters {
             )),
             datagrams: both("aqueduct_l4_datagrams_total", "UDP datagrams passed on."),
             work: AtomicU64::new(0),
-            bytes: both("aqueduct_l4_bytes_total", "Payload bytes passed on."),
+            bytes: both(
+                "aqueduct_l4_bytes_total",
+                "Bytes passed on; towards UDP endpoints with our PROXY headers.",
+            ),
             refused: Refusal::ALL.map(refused),
             evicted: Count::new(plain(
                 "aqueduct_l4_evicted_total",

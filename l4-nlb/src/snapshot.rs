@@ -66,7 +66,14 @@ impl Snapshot {
         let mut services: Vec<Arc<Service>> = Vec::new();
         let lanes = group.listeners.iter().filter_map(|rules| {
             let to = rules.to()?;
-            let old = before.and_then(|b| b.lanes.iter().find(|l| l.rules.name == rules.name));
+            let lanes = before.map(|before| before.lanes.as_slice()).unwrap_or_default();
+            let old = lanes.iter().find(|lane| lane.rules.name == rules.name);
+            // A listener that has another name now still has its connections.
+            let same = |lane: &&Arc<Lane>| {
+                lane.rules.protocol == rules.protocol && lane.rules.at.value == rules.at.value
+            };
+            let akin = old.or_else(|| lanes.iter().find(same));
+            let connections = akin.map(|lane| lane.connections.clone());
             // Listeners that send to one service share what is known about it.
             let mut service_of = |to: &topology::Service| {
                 let known = services.iter().find(|s| s.name == to.name).cloned();
@@ -98,7 +105,7 @@ impl Snapshot {
                 tls_routes,
                 gate: Gate::new(rules, old.map(|lane| &lane.gate)),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
-                connections: old.map(|lane| lane.connections.clone()).unwrap_or_default(),
+                connections: connections.unwrap_or_default(),
             }))
         });
         Self { lanes: lanes.collect() }

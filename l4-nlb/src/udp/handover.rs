@@ -27,6 +27,8 @@ pub struct HandedFlow {
     pub peer: SocketAddr,
     /// The address it sent to, where the listener has several.
     pub local: Option<IpAddr>,
+    /// Whom a trusted peer's header has named, where that is not the peer.
+    pub named: Option<SocketAddr>,
     /// Its endpoint.
     pub endpoint: SocketAddr,
     /// Its upstream socket, as an index.

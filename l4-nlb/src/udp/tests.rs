@@ -7,6 +7,7 @@ use std::sync::Arc;
 use common::balance::HashKey;
 use common::lifecycle::Lifecycle;
 use common::net::bind::{Reuse, udp};
+use common::net::proxy_protocol::{Addresses, v2_datagram};
 use common::snapshot::Published;
 use topology::l4::Group;
 use topology::units::GroupName;
@@ -31,7 +32,13 @@ impl Plane for Still {
 }
 
 fn source(endpoint: u16, most: u32) -> LaneSource {
+    source_behind(endpoint, most, Vec::new())
+}
+
+/// The same behind these proxies.
+fn source_behind(endpoint: u16, most: u32, proxies: Vec<ipnet::IpNet>) -> LaneSource {
     let mut rules = listener("udp", &[endpoint]);
+    rules.accept_proxy_from = proxies;
     rules.max_flows = NonZeroU32::new(most).unwrap();
     let group = Group {
         name: GroupName::new("edge"),
@@ -125,4 +132,37 @@ async fn used_up_sockets_do_not_lock_clients_out() {
     assert_eq!(send(&player, b"p", 1200).unwrap(), b"p");
     assert_eq!(send(&forged, b"f", 1300), None);
     assert_eq!((lane.gate.flows(), lane.meters.evicted_total()), (1, 1));
+}
+
+/// N6: a proxy that uses its socket for another client begins another flow: nobody gets the answers
+/// that were meant for its last client.
+#[tokio::test(flavor = "local")]
+async fn a_proxys_next_client_has_a_flow_of_its_own() {
+    let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    server.set_nonblocking(true).unwrap();
+    let socket = udp("127.0.0.1:0".parse().unwrap(), Reuse::No).unwrap();
+    let at = socket.local_addr().unwrap();
+    let port = server.local_addr().unwrap().port();
+    let source = source_behind(port, 100, vec!["127.0.0.0/8".parse().unwrap()]);
+    let lane = source.lane();
+    let mut worker = Worker::new(source, at, Budget::of(4), Observer::new("nlb-1")).unwrap();
+    let proxy = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (mut batch, mut bytes) = (Batch::new(), [0; 8]);
+    let mut send = |client: &str| {
+        let addresses = Addresses { source: client.parse().unwrap(), destination: at };
+        let mut datagram = Vec::new();
+        v2_datagram(addresses, &mut datagram);
+        datagram.push(b'?');
+        proxy.send_to(&datagram, at).unwrap();
+        batch.clear();
+        batch.receive(&socket).unwrap();
+        worker.pass_up(&batch, Instant::now());
+        let (length, from) = server.recv_from(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"?");
+        from
+    };
+    let first = send("192.0.2.1:1000");
+    assert_eq!(send("192.0.2.1:1000"), first);
+    assert_ne!(send("192.0.2.2:1000"), first);
+    assert_eq!(lane.gate.flows(), 1);
 }

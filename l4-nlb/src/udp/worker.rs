@@ -61,11 +61,13 @@ struct Flow {
     up: u64,
     down: u64,
     began: Tick,
+    /// Whom a trusted peer's header has named, where that is not the peer.
+    named: Option<Box<SocketAddr>>,
 }
 
 impl Flow {
     fn new(pass: Pass, began: Tick) -> Self {
-        Self { seat: None, pass, up: 0, down: 0, began }
+        Self { seat: None, pass, up: 0, down: 0, began, named: None }
     }
 }
 
@@ -299,7 +301,11 @@ impl Worker {
             client: source,
             local: SocketAddr::new(arrival.local.unwrap_or(self.local.ip()), self.local.port()),
         };
-        let known = self.flows.find(&client).filter(|&id| !self.forgotten(id, tick, now));
+        let named = Some(source).filter(|source| *source != arrival.peer);
+        let known = self
+            .flows
+            .find(&client)
+            .filter(|&id| !self.forgotten(id, tick, now) && !self.another(id, named, tick));
         let (id, (port, to)) = match known {
             Some(id) => {
                 self.flows.heard_client(id, tick);
@@ -316,6 +322,9 @@ impl Worker {
         };
         if let Some(flow) = self.flows.value(id) {
             flow.up += payload.len() as u64;
+            if known.is_none() {
+                flow.named = named.map(Box::new);
+            }
         }
         let header = self.lane.rules.proxy_protocol.map(|_| {
             let FlowKey { client: source, local: destination } = key;
@@ -342,6 +351,13 @@ impl Worker {
     fn forgotten(&mut self, id: FlowId, tick: Tick, now: Instant) -> bool {
         let reset = self.lane.rules.on_down == OnDown::Reset && self.seat_of(id, now).is_none();
         reset && self.end(id, tick).is_some()
+    }
+
+    /// A proxy uses its sockets for one client after the other: the flow of a client that is named no
+    /// more ends; says whether it did now.
+    fn another(&mut self, id: FlowId, named: Option<SocketAddr>, tick: Tick) -> bool {
+        let before = self.flows.peek(id).and_then(|flow| flow.named.as_deref().copied());
+        before != named && self.end(id, tick).is_some()
     }
 
     /// A datagram that claims to come from the listener itself would loop; one from port 0 has

@@ -37,7 +37,7 @@ use endpoints::KnownService;
 pub const VARIABLE: &str = "AQUEDUCT_UPGRADE";
 
 /// Of the words below; processes of different versions do not hand over.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// How long a step may take on the other side.
 const STEP: Duration = Duration::from_secs(10);

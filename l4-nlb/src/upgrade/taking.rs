@@ -99,7 +99,7 @@ impl Estate {
                     let offer = self.listeners.get(listener).map(|(offer, _)| offer);
                     let mut listeners = sockets.iter_mut();
                     let own = listeners.find(|own| Some(&Offer::from(&own.place)) == offer);
-                    // A listener that this file has no more is left to end with the old process.
+                    // A listener that this file has no more: its flows end here.
                     let Some(own) = own else { continue };
                     if shard < own.each.len() {
                         own.handed.resize_with(own.handed.len().max(shard + 1), Handed::default);

@@ -9,12 +9,6 @@ use tokio::net::UdpSocket;
 use crate::fakes::{Game, addresses};
 use crate::instance::Balancer;
 
-/// Bytes of memory that the process holds.
-fn resident() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
 async fn player(address: Ipv4Addr, balancer: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((address, 0)).await.unwrap();
     socket.connect(balancer).await.unwrap();
@@ -36,8 +30,9 @@ async fn insist(socket: &UdpSocket) -> u8 {
     panic!("nobody answers");
 }
 
-/// N3, N9: 200 000 forged clients push no confirmed flow out of a full table, take no memory beyond
-/// it, and leave room for new players at once; no player meets another server.
+/// N3, N9: 200 000 forged clients push no confirmed flow out of a full table and leave room for
+/// new players at once; no player meets another server. What memory they take is measured in a process
+/// of its own: `make bench`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn confirmed_flows_outlive_a_flood() {
     const CAP: u32 = 2000;
@@ -55,7 +50,7 @@ async fn confirmed_flows_outlive_a_flood() {
         assert_eq!(insist(&socket).await, server);
         players.push((socket, server));
     }
-    let (before, moved) = (resident(), "aqueduct_l4_moved_total{listener=\"l\"}");
+    let moved = "aqueduct_l4_moved_total{listener=\"l\"}";
     let flood = tokio::task::spawn_blocking(move || {
         let forged = common::net::bind::udp(
             SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -81,8 +76,5 @@ async fn confirmed_flows_outlive_a_flood() {
     let evicted = balancer.metric("aqueduct_l4_evicted_total{listener=\"l\"}");
     assert!(evicted > 10_000, "{evicted}");
     assert_eq!(balancer.metric(moved), 0);
-    // Sockets' and allocators' slack beside 256 bytes for each flow of the table.
-    let grown = resident().saturating_sub(before);
-    assert!(grown < u64::from(CAP) * 256 + (24 << 20), "{grown} bytes more");
     balancer.stop().await;
 }

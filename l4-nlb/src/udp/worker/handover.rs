@@ -21,8 +21,8 @@ impl Worker {
         let mut handed = Handed::default();
         let mut indexes = std::collections::HashMap::new();
         for (id, client, proof) in self.flows.all() {
-            let Some(Seat { member, port, .. }) =
-                self.flows.peek(id).and_then(|flow| flow.seat.as_ref())
+            let Some(Flow { seat: Some(Seat { member, port, .. }), named, .. }) =
+                self.flows.peek(id)
             else {
                 continue;
             };
@@ -34,7 +34,8 @@ impl Worker {
             let endpoint = self.roster.member(*member).map(|member| member.endpoint.address);
             if let (Some(socket), Some(endpoint)) = (*index, endpoint) {
                 let Client { peer, local } = client;
-                handed.flows.push(HandedFlow { peer, local, endpoint, socket, proof });
+                let named = named.as_deref().copied();
+                handed.flows.push(HandedFlow { peer, local, named, endpoint, socket, proof });
             }
         }
         handed
@@ -59,7 +60,8 @@ impl Worker {
     fn seat(&mut self, flow: &HandedFlow, port: PortId, tick: Tick) -> Option<()> {
         let member = self.roster.find(&flow.endpoint)?;
         // Its client was screened by the process that let it in.
-        let pass = self.lane.gate.count(flow.peer.ip()).ok()?;
+        let source = flow.named.unwrap_or(flow.peer);
+        let pass = self.lane.gate.count(source.ip()).ok()?;
         let client = Client { peer: flow.peer, local: flow.local };
         let (id, _former) = self.flows.insert(client, Flow::new(pass, tick), tick);
         if flow.proof >= Proof::Answered {
@@ -75,6 +77,7 @@ impl Worker {
         let known = self.roster.member_mut(member)?;
         known.flows += 1;
         let in_flight = known.endpoint.state.enter();
+        self.flows.value(id)?.named = flow.named.map(Box::new);
         self.flows.value(id)?.seat = Some(Seat { member, port, _in_flight: in_flight });
         Some(())
     }
