@@ -24,11 +24,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::access_log::{Record, RouteStats, Sink};
 use crate::body::{BodyLimits, RequestBody};
+use crate::engine::frames::Abuse;
 use crate::engine::http1::Http1;
 use crate::engine::http2::Http2;
 use crate::engine::stall::Stall;
 use crate::engine::{Engine as _, Fault};
-use crate::events::ProxyHeaderRefused;
+use crate::events::{Http2Abused, ProxyHeaderRefused};
 use crate::exchange::{Exchange, Peer, Received, Stage, Transport};
 use crate::ids::{RequestId, TraceParent};
 use crate::pipeline::Pipeline;
@@ -167,6 +168,12 @@ impl Line {
     fn new(worker: &Rc<Worker>, peer: Peer, handshake: Option<Duration>) -> Rc<Self> {
         let (worker, handshake) = (Rc::clone(worker), Cell::new(handshake));
         Rc::new(Self { worker, peer: Rc::new(peer), handshake })
+    }
+
+    /// Its client was cut off.
+    pub fn abused(&self, abuse: Abuse) {
+        let client = self.peer.client;
+        self.worker.observer.emit(Http2Abused { client, abuse });
     }
 
     /// One request from its head to the answer to send. Dropping the future (the client has gone)

@@ -11,6 +11,7 @@ use common::observe::{Event, Observer};
 use tracing::Level;
 
 use crate::control::Change;
+use crate::engine::frames::Abuse;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -30,6 +31,15 @@ pub struct Started<'a> {
 pub struct Draining {
     /// Connections that are left.
     pub connections: u32,
+}
+
+/// An HTTP/2 client sent too much that was of no use.
+#[derive(Debug)]
+pub struct Http2Abused {
+    /// The client.
+    pub client: SocketAddr,
+    /// What.
+    pub abuse: Abuse,
 }
 
 /// A changed file is in force.
@@ -80,6 +90,17 @@ impl Event for Started<'_> {
 impl Event for Draining {
     fn emit(&self, to: &Observer) {
         tracing::event!(Level::INFO, instance = %to.instance, connections = self.connections, "gateway drains");
+    }
+}
+
+impl Event for Http2Abused {
+    fn emit(&self, to: &Observer) {
+        let help = "HTTP/2 connections that were cut off, by what their client did too much of.";
+        let labels = [("abuse", self.abuse.word())];
+        to.metrics.counter("aqueduct_http2_abuse_total", help, &labels).increment(1);
+        // As often as clients like: the counter is for operators, the line for who looks closer.
+        let (instance, client, abuse) = (&*to.instance, self.client, self.abuse.word());
+        tracing::event!(Level::DEBUG, instance, %client, abuse, "HTTP/2 client cut off");
     }
 }
 

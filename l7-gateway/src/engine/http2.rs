@@ -1,7 +1,8 @@
 //! HTTP/2 by hyper's server with explicit limits. Not for header rules: h2 refuses malformed fields,
 //! stage 2 judges the rest. Called by `connection`.
 //!
-//! Invariant: what one connection can make us hold is bounded: streams, header lists, windows, resets.
+//! Invariant: what one connection can make us hold is bounded: streams, header lists, windows, resets;
+//! and what it can make us do for nothing: frames are counted (`watch`).
 
 use std::cell::Cell;
 use std::pin::{Pin, pin};
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use topology::gateway::Front;
 
+use super::watch::Watched;
 use super::{Engine, NoAnswer, OutBody};
 use crate::connection::Line;
 use crate::stages::emit::Emitted;
@@ -77,8 +79,10 @@ impl Engine for Http2 {
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let open = Rc::new(Open::default());
-        let service = Exchanges { line, open: Rc::clone(&open) };
-        let mut connection = pin!(self.builder().serve_connection(TokioIo::new(io), service));
+        let abuse = Rc::new(Cell::new(None));
+        let io = TokioIo::new(Watched::new(io, Rc::clone(&abuse)));
+        let service = Exchanges { line: Rc::clone(&line), open: Rc::clone(&open) };
+        let mut connection = pin!(self.builder().serve_connection(io, service));
         let mut leaving = shutdown.phase() > Phase::Running;
         if leaving {
             connection.as_mut().graceful_shutdown();
@@ -87,7 +91,7 @@ impl Engine for Http2 {
             tokio::select! {
                 biased;
                 // Whatever ended it is the peer's to know: each exchange has its record.
-                _ended = connection.as_mut() => return,
+                _ended = connection.as_mut() => break,
                 () = shutdown.draining(), if !leaving => {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
@@ -96,8 +100,11 @@ impl Engine for Http2 {
                     leaving = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = shutdown.stopped() => return,
+                () = shutdown.stopped() => break,
             }
+        }
+        if let Some(abuse) = abuse.get() {
+            line.abused(abuse);
         }
     }
 }

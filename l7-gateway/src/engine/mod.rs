@@ -19,11 +19,13 @@ use crate::body::BodyFault;
 use crate::connection::Line;
 use crate::stages::emit::EmitBody;
 
+pub mod frames;
 pub mod framing;
 pub mod guard;
 pub mod http1;
 pub mod http2;
 pub mod stall;
+pub mod watch;
 
 /// What an engine found wrong with a request before it could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

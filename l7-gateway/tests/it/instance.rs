@@ -23,7 +23,7 @@ use crate::fakes::{Act, Fake};
 use crate::rig::local;
 
 /// A folder with a certificate for `api.example`, its key, and a key of another one.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["api", "other"] {
         let made = generate_simple_self_signed(["api.example".to_owned()]).expect("a certificate");
@@ -57,14 +57,14 @@ fn parse(text: &str, folder: &Path) -> Arc<Topology> {
     Arc::new(parsed.map_err(|problems| problems.to_string()).expect("a valid topology"))
 }
 
-async fn run(folder: &Path, upstream: SocketAddr) -> (Running, Options) {
+pub(crate) async fn run(folder: &Path, upstream: SocketAddr) -> (Running, Options) {
     let mut options = Options::new("gw");
     options.workers = NonZeroUsize::new(1);
     let topology = parse(&text("127.0.0.1:0", upstream, "api"), folder);
     (start(topology, "gw", options.clone()).await.expect("it starts"), options)
 }
 
-async fn connect(
+pub(crate) async fn connect(
     folder: &Path,
     to: SocketAddr,
     alpn: &[u8],

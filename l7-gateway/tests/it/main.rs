@@ -7,6 +7,7 @@ mod authn;
 mod balancer;
 mod bodies;
 mod fakes;
+mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod forge;
 mod front;
