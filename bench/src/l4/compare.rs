@@ -71,15 +71,15 @@ pub struct Plan {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct Report<'a> {
     date: String,
     kernel: String,
     cores: usize,
     rounds: u32,
     seconds: f64,
     versions: BTreeMap<&'static str, String>,
-    figures: Vec<Row>,
-    notes: Vec<String>,
+    figures: &'a [Row],
+    notes: &'a [String],
 }
 
 /// Runs the plan.
@@ -111,9 +111,11 @@ pub fn run(plan: &Plan) -> Result<()> {
         show(*part, &rows, &sheet.notes, &kinds);
         figures.extend(rows);
         notes.extend(sheet.notes);
+        // After each part: what was measured outlives an end before the last.
+        write(plan, &kinds, &figures, &notes)?;
     }
     drop(rig);
-    write(plan, &kinds, figures, notes)
+    Ok(())
 }
 
 /// The lines that a generator ends with: the outcome, and the seconds of processor it has used.
@@ -193,7 +195,7 @@ fn show(part: Part, rows: &[Row], notes: &[String], kinds: &[Kind]) {
     }
 }
 
-fn write(plan: &Plan, kinds: &[Kind], figures: Vec<Row>, notes: Vec<String>) -> Result<()> {
+fn write(plan: &Plan, kinds: &[Kind], figures: &[Row], notes: &[String]) -> Result<()> {
     let Some(path) = &plan.json else { return Ok(()) };
     let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
     let report = Report {
