@@ -98,7 +98,11 @@ impl Snapshot {
         Ok(Self {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),
-            upstreams: group.upstreams.iter().map(|model| Upstream::new(model, known)).collect(),
+            upstreams: group
+                .upstreams
+                .iter()
+                .map(|model| Upstream::new(model, known))
+                .collect::<Result<_, _>>()?,
             keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
             limits: match limits {
                 Some(before) => Arc::clone(&before.limits),

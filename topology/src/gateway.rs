@@ -76,7 +76,7 @@ pub struct Tls {
 }
 
 /// A certificate chain and its key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// PEM, leaf first.
     pub chain: At<SecretRef>,
@@ -291,7 +291,7 @@ pub struct Route {
     /// Where it leads.
     pub to: UpstreamId,
     /// Parts of its requests that lead elsewhere; at most 100 % together.
-    pub split: Vec<Share>,
+    pub split: Vec<SplitPart>,
     /// Who stays on one side of the split.
     pub sticky: Sticky,
     /// From the day after, it answers 410 (spec G14).
@@ -339,7 +339,7 @@ pub enum Client {
 
 /// A part of a route's requests (spec G12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct SplitPart {
     /// Where it leads.
     pub to: UpstreamId,
     /// How many of a hundred.
@@ -384,6 +384,19 @@ pub struct Upstream {
     pub max_connection_age: Option<Duration>,
     /// Most tries of a safe request, the first included (default 3).
     pub max_attempts: u8,
+    /// TLS towards it; `None`: plain.
+    pub tls: Option<UpstreamTls>,
+}
+
+/// TLS towards a service. Its certificate is always verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The authorities that its certificate must come from; `None`: the system's.
+    pub ca: Option<At<SecretRef>>,
+    /// The name that is asked for and that the certificate must have; `None`: the endpoint's address.
+    pub name: Option<At<String>>,
+    /// Shown to it (mTLS); `None`: none.
+    pub certificate: Option<Certificate>,
 }
 
 /// Who picks the server.
@@ -414,13 +427,32 @@ pub trait Unplaced {
 
 impl Unplaced for Issuer {
     fn unplaced(&self) -> Self {
-        let nowhere = |at: &At<SecretRef>| At { place: Place::default(), ..at.clone() };
         let keys = match &self.keys {
-            IssuerKeys::Url(at) => IssuerKeys::Url(At { place: Place::default(), ..at.clone() }),
-            IssuerKeys::JwksFile(at) => IssuerKeys::JwksFile(nowhere(at)),
-            IssuerKeys::Key(at) => IssuerKeys::Key(nowhere(at)),
+            IssuerKeys::Url(at) => IssuerKeys::Url(at.unplaced()),
+            IssuerKeys::JwksFile(at) => IssuerKeys::JwksFile(at.unplaced()),
+            IssuerKeys::Key(at) => IssuerKeys::Key(at.unplaced()),
         };
         Self { keys, place: Place::default(), ..self.clone() }
+    }
+}
+
+impl<T: Clone> Unplaced for At<T> {
+    fn unplaced(&self) -> Self {
+        Self { place: Place::default(), ..self.clone() }
+    }
+}
+
+impl Unplaced for UpstreamTls {
+    fn unplaced(&self) -> Self {
+        let bare = |pair: &Certificate| Certificate {
+            chain: pair.chain.unplaced(),
+            key: pair.key.unplaced(),
+        };
+        Self {
+            ca: self.ca.as_ref().map(Unplaced::unplaced),
+            name: self.name.as_ref().map(Unplaced::unplaced),
+            certificate: self.certificate.as_ref().map(bare),
+        }
     }
 }
 
@@ -432,8 +464,7 @@ impl Unplaced for Limit {
 
 impl Unplaced for LimitStore {
     fn unplaced(&self) -> Self {
-        let redis = At { place: Place::default(), ..self.redis.clone() };
-        Self { redis, ..self.clone() }
+        Self { redis: self.redis.unplaced(), ..self.clone() }
     }
 }
 
@@ -447,6 +478,7 @@ impl Unplaced for Upstream {
     fn unplaced(&self) -> Self {
         let nowhere =
             |endpoint: &Endpoint| Endpoint { place: Place::default(), ..endpoint.clone() };
-        Self { endpoints: self.endpoints.iter().map(nowhere).collect(), ..self.clone() }
+        let endpoints = self.endpoints.iter().map(nowhere).collect();
+        Self { endpoints, tls: self.tls.as_ref().map(Unplaced::unplaced), ..self.clone() }
     }
 }

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
+use topology::gateway::UpstreamTls;
 use topology::{At, SecretRef};
 
-use super::store::chain;
+use super::store::{chain, load};
 use super::{TlsError, provider};
 
 /// Whose word counts for a server's certificate.
@@ -18,6 +20,20 @@ pub enum Roots {
     System,
     /// The authorities of a PEM file alone.
     Pem(At<SecretRef>),
+}
+
+/// The same for a service: with its authorities, and with the certificate that is shown to it.
+///
+/// # Errors
+/// With the place of the reference that is at fault.
+pub fn for_service(tls: &UpstreamTls, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = tls.ca.clone().map_or(Roots::System, Roots::Pem);
+    let config = config(&roots, alpn)?;
+    let Some(own) = &tls.certificate else { return Ok(config) };
+    let own = SingleCertAndKey::from((*load(own)?.key).clone());
+    let mut config = Arc::unwrap_or_clone(config);
+    config.client_auth_cert_resolver = Arc::new(own);
+    Ok(Arc::new(config))
 }
 
 /// TLS 1.2 and 1.3, `alpn` in order of preference. Blocking: for start and reload.

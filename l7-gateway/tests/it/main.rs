@@ -19,5 +19,6 @@ mod records;
 mod reload;
 mod retries;
 mod rig;
+mod secured;
 mod split;
 mod upgrade;

@@ -194,7 +194,7 @@ section! {
         /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one.
         must "to" to: Typed<Text>,
         /// Parts of its requests that lead elsewhere. Default: none.
-        may "split" split: Vec<Share>,
+        may "split" split: Vec<SplitPart>,
         /// Who is always led to the same side of a split: each `user` (its address while nobody is
         /// verified), each `address`, or each value of the cookie `cookie:NAME`. Default: `user`.
         may "sticky" sticky: Typed<Text>,
@@ -218,7 +218,7 @@ section! {
 
 section! {
     /// A part of a route's requests that leads elsewhere.
-    Share {
+    SplitPart {
         /// Where: a service, or GROUP/LISTENER of the balancers in front of one.
         must "to" to: Typed<Text>,
         /// How many of a hundred. Who is in stays in when it grows.
@@ -245,7 +245,8 @@ section! {
 section! {
     /// How a service that routes lead to is called.
     Upstream {
-        /// How an address is chosen: `round-robin` or `least-connections`. Default: `round-robin`.
+        /// How an address is chosen: `round-robin`, `least-connections` or `two-choices`. Default:
+        /// `round-robin`.
         may "balance" balance: Typed<Balance>,
         /// How long a connection may take. Default: 1s.
         may "connect-timeout" connect_timeout: Typed<Time>,
@@ -256,6 +257,21 @@ section! {
         may "max-connection-age" max_age: Typed<Time>,
         /// Most tries of a safe request, the first included, 1 to 10. Default: 3.
         may "max-attempts" max_attempts: Typed<u8>,
+        /// TLS towards it. Default: plain.
+        may "tls" tls: UpstreamTls,
+    }
+}
+
+section! {
+    /// TLS towards a service; its certificate is always verified.
+    UpstreamTls {
+        /// Authorities that its certificate must come from, `file:PATH`. Default: the system's.
+        may "ca" ca: Typed<SecretRef>,
+        /// The name that is asked for and that its certificate must have. Default: the endpoint's
+        /// address.
+        may "name" name: Typed<Text>,
+        /// A certificate of ours to show (mTLS). Default: none.
+        may "certificate" certificate: Certificate,
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Certificate, Expected, Front, Group, Instance, LimitStore, Predicate, Route, Share,
-    Sticky, Tls, Upstream, UpstreamId, Via, WhenAway,
+    AccessLog, Certificate, Expected, Front, Group, Instance, LimitStore, Predicate, Route,
+    SplitPart, Sticky, Tls, Upstream, UpstreamId, UpstreamTls, Via, WhenAway,
 };
 use crate::l4::{Balance, Protocol};
 use crate::model::{Probe, Service};
@@ -255,11 +255,11 @@ fn predicates(
 }
 
 fn split(
-    raw: Vec<raw::Share>,
+    raw: Vec<raw::SplitPart>,
     upstreams: &mut Upstreams,
     names: &Names,
     out: &mut Findings,
-) -> Vec<Share> {
+) -> Vec<SplitPart> {
     let mut all = Vec::new();
     let mut sum = 0;
     for share in raw {
@@ -270,7 +270,7 @@ fn split(
                 .allowed("at most 100%; what is left goes where `to` says");
         }
         if let Some(to) = upstreams.lead(&to, names, out) {
-            all.push(Share { to, part: part.value });
+            all.push(SplitPart { to, part: part.value });
         }
     }
     all
@@ -440,10 +440,10 @@ fn upstream(
     let behind = via == Via::Balancer;
     let balance = raw.and_then(|raw| raw.balance.as_ref());
     if let Some(balance) = balance
-        && !matches!(balance.value, Balance::RoundRobin | Balance::LeastConnections)
+        && matches!(balance.value, Balance::ClientAddress | Balance::FiveTuple)
     {
         let what = "gateways cannot choose in this way yet";
-        out.error(&balance.spot, what).allowed("round-robin, least-connections");
+        out.error(&balance.spot, what).allowed("round-robin, least-connections, two-choices");
     }
     let second = Duration::from_secs(1);
     let connect = raw.and_then(|raw| raw.connect_timeout.clone());
@@ -460,6 +460,21 @@ fn upstream(
         max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
         max_connection_age: age.or(behind.then_some(second * 60)),
         max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+        tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
+    }
+}
+
+fn upstream_tls(raw: &raw::UpstreamTls, names: &Names) -> UpstreamTls {
+    let pair = raw.certificate.as_ref().and_then(|pair| {
+        let (chain, key) = (pair.chain.clone()?, pair.key.clone()?);
+        Some(Certificate { chain: secret(chain, names), key: secret(key, names) })
+    });
+    let name =
+        |typed: &Typed<Text>| At { value: typed.value.0.clone(), place: typed.spot.extent.place };
+    UpstreamTls {
+        ca: raw.ca.clone().map(|typed| secret(typed, names)),
+        name: raw.name.as_ref().map(name),
+        certificate: pair,
     }
 }
 

@@ -5,12 +5,20 @@
 //! Invariant: the endpoints' order is that of the topology file, so an index means the same
 //! everywhere.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::balance::{Balancer, HashKey};
 use common::service::Service;
+use common::tls::{TlsError, client};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
-use topology::gateway::{self, Unplaced as _};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use topology::gateway::{self, Unplaced as _, UpstreamTls};
 
 /// Where routes lead.
 #[derive(Debug)]
@@ -19,15 +27,54 @@ pub struct Upstream {
     pub model: gateway::Upstream,
     /// Endpoints with their state.
     pub service: Arc<Service>,
+    /// TLS towards it; `None`: plain.
+    pub tls: Option<Secured>,
     balancer: Balancer,
+}
+
+/// How connections to a service are secured.
+#[derive(Debug)]
+pub struct Secured {
+    config: Arc<ClientConfig>,
+    /// The name that is asked for; `None`: each endpoint's address.
+    name: Option<ServerName<'static>>,
+}
+
+impl Secured {
+    fn new(tls: &UpstreamTls) -> Result<Self, TlsError> {
+        let name = tls.name.as_ref().map(|at| {
+            ServerName::try_from(at.value.clone()).map_err(|fault| TlsError::Refused {
+                what: "name",
+                place: at.place,
+                reason: fault.to_string(),
+            })
+        });
+        let config = client::for_service(tls, &[b"http/1.1"])?;
+        Ok(Self { config, name: name.transpose()? })
+    }
+
+    /// The handshake on a new connection.
+    pub async fn secure(
+        &self,
+        stream: TcpStream,
+        endpoint: SocketAddr,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let name = self.name.clone().unwrap_or_else(|| ServerName::from(endpoint.ip()));
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
+    }
 }
 
 impl Upstream {
     /// Every endpoint starts healthy; what `before` knows of one that is still there is kept.
-    pub fn new(model: &gateway::Upstream, before: &[Arc<Self>]) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// When what its TLS needs cannot be read.
+    pub fn new(model: &gateway::Upstream, before: &[Arc<Self>]) -> Result<Arc<Self>, TlsError> {
+        // Certificates are read again: the files may have changed.
+        let tls = model.tls.as_ref().map(Secured::new).transpose()?;
         let same = |old: &&Arc<Self>| old.model.unplaced() == model.unplaced();
-        if let Some(known) = before.iter().find(same) {
-            return Arc::clone(known);
+        if let Some(known) = before.iter().find(same).filter(|_| tls.is_none()) {
+            return Ok(Arc::clone(known));
         }
         let akin =
             |old: &&Arc<Self>| old.model.service == model.service && old.model.via == model.via;
@@ -48,7 +95,7 @@ impl Upstream {
             .map_or_else(|| Service::new(&service), |old| old.service.update(&service));
         let names = model.endpoints.iter().map(|endpoint| endpoint.name.as_str());
         let balancer = Balancer::new(model.balance, &service, HashKey::from_names(names));
-        Arc::new(Self { model: model.clone(), service, balancer })
+        Ok(Arc::new(Self { model: model.clone(), service, tls, balancer }))
     }
 
     /// The endpoint for the next attempt: one that was not tried yet, else any again.

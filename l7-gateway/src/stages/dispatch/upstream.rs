@@ -19,11 +19,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use topology::gateway::Via;
 
-use super::service::Upstream;
+use super::service::{Secured, Upstream};
 use crate::body::{BodyFault, RequestBody};
 
 /// Connections of one worker to one service.
@@ -84,9 +85,8 @@ impl Pool {
             Some(connection) => connection,
             None => {
                 let limit = self.upstream.model.connect_timeout;
-                timeout(limit, connect(target.address))
-                    .await
-                    .map_err(|_| io::ErrorKind::TimedOut)??
+                let made = connect(target.address, self.upstream.tls.as_ref());
+                timeout(limit, made).await.map_err(|_| io::ErrorKind::TimedOut)??
             }
         };
         Ok(Lease { pool: Rc::clone(self), connection, endpoint, in_flight })
@@ -157,18 +157,31 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(50);
 /// Most bytes of line and headers of an answer.
 const MAX_ANSWER_HEAD: usize = 128 * 1024;
 
-async fn connect(address: std::net::SocketAddr) -> io::Result<Connection> {
+async fn connect(address: std::net::SocketAddr, tls: Option<&Secured>) -> io::Result<Connection> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    let send = match tls {
+        None => speak(stream).await?,
+        // Boxed: a handshake is large, and most services have none.
+        Some(tls) => speak(Box::pin(tls.secure(stream, address)).await?).await?,
+    };
+    let now = Instant::now();
+    Ok(Connection { send, opened: now, idle_since: now, requests: 0 })
+}
+
+/// HTTP/1.1 on a new connection.
+async fn speak<IO>(io: IO) -> io::Result<SendRequest<RequestBody>>
+where
+    IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut builder = http1::Builder::new();
     builder.max_header_size(MAX_ANSWER_HEAD);
-    let (send, task) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let (send, task) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
     tokio::task::spawn_local(async move {
         // Its end is seen by the sender, which says more.
         let _seen = task.with_upgrades().await;
     });
-    let now = Instant::now();
-    Ok(Connection { send, opened: now, idle_since: now, requests: 0 })
+    Ok(send)
 }
 
 impl Lease {
