@@ -71,7 +71,7 @@ impl Gate {
         self.counts.flows.load(Ordering::Relaxed)
     }
 
-    /// Asks the other workers for a place. They give at most [`WANTED`] at once.
+    /// Asks the other workers for a place. They give a few at once.
     pub fn want(&self) {
         let more = |wanted| (wanted < WANTED).then_some(wanted + 1);
         // Enough were asked for already.
