@@ -71,13 +71,20 @@ pub struct Front {
     /// For handshakes.
     pub config: Arc<ServerConfig>,
     certificates: Vec<Loaded>,
+    /// Clients show no certificates.
+    anonymous: bool,
 }
 
 impl Front {
-    fn new(tls: &Tls) -> Result<Self, TlsError> {
-        let config = server::config(tls, &[b"h2", b"http/1.1"])?;
+    /// Sessions that were begun under `before` can be resumed, unless clients show certificates: a
+    /// resumed session would not have its client's verified again.
+    fn new(tls: &Tls, before: Option<&Self>) -> Result<Self, TlsError> {
+        let mut config = server::config(tls, &[b"h2", b"http/1.1"])?;
+        if let Some(before) = before.filter(|before| before.anonymous && tls.client_ca.is_none()) {
+            Arc::make_mut(&mut config).ticketer = Arc::clone(&before.config.ticketer);
+        }
         let certificates = tls.certificates.iter().map(store::load).collect::<Result<_, _>>()?;
-        Ok(Self { config, certificates })
+        Ok(Self { config, certificates, anonymous: tls.client_ca.is_none() })
     }
 }
 
@@ -94,6 +101,7 @@ impl Snapshot {
         before: Option<&Self>,
     ) -> Result<Self, BuildError> {
         let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
+        let front = before.and_then(|before| before.front.as_ref());
         let limits = before.filter(|before| Limits::same(&before.group, group));
         Ok(Self {
             instance: instance.clone(),
@@ -108,7 +116,7 @@ impl Snapshot {
                 Some(before) => Arc::clone(&before.limits),
                 None => Limits::new(group, observer.clone())?,
             },
-            front: group.tls.as_ref().map(Front::new).transpose()?,
+            front: group.tls.as_ref().map(|tls| Front::new(tls, front)).transpose()?,
             group: group.clone(),
         })
     }

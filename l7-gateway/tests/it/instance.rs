@@ -35,7 +35,7 @@ pub(crate) fn folder() -> TempDir {
     folder
 }
 
-fn text(listen: &str, upstream: SocketAddr, key: &str) -> String {
+pub(crate) fn text(listen: &str, upstream: SocketAddr, key: &str) -> String {
     format!(
         "aqueduct: 1
 services:

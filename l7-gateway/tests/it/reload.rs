@@ -5,12 +5,17 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::tls::client::{Roots, config};
 use l7_gateway::{Change, Options, Running, start};
+use rustls::HandshakeKind;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use topology::Topology;
+use tokio_rustls::TlsConnector;
+use topology::{At, Place, SecretRef, Topology};
 
 use crate::fakes::{Act, Fake};
+use crate::instance::folder;
 use crate::rig::local;
 
 /// A file whose route `all` leads to this service; `more` are further routes.
@@ -152,6 +157,56 @@ async fn what_cannot_be_applied_changes_nothing() {
         assert_eq!(change.waiting, ["access-log"]);
         let mut stream = TcpStream::connect(running.listeners[0].1).await.expect("connected");
         assert_eq!(get(&mut stream, "/a").await.0, 200);
+        options.lifecycle.stop();
+        running.finished().await.expect("no panic");
+    })
+    .await;
+}
+
+/// T9, G3: a certificate that was replaced in its file is shown after a reload, and sessions that were
+/// begun before it are resumed.
+#[tokio::test]
+async fn certificates_are_read_again_and_tickets_kept() {
+    local(async {
+        let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
+        let (running, options) = crate::instance::run(folder.path(), fake.address).await;
+        let address = running.listeners[0].1;
+        let value = SecretRef::File(folder.path().join("api.pem"));
+        let roots = Roots::Pem(At { value, place: Place::default() });
+        // One configuration for all connections: it keeps the tickets.
+        let connector = TlsConnector::from(config(&roots, &[b"http/1.1"]).expect("a client"));
+        let fresh = config(&roots, &[b"http/1.1"]).expect("a client");
+        let name: ServerName<'static> = "api.example".try_into().expect("a name");
+        let ask = async |name: ServerName<'static>| {
+            let stream = TcpStream::connect(address).await.expect("connected");
+            let mut stream = connector.connect(name, stream).await?;
+            let get = b"GET /a HTTP/1.1\r\nHost: api.example\r\nConnection: close\r\n\r\n";
+            stream.write_all(get).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            assert!(answer.ends_with("hello"), "{answer}");
+            Ok::<_, std::io::Error>(stream.get_ref().1.handshake_kind())
+        };
+        assert_eq!(ask(name.clone()).await.expect("served"), Some(HandshakeKind::Full));
+        assert_eq!(ask(name.clone()).await.expect("served"), Some(HandshakeKind::Resumed));
+        let file = folder.path().join("shop.yaml");
+        std::fs::write(&file, crate::instance::text("127.0.0.1:0", fake.address, "api"))
+            .expect("written");
+        running.handle().reload(&file).await;
+        assert_eq!(ask(name.clone()).await.expect("served"), Some(HandshakeKind::Resumed));
+        // Another certificate in the same files: who knows only the old one does not believe it.
+        for end in ["pem", "key"] {
+            std::fs::copy(
+                folder.path().join(format!("other.{end}")),
+                folder.path().join(format!("api.{end}")),
+            )
+            .expect("copied");
+        }
+        running.handle().reload(&file).await;
+        let fresh = TlsConnector::from(fresh);
+        let stream = TcpStream::connect(address).await.expect("connected");
+        let refused = fresh.connect(name, stream).await.expect_err("another certificate");
+        assert!(refused.to_string().contains("certificate"), "{refused}");
         options.lifecycle.stop();
         running.finished().await.expect("no panic");
     })
