@@ -294,6 +294,8 @@ pub struct Route {
     pub split: Vec<SplitPart>,
     /// Who stays on one side of the split.
     pub sticky: Sticky,
+    /// Where copies of its safe requests go.
+    pub mirror: Option<SplitPart>,
     /// From the day after, it answers 410 (spec G14).
     pub sunset: Option<Day>,
     /// How long the whole exchange may take until the answer's head (default 15 s).

@@ -24,6 +24,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         to: UpstreamId(0),
         split: Vec::new(),
         sticky: Sticky::User,
+        mirror: None,
         sunset: None,
         timeout: Duration::from_secs(15),
         response_headers: vec![],

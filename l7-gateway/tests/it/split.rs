@@ -84,3 +84,39 @@ async fn cookies_decide() {
     })
     .await;
 }
+
+/// G12, G6: a mirror gets a copy of every safe request, without credentials, and never one with a
+/// body; that it is silent delays nobody.
+#[tokio::test]
+async fn mirrors_get_copies_of_safe_requests() {
+    local(async {
+        let (main, shadow) = (Fake::new(Act::Answer("main")).await, Fake::new(Act::Silent).await);
+        let rig = Rig::new(&topology(
+            &format!(
+                "  main: {{ endpoints: [{}] }}\n  shadow: {{ endpoints: [{}] }}",
+                main.address, shadow.address
+            ),
+            "    routes:\n      - { path: /*, to: main, mirror: { to: shadow, part: 100% } }",
+        ));
+        for number in 1..=5 {
+            let lines = "Authorization: Bearer x\r\nX-Number: 7\r\n";
+            let answer = rig.get("/a?b=c", lines).await;
+            assert!(answer.ends_with("main"), "{answer}");
+            assert!(main.seen.last().contains("authorization: Bearer x"), "plain L7 mode");
+            let post =
+                "POST /p HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+            assert!(rig.raw(post).await.ends_with("main"));
+            while shadow.seen.count() < number {
+                tokio::task::yield_now().await;
+            }
+            let copy = shadow.seen.last();
+            assert!(
+                copy.starts_with("GET /a?b=c HTTP/1.1\r\n") && copy.contains("x-number: 7"),
+                "{copy}"
+            );
+            assert!(!copy.contains("authorization"), "{copy}");
+        }
+        assert_eq!(shadow.seen.count(), 5);
+    })
+    .await;
+}

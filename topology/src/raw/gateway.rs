@@ -195,6 +195,9 @@ section! {
         must "to" to: Typed<Text>,
         /// Parts of its requests that lead elsewhere. Default: none.
         may "split" split: Vec<SplitPart>,
+        /// Where copies of its safe requests (GET, HEAD, OPTIONS without a body) go; nobody waits for
+        /// their answers. Default: nowhere.
+        may "mirror" mirror: SplitPart,
         /// Who is always led to the same side of a split: each `user` (its address while nobody is
         /// verified), each `address`, or each value of the cookie `cookie:NAME`. Default: `user`.
         may "sticky" sticky: Typed<Text>,

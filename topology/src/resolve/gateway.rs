@@ -207,6 +207,10 @@ fn route(
     let to = raw.to.as_ref().and_then(|to| upstreams.lead(to, names, out));
     let split = split(raw.split.unwrap_or_default(), upstreams, names, out);
     let sticky = sticky(raw.sticky.as_ref(), out);
+    let mirror = raw.mirror.and_then(|mirror| {
+        let to = upstreams.lead(&mirror.to?, names, out)?;
+        Some(SplitPart { to, part: mirror.part?.value })
+    });
     let when = predicates(&raw.headers, &raw.query, &raw.cookies)
         .chain(raw.accept_version.map(|typed| Predicate::AcceptVersion(typed.value.0)))
         .chain(raw.client.map(|typed| Predicate::Client(typed.value)))
@@ -226,6 +230,7 @@ fn route(
         to: to?,
         split,
         sticky,
+        mirror,
         sunset: raw.sunset.map(|typed| typed.value),
         timeout,
         response_headers,

@@ -4,11 +4,12 @@
 //! Invariant: a request that may have had an effect is sent once, and none is sent without a
 //! `Grant`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use common::observe::Observer;
+use common::rng::Rng;
 use common::service::events::EndpointEjected;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -26,6 +27,7 @@ use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 
 pub mod attempt;
+mod mirror;
 pub mod retry;
 pub mod service;
 pub mod upstream;
@@ -53,6 +55,7 @@ pub struct Dispatch {
     snapshot: Arc<Snapshot>,
     observer: Observer,
     lanes: Vec<Rc<Lane>>,
+    rng: Rng,
 }
 
 /// One service on one worker.
@@ -60,6 +63,8 @@ pub struct Dispatch {
 struct Lane {
     pool: Rc<Pool>,
     budget: RefCell<Budget>,
+    /// Copies under way.
+    mirrored: Rc<Cell<u32>>,
 }
 
 /// How a request is sent.
@@ -80,6 +85,7 @@ impl Dispatch {
                 Rc::new(Lane {
                     pool: Pool::new(Arc::clone(upstream)),
                     budget: RefCell::new(Budget::new(Instant::now())),
+                    mirrored: Rc::default(),
                 })
             })
         };
@@ -87,6 +93,7 @@ impl Dispatch {
             snapshot: Arc::clone(snapshot),
             observer: observer.clone(),
             lanes: snapshot.upstreams.iter().map(lane).collect(),
+            rng: Rng::from_os(),
         }
     }
 
@@ -121,8 +128,9 @@ impl Filter for Dispatch {
         let upgrade = input.upgrade.is_some();
         let progress = input.body.progress();
         let begun = Instant::now();
-        let Prepared { head, body, grant, .. } = input;
+        let Prepared { head, body, grant, route, .. } = input;
         let request = Request::from_parts(head, body);
+        self.mirror(route, &request);
         let asked = self.ask(&grant, lane, plan, request).await;
         x.progress.upstream += begun.elapsed();
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;

@@ -1,0 +1,79 @@
+//! Copies of safe requests for a service that is to be tried with real traffic. Not for answers: nobody
+//! waits for them. Called by `dispatch` before it asks the true service.
+//!
+//! Invariant: a copy does no harm: its method is safe, it has no body and no credentials, and there are
+//! few at a time.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use http::{Request, header};
+use http_body_util::BodyExt as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::attempt::{Aim, attempt};
+use super::upstream::{Reuse, ServiceBody};
+use super::{Dispatch, copy};
+use crate::body::RequestBody;
+use crate::exchange::RouteId;
+
+impl Dispatch {
+    /// Sends a copy where the route says so.
+    pub(super) fn mirror(&self, route: RouteId, request: &Request<RequestBody>) {
+        let Some(route) = self.snapshot.group.routes.get(route.0) else { return };
+        let Some(mirror) = route.mirror else { return };
+        let Some(lane) = self.lanes.get(mirror.to.0) else { return };
+        let chosen = self.rng.below(100) < usize::from(mirror.part.0);
+        if !chosen || lane.mirrored.get() >= AT_ONCE {
+            return;
+        }
+        let Some(mut copy) = copy(request) else { return };
+        // It was meant for another service.
+        copy.headers_mut().remove(header::AUTHORIZATION);
+        let (pool, under_way) = (Rc::clone(&lane.pool), UnderWay::new(&lane.mirrored));
+        let deadline = Instant::now() + route.timeout;
+        tokio::task::spawn_local(async move {
+            let _under_way = under_way;
+            let Some(endpoint) = pool.upstream.select(&[], Instant::now()) else { return };
+            let aim = Aim { endpoint, reuse: Reuse::Allowed, deadline };
+            if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
+                let mut body = ServiceBody::new(response.into_body(), lease);
+                // Read to its end, so that the connection can be kept; a long one is not.
+                let read = async {
+                    let mut left = LONGEST;
+                    while let Some(Ok(frame)) = body.frame().await {
+                        let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+                        match left.checked_sub(length) {
+                            Some(rest) => left = rest,
+                            None => return,
+                        }
+                    }
+                };
+                let _late = timeout_at(deadline, read).await;
+            }
+        });
+    }
+}
+
+/// One copy under way.
+struct UnderWay(Rc<Cell<u32>>);
+
+impl UnderWay {
+    fn new(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Self(count) = self;
+        count.set(count.get().saturating_sub(1));
+    }
+}
+
+/// Copies under way to one service from one worker; more are left out.
+const AT_ONCE: u32 = 32;
+
+/// Bytes of an answer that are read.
+const LONGEST: usize = 1 << 20;
