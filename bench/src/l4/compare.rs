@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::figures::{Row, Sheet, table};
 use super::namespaces::Network;
@@ -219,16 +218,23 @@ fn said(program: &str, arguments: &[&str]) -> String {
 
 /// Ctrl-C and `kill` remove the namespaces and end the run.
 fn watch_signals() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    // Threads inherit it, started programs do not (std resets it).
-    signals.thread_block()?;
-    let signals = Arc::new(signals);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let inside = runtime.enter();
+    // Handled, not blocked: a program inherits what is blocked, and would never hear of a reload.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    drop(inside);
     std::thread::spawn(move || {
-        if signals.wait().is_ok() {
-            Network::remove_own();
-            std::process::exit(130);
-        }
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        Network::remove_own();
+        std::process::exit(130);
     });
     Ok(())
 }
