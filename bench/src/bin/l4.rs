@@ -57,9 +57,10 @@ enum Own {
 const EXAMPLES: &str = "\
 Examples:
   cargo build --profile dist -p l4-nlb -p bench
-  target/dist/l4                                         everything: about 15 minutes
+  target/dist/l4                                         everything: about 25 minutes
   target/dist/l4 --only udp-rate,udp-load --rounds 3     the speed of datagrams
   target/dist/l4 --only tcp-conn --parties direct,l4-nlb,haproxy
+  target/dist/l4 --only behaviour --rounds 1             reloads, deaths and a flood
   target/dist/l4 --json bench/results/l4.json
   target/dist/l4 clean                                   after a run that was killed
 

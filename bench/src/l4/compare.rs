@@ -40,7 +40,7 @@ pub enum Part {
     UdpFlows,
     /// What a datagram costs with 3, 30 and 300 endpoints.
     UdpEndpoints,
-    /// What becomes of live flows under reloads and under a flood.
+    /// What becomes of live flows under reloads, when an endpoint dies, and under a flood.
     Behaviour,
 }
 

@@ -21,6 +21,8 @@ use crate::process::{beside, family, on_processor, resident};
 
 /// Where balancers listen.
 pub const PORT: u16 = 7800;
+/// Where a listener listens that nobody talks to.
+const OTHER_PORT: u16 = 7899;
 /// Where endpoints listen.
 pub const SERVER_PORT: u16 = 7801;
 
@@ -54,6 +56,8 @@ pub struct Wanted {
     pub service_keys: String,
     /// More keys of our TCP listener.
     pub tcp_keys: String,
+    /// A TCP listener more, which nobody talks to.
+    pub other_listener: bool,
 }
 
 /// A party at work.
@@ -77,6 +81,7 @@ impl Wanted {
             udp_idle: Duration::from_secs(120),
             service_keys: String::new(),
             tcp_keys: String::new(),
+            other_listener: false,
         }
     }
 }
@@ -262,7 +267,11 @@ impl Party {
         let servers = servers.strip_suffix(", ").unwrap_or(&servers);
         let idle = format!("{}s", wanted.udp_idle.as_secs());
         let place = format!("{address}:{PORT}");
+        let other = if wanted.other_listener { other_listener(self.kind) } else { "" };
         let replacements = [
+            // First: it has keys of its own, and LISTEN in its name.
+            ("OTHER_LISTENER", other),
+            ("OTHER_PORT", &OTHER_PORT.to_string()),
             ("SERVICE_KEYS", wanted.service_keys.as_str()),
             ("TCP_KEYS", &wanted.tcp_keys),
             ("UDP_IDLE", &idle),
@@ -336,6 +345,11 @@ impl Party {
         Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
+    /// Whether the listener that nobody talks to is there.
+    pub fn has_other_listener(&self) -> bool {
+        self.pid().is_some_and(|pid| listens(pid, "tcp", OTHER_PORT))
+    }
+
     /// Its main process.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -377,6 +391,15 @@ fn templates(kind: Kind) -> Vec<(&'static str, &'static str)> {
         ],
         Kind::Sozu => vec![("sozu.toml", include_str!("../../rivals/l4/sozu.toml"))],
         Kind::Nft => vec![("nft.conf", include_str!("../../rivals/l4/nft.conf"))],
+    }
+}
+
+fn other_listener(kind: Kind) -> &'static str {
+    match kind {
+        Kind::L4Nlb => "      other: { tcp: \"*:OTHER_PORT\", to: echo }\n",
+        Kind::Nginx => "  server { listen ADDRESS:OTHER_PORT; proxy_pass by_turn; }\n",
+        Kind::Envoy => include_str!("../../rivals/l4/envoy-other.yaml"),
+        _ => "",
     }
 }
 

@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 
 use super::clock::now;
@@ -324,6 +326,14 @@ impl Peer {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Freezes it, as a program that hangs: its sockets stay and nothing answers.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn freeze(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id().try_into()?), Signal::SIGSTOP)?)
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::poll;
-use super::wire::Header;
+use super::wire::{ALIVE, Header};
 
 /// What a run has brought so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -119,6 +119,9 @@ fn datagrams(socket: &std::net::UdpSocket, counts: &Counts) {
         signed.clear();
         let Ok(mut counts) = counts.lock() else { return };
         for (arrival, bytes) in batch.iter() {
+            if bytes == ALIVE.as_bytes() {
+                signed.push((bytes.to_vec(), arrival.peer, arrival.local));
+            }
             let Some(header) = Header::read(bytes) else { continue };
             let count = counts.entry(header.run).or_default();
             count.received += 1;

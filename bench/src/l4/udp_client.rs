@@ -63,6 +63,8 @@ pub struct Plan {
 /// What came of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
+    /// When it began, on [`super::clock`].
+    pub start: u64,
     /// Datagrams that were sent.
     pub sent: u64,
     /// Time from the first to the last of them.
@@ -124,6 +126,7 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
         let outcome =
             receiver.map_or_else(|| Ok(Outcome::default()), thread::ScopedJoinHandle::join);
         let mut outcome = outcome.unwrap_or_default();
+        outcome.start = sender.start;
         (outcome.sent, outcome.seconds) = (sent.load(Ordering::Relaxed), seconds);
         Ok(outcome)
     })

@@ -8,6 +8,9 @@ use std::net::{IpAddr, Ipv4Addr};
 /// Bytes of the header; a datagram is at least as long.
 pub const LENGTH: usize = 32;
 
+/// A datagram that any server sends back as it is: the question of health checks.
+pub const ALIVE: &str = "alive?";
+
 const MAGIC: [u8; 3] = *b"aqb";
 
 /// The header of a datagram.
