@@ -6,9 +6,9 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -385,19 +385,4 @@ fn interrupt_threads() -> Duration {
     };
     // They are made at boot, among the first.
     (1..100).filter(is_one).map(on_processor).sum()
-}
-
-/// The command line of a client that only looks at one thing; used by `behaviour`.
-pub fn own_command(namespace: &str) -> Result<Command> {
-    Ok(command_in(namespace, std::env::current_exe()?))
-}
-
-/// A pause that programs need to settle.
-pub fn settle(time: Duration) {
-    super::clock::pause(time);
-}
-
-/// The address of a flow's client.
-pub fn client_address(place: Place, flow: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(place.clients().to_bits() + flow)
 }

@@ -68,8 +68,9 @@ impl Search {
                 high = middle;
             }
         }
-        self.last = low.checked_sub(1);
-        Ok(self.last.map_or(0, rate))
+        // Where nothing passed, the next search begins at the lowest.
+        self.last = Some(low.saturating_sub(1));
+        Ok(low.checked_sub(1).map_or(0, rate))
     }
 }
 
