@@ -174,7 +174,10 @@ impl Kind {
         let output = Command::new(self.program()?).arg(flag).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
-        said.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+        let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
+        // Envoy says where it is; that is nobody's business.
+        let words = line.split_whitespace().filter(|word| !word.starts_with('/'));
+        Some(words.collect::<Vec<_>>().join(" "))
     }
 }
 
