@@ -11,6 +11,7 @@ pub mod health;
 pub mod lifecycle;
 pub mod net;
 pub mod observe;
+pub mod reload;
 pub mod rng;
 pub mod secret;
 pub mod service;

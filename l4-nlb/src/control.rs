@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use topology::Topology;
-use topology::l4::{Group, Protocol};
+use topology::l4::Protocol;
 
 use crate::crew::{Crew, Socket};
 use crate::events::{Draining, HandedOver, Listening, Reloaded, UpgradeFailed};
@@ -61,7 +61,6 @@ pub struct Change {
 pub(crate) struct Control {
     pub(crate) topology: Arc<Topology>,
     pub(crate) instance: String,
-    pub(crate) group: Group,
     pub(crate) key: HashKey,
     pub(crate) published: Arc<Published<Snapshot>>,
     pub(crate) listeners: Vec<Running>,
@@ -149,26 +148,27 @@ impl Control {
 
     /// Goes by another file.
     fn publish(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
-        let change = self.apply(topology)?;
+        let (group, _) = crate::part(&topology, &self.instance)?;
+        let key = crate::secrets::hash_key(&topology, group)?;
+        crate::may_be_transparent(&topology, group)?;
+        let change = self.apply(topology, key)?;
         self.options.observer.emit(Reloaded { change: &change });
         Ok(change)
     }
 
-    /// Goes by the same file with the endpoints that are known now. A draining instance has no use
-    /// for them, and a file that was in force is in force again.
+    /// Goes by the same file with the endpoints and weights that are known now; nothing of it is read
+    /// again. A draining instance has no use for them.
     fn rebuild(&mut self) {
-        let _draining = self.apply(self.topology.clone());
+        let _draining = self.apply(self.topology.clone(), self.key);
     }
 
     /// Binds what is new, publishes all lanes, retires what is gone.
-    fn apply(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+    fn apply(&mut self, topology: Arc<Topology>, key: HashKey) -> Result<Change, StartError> {
         let Some(workers) = self.crew.as_ref().and_then(|crew| NonZeroUsize::new(crew.len()))
         else {
             return Err(StartError::Draining);
         };
         let (group, own) = crate::part(&topology, &self.instance)?;
-        let key = crate::secrets::hash_key(&topology, group)?;
-        crate::may_be_transparent(&topology, group)?;
         let places: Vec<Place> = group.listeners.iter().map(|l| Place::of(l, own)).collect();
         let mut fresh = Vec::new();
         for (listener, place) in group.listeners.iter().zip(&places) {
@@ -199,10 +199,9 @@ impl Control {
                 change.added.push(name);
             }
         }
-        self.group = group.clone();
         for running in retired {
             change.removed.push(running.name.to_string());
-            self.retire(running);
+            self.retire(running, group.drain);
         }
         self.key = key;
         self.topology = topology;
@@ -266,9 +265,8 @@ impl Control {
     }
 
     /// Takes nothing new on a listener; what it has may finish within the drain time.
-    fn retire(&mut self, mut running: Running) {
+    fn retire(&mut self, mut running: Running, drain: Duration) {
         running.spare.clear();
-        let drain = self.group.drain;
         running.lifecycle.drain();
         let whole = self.options.lifecycle.shutdown();
         self.phases.spawn(async move {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use common::observe::{Event, Observer};
+use common::reload;
 use tracing::Level;
 
 use crate::control::Change;
@@ -55,13 +56,6 @@ pub struct AcceptStalled<'a> {
 pub struct Reloaded<'a> {
     /// What it did.
     pub change: &'a Change,
-}
-
-/// A changed file was refused; what ran before goes on.
-#[derive(Debug)]
-pub struct ReloadRefused<'a> {
-    /// Why, with the place in the file.
-    pub cause: &'a str,
 }
 
 /// This process serves with what another one had.
@@ -154,28 +148,13 @@ impl Event for AcceptStalled<'_> {
     }
 }
 
-const RELOADS: &str = "aqueduct_reloads_total";
-const RELOADS_HELP: &str = "Changed files that were read, by outcome.";
-
 impl Event for Reloaded<'_> {
     fn emit(&self, to: &Observer) {
-        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "applied")]).increment(1);
         let Change { added, removed, kept, waiting } = self.change;
         let (instance, kept) = (&*to.instance, kept.len());
         let (added, removed) = (added.join(", "), removed.join(", "));
         tracing::event!(Level::INFO, instance, %added, %removed, kept, "reloaded");
-        if !waiting.is_empty() {
-            let keys = waiting.join(", ");
-            tracing::event!(Level::WARN, instance, %keys, "these keys change with a restart only");
-        }
-    }
-}
-
-impl Event for ReloadRefused<'_> {
-    fn emit(&self, to: &Observer) {
-        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "refused")]).increment(1);
-        let (instance, cause) = (&*to.instance, self.cause);
-        tracing::event!(Level::ERROR, instance, cause, "reload refused");
+        reload::events::applied(to, waiting);
     }
 }
 

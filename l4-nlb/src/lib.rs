@@ -37,6 +37,7 @@ use common::lifecycle::Lifecycle;
 use common::net::bind;
 use common::observe::Observer;
 use common::observe::admin::{Admin, Inspect};
+use common::reload;
 use common::secret::Secret;
 use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
@@ -121,7 +122,6 @@ pub async fn start_from(
     let mut side = Control {
         topology: topology.clone(),
         instance: instance.to_owned(),
-        group: group.clone(),
         key,
         published: published.clone(),
         listeners: Vec::new(),
@@ -212,13 +212,8 @@ impl Handle {
     /// Reads the file again and goes by it, whole (T9); or says what is wrong with it, and what ran
     /// before goes on.
     pub async fn reload(&self, file: &Path) {
-        let applied = match topology::load(file) {
-            Ok(topology) => self.publish(Arc::new(topology)).await.map_err(|f| f.to_string()),
-            Err(problems) => Err(problems.to_string()),
-        };
-        if let Err(cause) = applied {
-            self.observer.emit(events::ReloadRefused { cause: &cause });
-        }
+        reload::from_file(file, &self.observer, async |topology| self.publish(topology).await)
+            .await;
     }
 }
 

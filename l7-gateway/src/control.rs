@@ -3,13 +3,13 @@
 //!
 //! Invariant: it alone changes what is published; a change is made whole or not at all.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use common::cli::Options;
 use common::health::Checks;
 use common::observe::Observer;
+use common::reload;
 use common::snapshot::Published;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
@@ -17,12 +17,13 @@ use topology::Topology;
 use topology::gateway::{Group, Unplaced as _};
 
 use crate::StartError;
-use crate::events::{Draining, ReloadRefused, Reloaded};
+use crate::events::{Draining, Reloaded};
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
 use crate::stages::authn::jwks::Source;
 
 /// What is asked of a running instance: to go by this file from now on.
+#[derive(Debug)]
 pub(crate) struct Order {
     topology: Arc<Topology>,
     reply: oneshot::Sender<Result<Change, StartError>>,
@@ -68,16 +69,10 @@ impl Change {
 }
 
 /// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Handle {
     orders: mpsc::Sender<Order>,
     observer: Observer,
-}
-
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Handle")
-    }
 }
 
 impl Handle {
@@ -105,13 +100,8 @@ impl Handle {
     /// Reads the file again and goes by it, whole (T9); or says what is wrong with it, and what ran
     /// before goes on.
     pub async fn reload(&self, file: &Path) {
-        let applied = match topology::load(file) {
-            Ok(topology) => self.publish(Arc::new(topology)).await.map_err(|f| f.to_string()),
-            Err(problems) => Err(problems.to_string()),
-        };
-        if let Err(cause) = applied {
-            self.observer.emit(ReloadRefused { cause: &cause });
-        }
+        reload::from_file(file, &self.observer, async |topology| self.publish(topology).await)
+            .await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use common::net::proxy_protocol::ReadFault;
 use common::observe::{Event, Observer};
+use common::reload;
 use tracing::Level;
 
 use crate::control::Change;
@@ -47,13 +48,6 @@ pub struct Http2Abused {
 pub struct Reloaded<'a> {
     /// What it did.
     pub change: &'a Change,
-}
-
-/// A changed file was refused; what ran before goes on.
-#[derive(Debug)]
-pub struct ReloadRefused<'a> {
-    /// Why, with the place in the file.
-    pub cause: &'a str,
 }
 
 /// It has ended.
@@ -104,28 +98,13 @@ impl Event for Http2Abused {
     }
 }
 
-const RELOADS: &str = "aqueduct_reloads_total";
-const RELOADS_HELP: &str = "Changed files that were read, by outcome.";
-
 impl Event for Reloaded<'_> {
     fn emit(&self, to: &Observer) {
-        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "applied")]).increment(1);
         let Change { added, removed, changed, services, waiting } = self.change;
         let (added, removed, changed) = (added.join(", "), removed.join(", "), changed.join(", "));
         let (instance, services) = (&*to.instance, services.join(", "));
         tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, "reloaded");
-        if !waiting.is_empty() {
-            let keys = waiting.join(", ");
-            tracing::event!(Level::WARN, instance, %keys, "these keys change with a restart only");
-        }
-    }
-}
-
-impl Event for ReloadRefused<'_> {
-    fn emit(&self, to: &Observer) {
-        to.metrics.counter(RELOADS, RELOADS_HELP, &[("outcome", "refused")]).increment(1);
-        let (instance, cause) = (&*to.instance, self.cause);
-        tracing::event!(Level::ERROR, instance, cause, "reload refused");
+        reload::events::applied(to, waiting);
     }
 }
 
