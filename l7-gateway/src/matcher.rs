@@ -15,7 +15,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 use http::{HeaderValue, Method};
-use regex::RegexSet;
+use regex::{RegexSet, RegexSetBuilder};
 use topology::gateway::{Predicate, Route};
 use topology::units::{HostPattern, PathPattern};
 
@@ -159,9 +159,10 @@ impl Paths {
 
     /// Compiles regular expressions; called once, at the end.
     fn compile(&mut self) {
-        let whole = self.patterns.iter().map(|(pattern, _)| format!("^(?:{pattern})$"));
-        // Each was compiled when the file was read.
-        self.set = RegexSet::new(whole).unwrap_or_default();
+        let whole = self.patterns.iter().map(|(pattern, _)| PathPattern::whole(pattern));
+        // Each is bounded by itself; what they come to together is the file's own affair.
+        let set = RegexSetBuilder::new(whole).size_limit(usize::MAX).build();
+        self.set = set.expect("invariant: patterns were compiled when the file was read");
     }
 
     fn find(&self, asked: &Asked<'_>, other: &mut OtherMethods) -> Option<RouteId> {

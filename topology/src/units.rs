@@ -173,6 +173,14 @@ pub enum PathPattern {
     Regex(String),
 }
 
+impl PathPattern {
+    /// What a regular expression of a route is compiled as, here and wherever it is matched: it must
+    /// fit the whole path.
+    pub fn whole(pattern: &str) -> String {
+        format!("^(?:{pattern})$")
+    }
+}
+
 /// A calendar day (UTC), for `sunset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Day {

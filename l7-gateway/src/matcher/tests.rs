@@ -218,6 +218,15 @@ fn templates_and_patterns_have_their_place() {
     assert_eq!(other.allow.expect("the other route's method"), "POST");
 }
 
+/// G11: every pattern of a file is matched, however much they come to together.
+#[test]
+fn large_patterns_are_all_matched() {
+    let routes: Vec<Route> =
+        (0..12).map(|i| route(&[], &format!(r"~/{i}/\w{{1,60}}"), &[])).collect();
+    let found = find(&routes, "h", "/7/word", "GET");
+    assert_eq!(found.candidate, Candidate::Route(RouteId(7)));
+}
+
 /// G11: of routes with one path, one with methods comes first, then one that wants more headers, then
 /// more of the query; one whose wishes are not met is as if it were not there.
 #[test]

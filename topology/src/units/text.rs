@@ -401,7 +401,11 @@ impl FromStr for PathPattern {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let wrong = |what: String| UnitError::new(what, PATH);
         if let Some(pattern) = text.strip_prefix('~') {
-            return match regex::Regex::new(pattern) {
+            // By itself, so that the message shows what was written; and as it is matched, as a comment
+            // at its end would swallow what follows.
+            let sound = regex::Regex::new(pattern);
+            let sound = sound.and_then(|_| regex::Regex::new(&Self::whole(pattern)));
+            return match sound {
                 Ok(_) => Ok(Self::Regex(pattern.to_owned())),
                 Err(fault) => Err(wrong(format!("`{pattern}` is no regular expression: {fault}"))),
             };
