@@ -18,11 +18,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use topology::HealthCheck;
 
-use crate::lifecycle::Shutdown;
 use crate::observe::Observer;
 use crate::rng::Rng;
 use crate::service::events::{self, EndpointDown, EndpointUp};
-use crate::service::{Checked, Endpoint, Full, Health, Service};
+use crate::service::{Checked, Endpoint, EndpointState, Full, Health, Service};
 
 /// Why a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -74,46 +73,19 @@ impl Probe for topology::model::Probe {
     }
 }
 
-/// Checks all endpoints of the service until the instance has stopped. Cancelling ends all checks
-/// and leaves the states as they are.
-pub async fn watch(
-    service: Arc<Service>,
-    check: HealthCheck,
-    observer: Observer,
-    shutdown: Shutdown,
-) {
-    let probe = Arc::new(check.probe.clone());
-    watch_by(service, check, probe, observer, shutdown).await;
-}
-
-/// The same with a probe of the caller's (`check.probe` is not looked at).
-pub async fn watch_by(
-    service: Arc<Service>,
-    check: HealthCheck,
-    probe: Arc<impl Probe>,
-    observer: Observer,
-    shutdown: Shutdown,
-) {
-    let mut tasks = JoinSet::new();
-    for endpoint in &service.endpoints {
-        let watcher = Watcher {
-            service: service.clone(),
-            endpoint: endpoint.clone(),
-            check: check.clone(),
-            observer: observer.clone(),
-            rng: Rng::from_os(),
-        };
-        tasks.spawn(watcher.run(probe.clone()));
-    }
-    shutdown.stopped().await;
-}
-
 /// The checks of several services that come and go. Dropping it ends all of them.
 #[derive(Debug, Default)]
 pub struct Checks {
-    running: Vec<(Arc<Endpoint>, HealthCheck)>,
+    running: Vec<Running>,
     tasks: JoinSet<()>,
-    handles: Vec<AbortHandle>,
+}
+
+/// What is asked of an endpoint, and the task that asks.
+#[derive(Debug)]
+struct Running {
+    state: Arc<EndpointState>,
+    check: HealthCheck,
+    task: AbortHandle,
 }
 
 impl Checks {
@@ -124,30 +96,22 @@ impl Checks {
         services: impl IntoIterator<Item = (&'a Arc<Service>, &'a HealthCheck)>,
         observer: &Observer,
     ) {
-        let former = std::mem::take(&mut self.running);
-        let mut former: Vec<_> =
-            former.into_iter().zip(std::mem::take(&mut self.handles)).collect();
+        let mut former = std::mem::take(&mut self.running);
         for (service, check) in services {
             for endpoint in &service.endpoints {
-                let same = |((known, asked), _): &((Arc<Endpoint>, HealthCheck), AbortHandle)| {
-                    Arc::ptr_eq(&known.state, &endpoint.state) && asked == check
+                let same = |known: &Running| {
+                    Arc::ptr_eq(&known.state, &endpoint.state) && known.check == *check
                 };
-                let handle = match former.iter().position(same) {
-                    Some(at) => former.swap_remove(at).1,
-                    None => {
-                        let (service, endpoint) = (service.clone(), endpoint.clone());
-                        let (check, observer) = (check.clone(), observer.clone());
-                        let probe = Arc::new(check.probe.clone());
-                        let rng = Rng::from_os();
-                        let watcher = Watcher { service, endpoint, check, observer, rng };
-                        self.tasks.spawn(watcher.run(probe))
-                    }
-                };
-                self.running.push((endpoint.clone(), check.clone()));
-                self.handles.push(handle);
+                let known = former.iter().position(same).map(|at| former.swap_remove(at));
+                self.running.push(known.unwrap_or_else(|| {
+                    let probe = Arc::new(check.probe.clone());
+                    let watcher = Watcher::new(service, endpoint, check, observer);
+                    let task = self.tasks.spawn(watcher.run(probe));
+                    Running { state: endpoint.state.clone(), check: check.clone(), task }
+                }));
             }
         }
-        former.into_iter().for_each(|(_, handle)| handle.abort());
+        former.into_iter().for_each(|gone| gone.task.abort());
         while self.tasks.try_join_next().is_some() {}
     }
 }
@@ -162,6 +126,17 @@ struct Watcher {
 }
 
 impl Watcher {
+    fn new(
+        service: &Arc<Service>,
+        endpoint: &Arc<Endpoint>,
+        check: &HealthCheck,
+        observer: &Observer,
+    ) -> Self {
+        let (service, endpoint) = (service.clone(), endpoint.clone());
+        let (check, observer) = (check.clone(), observer.clone());
+        Self { service, endpoint, check, observer, rng: Rng::from_os() }
+    }
+
     async fn run(self, probe: Arc<impl Probe>) {
         let (service, endpoint) = (self.service.name.as_str(), self.endpoint.name.as_str());
         events::up(
@@ -196,9 +171,7 @@ impl Watcher {
             sleep_until(next).await;
         }
     }
-}
 
-impl Watcher {
     /// Keeps what was found for operators, and counts it.
     fn record(&self, began: Instant, outcome: &Result<Answer, Fault>) {
         let (service, endpoint) = (self.service.name.as_str(), self.endpoint.name.as_str());

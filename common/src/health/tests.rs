@@ -9,7 +9,6 @@ use tokio::net::{TcpListener, UdpSocket};
 use topology::model::Probe as Asked;
 
 use super::*;
-use crate::lifecycle::Lifecycle;
 
 fn check(probe: Asked) -> HealthCheck {
     let second = Duration::from_secs(1);
@@ -27,21 +26,23 @@ impl Probe for Told {
     }
 }
 
+/// Checks all endpoints of a service by a probe of the test's, until it is aborted.
+async fn watch(service: Arc<Service>, probe: Arc<impl Probe>, observer: Observer) {
+    let mut tasks = JoinSet::new();
+    for endpoint in &service.endpoints {
+        let watcher = Watcher::new(&service, endpoint, &check(Asked::Tcp), &observer);
+        tasks.spawn(watcher.run(probe.clone()));
+    }
+    tasks.join_all().await;
+}
+
 /// N8: three bad answers take an endpoint out, two good ones bring it back, at the interval's pace.
 #[tokio::test(start_paused = true)]
 async fn rise_and_fall() {
     let service = Service::new(&crate::service::tests::service(&[1]));
     let told = Arc::new(Told(Mutex::new((false, 0))));
-    let lifecycle = Lifecycle::new();
     let observer = Observer::new("nlb-1");
-    let task = watch_by(
-        service.clone(),
-        check(Asked::Tcp),
-        told.clone(),
-        observer.clone(),
-        lifecycle.shutdown(),
-    );
-    let task = tokio::spawn(task);
+    let task = tokio::spawn(watch(service.clone(), told.clone(), observer.clone()));
     let state = &service.endpoints[0].state;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(state.healthy(), "two of three");
@@ -58,8 +59,8 @@ async fn rise_and_fall() {
     assert!(state.healthy());
     let asked = told.0.lock().unwrap().1;
     assert!((5..=6).contains(&asked), "{asked}");
-    lifecycle.stop();
-    task.await.unwrap();
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
 }
 
 /// N8: the HTTP check takes 2xx alone, and ends although the server keeps the connection.
@@ -237,13 +238,13 @@ async fn checks_follow_changes() {
     let check = check(Asked::Tcp);
     let mut checks = Checks::default();
     checks.update([(&first, &check)], &observer);
-    let kept = checks.handles[1].id();
+    let kept = checks.running[1].task.id();
     let second = first.update(&crate::service::tests::service(&[3, 2]));
     checks.update([(&second, &check)], &observer);
-    assert_eq!((checks.handles.len(), checks.handles[1].id()), (2, kept));
+    assert_eq!((checks.running.len(), checks.running[1].task.id()), (2, kept));
     let other = HealthCheck { fall: 9, ..check };
     checks.update([(&second, &other)], &observer);
-    assert_ne!(checks.handles[1].id(), kept, "asked by other rules");
+    assert_ne!(checks.running[1].task.id(), kept, "asked by other rules");
 }
 
 proptest! {
