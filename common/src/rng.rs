@@ -1,5 +1,6 @@
 //! Randomness that is not secret: jitter, and the draws of a balancer. Not for keys or tokens; those
-//! come from the operating system. Called by `balance` and `health`, and by back-off timers.
+//! come from the operating system. Called by `balance` and `health`, and by back-off timers; rendezvous
+//! hashing takes the mixing alone.
 //!
 //! Invariant: the same seed gives the same sequence, so that a test may fix it.
 
@@ -42,10 +43,11 @@ impl Rng {
     }
 }
 
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Odd, 2^64 divided by the golden ratio: the step of splitmix64.
+pub(crate) const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The finaliser of splitmix64.
-fn mix(mut z: u64) -> u64 {
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::upgrade::endpoints::{KnownEndpoint, KnownService};
 use common::observe::Observer;
 use discovery::Endpoints;
 use tokio::sync::mpsc;
@@ -15,6 +14,8 @@ use tokio::time::{Instant, sleep_until};
 use topology::l4::Group;
 use topology::model::Discover;
 use topology::{Endpoint, Service, ServiceName};
+
+use crate::upgrade::endpoints::{KnownEndpoint, KnownService};
 
 /// All sources of an instance.
 #[derive(Debug)]

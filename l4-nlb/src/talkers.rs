@@ -1,7 +1,7 @@
 //! The flows that carried most, for an operator who asks who they are. Not for limits: `gate`. Asked
 //! of `control`, which asks the workers.
 //!
-//! Invariant: at most as many as were asked for are ever held, of each listener and worker.
+//! Invariant: no more are told than were asked for; of UDP, no more leave a worker.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -41,8 +41,6 @@ pub struct BodyProgress {
     bytes: Cell<u64>,
     started: Cell<bool>,
     fault: Cell<Option<BodyFault>>,
-    /// How long the client was waited for.
-    waited: Cell<Duration>,
 }
 
 impl BodyProgress {
@@ -79,19 +77,25 @@ pub struct RequestBody {
     timer: Option<Pin<Box<Sleep>>>,
     /// Since when the client is waited for; `None`: the service is.
     waiting: Option<Instant>,
+    /// How long it was waited for before.
+    waited: Duration,
 }
 
 impl RequestBody {
     /// No body.
     pub fn empty() -> Self {
-        let limits = BodyLimits { bytes: 0, idle: Duration::ZERO };
-        Self { source: None, limits, progress: Rc::default(), timer: None, waiting: None }
+        Self::of(None, BodyLimits { bytes: 0, idle: Duration::ZERO })
     }
 
     /// The body of a request that hyper parsed.
     pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
         let source = (!incoming.is_end_stream()).then_some(incoming);
-        Self { source, limits, progress: Rc::default(), timer: None, waiting: None }
+        Self::of(source, limits)
+    }
+
+    fn of(source: Option<Incoming>, limits: BodyLimits) -> Self {
+        let (progress, waited) = (Rc::default(), Duration::ZERO);
+        Self { source, limits, progress, timer: None, waiting: None, waited }
     }
 
     /// What it has done so far.
@@ -131,10 +135,9 @@ impl RequestBody {
     /// Whether so few bytes have come in so long a time of waiting that somebody is dripping them.
     fn drips(&mut self, total: u64) -> bool {
         if let Some(since) = self.waiting.take() {
-            self.progress.waited.set(self.progress.waited.get() + since.elapsed());
+            self.waited += since.elapsed();
         }
-        let waited = self.progress.waited.get();
-        waited > self.limits.idle && total < waited.as_secs() * SLOWEST
+        self.waited > self.limits.idle && total < self.waited.as_secs() * SLOWEST
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::HashKey;
 use super::table::{NOBODY, Table};
+use crate::rng::{GAMMA, mix};
 use crate::service::Endpoint;
 
 /// Each slot goes to the endpoint with the least of -log(random) / weight.
@@ -66,15 +67,6 @@ fn fraction(mantissa: u128) -> u64 {
         }
     }
     bits
-}
-
-const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// The finaliser of splitmix64.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -2,10 +2,8 @@
 //! what is counted per client is counted in one place. Not for choosing endpoints. Called by `bind`
 //! for each UDP group.
 //!
-//! Invariant: the program and [`choose`] say the same; all datagrams of an IPv4 address, or of an
+//! Invariant: all datagrams of an IPv4 address, or of an
 //! IPv6 /64, go to one socket as long as the group has as many sockets.
-
-use std::net::IpAddr;
 
 /// One instruction of a classic BPF program (the kernel's `Documentation/networking/filter.rst`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,27 +14,11 @@ pub(super) struct Instruction {
     pub(super) value: u32,
 }
 
-/// The index of the source's socket among `count`; `seed` keeps senders from aiming at one.
-pub fn choose(source: IpAddr, seed: u32, count: u32) -> u32 {
-    let word = match source {
-        IpAddr::V4(v4) => u32::from_be_bytes(v4.octets()),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, e, f, g, h, ..] = v6.octets();
-            let high = u32::from_be_bytes([a, b, c, d]).wrapping_mul(SPREAD);
-            high ^ u32::from_be_bytes([e, f, g, h])
-        }
-    };
-    ((word ^ seed).wrapping_mul(SPREAD) >> 16) % count.max(1)
-}
-
-/// The same for the kernel.
+/// Returns the index of the source's socket among `count`; `seed` keeps senders from aiming at one.
 pub(super) fn program(ipv4: bool, seed: u32, count: u32) -> Vec<Instruction> {
     let plain = |code, value| Instruction { code, yes: 0, no: 0, value };
-    let mut all = Vec::new();
-    if ipv4 {
-        all.push(plain(LOAD, NETWORK + 12));
-    } else {
-        all.push(plain(LOAD, NETWORK + 12));
+    let mut all = vec![plain(LOAD, NETWORK + 12)];
+    if !ipv4 {
         all.push(plain(TO_X, 0));
         all.push(plain(LOAD, NETWORK + 8));
         all.push(plain(MULTIPLY, SPREAD));
@@ -68,12 +50,25 @@ const RETURN: u16 = 0x16;
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, UdpSocket};
+    use std::net::{IpAddr, SocketAddr, UdpSocket};
     use std::num::NonZeroUsize;
 
     use super::super::bind::{Reuse, udp, udp_group};
     use super::super::sys;
     use super::*;
+
+    /// What the program returns, said once more in Rust.
+    fn choose(source: IpAddr, seed: u32, count: u32) -> u32 {
+        let word = match source {
+            IpAddr::V4(v4) => u32::from_be_bytes(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                let high = u32::from_be_bytes([a, b, c, d]).wrapping_mul(SPREAD);
+                high ^ u32::from_be_bytes([e, f, g, h])
+            }
+        };
+        ((word ^ seed).wrapping_mul(SPREAD) >> 16) % count.max(1)
+    }
 
     /// N4, N9: the kernel gives each source's datagrams to the socket that `choose` names, whatever
     /// their port, and every socket gets some.

@@ -126,8 +126,9 @@ impl Roster {
         }
     }
 
-    /// Moves the clock on, adds what passed to the listener's counters, and ends what the rules end: connections idle for too long, and those of a
-    /// dead endpoint where the file wants that. An endpoint that only takes no new flows is not dead.
+    /// Moves the clock on, adds what passed to the listener's counters, and ends what the rules end:
+    /// connections idle for too long, and those of a dead endpoint where the file wants that. An
+    /// endpoint that only takes no new flows is not dead.
     pub(super) fn sweep(&self, rules: &Listener, now: Instant) {
         let clock = now.saturating_duration_since(self.began).as_millis() as u32;
         self.clock.store(clock, Ordering::Relaxed);

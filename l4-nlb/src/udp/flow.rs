@@ -67,6 +67,12 @@ struct Entry<V> {
 #[derive(Debug)]
 struct Entries<V>(Vec<Option<Entry<V>>>);
 
+impl<V> Entries<V> {
+    fn get(&self, index: u32) -> Option<&Entry<V>> {
+        self.0.get(index as usize)?.as_ref()
+    }
+}
+
 impl<V> Links for Entries<V> {
     fn links(&mut self, index: u32) -> Option<&mut Linked> {
         self.0.get_mut(index as usize)?.as_mut().map(|entry| &mut entry.linked)
@@ -113,14 +119,14 @@ impl<V> Flows<V> {
 
     /// The same, only to look at.
     pub fn peek(&self, id: FlowId) -> Option<&V> {
-        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| &entry.value)
+        self.entries.get(id.0).map(|entry| &entry.value)
     }
 
     /// Every flow with its client and proof, of each proof the one heard longest ago first.
     pub fn all(&self) -> impl Iterator<Item = (FlowId, Client, Proof)> {
         let lists = [&self.unanswered, &self.answered, &self.confirmed];
         let firsts = lists.map(List::oldest);
-        let entry = |index: u32| self.entries.0.get(index as usize)?.as_ref();
+        let entry = |index: u32| self.entries.get(index);
         firsts.into_iter().flat_map(move |first| {
             std::iter::successors(first, move |&index| entry(index)?.linked.younger()).filter_map(
                 move |index| {
@@ -133,12 +139,12 @@ impl<V> Flows<V> {
 
     /// When it was heard last.
     pub fn heard(&self, id: FlowId) -> Option<Tick> {
-        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| entry.heard)
+        self.entries.get(id.0).map(|entry| entry.heard)
     }
 
     /// Whose flow it is.
     pub fn client(&self, id: FlowId) -> Option<Client> {
-        self.entries.0.get(id.0 as usize)?.as_ref().map(|entry| entry.client)
+        self.entries.get(id.0).map(|entry| entry.client)
     }
 
     /// A new flow, heard now. A flow that the client has already is replaced and returned.
@@ -164,10 +170,7 @@ impl<V> Flows<V> {
             }
         };
         let Self { known, hasher, entries, .. } = self;
-        let hash_of = |id: &FlowId| {
-            let entry = entries.0.get(id.0 as usize).and_then(Option::as_ref);
-            entry.map_or(0, |entry| hasher.hash_one(entry.client))
-        };
+        let hash_of = |id: &FlowId| entries.get(id.0).map_or(0, |e| hasher.hash_one(e.client));
         known.insert_unique(hasher.hash_one(client), id, hash_of);
         self.link(id);
         (id, old)
@@ -214,10 +217,11 @@ impl<V> Flows<V> {
     /// A flow that was not heard for `idle` ticks, if there is one.
     pub fn expired(&self, now: Tick, idle: u32) -> Option<FlowId> {
         let oldest = [&self.unanswered, &self.answered, &self.confirmed].map(List::oldest);
-        oldest.into_iter().flatten().map(FlowId).find(|id| {
-            let entry = self.entries.0.get(id.0 as usize).and_then(Option::as_ref);
-            entry.is_some_and(|entry| now.since(entry.heard) >= idle)
-        })
+        oldest
+            .into_iter()
+            .flatten()
+            .map(FlowId)
+            .find(|id| self.entries.get(id.0).is_some_and(|entry| now.since(entry.heard) >= idle))
     }
 
     /// Forgets a flow.
