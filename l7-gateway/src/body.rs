@@ -16,7 +16,9 @@ use common::service::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::stages::dispatch::upstream::ServiceBody;
@@ -69,9 +71,48 @@ pub struct BodyLimits {
     pub idle: Duration,
 }
 
+/// Where a client's body comes from.
+#[derive(Debug)]
+pub enum BodySource {
+    /// One of hyper's servers.
+    Hyper(Incoming),
+}
+
+impl From<Incoming> for BodySource {
+    fn from(incoming: Incoming) -> Self {
+        Self::Hyper(incoming)
+    }
+}
+
+impl Body for BodySource {
+    type Data = Bytes;
+    type Error = BodyFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        match &mut *self {
+            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(|_| BodyFault::Broken),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(body) => body.size_hint(),
+        }
+    }
+}
+
 /// A client's body.
 pub struct RequestBody {
-    source: Option<Incoming>,
+    source: Option<BodySource>,
     limits: BodyLimits,
     progress: Rc<BodyProgress>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -87,13 +128,13 @@ impl RequestBody {
         Self::of(None, BodyLimits { bytes: 0, idle: Duration::ZERO })
     }
 
-    /// The body of a request that hyper parsed.
-    pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
-        let source = (!incoming.is_end_stream()).then_some(incoming);
+    /// The body of a request that an engine parsed.
+    pub fn new(source: BodySource, limits: BodyLimits) -> Self {
+        let source = (!source.is_end_stream()).then_some(source);
         Self::of(source, limits)
     }
 
-    fn of(source: Option<Incoming>, limits: BodyLimits) -> Self {
+    fn of(source: Option<BodySource>, limits: BodyLimits) -> Self {
         let (progress, waited) = (Rc::default(), Duration::ZERO);
         Self { source, limits, progress, timer: None, waiting: None, waited }
     }
@@ -216,10 +257,31 @@ pub enum AnswerBody {
 /// The upstream half of a connection that changes its protocol.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// Ready when the service's connection has switched.
-    pub upstream: OnUpgrade,
+    /// The service's connection.
+    pub upstream: Upgrade,
     /// Counts at its endpoint while it lives.
     pub in_flight: InFlight,
+}
+
+/// A connection that changes its protocol.
+#[derive(Debug)]
+pub enum Upgrade {
+    /// One of hyper's: ready when it has switched.
+    Hyper(OnUpgrade),
+}
+
+/// A connection that speaks another protocol than HTTP.
+pub trait Raw: AsyncRead + AsyncWrite + Unpin {}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Raw for IO {}
+
+impl Upgrade {
+    /// The connection, once it has switched; `None`: it ended before.
+    pub async fn raw(self) -> Option<Box<dyn Raw>> {
+        match self {
+            Self::Hyper(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+        }
+    }
 }
 
 impl Body for AnswerBody {

@@ -16,14 +16,13 @@ use common::net::proxy_protocol;
 use common::observe::Observer;
 use common::snapshot::Published;
 use http::request::Parts;
-use hyper::body::Incoming;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use crate::access_log::{Record, RouteStats, Sink};
-use crate::body::{BodyLimits, RequestBody};
+use crate::body::{BodyLimits, BodySource, RequestBody};
 use crate::engine::frames::Abuse;
 use crate::engine::http1::Http1;
 use crate::engine::http2::Http2;
@@ -178,7 +177,7 @@ impl Line {
 
     /// One request from its head to the answer to send. Dropping the future (the client has gone)
     /// abandons it; its record is written.
-    pub async fn exchange(&self, head: Parts, body: Incoming, fault: Option<Fault>) -> Emitted {
+    pub async fn exchange(&self, head: Parts, body: BodySource, fault: Option<Fault>) -> Emitted {
         let site = self.worker.site();
         let front = &site.snapshot.group.front;
         let limits = BodyLimits { bytes: front.max_body_bytes, idle: front.body_idle_timeout };

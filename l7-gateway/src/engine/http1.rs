@@ -128,9 +128,9 @@ async fn pass<IO>(io: IO, early: &[u8], tunnel: Tunnel, mut x: Box<Exchange>)
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let Ok(upstream) = tunnel.upstream.await else { return };
+    let Some(upstream) = tunnel.upstream.raw().await else { return };
     let mut downstream = Stall::new(io, TUNNEL_IDLE);
-    let mut upstream = Stall::new(TokioIo::new(upstream), TUNNEL_IDLE);
+    let mut upstream = Stall::new(upstream, TUNNEL_IDLE);
     if upstream.write_all(early).await.is_err() {
         return;
     }
@@ -182,7 +182,7 @@ impl Service<Request<Incoming>> for Exchanges {
         let (line, tunnel) = (Rc::clone(&self.line), Rc::clone(&self.tunnel));
         let (head, body) = request.into_parts();
         Box::pin(async move {
-            match line.exchange(head, body, fault).await {
+            match line.exchange(head, body.into(), fault).await {
                 Emitted::Answer(mut response) => {
                     if mark.0.leaving() {
                         let close = HeaderValue::from_static("close");

@@ -6,10 +6,10 @@
 use std::rc::Rc;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::retry::Reached;
+use super::upstream::connection::UpstreamBody;
 use super::upstream::{Lease, Pool, Reuse};
 use crate::body::RequestBody;
 
@@ -70,7 +70,7 @@ pub async fn attempt(
     pool: &Rc<Pool>,
     aim: Aim,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let lease = match timeout_at(aim.deadline, pool.checkout(aim.endpoint, aim.reuse)).await {
         Ok(Ok(lease)) => lease,
         Ok(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
@@ -83,12 +83,12 @@ async fn send(
     mut lease: Lease,
     deadline: Instant,
     request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let reused = lease.reused();
-    match timeout_at(deadline, lease.sender().try_send_request(request)).await {
+    match timeout_at(deadline, lease.send(request)).await {
         Ok(Ok(response)) => Ok((response, lease)),
-        Ok(Err(mut error)) => {
-            let unsent = error.take_message();
+        Ok(Err(unanswered)) => {
+            let unsent = unanswered.unsent;
             let why = if unsent.is_some() && reused { Why::Stale } else { Why::Broken };
             Err(Failure { why, unsent })
         }

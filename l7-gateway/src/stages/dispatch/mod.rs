@@ -11,13 +11,13 @@ use std::sync::Arc;
 use common::observe::Observer;
 use common::rng::Rng;
 use common::service::events::EndpointEjected;
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Method, Request, Response};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use self::attempt::{Aim, Failure, Why, attempt};
 use self::retry::{Body, Budget, Reached};
+use self::upstream::connection::UpstreamBody;
 use self::upstream::{Lease, Pool, Reuse, ServiceBody};
 use crate::body::{AnswerBody, BodyFault, BodyProgress, RequestBody, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Grant, Prepared, ResponseHead, Stage};
@@ -146,7 +146,7 @@ impl Dispatch {
         lane: &Lane,
         plan: Plan,
         request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), Why> {
+    ) -> Result<(Response<UpstreamBody>, Lease), Why> {
         lane.budget.borrow_mut().deposit();
         let upstream = &lane.pool.upstream;
         let mut tried = Vec::new();
@@ -232,18 +232,16 @@ fn fault(why: Why, body: &BodyProgress) -> DispatchError {
 }
 
 /// The service's answer. A protocol change that nobody asked for is no answer (RFC 9110 §15.2.2).
-fn answer(mut response: Response<Incoming>, lease: Lease, upgrade: bool) -> Result<Answered, Halt> {
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && !upgrade {
-        return Err(DispatchError::Broken.into());
-    }
-    let upstream = switched.then(|| hyper::upgrade::on(&mut response));
-    let (head, incoming) = response.into_parts();
-    let body = match upstream {
-        Some(upstream) => {
+fn answer(response: Response<UpstreamBody>, lease: Lease, upgrade: bool) -> Result<Answered, Halt> {
+    let (head, body) = response.into_parts();
+    let body = match body {
+        UpstreamBody::Upgrade(_) if !upgrade => return Err(DispatchError::Broken.into()),
+        UpstreamBody::Upgrade(upstream) => {
             AnswerBody::Tunnel(Box::new(Tunnel { upstream, in_flight: lease.into_tunnel() }))
         }
-        None => AnswerBody::Service(Box::new(ServiceBody::new(incoming, lease))),
+        body @ UpstreamBody::Http1(_) => {
+            AnswerBody::Service(Box::new(ServiceBody::new(body, lease)))
+        }
     };
     let head = ResponseHead { status: head.status, headers: head.headers };
     Ok(Answered { head, body, by: AnsweredBy::Service })
