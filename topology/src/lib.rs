@@ -62,6 +62,7 @@ pub mod model;
 pub mod pool;
 pub mod problem;
 pub mod units;
+pub mod upstream;
 
 mod docs;
 mod raw;

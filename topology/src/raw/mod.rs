@@ -12,6 +12,7 @@ mod read;
 mod scalar;
 mod schema;
 mod service;
+mod upstream;
 
 pub(crate) use gateway::*;
 pub(crate) use l4::*;
@@ -22,3 +23,4 @@ pub(crate) use read::{
 pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;
+pub(crate) use upstream::*;

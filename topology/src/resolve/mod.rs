@@ -12,6 +12,7 @@ mod names;
 mod policy;
 mod pool;
 mod service;
+mod upstream;
 mod wiring;
 
 use std::num::NonZeroU32;

@@ -1,0 +1,148 @@
+//! Where a group's routes lead: services and balancers' listeners with how they are called. Not for
+//! routes themselves: `gateway`.
+//!
+//! Invariant: an `UpstreamId` that is handed out is in range.
+
+use std::time::Duration;
+
+use crate::gateway::Certificate;
+use crate::l4::{Balance, Protocol};
+use crate::model::{Probe, Service};
+use crate::problem::nearest;
+use crate::raw::{self, Findings, Named, Spot, Text, Typed};
+use crate::resolve::l4::reachable;
+use crate::resolve::names::{Destination, Names, Wanted};
+use crate::resolve::{count, positive, secret};
+use crate::units::At;
+use crate::upstream::{Upstream, UpstreamId, UpstreamTls, Via};
+
+/// Where routes of one group lead, each only once.
+pub(super) struct Upstreams {
+    settings: Option<Named<raw::Upstream>>,
+    all: Vec<(String, Upstream)>,
+}
+
+impl Upstreams {
+    /// None yet; what the file says of each is in `settings`.
+    pub(super) fn new(settings: Option<Named<raw::Upstream>>) -> Self {
+        Self { settings, all: Vec::new() }
+    }
+
+    /// All that routes led to.
+    pub(super) fn finish(self) -> Vec<Upstream> {
+        self.all.into_iter().map(|(_, upstream)| upstream).collect()
+    }
+
+    /// Where this leads; known from now on.
+    pub(super) fn lead(
+        &mut self,
+        to: &Typed<Text>,
+        names: &Names,
+        out: &mut Findings,
+    ) -> Option<UpstreamId> {
+        let text = to.value.0.as_str();
+        if let Some(index) = self.all.iter().position(|(known, _)| known == text) {
+            return Some(UpstreamId(index));
+        }
+        let Some(destination) = names.destination(text) else {
+            names.unknown(&to.spot, text, Wanted::Traffic, out);
+            return None;
+        };
+        let entries = self.settings.as_ref().map_or(&[][..], |named| &named.0);
+        let raw = entries.iter().find(|entry| entry.name == text).map(|entry| &entry.value);
+        let upstream = upstream(destination, raw, &to.spot, names, out);
+        self.all.push((text.to_owned(), upstream));
+        Some(UpstreamId(self.all.len() - 1))
+    }
+
+    /// Warns of settings for something that no route leads to.
+    pub(super) fn unused(&self, out: &mut Findings) {
+        for entry in self.settings.iter().flat_map(|named| &named.0) {
+            if !self.all.iter().any(|(known, _)| *known == entry.name) {
+                let note = out.warning(&entry.spot, format!("no route leads to `{}`", entry.name));
+                if let Some(near) = nearest(&entry.name, self.all.iter().map(|(k, _)| k.as_str())) {
+                    note.meant(near);
+                }
+            }
+        }
+    }
+}
+
+fn upstream(
+    destination: Destination<'_>,
+    raw: Option<&raw::Upstream>,
+    at: &Spot,
+    names: &Names,
+    out: &mut Findings,
+) -> Upstream {
+    let (service, endpoints, via, health) = match destination {
+        Destination::Service(s) | Destination::Gateway(s) => {
+            (s.name.clone(), s.endpoints.clone(), Via::Endpoints, s.health.clone())
+        }
+        Destination::Listener(listener) => {
+            if listener.protocol == Protocol::Udp {
+                out.error(at, "a gateway sends no datagrams").allowed("a `tcp` listener");
+            }
+            (names.behind(listener), listener.endpoints.clone(), Via::Balancer, None)
+        }
+    };
+    if let Destination::Service(Service { discover: Some(_), name, .. }) = destination {
+        let what = format!("`{name}` is discovered, and gateways cannot follow that yet");
+        out.error(at, what)
+            .allowed("a service with `endpoints`, or a balancer's listener before it");
+    }
+    if !matches!(destination, Destination::Service(_)) {
+        reachable(&endpoints, at, out);
+    }
+    if health.as_ref().is_some_and(|check| matches!(check.probe, Probe::Udp { .. })) {
+        out.error(at, "this service is asked by datagrams, and a gateway speaks HTTP")
+            .allowed("a service without `health: { udp: … }`");
+    }
+    let behind = via == Via::Balancer;
+    let balance = raw.and_then(|raw| raw.balance.as_ref());
+    if let Some(balance) = balance
+        && matches!(balance.value, Balance::ClientAddress | Balance::FiveTuple)
+    {
+        let what = "gateways cannot choose in this way yet";
+        out.error(&balance.spot, what).allowed("round-robin, least-connections, two-choices");
+    }
+    let second = Duration::from_secs(1);
+    let connect = raw.and_then(|raw| raw.connect_timeout.clone());
+    let requests = raw.and_then(|raw| raw.max_requests.as_ref()).map(|typed| typed.value);
+    let age = raw.and_then(|raw| raw.max_age.clone());
+    let age = age.map(|typed| positive(Some(typed), second, out));
+    Upstream {
+        service,
+        endpoints,
+        via,
+        balance: balance.map_or(Balance::RoundRobin, |typed| typed.value),
+        health,
+        connect_timeout: positive(connect, second, out),
+        max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
+        max_connection_age: age.or(behind.then_some(second * 60)),
+        max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+        tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
+    }
+}
+
+fn upstream_tls(raw: &raw::UpstreamTls, names: &Names) -> UpstreamTls {
+    let pair = raw.certificate.as_ref().and_then(|pair| {
+        let (chain, key) = (pair.chain.clone()?, pair.key.clone()?);
+        Some(Certificate { chain: secret(chain, names), key: secret(key, names) })
+    });
+    let name =
+        |typed: &Typed<Text>| At { value: typed.value.0.clone(), place: typed.spot.extent.place };
+    UpstreamTls {
+        ca: raw.ca.clone().map(|typed| secret(typed, names)),
+        name: raw.name.as_ref().map(name),
+        certificate: pair,
+    }
+}
+
+fn attempts(typed: Option<&Typed<u8>>, out: &mut Findings) -> u8 {
+    let Some(typed) = typed else { return 3 };
+    if !(1..=10).contains(&typed.value) {
+        out.error(&typed.spot, format!("{} is no number of tries", typed.value)).allowed("1 to 10");
+    }
+    typed.value
+}
