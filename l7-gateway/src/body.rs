@@ -4,7 +4,7 @@
 //!
 //! Invariant: a body that ends early ends as an error, never as a shorter body.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -32,6 +32,9 @@ pub enum BodyFault {
     /// Nothing came for too long.
     #[error("the body stopped coming")]
     Idle,
+    /// Its framing is no HTTP (RFC 9112 §7.1).
+    #[error("a chunk is malformed")]
+    Malformed,
     /// The connection or stream broke.
     #[error("the body broke off")]
     Broken,
@@ -71,10 +74,31 @@ pub struct BodyLimits {
     pub idle: Duration,
 }
 
+/// A connection that can be asked for the next piece of the body under way on it.
+pub trait Intake: fmt::Debug {
+    /// The next piece of the body of this exchange, counted from the connection's first.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchange: u64,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>>;
+}
+
 /// Where a client's body comes from.
 #[derive(Debug)]
 pub enum BodySource {
-    /// One of hyper's servers.
+    /// There is none.
+    Nothing,
+    /// HTTP/1.1: the connection, where it stands.
+    Http1 {
+        /// The connection.
+        intake: Rc<RefCell<dyn Intake>>,
+        /// Which exchange on it.
+        exchange: u64,
+        /// Bytes that are still to come, where that was told.
+        left: Option<u64>,
+    },
+    /// HTTP/2, by hyper's server.
     Hyper(Incoming),
 }
 
@@ -93,18 +117,31 @@ impl Body for BodySource {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match &mut *self {
+            Self::Nothing => Poll::Ready(None),
+            Self::Http1 { intake, exchange, left } => {
+                let polled = intake.borrow_mut().poll_body(cx, *exchange);
+                if let (Some(left), Poll::Ready(Some(Ok(frame)))) = (left, &polled) {
+                    let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    *left = left.saturating_sub(size);
+                }
+                polled
+            }
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(|_| BodyFault::Broken),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Nothing => true,
+            Self::Http1 { left, .. } => *left == Some(0),
             Self::Hyper(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Http1 { left, .. } => left.map_or_else(SizeHint::new, SizeHint::with_exact),
             Self::Hyper(body) => body.size_hint(),
         }
     }
@@ -205,7 +242,7 @@ impl Body for RequestBody {
                 this.source = None;
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(_))) => this.fail(BodyFault::Broken),
+            Poll::Ready(Some(Err(fault))) => this.fail(fault),
             Poll::Ready(Some(Ok(frame))) => {
                 let size = frame.data_ref().map_or(0, Buf::remaining) as u64;
                 let total = this.progress.bytes.get() + size;

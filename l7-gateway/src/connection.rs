@@ -5,7 +5,7 @@
 //! Invariant: who the client is was settled before its first request, by a trusted PROXY header or
 //! by the socket.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,11 +23,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::access_log::{Record, RouteStats, Sink};
 use crate::body::{BodyLimits, BodySource, RequestBody};
+use crate::codec::Fault;
+use crate::date::Date;
+use crate::engine::Engine as _;
 use crate::engine::frames::Abuse;
 use crate::engine::http1::Http1;
 use crate::engine::http2::Http2;
 use crate::engine::stall::Stall;
-use crate::engine::{Engine as _, Fault};
 use crate::events::{Http2Abused, ProxyHeaderRefused};
 use crate::exchange::{Exchange, Peer, Received, Stage, Transport};
 use crate::ids::{RequestId, TraceParent};
@@ -45,7 +47,12 @@ pub struct Worker {
     sink: Rc<Sink>,
     observer: Observer,
     rng: RefCell<SmallRng>,
+    scratch: RefCell<Box<[u8]>>,
+    date: RefCell<Date>,
 }
+
+/// What connections read into while nothing of them is kept.
+const SCRATCH: usize = 16 * 1024;
 
 /// A snapshot with this worker's pipeline for it.
 #[derive(Debug)]
@@ -77,7 +84,8 @@ impl Worker {
     ) -> Rc<Self> {
         let site = RefCell::new(Site::build(published.load_full(), &observer, None));
         let rng = RefCell::new(SmallRng::from_os_rng());
-        Rc::new(Self { published, site, sink, observer, rng })
+        let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+        Rc::new(Self { published, site, sink, observer, rng, scratch, date: RefCell::default() })
     }
 
     /// The site of the snapshot in force; built anew after a change, while exchanges that were begun
@@ -167,6 +175,16 @@ impl Line {
     fn new(worker: &Rc<Worker>, peer: Peer, handshake: Option<Duration>) -> Rc<Self> {
         let (worker, handshake) = (Rc::clone(worker), Cell::new(handshake));
         Rc::new(Self { worker, peer: Rc::new(peer), handshake })
+    }
+
+    /// The worker's memory to read into; nothing stays in it.
+    pub fn scratch(&self) -> RefMut<'_, [u8]> {
+        RefMut::map(self.worker.scratch.borrow_mut(), |bytes| &mut **bytes)
+    }
+
+    /// `Date` of an answer that has none, as a line (RFC 9110 §6.6.1).
+    pub fn date(&self, out: &mut Vec<u8>) {
+        self.worker.date.borrow_mut().write(SystemTime::now(), out);
     }
 
     /// Its client was cut off.

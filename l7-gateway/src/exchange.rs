@@ -264,7 +264,7 @@ pub struct Received {
     /// The body, streamed.
     pub body: RequestBody,
     /// What the engine found wrong with the framing; then head and body are empty stand-ins.
-    pub fault: Option<crate::engine::Fault>,
+    pub fault: Option<crate::codec::Fault>,
 }
 
 /// Stage 2 → 3.

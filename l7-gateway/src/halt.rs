@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::body::{AnswerBody, BodyFault};
-use crate::engine::Fault;
+use crate::codec::Fault;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
 use crate::stages::authn::AuthnError;
 use crate::stages::authz::AuthzError;
@@ -55,6 +55,7 @@ pub enum Kind {
     Misdirected,
     TooManyRequests,
     HeadTooLarge,
+    Expectation,
     UpstreamFailed,
     UpstreamUnavailable,
     LimitsUnavailable,
@@ -75,7 +76,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -90,6 +91,7 @@ impl Kind {
         Self::Misdirected,
         Self::TooManyRequests,
         Self::HeadTooLarge,
+        Self::Expectation,
         Self::UpstreamFailed,
         Self::UpstreamUnavailable,
         Self::LimitsUnavailable,
@@ -141,6 +143,11 @@ impl Kind {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
                 "The headers are too large",
+            ),
+            Self::Expectation => (
+                StatusCode::EXPECTATION_FAILED,
+                "expectation_failed",
+                "The expectation cannot be met",
             ),
             Self::UpstreamFailed => {
                 (StatusCode::BAD_GATEWAY, "upstream_failed", "The service did not answer properly")
@@ -268,6 +275,7 @@ impl From<Fault> for Halt {
             Fault::HeadTimeout => Kind::HeadTimeout,
             Fault::HeadTooLarge | Fault::TooManyHeaders => Kind::HeadTooLarge,
             Fault::TargetTooLong => Kind::TargetTooLong,
+            Fault::Expectation => Kind::Expectation,
             _ => Kind::Malformed,
         };
         Reply::new(kind).detail(fault.to_string()).last().into()
@@ -362,6 +370,9 @@ impl From<DispatchError> for Halt {
                 Reply::new(Kind::BodyTooLarge).last().into()
             }
             DispatchError::Body(BodyFault::Idle) => Reply::new(Kind::BodyTimeout).last().into(),
+            DispatchError::Body(fault @ BodyFault::Malformed) => {
+                Reply::new(Kind::Malformed).detail(fault.to_string()).last().into()
+            }
             DispatchError::Body(BodyFault::Broken) => Self::Disconnect,
             DispatchError::Timeout => Kind::UpstreamTimeout.into(),
             DispatchError::Unreachable => {

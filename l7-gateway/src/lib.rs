@@ -36,8 +36,10 @@ use crate::snapshot::{BuildError, Snapshot};
 
 pub mod access_log;
 pub mod body;
+pub mod codec;
 pub mod connection;
 pub mod control;
+pub mod date;
 pub mod engine;
 pub mod events;
 pub mod exchange;
@@ -45,6 +47,7 @@ pub mod halt;
 pub mod hops;
 pub mod ids;
 pub mod inspect;
+pub mod link;
 pub mod matcher;
 pub mod pipeline;
 pub mod predicate;
