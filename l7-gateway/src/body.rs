@@ -15,13 +15,12 @@ use bytes::{Buf, Bytes};
 use common::service::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::stages::dispatch::upstream::ServiceBody;
+use crate::stages::dispatch::upstream::http1::Http1Body;
 
 /// Why a body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -303,8 +302,8 @@ pub struct Tunnel {
 /// A connection that changes its protocol.
 #[derive(Debug)]
 pub enum Upgrade {
-    /// One of hyper's: ready when it has switched.
-    Hyper(OnUpgrade),
+    /// A service's, after its 101.
+    Http1(Http1Body),
 }
 
 /// A connection that speaks another protocol than HTTP.
@@ -313,10 +312,13 @@ pub trait Raw: AsyncRead + AsyncWrite + Unpin {}
 impl<IO: AsyncRead + AsyncWrite + Unpin> Raw for IO {}
 
 impl Upgrade {
-    /// The connection, once it has switched; `None`: it ended before.
-    pub async fn raw(self) -> Option<Box<dyn Raw>> {
+    /// The connection, and what has come of the other protocol already; `None`: it is not free.
+    pub fn raw(self) -> Option<(Box<dyn Raw>, Bytes)> {
         match self {
-            Self::Hyper(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+            Self::Http1(body) => {
+                let (stream, early) = body.into_stream()?;
+                Some((Box::new(stream), early))
+            }
         }
     }
 }

@@ -36,11 +36,12 @@ pub(super) async fn pass<IO>(
     headers.remove(header::UPGRADE);
     let lines = b"connection: upgrade\r\nupgrade: websocket\r\n";
     write::response(link.output(), head.status(), &headers, Framing::Silent, lines);
+    let Some((upstream, said)) = tunnel.upstream.raw() else { return };
+    link.put(said, b"");
     if poll_fn(|cx| link.poll_flush(cx)).await.is_err() {
         return;
     }
     let (io, early) = link.into_parts();
-    let Some(upstream) = tunnel.upstream.raw().await else { return };
     let mut downstream = Stall::new(io, TUNNEL_IDLE);
     let mut upstream = Stall::new(upstream, TUNNEL_IDLE);
     if upstream.write_all(&early).await.is_err() {

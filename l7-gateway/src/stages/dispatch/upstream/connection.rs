@@ -12,20 +12,18 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::super::service::Secured;
+use super::http1::{Http1, Http1Body};
+use super::stream::Stream;
 use crate::body::{BodyFault, RequestBody, Upgrade};
 
 /// A connection.
 #[derive(Debug)]
 pub enum Connection {
     /// HTTP/1.1: one request at a time.
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
 }
 
 /// No answer came.
@@ -35,9 +33,6 @@ pub struct Unanswered {
     pub unsent: Option<Request<RequestBody>>,
 }
 
-/// Most bytes of line and headers of an answer.
-const MAX_ANSWER_HEAD: usize = 128 * 1024;
-
 impl Connection {
     /// A new one.
     ///
@@ -46,38 +41,25 @@ impl Connection {
     pub async fn open(address: SocketAddr, tls: Option<&Secured>) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        match tls {
-            None => Self::http1(stream).await,
+        let stream = match tls {
+            None => Stream::Plain(stream),
             // Boxed: a handshake is large, and most services have none.
-            Some(tls) => Self::http1(Box::pin(tls.secure(stream, address)).await?).await,
-        }
-    }
-
-    async fn http1<IO>(io: IO) -> io::Result<Self>
-    where
-        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_ANSWER_HEAD);
-        let (send, task) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            // Its end is seen by the sender, which says more.
-            let _seen = task.with_upgrades().await;
-        });
-        Ok(Self::Http1(send))
+            Some(tls) => Stream::Tls(Box::new(Box::pin(tls.secure(stream, address)).await?)),
+        };
+        Ok(Self::Http1(Http1::new(stream)))
     }
 
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         match self {
-            Self::Http1(send) => send.is_closed(),
+            Self::Http1(wire) => wire.is_closed(),
         }
     }
 
     /// Whether it takes a request now.
     pub fn is_ready(&self) -> bool {
         match self {
-            Self::Http1(send) => send.is_ready(),
+            Self::Http1(wire) => wire.is_ready(),
         }
     }
 
@@ -91,27 +73,24 @@ impl Connection {
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         match self {
-            Self::Http1(send) => match send.try_send_request(request).await {
-                Ok(response) => Ok(of_http1(response)),
-                Err(mut error) => Err(Unanswered { unsent: error.take_message() }),
-            },
+            Self::Http1(wire) => wire.send(request).await.map(of_http1),
         }
     }
 }
 
-fn of_http1(mut response: Response<Incoming>) -> Response<UpstreamBody> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let upgrade = Upgrade::Hyper(hyper::upgrade::on(&mut response));
-        return response.map(|_| UpstreamBody::Upgrade(upgrade));
-    }
-    response.map(UpstreamBody::Http1)
+fn of_http1(response: Response<Http1Body>) -> Response<UpstreamBody> {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    response.map(|body| match switched {
+        true => UpstreamBody::Upgrade(Upgrade::Http1(body)),
+        false => UpstreamBody::Http1(body),
+    })
 }
 
 /// What follows the head of an answer.
 #[derive(Debug)]
 pub enum UpstreamBody {
     /// A body over HTTP/1.1.
-    Http1(Incoming),
+    Http1(Http1Body),
     /// Another protocol, after a 101.
     Upgrade(Upgrade),
 }
@@ -125,7 +104,7 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match &mut *self {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(|_| BodyFault::Broken),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx),
             Self::Upgrade(_) => Poll::Ready(None),
         }
     }

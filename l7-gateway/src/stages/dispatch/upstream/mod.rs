@@ -24,6 +24,8 @@ pub use self::body::ServiceBody;
 
 mod body;
 pub mod connection;
+pub mod http1;
+pub mod stream;
 
 /// Connections of one worker to one service.
 #[derive(Debug)]
