@@ -30,7 +30,7 @@ use crate::engine::frames::Abuse;
 use crate::engine::http1::Http1;
 use crate::engine::http2::Http2;
 use crate::engine::stall::Stall;
-use crate::events::{Http2Abused, ProxyHeaderRefused};
+use crate::events::{HandshakeRefused, Http2Abused, ProxyHeaderRefused};
 use crate::exchange::{Exchange, Peer, Received, Stage, Transport};
 use crate::ids::{RequestId, TraceParent};
 use crate::pipeline::Pipeline;
@@ -134,12 +134,13 @@ impl Worker {
                 self.speak(Protocol::Http1, io, line, shutdown).await;
             }
             Some(front) => {
-                let accepted = tls::accept(&front.config, io, limit).await;
-                if let Ok(accepted) = accepted {
-                    let peer = Peer { client, transport: accepted.transport };
-                    let line = Line::new(self, peer, Some(accepted.took));
-                    self.speak(accepted.protocol, accepted.stream, line, shutdown).await;
-                }
+                let accepted = match tls::accept(&front.config, io, limit).await {
+                    Ok(accepted) => accepted,
+                    Err(fault) => return self.observer.emit(HandshakeRefused { client, fault }),
+                };
+                let peer = Peer { client, transport: accepted.transport };
+                let line = Line::new(self, peer, Some(accepted.took));
+                self.speak(accepted.protocol, accepted.stream, line, shutdown).await;
             }
         }
     }

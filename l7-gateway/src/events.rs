@@ -13,6 +13,7 @@ use tracing::Level;
 
 use crate::control::Change;
 use crate::engine::frames::Abuse;
+use crate::stages::tls::HandshakeFault;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -41,6 +42,15 @@ pub struct Http2Abused {
     pub client: SocketAddr,
     /// What.
     pub abuse: Abuse,
+}
+
+/// A TLS handshake was not finished.
+#[derive(Debug)]
+pub struct HandshakeRefused {
+    /// The client.
+    pub client: SocketAddr,
+    /// Why.
+    pub fault: HandshakeFault,
 }
 
 /// A changed file is in force.
@@ -133,6 +143,14 @@ impl Event for ProxyHeaderRefused {
     fn emit(&self, to: &Observer) {
         refused(to, "proxy_header");
         tracing::debug!(instance = %to.instance, from = %self.from, fault = %self.fault, "PROXY header refused");
+    }
+}
+
+impl Event for HandshakeRefused {
+    fn emit(&self, to: &Observer) {
+        let word = self.fault.word();
+        refused(to, word);
+        tracing::debug!(instance = %to.instance, client = %self.client, fault = word, "no TLS handshake");
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
 use topology::gateway::{RoutePolicy, UpstreamId};
@@ -85,10 +86,20 @@ pub enum Transport {
     Tls {
         /// The server name that the client asked for.
         sni: Option<String>,
+        /// Who the client is by its verified certificate.
+        principal: Option<Principal>,
     },
 }
 
 impl Peer {
+    /// Who the client is by its verified certificate.
+    pub fn principal(&self) -> Option<&Principal> {
+        match &self.transport {
+            Transport::Plain => None,
+            Transport::Tls { principal, .. } => principal.as_ref(),
+        }
+    }
+
     /// The client's address.
     pub fn address(&self) -> IpAddr {
         self.client.ip().to_canonical()

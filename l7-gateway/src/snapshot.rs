@@ -8,12 +8,11 @@
 use std::sync::Arc;
 
 use common::observe::Observer;
-use common::tls::store::Loaded;
-use common::tls::{TlsError, server, store};
-use rustls::ServerConfig;
+use common::tls::TlsError;
+use common::tls::server::Server;
 use thiserror::Error;
 use topology::Place;
-use topology::gateway::{Group, Tls};
+use topology::gateway::Group;
 use topology::units::InstanceName;
 
 use crate::matcher::Matcher;
@@ -61,31 +60,8 @@ pub struct Snapshot {
     pub keys: Arc<Keys>,
     /// Counters of its limits.
     pub limits: Arc<Limits>,
-    /// Certificates; `None`: plain HTTP.
-    pub front: Option<Front>,
-}
-
-/// Stage 1 of a listener with TLS.
-#[derive(Debug)]
-pub struct Front {
-    /// For handshakes.
-    pub config: Arc<ServerConfig>,
-    certificates: Vec<Loaded>,
-    /// Clients show no certificates.
-    anonymous: bool,
-}
-
-impl Front {
-    /// Sessions that were begun under `before` can be resumed, unless clients show certificates: a
-    /// resumed session would not have its client's verified again.
-    fn new(tls: &Tls, before: Option<&Self>) -> Result<Self, TlsError> {
-        let mut config = server::config(tls, &[b"h2", b"http/1.1"])?;
-        if let Some(before) = before.filter(|before| before.anonymous && tls.client_ca.is_none()) {
-            Arc::make_mut(&mut config).ticketer = Arc::clone(&before.config.ticketer);
-        }
-        let certificates = tls.certificates.iter().map(store::load).collect::<Result<_, _>>()?;
-        Ok(Self { config, certificates, anonymous: tls.client_ca.is_none() })
-    }
+    /// Stage 1; `None`: plain HTTP.
+    pub front: Option<Server>,
 }
 
 impl Snapshot {
@@ -116,17 +92,11 @@ impl Snapshot {
                 Some(before) => Arc::clone(&before.limits),
                 None => Limits::new(group, observer.clone())?,
             },
-            front: group.tls.as_ref().map(|tls| Front::new(tls, front)).transpose()?,
+            front: group.tls.as_ref().map(|tls| Server::new(tls, &ALPN, front)).transpose()?,
             group: group.clone(),
         })
     }
-
-    /// Whether a connection that asked for `sni` may carry requests for `host`: the same name, or
-    /// one that the certificate it was shown covers as well (RFC 9110 §15.5.20).
-    pub fn serves(&self, sni: &str, host: &str) -> bool {
-        let Some(front) = &self.front else { return true };
-        let shown = front.certificates.iter().find(|c| c.covers(sni));
-        sni.eq_ignore_ascii_case(host)
-            || shown.or(front.certificates.first()).is_none_or(|c| c.covers(host))
-    }
 }
+
+/// What is spoken over TLS, the better first.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];

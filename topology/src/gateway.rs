@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use crate::tls::{Certificate, Tls};
 use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Percent,
     Place, Rate, RouteName, Scope, SecretRef,
@@ -61,26 +62,6 @@ pub struct Instance {
     pub admin: Option<At<SocketAddr>>,
     /// Where its key stands.
     pub place: Place,
-}
-
-/// Stage 1: TLS towards clients.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// Chosen by SNI; the first is the default. At least one.
-    pub certificates: Vec<Certificate>,
-    /// Authorities for client certificates; `None`: none is asked for.
-    pub client_ca: Option<At<PathBuf>>,
-    /// Where the section stands.
-    pub place: Place,
-}
-
-/// A certificate chain and its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
-    /// PEM, leaf first.
-    pub chain: At<SecretRef>,
-    /// PEM, PKCS#8, PKCS#1 or SEC1.
-    pub key: At<SecretRef>,
 }
 
 /// Stage 2: what a client may send.

@@ -61,6 +61,7 @@ pub mod l4;
 pub mod model;
 pub mod pool;
 pub mod problem;
+pub mod tls;
 pub mod units;
 pub mod upstream;
 
@@ -74,10 +75,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use gateway::Tls;
 pub use l4::Balance;
 pub use model::{Endpoint, HealthCheck, Service, SourceFile, Topology};
 pub use problem::{LoadError, Problem, Problems, Severity, Shown};
+pub use tls::Tls;
 pub use units::{At, EndpointName, Place, SecretRef, ServiceName, Weight};
 
 use raw::FromTree as _;

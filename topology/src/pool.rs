@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::gateway::Tls;
 use crate::model::Run;
+use crate::tls::Tls;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, Place, SecretRef, UserName};
 
 /// Poolers for the same databases.

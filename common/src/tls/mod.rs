@@ -4,8 +4,10 @@
 //! Invariant: an error names the reference's place in the topology file.
 
 pub mod client;
+pub mod principal;
 pub mod server;
 pub mod store;
+mod tickets;
 
 use std::sync::Arc;
 

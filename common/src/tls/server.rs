@@ -1,43 +1,110 @@
-//! TLS towards clients: the server configuration of a listener. Not for the accept loop.
+//! TLS towards clients: the server configuration of a listener, and who its clients are. Not for the
+//! accept loop.
 //!
 //! Invariant: one configuration is shared by all workers, and with it the ticket keys, so that a
-//! session resumes on whichever worker the next connection meets.
+//! session resumes on whichever worker the next connection meets. Where clients show certificates no
+//! session resumes: each connection's certificate is verified against what holds then.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
-use rustls::{RootCertStore, server::danger::ClientCertVerifier};
-use topology::gateway::Tls;
+use rustls::RootCertStore;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{
+    NoServerSessionStorage, ProducesTickets, ServerConfig, ServerConnection, WebPkiClientVerifier,
+};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use topology::tls::{ClientCertificates, Tls};
 use topology::{At, SecretRef};
+use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
-use super::store::{BySni, chain, load};
+use super::principal::Principal;
+use super::store::{BySni, Loaded, chain, load};
+use super::tickets::Shared;
 use super::{TlsError, provider};
+use crate::secret;
 
-/// TLS 1.2 and 1.3 with the certificates of the section, `alpn` in order of preference. Blocking:
-/// for start and reload.
+/// What a listener needs for handshakes, and what it knows of its own certificates.
+#[derive(Debug)]
+pub struct Server {
+    /// For handshakes.
+    pub config: Arc<ServerConfig>,
+    names: Arc<BySni>,
+    /// Tickets are sealed with keys of this process.
+    own_keys: Option<Arc<dyn ProducesTickets>>,
+}
+
+impl Server {
+    /// TLS 1.2 and 1.3 with the certificates of the section, `alpn` in order of preference. Sessions
+    /// that were begun under `before` can be resumed. Blocking: for start and reload.
+    ///
+    /// # Errors
+    /// With the place of the reference that is at fault.
+    pub fn new(tls: &Tls, alpn: &[&[u8]], before: Option<&Self>) -> Result<Self, TlsError> {
+        let loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        let refused = |reason: String| TlsError::Refused { what: "tls", place: tls.place, reason };
+        let names = BySni::new(loaded, tls.sni)
+            .ok_or_else(|| refused("no certificate is named".to_owned()))?;
+        let names = Arc::new(names);
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|fault| refused(fault.to_string()))?;
+        let verifier = client_verifier(tls)?;
+        let anonymous = verifier.is_none();
+        let builder = match verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&names) as Arc<_>);
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        let mut own_keys = None;
+        if !anonymous {
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else if let Some(reference) = &tls.ticket_keys {
+            config.ticketer = Shared::read(reference)?;
+        } else {
+            let keys = match before.and_then(|before| before.own_keys.clone()) {
+                Some(known) => known,
+                None => rustls::crypto::aws_lc_rs::Ticketer::new()
+                    .map_err(|fault| refused(fault.to_string()))?,
+            };
+            config.ticketer = Arc::clone(&keys);
+            own_keys = Some(keys);
+        }
+        Ok(Self { config: Arc::new(config), names, own_keys })
+    }
+
+    /// Whether a connection that asked for `sni` may carry requests for `host`: the certificate it was
+    /// shown covers both, or nothing else was asked for (RFC 9110 §7.4).
+    pub fn serves(&self, sni: &str, host: &str) -> bool {
+        sni.eq_ignore_ascii_case(host) || self.names.shown(sni).covers(host)
+    }
+
+    /// The certificates, in the order of the file.
+    pub fn certificates(&self) -> &[Loaded] {
+        self.names.all()
+    }
+}
+
+/// The configuration alone, for who keeps nothing over a reload.
 ///
 /// # Errors
 /// With the place of the reference that is at fault.
 pub fn config(tls: &Tls, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
-    let loaded = tls.certificates.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-    let refused = |reason: String| TlsError::Refused { what: "tls", place: tls.place, reason };
-    let resolver =
-        BySni::new(&loaded).ok_or_else(|| refused("no certificate is named".to_owned()))?;
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|fault| refused(fault.to_string()))?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => builder.with_client_cert_verifier(client_verifier(path)?),
-    };
-    let mut config = builder.with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    config.ticketer =
-        rustls::crypto::aws_lc_rs::Ticketer::new().map_err(|fault| refused(fault.to_string()))?;
-    Ok(Arc::new(config))
+    Server::new(tls, alpn, None).map(|server| server.config)
 }
 
-fn client_verifier(path: &At<std::path::PathBuf>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+/// Who the client of a finished handshake is, by its verified certificate.
+pub fn client(connection: &ServerConnection) -> Option<Principal> {
+    connection.peer_certificates()?.first().and_then(Principal::of)
+}
+
+fn client_verifier(tls: &Tls) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let Some(path) = &tls.client_ca else { return Ok(None) };
     let (what, place) = ("client-ca", path.place);
     let reference = At { value: SecretRef::File(path.value.clone()), place };
     let refused = |reason: String| TlsError::Refused { what, place, reason };
@@ -45,9 +112,99 @@ fn client_verifier(path: &At<std::path::PathBuf>) -> Result<Arc<dyn ClientCertVe
     for root in chain(&reference, what)? {
         roots.add(root).map_err(|fault| refused(fault.to_string()))?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(|fault| refused(fault.to_string()))
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    for list in &tls.client_crl {
+        let lists = revocations(list)?;
+        // One at a time, so that a fault has its place. Rustls asks every authority of a chain for
+        // one, and an old one is as good as none: who was revoked since would get in.
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
+        builder.clone().build().map_err(|fault| TlsError::Refused {
+            what: "client-crl",
+            place: list.place,
+            reason: fault.to_string(),
+        })?;
+    }
+    if tls.client_certificates == ClientCertificates::Optional {
+        builder = builder.allow_unauthenticated();
+    }
+    let inner = builder.build().map_err(|fault| refused(fault.to_string()))?;
+    Ok(Some(match tls.client_certificates {
+        ClientCertificates::Optional => inner,
+        ClientCertificates::Required => Arc::new(Named(inner)),
+    }))
+}
+
+/// The lists behind a reference, at least one.
+///
+/// # Errors
+/// With the place of the reference.
+pub fn revocations(
+    reference: &At<SecretRef>,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let (what, place) = ("client-crl", reference.place);
+    let pem = secret::read(&reference.value).map_err(|source| TlsError::Unreadable {
+        what,
+        place,
+        source,
+    })?;
+    let expected = "one or more X509 CRL blocks";
+    let wrong = |reason: String| TlsError::NoPem { what, place, reason, expected };
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|fault| wrong(fault.to_string()))?;
+    if lists.is_empty() { Err(wrong("no list".to_owned())) } else { Ok(lists) }
+}
+
+/// When the next list is due at the latest; `None`: it does not say, or is none.
+pub fn due(list: &CertificateRevocationListDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = CertificateRevocationList::from_der(list).ok()?;
+    let seconds = u64::try_from(parsed.next_update()?.timestamp()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+}
+
+/// Takes certificates that say who their owner is.
+#[derive(Debug)]
+struct Named(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Named {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.0.verify_client_cert(leaf, intermediates, now)?;
+        match Principal::of(leaf) {
+            Some(_) => Ok(verified),
+            None => Err(CertificateError::ApplicationVerificationFailure.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 #[cfg(test)]

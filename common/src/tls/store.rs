@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use topology::gateway::Certificate;
+use topology::tls::{Certificate, Sni};
 use topology::{At, SecretRef};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -135,38 +135,60 @@ fn name_of(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
-/// Chooses a certificate by SNI: exact name, then wildcard, then the first one of the file.
+/// Chooses a certificate by SNI: exact name, then wildcard, then the first one of the file unless a
+/// client must name one of ours.
 #[derive(Debug)]
 pub(super) struct BySni {
-    names: HashMap<String, Arc<CertifiedKey>>,
+    all: Vec<Loaded>,
+    names: HashMap<String, usize>,
     first: Arc<CertifiedKey>,
+    sni: Sni,
 }
 
 impl BySni {
     /// `None` without a certificate. Where two cover a name, the earlier wins.
-    pub(super) fn new(certificates: &[Loaded]) -> Option<Self> {
-        let first = Arc::clone(&certificates.first()?.key);
+    pub(super) fn new(all: Vec<Loaded>, sni: Sni) -> Option<Self> {
+        let first = Arc::clone(&all.first()?.key);
         let mut names = HashMap::new();
-        for loaded in certificates {
+        for (index, loaded) in all.iter().enumerate() {
             for name in &loaded.names {
-                names.entry(name.clone()).or_insert_with(|| Arc::clone(&loaded.key));
+                names.entry(name.clone()).or_insert(index);
             }
         }
-        Some(Self { names, first })
+        Some(Self { all, names, first, sni })
     }
 
-    /// The certificate for a name in any spelling that clients send.
-    pub(super) fn choose(&self, name: &str) -> Arc<CertifiedKey> {
+    /// All of them, in order.
+    pub(super) fn all(&self) -> &[Loaded] {
+        &self.all
+    }
+
+    /// The one for a name in any spelling that clients send.
+    fn named(&self, name: &str) -> Option<&Loaded> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
-        let exact = self.names.get(&name);
         let wildcard =
             || name.split_once('.').and_then(|(_, parent)| self.names.get(&format!("*.{parent}")));
-        Arc::clone(exact.or_else(wildcard).unwrap_or(&self.first))
+        let index = self.names.get(&name).or_else(wildcard)?;
+        self.all.get(*index)
+    }
+
+    /// The one that a client which asked for this name was shown.
+    pub(super) fn shown(&self, name: &str) -> &Loaded {
+        let first = || self.all.first().expect("invariant: there is at least one");
+        self.named(name).unwrap_or_else(first)
+    }
+
+    /// What a client is shown; `None`: it gets no connection.
+    pub(super) fn choose(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        match name.and_then(|name| self.named(name)) {
+            Some(loaded) => Some(Arc::clone(&loaded.key)),
+            None => (self.sni == Sni::Optional).then(|| Arc::clone(&self.first)),
+        }
     }
 }
 
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(hello.server_name().map_or_else(|| Arc::clone(&self.first), |name| self.choose(name)))
+        self.choose(hello.server_name())
     }
 }

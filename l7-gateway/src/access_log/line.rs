@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use common::tls::principal::Principal;
 use http::StatusCode;
 use topology::ServiceName;
 
@@ -39,6 +40,7 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     number(b",\"bytes_out\":", record.bytes_out, out);
     let client = x.peer.address().to_string();
     text(b",\"client\":", Some(&client), out);
+    text(b",\"principal\":", x.peer.principal().map(Principal::as_str), out);
     let route = Some(record.route.name.as_str()).filter(|name| !name.is_empty());
     text(b",\"route\":", route, out);
     text(b",\"halted\":", x.progress.halted().map(Stage::name), out);

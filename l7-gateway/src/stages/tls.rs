@@ -7,7 +7,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use common::tls::server;
+use rustls::{CertificateError, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -37,6 +38,49 @@ pub struct Accepted<IO> {
     pub took: Duration,
 }
 
+/// Why there was no handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeFault {
+    /// It was not finished in time.
+    Slow,
+    /// The client had to show a certificate and did not.
+    NoCertificate,
+    /// Its certificate is revoked.
+    Revoked,
+    /// Its certificate is not believed, or does not say who it is.
+    Certificate,
+    /// It did not name a server of ours, and must.
+    ServerName,
+    /// It is no TLS client, wants what is not offered, or went away.
+    Other,
+}
+
+impl HandshakeFault {
+    /// Its name in metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Slow => "handshake_timeout",
+            Self::NoCertificate => "no_certificate",
+            Self::Revoked => "certificate_revoked",
+            Self::Certificate => "certificate_refused",
+            Self::ServerName => "server_name",
+            Self::Other => "handshake",
+        }
+    }
+
+    fn of(error: &io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        match inner {
+            Some(Error::NoCertificatesPresented) => Self::NoCertificate,
+            Some(Error::InvalidCertificate(CertificateError::Revoked)) => Self::Revoked,
+            Some(Error::InvalidCertificate(_)) => Self::Certificate,
+            // What rustls says where no certificate was chosen.
+            Some(Error::General(_)) => Self::ServerName,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Shakes hands within `limit`. Dropping the future closes the connection.
 ///
 /// # Errors
@@ -45,20 +89,21 @@ pub async fn accept<IO>(
     config: &Arc<ServerConfig>,
     io: IO,
     limit: Duration,
-) -> io::Result<Accepted<IO>>
+) -> Result<Accepted<IO>, HandshakeFault>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let begun = Instant::now();
     let acceptor = TlsAcceptor::from(Arc::clone(config));
+    let accepting = timeout(limit, acceptor.accept(io)).await;
     let stream =
-        timeout(limit, acceptor.accept(io)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        accepting.map_err(|_| HandshakeFault::Slow)?.map_err(|e| HandshakeFault::of(&e))?;
     let (_, tls) = stream.get_ref();
     let protocol = match tls.alpn_protocol() {
         Some(b"h2") => Protocol::Http2,
         _ => Protocol::Http1,
     };
     let sni = tls.server_name().map(str::to_owned);
-    let transport = Transport::Tls { sni };
+    let transport = Transport::Tls { sni, principal: server::client(tls) };
     Ok(Accepted { stream, protocol, transport, took: begun.elapsed() })
 }

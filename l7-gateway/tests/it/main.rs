@@ -13,6 +13,7 @@ mod forge;
 mod front;
 mod headers;
 mod instance;
+mod mutual;
 mod pipeline;
 mod rate_limit;
 mod records;

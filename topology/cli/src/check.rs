@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use common::tls::server;
 use common::tls::store::{self, Loaded};
 use topology::gateway::Route;
 use topology::problem::{LoadError, Problem, Severity, Shown};
 use topology::units::HostPattern;
-use topology::{Place, SecretRef, Tls, Topology};
+use topology::{At, Place, SecretRef, Tls, Topology};
 
 /// Checks a topology file without starting anything
 #[derive(Debug, clap::Args)]
@@ -78,12 +79,33 @@ fn certificates(topology: &Topology, now: SystemTime) -> Vec<Problem> {
     problems
 }
 
-/// Loads those that are here; `None` when one is missing or wrong.
-fn usable(tls: &Tls, now: SystemTime, problems: &mut Vec<Problem>) -> Option<Vec<Loaded>> {
-    let here = |reference: &SecretRef| match reference {
+/// A list of revoked certificates that is none, or is out of date: then no client gets in.
+fn revocations(reference: &At<SecretRef>, now: SystemTime) -> Vec<Problem> {
+    if !here(&reference.value) {
+        return Vec::new();
+    }
+    let at = reference.place;
+    match server::revocations(reference) {
+        Err(error) => vec![problem(at, Severity::Error, error.to_string())],
+        Ok(lists) => {
+            let old = lists.iter().filter(|list| server::due(list).is_some_and(|due| due < now));
+            let what = "the list of revoked certificates is out of date: no client gets in by it";
+            old.map(|_| problem(at, Severity::Error, what.to_owned())).collect()
+        }
+    }
+}
+
+/// Whether there is something behind a reference on this host.
+fn here(reference: &SecretRef) -> bool {
+    match reference {
         SecretRef::File(path) => path.exists(),
         SecretRef::Env(name) => std::env::var_os(name).is_some(),
-    };
+    }
+}
+
+/// Loads those that are here; `None` when one is missing or wrong.
+fn usable(tls: &Tls, now: SystemTime, problems: &mut Vec<Problem>) -> Option<Vec<Loaded>> {
+    problems.extend(tls.client_crl.iter().flat_map(|list| revocations(list, now)));
     let mut all = Some(Vec::new());
     for certificate in &tls.certificates {
         if !here(&certificate.chain.value) || !here(&certificate.key.value) {
@@ -188,6 +210,40 @@ mod tests {
         assert!(other.len() == 1 && other[0].contains("is for b.example"), "{other:?}");
         let late = found("a.example", now + Duration::from_secs(1 << 38));
         assert!(late.len() == 1 && late[0].starts_with("6:36 the certificate expired"), "{late:?}");
+    }
+
+    /// T4: a list of revoked certificates that is out of date, or is none, is told at its place.
+    #[test]
+    fn lists_of_the_revoked_are_held_against_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ca.crl");
+        let at = At { value: SecretRef::File(path.clone()), place: Place { line: 7, column: 9 } };
+        let now = SystemTime::now();
+        assert!(revocations(&at, now).is_empty(), "it may be meant for another host");
+        std::fs::write(&path, "nothing").expect("written");
+        let wrong = revocations(&at, now);
+        assert!(
+            wrong.len() == 1 && wrong[0].to_string().starts_with("7:9 client-crl"),
+            "{wrong:?}"
+        );
+        let mut authority = rcgen::CertificateParams::default();
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let authority = rcgen::Issuer::new(authority, key);
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2021, 1, 1),
+            crl_number: rcgen::SerialNumber::from(vec![1]),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&authority).expect("signed");
+        std::fs::write(&path, list.pem().expect("text")).expect("written");
+        let year = |year: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(year * 31_557_600);
+        assert!(revocations(&at, year(50)).is_empty());
+        let old = revocations(&at, year(52));
+        assert!(old.len() == 1 && old[0].to_string().contains("out of date"), "{old:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{Findings, Flag, FromTree, Named, OneOrMany, Spot, Text, Typed, Upstream};
+use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
 use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Size, Time};
 
@@ -66,6 +67,21 @@ section! {
         /// Authorities that client certificates must come from, `file:PATH`. Default: none is asked
         /// for.
         may "client-ca" client_ca: Typed<SecretRef>,
+        /// Whether a client must show a certificate that says who it is (one SPIFFE or other URI, else
+        /// its first DNS name or mail address): `required`, or `optional`. Default: `required` where
+        /// `client-ca` is set.
+        may "client-certificates" client_certificates: Typed<ClientCertificates>,
+        /// Lists of revoked client certificates, PEM, `file:PATH` or `env:NAME`; every authority of a
+        /// client's chain must have one. One that is past its next update refuses its clients. Read
+        /// again with the file. Default: none is looked at.
+        may "client-crl" client_crl: Vec<Typed<SecretRef>>,
+        /// Whether a client must name a server that a certificate covers: `required`, or `optional`
+        /// (who does not is shown the first certificate). Default: `optional`.
+        may "sni" sni: Typed<Sni>,
+        /// Secrets that all instances share and that keys of session tickets are made of, new ones
+        /// every six hours: one per line of at least 32 characters, the first seals, all of them
+        /// open. `file:PATH` or `env:NAME`. Default: each process makes its own.
+        may "ticket-keys" ticket_keys: Typed<SecretRef>,
     }
 }
 

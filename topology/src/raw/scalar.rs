@@ -14,6 +14,7 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
+use crate::tls::{ClientCertificates, Sni};
 use crate::units::{
     Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
     SecretRef, Size, TIME, Time, UnitError, Weight,
@@ -327,6 +328,14 @@ words! {
     Client {
         "mobile" => Self::Mobile,
         "desktop" => Self::Desktop,
+    }
+    ClientCertificates {
+        "required" => Self::Required,
+        "optional" => Self::Optional,
+    }
+    Sni {
+        "required" => Self::Required,
+        "optional" => Self::Optional,
     }
     LimitBy {
         "address" => Self::Address,

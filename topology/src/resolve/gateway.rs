@@ -7,16 +7,17 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Certificate, Expected, Front, Group, Instance, LimitStore, Predicate, Route,
-    SplitPart, Sticky, Tls, WhenAway,
+    AccessLog, Expected, Front, Group, Instance, LimitStore, Predicate, Route, SplitPart, Sticky,
+    WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
+use crate::resolve::tls::tls;
 use crate::resolve::upstream::Upstreams;
-use crate::resolve::{count, drain, file, filled, or, positive, secret};
+use crate::resolve::{count, drain, filled, or, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
@@ -68,20 +69,6 @@ fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
         admin: entry.value.admin.map(Typed::at),
         place: entry.spot.extent.place,
     })
-}
-
-/// TLS towards clients, of gateways and poolers.
-pub(super) fn tls(raw: raw::Tls, names: &Names, out: &mut Findings) -> Tls {
-    filled(raw.certificates.as_deref(), "certificates", &raw.spot, out);
-    let pair = |raw: raw::Certificate| {
-        let (chain, key) = (raw.chain?, raw.key?);
-        Some(Certificate { chain: secret(chain, names), key: secret(key, names) })
-    };
-    Tls {
-        certificates: raw.certificates.unwrap_or_default().into_iter().filter_map(pair).collect(),
-        client_ca: raw.client_ca.map(|typed| file(typed, names, out)),
-        place: raw.spot.extent.place,
-    }
 }
 
 fn front(raw: Option<raw::Front>, out: &mut Findings) -> Front {

@@ -12,6 +12,7 @@ mod names;
 mod policy;
 mod pool;
 mod service;
+mod tls;
 mod upstream;
 mod wiring;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::pool::{Console, Database, Group, Instance, PoolMode, Servers, Settings, User};
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
-use crate::resolve::{count, drain, filled, gateway, or, positive, secret, service, text, time};
+use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
 use crate::units::{DatabaseName, GroupName, InstanceName, UserName};
 
 /// One pool group.
@@ -27,7 +27,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         instances: instances.filter_map(instance).collect(),
         databases: databases(raw.databases.unwrap_or_default().0, size, out),
         users: users.map(|entry| user(entry, names, out)).collect(),
-        tls: raw.tls.map(|tls| gateway::tls(tls, names, out)),
+        tls: raw.tls.map(|tls| tls::tls(tls, names, out)),
         settings,
         drain: drain(raw.drain),
         place: spot.extent.place,

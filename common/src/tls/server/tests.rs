@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair};
-use topology::gateway::Certificate;
-use topology::{At, Place};
+use topology::Place;
+use topology::tls::{Certificate, Sni};
 
 use super::*;
+
+mod handshakes;
 
 const CHAIN_AT: Place = Place { line: 7, column: 3 };
 const KEY_AT: Place = Place { line: 8, column: 5 };
@@ -35,7 +37,7 @@ fn certificate(chain: PathBuf, key: PathBuf) -> Certificate {
 }
 
 fn section(certificates: Vec<Certificate>) -> Tls {
-    Tls { certificates, client_ca: None, place: Place::default() }
+    Tls::of(certificates)
 }
 
 /// G3: certificate and key that belong together make a configuration with the protocols asked for.
@@ -82,9 +84,11 @@ fn names_choose_the_certificate() {
     let loaded: Vec<_> = [("a", "api.example"), ("b", "*.example"), ("c", "other.test")]
         .map(|(name, host)| load(&made(folder.path(), name, &[host])).expect("loaded"))
         .into();
-    let by_sni = BySni::new(&loaded).expect("some");
+    let by_sni = BySni::new(loaded, Sni::Optional).expect("some");
+    let loaded = by_sni.all();
     let chosen = |name: &str| {
-        let key = by_sni.choose(name);
+        let key = by_sni.choose(Some(name)).expect("the first at least");
+        assert!(Arc::ptr_eq(&by_sni.shown(name).key, &key), "{name}");
         loaded.iter().position(|one| Arc::ptr_eq(&one.key, &key)).expect("one of them")
     };
     assert_eq!(chosen("api.example"), 0);
@@ -93,4 +97,5 @@ fn names_choose_the_certificate() {
     assert_eq!(chosen("a.b.example"), 0, "a wildcard covers one label; none fits: the first");
     assert_eq!(chosen("other.test"), 2);
     assert!(loaded[1].covers("WWW.example") && !loaded[1].covers("example"));
+    assert!(by_sni.choose(None).is_some_and(|key| Arc::ptr_eq(&key, &loaded[0].key)));
 }

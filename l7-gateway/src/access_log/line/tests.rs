@@ -22,7 +22,7 @@ fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
     fill(&mut record);
     let peer = Peer {
         client: "192.0.2.7:4711".parse().expect("an address"),
-        transport: Transport::Tls { sni: None },
+        transport: Transport::Tls { sni: None, principal: None },
     };
     let mut rng = SmallRng::seed_from_u64(1);
     let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
@@ -63,6 +63,7 @@ fn a_line_has_every_field() {
     assert_eq!(value["trace_id"].as_str().map(str::len), Some(32));
     assert_eq!((&value["bytes_in"], &value["bytes_out"]), (&0.into(), &42.into()));
     assert_eq!(value["client"], "192.0.2.7");
+    assert_eq!(value["principal"], serde_json::Value::Null);
     assert_eq!(value["route"], "/api/user/*");
     assert_eq!(value["halted"], "normalise");
     assert_eq!(value["stages_us"], serde_json::json!({"tls": 700, "normalise": 3}));

@@ -149,8 +149,9 @@ impl Normalise {
         let path = path::canonical(head.uri.path())?.into_owned().into();
         let authority = host::authority(head)?;
         let host = host::name(&authority);
-        if let Transport::Tls { sni: Some(sni), .. } = &x.peer.transport
-            && !self.snapshot.serves(sni, &host)
+        if let (Transport::Tls { sni: Some(sni), .. }, Some(front)) =
+            (&x.peer.transport, &self.snapshot.front)
+            && !front.serves(sni, &host)
         {
             return Err(NormaliseError::Misdirected);
         }

@@ -1,0 +1,152 @@
+//! TLS in: client certificates, names, and certificates that change while connections live.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::tls::client::{Roots, config, for_service};
+use rcgen::{CertificateParams, KeyPair, SanType};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use topology::gateway::UpstreamTls;
+use topology::tls::Certificate;
+use topology::{At, Place, SecretRef, Topology};
+
+use crate::fakes::{Act, Fake};
+use crate::instance::{folder, text};
+use crate::rig::{Rig, client, local};
+
+fn reference(folder: &Path, name: &str) -> At<SecretRef> {
+    At { value: SecretRef::File(folder.join(name)), place: Place::default() }
+}
+
+/// A client's certificate that is its own authority.
+fn somebody(folder: &Path, uri: &str) {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("ASCII"))];
+    let key = KeyPair::generate().expect("a key");
+    let made = params.self_signed(&key).expect("signed");
+    std::fs::write(folder.join("me.pem"), made.pem()).expect("written");
+    std::fs::write(folder.join("me.key"), key.serialize_pem()).expect("written");
+}
+
+/// A client that trusts the gateway, with that certificate or without.
+fn trusting(folder: &Path, shows: bool) -> Arc<ClientConfig> {
+    let pair = Certificate { chain: reference(folder, "me.pem"), key: reference(folder, "me.key") };
+    let tls = UpstreamTls {
+        ca: Some(reference(folder, "api.pem")),
+        certificate: shows.then_some(pair),
+        name: None,
+    };
+    for_service(&tls, &[b"http/1.1"]).expect("a client")
+}
+
+fn parse(text: &str, folder: &Path) -> Topology {
+    let parsed = topology::parse("shop.yaml", text, folder);
+    parsed.map_err(|problems| problems.to_string()).expect("a valid topology")
+}
+
+fn mutual(folder: &Path, to: SocketAddr, more: &str) -> Rig {
+    let text = text("127.0.0.1:0", to, "api");
+    let text = text.replace("api.key }] }", &format!("api.key }}], {more} }}"));
+    Rig::new(&parse(&text, folder))
+}
+
+async fn connect(rig: &Rig, config: Arc<ClientConfig>) -> std::io::Result<TlsStream<DuplexStream>> {
+    let (ours, _task) = rig.connect();
+    let name: ServerName<'static> = "api.example".try_into().expect("a name");
+    TlsConnector::from(config).connect(name, ours).await
+}
+
+/// One request for this host; the connection stays.
+async fn get(stream: &mut TlsStream<DuplexStream>, host: &str) -> std::io::Result<String> {
+    let request = format!("GET /a HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    while !String::from_utf8_lossy(&bytes).contains("\r\n\r\n") {
+        if stream.read_buf(&mut bytes).await? == 0 {
+            break;
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// G3: who a verified certificate says the client is, stands in the record; who shows none gets
+/// nothing, and that is counted.
+#[tokio::test]
+async fn the_record_names_the_principal() {
+    local(async {
+        let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
+        let id = "spiffe://prod.example/cart";
+        somebody(folder.path(), id);
+        let mut rig = mutual(folder.path(), fake.address, "client-ca: file:me.pem");
+        let mut known = connect(&rig, trusting(folder.path(), true)).await.expect("a handshake");
+        let answer = get(&mut known, "api.example").await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        // In TLS 1.3 a client has finished before it hears that it is refused.
+        let unknown = connect(&rig, trusting(folder.path(), false)).await;
+        let refused = match unknown {
+            Ok(mut stream) => get(&mut stream, "api.example").await.map(|text| text.is_empty()),
+            Err(fault) => Err(fault),
+        };
+        assert!(refused.is_err() || refused.is_ok_and(|nothing| nothing));
+        let text = rig.observer.metrics.render();
+        let counted = "aqueduct_http_refused_total{reason=\"no_certificate\"} 1";
+        assert!(text.contains(counted), "{text}");
+        drop(known);
+        let records = rig.records();
+        assert_eq!(records.len(), 1, "{records:?}");
+        assert_eq!(records[0]["principal"], id);
+    })
+    .await;
+}
+
+/// G3: on HTTP/1.1 too a host that the shown certificate does not cover is 421, and one that it does is
+/// served on the same connection.
+#[tokio::test]
+async fn another_host_is_misdirected() {
+    local(async {
+        let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
+        let rig = Rig::new(&parse(&text("127.0.0.1:0", fake.address, "api"), folder.path()));
+        let roots = Roots::Pem(reference(folder.path(), "api.pem"));
+        let config = config(&roots, &[b"http/1.1"]).expect("a client");
+        for (host, status) in [
+            ("api.example", "200"),
+            ("API.example:443", "200"),
+            ("evil.example", "421"),
+            ("127.0.0.1", "421"),
+        ] {
+            let mut stream = connect(&rig, Arc::clone(&config)).await.expect("a handshake");
+            let answer = get(&mut stream, host).await.expect("an answer");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {answer}");
+        }
+        // Without SNI there is nothing to be misdirected from.
+        let mut silent = (*config).clone();
+        silent.enable_sni = false;
+        let mut stream = connect(&rig, Arc::new(silent)).await.expect("a handshake");
+        let answer = get(&mut stream, "evil.example").await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    })
+    .await;
+}
+
+/// G3: a handshake that is not finished in time is over, and is counted.
+#[tokio::test(start_paused = true)]
+async fn a_slow_handshake_ends() {
+    local(async {
+        let folder = folder();
+        let upstream = "127.0.0.1:9".parse().expect("an address");
+        let rig = Rig::new(&parse(&text("127.0.0.1:0", upstream, "api"), folder.path()));
+        let (mut ours, theirs) = duplex(1024);
+        let (worker, shutdown) = (std::rc::Rc::clone(&rig.worker), rig.lifecycle.shutdown());
+        ours.write_all(&[0x16, 3, 1, 0, 200]).await.expect("taken");
+        // Five seconds of the paused clock.
+        worker.serve(theirs, client(), shutdown).await;
+        let text = rig.observer.metrics.render();
+        assert!(text.contains("reason=\"handshake_timeout\"} 1"), "{text}");
+    })
+    .await;
+}
