@@ -120,7 +120,10 @@ impl Fields {
                 }
             }
             header::UPGRADE => self.upgrade = true,
-            header::EXPECT => self.expect = Some(value.eq_ignore_ascii_case(b"100-continue")),
+            header::EXPECT => {
+                let known = value.eq_ignore_ascii_case(b"100-continue");
+                self.expect = Some(known && self.expect != Some(false));
+            }
             _ => {}
         }
         Ok(())

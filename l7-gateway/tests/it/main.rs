@@ -23,3 +23,4 @@ mod rig;
 mod secured;
 mod split;
 mod upgrade;
+mod wire;

@@ -43,7 +43,9 @@ pub fn name(authority: &Authority) -> Box<str> {
 fn well_formed(authority: &Authority) -> bool {
     let host = authority.host();
     let rest = &authority.as_str()[host.len().min(authority.as_str().len())..];
-    let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    // Digits alone: what parses numbers takes a sign too.
+    let number = |p: &str| p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok();
+    let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(number);
     let name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let literal = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let host_ok = match literal {
@@ -53,6 +55,7 @@ fn well_formed(authority: &Authority) -> bool {
             !inner.is_empty()
                 && inner.len() <= 253
                 && inner.bytes().all(name)
+                && !inner.starts_with('.')
                 && !inner.contains("..")
         }
     };
@@ -85,7 +88,7 @@ mod tests {
     /// G23: a bad host is refused.
     #[test]
     fn bad_hosts_are_refused() {
-        let cases: [(&str, &[&str]); 12] = [
+        let cases: [(&str, &[&str]); 14] = [
             ("/", &[]),
             ("/", &["a", "a"]),
             ("/", &["a", "b"]),
@@ -93,6 +96,8 @@ mod tests {
             ("/", &["user@a"]),
             ("/", &["a:b"]),
             ("/", &["a:99999"]),
+            ("/", &["a:+80"]),
+            ("/", &[".a"]),
             ("/", &["a..b"]),
             ("/", &["[::x]"]),
             ("/", &["a/b"]),

@@ -71,10 +71,12 @@ fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
 }
 
-/// No segment is `.` or `..`, also not with parameters behind it (`..;a=b`), which some servers cut.
+/// No segment is `.` or `..`, also not with parameters behind it (`..;a=b`), which some servers cut, and
+/// not where the semicolon is escaped, which some decode first.
 fn dot_free(path: &str) -> Result<(), NormaliseError> {
     let dots = |segment: &str| {
         let name = segment.split(';').next().unwrap_or_default();
+        let name = name.split("%3B").next().unwrap_or_default();
         name == "." || name == ".."
     };
     if path.contains("/.") && path.split('/').any(dots) {
@@ -131,6 +133,7 @@ mod tests {
             "/a%zz",
             "/a/..;/b",
             "/a/.;x",
+            "/a/..%3b/b",
             "/a b",
             "/\u{e9}",
             "/a\"",
