@@ -15,7 +15,9 @@ use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Percent,
     Place, Rate, RouteName, Scope, SecretRef,
 };
-pub use crate::upstream::{Upstream, UpstreamId, UpstreamTls, Via};
+pub use crate::upstream::{
+    Ejection, HashBy, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via,
+};
 
 /// Gateways that serve the same routes under the same policy.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use text::{LISTEN_AT, PATH, PERCENT, RATE, SIZE, TIME};
+pub(crate) use text::{LISTEN_AT, PATH, PERCENT, RATE, SIZE, TIME, is_token};
 pub use text::{Size, Time, UnitError};
 
 /// Declares a name: cheap to clone, compared by text.

@@ -7,9 +7,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::{Certificate, Unplaced};
-use crate::l4::Balance;
 use crate::model::{Endpoint, HealthCheck};
-use crate::units::{At, Place, SecretRef, ServiceName};
+use crate::units::{At, Percent, Place, SecretRef, ServiceName};
 
 /// Index into [`Group::upstreams`](crate::gateway::Group::upstreams).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,8 +24,12 @@ pub struct Upstream {
     pub endpoints: Vec<Endpoint>,
     /// Who picks the server.
     pub via: Via,
-    /// How an address is chosen (`round-robin`, `least-connections`).
-    pub balance: Balance,
+    /// How an address is chosen for a request (default round robin).
+    pub balance: UpstreamBalance,
+    /// With a smaller part of its endpoints selectable than this, all are used.
+    pub panic_threshold: Percent,
+    /// How long an endpoint that is new or has come back takes to reach its whole share.
+    pub slow_start: Option<Duration>,
     /// Active checks; only where the gateway picks the server.
     pub health: Option<HealthCheck>,
     /// How long a connection may take (default 1 s).
@@ -38,8 +41,55 @@ pub struct Upstream {
     pub max_connection_age: Option<Duration>,
     /// Most tries of a safe request, the first included (default 3).
     pub max_attempts: u8,
+    /// When failures take an endpoint out for a while.
+    pub eject: Ejection,
+    /// Most requests of all workers in flight at one endpoint; `None`: no bound.
+    pub max_requests_per_endpoint: Option<NonZeroU32>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<UpstreamTls>,
+}
+
+/// How an endpoint is chosen for a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamBalance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// Fewest requests in flight for its weight.
+    LeastConnections,
+    /// Of two random ones the one whose answers cost less: time until the head, by requests in flight,
+    /// by the part of answers that are errors.
+    TwoChoices,
+    /// The same endpoint for whoever is the same.
+    Hash(HashBy),
+}
+
+/// What is hashed; where a request has none of it, the client's address is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashBy {
+    /// The verified user.
+    User,
+    /// The client's address.
+    Address,
+    /// The value of this header, lower case.
+    Header(String),
+    /// The value of this cookie.
+    Cookie(String),
+}
+
+/// When failures take an endpoint out for a while: no connection, a connection that breaks, no head in
+/// time, and answers of some statuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ejection {
+    /// So many in a row (default 3).
+    pub failures: u32,
+    /// Answers that count as failures (default 502, 503, 504).
+    pub statuses: Vec<u16>,
+    /// The first ejection; each further one soon after is twice as long (default 1 s).
+    pub first: Duration,
+    /// The longest ejection (default 60 s).
+    pub longest: Duration,
+    /// Most endpoints that may be out for bad answers (default 50 %).
+    pub most: Percent,
 }
 
 /// TLS towards a service. Its certificate is always verified.

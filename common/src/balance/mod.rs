@@ -4,6 +4,7 @@
 //! Invariant: what hashes is a pure function of the names, the weights, the key and the set of
 //! selectable endpoints; so every instance with the same view makes the same choice.
 
+mod costs;
 mod key;
 mod least_conn;
 mod maglev;
@@ -13,6 +14,7 @@ mod round_robin;
 mod table;
 mod zone;
 
+pub use costs::{Answered, Costs};
 pub use key::HashKey;
 pub use table::Table;
 
@@ -31,7 +33,7 @@ use crate::service::{Endpoint, Service};
 pub struct Balancer {
     way: Way,
     /// Where we stand, if endpoints of the same zone come first.
-    zone: Option<ZoneName>,
+    near: Option<zone::Near>,
     rng: Rng,
 }
 
@@ -67,13 +69,13 @@ impl Balancer {
                 Way::Hash(Table::new(service, key, rendezvous::fill))
             }
         };
-        Self { way, zone: None, rng: Rng::from_os() }
+        Self { way, near: None, rng: Rng::from_os() }
     }
 
     /// Prefers endpoints of this zone while enough of them can be selected. Where the balance hashes
     /// it changes nothing: instances in different zones must agree.
     pub fn near(self, zone: Option<ZoneName>) -> Self {
-        Self { zone, ..self }
+        Self { near: zone.map(zone::Near::new), ..self }
     }
 
     /// Takes the place of `before`, which was made for the `old` endpoints: clients that neither
@@ -109,11 +111,20 @@ impl Balancer {
         avoid: &[usize],
         now: Instant,
     ) -> Option<usize> {
-        let all = service.panicking(now);
-        let whole = Choice { service, avoid, now, all, side: Side::Both };
+        self.select_by(service, Wish { hash, avoid, costs: None }, now)
+    }
+
+    /// The same by what answers cost, for those who measure it. Beside least connections, which looks
+    /// at every endpoint, the work does not grow with their number.
+    pub fn select_by(&self, service: &Service, wish: Wish<'_>, now: Instant) -> Option<usize> {
+        let start = self.rng.below(service.endpoints.len());
+        let all = service.panics(start, now);
+        let Wish { hash, avoid, costs } = wish;
+        let whole = Choice { service, avoid, costs, now, all, side: Side::Both };
         let Way::Hash(table) = &self.way else {
-            let Some(zone) = self.zone.as_ref().filter(|_| !all) else { return self.draw(&whole) };
-            let keeps = zone::keeps_to(zone, service, now, &self.rng);
+            let Some(near) = self.near.as_ref().filter(|_| !all) else { return self.draw(&whole) };
+            let zone = &near.zone;
+            let keeps = near.keeps(service, now, &self.rng);
             let side = if keeps { Side::Inside(zone) } else { Side::Outside(zone) };
             // What one side has not, the other may have.
             return self.draw(&Choice { side, ..whole }).or_else(|| self.draw(&whole));
@@ -131,11 +142,23 @@ impl Balancer {
     }
 }
 
+/// Who is to be chosen for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// Of whoever asks; matters where the balance hashes.
+    pub hash: u64,
+    /// Indices of endpoints that were tried.
+    pub avoid: &'a [usize],
+    /// What their answers cost; matters to two choices.
+    pub costs: Option<&'a Costs>,
+}
+
 /// What may be chosen at this moment.
 #[derive(Clone, Copy)]
 struct Choice<'a> {
     service: &'a Service,
     avoid: &'a [usize],
+    costs: Option<&'a Costs>,
     now: Instant,
     /// The service is panicking.
     all: bool,
@@ -162,7 +185,11 @@ impl<'a> Choice<'a> {
             Side::Outside(zone) => endpoint.zone.as_ref() != Some(zone),
             Side::Both => true,
         };
-        here && !self.avoid.contains(&index) && (self.all || endpoint.state.selectable(self.now))
+        let state = &endpoint.state;
+        here && !self.avoid.contains(&index)
+            && self.service.rules.admits(state)
+            // One that cannot be connected to is no help in a panic either.
+            && if self.all { !state.unreachable(self.now) } else { state.selectable(self.now) }
     }
 
     /// The allowed ones, beginning at `start` and around.
@@ -171,7 +198,7 @@ impl<'a> Choice<'a> {
         (0..count).map(move |step| (start + step) % count).filter(|&index| self.allows(index))
     }
 
-    /// In flight per weight, compared without division. One more is counted so that of two idle
+    /// In flight per weight, times what an answer costs; compared without division. One more is counted so that of two idle
     /// endpoints the heavier comes first.
     fn lighter(&self, a: usize, b: usize) -> usize {
         let load = |index: usize| {
@@ -180,6 +207,11 @@ impl<'a> Choice<'a> {
                 .map_or((0, 1), |e| (u64::from(e.state.active()) + 1, weight(e).max(1)))
         };
         let ((load_a, weight_a), (load_b, weight_b)) = (load(a), load(b));
+        if let Some(costs) = self.costs {
+            let (cost_a, cost_b) = costs.pair(a, b, self.now);
+            let (a_all, b_all) = ((load_a * weight_b) as f64, (load_b * weight_a) as f64);
+            return if b_all * cost_b < a_all * cost_a { b } else { a };
+        }
         if load_b * weight_a < load_a * weight_b { b } else { a }
     }
 

@@ -84,6 +84,25 @@ impl Event for EndpointEjected<'_> {
     }
 }
 
+/// An endpoint that was ejected did what it was asked.
+#[derive(Debug)]
+pub struct EndpointReturned<'a> {
+    /// Its service.
+    pub service: &'a str,
+    /// Its name.
+    pub endpoint: &'a str,
+}
+
+impl Event for EndpointReturned<'_> {
+    fn emit(&self, to: &Observer) {
+        let labels = [("service", self.service), ("endpoint", self.endpoint)];
+        let help = "Times an ejected endpoint proved to be well again.";
+        to.metrics.counter("aqueduct_endpoint_returns_total", help, &labels).increment(1);
+        let (instance, service, endpoint) = (&*to.instance, self.service, self.endpoint);
+        tracing::event!(Level::INFO, instance, service, endpoint, "endpoint returned");
+    }
+}
+
 /// An operator changed how an endpoint is used.
 #[derive(Debug)]
 pub struct EndpointAdjusted<'a> {

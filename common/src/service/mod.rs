@@ -6,8 +6,10 @@
 
 pub mod events;
 mod outlier;
+mod remembered;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,8 +18,9 @@ use tokio::time::Instant;
 use topology::units::{Percent, ZoneName};
 use topology::{EndpointName, ServiceName, Weight};
 
-use outlier::Outlier;
-pub use outlier::Passive;
+use outlier::{Entry, Outlier};
+pub use outlier::{Failing, Passive};
+pub use remembered::Remembered;
 
 /// Named servers that do the same work.
 #[derive(Debug)]
@@ -31,22 +34,51 @@ pub struct Service {
     /// How long an endpoint that is new or has come back takes to reach its whole share, where the
     /// balancing does not hash.
     pub slow_start: Option<Duration>,
+    /// How its endpoints are dealt with.
+    pub rules: Rules,
+    born: Instant,
+    panics: Remembered,
+}
+
+/// How the data path deals with the endpoints of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// When failures eject one.
+    pub passive: Passive,
+    /// Most in flight at one; `None`: no bound.
+    pub most_active: Option<NonZeroU32>,
+}
+
+impl Rules {
+    /// Whether an endpoint has room for one more.
+    pub fn admits(&self, state: &EndpointState) -> bool {
+        self.most_active.is_none_or(|most| state.active() < most.get())
+    }
 }
 
 impl Service {
     /// Every endpoint starts healthy: traffic need not wait for the first check.
     pub fn new(model: &topology::Service) -> Arc<Self> {
-        Self::build(model, |wanted| {
-            let state = EndpointState::new(Passive::default());
-            Arc::new(Endpoint::new(wanted, Arc::new(state)))
+        Self::with(model, Rules::default())
+    }
+
+    /// The same under these rules.
+    pub fn with(model: &topology::Service, rules: Rules) -> Arc<Self> {
+        Self::build(model, rules, |wanted| {
+            Arc::new(Endpoint::new(wanted, Arc::new(EndpointState::new())))
         })
     }
 
     /// The service after a change of configuration: an endpoint that kept its name and its address
     /// keeps its state, and a new one starts slowly.
     pub fn update(&self, model: &topology::Service) -> Arc<Self> {
+        self.update_with(model, self.rules)
+    }
+
+    /// The same, under these rules from now on.
+    pub fn update_with(&self, model: &topology::Service, rules: Rules) -> Arc<Self> {
         let now = Instant::now();
-        Self::build(model, |wanted| {
+        Self::build(model, rules, |wanted| {
             let same = |e: &&Arc<Endpoint>| e.name == wanted.name && e.address == wanted.address;
             match self.endpoints.iter().find(same) {
                 Some(known) if known.weight == wanted.weight && known.zone == wanted.zone => {
@@ -54,7 +86,7 @@ impl Service {
                 }
                 Some(known) => Arc::new(Endpoint::new(wanted, known.state.clone())),
                 None => {
-                    let state = EndpointState::new(Passive::default());
+                    let state = EndpointState::new();
                     state.start(now);
                     Arc::new(Endpoint::new(wanted, Arc::new(state)))
                 }
@@ -75,8 +107,53 @@ impl Service {
         }
     }
 
+    /// The same, counted now and then where it takes a look at every endpoint. `start` is any place
+    /// in the list: the look for a selectable one begins there.
+    pub(crate) fn panics(&self, start: usize, now: Instant) -> bool {
+        if self.panic_threshold == Percent(0) {
+            let (before, after) = self.endpoints.split_at_checked(start).unwrap_or_default();
+            return !after.iter().chain(before).any(|e| e.state.selectable(now));
+        }
+        self.panics.get(self.turn(now), || u16::from(self.panicking(now))) != 0
+    }
+
+    /// Numbers spans of time in which what is remembered is not worked out again.
+    pub(crate) fn turn(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.born).as_millis() as u64 / 8
+    }
+
+    /// Told by a data path that sends trials: an endpoint did what it was asked. True when it had been
+    /// ejected, for the caller to emit [`events::EndpointReturned`].
+    pub fn report_success(&self, endpoint: usize) -> bool {
+        self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.state.outlier.success())
+    }
+
+    /// Told by a data path that sends trials: an endpoint failed. After several in a row it is ejected;
+    /// then the time until it is tried again is returned, once, for the caller to emit
+    /// [`events::EndpointEjected`].
+    pub fn report_failure(
+        &self,
+        endpoint: usize,
+        failing: Failing,
+        now: Instant,
+    ) -> Option<Duration> {
+        let state = &self.endpoints.get(endpoint)?.state;
+        let passive = &self.rules.passive;
+        state.outlier.failure(passive, failing, now, || self.spares(endpoint, now))
+    }
+
+    /// Whether the service can do without one more endpoint.
+    fn spares(&self, endpoint: usize, now: Instant) -> bool {
+        let others = || self.endpoints.iter().enumerate().filter(|(index, _)| *index != endpoint);
+        let out = others().filter(|(_, other)| other.state.outlier.ejected(now)).count() + 1;
+        let Percent(most) = self.rules.passive.most;
+        let most = (self.endpoints.len() * usize::from(most) / 100).max(usize::from(most > 0));
+        out <= most && others().any(|(_, other)| other.state.selectable(now))
+    }
+
     fn build(
         model: &topology::Service,
+        rules: Rules,
         endpoint: impl Fn(&topology::Endpoint) -> Arc<Endpoint>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -84,6 +161,9 @@ impl Service {
             endpoints: model.endpoints.iter().map(endpoint).collect(),
             panic_threshold: model.panic_threshold,
             slow_start: model.slow_start,
+            rules,
+            born: Instant::now(),
+            panics: Remembered::default(),
         })
     }
 }
@@ -215,9 +295,15 @@ const FROM_FILE: u32 = u32::MAX;
 /// It was there from the start.
 const ALWAYS: u64 = u64::MAX;
 
+impl Default for EndpointState {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl EndpointState {
     /// Healthy, idle, not draining.
-    pub fn new(passive: Passive) -> Self {
+    pub fn new() -> Self {
         Self {
             active: Arc::default(),
             down: AtomicBool::new(false),
@@ -226,7 +312,7 @@ impl EndpointState {
             weight: AtomicU32::new(FROM_FILE),
             born: Instant::now(),
             started: AtomicU64::new(ALWAYS),
-            outlier: Outlier::new(passive),
+            outlier: Outlier::new(),
             checked: Mutex::new(None),
         }
     }
@@ -251,7 +337,7 @@ impl EndpointState {
     pub fn set_healthy(&self, health: Health) {
         let was_down = self.down.swap(health == Health::Down, Ordering::Relaxed);
         if health == Health::Up {
-            self.outlier.forgive();
+            let _returned = self.outlier.forgive();
             if was_down {
                 self.start(Instant::now());
             }
@@ -326,14 +412,37 @@ impl EndpointState {
 
     /// A sign of life from the data path: ends the row of failures.
     pub fn report_success(&self) {
-        self.outlier.success();
+        let _returned = self.outlier.success();
     }
 
     /// A failure seen by the data path (refused, unreachable, reset before an answer). After the
     /// third in a row the endpoint is ejected; then the time until it is tried again is returned,
     /// once, for the caller to emit [`events::EndpointEjected`].
     pub fn report_failure(&self, now: Instant) -> Option<std::time::Duration> {
-        self.outlier.failure(now)
+        self.outlier.failure(&Passive::default(), Failing::Badly, now, || true)
+    }
+
+    /// How long an ejection lasts yet; `None`: it is not ejected.
+    pub fn ejected_for(&self, now: Instant) -> Option<Duration> {
+        self.outlier.left(now)
+    }
+
+    /// It could not be connected to, and it is not yet time to try again.
+    pub fn unreachable(&self, now: Instant) -> bool {
+        self.outlier.unreachable(now)
+    }
+
+    /// Asked before a request goes to a chosen endpoint: after an ejection one at a time finds out
+    /// whether it is well again.
+    ///
+    /// # Errors
+    /// Another request is finding out.
+    pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Option<Trial>, Tried> {
+        match self.outlier.enter(now) {
+            Entry::Free => Ok(None),
+            Entry::Trial => Ok(Some(Trial(Arc::clone(self)))),
+            Entry::Busy => Err(Tried),
+        }
     }
 
     /// Healthy and not ejected: known flows may stay.
@@ -348,6 +457,21 @@ impl EndpointState {
         !self.draining() && !full && !weightless && self.alive(now)
     }
 }
+
+/// A request that finds out whether an endpoint is well again; others keep away until it is dropped,
+/// and further if what it found was reported as a failure.
+#[derive(Debug)]
+pub struct Trial(Arc<EndpointState>);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.0.outlier.leave();
+    }
+}
+
+/// An endpoint is being tried by another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried;
 
 /// One connection or request in flight; dropping it ends the count.
 #[derive(Debug)]

@@ -83,3 +83,85 @@ async fn an_update_keeps_the_state_of_endpoints_that_stay() {
     assert!(Arc::ptr_eq(&new.endpoints[1], &old.endpoints[1]));
     assert!(new.endpoints[0].state.healthy());
 }
+
+/// Three failures of one kind at an endpoint.
+fn fail(service: &Service, endpoint: usize, failing: Failing, now: Instant) -> Option<Duration> {
+    service.report_failure(endpoint, failing, now);
+    service.report_failure(endpoint, failing, now);
+    service.report_failure(endpoint, failing, now)
+}
+
+/// G18: at most half of the endpoints are out for bad answers, and never the last one; those that cannot
+/// be connected to are out whatever their number.
+#[tokio::test(start_paused = true)]
+async fn half_may_be_ejected_and_never_all() {
+    let now = Instant::now();
+    let four = Service::new(&service(&[1, 2, 3, 4]));
+    let out = |endpoint| fail(&four, endpoint, Failing::Badly, now).is_some();
+    assert_eq!([out(0), out(1), out(2), out(3)], [true, true, false, false]);
+    let two = Service::new(&service(&[1, 2]));
+    assert!(fail(&two, 0, Failing::Badly, now).is_some(), "one of two");
+    assert!(fail(&two, 1, Failing::Badly, now).is_none(), "the last one");
+    assert!(fail(&two, 1, Failing::Unreachable, now).is_some());
+    assert!(two.endpoints[1].state.unreachable(now) && !two.endpoints[0].state.unreachable(now));
+    let alone = Service::new(&service(&[1]));
+    assert!(fail(&alone, 0, Failing::Badly, now).is_none());
+}
+
+/// G18: after an ejection one request at a time finds out; if it goes well all may come, if not the
+/// endpoint is out for longer.
+#[tokio::test(start_paused = true)]
+async fn one_request_at_a_time_tries_an_ejected_endpoint() {
+    let service = Service::new(&service(&[1, 2]));
+    let state = &service.endpoints[0].state;
+    assert!(matches!(state.admit(Instant::now()), Ok(None)));
+    assert_eq!(fail(&service, 0, Failing::Badly, Instant::now()), Some(Duration::from_secs(1)));
+    assert!(!service.report_success(0), "what began before says nothing");
+    assert!(!state.selectable(Instant::now()));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let trial = state.admit(Instant::now());
+    assert!(matches!(trial, Ok(Some(_))));
+    assert!(!state.selectable(Instant::now()), "others keep away");
+    assert_eq!(state.admit(Instant::now()).unwrap_err(), Tried);
+    let again = service.report_failure(0, Failing::Badly, Instant::now());
+    assert_eq!(again, Some(Duration::from_secs(2)));
+    drop(trial);
+    assert!(!state.selectable(Instant::now()));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let trial = state.admit(Instant::now());
+    assert!(service.report_success(0), "it has returned");
+    drop(trial);
+    assert!(state.selectable(Instant::now()) && matches!(state.admit(Instant::now()), Ok(None)));
+}
+
+/// G18: an endpoint that comes and goes is out for longer each time, and is forgiven after a good while.
+#[tokio::test(start_paused = true)]
+async fn a_flapping_endpoint_is_out_for_longer_each_time() {
+    let service = Service::new(&service(&[1, 2]));
+    let mut lengths = Vec::new();
+    for _ in 0..8 {
+        let length = fail(&service, 0, Failing::Badly, Instant::now()).expect("out");
+        lengths.push(length.as_secs());
+        tokio::time::advance(length + Duration::from_millis(500)).await;
+        assert!(service.report_success(0));
+    }
+    assert_eq!(lengths, [1, 2, 4, 8, 16, 32, 60, 60]);
+    tokio::time::advance(Duration::from_secs(9 * 60)).await;
+    assert_eq!(fail(&service, 0, Failing::Badly, Instant::now()), Some(Duration::from_secs(1)));
+}
+
+/// G18: an endpoint with as many in flight as it may have takes no more.
+#[tokio::test(start_paused = true)]
+async fn a_full_endpoint_is_passed_over() {
+    use crate::balance::{Balancer, HashKey};
+    let rules = Rules { most_active: NonZeroU32::new(1), ..Rules::default() };
+    let service = Service::with(&service(&[1, 2]), rules);
+    let key = HashKey::from_names(["s"]);
+    let balancer = Balancer::new(topology::Balance::RoundRobin, &service, key);
+    let busy = service.endpoints[0].state.enter();
+    assert!((0..10).all(|_| balancer.select(&service, 0, &[]) == Some(1)));
+    let _other = service.endpoints[1].state.enter();
+    assert_eq!(balancer.select(&service, 0, &[]), None);
+    drop(busy);
+    assert_eq!(balancer.select(&service, 0, &[]), Some(0));
+}

@@ -6,6 +6,7 @@
 mod authn;
 mod balancer;
 mod bodies;
+mod endpoints;
 mod fakes;
 mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]

@@ -17,8 +17,9 @@ use crate::problem::nearest;
 use crate::tls::{ClientCertificates, Sni};
 use crate::units::{
     Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
-    SecretRef, Size, TIME, Time, UnitError, Weight,
+    SecretRef, Size, TIME, Time, UnitError, Weight, is_token,
 };
+use crate::upstream::{HashBy, UpstreamBalance};
 
 /// A value that is one text.
 pub(crate) trait Scalar: Sized {
@@ -260,6 +261,44 @@ impl Scalar for IpNet {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "title": "network" })
+    }
+}
+
+impl Scalar for UpstreamBalance {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        const WORDS: [&str; 5] =
+            ["round-robin", "least-connections", "two-choices", "hash:user", "hash:address"];
+        let named = |kind: &str| text.strip_prefix(kind).filter(|name| is_token(name));
+        Ok(match text {
+            "round-robin" => Self::RoundRobin,
+            "least-connections" => Self::LeastConnections,
+            "two-choices" => Self::TwoChoices,
+            "hash:user" => Self::Hash(HashBy::User),
+            "hash:address" => Self::Hash(HashBy::Address),
+            _ => match (named("hash:header:"), named("hash:cookie:")) {
+                (Some(name), _) => Self::Hash(HashBy::Header(name.to_ascii_lowercase())),
+                (_, Some(name)) => Self::Hash(HashBy::Cookie(name.to_owned())),
+                _ => {
+                    let what = format!("`{text}` is no way to choose an endpoint");
+                    let error = UnitError::new(what, Self::allowed());
+                    return Err(match nearest(text, WORDS) {
+                        Some(word) => error.meant(word),
+                        None => error,
+                    });
+                }
+            },
+        })
+    }
+
+    fn allowed() -> String {
+        "round-robin, least-connections, two-choices, hash:user, hash:address, hash:header:NAME, \
+         hash:cookie:NAME"
+            .to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern":
+            "^(round-robin|least-connections|two-choices|hash:(user|address|(header|cookie):[^ :;=,]+))$" })
     }
 }
 

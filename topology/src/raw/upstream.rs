@@ -4,17 +4,19 @@
 
 use std::num::NonZeroU32;
 
-use crate::l4::Balance;
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Text, Typed};
-use crate::units::{SecretRef, Time};
+use crate::units::{Percent, SecretRef, Time};
+use crate::upstream::UpstreamBalance;
 
 section! {
     /// How a service that routes lead to is called.
     Upstream {
-        /// How an address is chosen: `round-robin`, `least-connections` or `two-choices`. Default:
-        /// `round-robin`.
-        may "balance" balance: Typed<Balance>,
+        /// How an address is chosen for a request: `round-robin`, `least-connections` (fewest requests
+        /// in flight), `two-choices` (of two random ones the one whose answers cost less time and fail
+        /// less), or the same one for each `hash:user`, `hash:address`, `hash:header:NAME` or
+        /// `hash:cookie:NAME`. Default: `round-robin`.
+        may "balance" balance: Typed<UpstreamBalance>,
         /// How long a connection may take. Default: 1s.
         may "connect-timeout" connect_timeout: Typed<Time>,
         /// A connection carries so many requests at most. Default: 1000 behind a balancer, else no
@@ -24,8 +26,32 @@ section! {
         may "max-connection-age" max_age: Typed<Time>,
         /// Most tries of a safe request, the first included, 1 to 10. Default: 3.
         may "max-attempts" max_attempts: Typed<u8>,
+        /// When failures take an endpoint out for a while. Default: see each.
+        may "eject" eject: Eject,
+        /// Most requests of all workers in flight at one endpoint; further ones go elsewhere. Default:
+        /// no bound.
+        may "max-requests-per-endpoint" max_per_endpoint: Typed<NonZeroU32>,
         /// TLS towards it. Default: plain.
         may "tls" tls: UpstreamTls,
+    }
+}
+
+section! {
+    /// When failures in traffic take an endpoint out for a while: no connection, a connection that
+    /// breaks, no head in time, answers of some statuses. Then one request at a time tries it, until one
+    /// goes well.
+    Eject {
+        /// So many in a row, 1 to 100. Default: 3.
+        may "failures" failures: Typed<u8>,
+        /// Answers that count as failures, 500 to 599. Default: 502, 503, 504.
+        may "statuses" statuses: Vec<Typed<u32>>,
+        /// The first time out; each further one soon after is twice as long. Default: 1s.
+        may "first" first: Typed<Time>,
+        /// The longest time out. Default: 60s.
+        may "longest" longest: Typed<Time>,
+        /// Most endpoints that may be out for bad answers: at least one where there are two, never all,
+        /// with 0% none. One that cannot be connected to is out whatever their number. Default: 50%.
+        may "most" most: Typed<Percent>,
     }
 }
 

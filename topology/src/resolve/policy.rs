@@ -358,11 +358,7 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
 /// An exact window costs memory for each request in it.
 const LARGEST_WINDOW: u32 = 10_000;
 
-/// RFC 9110 §5.6.2.
-pub(super) fn token(text: &str) -> bool {
-    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    !text.is_empty() && text.bytes().all(lawful)
-}
+pub(super) use crate::units::is_token as token;
 
 /// Methods in capitals, each once.
 pub(super) fn methods(list: &[Typed<Text>], out: &mut Findings) -> Vec<String> {

@@ -6,15 +6,15 @@
 use std::time::Duration;
 
 use crate::gateway::Certificate;
-use crate::l4::{Balance, Protocol};
+use crate::l4::Protocol;
 use crate::model::{Probe, Service};
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
-use crate::resolve::{count, positive, secret};
-use crate::units::At;
-use crate::upstream::{Upstream, UpstreamId, UpstreamTls, Via};
+use crate::resolve::{count, or, positive, secret};
+use crate::units::{At, Percent};
+use crate::upstream::{Ejection, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via};
 
 /// Where routes of one group lead, each only once.
 pub(super) struct Upstreams {
@@ -75,9 +75,9 @@ fn upstream(
     names: &Names,
     out: &mut Findings,
 ) -> Upstream {
-    let (service, endpoints, via, health) = match destination {
+    let (service, endpoints, via, whole) = match &destination {
         Destination::Service(s) | Destination::Gateway(s) => {
-            (s.name.clone(), s.endpoints.clone(), Via::Endpoints, s.health.clone())
+            (s.name.clone(), s.endpoints.clone(), Via::Endpoints, Some(*s))
         }
         Destination::Listener(listener) => {
             if listener.protocol == Protocol::Udp {
@@ -94,18 +94,13 @@ fn upstream(
     if !matches!(destination, Destination::Service(_)) {
         reachable(&endpoints, at, out);
     }
+    let health = whole.and_then(|service| service.health.clone());
     if health.as_ref().is_some_and(|check| matches!(check.probe, Probe::Udp { .. })) {
         out.error(at, "this service is asked by datagrams, and a gateway speaks HTTP")
             .allowed("a service without `health: { udp: … }`");
     }
     let behind = via == Via::Balancer;
-    let balance = raw.and_then(|raw| raw.balance.as_ref());
-    if let Some(balance) = balance
-        && matches!(balance.value, Balance::ClientAddress | Balance::FiveTuple)
-    {
-        let what = "gateways cannot choose in this way yet";
-        out.error(&balance.spot, what).allowed("round-robin, least-connections, two-choices");
-    }
+    let balance = raw.and_then(|raw| raw.balance.clone());
     let second = Duration::from_secs(1);
     let connect = raw.and_then(|raw| raw.connect_timeout.clone());
     let requests = raw.and_then(|raw| raw.max_requests.as_ref()).map(|typed| typed.value);
@@ -115,13 +110,49 @@ fn upstream(
         service,
         endpoints,
         via,
-        balance: balance.map_or(Balance::RoundRobin, |typed| typed.value),
+        balance: or(balance, UpstreamBalance::RoundRobin),
+        panic_threshold: whole.map_or(Percent(0), |service| service.panic_threshold),
+        slow_start: whole.and_then(|service| service.slow_start),
         health,
         connect_timeout: positive(connect, second, out),
         max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
         max_connection_age: age.or(behind.then_some(second * 60)),
         max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+        eject: ejection(raw.and_then(|raw| raw.eject.as_ref()), out),
+        max_requests_per_endpoint: raw
+            .and_then(|raw| raw.max_per_endpoint.as_ref())
+            .map(|t| t.value),
         tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
+    }
+}
+
+fn ejection(raw: Option<&raw::Eject>, out: &mut Findings) -> Ejection {
+    let second = Duration::from_secs(1);
+    let failures = raw.and_then(|raw| raw.failures.as_ref());
+    if let Some(typed) = failures
+        && !(1..=100).contains(&typed.value)
+    {
+        out.error(&typed.spot, format!("{} is no number of failures", typed.value))
+            .allowed("1 to 100");
+    }
+    let statuses = raw.and_then(|raw| raw.statuses.as_deref());
+    let mut status = |typed: &Typed<u32>| {
+        if !(500..=599).contains(&typed.value) {
+            out.error(&typed.spot, format!("{} is no fault of a service", typed.value))
+                .allowed("500 to 599");
+        }
+        u16::try_from(typed.value).unwrap_or_default()
+    };
+    let statuses = match statuses {
+        Some(list) => list.iter().map(&mut status).collect(),
+        None => vec![502, 503, 504],
+    };
+    Ejection {
+        failures: failures.map_or(3, |typed| u32::from(typed.value)),
+        statuses,
+        first: positive(raw.and_then(|raw| raw.first.clone()), second, out),
+        longest: positive(raw.and_then(|raw| raw.longest.clone()), second * 60, out),
+        most: or(raw.and_then(|raw| raw.most.clone()), Percent(50)),
     }
 }
 

@@ -43,6 +43,12 @@ impl fmt::Display for UnitError {
 
 impl std::error::Error for UnitError {}
 
+/// A token (RFC 9110 §5.6.2): names of headers and methods are.
+pub(crate) fn is_token(text: &str) -> bool {
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(lawful)
+}
+
 /// A length of time as written: `250ms`, `5s`, `2m`, `1h`, `1d`; whole numbers, at most 366 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Duration);

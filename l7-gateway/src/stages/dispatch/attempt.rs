@@ -36,6 +36,8 @@ pub struct Failure {
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
+    /// No endpoint may be asked now.
+    Nobody,
     /// No connection.
     Connect,
     /// The connection had ended before the request was written.
@@ -50,6 +52,7 @@ impl Why {
     /// In an operator's words.
     pub const fn cause(self) -> &'static str {
         match self {
+            Self::Nobody => "no endpoint",
             Self::Connect => "no connection",
             Self::Stale => "a kept connection had ended",
             Self::Broken => "the connection broke before an answer",

@@ -7,13 +7,15 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use common::balance::Wish;
 use http::{Request, header};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::Dispatch;
+use super::ask::copy;
 use super::attempt::{Aim, attempt};
 use super::upstream::{Reuse, ServiceBody};
-use super::{Dispatch, copy};
 use crate::body::RequestBody;
 use crate::exchange::RouteId;
 
@@ -34,7 +36,8 @@ impl Dispatch {
         let deadline = Instant::now() + route.timeout;
         tokio::task::spawn_local(async move {
             let _under_way = under_way;
-            let Some(endpoint) = pool.upstream.select(&[], Instant::now()) else { return };
+            let wish = Wish { hash: 0, avoid: &[], costs: None };
+            let Some(endpoint) = pool.upstream.select(wish, Instant::now()) else { return };
             let aim = Aim { endpoint, reuse: Reuse::Allowed, deadline };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
                 let mut body = ServiceBody::new(response.into_body(), lease);

@@ -8,24 +8,25 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use common::balance::Costs;
 use common::observe::Observer;
 use common::rng::Rng;
-use common::service::events::EndpointEjected;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use self::attempt::{Aim, Failure, Why, attempt};
-use self::retry::{Body, Budget, Reached};
+use self::attempt::Why;
+use self::retry::Budget;
 use self::upstream::connection::UpstreamBody;
-use self::upstream::{Lease, Pool, Reuse, ServiceBody};
-use crate::body::{AnswerBody, BodyFault, BodyProgress, RequestBody, Tunnel};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Grant, Prepared, ResponseHead, Stage};
+use self::upstream::{Lease, Pool, ServiceBody};
+use crate::body::{AnswerBody, BodyFault, BodyProgress, Tunnel};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 
+mod ask;
 pub mod attempt;
 mod mirror;
 pub mod retry;
@@ -63,6 +64,8 @@ pub struct Dispatch {
 struct Lane {
     pool: Rc<Pool>,
     budget: RefCell<Budget>,
+    /// What answers of its endpoints cost.
+    costs: Rc<Costs>,
     /// Copies under way.
     mirrored: Rc<Cell<u32>>,
 }
@@ -73,6 +76,8 @@ pub struct Plan {
     lane: usize,
     deadline: Instant,
     attempts: u8,
+    /// Of whoever asks, where the balance hashes.
+    hash: u64,
 }
 
 impl Dispatch {
@@ -85,6 +90,7 @@ impl Dispatch {
                 Rc::new(Lane {
                     pool: Pool::new(Arc::clone(upstream)),
                     budget: RefCell::new(Budget::new(Instant::now())),
+                    costs: Rc::new(Costs::new(upstream.service.endpoints.len())),
                     mirrored: Rc::default(),
                 })
             })
@@ -111,7 +117,8 @@ impl Filter for Dispatch {
 
     fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
         let route = self.snapshot.group.routes.get(input.route.0)?;
-        let model = &self.lanes.get(input.to.0)?.pool.upstream.model;
+        let upstream = &self.lanes.get(input.to.0)?.pool.upstream;
+        let model = &upstream.model;
         trace.note(Stage::Dispatch, || {
             format!(
                 "to {} through {:?}, at most {} attempts",
@@ -119,7 +126,8 @@ impl Filter for Dispatch {
             )
         });
         let deadline = x.began + route.timeout;
-        Some(Plan { lane: input.to.0, deadline, attempts: model.max_attempts.max(1) })
+        let hash = upstream.hash(x, input);
+        Some(Plan { lane: input.to.0, deadline, attempts: model.max_attempts.max(1), hash })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
@@ -138,95 +146,11 @@ impl Filter for Dispatch {
     }
 }
 
-impl Dispatch {
-    /// Attempts until one answers, or no further one is allowed.
-    async fn ask(
-        &self,
-        _proof: &Grant,
-        lane: &Lane,
-        plan: Plan,
-        request: Request<RequestBody>,
-    ) -> Result<(Response<UpstreamBody>, Lease), Why> {
-        lane.budget.borrow_mut().deposit();
-        let upstream = &lane.pool.upstream;
-        let mut tried = Vec::new();
-        let mut reuse = Reuse::Allowed;
-        let mut next = request;
-        loop {
-            let Some(endpoint) = upstream.select(&tried, Instant::now()) else {
-                return Err(Why::Connect);
-            };
-            tried.push(endpoint);
-            let last = tried.len() >= usize::from(plan.attempts);
-            let spare = if last { None } else { copy(&next) };
-            let method = next.method().clone();
-            let progress = next.body().progress();
-            let aim = Aim { endpoint, reuse, deadline: plan.deadline };
-            let failure = match attempt(&lane.pool, aim, next).await {
-                Ok((response, lease)) => {
-                    self.report(upstream, endpoint, None);
-                    return Ok((response, lease));
-                }
-                Err(failure) => failure,
-            };
-            if progress.fault().is_none() {
-                self.report(upstream, endpoint, Some(failure.why));
-            }
-            reuse = Reuse::Fresh;
-            if last || !may_retry(lane, &method, &failure, &progress) {
-                return Err(failure.why);
-            }
-            next = match failure.unsent.or(spare) {
-                Some(request) => request,
-                None => return Err(failure.why),
-            };
-        }
-    }
-
-    /// Passive health: what the data path saw of an endpoint.
-    fn report(&self, upstream: &service::Upstream, endpoint: usize, failed: Option<Why>) {
-        let Some(endpoint) = upstream.service.endpoints.get(endpoint) else { return };
-        match failed {
-            None => endpoint.state.report_success(),
-            // A kept connection that the other side closed is no sign of illness.
-            Some(Why::Stale) => {}
-            Some(why) => {
-                if let Some(length) = endpoint.state.report_failure(Instant::now()) {
-                    let service = upstream.service.name.as_str();
-                    let (endpoint, cause) = (endpoint.name.as_str(), why.cause());
-                    self.observer.emit(EndpointEjected { service, endpoint, cause, length });
-                }
-            }
-        }
-    }
-}
-
-/// A second copy of a request without a body, for another attempt.
-fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.method().is_safe() || !request.body().is_empty() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::empty());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    Some(copy)
-}
-
-fn may_retry(lane: &Lane, method: &Method, failure: &Failure, body: &BodyProgress) -> bool {
-    let body = if body.started() { Body::Spent } else { Body::Whole };
-    failure.why != Why::Timeout
-        && retry::harmless(method, failure.reached(), body)
-        // What never reached a service is no load on it.
-        && (failure.reached() == Reached::Nothing
-            || lane.budget.borrow_mut().withdraw(Instant::now()))
-}
-
 fn fault(why: Why, body: &BodyProgress) -> DispatchError {
     match (body.fault(), why) {
         (Some(fault), _) => DispatchError::Body(fault),
         (None, Why::Timeout) => DispatchError::Timeout,
-        (None, Why::Connect) => DispatchError::Unreachable,
+        (None, Why::Connect | Why::Nobody) => DispatchError::Unreachable,
         (None, Why::Stale | Why::Broken) => DispatchError::Broken,
     }
 }

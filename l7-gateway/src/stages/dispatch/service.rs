@@ -9,16 +9,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use common::balance::{Balancer, HashKey};
-use common::service::Service;
+use common::balance::{Balancer, HashKey, Wish};
+use common::service::{Passive, Rules, Service};
+use common::snapshot::Published;
 use common::tls::{TlsError, client};
+use http::HeaderValue;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use topology::gateway::{self, Unplaced as _, UpstreamTls};
+use topology::Balance;
+use topology::gateway::{self, HashBy, Unplaced as _, UpstreamBalance, UpstreamTls};
+
+use crate::exchange::{Exchange, Prepared};
+use crate::predicate;
 
 /// Where routes lead.
 #[derive(Debug)]
@@ -29,7 +35,8 @@ pub struct Upstream {
     pub service: Arc<Service>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<Secured>,
-    balancer: Balancer,
+    balancer: Published<Balancer>,
+    key: HashKey,
 }
 
 /// How connections to a service are secured.
@@ -78,29 +85,77 @@ impl Upstream {
         }
         let akin =
             |old: &&Arc<Self>| old.model.service == model.service && old.model.via == model.via;
+        let rules = rules(model);
         let service = topology::Service {
             name: model.service.clone(),
             endpoints: model.endpoints.clone(),
             discover: None,
-            panic_threshold: topology::units::Percent::default(),
-            slow_start: None,
+            panic_threshold: model.panic_threshold,
+            slow_start: model.slow_start,
             health: model.health.clone(),
             run: None,
             uses: Vec::new(),
             place: model.endpoints.first().map(|e| e.place).unwrap_or_default(),
         };
-        let service = before
-            .iter()
-            .find(akin)
-            .map_or_else(|| Service::new(&service), |old| old.service.update(&service));
-        let names = model.endpoints.iter().map(|endpoint| endpoint.name.as_str());
-        let balancer = Balancer::new(model.balance, &service, HashKey::from_names(names));
-        Ok(Arc::new(Self { model: model.clone(), service, tls, balancer }))
+        let service = before.iter().find(akin).map_or_else(
+            || Service::with(&service, rules),
+            |old| old.service.update_with(&service, rules),
+        );
+        // Of its name alone: a change of its endpoints must not move everybody.
+        let key = HashKey::from_names([model.service.as_str()]);
+        let balancer = Published::new(balancer(model, &service, key));
+        Ok(Arc::new(Self { model: model.clone(), service, tls, balancer, key }))
     }
 
     /// The endpoint for the next attempt: one that was not tried yet, else any again.
-    pub fn select(&self, tried: &[usize], now: Instant) -> Option<usize> {
-        let again = || self.balancer.select_at(&self.service, 0, &[], now);
-        self.balancer.select_at(&self.service, 0, tried, now).or_else(again)
+    pub fn select(&self, wish: Wish<'_>, now: Instant) -> Option<usize> {
+        let balancer = self.balancer.load();
+        let again = || balancer.select_by(&self.service, Wish { avoid: &[], ..wish }, now);
+        balancer.select_by(&self.service, wish, now).or_else(again)
     }
+
+    /// Goes by the weights that endpoints have now.
+    pub fn reweigh(&self) {
+        self.balancer.publish(balancer(&self.model, &self.service, self.key));
+    }
+
+    /// Of whoever asks, where the balance hashes.
+    pub fn hash(&self, x: &Exchange, input: &Prepared) -> u64 {
+        let UpstreamBalance::Hash(by) = &self.model.balance else { return 0 };
+        let headers = &input.head.headers;
+        let known = match by {
+            HashBy::Address => None,
+            HashBy::User => {
+                let identity = input.grant.caller().identity();
+                identity.map(|identity| identity.user_header().as_bytes())
+            }
+            HashBy::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
+            HashBy::Cookie(name) => predicate::cookie(headers, name).map(str::as_bytes),
+        };
+        known.map_or_else(|| self.key.client(x.peer.address()), |bytes| self.key.hash(bytes))
+    }
+}
+
+fn rules(model: &gateway::Upstream) -> Rules {
+    let eject = &model.eject;
+    Rules {
+        passive: Passive {
+            failures: eject.failures,
+            backoff: eject.first,
+            longest: eject.longest,
+            most: eject.most,
+        },
+        most_active: model.max_requests_per_endpoint,
+    }
+}
+
+fn balancer(model: &gateway::Upstream, service: &Service, key: HashKey) -> Balancer {
+    let balance = match model.balance {
+        UpstreamBalance::RoundRobin => Balance::RoundRobin,
+        UpstreamBalance::LeastConnections => Balance::LeastConnections,
+        UpstreamBalance::TwoChoices => Balance::TwoChoices,
+        // By a hash of whatever; the balancer is handed it.
+        UpstreamBalance::Hash(_) => Balance::ClientAddress,
+    };
+    Balancer::new(balance, service, key)
 }

@@ -1,0 +1,136 @@
+//! Which endpoint a request goes to, and which ones are left alone for a while.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use topology::Topology;
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, topology};
+
+const OK: Act = Act::Answer("ok");
+
+/// A service `user` of these endpoints, called in this way.
+fn called(fakes: &[&Fake], upstream: &str) -> Topology {
+    let mut services = "  user:\n    endpoints:\n".to_owned();
+    for fake in fakes {
+        writeln!(services, "      - {}", fake.address).expect("a text");
+    }
+    let upstreams = format!("    upstreams: {{ user: {{ {upstream} }} }}");
+    topology(&services, &format!("    routes:\n      - {{ path: /*, to: user }}\n{upstreams}"))
+}
+
+/// Time passes.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+fn counts(fakes: &[&Fake]) -> Vec<usize> {
+    fakes.iter().map(|fake| fake.seen.count()).collect()
+}
+
+/// G17: whoever has the same header, cookie or address is led to the same endpoint; others spread.
+#[tokio::test]
+async fn hashed_requests_stay_at_their_endpoint() {
+    local(async {
+        let (a, b, c) = (Fake::new(OK).await, Fake::new(OK).await, Fake::new(OK).await);
+        let all = [&a, &b, &c];
+        for (by, line) in [("header:X-Cart", "X-Cart: "), ("cookie:cart", "Cookie: x=1; cart=")] {
+            let rig = Rig::new(&called(&all, &format!("balance: \"hash:{by}\"")));
+            let mut owners = [0; 3];
+            for key in 0..30 {
+                let before = counts(&all);
+                for _ in 0..3 {
+                    rig.get("/", &format!("{line}{key}\r\n")).await;
+                }
+                let after = counts(&all);
+                let came: Vec<usize> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+                let owner = came.iter().position(|&n| n == 3).expect("all three at one");
+                owners[owner] += 1;
+            }
+            assert!(owners.iter().all(|&n| n > 0), "{owners:?}");
+            let before = counts(&all);
+            for _ in 0..6 {
+                rig.get("/", "").await;
+            }
+            let came = counts(&all).iter().zip(&before).filter(|(a, b)| a > b).count();
+            assert_eq!(came, 1, "by the address where there is none");
+        }
+    })
+    .await;
+}
+
+/// G17: an endpoint that fails at once attracts nobody.
+#[tokio::test]
+async fn two_choices_avoid_an_endpoint_that_fails_fast() {
+    local(async {
+        let sick = Fake::new(Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")).await;
+        let (a, b) = (Fake::new(OK).await, Fake::new(OK).await);
+        let rig = Rig::new(&called(&[&sick, &a, &b], "balance: two-choices"));
+        for _ in 0..100 {
+            rig.get("/", "").await;
+        }
+        assert!(sick.seen.count() < 15, "{:?}", counts(&[&sick, &a, &b]));
+        assert!(a.seen.count() > 20 && b.seen.count() > 20);
+    })
+    .await;
+}
+
+/// G18: answers of the statuses that say so eject; afterwards one request finds out, and then all come.
+#[tokio::test]
+async fn bad_answers_eject_and_one_request_finds_out() {
+    local(async {
+        const AWAY: Act = Act::Keep("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n");
+        // Four bad answers: three eject, the fourth is the first trial's.
+        let sick = Fake::script(|_, n| if n <= 4 { AWAY } else { OK }).await;
+        let well = Fake::new(OK).await;
+        let rig = Rig::new(&called(&[&sick, &well], ""));
+        let ask = async |times: usize| {
+            for _ in 0..times {
+                rig.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+            }
+        };
+        ask(20).await;
+        assert_eq!(sick.seen.count(), 3);
+        pass(Duration::from_secs(1)).await;
+        ask(10).await;
+        assert_eq!(sick.seen.count(), 4, "one trial, then out for twice as long");
+        pass(Duration::from_secs(1)).await;
+        ask(10).await;
+        assert_eq!(sick.seen.count(), 4);
+        pass(Duration::from_secs(1)).await;
+        ask(10).await;
+        assert_eq!(sick.seen.count(), 9, "it has its half again");
+        let metrics = rig.observer.metrics.render();
+        assert!(metrics.contains("aqueduct_endpoint_returns_total"), "{metrics}");
+    })
+    .await;
+}
+
+/// G18: an endpoint with as many requests as it may have gets no more; the others do.
+#[tokio::test]
+async fn a_busy_endpoint_gets_no_more_than_it_may_have() {
+    local(async {
+        let (silent, well) = (Fake::new(Act::Silent).await, Fake::new(OK).await);
+        let rig = Rig::new(&called(&[&silent, &well], "max-requests-per-endpoint: 2"));
+        let rig = std::rc::Rc::new(rig);
+        let ask = || {
+            let rig = std::rc::Rc::clone(&rig);
+            tokio::task::spawn_local(async move { rig.get("/", "").await })
+        };
+        let waiting: Vec<_> = (0..4).map(|_| ask()).collect();
+        while silent.seen.count() < 2 || waiting.iter().filter(|w| w.is_finished()).count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let before = well.seen.count();
+        for _ in 0..10 {
+            assert!(rig.get("/", "").await.ends_with("ok"));
+        }
+        assert_eq!(silent.seen.count(), 2);
+        assert!(well.seen.count() >= before + 10);
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    })
+    .await;
+}
