@@ -17,7 +17,7 @@ verify: verify-packages properties real fuzz deny ## the long half: many cases o
 
 bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
-	cargo run --profile dist -p bench --bin compare
+	target/dist/l7 --json bench/results/l7.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 
 docs:                   ## generated files: topology/schema.json, docs/config.md, golden messages
@@ -32,9 +32,9 @@ test-packages: packages
 verify-packages: test-packages
 	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2)
 
-# Envoy and sozu are no Debian packages: the program says how to have them.
+# Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk libnginx-mod-stream haproxy nftables iproute2 ethtool)
+	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool)
 
 lint:
 	cargo fmt --all --check

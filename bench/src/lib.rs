@@ -4,7 +4,19 @@
 //! Invariant: only processes that were started here are measured and ended.
 #![forbid(unsafe_code)]
 
-pub mod gateway;
+pub mod figures;
 pub mod l4;
+pub mod l7;
 pub mod process;
-pub mod wrk;
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// Says what goes on, on one line of the terminal that is written over, or nothing when nobody
+/// watches.
+pub fn progress(what: &str) {
+    let mut error = std::io::stderr().lock();
+    if error.is_terminal() {
+        let _ = write!(error, "\r\x1b[2K{what}");
+        let _ = error.flush();
+    }
+}

@@ -29,6 +29,38 @@ pub fn beside(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where rivals are kept that no system package has: `BENCH_CACHE`, else a folder of the user's
+/// cache.
+pub fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let own = std::env::var_os("BENCH_CACHE").map(PathBuf::from);
+    own.unwrap_or_else(|| base().unwrap_or_default().join("aqueduct-bench"))
+}
+
+/// The file, when it is there.
+pub(crate) fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+/// The program of that name.
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
+    folders.map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
+/// What a program says of its version, on one line.
+pub(crate) fn version(program: &Path, flag: &str) -> Option<String> {
+    let output = Command::new(program).arg(flag).output().ok()?;
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
+    // Envoy says where it is; that is nobody's business.
+    let words = line.split_whitespace().filter(|word| !word.starts_with('/'));
+    Some(words.collect::<Vec<_>>().join(" "))
+}
+
 impl Program {
     /// Starts `command` in the background, its output in `log`, and waits until something listens
     /// at `address`.
@@ -62,6 +94,16 @@ impl Program {
         family(self.child.id()).into_iter().map(on_processor).sum()
     }
 
+    /// Its first process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// It and its children.
+    pub fn pids(&self) -> Vec<u32> {
+        family(self.child.id())
+    }
+
     /// Resident memory in KiB, of it and its children.
     pub fn rss_kib(&self) -> u64 {
         family(self.child.id()).into_iter().filter_map(resident).sum()
@@ -75,6 +117,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
         let pid = self.child.id().to_string();
         // TERM lets nginx end its workers; what does not listen is killed.
         let _ = Command::new("kill").args(["-TERM", &pid]).status();

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
+use super::Sheet;
 use super::clock::{now, pause};
-use super::figures::{Better, Sheet};
 use super::party::{Kind, Party, Wanted};
 use super::rig::{Datagrams, Peer, Rig};
 use super::speed::PLAIN;
 use super::udp_client::{Flow, Outcome};
 use super::wire::ALIVE;
+use crate::figures::{Better, Column as _};
 
 /// Live flows: one of each client.
 const LIVE: Datagrams = Datagrams { echo: true, clients: 1000, track: true, ..PLAIN };
@@ -50,7 +51,7 @@ enum Death {
 pub fn behaviour(rig: &mut Rig, kinds: &[Kind], rounds: u32, sheet: &mut Sheet) {
     for round in 0..rounds.min(3) {
         for &kind in kinds.iter().filter(|kind| kind.is_process()) {
-            super::progress(&format!("behaviour: round {}, {}", round + 1, kind.name()));
+            crate::progress(&format!("behaviour: round {}, {}", round + 1, kind.name()));
             for (what, done) in [
                 ("reloads", reloads(rig, kind, round, sheet)),
                 ("death", death(rig, kind, Death::Killed, round, sheet)),

@@ -14,12 +14,14 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::figures::{Row, Sheet, table};
+use super::Sheet;
 use super::namespaces::Network;
 use super::party::{Kind, Party, Wanted};
 use super::rig::Rig;
 use super::server::println_now;
-use super::{behaviour, memory, progress, speed};
+use super::{behaviour, memory, speed};
+use crate::figures::{Column as _, Row, table};
+use crate::progress;
 
 /// What can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

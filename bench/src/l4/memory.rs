@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use super::Sheet;
 use super::clock::pause;
-use super::figures::{Better, Sheet};
 use super::party::{Kind, Party, Wanted};
 use super::rig::{Datagrams, Rig};
 use super::speed::{PLAIN, in_turns};
 use super::tcp_client::Outcome;
+use crate::figures::{Better, Column as _};
 
 /// Flows that parties with a descriptor for each can hold within 20 000.
 const FLOWS: Datagrams = Datagrams {
@@ -29,7 +30,7 @@ const FLOWS: Datagrams = Datagrams {
 pub fn memory(rig: &mut Rig, kinds: &[Kind], rounds: u32, sheet: &mut Sheet) {
     for round in 0..rounds.min(3) {
         for &kind in kinds.iter().filter(|kind| kind.is_process()) {
-            super::progress(&format!("memory: round {}, {}", round + 1, kind.name()));
+            crate::progress(&format!("memory: round {}, {}", round + 1, kind.name()));
             let mut note = |name: &str, unit, found: Result<f64>| match found {
                 Ok(value) => sheet.note((name, unit, Better::Low), kind, round, value),
                 Err(fault) => sheet.notes.push(format!("{name}: {}: {fault:#}", kind.name())),

@@ -6,7 +6,6 @@
 pub mod behaviour;
 pub mod clock;
 pub mod compare;
-pub mod figures;
 pub mod memory;
 pub mod namespaces;
 pub mod party;
@@ -19,14 +18,5 @@ pub mod tcp_client;
 pub mod udp_client;
 pub mod wire;
 
-use std::io::{IsTerminal as _, Write as _};
-
-/// Says what goes on, on one line of the terminal that is written over, or nothing when nobody
-/// watches.
-pub fn progress(what: &str) {
-    let mut error = std::io::stderr().lock();
-    if error.is_terminal() {
-        let _ = write!(error, "\r\x1b[2K{what}");
-        let _ = error.flush();
-    }
-}
+/// The figures of a run.
+pub type Sheet = crate::figures::Sheet<party::Kind>;

@@ -17,7 +17,8 @@ use nix::unistd::Pid;
 
 use super::clock::pause;
 use super::namespaces::{Place, command_in, kill_all_in};
-use crate::process::{beside, family, on_processor, resident};
+use crate::figures::Column;
+use crate::process::{beside, cache, existing, family, on_path, on_processor, resident, version};
 
 /// Where balancers listen.
 pub const PORT: u16 = 7800;
@@ -86,13 +87,11 @@ impl Wanted {
     }
 }
 
-impl Kind {
-    /// All of them, the direct path first.
-    pub const ALL: [Self; 7] =
-        [Self::Direct, Self::L4Nlb, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Sozu, Self::Nft];
+impl Column for Kind {
+    const DIRECT: Self = Self::Direct;
+    const OURS: Self = Self::L4Nlb;
 
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::L4Nlb => "l4-nlb",
@@ -103,6 +102,12 @@ impl Kind {
             Self::Nft => "nft",
         }
     }
+}
+
+impl Kind {
+    /// All of them, the direct path first.
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::L4Nlb, Self::Nginx, Self::Haproxy, Self::Envoy, Self::Sozu, Self::Nft];
 
     /// Whether it forwards datagrams.
     pub fn has_udp(self) -> bool {
@@ -171,36 +176,11 @@ impl Kind {
             Self::Nginx | Self::Haproxy => "-v",
             _ => "--version",
         };
-        let output = Command::new(self.program()?).arg(flag).output().ok()?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let line = said.lines().map(str::trim).find(|line| !line.is_empty())?;
-        // Envoy says where it is; that is nobody's business.
-        let words = line.split_whitespace().filter(|word| !word.starts_with('/'));
-        Some(words.collect::<Vec<_>>().join(" "))
+        version(&self.program()?, flag)
     }
 }
 
 const SOZU: &str = "2.3.3";
-
-/// Where rivals are kept that no system package has: `BENCH_CACHE`, else a folder of the user's
-/// cache.
-pub fn cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let base = || std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    let own = std::env::var_os("BENCH_CACHE").map(PathBuf::from);
-    own.unwrap_or_else(|| base().unwrap_or_default().join("aqueduct-bench"))
-}
-
-fn existing(path: PathBuf) -> Option<PathBuf> {
-    path.is_file().then_some(path)
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let folders = path.split(':').chain(["/usr/sbin", "/sbin"]);
-    folders.map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
-}
 
 impl Party {
     /// Configures and starts it in its namespace and waits until it listens. Its files are in

@@ -21,6 +21,7 @@ use super::namespaces::{Network, Place, command_in};
 use super::party::{Kind, PORT, Party, SERVER_PORT, Wanted};
 use super::server::Count;
 use super::{tcp_client, udp_client};
+use crate::figures::Column as _;
 use crate::process::on_processor;
 
 /// Network and servers.

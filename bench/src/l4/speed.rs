@@ -6,10 +6,11 @@
 
 use anyhow::Result;
 
-use super::figures::{Better, Sheet};
+use super::Sheet;
 use super::party::{Kind, Party};
 use super::rig::{Datagrams, Rig};
 use super::search::Search;
+use crate::figures::{Better, Column as _};
 
 const MOST_LOSS: f64 = 0.001;
 
@@ -44,7 +45,7 @@ pub fn in_turns(
             if failed.contains(&party.kind) {
                 continue;
             }
-            super::progress(&format!(
+            crate::progress(&format!(
                 "{part}: round {} of {rounds}, {}",
                 round + 1,
                 party.kind.name()

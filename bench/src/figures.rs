@@ -7,7 +7,16 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::party::Kind;
+/// A party of a comparison: a column of its table.
+pub trait Column: Copy + Ord {
+    /// The path without anybody between, the limit.
+    const DIRECT: Self;
+    /// Our own program.
+    const OURS: Self;
+
+    /// Its name in reports.
+    fn name(self) -> &'static str;
+}
 
 /// Whether more is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,20 +29,26 @@ pub enum Better {
 }
 
 /// All figures of a run.
-#[derive(Debug, Default)]
-pub struct Sheet {
-    figures: Vec<Figure>,
+#[derive(Debug)]
+pub struct Sheet<K> {
+    figures: Vec<Figure<K>>,
     /// Why a party has no figures of a part.
     pub notes: Vec<String>,
 }
 
+impl<K> Default for Sheet<K> {
+    fn default() -> Self {
+        Self { figures: Vec::new(), notes: Vec::new() }
+    }
+}
+
 #[derive(Debug)]
-struct Figure {
+struct Figure<K> {
     name: String,
     unit: &'static str,
     better: Better,
     // By party, by round.
-    values: BTreeMap<Kind, BTreeMap<u32, f64>>,
+    values: BTreeMap<K, BTreeMap<u32, f64>>,
 }
 
 /// A figure as it is written down.
@@ -64,12 +79,12 @@ pub struct Cell {
     pub ours_to_it: Option<f64>,
 }
 
-impl Sheet {
+impl<K: Column> Sheet<K> {
     /// Takes note of a value.
     pub fn note(
         &mut self,
         (name, unit, better): (&str, &'static str, Better),
-        kind: Kind,
+        kind: K,
         round: u32,
         value: f64,
     ) {
@@ -88,16 +103,16 @@ impl Sheet {
     }
 }
 
-impl Figure {
+impl<K: Column> Figure<K> {
     fn row(&self) -> Row {
-        let cell = |(&kind, own): (&Kind, &BTreeMap<u32, f64>)| {
+        let cell = |(&kind, own): (&K, &BTreeMap<u32, f64>)| {
             let all = sorted(own.values().copied());
             let cell = Cell {
                 median: median(&all)?,
                 spread: [*all.first()?, *all.last()?],
-                of_direct: self.paired(kind, Kind::Direct, |own, direct| own / direct),
-                over_direct: self.paired(kind, Kind::Direct, |own, direct| own - direct),
-                ours_to_it: self.paired(Kind::L4Nlb, kind, |ours, own| ours / own),
+                of_direct: self.paired(kind, K::DIRECT, |own, direct| own / direct),
+                over_direct: self.paired(kind, K::DIRECT, |own, direct| own - direct),
+                ours_to_it: self.paired(K::OURS, kind, |ours, own| ours / own),
             };
             Some((kind.name(), cell))
         };
@@ -106,7 +121,7 @@ impl Figure {
     }
 
     /// The median over the rounds that both have.
-    fn paired(&self, one: Kind, two: Kind, combine: impl Fn(f64, f64) -> f64) -> Option<f64> {
+    fn paired(&self, one: K, two: K, combine: impl Fn(f64, f64) -> f64) -> Option<f64> {
         if one == two {
             return None;
         }
@@ -130,7 +145,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
 }
 
 /// The rows for people: one line a figure, one column a party.
-pub fn table(rows: &[Row], kinds: &[Kind]) -> String {
+pub fn table<K: Column>(rows: &[Row], kinds: &[K]) -> String {
     let width = rows.iter().map(|row| row.name.len() + row.unit.len() + 2).max().unwrap_or(0);
     let mut out = format!("{:width$}", "");
     for kind in kinds {
@@ -161,7 +176,7 @@ fn short(row: &Row, cell: &Cell) -> String {
     }
 }
 
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 1000.0 => format!("{value:.0}"),
         middle if middle >= 10.0 => format!("{value:.1}"),
@@ -173,6 +188,7 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l4::party::Kind;
 
     #[test]
     fn ratios_are_taken_within_a_round() {

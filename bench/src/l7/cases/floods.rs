@@ -1,0 +1,100 @@
+//! One hostile HTTP/2 connection: what it costs the party, and what it does to another client. Not
+//! for floods of connections: tier 1 bounds those.
+//!
+//! Invariant: what an attack costs is measured without other clients, what it does to them with some.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum as _;
+
+use super::{Terms, in_turns};
+use crate::figures::Better;
+use crate::l4::clock::pause;
+use crate::l7::Sheet;
+use crate::l7::client::Outcome;
+use crate::l7::client::flood::{Attack, Cost};
+use crate::l7::goals::{Goal, Want};
+use crate::l7::party::{Kind, Wanted};
+use crate::l7::rig::{Held, Rig, Running, client};
+
+const MILLIS: &str = "2500";
+
+fn name(attack: Attack) -> String {
+    format!("flood, {}", word(attack))
+}
+
+fn word(attack: Attack) -> String {
+    attack.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+pub(super) fn goals() -> Vec<Goal> {
+    let cost = format!("{}: cpu of the party by the attacker's", name(Attack::RapidReset));
+    let mut all = vec![Goal::new(&cost, Want::AtMost(1.0))];
+    let failed = |attack: &Attack| {
+        Goal::new(&format!("{}: others failed", name(*attack)), Want::AtMost(0.0))
+    };
+    all.extend(Attack::value_variants().iter().map(failed));
+    all
+}
+
+pub(super) fn floods(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
+    let rounds = terms.rounds.min(2);
+    let parties = rig.start_all(&Wanted::pinned(true), |kind| kind != Kind::Direct, sheet);
+    in_turns("quiet", &parties, rounds, sheet, &mut |party, round, sheet| {
+        let quiet: Outcome = client(&others(party))?;
+        let name = "no flood: others' p99";
+        sheet.note((name, "ms", Better::Low), party.kind, round, quiet.p99_us / 1e3);
+        Ok(())
+    });
+    for &attack in Attack::value_variants() {
+        let name = name(attack);
+        in_turns(&name, &parties, rounds, sheet, &mut |party, round, sheet| {
+            let mut note = |figure: &str, unit, value| {
+                let name = format!("{name}: {figure}");
+                sheet.note((&name, unit, Better::Low), party.kind, round, value);
+            };
+            let (cost, cpu) = alone(party, attack)?;
+            note("cpu of the party by the attacker's", "", cpu / cost.cpu);
+            note("cpu of the party", "ms", cpu * 1e3);
+            // The whole time: it was not cut.
+            note("cut after", "ms", cost.cut_ms.unwrap_or(MILLIS.parse()?));
+            let others = among_others(party, attack)?;
+            note("others' p99", "ms", others.p99_us / 1e3);
+            note("others failed", "", others.failed as f64);
+            Ok(())
+        });
+    }
+}
+
+/// An attack with nobody else there, and the party's seconds of a processor.
+fn alone(party: &Running, attack: Attack) -> Result<(Cost, f64)> {
+    let before = party.cpu();
+    let cost = client(&words(party, attack))?;
+    // What is still to be done for it.
+    pause(Duration::from_millis(200));
+    Ok((cost, (party.cpu() - before).as_secs_f64()))
+}
+
+/// Another client during an attack.
+fn among_others(party: &Running, attack: Attack) -> Result<Outcome> {
+    let attacker = Held::spawn(&words(party, attack))?;
+    let outcome = client(&others(party));
+    attacker.end()?;
+    outcome
+}
+
+fn words(party: &Running, attack: Attack) -> Vec<String> {
+    let mut words = ["client", "flood", "--millis", MILLIS].map(str::to_owned).to_vec();
+    words.extend(["--to".to_owned(), party.address.clone()]);
+    words.extend(["--attack".to_owned(), word(attack)]);
+    words
+}
+
+fn others(party: &Running) -> Vec<String> {
+    let pace =
+        ["client", "pace", "--tls", "--rate", "200", "--connections", "4", "--millis", MILLIS];
+    let mut words = pace.map(str::to_owned).to_vec();
+    words.extend(["--to".to_owned(), party.address.clone()]);
+    words
+}

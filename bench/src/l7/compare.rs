@@ -1,0 +1,106 @@
+//! A whole run: parties found, cases in turn, figures and verdicts written down. Not for what a case
+//! measures.
+//!
+//! Invariant: what was measured outlives an end before the last case.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::Sheet;
+use super::cases::{Case, Terms};
+use super::goals::{self, Verdict};
+use super::party::Kind;
+use super::rig::Rig;
+use crate::figures::{Column as _, Row, table};
+use crate::progress;
+
+/// How a run is done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The cases; empty: all.
+    pub only: Vec<Case>,
+    /// The parties; empty: all.
+    pub parties: Vec<Kind>,
+    /// How each is run.
+    pub terms: Terms,
+    /// Where to write the figures.
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Default, Serialize)]
+struct Report {
+    date: String,
+    kernel: String,
+    cores: usize,
+    rounds: u32,
+    seconds: u32,
+    versions: BTreeMap<&'static str, String>,
+    goals: Vec<Verdict>,
+    figures: Vec<Row>,
+    notes: Vec<String>,
+}
+
+/// Runs the plan.
+///
+/// # Errors
+/// When nobody is there to be measured, or the service cannot be started.
+#[expect(clippy::print_stdout, reason = "the program's output")]
+pub fn run(plan: &Plan) -> Result<()> {
+    let wanted = if plan.parties.is_empty() { Kind::ALL.to_vec() } else { plan.parties.clone() };
+    let (kinds, missing): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|kind| kind.program().is_some());
+    let absent = |kind: &Kind| format!("{} is not there: {}", kind.name(), kind.installed_by());
+    let notes: Vec<_> = missing.iter().map(absent).collect();
+    for note in &notes {
+        println!("note: {note}");
+    }
+    ensure!(!kinds.is_empty(), "nobody to measure: {}", notes.join("; "));
+    let folder = tempfile::tempdir()?;
+    let rig = Rig::build(folder.path(), kinds.clone())?;
+    let mut report = Report::begin(plan, &kinds)?;
+    report.notes = notes;
+    let cases = if plan.only.is_empty() { Case::value_variants() } else { &plan.only };
+    for &case in cases {
+        let mut sheet = Sheet::default();
+        case.measure(&rig, plan.terms, &mut sheet);
+        let rows = sheet.rows();
+        let verdicts: Vec<_> = case.goals().iter().filter_map(|it| it.verdict(&rows)).collect();
+        progress("");
+        println!("{}\n{}", table(&rows, &kinds), goals::table(&verdicts));
+        for note in &sheet.notes {
+            println!("note: {note}");
+        }
+        report.figures.extend(rows);
+        report.goals.extend(verdicts);
+        report.notes.extend(sheet.notes);
+        if let Some(path) = &plan.json {
+            std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+        }
+    }
+    Ok(())
+}
+
+impl Report {
+    fn begin(plan: &Plan, kinds: &[Kind]) -> Result<Self> {
+        let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
+        Ok(Self {
+            date: said("date", &["-u", "+%Y-%m-%d %H:%M"]),
+            kernel: said("uname", &["-r"]),
+            cores: std::thread::available_parallelism()?.get(),
+            rounds: plan.terms.rounds,
+            seconds: plan.terms.seconds,
+            versions: versions.collect(),
+            ..Self::default()
+        })
+    }
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
+}
