@@ -127,14 +127,17 @@ impl Worker {
             from
         };
         let io = Stall::new(io, group.front.body_idle_timeout);
-        match &site.snapshot.front {
+        let config = site.snapshot.front.as_ref().map(|front| Arc::clone(&front.config));
+        // A connection may outlive many snapshots, and keeps none.
+        drop(site);
+        match config {
             None => {
                 let peer = Peer { client, transport: Transport::Plain };
                 let line = Line::new(self, peer, None);
                 self.speak(Protocol::Http1, io, line, shutdown).await;
             }
-            Some(front) => {
-                let accepted = match tls::accept(&front.config, io, limit).await {
+            Some(config) => {
+                let accepted = match tls::accept(&config, io, limit).await {
                     Ok(accepted) => accepted,
                     Err(fault) => return self.observer.emit(HandshakeRefused { client, fault }),
                 };

@@ -5,18 +5,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::cli::Options;
 use common::health::Checks;
+use common::lifecycle::Phase;
 use common::observe::Observer;
 use common::reload;
 use common::snapshot::Published;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
 use topology::Topology;
-use topology::gateway::{Group, Unplaced as _};
+use topology::gateway::Instance;
 
 use crate::StartError;
+use crate::change::{Change, Connected};
+use crate::crew::{Crew, Listener, Share};
 use crate::events::{Draining, Reloaded};
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
@@ -27,45 +32,6 @@ use crate::stages::authn::jwks::Source;
 pub(crate) struct Order {
     topology: Arc<Topology>,
     reply: oneshot::Sender<Result<Change, StartError>>,
-}
-
-/// What a change of configuration did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// Routes that are new.
-    pub added: Vec<String>,
-    /// Routes that are gone.
-    pub removed: Vec<String>,
-    /// Routes of which the file says something else.
-    pub changed: Vec<String>,
-    /// Services of which it says something else: endpoints, weights, times.
-    pub services: Vec<String>,
-    /// Keys whose change waits for a restart.
-    pub waiting: Vec<&'static str>,
-}
-
-impl Change {
-    fn between(before: &Group, after: &Group) -> Self {
-        let mut change = Self::default();
-        for route in &after.routes {
-            let name = route.name.to_string();
-            match before.routes.iter().find(|old| old.name == route.name) {
-                None => change.added.push(name),
-                Some(old) if old.unplaced() != route.unplaced() => change.changed.push(name),
-                Some(_) => {}
-            }
-        }
-        let gone = |old: &&topology::gateway::Route| {
-            after.routes.iter().all(|route| route.name != old.name)
-        };
-        change.removed = before.routes.iter().filter(gone).map(|r| r.name.to_string()).collect();
-        let known = |upstream: &&topology::gateway::Upstream| {
-            before.upstreams.iter().any(|old| old.unplaced() == upstream.unplaced())
-        };
-        let services = after.upstreams.iter().filter(|upstream| !known(upstream));
-        change.services = services.map(|upstream| upstream.service.to_string()).collect();
-        change
-    }
 }
 
 /// How a running instance is asked for changes; cheap to clone, of no use once it has ended.
@@ -82,8 +48,9 @@ impl Handle {
         (Self { orders, observer: observer.clone() }, inbox)
     }
 
-    /// Goes by a changed file: routes, policies, services, weights, certificates, keys. Requests that
-    /// have begun end as they began; the next one on any connection goes by the new file. Endpoint
+    /// Goes by a changed file: listener, routes, policies, services, weights, certificates, keys.
+    /// Requests that have begun end as they began; the next one on any connection goes by the new
+    /// file. Endpoint
     /// health, fetched keys, counters of limits and connections to services stay where the file says
     /// the same of them. Cancelling it does not stop the change.
     ///
@@ -115,6 +82,10 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) checks: Checks,
     pub(crate) keepers: Keepers,
+    pub(crate) crew: Crew,
+    pub(crate) listener: Listener,
+    /// What ends by itself: drains of former listeners and terms, former snapshots.
+    pub(crate) phases: JoinSet<()>,
 }
 
 impl Control {
@@ -134,6 +105,7 @@ impl Control {
                     self.options.observer.emit(Draining { connections });
                 }
                 () = &mut stopped => return,
+                Some(_ended) = self.phases.join_next() => {}
                 Some(Order { topology, reply }) = orders.recv() => {
                     let change = self.publish(topology).await;
                     // Who asked may have gone; the change stands.
@@ -144,18 +116,57 @@ impl Control {
     }
 
     async fn publish(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        if self.options.lifecycle.phase() > Phase::Running {
+            return Err(StartError::ended());
+        }
         let (group, own) = crate::part(&topology, &self.instance)?;
         let before = self.published.load_full();
         let observer = &self.options.observer;
         let snapshot = crate::build(&topology, group, own, observer, Some(&before)).await?;
-        let change =
-            Change { waiting: self.waiting(&topology), ..Change::between(&before.group, group) };
+        let fresh = self.fresh(&topology, own)?;
+        // From here on nothing fails.
+        let change = Change {
+            listen: fresh.as_ref().map(|(listener, _)| listener.address),
+            waiting: self.waiting(&topology),
+            ..Change::between(&before, &snapshot)
+        };
         self.connections.bound(group.front.max_connections.get());
         self.published.publish(snapshot);
+        self.follow(fresh, &change, group.drain);
         self.topology = topology.clone();
         self.watch();
         self.options.observer.emit(Reloaded { change: &change });
+        // Its last user frees it, which takes a while: no worker is to be that.
+        self.phases.spawn(async move {
+            while Arc::strong_count(&before) > 1 {
+                sleep(SECOND).await;
+            }
+        });
         Ok(change)
+    }
+
+    /// A listener where the file says another address than before.
+    fn fresh(
+        &self,
+        topology: &Topology,
+        own: &Instance,
+    ) -> Result<Option<(Listener, Vec<Share>)>, StartError> {
+        if own.listen.value == self.listener.listen {
+            return Ok(None);
+        }
+        crate::listen(&topology.source, &own.listen, self.crew.len()).map(Some)
+    }
+
+    /// Goes over to a new listener; or has those leave who came under former terms.
+    fn follow(&mut self, fresh: Option<(Listener, Vec<Share>)>, change: &Change, limit: Duration) {
+        let whole = self.options.lifecycle.shutdown();
+        if let Some((listener, shares)) = fresh {
+            let former = std::mem::replace(&mut self.listener, listener);
+            self.crew.open(shares);
+            self.phases.spawn(former.retire(limit, whole));
+        } else if change.terms == Connected::Leave {
+            self.phases.spawn(self.listener.renew(limit, whole));
+        }
     }
 
     /// Keys that cannot change while it runs.
@@ -163,15 +174,14 @@ impl Control {
         let own = |topology: &Topology| {
             let (group, own) = topology.gateway(&self.instance)?;
             let admin = own.admin.as_ref().map(|admin| admin.value);
-            Some((own.listen.value, admin, group.access_log.clone(), group.drain))
+            Some((admin, group.access_log.clone(), group.drain))
         };
         let token = |t: &Topology| t.admin_token.as_ref().map(|token| token.value.clone());
         let mut keys = Vec::new();
         if let (Some(old), Some(new)) = (own(&self.topology), own(next)) {
-            keys.extend((old.0 != new.0).then_some("listen"));
-            keys.extend((old.1 != new.1).then_some("admin"));
-            keys.extend((old.2 != new.2).then_some("access-log"));
-            keys.extend((old.3 != new.3).then_some("drain"));
+            keys.extend((old.0 != new.0).then_some("admin"));
+            keys.extend((old.1 != new.1).then_some("access-log"));
+            keys.extend((old.2 != new.2).then_some("drain"));
         }
         keys.extend((token(&self.topology) != token(next)).then_some("admin-token"));
         keys
@@ -211,3 +221,5 @@ impl Keepers {
         while self.tasks.try_join_next().is_some() {}
     }
 }
+
+const SECOND: Duration = Duration::from_secs(1);

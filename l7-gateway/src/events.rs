@@ -11,7 +11,7 @@ use common::observe::{Event, Observer};
 use common::reload;
 use tracing::Level;
 
-use crate::control::Change;
+use crate::change::{Change, Connected};
 use crate::engine::frames::Abuse;
 use crate::stages::tls::HandshakeFault;
 
@@ -110,12 +110,33 @@ impl Event for Http2Abused {
 
 impl Event for Reloaded<'_> {
     fn emit(&self, to: &Observer) {
-        let Change { added, removed, changed, services, waiting } = self.change;
-        let (added, removed, changed) = (added.join(", "), removed.join(", "), changed.join(", "));
-        let (instance, services) = (&*to.instance, services.join(", "));
-        tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, "reloaded");
+        let Change { added, removed, changed, services, certificates, listen, terms, waiting } =
+            self.change;
+        let (added, removed, changed) = (few(added), few(removed), few(changed));
+        let (services, certificates) = (few(services), few(certificates));
+        let instance = &*to.instance;
+        tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, %certificates, "reloaded");
+        if let Some(listen) = listen {
+            tracing::event!(Level::INFO, instance, %listen, "listens elsewhere; who is connected leaves");
+        } else if *terms == Connected::Leave {
+            tracing::event!(
+                Level::INFO,
+                instance,
+                "what TLS promises has changed; who is connected leaves"
+            );
+        }
         reload::events::applied(to, waiting);
     }
+}
+
+/// The first names of a list, and how many more there are.
+fn few(names: &[String]) -> String {
+    let (shown, more) = names.split_at(names.len().min(20));
+    let mut text = shown.join(", ");
+    if !more.is_empty() {
+        text.push_str(&format!(" and {} more", more.len()));
+    }
+    text
 }
 
 impl Event for Stopped {

@@ -9,26 +9,27 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 pub use common::cli::Options;
 use common::health::Checks;
-use common::net::accept::Acceptor;
 use common::net::bind;
 use common::observe::Observer;
 use common::observe::admin::Admin;
 use common::secret::{Missing, Secret};
 use common::snapshot::Published;
-use common::workers::{self, WorkerId, WorkerPanic, Workers};
+use common::workers::{self, WorkerPanic, Workers};
 use thiserror::Error;
 use tokio::task::JoinSet;
 use topology::gateway::{Group, Instance};
-use topology::{Place, SourceFile, Topology};
+use topology::{At, Place, SourceFile, Topology};
 
 use crate::access_log::{Sink, Totals, Writer};
+pub use crate::change::{Change, Connected};
 use crate::connection::Worker;
-pub use crate::control::{Change, Handle};
+pub use crate::control::Handle;
 use crate::control::{Control, Keepers};
+use crate::crew::{Listener, Share};
 use crate::events::{Started, Stopped};
 use crate::inspect::Inspection;
 use crate::server::Connections;
@@ -36,9 +37,11 @@ use crate::snapshot::{BuildError, Snapshot};
 
 pub mod access_log;
 pub mod body;
+pub mod change;
 pub mod codec;
 pub mod connection;
 pub mod control;
+mod crew;
 pub mod date;
 pub mod engine;
 pub mod events;
@@ -151,7 +154,8 @@ pub async fn start(
     let (group, model) = part(&topology, instance)?;
     let count = options.workers.unwrap_or_else(workers::available);
     let snapshot = build(&topology, group, model, &options.observer, None).await?;
-    let bound = Bound::new(model, count).map_err(|(place, why)| fault(place, why))?;
+    let bound = listen(&source, &model.listen, count.get())?;
+    let admin = admin(&source, model)?;
     let help = "Lines of the access log that were dropped because its writer was behind";
     let dropped = options.observer.metrics.counter("aqueduct_http_log_dropped_total", help, &[]);
     let writer = Writer::start(&group.access_log, count.get(), &dropped)
@@ -159,7 +163,7 @@ pub async fn start(
     let token = common::secret::admin_token(&topology);
     let token = token.map_err(|missing| fault(missing.place, missing.into()))?;
     let all = Arc::clone(&topology);
-    serve(Plan { all, group, model, count, options, snapshot, bound, writer, token })
+    serve(Plan { all, group, model, count, options, snapshot, bound, admin, writer, token })
         .map_err(|why| fault(model.place, Why::Threads(why)))
 }
 
@@ -188,30 +192,30 @@ pub(crate) async fn build(
     Ok(snapshot)
 }
 
-/// Sockets that are bound but not served yet.
-#[derive(Debug)]
-struct Bound {
-    listeners: Vec<std::net::TcpListener>,
-    address: SocketAddr,
-    admin: Option<(std::net::TcpListener, SocketAddr)>,
+/// Binds a listener; nothing is served on it yet.
+pub(crate) fn listen(
+    source: &SourceFile,
+    at: &At<SocketAddr>,
+    workers: usize,
+) -> Result<(Listener, Vec<Share>), StartError> {
+    Listener::bind(at.value, workers).map_err(|source_of| {
+        let why = Why::Listen { address: at.value, source: source_of };
+        StartError::new(source, at.place, why)
+    })
 }
 
-impl Bound {
-    fn new(model: &Instance, count: NonZeroUsize) -> Result<Self, (Place, Why)> {
-        let at = &model.listen;
-        let refused = |place: Place, address: SocketAddr| {
-            move |source: io::Error| (place, Why::Listen { address, source })
-        };
-        let listeners = bind::tcp_group(at.value, count).map_err(refused(at.place, at.value))?;
-        let address = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(at.value);
-        let admin = model.admin.as_ref().map(|at| {
-            let listener = bind::tcp(at.value, bind::Reuse::No);
-            let listener = listener.map_err(refused(at.place, at.value))?;
-            let address = listener.local_addr().unwrap_or(at.value);
-            Ok((listener, address))
-        });
-        Ok(Self { listeners, address, admin: admin.transpose()? })
-    }
+/// The admin listener, and where it is.
+fn admin(
+    source: &SourceFile,
+    model: &Instance,
+) -> Result<Option<(std::net::TcpListener, SocketAddr)>, StartError> {
+    let Some(at) = &model.admin else { return Ok(None) };
+    let listener = bind::tcp(at.value, bind::Reuse::No).map_err(|source_of| {
+        let why = Why::Listen { address: at.value, source: source_of };
+        StartError::new(source, at.place, why)
+    })?;
+    let address = listener.local_addr().unwrap_or(at.value);
+    Ok(Some((listener, address)))
 }
 
 /// Everything that is needed to serve, checked.
@@ -222,17 +226,29 @@ struct Plan<'t> {
     count: NonZeroUsize,
     options: Options,
     snapshot: Snapshot,
-    bound: Bound,
+    bound: (Listener, Vec<Share>),
+    admin: Option<(std::net::TcpListener, SocketAddr)>,
     writer: Option<Writer>,
     token: Option<Secret>,
 }
 
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
-    let Plan { all, group, model, count, options, snapshot, bound, writer, token } = plan;
+    let Plan { all, group, model, count, options, snapshot, bound, admin, writer, token } = plan;
     let Options { observer, lifecycle, .. } = &options;
     let published = Arc::new(Published::new(snapshot));
     let totals = Arc::new(Totals::default());
     let connections = Connections::new(group.front.max_connections.get(), observer);
+    let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
+    let (name, ears) = (model.name.clone(), observer.clone());
+    let (of_workers, sums) = (Arc::clone(&published), Arc::clone(&totals));
+    let (crew, workers) = crew::start(count, &options, &connections, move |index| {
+        let ring = rings.get(index).cloned().flatten();
+        let sink = Sink::new(&name, ring, Arc::clone(&sums), &ears.metrics);
+        Worker::new(Arc::clone(&of_workers), sink, ears.clone())
+    })?;
+    let (listener, shares) = bound;
+    let listen = listener.address;
+    crew.open(shares);
     let mut control = JoinSet::new();
     let (handle, orders) = Handle::new(observer);
     let side = Control {
@@ -243,10 +259,13 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         options: options.clone(),
         checks: Checks::default(),
         keepers: Keepers::default(),
+        crew,
+        listener,
+        phases: JoinSet::new(),
     };
     control.spawn(side.run(orders));
-    let admin = bound.admin.as_ref().map(|(_, address)| *address);
-    if let Some((listener, _)) = bound.admin {
+    let admin_at = admin.as_ref().map(|(_, address)| *address);
+    if let Some((listener, _)) = admin {
         let inspect = Inspection::new(&published, &totals, &connections);
         let admin = Admin {
             lifecycle: lifecycle.clone(),
@@ -258,30 +277,13 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         control.spawn(admin.serve(listener, lifecycle.shutdown()));
     }
-    let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
-    let sockets = Arc::new(Mutex::new(bound.listeners));
-    let (name, ears, phases) = (model.name.clone(), observer.clone(), lifecycle.clone());
-    let workers = workers::spawn("gateway", count, move |WorkerId(index)| {
-        let ring = rings.get(index).cloned().flatten();
-        let socket = sockets.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let (published, totals) = (Arc::clone(&published), Arc::clone(&totals));
-        let (name, observer, shutdown) = (name.clone(), ears.clone(), phases.shutdown());
-        let connections = Arc::clone(&connections);
-        async move {
-            let sink = Sink::new(&name, ring, totals, &observer.metrics);
-            let worker = Worker::new(published, sink, observer.clone());
-            // One socket was bound per worker, inside whose runtime alone it can be registered.
-            if let Some(Ok(acceptor)) = socket.map(Acceptor::new) {
-                server::run(worker, acceptor, connections, observer, shutdown).await;
-            }
-        }
-    })?;
     observer.emit(Started {
-        listen: bound.address,
+        listen,
         group: group.name.as_str(),
         workers: count.get(),
         routes: group.routes.len(),
     });
-    let listeners = vec![(model.name.as_str().to_owned(), bound.address)];
-    Ok(Running { admin, listeners, workers, control, writer, observer: options.observer, handle })
+    let listeners = vec![(model.name.as_str().to_owned(), listen)];
+    let observer = options.observer;
+    Ok(Running { admin: admin_at, listeners, workers, control, writer, observer, handle })
 }

@@ -1,22 +1,26 @@
 //! One worker's accept loop: takes connections up to the instance's limit and lets each run on its
 //! own until it ends, or until a drain has waited long enough. Not for what happens on a connection.
-//! Called by `lib`, once per worker thread.
+//! Called by `crew`, once per listener and worker thread.
 //!
 //! Invariant: after a drain nothing new is taken, and the loop returns only when every connection
 //! of this worker has ended.
 
+use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::lifecycle::Shutdown;
+use common::lifecycle::{Lifecycle, Shutdown};
 use common::net::accept::Acceptor;
 use common::observe::Observer;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::interval;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Worker;
+use crate::crew::Terms;
 use crate::events::{Exhausted, Full};
 
 /// Connections of all workers of an instance, and the most there may be.
@@ -65,40 +69,58 @@ impl Drop for Entered {
     }
 }
 
+/// A listener as one worker has it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The listener's own phases.
+    pub(crate) phases: Lifecycle,
+    /// Those of the connections that come now.
+    pub(crate) terms: Terms,
+    /// The instance's.
+    pub(crate) whole: Shutdown,
+}
+
 /// Accepts until the drain, then waits for the connections that are left. Must run in a `LocalSet`.
-pub async fn run(
+pub(crate) async fn run(
     worker: Rc<Worker>,
     mut acceptor: Acceptor,
     connections: Arc<Connections>,
     observer: Observer,
-    shutdown: Shutdown,
+    place: Place,
 ) {
+    let closing = place.phases.shutdown();
     let mut tasks = JoinSet::new();
-    let mut sweep = interval(SWEEP_EVERY);
+    let exhausted = |error: &io::Error| observer.emit(Exhausted { error });
+    let admit = |tasks: &mut JoinSet<()>, (stream, from): (TcpStream, SocketAddr)| {
+        let Some(entered) = connections.enter() else { return observer.emit(Full) };
+        let (worker, shutdown) = (Rc::clone(&worker), place.terms.load().shutdown());
+        tasks.spawn_local(async move {
+            worker.serve(stream, from, shutdown).await;
+            drop(entered);
+        });
+    };
     loop {
         tokio::select! {
             biased;
-            () = shutdown.draining() => break,
-            _ = sweep.tick() => worker.site().pipeline.dispatch.sweep(),
+            () = place.whole.draining() => break,
+            () = closing.draining() => break,
             Some(_) = tasks.join_next() => {}
-            (stream, from) = acceptor.next(|error| observer.emit(Exhausted { error })) => {
-                let Some(entered) = connections.enter() else {
-                    observer.emit(Full);
-                    continue;
-                };
-                let (worker, shutdown) = (Rc::clone(&worker), shutdown.clone());
-                tasks.spawn_local(async move {
-                    worker.serve(stream, from, shutdown).await;
-                    drop(entered);
-                });
-            }
+            accepted = acceptor.next(exhausted) => admit(&mut tasks, accepted),
         }
     }
+    // The kernel resets what it has taken and nobody accepts.
+    let last = Instant::now() + LATE;
+    while let Ok(accepted) = timeout_at(last, acceptor.next(exhausted)).await {
+        admit(&mut tasks, accepted);
+    }
     drop(acceptor);
+    place.terms.load().drain();
     tokio::select! {
         () = async { while tasks.join_next().await.is_some() {} } => {}
-        () = shutdown.stopped() => {}
+        () = place.whole.stopped() => {}
+        () = closing.stopped() => {}
     }
 }
 
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// For so long a listener that closes takes what came in time.
+const LATE: Duration = Duration::from_millis(20);

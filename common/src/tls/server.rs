@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
 use rustls::RootCertStore;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::pem::PemObject;
@@ -35,6 +36,8 @@ pub struct Server {
     names: Arc<BySni>,
     /// Tickets are sealed with keys of this process.
     own_keys: Option<Arc<dyn ProducesTickets>>,
+    /// A hash of what clients must show.
+    trust: Vec<u8>,
 }
 
 impl Server {
@@ -52,7 +55,8 @@ impl Server {
         let builder = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(|fault| refused(fault.to_string()))?;
-        let verifier = client_verifier(tls)?;
+        let mut trust = digest::Context::new(&digest::SHA256);
+        let verifier = client_verifier(tls, &mut trust)?;
         let anonymous = verifier.is_none();
         let builder = match verifier {
             None => builder.with_no_client_auth(),
@@ -75,13 +79,20 @@ impl Server {
             config.ticketer = Arc::clone(&keys);
             own_keys = Some(keys);
         }
-        Ok(Self { config: Arc::new(config), names, own_keys })
+        let trust = trust.finish().as_ref().to_vec();
+        Ok(Self { config: Arc::new(config), names, own_keys, trust })
     }
 
     /// Whether a connection that asked for `sni` may carry requests for `host`: the certificate it was
     /// shown covers both, or nothing else was asked for (RFC 9110 §7.4).
     pub fn serves(&self, sni: &str, host: &str) -> bool {
         sni.eq_ignore_ascii_case(host) || self.names.shown(sni).covers(host)
+    }
+
+    /// Whether it asks the same of clients: a name, a certificate, of the same authorities, with the
+    /// same revoked.
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        self.trust == other.trust
     }
 
     /// The certificates, in the order of the file.
@@ -103,18 +114,24 @@ pub fn client(connection: &ServerConnection) -> Option<Principal> {
     connection.peer_certificates()?.first().and_then(Principal::of)
 }
 
-fn client_verifier(tls: &Tls) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+fn client_verifier(
+    tls: &Tls,
+    trust: &mut digest::Context,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    trust.update(format!("{:?} {:?}", tls.sni, tls.client_certificates).as_bytes());
     let Some(path) = &tls.client_ca else { return Ok(None) };
     let (what, place) = ("client-ca", path.place);
     let reference = At { value: SecretRef::File(path.value.clone()), place };
     let refused = |reason: String| TlsError::Refused { what, place, reason };
     let mut roots = RootCertStore::empty();
     for root in chain(&reference, what)? {
+        trust.update(&root);
         roots.add(root).map_err(|fault| refused(fault.to_string()))?;
     }
     let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
     for list in &tls.client_crl {
         let lists = revocations(list)?;
+        lists.iter().for_each(|list| trust.update(list));
         // One at a time, so that a fault has its place. Rustls asks every authority of a chain for
         // one, and an old one is as good as none: who was revoked since would get in.
         builder = builder.with_crls(lists).enforce_revocation_expiration();

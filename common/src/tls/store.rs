@@ -33,6 +33,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The certificate itself, DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.key.cert.first().map_or(&[], |leaf| leaf)
+    }
+
     /// Whether the leaf covers a host name: exactly, or by a wildcard of one label (RFC 6125
     /// §6.4.3).
     pub fn covers(&self, host: &str) -> bool {

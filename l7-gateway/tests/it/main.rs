@@ -14,6 +14,7 @@ mod forge;
 mod front;
 mod headers;
 mod instance;
+mod listeners;
 mod mutual;
 mod pipeline;
 mod rate_limit;

@@ -73,7 +73,8 @@ section! {
         may "client-certificates" client_certificates: Typed<ClientCertificates>,
         /// Lists of revoked client certificates, PEM, `file:PATH` or `env:NAME`; every authority of a
         /// client's chain must have one. One that is past its next update refuses its clients. Read
-        /// again with the file. Default: none is looked at.
+        /// again with the file; when one has changed, who is connected leaves within `drain`. Default:
+        /// none is looked at.
         may "client-crl" client_crl: Vec<Typed<SecretRef>>,
         /// Whether a client must name a server that a certificate covers: `required`, or `optional`
         /// (who does not is shown the first certificate). Default: `optional`.
