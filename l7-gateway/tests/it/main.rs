@@ -11,6 +11,7 @@ mod fakes;
 mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod forge;
+mod frames;
 mod front;
 mod headers;
 mod instance;

@@ -3,6 +3,7 @@
 
 mod answer;
 mod corpus;
+mod downgrades;
 mod recorder;
 mod requests;
 mod services;
