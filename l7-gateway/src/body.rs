@@ -34,6 +34,9 @@ pub enum BodyFault {
     /// Its framing is no HTTP (RFC 9112 §7.1).
     #[error("a chunk is malformed")]
     Malformed,
+    /// The exchange took longer than it may.
+    #[error("the exchange took too long")]
+    Late,
     /// The connection or stream broke.
     #[error("the body broke off")]
     Broken,
@@ -44,6 +47,7 @@ pub enum BodyFault {
 pub struct BodyProgress {
     bytes: Cell<u64>,
     started: Cell<bool>,
+    ended: Cell<bool>,
     fault: Cell<Option<BodyFault>>,
 }
 
@@ -56,6 +60,11 @@ impl BodyProgress {
     /// Whether a reader has asked for data: then it cannot be sent a second time.
     pub fn started(&self) -> bool {
         self.started.get()
+    }
+
+    /// Whether its last byte was taken.
+    pub fn ended(&self) -> bool {
+        self.ended.get()
     }
 
     /// Why it ended early, if it did.
@@ -171,7 +180,8 @@ impl RequestBody {
     }
 
     fn of(source: Option<BodySource>, limits: BodyLimits) -> Self {
-        let (progress, waited) = (Rc::default(), Duration::ZERO);
+        let (progress, waited) = (Rc::<BodyProgress>::default(), Duration::ZERO);
+        progress.ended.set(source.is_none());
         Self { source, limits, progress, timer: None, waiting: None, waited }
     }
 
@@ -232,17 +242,19 @@ impl Body for RequestBody {
         let this = &mut *self;
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         this.progress.started.set(true);
-        match Pin::new(source).poll_frame(cx) {
+        match Pin::new(&mut *source).poll_frame(cx) {
             Poll::Pending => {
                 ready!(this.poll_idle(cx));
                 this.fail(BodyFault::Idle)
             }
             Poll::Ready(None) => {
                 this.source = None;
+                this.progress.ended.set(true);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(fault))) => this.fail(fault),
             Poll::Ready(Some(Ok(frame))) => {
+                this.progress.ended.set(frame.is_trailers() || source.is_end_stream());
                 let size = frame.data_ref().map_or(0, Buf::remaining) as u64;
                 let total = this.progress.bytes.get() + size;
                 this.progress.bytes.set(total);

@@ -369,7 +369,9 @@ impl From<DispatchError> for Halt {
             DispatchError::Body(BodyFault::TooLarge) => {
                 Reply::new(Kind::BodyTooLarge).last().into()
             }
-            DispatchError::Body(BodyFault::Idle) => Reply::new(Kind::BodyTimeout).last().into(),
+            DispatchError::Body(BodyFault::Idle | BodyFault::Late) => {
+                Reply::new(Kind::BodyTimeout).last().into()
+            }
             DispatchError::Body(fault @ BodyFault::Malformed) => {
                 Reply::new(Kind::Malformed).detail(fault.to_string()).last().into()
             }

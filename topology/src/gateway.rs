@@ -16,7 +16,7 @@ use crate::units::{
     Place, Rate, RouteName, Scope, SecretRef,
 };
 pub use crate::upstream::{
-    Ejection, HashBy, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via,
+    Ejection, HashBy, RouteTimes, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via,
 };
 
 /// Gateways that serve the same routes under the same policy.
@@ -280,8 +280,11 @@ pub struct Route {
     pub mirror: Option<SplitPart>,
     /// From the day after, it answers 410 (spec G14).
     pub sunset: Option<Day>,
-    /// How long the whole exchange may take until the answer's head (default 15 s).
+    /// How long all attempts together may take until the answer's head, while the client is not
+    /// sending (default 15 s).
     pub timeout: Duration,
+    /// How long each thing may take, where it is not as the service has it.
+    pub times: RouteTimes,
     /// Headers set on every answer of it, our own included.
     pub response_headers: Vec<(String, String)>,
     /// Where it is written.

@@ -32,8 +32,8 @@ pub struct Upstream {
     pub slow_start: Option<Duration>,
     /// Active checks; only where the gateway picks the server.
     pub health: Option<HealthCheck>,
-    /// How long a connection may take (default 1 s).
-    pub connect_timeout: Duration,
+    /// How long things may take, where a route does not say otherwise.
+    pub times: Times,
     /// A connection carries so many requests at most (default behind a balancer 1000, else no
     /// bound).
     pub max_requests_per_connection: Option<NonZeroU32>,
@@ -47,6 +47,45 @@ pub struct Upstream {
     pub max_requests_per_endpoint: Option<NonZeroU32>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<UpstreamTls>,
+}
+
+/// How long a service may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// To take a connection (default 1 s).
+    pub connect: Duration,
+    /// From the last byte of the request to the answer's head, in each attempt; `None`: no bound.
+    pub first_byte: Option<Duration>,
+    /// For each attempt until the answer's head, while the client is not sending; `None`: no bound.
+    pub attempt: Option<Duration>,
+    /// Between two pieces of the answer's body (default 5 min).
+    pub idle: Duration,
+    /// For the whole exchange, its bodies included; `None`: no bound.
+    pub total: Option<Duration>,
+}
+
+/// What a route says of [`Times`]; `None`: as its service has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of `Times`")]
+pub struct RouteTimes {
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub attempt: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub total: Option<Duration>,
+}
+
+impl RouteTimes {
+    /// What holds for the route's requests to this service.
+    pub fn over(&self, service: &Times) -> Times {
+        Times {
+            connect: self.connect.unwrap_or(service.connect),
+            first_byte: self.first_byte.or(service.first_byte),
+            attempt: self.attempt.or(service.attempt),
+            idle: self.idle.unwrap_or(service.idle),
+            total: self.total.or(service.total),
+        }
+    }
 }
 
 /// How an endpoint is chosen for a request.

@@ -27,6 +27,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         mirror: None,
         sunset: None,
         timeout: Duration::from_secs(15),
+        times: topology::gateway::RouteTimes::default(),
         response_headers: vec![],
         place: Place::default(),
     }

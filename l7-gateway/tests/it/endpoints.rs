@@ -6,7 +6,7 @@ use std::time::Duration;
 use topology::Topology;
 
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, topology};
+use crate::rig::{Rig, local, pass, topology};
 
 const OK: Act = Act::Answer("ok");
 
@@ -18,13 +18,6 @@ fn called(fakes: &[&Fake], upstream: &str) -> Topology {
     }
     let upstreams = format!("    upstreams: {{ user: {{ {upstream} }} }}");
     topology(&services, &format!("    routes:\n      - {{ path: /*, to: user }}\n{upstreams}"))
-}
-
-/// Time passes.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
 }
 
 fn counts(fakes: &[&Fake]) -> Vec<usize> {

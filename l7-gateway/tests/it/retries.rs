@@ -1,9 +1,12 @@
 //! Failures of services, and what clients notice of them.
 
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, one, topology};
+use crate::rig::{Rig, local, one, pass, topology, until};
 
 /// An address where nobody listens.
 async fn nobody() -> std::net::SocketAddr {
@@ -114,6 +117,102 @@ async fn failing_endpoints_are_ejected() {
         }
         assert_eq!(sick.seen.count(), 3);
         assert!(rig.observer.metrics.render().contains("aqueduct_endpoint_ejections_total"));
+    })
+    .await;
+}
+
+/// A rig with one service, the route and the service's settings given.
+fn timed(address: impl std::fmt::Display, route: &str, upstream: &str) -> Rig {
+    Rig::new(&topology(
+        &format!("  user: {{ endpoints: [{address}] }}"),
+        &format!(
+            "    routes:\n      - {{ path: /*, to: user{route} }}\n    upstreams: {{ user: {{ {upstream} }} }}"
+        ),
+    ))
+}
+
+/// G18: a server that takes requests and says nothing costs a safe request the time of one try, and is
+/// then left alone; a POST is told so, and not sent again.
+#[tokio::test]
+async fn a_frozen_server_costs_one_try() {
+    local(async {
+        let (frozen, alive) = (Fake::new(Act::Silent).await, Fake::new(Act::Answer("ok")).await);
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}, {}] }}", frozen.address, alive.address),
+            "    routes:\n      - { path: /*, to: user, try-timeout: 20ms }",
+        ));
+        for n in 0..20 {
+            assert!(rig.get("/", "").await.ends_with("ok"), "{n}");
+        }
+        assert_eq!(frozen.seen.count(), 3, "then it is ejected");
+        pass(Duration::from_secs(1)).await;
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+        let (one, two) = (rig.raw(post).await, rig.raw(post).await);
+        let late = [&one, &two].iter().filter(|a| a.starts_with("HTTP/1.1 504 ")).count();
+        assert_eq!((late, frozen.seen.count()), (1, 4), "{one} {two}");
+    })
+    .await;
+}
+
+/// G18: the first byte must come soon after the request, however long the client took to send it.
+#[tokio::test]
+async fn the_first_byte_is_waited_for_from_the_end_of_the_request() {
+    local(async {
+        let silent = Fake::new(Act::Silent).await;
+        let rig =
+            timed(silent.address, ", timeout: 10s", "first-byte-timeout: 1s, max-attempts: 1");
+        let (mut stream, _task) = rig.connect();
+        stream
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+            .await
+            .expect("taken");
+        for byte in 0..9 {
+            while silent.seen.connections.get() == 0 {
+                tokio::task::yield_now().await;
+            }
+            // Each pause is longer than the first byte may take, all together longer than the answer.
+            pass(Duration::from_secs(2)).await;
+            assert_eq!(silent.seen.count(), 0);
+            stream.write_all(&[b'a' + byte]).await.expect("taken");
+            for _ in 0..50 {
+                tokio::task::yield_now().await;
+            }
+        }
+        while silent.seen.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        pass(Duration::from_secs(1)).await;
+        let answer = until(&mut stream, "upstream_timeout").await;
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
+    })
+    .await;
+}
+
+/// G18: an answer that pauses for too long, or takes too long in all, is broken off and looks so; a
+/// stream that goes on is not.
+#[tokio::test]
+async fn an_answer_that_stops_is_broken_off() {
+    local(async {
+        let half = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+        let known = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf";
+        for (answer, key) in [
+            (half, "answer-idle-timeout: 30s"),
+            (known, "answer-idle-timeout: 30s"),
+            (half, "total-timeout: 30s"),
+            (known, "total-timeout: 30s"),
+        ] {
+            let fake = Fake::new(Act::Keep(answer)).await;
+            let rig = timed(fake.address, "", key);
+            let (mut stream, task) = rig.connect();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+            let mut text = until(&mut stream, "half").await;
+            pass(Duration::from_secs(29)).await;
+            assert!(!task.is_finished(), "a head's timeout cuts no stream");
+            pass(Duration::from_secs(2)).await;
+            stream.read_to_string(&mut text).await.expect("an end");
+            assert!(text.ends_with("half") || text.ends_with("half\r\n"), "{key}: {text:?}");
+            assert!(!text.contains("\r\n0\r\n"), "{key}: no last chunk: {text:?}");
+        }
     })
     .await;
 }

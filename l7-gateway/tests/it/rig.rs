@@ -131,3 +131,10 @@ pub(crate) async fn until(stream: &mut DuplexStream, wanted: &str) -> String {
 pub(crate) async fn local<F: Future>(test: F) -> F::Output {
     tokio::task::LocalSet::new().run_until(test).await
 }
+
+/// Time passes, whatever is going on.
+pub(crate) async fn pass(time: std::time::Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}

@@ -228,8 +228,20 @@ section! {
         may "cors" cors: CorsChoice,
         /// Its last day (UTC); afterwards it answers 410. Default: it stays.
         may "sunset" sunset: Typed<Day>,
-        /// How long it may take until the answer's head. Default: 15s.
+        /// How long all tries together may take until the answer's head, while the client is not
+        /// sending. Default: 15s.
         may "timeout" timeout: Typed<Time>,
+        /// How long a connection may take. Default: as the service has it.
+        may "connect-timeout" connect_timeout: Typed<Time>,
+        /// In each attempt, from the last byte of the request to the answer's head. Default: as the
+        /// service has it.
+        may "first-byte-timeout" first_byte_timeout: Typed<Time>,
+        /// How long an attempt may take until the answer's head. Default: as the service has it.
+        may "try-timeout" try_timeout: Typed<Time>,
+        /// Between two pieces of an answer's body. Default: as the service has it.
+        may "answer-idle-timeout" answer_idle_timeout: Typed<Time>,
+        /// How long an exchange may take with its bodies. Default: as the service has it.
+        may "total-timeout" total_timeout: Typed<Time>,
         /// Headers set on every answer, by name. Default: none.
         may "response-headers" response_headers: Named<Typed<Text>>,
     }

@@ -19,6 +19,18 @@ section! {
         may "balance" balance: Typed<UpstreamBalance>,
         /// How long a connection may take. Default: 1s.
         may "connect-timeout" connect_timeout: Typed<Time>,
+        /// In each attempt, from the last byte of the request to the answer's head. Default: no bound
+        /// but the route's `timeout`.
+        may "first-byte-timeout" first_byte_timeout: Typed<Time>,
+        /// How long an attempt may take until the answer's head, while the client is not sending; then
+        /// a safe request is tried elsewhere. Default: no bound but the route's `timeout`.
+        may "try-timeout" try_timeout: Typed<Time>,
+        /// Between two pieces of an answer's body; then the answer is broken off. Streams that are
+        /// quiet for longer need more. Default: 5m.
+        may "answer-idle-timeout" answer_idle_timeout: Typed<Time>,
+        /// How long an exchange may take with its bodies; then it is broken off. A connection that has
+        /// changed its protocol is not counted. Default: no bound.
+        may "total-timeout" total_timeout: Typed<Time>,
         /// A connection carries so many requests at most. Default: 1000 behind a balancer, else no
         /// bound.
         may "max-requests-per-connection" max_requests: Typed<NonZeroU32>,

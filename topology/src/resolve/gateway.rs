@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Expected, Front, Group, Instance, LimitStore, Predicate, Route, SplitPart, Sticky,
-    WhenAway,
+    AccessLog, Expected, Front, Group, Instance, LimitStore, Predicate, Route, RouteTimes,
+    SplitPart, Sticky, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
@@ -17,7 +17,7 @@ use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::Upstreams;
-use crate::resolve::{count, drain, filled, or, positive};
+use crate::resolve::{bound, count, drain, filled, or, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
@@ -202,6 +202,13 @@ fn route(
         .chain(raw.client.map(|typed| Predicate::Client(typed.value)))
         .collect();
     let timeout = positive(raw.timeout, Duration::from_secs(15), out);
+    let times = RouteTimes {
+        connect: bound(raw.connect_timeout, out),
+        first_byte: bound(raw.first_byte_timeout, out),
+        attempt: bound(raw.try_timeout, out),
+        idle: bound(raw.answer_idle_timeout, out),
+        total: bound(raw.total_timeout, out),
+    };
     let response_headers = headers(raw.response_headers, out);
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
     let path = raw.path?.value;
@@ -219,6 +226,7 @@ fn route(
         mirror,
         sunset: raw.sunset.map(|typed| typed.value),
         timeout,
+        times,
         response_headers,
         place: raw.spot.extent.place,
     };

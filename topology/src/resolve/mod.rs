@@ -71,6 +71,11 @@ fn positive(typed: Option<Typed<Time>>, default: Duration, out: &mut Findings) -
     time(typed, default)
 }
 
+/// A time that must be longer than nothing, if it is given.
+fn bound(typed: Option<Typed<Time>>, out: &mut Findings) -> Option<Duration> {
+    typed.map(|typed| positive(Some(typed), Duration::ZERO, out))
+}
+
 /// A count whose default is known not to be zero.
 fn count(typed: Option<Typed<NonZeroU32>>, default: u32) -> NonZeroU32 {
     or(typed, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN))

@@ -12,9 +12,9 @@ use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
-use crate::resolve::{count, or, positive, secret};
-use crate::units::{At, Percent};
-use crate::upstream::{Ejection, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via};
+use crate::resolve::{bound, count, or, positive, secret};
+use crate::units::{At, Percent, Time};
+use crate::upstream::{Ejection, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via};
 
 /// Where routes of one group lead, each only once.
 pub(super) struct Upstreams {
@@ -102,7 +102,6 @@ fn upstream(
     let behind = via == Via::Balancer;
     let balance = raw.and_then(|raw| raw.balance.clone());
     let second = Duration::from_secs(1);
-    let connect = raw.and_then(|raw| raw.connect_timeout.clone());
     let requests = raw.and_then(|raw| raw.max_requests.as_ref()).map(|typed| typed.value);
     let age = raw.and_then(|raw| raw.max_age.clone());
     let age = age.map(|typed| positive(Some(typed), second, out));
@@ -114,7 +113,7 @@ fn upstream(
         panic_threshold: whole.map_or(Percent(0), |service| service.panic_threshold),
         slow_start: whole.and_then(|service| service.slow_start),
         health,
-        connect_timeout: positive(connect, second, out),
+        times: times(raw, out),
         max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
         max_connection_age: age.or(behind.then_some(second * 60)),
         max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
@@ -123,6 +122,18 @@ fn upstream(
             .and_then(|raw| raw.max_per_endpoint.as_ref())
             .map(|t| t.value),
         tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
+    }
+}
+
+fn times(raw: Option<&raw::Upstream>, out: &mut Findings) -> Times {
+    let given =
+        |pick: fn(&raw::Upstream) -> &Option<Typed<Time>>| raw.and_then(|r| pick(r).clone());
+    Times {
+        connect: positive(given(|raw| &raw.connect_timeout), Duration::from_secs(1), out),
+        first_byte: bound(given(|raw| &raw.first_byte_timeout), out),
+        attempt: bound(given(|raw| &raw.try_timeout), out),
+        idle: positive(given(|raw| &raw.answer_idle_timeout), Duration::from_secs(300), out),
+        total: bound(given(|raw| &raw.total_timeout), out),
     }
 }
 

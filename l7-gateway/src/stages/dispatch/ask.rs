@@ -41,7 +41,8 @@ impl Dispatch {
             let spare = if last { None } else { copy(&next) };
             let method = next.method().clone();
             let progress = next.body().progress();
-            let aim = Aim { endpoint, reuse, deadline: plan.deadline };
+            let Plan { deadline, end, times, .. } = plan;
+            let aim = Aim { endpoint, reuse, deadline, end, times };
             let watch = Watch::new(&lane.costs, endpoint);
             let outcome = attempt(&lane.pool, aim, next).await;
             let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses);

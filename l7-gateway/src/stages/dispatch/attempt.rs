@@ -4,14 +4,16 @@
 //! Invariant: a failure says how far it got, and gives the request back if nothing was written.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::time::{Instant, timeout_at};
+use topology::gateway::Times;
 
 use super::retry::Reached;
 use super::upstream::connection::UpstreamBody;
 use super::upstream::{Lease, Pool, Reuse};
-use crate::body::RequestBody;
+use crate::body::{BodyProgress, RequestBody};
 
 /// Where and how an attempt goes.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,10 @@ pub struct Aim {
     pub reuse: Reuse,
     /// When the answer's head must be there.
     pub deadline: Instant,
+    /// When the whole exchange must have ended.
+    pub end: Option<Instant>,
+    /// How long each thing may take.
+    pub times: Times,
 }
 
 /// Why an attempt failed.
@@ -44,6 +50,8 @@ pub enum Why {
     Stale,
     /// It broke after something was written.
     Broken,
+    /// No head in the time of this attempt; another one may have more.
+    Late,
     /// No head in time.
     Timeout,
 }
@@ -56,7 +64,7 @@ impl Why {
             Self::Connect => "no connection",
             Self::Stale => "a kept connection had ended",
             Self::Broken => "the connection broke before an answer",
-            Self::Timeout => "no answer in time",
+            Self::Late | Self::Timeout => "no answer in time",
         }
     }
 }
@@ -74,27 +82,106 @@ pub async fn attempt(
     aim: Aim,
     request: Request<RequestBody>,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
-    let lease = match timeout_at(aim.deadline, pool.checkout(aim.endpoint, aim.reuse)).await {
+    let patience = Patience::new(&aim, request.body().progress());
+    let checkout = pool.checkout(aim.endpoint, aim.reuse, aim.times.connect);
+    let lease = match timeout_at(patience.until(), checkout).await {
         Ok(Ok(lease)) => lease,
         Ok(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
-        Err(_) => return Err(Failure { why: Why::Timeout, unsent: Some(request) }),
+        Err(_) => return Err(Failure { why: patience.why(), unsent: Some(request) }),
     };
-    send(lease, aim.deadline, request).await
+    send(lease, patience, request).await
 }
 
 async fn send(
     mut lease: Lease,
-    deadline: Instant,
+    mut patience: Patience,
     request: Request<RequestBody>,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let reused = lease.reused();
-    match timeout_at(deadline, lease.send(request)).await {
-        Ok(Ok(response)) => Ok((response, lease)),
-        Ok(Err(unanswered)) => {
+    patience.sending();
+    let answered = {
+        let mut answer = std::pin::pin!(lease.send(request));
+        loop {
+            match timeout_at(patience.until(), &mut answer).await {
+                Ok(answered) => break answered,
+                Err(_) if patience.goes_on() => {}
+                Err(_) => return Err(Failure { why: patience.why(), unsent: None }),
+            }
+        }
+    };
+    match answered {
+        Ok(response) => Ok((response, lease)),
+        Err(unanswered) => {
             let unsent = unanswered.unsent;
             let why = if unsent.is_some() && reused { Why::Stale } else { Why::Broken };
             Err(Failure { why, unsent })
         }
-        Err(_) => Err(Failure { why: Why::Timeout, unsent: None }),
+    }
+}
+
+/// How long an answer's head is waited for. While the client is sending its body no time passes, for
+/// that is not the service's.
+#[derive(Debug)]
+struct Patience {
+    body: Rc<BodyProgress>,
+    /// Of the body, when it was looked at last.
+    bytes: u64,
+    looked: Instant,
+    deadline: Instant,
+    end: Option<Instant>,
+    attempt: Option<Instant>,
+    first_byte: Option<Duration>,
+    /// When the first byte must be there: known once the body was sent.
+    first: Option<Instant>,
+}
+
+impl Patience {
+    fn new(aim: &Aim, body: Rc<BodyProgress>) -> Self {
+        let now = Instant::now();
+        Self {
+            bytes: body.bytes(),
+            body,
+            looked: now,
+            deadline: aim.deadline,
+            end: aim.end,
+            attempt: aim.times.attempt.map(|time| now + time),
+            first_byte: aim.times.first_byte,
+            first: None,
+        }
+    }
+
+    /// The request goes out now.
+    fn sending(&mut self) {
+        self.first = self.first_byte.map(|time| Instant::now() + time);
+    }
+
+    fn until(&self) -> Instant {
+        let nearest = [self.attempt, self.first, self.end].into_iter().flatten().min();
+        nearest.map_or(self.deadline, |nearest| nearest.min(self.deadline))
+    }
+
+    /// The time is over: whether there is more of it, because the client was sending meanwhile.
+    fn goes_on(&mut self) -> bool {
+        let (now, bytes) = (Instant::now(), self.body.bytes());
+        if self.end.is_some_and(|end| now >= end) {
+            return false;
+        }
+        let first_alone = now < self.deadline && self.attempt.is_none_or(|attempt| now < attempt);
+        if bytes == self.bytes && (self.body.ended() || !first_alone) {
+            return false;
+        }
+        // Either it sent something, or it is thinking, which `RequestBody` has a limit for.
+        let passed = now.saturating_duration_since(self.looked);
+        (self.bytes, self.looked) = (bytes, now);
+        self.deadline += passed;
+        self.attempt = self.attempt.map(|attempt| attempt + passed);
+        self.first = self.first_byte.map(|time| now + time);
+        true
+    }
+
+    fn why(&self) -> Why {
+        let now = Instant::now();
+        let over = now >= self.deadline || self.end.is_some_and(|end| now >= end);
+        if over { Why::Timeout } else { Why::Late }
     }
 }

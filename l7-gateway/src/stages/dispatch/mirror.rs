@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Dispatch;
 use super::ask::copy;
 use super::attempt::{Aim, attempt};
-use super::upstream::{Reuse, ServiceBody};
+use super::upstream::{Pace, Reuse, ServiceBody};
 use crate::body::RequestBody;
 use crate::exchange::RouteId;
 
@@ -34,13 +34,15 @@ impl Dispatch {
         copy.headers_mut().remove(header::AUTHORIZATION);
         let (pool, under_way) = (Rc::clone(&lane.pool), UnderWay::new(&lane.mirrored));
         let deadline = Instant::now() + route.timeout;
+        let times = route.times.over(&pool.upstream.model.times);
         tokio::task::spawn_local(async move {
             let _under_way = under_way;
             let wish = Wish { hash: 0, avoid: &[], costs: None };
             let Some(endpoint) = pool.upstream.select(wish, Instant::now()) else { return };
-            let aim = Aim { endpoint, reuse: Reuse::Allowed, deadline };
+            let aim = Aim { endpoint, reuse: Reuse::Allowed, deadline, end: None, times };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
-                let mut body = ServiceBody::new(response.into_body(), lease);
+                let mut body =
+                    ServiceBody::new(response.into_body(), lease, Pace::new(times.idle, None));
                 // Read to its end, so that the connection can be kept; a long one is not.
                 let read = async {
                     let mut left = LONGEST;

@@ -14,11 +14,12 @@ use common::rng::Rng;
 use http::{Request, Response};
 use thiserror::Error;
 use tokio::time::Instant;
+use topology::gateway::Times;
 
 use self::attempt::Why;
 use self::retry::Budget;
 use self::upstream::connection::UpstreamBody;
-use self::upstream::{Lease, Pool, ServiceBody};
+use self::upstream::{Lease, Pace, Pool, ServiceBody};
 use crate::body::{AnswerBody, BodyFault, BodyProgress, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
 use crate::halt::{Halt, Kind};
@@ -75,6 +76,9 @@ struct Lane {
 pub struct Plan {
     lane: usize,
     deadline: Instant,
+    /// When the whole exchange must have ended.
+    end: Option<Instant>,
+    times: Times,
     attempts: u8,
     /// Of whoever asks, where the balance hashes.
     hash: u64,
@@ -125,9 +129,11 @@ impl Filter for Dispatch {
                 model.service, model.via, model.max_attempts
             )
         });
-        let deadline = x.began + route.timeout;
+        let times = route.times.over(&model.times);
+        let (deadline, end) = (x.began + route.timeout, times.total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
-        Some(Plan { lane: input.to.0, deadline, attempts: model.max_attempts.max(1), hash })
+        let attempts = model.max_attempts.max(1);
+        Some(Plan { lane: input.to.0, deadline, end, times, attempts, hash })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
@@ -142,21 +148,27 @@ impl Filter for Dispatch {
         let asked = self.ask(&grant, lane, plan, request).await;
         x.progress.upstream += begun.elapsed();
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
-        answer(response, lease, upgrade)
+        let pace = Pace::new(plan.times.idle, plan.end);
+        answer(response, lease, upgrade, pace)
     }
 }
 
 fn fault(why: Why, body: &BodyProgress) -> DispatchError {
     match (body.fault(), why) {
         (Some(fault), _) => DispatchError::Body(fault),
-        (None, Why::Timeout) => DispatchError::Timeout,
+        (None, Why::Timeout | Why::Late) => DispatchError::Timeout,
         (None, Why::Connect | Why::Nobody) => DispatchError::Unreachable,
         (None, Why::Stale | Why::Broken) => DispatchError::Broken,
     }
 }
 
 /// The service's answer. A protocol change that nobody asked for is no answer (RFC 9110 §15.2.2).
-fn answer(response: Response<UpstreamBody>, lease: Lease, upgrade: bool) -> Result<Answered, Halt> {
+fn answer(
+    response: Response<UpstreamBody>,
+    lease: Lease,
+    upgrade: bool,
+    pace: Pace,
+) -> Result<Answered, Halt> {
     let (head, body) = response.into_parts();
     let body = match body {
         UpstreamBody::Upgrade(_) if !upgrade => return Err(DispatchError::Broken.into()),
@@ -164,7 +176,7 @@ fn answer(response: Response<UpstreamBody>, lease: Lease, upgrade: bool) -> Resu
             AnswerBody::Tunnel(Box::new(Tunnel { upstream, in_flight: lease.into_tunnel() }))
         }
         body @ UpstreamBody::Http1(_) => {
-            AnswerBody::Service(Box::new(ServiceBody::new(body, lease)))
+            AnswerBody::Service(Box::new(ServiceBody::new(body, lease, pace)))
         }
     };
     let head = ResponseHead { status: head.status, headers: head.headers };

@@ -20,7 +20,7 @@ use self::connection::{Connection, Unanswered, UpstreamBody};
 use super::service::Upstream;
 use crate::body::RequestBody;
 
-pub use self::body::ServiceBody;
+pub use self::body::{Pace, ServiceBody};
 
 mod body;
 pub mod connection;
@@ -74,8 +74,13 @@ impl Pool {
     /// A connection to an endpoint, kept or new. Dropping the future drops a half-made connection.
     ///
     /// # Errors
-    /// It could not be made within the service's `connect_timeout`.
-    pub async fn checkout(self: &Rc<Self>, endpoint: usize, reuse: Reuse) -> io::Result<Lease> {
+    /// It could not be made within `limit`.
+    pub async fn checkout(
+        self: &Rc<Self>,
+        endpoint: usize,
+        reuse: Reuse,
+        limit: Duration,
+    ) -> io::Result<Lease> {
         let target = self.upstream.service.endpoints.get(endpoint);
         let target = target.ok_or(io::ErrorKind::NotFound)?;
         // Counted from here, so that least connections sees connects that hang.
@@ -84,7 +89,6 @@ impl Pool {
         let kept = match known {
             Some(kept) => kept,
             None => {
-                let limit = self.upstream.model.connect_timeout;
                 let made = Connection::open(target.address, self.upstream.tls.as_ref());
                 Kept::new(timeout(limit, made).await.map_err(|_| io::ErrorKind::TimedOut)??)
             }
