@@ -152,6 +152,8 @@ pub async fn start(
     let source = Arc::clone(&topology.source);
     let fault = |place: Place, why: Why| StartError::new(&source, place, why);
     let (group, model) = part(&topology, instance)?;
+    // Shells allow fewer descriptors than there may be connections; where it stays so, accepting tells.
+    let _most = common::net::sys::raise_descriptor_limit();
     let count = options.workers.unwrap_or_else(workers::available);
     let snapshot = build(&topology, group, model, &options.observer, None).await?;
     let bound = listen(&source, &model.listen, count.get())?;

@@ -58,9 +58,13 @@ fn parse(text: &str, folder: &Path) -> Arc<Topology> {
 }
 
 pub(crate) async fn run(folder: &Path, upstream: SocketAddr) -> (Running, Options) {
+    run_text(folder, &text("127.0.0.1:0", upstream, "api")).await
+}
+
+pub(crate) async fn run_text(folder: &Path, text: &str) -> (Running, Options) {
     let mut options = Options::new("gw");
     options.workers = NonZeroUsize::new(1);
-    let topology = parse(&text("127.0.0.1:0", upstream, "api"), folder);
+    let topology = parse(text, folder);
     (start(topology, "gw", options.clone()).await.expect("it starts"), options)
 }
 

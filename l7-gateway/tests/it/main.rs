@@ -14,6 +14,7 @@ mod forge;
 mod frames;
 mod front;
 mod headers;
+mod holders;
 mod instance;
 mod listeners;
 mod mutual;
