@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use crate::stages::dispatch::files::body::FileBody;
 use crate::stages::dispatch::upstream::ServiceBody;
 use crate::stages::dispatch::upstream::http1::Http1Body;
 
@@ -298,6 +299,8 @@ pub enum AnswerBody {
     Whole(Bytes),
     /// A service's, streamed.
     Service(Box<ServiceBody>),
+    /// Out of a file.
+    File(Box<FileBody>),
     /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
     Tunnel(Box<Tunnel>),
 }
@@ -348,6 +351,7 @@ impl Body for AnswerBody {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::File(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -356,6 +360,7 @@ impl Body for AnswerBody {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Service(body) => body.is_end_stream(),
+            Self::File(body) => body.is_end_stream(),
         }
     }
 
@@ -364,6 +369,7 @@ impl Body for AnswerBody {
             Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Service(body) => body.size_hint(),
+            Self::File(body) => body.size_hint(),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
-use topology::gateway::{RoutePolicy, UpstreamId};
+use topology::gateway::{RoutePolicy, RouteTo};
 
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
@@ -347,7 +347,7 @@ pub struct Routed {
     /// The route.
     pub route: RouteId,
     /// Where it goes.
-    pub to: UpstreamId,
+    pub to: RouteTo,
 }
 
 /// Stage 7 → 8: what the service will be sent.
@@ -364,7 +364,7 @@ pub struct Prepared {
     /// The route.
     pub route: RouteId,
     /// Where it goes.
-    pub to: UpstreamId,
+    pub to: RouteTo,
 }
 
 /// Line and headers of an answer, a service's or ours.

@@ -16,6 +16,7 @@ use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
 use crate::stages::authn::AuthnError;
 use crate::stages::authz::AuthzError;
 use crate::stages::dispatch::DispatchError;
+use crate::stages::dispatch::files::open::Lack;
 use crate::stages::normalise::NormaliseError;
 use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
@@ -61,6 +62,12 @@ pub enum Kind {
     LimitsUnavailable,
     IdentityUnavailable,
     UpstreamTimeout,
+    Moved,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    FilesUnavailable,
+    NotKept,
 }
 
 /// One line of the table.
@@ -76,7 +83,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 26] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -97,6 +104,12 @@ impl Kind {
         Self::LimitsUnavailable,
         Self::IdentityUnavailable,
         Self::UpstreamTimeout,
+        Self::Moved,
+        Self::NotFound,
+        Self::PreconditionFailed,
+        Self::RangeNotSatisfiable,
+        Self::FilesUnavailable,
+        Self::NotKept,
     ];
 
     /// Its line of the table.
@@ -170,6 +183,28 @@ impl Kind {
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
             }
+            Self::Moved => (StatusCode::PERMANENT_REDIRECT, "moved", "A slash is missing"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is no such file"),
+            Self::PreconditionFailed => (
+                StatusCode::PRECONDITION_FAILED,
+                "precondition_failed",
+                "It is not in the state that the request asks for",
+            ),
+            Self::RangeNotSatisfiable => (
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "range_not_satisfiable",
+                "There are no such bytes in it, or too many ranges are asked for",
+            ),
+            Self::FilesUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "files_unavailable",
+                "Files cannot be read at the moment",
+            ),
+            Self::NotKept => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "not_kept",
+                "It is not in the cache, and nothing else may be asked",
+            ),
         };
         Row { status, code, title }
     }
@@ -237,6 +272,29 @@ impl From<Reply> for Halt {
 impl From<Kind> for Halt {
     fn from(kind: Kind) -> Self {
         Self::Reply(Reply::new(kind))
+    }
+}
+
+/// What an answer is that is made of what is held here: a file, or a kept answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// All of it.
+    Whole,
+    /// Some of it.
+    Part,
+    /// Nothing: the client has it.
+    Unchanged,
+}
+
+impl ResponseHead {
+    /// The head of such an answer.
+    pub fn held(what: Held, headers: HeaderMap) -> Self {
+        let status = match what {
+            Held::Whole => StatusCode::OK,
+            Held::Part => StatusCode::PARTIAL_CONTENT,
+            Held::Unchanged => StatusCode::NOT_MODIFIED,
+        };
+        Self { status, headers }
     }
 }
 
@@ -381,6 +439,15 @@ impl From<DispatchError> for Halt {
                 Reply::new(Kind::UpstreamUnavailable).retry_after(1).into()
             }
             DispatchError::Broken => Kind::UpstreamFailed.into(),
+        }
+    }
+}
+
+impl From<Lack> for Halt {
+    fn from(lack: Lack) -> Self {
+        match lack {
+            Lack::Missing | Lack::Folder => Kind::NotFound.into(),
+            Lack::Trouble => Reply::new(Kind::FilesUnavailable).retry_after(1).into(),
         }
     }
 }

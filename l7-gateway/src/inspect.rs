@@ -114,7 +114,11 @@ impl Inspect for Inspection {
 }
 
 fn route(snapshot: &Snapshot, route: &Route) -> Value {
-    let service = snapshot.upstreams.get(route.to.0).map(|u| u.model.service.as_str());
+    let service = route
+        .to
+        .service()
+        .and_then(|to| snapshot.upstreams.get(to.0))
+        .map(|u| u.model.service.as_str());
     let scopes = route.policy.scopes.iter().map(Scope::as_str);
     json!({
         "name": route.name.as_str(),

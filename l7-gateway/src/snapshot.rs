@@ -17,6 +17,7 @@ use topology::units::InstanceName;
 
 use crate::matcher::Matcher;
 use crate::stages::authn::{Keys, KeysError};
+use crate::stages::dispatch::files::{FilesError, Site};
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
 
@@ -32,6 +33,9 @@ pub enum BuildError {
     /// Limits.
     #[error(transparent)]
     Limits(#[from] LimitsError),
+    /// Directories.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 impl BuildError {
@@ -41,6 +45,7 @@ impl BuildError {
             Self::Tls(error) => error.place(),
             Self::Keys(error) => error.place(),
             Self::Limits(error) => error.place(),
+            Self::Files(error) => error.place(),
         }
     }
 }
@@ -56,6 +61,8 @@ pub struct Snapshot {
     pub matcher: Matcher,
     /// Its services with the state of their endpoints, in the order of the group.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Its directories, in the order of the group.
+    pub files: Vec<Site>,
     /// Key sets of its issuers.
     pub keys: Arc<Keys>,
     /// Counters of its limits.
@@ -87,6 +94,7 @@ impl Snapshot {
                 .iter()
                 .map(|model| Upstream::new(model, known))
                 .collect::<Result<_, _>>()?,
+            files: group.files.iter().map(Site::new).collect::<Result<_, _>>()?,
             keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
             limits: match limits {
                 Some(before) => Arc::clone(&before.limits),

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use crate::cache::{CachePolicy, CacheStore};
+pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::tls::{Certificate, Tls};
 use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Percent,
@@ -45,6 +47,10 @@ pub struct Group {
     pub routes: Vec<Route>,
     /// Stage 8: where routes lead.
     pub upstreams: Vec<Upstream>,
+    /// Stage 8: directories that routes lead to.
+    pub files: Vec<Files>,
+    /// Stage 8: what is kept of answers; `None`: no route asks for it.
+    pub cache: Option<CacheStore>,
     /// Stage 10.
     pub access_log: AccessLog,
     /// How long a drain may take before what is left is ended (default 30 s).
@@ -271,7 +277,9 @@ pub struct Route {
     /// What it asks, the group's defaults applied.
     pub policy: RoutePolicy,
     /// Where it leads.
-    pub to: UpstreamId,
+    pub to: RouteTo,
+    /// Whether answers are kept; `None`: they are not.
+    pub cache: Option<CachePolicy>,
     /// Parts of its requests that lead elsewhere; at most 100 % together.
     pub split: Vec<SplitPart>,
     /// Who stays on one side of the split.

@@ -56,6 +56,8 @@
 //! [`Topology`]. All problems of a file are found in one run.
 #![forbid(unsafe_code)]
 
+pub mod cache;
+pub mod files;
 pub mod gateway;
 pub mod l4;
 pub mod model;

@@ -71,7 +71,8 @@ gateways:
     assert_eq!(instance.listen.value.port(), 0);
     assert!(group.tls.is_none() && group.unmatched.is_none() && group.limit_store.is_none());
     assert_eq!(group.front.max_body_bytes, 10 << 20);
-    let (route, upstream) = (&group.routes[0], &group.upstreams[group.routes[0].to.0]);
+    let (route, upstream) =
+        (&group.routes[0], &group.upstreams[group.routes[0].to.service().unwrap().0]);
     assert_eq!(route.name.as_str(), "/*");
     assert_eq!(route.policy.auth, Auth::None);
     assert_eq!(route.timeout, Duration::from_secs(15));
@@ -149,7 +150,7 @@ fn documented_stack() {
     assert_eq!(https.to().unwrap().health.as_ref().unwrap().probe, Probe::Tcp);
     let (app, _) = topology.gateway("gw-2").unwrap();
     let route = |path: &str| app.routes.iter().find(|r| r.name.as_str() == path).unwrap();
-    let user = &app.upstreams[route("/api/user/*").to.0];
+    let user = &app.upstreams[route("/api/user/*").to.service().unwrap().0];
     assert_eq!((user.service.as_str(), user.via), ("user", Via::Balancer));
     assert_eq!(user.endpoints[0].address, "127.0.0.1:7010".parse().unwrap());
     assert_eq!(user.max_requests_per_connection.unwrap().get(), 1000);

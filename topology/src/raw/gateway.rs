@@ -10,7 +10,10 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
-use crate::raw::{Findings, Flag, FromTree, Named, OneOrMany, Spot, Text, Typed, Upstream};
+use crate::raw::{
+    CacheChoice, CacheStore, FilesChoice, Findings, Flag, FromTree, Named, OneOrMany, Spot, Text,
+    Typed, Upstream,
+};
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
 use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Size, Time};
@@ -42,6 +45,8 @@ section! {
         must "routes" routes: Vec<Route>,
         /// How a service that routes lead to is called, by what `to:` says. Default: see each.
         may "upstreams" upstreams: Named<Upstream>,
+        /// How much memory the answers may take that routes with `cache` keep. Default: see each.
+        may "cache" cache: CacheStore,
         /// Where access records go: `stdout`, `off` or `file:PATH`. Default: `stdout`.
         may "access-log" access_log: Typed<Text>,
         /// How long a drain may take before what is left is ended. Default: 30s.
@@ -207,8 +212,13 @@ section! {
         may "accept-version" accept_version: Typed<Text>,
         /// What `User-Agent` says it is: `mobile` or `desktop`. Default: any.
         may "client" client: Typed<Client>,
-        /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one.
-        must "to" to: Typed<Text>,
+        /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one. Exactly one of
+        /// `to` and `files`.
+        may "to" to: Typed<Text>,
+        /// Or a directory whose files are the answers: its path, or a section.
+        may "files" files: FilesChoice,
+        /// Whether its answers are kept as RFC 9111 allows: `true`, `false`, or a section. Default: false.
+        may "cache" cache: CacheChoice,
         /// Parts of its requests that lead elsewhere. Default: none.
         may "split" split: Vec<SplitPart>,
         /// Where copies of its safe requests (GET, HEAD, OPTIONS without a body) go; nobody waits for

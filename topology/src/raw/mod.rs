@@ -5,6 +5,8 @@
 //! Invariant: reading never stops at the first problem, and a missing or wrong value is `None`
 //! only after a problem about it has been noted.
 
+mod cache;
+mod files;
 mod gateway;
 mod l4;
 mod pool;
@@ -14,6 +16,8 @@ mod schema;
 mod service;
 mod upstream;
 
+pub(crate) use cache::*;
+pub(crate) use files::*;
 pub(crate) use gateway::*;
 pub(crate) use l4::*;
 pub(crate) use pool::*;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
+use crate::files::Links;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
@@ -385,6 +386,10 @@ words! {
     LimitAlgorithm {
         "token-bucket" => Self::TokenBucket,
         "sliding-window" => Self::SlidingWindow,
+    }
+    Links {
+        "inside" => Self::Inside,
+        "anywhere" => Self::Anywhere,
     }
     WhenAway {
         "fail-open" => Self::FailOpen,

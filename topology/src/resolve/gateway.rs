@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Expected, Front, Group, Instance, LimitStore, Predicate, Route, RouteTimes,
+    AccessLog, Expected, Files, Front, Group, Instance, LimitStore, Predicate, Route, RouteTimes,
     SplitPart, Sticky, WhenAway,
 };
 use crate::problem::nearest;
@@ -17,7 +17,7 @@ use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::Upstreams;
-use crate::resolve::{bound, count, drain, filled, or, positive};
+use crate::resolve::{bound, cache, count, drain, files, filled, or, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
@@ -34,15 +34,19 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let defaults = raw.defaults.map(|defaults| policies.defaults(defaults, out));
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
     let mut upstreams = Upstreams::new(raw.upstreams);
+    let mut files = Vec::new();
     let routes = raw.routes.unwrap_or_default();
     let mut routes: Vec<(Route, Spot)> = routes
         .into_iter()
         .filter_map(|route| {
-            self::route(route, defaults.as_ref(), &mut policies, &mut upstreams, names, out)
+            let way = (&mut upstreams, &mut files);
+            self::route(route, defaults.as_ref(), &mut policies, way, names, out)
         })
         .collect();
     distinct(&mut routes, out);
     upstreams.unused(out);
+    let kept = routes.iter().any(|(route, _)| route.cache.is_some());
+    let store = cache::store(raw.cache, out);
     let (issuers, limits) = policies.finish(&routes, out);
     Group {
         name: GroupName::new(&name),
@@ -56,6 +60,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         unmatched,
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: upstreams.finish(),
+        files,
+        cache: kept.then_some(store),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         drain: drain(raw.drain),
         place: spot.extent.place,
@@ -176,7 +182,7 @@ fn route(
     raw: raw::Route,
     defaults: Option<&policy::Defaults>,
     policies: &mut Policies,
-    upstreams: &mut Upstreams,
+    (upstreams, directories): (&mut Upstreams, &mut Vec<Files>),
     names: &Names,
     out: &mut Findings,
 ) -> Option<(Route, Spot)> {
@@ -190,7 +196,14 @@ fn route(
         methods: &methods,
     };
     let policy = policies.route(asked, defaults, out);
-    let to = raw.to.as_ref().and_then(|to| upstreams.lead(to, names, out));
+    let beside = [
+        raw.split.as_ref().map(|_| "split"),
+        raw.mirror.as_ref().map(|_| "mirror"),
+        raw.cache.as_ref().map(|_| "cache"),
+    ];
+    let beside = beside.into_iter().flatten().next();
+    let way = files::Way { at: &raw.spot, to: raw.to.as_ref(), files: raw.files, beside };
+    let to = files::lead(way, upstreams, directories, names, out);
     let split = split(raw.split.unwrap_or_default(), upstreams, names, out);
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| {
@@ -221,6 +234,7 @@ fn route(
         when,
         policy,
         to: to?,
+        cache: cache::policy(raw.cache, out),
         split,
         sticky,
         mirror,

@@ -4,8 +4,10 @@
 //!
 //! Invariant: when no error was noted, the result keeps every promise of `model`.
 
+mod cache;
 mod claims;
 mod exposure;
+mod files;
 mod gateway;
 mod l4;
 mod names;

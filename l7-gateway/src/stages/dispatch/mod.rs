@@ -26,9 +26,12 @@ use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+use topology::gateway::RouteTo;
 
 mod ask;
 pub mod attempt;
+pub mod files;
+pub mod held;
 mod mirror;
 pub mod retry;
 pub mod service;
@@ -121,7 +124,8 @@ impl Filter for Dispatch {
 
     fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
         let route = self.snapshot.group.routes.get(input.route.0)?;
-        let upstream = &self.lanes.get(input.to.0)?.pool.upstream;
+        let to = input.to.service()?;
+        let upstream = &self.lanes.get(to.0)?.pool.upstream;
         let model = &upstream.model;
         trace.note(Stage::Dispatch, || {
             format!(
@@ -133,10 +137,16 @@ impl Filter for Dispatch {
         let (deadline, end) = (x.began + route.timeout, times.total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
         let attempts = model.max_attempts.max(1);
-        Some(Plan { lane: input.to.0, deadline, end, times, attempts, hash })
+        Some(Plan { lane: to.0, deadline, end, times, attempts, hash })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
+        if let RouteTo::Files(id) = input.to {
+            let site = self.snapshot.files.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
+            let route = self.snapshot.group.routes.get(input.route.0);
+            let route = route.ok_or(Halt::from(Kind::NoRoute))?;
+            return site.answer(x, &route.path, input).await;
+        }
         let plan = self.plan(x, &input, &mut Silent).ok_or(Halt::from(Kind::NoRoute))?;
         let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         let upgrade = input.upgrade.is_some();

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use common::balance::HashKey;
 use http::HeaderValue;
 use thiserror::Error;
-use topology::gateway::{Sticky, UpstreamId};
+use topology::gateway::{RouteTo, Sticky};
 use topology::units::{Day, ServiceName};
 
 use crate::access_log::line::civil;
@@ -90,14 +90,14 @@ impl Filter for Route {
         let route = self.plan(x, &input, &mut Silent)?;
         let model = self.snapshot.group.routes.get(route.0).ok_or(RouteError::NoRoute)?;
         let to = side(model, x, &input);
-        x.record.service = self.services.get(to.0).cloned();
+        x.record.service = to.service().and_then(|id| self.services.get(id.0).cloned());
         Ok(Routed { request: input.request, grant: input.grant, route, to })
     }
 }
 
 /// Which side of its split a request is on. Of ten thousand tickets everybody holds one, by a hash
 /// that no change of the parts moves; each share has the lowest that are left.
-fn side(route: &topology::gateway::Route, x: &Exchange, input: &Admitted) -> UpstreamId {
+fn side(route: &topology::gateway::Route, x: &Exchange, input: &Admitted) -> RouteTo {
     if route.split.is_empty() {
         return route.to;
     }
@@ -118,7 +118,7 @@ fn side(route: &topology::gateway::Route, x: &Exchange, input: &Admitted) -> Ups
         sum += u64::from(share.part.0) * 100;
         ticket < sum
     });
-    share.map_or(route.to, |share| share.to)
+    share.map_or(route.to, |share| RouteTo::Service(share.to))
 }
 
 /// The UTC day of a moment.

@@ -1,0 +1,120 @@
+//! Which compressed forms a client takes (RFC 9110 §12.5.3). Not for compressing. Called by `files`.
+//!
+//! Invariant: a form that the client refuses is never among them.
+
+use http::{HeaderMap, header};
+
+/// A compressed form that may stand beside a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// RFC 7932.
+    Brotli,
+    /// RFC 8878.
+    Zstd,
+    /// RFC 1952.
+    Gzip,
+}
+
+impl Coding {
+    /// The smallest first.
+    const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
+
+    /// In `Content-Encoding`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+
+    /// Behind the file's name.
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Brotli => ".br",
+            Self::Zstd => ".zst",
+            Self::Gzip => ".gz",
+        }
+    }
+}
+
+/// The forms that a client takes rather than the plain one, what it likes best first.
+pub fn accepted(headers: &HeaderMap) -> Vec<Coding> {
+    let mut wishes: Vec<(String, u16)> = Vec::new();
+    for value in headers.get_all(header::ACCEPT_ENCODING) {
+        let items = value.to_str().unwrap_or_default().split(',');
+        wishes.extend(items.filter_map(wish));
+    }
+    let weight = |names: &[&str]| {
+        let named = wishes.iter().find(|(name, _)| names.contains(&name.as_str()));
+        named.map(|(_, weight)| *weight)
+    };
+    let any = weight(&["*"]);
+    // What is not named is as good as any other form, unless something better is.
+    let plain = weight(&["identity"]).unwrap_or(0);
+    let mut forms: Vec<(Coding, u16)> = Coding::ALL
+        .into_iter()
+        .filter_map(|coding| {
+            let own = match coding {
+                Coding::Gzip => weight(&["gzip", "x-gzip"]),
+                other => weight(&[other.name()]),
+            };
+            Some((coding, own.or(any).filter(|weight| *weight > 0 && *weight >= plain)?))
+        })
+        .collect();
+    forms.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+    forms.into_iter().map(|(coding, _)| coding).collect()
+}
+
+/// A name with its weight in thousandths; what cannot be read is refused.
+fn wish(item: &str) -> Option<(String, u16)> {
+    let mut parts = item.split(';').map(str::trim);
+    let name = parts.next().filter(|name| !name.is_empty())?.to_ascii_lowercase();
+    let weight = match parts.next() {
+        None => 1000,
+        Some(text) => {
+            let text = text.strip_prefix("q=").or_else(|| text.strip_prefix("Q=")).unwrap_or("");
+            let weight: f32 = text.parse().ok().filter(|w| (0.0..=1.0).contains(w)).unwrap_or(0.0);
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 0 and 1000"
+            )]
+            let weight = (weight * 1000.0).round() as u16;
+            weight
+        }
+    };
+    Some((name, weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    /// G22: the form is the client's choice, by weight, then by size.
+    #[test]
+    fn forms_are_the_clients_choice() {
+        use Coding::{Brotli, Gzip, Zstd};
+        let cases: [(&str, &[Coding]); 12] = [
+            ("", &[]),
+            ("identity", &[]),
+            ("gzip", &[Gzip]),
+            ("x-gzip", &[Gzip]),
+            ("gzip, deflate, br, zstd", &[Brotli, Zstd, Gzip]),
+            ("gzip;q=1, br;q=0.5", &[Gzip, Brotli]),
+            ("GZIP; q=0.001, br;q=0", &[Gzip]),
+            ("*", &[Brotli, Zstd, Gzip]),
+            ("*;q=0.5, br;q=0", &[Zstd, Gzip]),
+            ("identity;q=1, gzip;q=0.5", &[]),
+            ("identity;q=0.5, gzip", &[Gzip]),
+            ("gzip;q=7, br;q=x", &[]),
+        ];
+        for (text, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(text));
+            assert_eq!(accepted(&headers), expected, "{text}");
+        }
+        assert_eq!(accepted(&HeaderMap::new()), []);
+    }
+}
