@@ -183,6 +183,19 @@ impl Kind {
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
             }
+            Self::Moved
+            | Self::NotFound
+            | Self::PreconditionFailed
+            | Self::RangeNotSatisfiable
+            | Self::FilesUnavailable
+            | Self::NotKept => return self.row_of_held(),
+        };
+        Row { status, code, title }
+    }
+
+    /// The lines about files and kept answers.
+    const fn row_of_held(self) -> Row {
+        let (status, code, title) = match self {
             Self::Moved => (StatusCode::PERMANENT_REDIRECT, "moved", "A slash is missing"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is no such file"),
             Self::PreconditionFailed => (
@@ -200,7 +213,8 @@ impl Kind {
                 "files_unavailable",
                 "Files cannot be read at the moment",
             ),
-            Self::NotKept => (
+            // Self::NotKept
+            _ => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "not_kept",
                 "It is not in the cache, and nothing else may be asked",

@@ -8,6 +8,7 @@ mod balancer;
 mod bodies;
 mod endpoints;
 mod fakes;
+mod files;
 mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod forge;

@@ -215,7 +215,8 @@ section! {
         /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one. Exactly one of
         /// `to` and `files`.
         may "to" to: Typed<Text>,
-        /// Or a directory whose files are the answers: its path, or a section.
+        /// A directory whose files are the answers: its path, or a section. Exactly one of `to` and
+        /// `files`.
         may "files" files: FilesChoice,
         /// Whether its answers are kept as RFC 9111 allows: `true`, `false`, or a section. Default: false.
         may "cache" cache: CacheChoice,

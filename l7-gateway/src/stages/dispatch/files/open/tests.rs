@@ -1,6 +1,5 @@
 //! Files in a real directory, with links and odd names; nothing leads out.
 
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -111,29 +110,50 @@ fn a_file_that_changes_is_not_read_on() {
     assert_ne!(found("d/e/index.html").tag(), replaced.tag());
 }
 
-proptest! {
-    /// G22: whatever path is asked for, what is read is inside.
-    #[test]
-    fn no_path_leads_out(
-        names in prop::collection::vec(
-            prop::sample::select(vec![
-                &b"a"[..], b"d", b"e", b"b", b"up", b"parent", b"root", b"magic", b"far", b"absolute",
-                b"secret", b"in-secret", b"..", b".", b"", b"in", b"etc", b"passwd", b"folder", b"\xff",
-                b"\\", b"..\\secret", b"proc", b"self", b"index.html", b"%2e%2e", b"\n",
-            ]),
-            0..7,
-        ),
-        pattern in prop::sample::select(vec!["", "/static", "/a/b"]),
-        escaped in any::<bool>(),
-    ) {
-        let all = tree();
-        let inside = directory(&all.path().join("in"), Links::Inside);
+/// G22: whatever path is asked for, what is read is inside.
+#[test]
+fn no_path_leads_out() {
+    let all = tree();
+    let inside = directory(&all.path().join("in"), Links::Inside);
+    let parts = vec![
+        &b"a"[..],
+        b"d",
+        b"e",
+        b"b",
+        b"up",
+        b"parent",
+        b"root",
+        b"magic",
+        b"far",
+        b"absolute",
+        b"secret",
+        b"in-secret",
+        b"..",
+        b".",
+        b"",
+        b"in",
+        b"etc",
+        b"passwd",
+        b"folder",
+        b"\xff",
+        b"\\",
+        b"..\\secret",
+        b"proc",
+        b"self",
+        b"index.html",
+        b"%2e%2e",
+        b"\n",
+    ];
+    let names = prop::collection::vec(prop::sample::select(parts), 0..7);
+    let prefix = prop::sample::select(vec!["", "/static", "/a/b"]);
+    proptest!(ProptestConfig::with_cases(2000), |(names in names, prefix in prefix, all in any::<bool>())| {
         let escape = |b: &u8| {
-            if escaped || !b.is_ascii_graphic() { format!("%{b:02X}") } else { char::from(*b).to_string() }
+            let plain = b.is_ascii_graphic() && !all;
+            if plain { char::from(*b).to_string() } else { format!("%{b:02X}") }
         };
         let join = |name: &&[u8]| format!("/{}", name.iter().map(escape).collect::<String>());
-        let path = format!("{pattern}{}", names.iter().map(join).collect::<String>());
-        let pattern = PathPattern::Prefix(pattern.to_owned());
+        let path = format!("{prefix}{}", names.iter().map(join).collect::<String>());
+        let pattern = PathPattern::Prefix(prefix.to_owned());
         if let Some(name) = names::below(&pattern, &path, Some("index.html"))
             && let Ok(bytes) = read(&inside, &name)
         {
@@ -141,9 +161,8 @@ proptest! {
         }
         // Also without what names are checked for: the kernel alone keeps it inside.
         let raw = names.join(&b"/"[..]);
-        if !raw.contains(&0) && let Ok(bytes) = read(&inside, &raw) {
-            let text = std::ffi::OsStr::from_bytes(&raw);
-            prop_assert_eq!(&bytes[..], b"inside", "{:?}", text);
+        if let Ok(bytes) = read(&inside, &raw) {
+            prop_assert_eq!(&bytes[..], b"inside", "{:?}", raw);
         }
-    }
+    });
 }
