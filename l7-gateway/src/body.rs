@@ -5,6 +5,7 @@
 //! Invariant: a body that ends early ends as an error, never as a shorter body.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -159,6 +160,8 @@ impl Body for BodySource {
 /// A client's body.
 pub struct RequestBody {
     source: Option<BodySource>,
+    /// Taken from the source before, and given back.
+    returned: VecDeque<Bytes>,
     limits: BodyLimits,
     progress: Rc<BodyProgress>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -183,7 +186,8 @@ impl RequestBody {
     fn of(source: Option<BodySource>, limits: BodyLimits) -> Self {
         let (progress, waited) = (Rc::<BodyProgress>::default(), Duration::ZERO);
         progress.ended.set(source.is_none());
-        Self { source, limits, progress, timer: None, waiting: None, waited }
+        let returned = VecDeque::new();
+        Self { source, returned, limits, progress, timer: None, waiting: None, waited }
     }
 
     /// What it has done so far.
@@ -193,7 +197,18 @@ impl RequestBody {
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.source.is_none()
+        self.source.is_none() && self.returned.is_empty()
+    }
+
+    /// Takes back everything that was read of it, for a service that has refused the request unseen:
+    /// now it is as if nobody had read it.
+    pub fn give_back(&mut self, frames: Vec<Bytes>) {
+        let size: usize = frames.iter().map(Bytes::len).sum();
+        let progress = &self.progress;
+        progress.bytes.set(progress.bytes.get().saturating_sub(size as u64));
+        progress.started.set(false);
+        progress.ended.set(frames.is_empty() && self.source.is_none());
+        self.returned = frames.into();
     }
 
     /// The limits it is read under.
@@ -241,6 +256,12 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
+        if let Some(again) = this.returned.pop_front() {
+            this.progress.started.set(true);
+            this.progress.bytes.set(this.progress.bytes.get() + again.len() as u64);
+            this.progress.ended.set(this.returned.is_empty() && this.source.is_none());
+            return Poll::Ready(Some(Ok(Frame::data(again))));
+        }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         this.progress.started.set(true);
         match Pin::new(&mut *source).poll_frame(cx) {
@@ -276,11 +297,18 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.as_ref().is_none_or(Body::is_end_stream)
+        self.returned.is_empty() && self.source.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let mut hint =
+            self.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let returned: usize = self.returned.iter().map(Bytes::len).sum();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + returned as u64);
+        }
+        hint.set_lower(hint.lower() + returned as u64);
+        hint
     }
 }
 

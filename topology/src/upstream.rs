@@ -34,6 +34,11 @@ pub struct Upstream {
     pub health: Option<HealthCheck>,
     /// How long things may take, where a route does not say otherwise.
     pub times: Times,
+    /// What it speaks (default HTTP/1.1).
+    pub protocol: UpstreamProtocol,
+    /// An HTTP/2 connection carries so many requests at a time at most (default behind a balancer 1,
+    /// else 100).
+    pub max_streams_per_connection: NonZeroU32,
     /// A connection carries so many requests at most (default behind a balancer 1000, else no
     /// bound).
     pub max_requests_per_connection: Option<NonZeroU32>,
@@ -129,6 +134,17 @@ pub struct Ejection {
     pub longest: Duration,
     /// Most endpoints that may be out for bad answers (default 50 %).
     pub most: Percent,
+}
+
+/// What a service speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2: by ALPN over TLS, with prior knowledge in clear text (RFC 9113 §3.3).
+    Http2,
+    /// Over TLS what the service prefers, in clear text HTTP/1.1.
+    Auto,
 }
 
 /// TLS towards a service. Its certificate is always verified.

@@ -1,6 +1,6 @@
-//! What an HTTP/2 client sends, frame by frame (RFC 9113 §4.1), and how much of it may be without use.
-//! The library below counts streams, header lists and some resets; here is what it does not count.
-//! Not for the frames' meaning. Fed by `watch`.
+//! What an HTTP/2 peer sends, frame by frame (RFC 9113 §4.1), and how much of it may be without use. The
+//! library below counts streams, header lists and some resets; here is what it does not count. Not for
+//! the frames' meaning. Fed by `watch`.
 //!
 //! Invariant: pieces do not matter: bytes cut anywhere give the same frames.
 
@@ -75,12 +75,21 @@ impl Frames {
     }
 }
 
-/// What a client does too much of.
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// It asks.
+    Client,
+    /// It answers.
+    Service,
+}
+
+/// What a peer does too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abuse {
-    /// It asks and takes back (CVE-2023-44487).
+    /// It asks and takes back (CVE-2023-44487), or takes back what it was not asked for.
     Resets,
-    /// Frames that carry nothing: PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA,
+    /// Frames that carry nothing: interim answers of a service, PING, SETTINGS, PRIORITY, WINDOW_UPDATE, CONTINUATION, empty DATA,
     /// unknown types (RFC 9113 §10.5).
     Control,
 }
@@ -98,6 +107,7 @@ impl Abuse {
 /// How much of it one connection has left.
 #[derive(Debug)]
 pub struct Budget {
+    side: Side,
     /// In halves of a reset.
     resets: u32,
     control: u32,
@@ -106,11 +116,11 @@ pub struct Budget {
 
 impl Budget {
     /// Full.
-    pub fn new(now: Instant) -> Self {
-        Self { resets: MOST_RESETS, control: MOST_CONTROL, refilled: now }
+    pub fn new(side: Side, now: Instant) -> Self {
+        Self { side, resets: MOST_RESETS, control: MOST_CONTROL, refilled: now }
     }
 
-    /// A frame of the client; `Some`: that was too much.
+    /// A frame of the peer; `Some`: that was too much.
     pub fn spend(&mut self, frame: Frame, now: Instant) -> Option<Abuse> {
         match frame.kind {
             DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => {
@@ -118,7 +128,7 @@ impl Budget {
                 None
             }
             // A client that takes back fewer than half of what it asks for never runs out.
-            HEADERS => {
+            HEADERS if self.side == Side::Client => {
                 self.resets = (self.resets + 1).min(MOST_RESETS);
                 None
             }
@@ -133,9 +143,18 @@ impl Budget {
         }
     }
 
-    /// We have sent data: the client may say that it has room again.
-    pub fn sent_data(&mut self) {
-        self.control = (self.control + 2).min(MOST_CONTROL);
+    /// A frame of ours, and what it allows the peer.
+    pub fn said(&mut self, frame: Frame) {
+        match (frame.kind, self.side) {
+            // It may say that it has room again.
+            (DATA, _) => self.control = (self.control + 2).min(MOST_CONTROL),
+            // A request: a head, trailers and an interim answer, and it may be refused.
+            (HEADERS, Side::Service) => {
+                self.control = (self.control + 3).min(MOST_CONTROL);
+                self.resets = (self.resets + 2).min(MOST_RESETS);
+            }
+            _ => {}
+        }
     }
 
     fn control(&mut self, now: Instant) -> Option<Abuse> {
@@ -167,9 +186,13 @@ pub fn goaway(last: u32) -> [u8; HEAD + 8] {
 const HEAD: usize = 9;
 
 /// Frame types (RFC 9113 §6).
-pub const DATA: u8 = 0;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+/// The first frame of a connection.
+pub const SETTINGS: u8 = 4;
+/// The end of new streams.
+pub const GOAWAY: u8 = 7;
 
 const END_STREAM: u8 = 1;
 
@@ -192,7 +215,7 @@ mod tests {
     /// How many frames of these kinds, in turn, pass within a moment.
     fn passed(kinds: &[(u8, u32)]) -> (u32, Option<Abuse>) {
         let now = Instant::now();
-        let mut budget = Budget::new(now);
+        let mut budget = Budget::new(Side::Client, now);
         for (count, &(kind, length)) in kinds.iter().cycle().take(10_000).enumerate() {
             if let Some(abuse) = budget.spend(frame(kind, length), now) {
                 return (count as u32, Some(abuse));
@@ -217,11 +240,33 @@ mod tests {
         assert_eq!(passed(&[(0, 0)]), (1000, Some(Abuse::Control)), "empty data");
         assert_eq!(passed(&[(0, 100), (8, 4)]).1, None);
         let now = Instant::now();
-        let mut budget = Budget::new(now);
+        let mut budget = Budget::new(Side::Client, now);
         // Two hundred a second, for ever.
         for second in 0..100 {
             let now = now + Duration::from_secs(second);
             assert!((0..150).all(|_| budget.spend(frame(6, 8), now).is_none()), "{second}");
+        }
+    }
+
+    /// G23: a service that answers what it is asked never runs out; one that sends interim answers or
+    /// resets without end does.
+    #[tokio::test(start_paused = true)]
+    async fn a_services_frames_are_bounded() {
+        let now = Instant::now();
+        let mut budget = Budget::new(Side::Service, now);
+        for _ in 0..10_000 {
+            budget.said(frame(HEADERS, 50));
+            for kind in [HEADERS, HEADERS, HEADERS, RST_STREAM] {
+                assert_eq!(budget.spend(frame(kind, 20), now), None);
+            }
+        }
+        for (kind, most, abuse) in
+            [(HEADERS, 1000, Abuse::Control), (RST_STREAM, 200, Abuse::Resets)]
+        {
+            let mut budget = Budget::new(Side::Service, now);
+            let passed = (0..5000).take_while(|_| budget.spend(frame(kind, 9), now).is_none());
+            assert_eq!(passed.count(), most);
+            assert_eq!(budget.spend(frame(kind, 9), now), Some(abuse));
         }
     }
 

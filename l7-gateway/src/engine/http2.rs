@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use topology::gateway::Front;
 
-use super::watch::Watched;
+use super::frames::Side;
+use super::watch::{Pulse, Watched};
 use super::{Engine, NoAnswer, OutBody};
 use crate::connection::Line;
 use crate::stages::emit::Emitted;
@@ -79,8 +80,8 @@ impl Engine for Http2 {
         IO: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let open = Rc::new(Open::default());
-        let abuse = Rc::new(Cell::new(None));
-        let io = TokioIo::new(Watched::new(io, Rc::clone(&abuse)));
+        let pulse = Pulse::new();
+        let io = TokioIo::new(Watched::new(io, Side::Client, Rc::clone(&pulse)));
         let service = Exchanges { line: Rc::clone(&line), open: Rc::clone(&open) };
         let mut connection = pin!(self.builder().serve_connection(io, service));
         let mut leaving = shutdown.phase() > Phase::Running;
@@ -103,7 +104,7 @@ impl Engine for Http2 {
                 () = shutdown.stopped() => break,
             }
         }
-        if let Some(abuse) = abuse.get() {
+        if let Some(abuse) = pulse.found.get() {
             line.abused(abuse);
         }
     }

@@ -1,6 +1,6 @@
 //! An HTTP/2 connection whose frames are counted under the library that speaks the protocol. Who
 //! sends too much that is of no use is told to calm down and cut off. Not for what is too much:
-//! `frames`. Put by `http2` around its stream.
+//! `frames`. Put by `http2` around its stream, and by stage 8 around those to services.
 //!
 //! Invariant: bytes pass unchanged until the end.
 
@@ -11,9 +11,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::frames::{Abuse, Budget, DATA, Frames, goaway};
+use super::frames::{Abuse, Budget, Frame, Frames, GOAWAY, SETTINGS, Side, goaway};
 
 /// The connection.
 #[derive(Debug)]
@@ -22,28 +23,69 @@ pub struct Watched<IO> {
     inbound: Frames,
     outbound: Frames,
     budget: Budget,
-    /// The highest stream that the client has begun.
+    /// The highest stream that a client has begun.
     last: u32,
-    found: Rc<Cell<Option<Abuse>>>,
+    pulse: Rc<Pulse>,
 }
 
-impl<IO> Watched<IO> {
-    /// From its first byte; what it was cut off for is left in `found`.
-    pub fn new(io: IO, found: Rc<Cell<Option<Abuse>>>) -> Self {
-        Self {
-            io,
-            inbound: Frames::of_client(),
-            outbound: Frames::of_server(),
-            budget: Budget::new(Instant::now()),
-            last: 0,
-            found,
+/// What was seen of the peer, for who does not hold the connection.
+#[derive(Debug)]
+pub struct Pulse {
+    /// What it was cut off for.
+    pub found: Cell<Option<Abuse>>,
+    /// When it last sent something.
+    pub heard: Cell<Instant>,
+    /// It takes no further streams (RFC 9113 §6.8).
+    pub leaving: Cell<bool>,
+    greeted: Cell<bool>,
+    greeting: Notify,
+}
+
+impl Pulse {
+    /// Of a new connection.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self {
+            found: Cell::new(None),
+            heard: Cell::new(Instant::now()),
+            leaving: Cell::new(false),
+            greeted: Cell::new(false),
+            greeting: Notify::new(),
+        })
+    }
+
+    /// Returns once its first settings are here: then it does speak HTTP/2.
+    pub async fn greeted(&self) {
+        while !self.greeted.get() {
+            self.greeting.notified().await;
         }
     }
 
+    fn note(&self, frame: Frame) {
+        match frame.kind {
+            SETTINGS if !self.greeted.replace(true) => self.greeting.notify_waiters(),
+            GOAWAY => self.leaving.set(true),
+            _ => {}
+        }
+    }
+}
+
+impl<IO> Watched<IO> {
+    /// From its first byte.
+    pub fn new(io: IO, side: Side, pulse: Rc<Pulse>) -> Self {
+        let (inbound, outbound) = match side {
+            Side::Client => (Frames::of_client(), Frames::of_server()),
+            Side::Service => (Frames::of_server(), Frames::of_client()),
+        };
+        let budget = Budget::new(side, Instant::now());
+        Self { io, inbound, outbound, budget, last: 0, pulse }
+    }
+
     fn heard(&mut self, bytes: &[u8]) -> Option<Abuse> {
-        let Self { inbound, budget, last, .. } = self;
+        let Self { inbound, budget, last, pulse, .. } = self;
         let (now, mut found) = (Instant::now(), None);
+        pulse.heard.set(now);
         inbound.feed(bytes, |frame| {
+            pulse.note(frame);
             *last = frame.stream.max(*last);
             found = found.or_else(|| budget.spend(frame, now));
         });
@@ -52,11 +94,7 @@ impl<IO> Watched<IO> {
 
     fn said(&mut self, bytes: &[u8]) {
         let Self { outbound, budget, .. } = self;
-        outbound.feed(bytes, |frame| {
-            if frame.kind == DATA {
-                budget.sent_data();
-            }
-        });
+        outbound.feed(bytes, |frame| budget.said(frame));
     }
 }
 
@@ -82,7 +120,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<IO> {
         ready!(Pin::new(&mut this.io).poll_read(cx, out))?;
         let new = out.filled().get(before..).unwrap_or_default();
         if let Some(abuse) = this.heard(new) {
-            this.found.set(Some(abuse));
+            this.pulse.found.set(Some(abuse));
             this.farewell(cx);
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }

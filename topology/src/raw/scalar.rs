@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
 use crate::files::Links;
+use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
@@ -333,6 +334,11 @@ macro_rules! words {
 }
 
 words! {
+    UpstreamProtocol {
+        "http1" => Self::Http1,
+        "http2" => Self::Http2,
+        "auto" => Self::Auto,
+    }
     Balance {
         "client-address" => Self::ClientAddress,
         "five-tuple" => Self::FiveTuple,

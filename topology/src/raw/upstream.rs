@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Text, Typed};
 use crate::units::{Percent, SecretRef, Time};
-use crate::upstream::UpstreamBalance;
+use crate::upstream::{UpstreamBalance, UpstreamProtocol};
 
 section! {
     /// How a service that routes lead to is called.
@@ -31,6 +31,12 @@ section! {
         /// How long an exchange may take with its bodies; then it is broken off. A connection that has
         /// changed its protocol is not counted. Default: no bound.
         may "total-timeout" total_timeout: Typed<Time>,
+        /// What it speaks: `http1`, `http2` (in clear text with prior knowledge), or `auto`: over TLS
+        /// what it prefers (ALPN), in clear text HTTP/1.1. Default: `http1`.
+        may "protocol" protocol: Typed<UpstreamProtocol>,
+        /// An HTTP/2 connection carries so many requests at a time at most, 1 to 100. Default: 1 behind
+        /// a balancer, which chooses once per connection, else 100.
+        may "max-streams-per-connection" max_streams: Typed<NonZeroU32>,
         /// A connection carries so many requests at most. Default: 1000 behind a balancer, else no
         /// bound.
         may "max-requests-per-connection" max_requests: Typed<NonZeroU32>,

@@ -3,6 +3,7 @@
 //!
 //! Invariant: an `UpstreamId` that is handed out is in range.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::Certificate;
@@ -14,7 +15,9 @@ use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::{bound, count, or, positive, secret};
 use crate::units::{At, Percent, Time};
-use crate::upstream::{Ejection, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamTls, Via};
+use crate::upstream::{
+    Ejection, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamProtocol, UpstreamTls, Via,
+};
 
 /// Where routes of one group lead, each only once.
 pub(super) struct Upstreams {
@@ -114,6 +117,10 @@ fn upstream(
         slow_start: whole.and_then(|service| service.slow_start),
         health,
         times: times(raw, out),
+        protocol: raw
+            .and_then(|raw| raw.protocol.as_ref())
+            .map_or(UpstreamProtocol::Http1, |typed| typed.value),
+        max_streams_per_connection: streams(raw, behind, out),
         max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
         max_connection_age: age.or(behind.then_some(second * 60)),
         max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
@@ -179,6 +186,23 @@ fn upstream_tls(raw: &raw::UpstreamTls, names: &Names) -> UpstreamTls {
         name: raw.name.as_ref().map(name),
         certificate: pair,
     }
+}
+
+/// Requests at a time on an HTTP/2 connection.
+fn streams(raw: Option<&raw::Upstream>, behind: bool, out: &mut Findings) -> NonZeroU32 {
+    let Some(typed) = raw.and_then(|raw| raw.max_streams.as_ref()) else {
+        return count(None, if behind { 1 } else { 100 });
+    };
+    if typed.value.get() > 100 {
+        out.error(&typed.spot, format!("{} requests at a time are too many", typed.value))
+            .allowed("1 to 100; further connections carry more");
+    }
+    if raw.and_then(|raw| raw.protocol.as_ref()).is_none_or(|p| p.value == UpstreamProtocol::Http1)
+    {
+        let what = "HTTP/1.1 carries one request at a time on a connection";
+        out.error(&typed.spot, what).allowed("beside `protocol: http2` or `protocol: auto`");
+    }
+    typed.value
 }
 
 fn attempts(typed: Option<&Typed<u8>>, out: &mut Findings) -> u8 {

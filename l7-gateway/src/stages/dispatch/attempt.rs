@@ -6,12 +6,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use tokio::time::{Instant, timeout_at};
 use topology::gateway::Times;
 
 use super::retry::Reached;
-use super::upstream::connection::UpstreamBody;
+use super::upstream::connection::{Offer, Unanswered, UpstreamBody};
 use super::upstream::{Lease, Pool, Reuse};
 use crate::body::{BodyProgress, RequestBody};
 
@@ -48,6 +48,8 @@ pub enum Why {
     Connect,
     /// The connection had ended before the request was written.
     Stale,
+    /// The service refused it unseen.
+    Refused,
     /// It broke after something was written.
     Broken,
     /// No head in the time of this attempt; another one may have more.
@@ -62,6 +64,7 @@ impl Why {
         match self {
             Self::Nobody => "no endpoint",
             Self::Connect => "no connection",
+            Self::Refused => "the service refused a request unseen",
             Self::Stale => "a kept connection had ended",
             Self::Broken => "the connection broke before an answer",
             Self::Late | Self::Timeout => "no answer in time",
@@ -72,7 +75,8 @@ impl Why {
 impl Failure {
     /// How far it got.
     pub fn reached(&self) -> Reached {
-        if self.unsent.is_some() { Reached::Nothing } else { Reached::Service }
+        let unseen = self.unsent.is_some() || self.why == Why::Refused;
+        if unseen { Reached::Nothing } else { Reached::Service }
     }
 }
 
@@ -83,7 +87,9 @@ pub async fn attempt(
     request: Request<RequestBody>,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let patience = Patience::new(&aim, request.body().progress());
-    let checkout = pool.checkout(aim.endpoint, aim.reuse, aim.times.connect);
+    let change = request.headers().contains_key(header::UPGRADE);
+    let offer = if change { Offer::Http1 } else { Offer::Usual };
+    let checkout = pool.checkout(aim.endpoint, aim.reuse, offer, aim.times.connect);
     let lease = match timeout_at(patience.until(), checkout).await {
         Ok(Ok(lease)) => lease,
         Ok(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
@@ -111,9 +117,12 @@ async fn send(
     };
     match answered {
         Ok(response) => Ok((response, lease)),
-        Err(unanswered) => {
-            let unsent = unanswered.unsent;
-            let why = if unsent.is_some() && reused { Why::Stale } else { Why::Broken };
+        Err(Unanswered { unsent, refused }) => {
+            let why = match &unsent {
+                _ if refused => Why::Refused,
+                Some(_) if reused => Why::Stale,
+                _ => Why::Broken,
+            };
             Err(Failure { why, unsent })
         }
     }

@@ -168,7 +168,7 @@ fn fault(why: Why, body: &BodyProgress) -> DispatchError {
         (Some(fault), _) => DispatchError::Body(fault),
         (None, Why::Timeout | Why::Late) => DispatchError::Timeout,
         (None, Why::Connect | Why::Nobody) => DispatchError::Unreachable,
-        (None, Why::Stale | Why::Broken) => DispatchError::Broken,
+        (None, Why::Stale | Why::Refused | Why::Broken) => DispatchError::Broken,
     }
 }
 
@@ -185,7 +185,7 @@ fn answer(
         UpstreamBody::Upgrade(upstream) => {
             AnswerBody::Tunnel(Box::new(Tunnel { upstream, in_flight: lease.into_tunnel() }))
         }
-        body @ UpstreamBody::Http1(_) => {
+        body @ (UpstreamBody::Http1(_) | UpstreamBody::Http2(_)) => {
             AnswerBody::Service(Box::new(ServiceBody::new(body, lease, pace)))
         }
     };

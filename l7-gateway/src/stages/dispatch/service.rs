@@ -21,8 +21,11 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use topology::Balance;
-use topology::gateway::{self, HashBy, Unplaced as _, UpstreamBalance, UpstreamTls};
+use topology::gateway::{
+    self, HashBy, Unplaced as _, UpstreamBalance, UpstreamProtocol, UpstreamTls,
+};
 
+use super::upstream::connection::Offer;
 use crate::exchange::{Exchange, Prepared};
 use crate::predicate;
 
@@ -43,12 +46,14 @@ pub struct Upstream {
 #[derive(Debug)]
 pub struct Secured {
     config: Arc<ClientConfig>,
+    /// The same for HTTP/1.1 alone.
+    http1: Arc<ClientConfig>,
     /// The name that is asked for; `None`: each endpoint's address.
     name: Option<ServerName<'static>>,
 }
 
 impl Secured {
-    fn new(tls: &UpstreamTls) -> Result<Self, TlsError> {
+    fn new(tls: &UpstreamTls, protocol: UpstreamProtocol) -> Result<Self, TlsError> {
         let name = tls.name.as_ref().map(|at| {
             ServerName::try_from(at.value.clone()).map_err(|fault| TlsError::Refused {
                 what: "name",
@@ -56,8 +61,17 @@ impl Secured {
                 reason: fault.to_string(),
             })
         });
-        let config = client::for_service(tls, &[b"http/1.1"])?;
-        Ok(Self { config, name: name.transpose()? })
+        let alpn: &[&[u8]] = match protocol {
+            UpstreamProtocol::Http1 => &[b"http/1.1"],
+            UpstreamProtocol::Http2 => &[b"h2"],
+            UpstreamProtocol::Auto => &[b"h2", b"http/1.1"],
+        };
+        let config = client::for_service(tls, alpn)?;
+        let mut http1 = Arc::clone(&config);
+        if protocol != UpstreamProtocol::Http1 {
+            Arc::make_mut(&mut http1).alpn_protocols = vec![b"http/1.1".to_vec()];
+        }
+        Ok(Self { config, http1, name: name.transpose()? })
     }
 
     /// The handshake on a new connection.
@@ -65,9 +79,14 @@ impl Secured {
         &self,
         stream: TcpStream,
         endpoint: SocketAddr,
+        offer: Offer,
     ) -> io::Result<TlsStream<TcpStream>> {
+        let config = match offer {
+            Offer::Usual => &self.config,
+            Offer::Http1 => &self.http1,
+        };
         let name = self.name.clone().unwrap_or_else(|| ServerName::from(endpoint.ip()));
-        TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await
+        TlsConnector::from(Arc::clone(config)).connect(name, stream).await
     }
 }
 
@@ -78,7 +97,7 @@ impl Upstream {
     /// When what its TLS needs cannot be read.
     pub fn new(model: &gateway::Upstream, before: &[Arc<Self>]) -> Result<Arc<Self>, TlsError> {
         // Certificates are read again: the files may have changed.
-        let tls = model.tls.as_ref().map(Secured::new).transpose()?;
+        let tls = model.tls.as_ref().map(|tls| Secured::new(tls, model.protocol)).transpose()?;
         let same = |old: &&Arc<Self>| old.model.unplaced() == model.unplaced();
         if let Some(known) = before.iter().find(same).filter(|_| tls.is_none()) {
             return Ok(Arc::clone(known));

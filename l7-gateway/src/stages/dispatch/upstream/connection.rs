@@ -7,48 +7,103 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::uri::Scheme;
 use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
+use topology::gateway::UpstreamProtocol;
 
-use super::super::service::Secured;
+use super::super::service::Upstream;
 use super::http1::{Http1, Http1Body};
+use super::http2::{Http2, Http2Body};
 use super::stream::Stream;
 use crate::body::{BodyFault, RequestBody, Upgrade};
 
-/// A connection.
+/// A connection for one request at a time.
 #[derive(Debug)]
 pub enum Connection {
-    /// HTTP/1.1: one request at a time.
+    /// HTTP/1.1.
     Http1(Http1),
+}
+
+/// A new connection.
+#[derive(Debug)]
+pub enum Opened {
+    /// For one request at a time.
+    Alone(Connection),
+    /// For many.
+    Shared(Rc<Http2>),
+}
+
+/// What may be spoken on a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// What the topology file says of the service.
+    Usual,
+    /// HTTP/1.1: for a protocol change, which HTTP/2 has not (RFC 9113 §8.6).
+    Http1,
 }
 
 /// No answer came.
 #[derive(Debug)]
 pub struct Unanswered {
-    /// The request, if nothing of it was written.
+    /// The request, if the service has seen nothing of it.
     pub unsent: Option<Request<RequestBody>>,
+    /// The service said that it never looked at it.
+    pub refused: bool,
 }
 
-impl Connection {
+impl Unanswered {
+    /// Something was sent, and no answer came.
+    pub fn lost() -> Self {
+        Self { unsent: None, refused: false }
+    }
+}
+
+impl Opened {
     /// A new one.
     ///
     /// # Errors
-    /// Nobody listens, or the handshake failed.
-    pub async fn open(address: SocketAddr, tls: Option<&Secured>) -> io::Result<Self> {
+    /// Nobody listens, or a handshake failed.
+    pub async fn new(address: SocketAddr, upstream: &Upstream, offer: Offer) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let stream = match tls {
-            None => Stream::Plain(stream),
-            // Boxed: a handshake is large, and most services have none.
-            Some(tls) => Stream::Tls(Box::new(Box::pin(tls.secure(stream, address)).await?)),
+        let protocol = match offer {
+            Offer::Usual => upstream.model.protocol,
+            Offer::Http1 => UpstreamProtocol::Http1,
         };
-        Ok(Self::Http1(Http1::new(stream)))
+        let (stream, scheme) = match &upstream.tls {
+            None => (Stream::Plain(stream), Scheme::HTTP),
+            // Boxed: a handshake is large, and most services have none.
+            Some(tls) => {
+                let stream = Box::pin(tls.secure(stream, address, offer)).await?;
+                (Stream::Tls(Box::new(stream)), Scheme::HTTPS)
+            }
+        };
+        if http2(&stream, protocol)? {
+            Ok(Self::Shared(Http2::begin(stream, scheme).await?))
+        } else {
+            Ok(Self::Alone(Connection::Http1(Http1::new(stream))))
+        }
     }
+}
 
+/// Whether a new connection speaks HTTP/2.
+fn http2(stream: &Stream, protocol: UpstreamProtocol) -> io::Result<bool> {
+    let Stream::Tls(tls) = stream else { return Ok(protocol == UpstreamProtocol::Http2) };
+    match (tls.get_ref().1.alpn_protocol(), protocol) {
+        (Some(b"h2"), _) => Ok(true),
+        // RFC 9113 §3.2: without ALPN there is no HTTP/2.
+        (_, UpstreamProtocol::Http2) => Err(io::ErrorKind::Unsupported.into()),
+        _ => Ok(false),
+    }
+}
+
+impl Connection {
     /// Whether it has ended.
     pub fn is_closed(&self) -> bool {
         match self {
@@ -63,8 +118,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request and waits for the head of its answer. Dropping the future takes the request
-    /// back as far as the protocol can: over HTTP/1.1 the connection ends.
+    /// Sends a request and waits for the head of its answer. Dropping the future ends the connection.
     ///
     /// # Errors
     /// The connection broke, or what came was no answer.
@@ -91,6 +145,8 @@ fn of_http1(response: Response<Http1Body>) -> Response<UpstreamBody> {
 pub enum UpstreamBody {
     /// A body over HTTP/1.1.
     Http1(Http1Body),
+    /// A body over HTTP/2.
+    Http2(Http2Body),
     /// Another protocol, after a 101.
     Upgrade(Upgrade),
 }
@@ -105,6 +161,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         match &mut *self {
             Self::Http1(body) => Pin::new(body).poll_frame(cx),
+            Self::Http2(body) => Pin::new(body).poll_frame(cx),
             Self::Upgrade(_) => Poll::Ready(None),
         }
     }
@@ -112,6 +169,7 @@ impl Body for UpstreamBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
             Self::Upgrade(_) => true,
         }
     }
@@ -119,6 +177,7 @@ impl Body for UpstreamBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Http1(body) => body.size_hint(),
+            Self::Http2(body) => body.size_hint(),
             Self::Upgrade(_) => SizeHint::with_exact(0),
         }
     }

@@ -105,7 +105,7 @@ impl Http1 {
         request: Request<RequestBody>,
     ) -> Result<Response<Http1Body>, Unanswered> {
         if self.is_closed() {
-            return Err(Unanswered { unsent: Some(request) });
+            return Err(Unanswered { unsent: Some(request), refused: false });
         }
         let (parts, body) = request.into_parts();
         let framing = framing(&parts.method, &body);
@@ -121,7 +121,7 @@ impl Http1 {
         let answered = poll_fn(|cx| self.0.borrow_mut().poll_head(cx, &parts.method, &mut interim));
         match answered.await {
             Ok(response) => Ok(response.map(|()| Http1Body(Rc::clone(&self.0)))),
-            Err(Broken) => Err(Unanswered { unsent: None }),
+            Err(Broken) => Err(Unanswered::lost()),
         }
     }
 }
