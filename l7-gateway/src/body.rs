@@ -169,6 +169,26 @@ pub struct RequestBody {
     waiting: Option<Instant>,
     /// How long it was waited for before.
     waited: Duration,
+    tape: Option<Rc<Tape>>,
+}
+
+/// What was read of a body, as long as it is small.
+#[derive(Debug)]
+pub struct Tape {
+    most: usize,
+    size: Cell<usize>,
+    pieces: RefCell<Vec<Bytes>>,
+}
+
+impl Tape {
+    fn keep(&self, piece: &Bytes) {
+        self.size.set(self.size.get().saturating_add(piece.len()));
+        if self.size.get() <= self.most {
+            self.pieces.borrow_mut().push(piece.clone());
+        } else {
+            self.pieces.borrow_mut().clear();
+        }
+    }
 }
 
 impl RequestBody {
@@ -187,7 +207,8 @@ impl RequestBody {
         let (progress, waited) = (Rc::<BodyProgress>::default(), Duration::ZERO);
         progress.ended.set(source.is_none());
         let returned = VecDeque::new();
-        Self { source, returned, limits, progress, timer: None, waiting: None, waited }
+        let tape = None;
+        Self { source, returned, limits, progress, timer: None, waiting: None, waited, tape }
     }
 
     /// What it has done so far.
@@ -214,6 +235,24 @@ impl RequestBody {
     /// The limits it is read under.
     pub fn limits(&self) -> BodyLimits {
         self.limits
+    }
+
+    /// Keeps what is read of it, up to `most` bytes, so that it can be sent again.
+    pub fn record(&mut self, most: usize) -> Rc<Tape> {
+        let tape = Rc::new(Tape { most, size: Cell::new(0), pieces: RefCell::default() });
+        self.tape = Some(Rc::clone(&tape));
+        tape
+    }
+
+    /// A body that was kept whole, once more; `None`: it was too large, or its end had not come.
+    pub fn replay(tape: &Tape, progress: &BodyProgress) -> Option<Self> {
+        if tape.size.get() > tape.most || !progress.ended() {
+            return None;
+        }
+        let limits = BodyLimits { bytes: tape.most as u64, idle: Duration::MAX };
+        let mut body = Self::of(None, limits);
+        body.give_back(tape.pieces.borrow().clone());
+        Some(body)
     }
 
     fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
@@ -257,6 +296,9 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
         if let Some(again) = this.returned.pop_front() {
+            if let Some(tape) = &this.tape {
+                tape.keep(&again);
+            }
             this.progress.started.set(true);
             this.progress.bytes.set(this.progress.bytes.get() + again.len() as u64);
             this.progress.ended.set(this.returned.is_empty() && this.source.is_none());
@@ -287,6 +329,9 @@ impl Body for RequestBody {
                     return this.fail(BodyFault::Idle);
                 }
                 // Trailers of requests are dropped: nothing behind may trust them (RFC 9110 §6.5.1).
+                if let (Some(tape), Some(piece)) = (&this.tape, frame.data_ref()) {
+                    tape.keep(piece);
+                }
                 if frame.is_trailers() {
                     this.source = None;
                     return Poll::Ready(None);

@@ -18,8 +18,8 @@ use crate::units::{
     Place, Rate, RouteName, Scope, SecretRef,
 };
 pub use crate::upstream::{
-    Ejection, HashBy, RouteTimes, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamProtocol,
-    UpstreamTls, Via,
+    Ejection, HashBy, Retry, RetryOn, RouteTimes, Times, Upstream, UpstreamBalance, UpstreamId,
+    UpstreamProtocol, UpstreamTls, Via,
 };
 
 /// Gateways that serve the same routes under the same policy.

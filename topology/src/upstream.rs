@@ -44,8 +44,8 @@ pub struct Upstream {
     pub max_requests_per_connection: Option<NonZeroU32>,
     /// A connection lives so long at most (default behind a balancer 60 s, else no bound).
     pub max_connection_age: Option<Duration>,
-    /// Most tries of a safe request, the first included (default 3).
-    pub max_attempts: u8,
+    /// When a request is sent again.
+    pub retry: Retry,
     /// When failures take an endpoint out for a while.
     pub eject: Ejection,
     /// Most requests of all workers in flight at one endpoint; `None`: no bound.
@@ -145,6 +145,35 @@ pub enum UpstreamProtocol {
     Http2,
     /// Over TLS what the service prefers, in clear text HTTP/1.1.
     Auto,
+}
+
+/// When a request is sent again: elsewhere, if there is another endpoint; and at most one for five that
+/// are sent for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Most tries, the first included (default 3).
+    pub attempts: u8,
+    /// After what (default: no connection, a broken one, no head in the time of a try).
+    pub on: Vec<RetryOn>,
+    /// Methods beside the safe ones whose requests may be sent twice, upper case: `PUT`, `DELETE`; with
+    /// bodies up to 16 KiB.
+    pub methods: Vec<String>,
+    /// A safe request without a body that has no head after so long is sent to another endpoint too, and
+    /// the first good answer counts; `None`: never.
+    pub hedge: Option<Duration>,
+}
+
+/// What a request is sent again after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetryOn {
+    /// No connection.
+    Connect,
+    /// The connection broke before the answer's head.
+    Reset,
+    /// No head in the time of a try.
+    Timeout,
+    /// An answer of this status.
+    Status(u16),
 }
 
 /// TLS towards a service. Its certificate is always verified.

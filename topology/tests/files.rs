@@ -232,7 +232,7 @@ gateways:
     assert_eq!(post.name.as_str(), "POST /c");
     assert_eq!((group.limits[0].burst.get(), group.limits[1].burst.get()), (10, 9));
     assert_eq!(group.upstreams.len(), 1);
-    assert_eq!(group.upstreams[0].max_attempts, 1);
+    assert_eq!(group.upstreams[0].retry.attempts, 1);
 }
 
 /// T1: instances on different hosts may have the same loopback admin port; on one host they may not.

@@ -216,3 +216,112 @@ async fn an_answer_that_stops_is_broken_off() {
     })
     .await;
 }
+
+/// A rig with these services, called in this way.
+fn called(fakes: &[&Fake], upstream: &str) -> Rig {
+    let all: Vec<String> = fakes.iter().map(|fake| fake.address.to_string()).collect();
+    Rig::new(&topology(
+        &format!("  user: {{ endpoints: [{}] }}", all.join(", ")),
+        &format!(
+            "    routes:\n      - {{ path: /*, to: user }}\n    upstreams: {{ user: {{ {upstream} }} }}"
+        ),
+    ))
+}
+
+const AWAY: Act = Act::Keep("HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\naway");
+
+/// G18: a status that says so is tried elsewhere; where nobody does better, its answer is what the
+/// client gets; POST is asked once.
+#[tokio::test]
+async fn statuses_are_tried_elsewhere() {
+    local(async {
+        let (sick, well) = (Fake::new(AWAY).await, Fake::new(Act::Answer("ok")).await);
+        let rig = called(&[&sick, &well], "retry-on: [503]");
+        for n in 0..12 {
+            assert!(rig.get("/", "").await.ends_with("ok"), "{n}");
+        }
+        assert_eq!(sick.seen.count(), 3);
+        let (one, two) = (Fake::new(AWAY).await, Fake::new(AWAY).await);
+        let rig = called(&[&one, &two], "retry-on: [503], max-attempts: 4");
+        let answer = rig.get("/", "").await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("away"), "{answer}");
+        assert_eq!(one.seen.count() + two.seen.count(), 4);
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+        assert!(rig.raw(post).await.ends_with("away"));
+        assert_eq!(one.seen.count() + two.seen.count(), 5);
+    })
+    .await;
+}
+
+/// G18: an only endpoint that asks for time gets it, as far as the request has any.
+#[tokio::test]
+async fn retry_after_is_waited_for() {
+    local(async {
+        let soon = "HTTP/1.1 503 X\r\nRetry-After: 2\r\nContent-Length: 4\r\n\r\naway";
+        let fake =
+            Fake::script(move |c, _| if c == 1 { Act::Keep(soon) } else { Act::Answer("ok") });
+        let fake = fake.await;
+        let rig = std::rc::Rc::new(called(&[&fake], "retry-on: [503]"));
+        let began = tokio::time::Instant::now();
+        let asking = std::rc::Rc::clone(&rig);
+        let asked = tokio::task::spawn_local(async move { asking.get("/", "").await });
+        while !asked.is_finished() {
+            tokio::task::yield_now().await;
+            if fake.seen.count() == 1 {
+                pass(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(asked.await.expect("an end").ends_with("ok"));
+        assert!(began.elapsed() >= Duration::from_secs(2));
+        let late = "HTTP/1.1 503 X\r\nRetry-After: 60\r\nContent-Length: 4\r\n\r\naway";
+        let fake = Fake::new(Act::Keep(late)).await;
+        let rig = called(&[&fake], "retry-on: [503]");
+        assert!(rig.get("/", "").await.ends_with("away"));
+        assert_eq!(fake.seen.count(), 1, "there is no time for another try");
+    })
+    .await;
+}
+
+/// G18: a PUT whose method is named is sent again with its body, if that is small and was read whole;
+/// any other is sent once.
+#[tokio::test]
+async fn small_idempotent_requests_are_sent_again_where_asked() {
+    local(async {
+        let put = |size: usize| {
+            let body = "x".repeat(size);
+            format!("PUT / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n{body}")
+        };
+        for (keys, size, sent) in [
+            ("retry-methods: [PUT]", 16 * 1024, 1),
+            ("retry-methods: [PUT]", 16 * 1024 + 1, 0),
+            ("retry-methods: [DELETE]", 2, 0),
+        ] {
+            let (dies, well) = (Fake::new(Act::Hang).await, Fake::new(Act::Answer("ok")).await);
+            let rig = called(&[&dies, &well], keys);
+            let answer = rig.raw(&put(size)).await;
+            assert_eq!((dies.seen.count(), well.seen.count()), (1, sent), "{keys} {size}: {answer}");
+            assert!(answer.ends_with("ok") == (sent == 1), "{answer}");
+            if sent == 1 {
+                assert!(well.seen.last().ends_with(&"x".repeat(size)));
+            }
+        }
+    })
+    .await;
+}
+
+/// G18: a slow answer is hedged by a second request, whose answer counts; a POST never is.
+#[tokio::test]
+async fn a_slow_answer_is_hedged() {
+    local(async {
+        let (silent, well) = (Fake::new(Act::Silent).await, Fake::new(Act::Answer("ok")).await);
+        let rig = called(&[&silent, &well], "hedge-after: 5ms");
+        assert!(rig.get("/", "").await.ends_with("ok"));
+        assert!(rig.get("/", "").await.ends_with("ok"));
+        assert_eq!((silent.seen.count(), well.seen.count()), (2, 2));
+        let rig = called(&[&silent, &well], "hedge-after: 5ms, try-timeout: 50ms");
+        let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+        assert!(rig.raw(post).await.starts_with("HTTP/1.1 504 "));
+        assert_eq!((silent.seen.count(), well.seen.count()), (3, 2));
+    })
+    .await;
+}

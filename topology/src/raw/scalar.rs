@@ -21,7 +21,7 @@ use crate::units::{
     Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
     SecretRef, Size, TIME, Time, UnitError, Weight, is_token,
 };
-use crate::upstream::{HashBy, UpstreamBalance};
+use crate::upstream::{HashBy, RetryOn, UpstreamBalance};
 
 /// A value that is one text.
 pub(crate) trait Scalar: Sized {
@@ -301,6 +301,40 @@ impl Scalar for UpstreamBalance {
     fn schema() -> Schema {
         json_schema!({ "type": "string", "pattern":
             "^(round-robin|least-connections|two-choices|hash:(user|address|(header|cookie):[^ :;=,]+))$" })
+    }
+}
+
+impl Scalar for RetryOn {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        Ok(match text {
+            "connect" => Self::Connect,
+            "reset" => Self::Reset,
+            "timeout" => Self::Timeout,
+            _ => match text.parse() {
+                Ok(status) if status == 429 || (500..=599).contains(&status) => {
+                    Self::Status(status)
+                }
+                _ => {
+                    let what = format!("`{text}` is no reason to try again");
+                    let error = UnitError::new(what, Self::allowed());
+                    return Err(match nearest(text, ["connect", "reset", "timeout"]) {
+                        Some(word) => error.meant(word),
+                        None => error,
+                    });
+                }
+            },
+        })
+    }
+
+    fn allowed() -> String {
+        "connect, reset, timeout, 429, 500 to 599".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [
+            { "enum": ["connect", "reset", "timeout", 429] },
+            { "type": "integer", "minimum": 500, "maximum": 599 },
+        ] })
     }
 }
 

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Text, Typed};
 use crate::units::{Percent, SecretRef, Time};
-use crate::upstream::{UpstreamBalance, UpstreamProtocol};
+use crate::upstream::{RetryOn, UpstreamBalance, UpstreamProtocol};
 
 section! {
     /// How a service that routes lead to is called.
@@ -44,6 +44,16 @@ section! {
         may "max-connection-age" max_age: Typed<Time>,
         /// Most tries of a safe request, the first included, 1 to 10. Default: 3.
         may "max-attempts" max_attempts: Typed<u8>,
+        /// What a safe request is tried again after, elsewhere if there is another endpoint: `connect` (no
+        /// connection), `reset` (a broken one), `timeout` (of a try), and statuses, 429 or 500 to 599.
+        /// Retries are at most a fifth of the requests. Default: connect, reset, timeout.
+        may "retry-on" retry_on: Vec<Typed<RetryOn>>,
+        /// Methods beside the safe ones whose requests may be sent twice: `PUT`, `DELETE`; with bodies
+        /// up to 16KiB. Default: none.
+        may "retry-methods" retry_methods: Vec<Typed<Text>>,
+        /// A safe request without a body that has no answer after so long is sent to another endpoint
+        /// too, and the first good answer counts. Default: never.
+        may "hedge-after" hedge_after: Typed<Time>,
         /// When failures take an endpoint out for a while. Default: see each.
         may "eject" eject: Eject,
         /// Most requests of all workers in flight at one endpoint; further ones go elsewhere. Default:

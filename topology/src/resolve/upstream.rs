@@ -16,7 +16,8 @@ use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::{bound, count, or, positive, secret};
 use crate::units::{At, Percent, Time};
 use crate::upstream::{
-    Ejection, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamProtocol, UpstreamTls, Via,
+    Ejection, Retry, RetryOn, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamProtocol,
+    UpstreamTls, Via,
 };
 
 /// Where routes of one group lead, each only once.
@@ -123,7 +124,7 @@ fn upstream(
         max_streams_per_connection: streams(raw, behind, out),
         max_requests_per_connection: requests.or(behind.then(|| count(None, 1000))),
         max_connection_age: age.or(behind.then_some(second * 60)),
-        max_attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+        retry: retry(raw, out),
         eject: ejection(raw.and_then(|raw| raw.eject.as_ref()), out),
         max_requests_per_endpoint: raw
             .and_then(|raw| raw.max_per_endpoint.as_ref())
@@ -141,6 +142,26 @@ fn times(raw: Option<&raw::Upstream>, out: &mut Findings) -> Times {
         attempt: bound(given(|raw| &raw.try_timeout), out),
         idle: positive(given(|raw| &raw.answer_idle_timeout), Duration::from_secs(300), out),
         total: bound(given(|raw| &raw.total_timeout), out),
+    }
+}
+
+fn retry(raw: Option<&raw::Upstream>, out: &mut Findings) -> Retry {
+    let on = raw.and_then(|raw| raw.retry_on.as_ref());
+    let usual = || vec![RetryOn::Connect, RetryOn::Reset, RetryOn::Timeout];
+    let methods = raw.and_then(|raw| raw.retry_methods.as_deref()).unwrap_or_default();
+    for typed in methods {
+        // RFC 9110 §9.2.2: beside the safe ones, only these are idempotent.
+        if !["PUT", "DELETE"].contains(&typed.value.0.as_str()) {
+            let what = format!("a `{}` sent twice may do harm", typed.value.0);
+            out.error(&typed.spot, what)
+                .allowed("PUT, DELETE; GET, HEAD and OPTIONS are tried again anyway");
+        }
+    }
+    Retry {
+        attempts: attempts(raw.and_then(|raw| raw.max_attempts.as_ref()), out),
+        on: on.map_or_else(usual, |list| list.iter().map(|typed| typed.value).collect()),
+        methods: methods.iter().map(|typed| typed.value.0.clone()).collect(),
+        hedge: bound(raw.and_then(|raw| raw.hedge_after.clone()), out),
     }
 }
 

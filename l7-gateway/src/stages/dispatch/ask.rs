@@ -4,21 +4,27 @@
 //!
 //! Invariant: a further attempt goes to an endpoint that was not tried, as long as there is one.
 
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use common::balance::{Answered, Costs, Wish};
 use common::service::events::{EndpointEjected, EndpointReturned};
 use common::service::{Failing, Trial};
-use http::{Method, Request, Response};
-use tokio::time::Instant;
+use http::{Method, Request, Response, header};
+use tokio::time::{Instant, sleep};
+use topology::gateway::{Retry, RetryOn};
 
 use super::attempt::{Aim, Failure, Why, attempt};
-use super::retry::{self, Body, Reached};
+use super::retry::{self, Reached};
 use super::upstream::connection::UpstreamBody;
 use super::upstream::{Lease, Reuse};
 use super::{Dispatch, Lane, Plan};
-use crate::body::{BodyProgress, RequestBody};
+use crate::body::{BodyProgress, RequestBody, Tape};
 use crate::exchange::Grant;
+
+/// An answer's head, and the connection that its body comes over.
+type Answer = (Response<UpstreamBody>, Lease);
 
 impl Dispatch {
     /// Attempts until one answers, or no further one is allowed.
@@ -28,43 +34,108 @@ impl Dispatch {
         lane: &Lane,
         plan: Plan,
         request: Request<RequestBody>,
-    ) -> Result<(Response<UpstreamBody>, Lease), Why> {
+    ) -> Result<Answer, Why> {
         lane.budget.borrow_mut().deposit();
+        let (to, rules) = (To { lane, plan }, &lane.pool.upstream.model.retry);
         let mut tried = Tried::default();
-        let mut reuse = Reuse::Allowed;
         let mut next = request;
+        // The best that came of it so far, and how long to wait where only tried endpoints are left.
+        let (mut so_far, mut pause): (Result<Answer, Why>, _) = (Err(Why::Nobody), Duration::ZERO);
         loop {
-            let Some((endpoint, trial)) = lane.choose(plan.hash, &mut tried) else {
-                return Err(Why::Nobody);
-            };
+            let Some(chosen) = lane.choose(plan.hash, &mut tried) else { return so_far };
+            if chosen.again && !pause.is_zero() {
+                if Instant::now() + pause >= plan.deadline {
+                    return so_far;
+                }
+                sleep(pause).await;
+            }
             let last = tried.attempts >= plan.attempts;
-            let spare = if last { None } else { copy(&next) };
-            let method = next.method().clone();
+            let spare = if last { None } else { Spare::of(&mut next, rules) };
             let progress = next.body().progress();
-            let Plan { deadline, end, times, .. } = plan;
-            let aim = Aim { endpoint, reuse, deadline, end, times };
-            let watch = Watch::new(&lane.costs, endpoint);
-            let outcome = attempt(&lane.pool, aim, next).await;
-            let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses);
-            // A client that breaks off says nothing of the endpoint.
-            if progress.fault().is_none() {
-                watch.stop(seen);
-                self.report(lane, endpoint, seen);
-            }
-            drop(trial);
-            let failure = match outcome {
-                Ok(answer) => return Ok(answer),
-                Err(failure) => failure,
-            };
-            reuse = Reuse::Fresh;
-            if last || !may_retry(lane, &method, &failure, &progress) {
-                return Err(failure.why);
-            }
-            next = match failure.unsent.or(spare) {
-                Some(request) => request,
-                None => return Err(failure.why),
+            let method = next.method().clone();
+            let outcome = self.hedged(to, &mut tried, chosen, next, spare.as_ref()).await;
+            next = match outcome {
+                Ok(answer) => {
+                    let status = RetryOn::Status(answer.0.status().as_u16());
+                    let wanted = spare.as_ref().filter(|_| rules.on.contains(&status));
+                    let again = wanted.and_then(|spare| spare.request(&progress));
+                    let Some(again) = again.filter(|_| lane.withdraw()) else { return Ok(answer) };
+                    pause = asked_pause(&answer.0).max(self.rng.jitter(BACKOFF, 50));
+                    so_far = Ok(answer);
+                    again
+                }
+                Err(failure) => {
+                    so_far = so_far.or(Err(failure.why));
+                    if last || !may_retry(lane, &method, &failure, &progress) {
+                        return so_far;
+                    }
+                    // A kept connection that had ended is no reason to wait.
+                    let wait = failure.why != Why::Stale;
+                    pause = if wait { self.rng.jitter(BACKOFF, 50) } else { Duration::ZERO };
+                    let spare = || spare.and_then(|spare| spare.request(&progress));
+                    match failure.unsent.or_else(spare) {
+                        Some(request) => request,
+                        None => return so_far,
+                    }
+                }
             };
         }
+    }
+
+    /// One attempt; and where the service wants it and the first takes its time, a second one beside
+    /// it. The first good answer counts, and the other attempt is dropped.
+    async fn hedged(
+        &self,
+        to: To<'_>,
+        tried: &mut Tried,
+        chosen: Chosen,
+        request: Request<RequestBody>,
+        spare: Option<&Spare>,
+    ) -> Result<Answer, Failure> {
+        let To { lane, plan } = to;
+        let after = lane.pool.upstream.model.retry.hedge;
+        let (Some(after), Some(spare)) = (after, spare.filter(|spare| spare.tape.is_none())) else {
+            return self.once(to, chosen, request).await;
+        };
+        let mut first = pin!(self.once(to, chosen, request));
+        tokio::select! {
+            biased;
+            outcome = &mut first => return outcome,
+            () = sleep(after) => {}
+        }
+        let other = lane.choose(plan.hash, tried).filter(|other| !other.again && lane.withdraw());
+        let second = other.zip(spare.request(&BodyProgress::default()));
+        let Some((other, copy)) = second else { return first.await };
+        let mut second = pin!(self.once(to, other, copy));
+        tokio::select! {
+            biased;
+            outcome = &mut first => if good(&outcome) { outcome } else { second.await },
+            outcome = &mut second => if good(&outcome) { outcome } else { first.await },
+        }
+    }
+
+    /// One attempt, and what it tells of its endpoint.
+    async fn once(
+        &self,
+        To { lane, plan }: To<'_>,
+        chosen: Chosen,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, Failure> {
+        let Chosen { endpoint, trial, first, .. } = chosen;
+        let progress = request.body().progress();
+        let reuse = if first { Reuse::Allowed } else { Reuse::Fresh };
+        let Plan { deadline, end, times, .. } = plan;
+        let aim = Aim { endpoint, reuse, deadline, end, times };
+        let watch = Watch::new(&lane.costs, endpoint);
+        let outcome = attempt(&lane.pool, aim, request).await;
+        let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses);
+        // A client that breaks off says nothing of the endpoint.
+        if progress.fault().is_none() {
+            watch.stop(seen);
+            self.report(lane, endpoint, seen);
+        }
+        drop(trial);
+        outcome
     }
 
     /// Passive health: what the data path saw of an endpoint.
@@ -80,7 +151,7 @@ impl Dispatch {
                 return;
             }
             // A kept connection that the other side closed is no sign of illness.
-            Seen::Failure(Why::Stale) => return,
+            Seen::Failure(Why::Stale | Why::Refused) => return,
             Seen::Failure(why @ Why::Connect) => (Failing::Unreachable, why.cause()),
             Seen::Failure(why) => (Failing::Badly, why.cause()),
             Seen::Bad => (Failing::Badly, "answers that count as failures"),
@@ -92,8 +163,8 @@ impl Dispatch {
 }
 
 impl Lane {
-    /// The endpoint for the next attempt, and the trial that it is, if it is one.
-    fn choose(&self, hash: u64, tried: &mut Tried) -> Option<(usize, Option<Trial>)> {
+    /// The endpoint for the next attempt.
+    fn choose(&self, hash: u64, tried: &mut Tried) -> Option<Chosen> {
         let (upstream, now) = (&self.pool.upstream, Instant::now());
         loop {
             let wish = Wish { hash, avoid: &tried.endpoints, costs: Some(&self.costs) };
@@ -105,7 +176,7 @@ impl Lane {
             match upstream.service.endpoints.get(endpoint)?.state.admit(now) {
                 Ok(trial) => {
                     tried.attempts = tried.attempts.saturating_add(1);
-                    return Some((endpoint, trial));
+                    return Some(Chosen { endpoint, trial, again, first: tried.attempts == 1 });
                 }
                 // Somebody was faster.
                 Err(_) if again => return None,
@@ -113,6 +184,30 @@ impl Lane {
             }
         }
     }
+
+    /// One more request than clients sent: within the budget, or not at all.
+    fn withdraw(&self) -> bool {
+        self.budget.borrow_mut().withdraw(Instant::now())
+    }
+}
+
+/// What is asked, and how.
+#[derive(Clone, Copy, Debug)]
+struct To<'a> {
+    lane: &'a Lane,
+    plan: Plan,
+}
+
+/// Where an attempt goes.
+#[derive(Debug)]
+struct Chosen {
+    endpoint: usize,
+    /// It finds out whether the endpoint is well again.
+    trial: Option<Trial>,
+    /// The endpoint was tried for this request before.
+    again: bool,
+    /// It is the first attempt.
+    first: bool,
 }
 
 /// What was tried for a request.
@@ -120,6 +215,56 @@ impl Lane {
 struct Tried {
     endpoints: Vec<usize>,
     attempts: u8,
+}
+
+/// What a request is made of once more.
+#[derive(Debug)]
+struct Spare {
+    head: Request<()>,
+    /// Its body, if it has one.
+    tape: Option<Rc<Tape>>,
+}
+
+impl Spare {
+    /// Of a request that may be sent twice.
+    fn of(request: &mut Request<RequestBody>, rules: &Retry) -> Option<Self> {
+        if !retry::repeatable(request.method(), &rules.methods) {
+            return None;
+        }
+        let mut head = Request::new(());
+        head.method_mut().clone_from(request.method());
+        head.uri_mut().clone_from(request.uri());
+        head.headers_mut().clone_from(request.headers());
+        let body = request.body_mut();
+        let tape = (!body.is_empty()).then(|| body.record(LARGEST_REPLAY));
+        Some(Self { head, tape })
+    }
+
+    fn request(&self, sent: &BodyProgress) -> Option<Request<RequestBody>> {
+        let body = match &self.tape {
+            None => RequestBody::empty(),
+            Some(tape) => RequestBody::replay(tape, sent)?,
+        };
+        Some(self.head.clone().map(|()| body))
+    }
+}
+
+/// Of a body that is kept to be sent again, in bytes.
+const LARGEST_REPLAY: usize = 16 * 1024;
+
+/// Before an endpoint that failed is tried again, on average.
+const BACKOFF: Duration = Duration::from_millis(10);
+
+/// How long the service wants to be left alone (RFC 9110 §10.2.3); dates are for longer times than a
+/// request has.
+fn asked_pause<B>(response: &Response<B>) -> Duration {
+    let asked = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+    Duration::from_secs(asked.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// Whether an attempt has ended a hedged request.
+fn good(outcome: &Result<Answer, Failure>) -> bool {
+    outcome.as_ref().is_ok_and(|(response, _)| !response.status().is_server_error())
 }
 
 /// What an attempt showed of its endpoint.
@@ -161,7 +306,7 @@ impl Watch {
         self.told = true;
         let now = Instant::now();
         let answered = match seen {
-            Seen::Failure(Why::Stale) => return,
+            Seen::Failure(Why::Stale | Why::Refused) => return,
             Seen::Answer { error: false } => Answered::Well,
             _ => Answered::Badly,
         };
@@ -178,7 +323,7 @@ impl Drop for Watch {
     }
 }
 
-/// A second copy of a request without a body, for another attempt.
+/// A second copy of a safe request without a body.
 pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     if !request.method().is_safe() || !request.body().is_empty() {
         return None;
@@ -191,10 +336,18 @@ pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody
 }
 
 fn may_retry(lane: &Lane, method: &Method, failure: &Failure, body: &BodyProgress) -> bool {
-    let body = if body.started() { Body::Spent } else { Body::Whole };
-    failure.why != Why::Timeout
-        && retry::harmless(method, failure.reached(), body)
+    let rules = &lane.pool.upstream.model.retry;
+    let wanted = match failure.why {
+        Why::Connect => rules.on.contains(&RetryOn::Connect),
+        Why::Stale | Why::Refused => true,
+        Why::Broken => rules.on.contains(&RetryOn::Reset),
+        Why::Late => rules.on.contains(&RetryOn::Timeout),
+        Why::Timeout | Why::Nobody => false,
+    };
+    let reached = failure.reached();
+    wanted
+        && retry::harmless(method, &rules.methods, reached)
+        && (reached == Reached::Service || !body.started())
         // What never reached a service is no load on it.
-        && (failure.reached() == Reached::Nothing
-            || lane.budget.borrow_mut().withdraw(Instant::now()))
+        && (reached == Reached::Nothing || lane.withdraw())
 }

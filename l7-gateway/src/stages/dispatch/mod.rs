@@ -130,13 +130,13 @@ impl Filter for Dispatch {
         trace.note(Stage::Dispatch, || {
             format!(
                 "to {} through {:?}, at most {} attempts",
-                model.service, model.via, model.max_attempts
+                model.service, model.via, model.retry.attempts
             )
         });
         let times = route.times.over(&model.times);
         let (deadline, end) = (x.began + route.timeout, times.total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
-        let attempts = model.max_attempts.max(1);
+        let attempts = model.retry.attempts.max(1);
         Some(Plan { lane: to.0, deadline, end, times, attempts, hash })
     }
 

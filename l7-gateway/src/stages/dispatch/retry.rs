@@ -18,20 +18,15 @@ pub enum Reached {
     Service,
 }
 
-/// Whether the body can be sent a second time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
-    /// There is none, or none of it was read.
-    Whole,
-    /// Some of it is gone.
-    Spent,
+/// Whether a request may be sent twice: its method is safe, or idempotent and asked for in the file.
+pub fn repeatable(method: &Method, asked: &[String]) -> bool {
+    method.is_safe() || (method.is_idempotent() && asked.iter().any(|name| name == method.as_str()))
 }
 
 /// Whether sending again cannot do harm.
-pub fn harmless(method: &Method, reached: Reached, body: Body) -> bool {
-    // RFC 9110 §9.2.2: a proxy must not repeat requests with methods that are not idempotent. Only
-    // safe ones are repeated here.
-    body == Body::Whole && (reached == Reached::Nothing || method.is_safe())
+pub fn harmless(method: &Method, asked: &[String], reached: Reached) -> bool {
+    // RFC 9110 §9.2.2: a proxy must not repeat requests with methods that are not idempotent.
+    reached == Reached::Nothing || repeatable(method, asked)
 }
 
 /// At most a fifth of the requests, and a small floor so that a quiet service can be retried.
@@ -86,11 +81,13 @@ mod tests {
     /// G18: only what cannot do harm is sent again.
     #[test]
     fn unsafe_requests_are_sent_again_only_if_nothing_was_written() {
-        assert!(harmless(&Method::GET, Reached::Service, Body::Whole));
-        assert!(harmless(&Method::POST, Reached::Nothing, Body::Whole));
-        assert!(!harmless(&Method::POST, Reached::Service, Body::Whole));
-        assert!(!harmless(&Method::DELETE, Reached::Service, Body::Whole));
-        assert!(!harmless(&Method::GET, Reached::Nothing, Body::Spent));
+        assert!(harmless(&Method::GET, &[], Reached::Service));
+        assert!(harmless(&Method::POST, &[], Reached::Nothing));
+        assert!(!harmless(&Method::POST, &[], Reached::Service));
+        assert!(!harmless(&Method::DELETE, &[], Reached::Service));
+        let asked = ["DELETE".to_owned(), "POST".to_owned()];
+        assert!(harmless(&Method::DELETE, &asked, Reached::Service));
+        assert!(!harmless(&Method::POST, &asked, Reached::Service), "whoever asks");
     }
 
     proptest! {
