@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use common::tls::server::Server;
-use topology::gateway::{Route, Unplaced as _};
+use topology::gateway::{Experiment, Route, Unplaced as _};
 
 use crate::snapshot::Snapshot;
 
@@ -21,6 +21,8 @@ pub struct Change {
     pub changed: Vec<String>,
     /// Services of which it says something else: endpoints, weights, times.
     pub services: Vec<String>,
+    /// Experiments of which it says something else.
+    pub experiments: Vec<String>,
     /// Certificates that are shown from now on, by their first name.
     pub certificates: Vec<String>,
     /// Where it listens from now on, if elsewhere.
@@ -68,6 +70,10 @@ impl Change {
                 change.services.push(upstream.service.to_string());
             }
         }
+        let known: HashMap<&str, &Experiment> =
+            old.experiments.iter().map(|known| (known.name.as_str(), known)).collect();
+        let others = new.experiments.iter().filter(|e| known.get(e.name.as_str()) != Some(e));
+        change.experiments = others.map(|experiment| experiment.name.clone()).collect();
         let shown = |front: Option<&Server>| -> HashSet<Vec<u8>> {
             let all = front.into_iter().flat_map(Server::certificates);
             all.map(|loaded| loaded.leaf().to_vec()).collect()

@@ -110,12 +110,14 @@ impl Event for Http2Abused {
 
 impl Event for Reloaded<'_> {
     fn emit(&self, to: &Observer) {
-        let Change { added, removed, changed, services, certificates, listen, terms, waiting } =
+        let Change { added, removed, changed, services, experiments, certificates, .. } =
             self.change;
+        let Change { listen, terms, waiting, .. } = self.change;
         let (added, removed, changed) = (few(added), few(removed), few(changed));
         let (services, certificates) = (few(services), few(certificates));
+        let experiments = few(experiments);
         let instance = &*to.instance;
-        tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, %certificates, "reloaded");
+        tracing::event!(Level::INFO, instance, %added, %removed, %changed, %services, %experiments, %certificates, "reloaded");
         if let Some(listen) = listen {
             tracing::event!(Level::INFO, instance, %listen, "listens elsewhere; who is connected leaves");
         } else if *terms == Connected::Leave {

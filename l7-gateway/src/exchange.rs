@@ -159,6 +159,8 @@ pub struct Exchange {
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
+    /// Cookies that stage 6 hands the client.
+    pub cookies: Vec<HeaderValue>,
     /// Which stages ran, for how long, and which one halted.
     pub progress: Progress,
     /// What the access log will say.
@@ -420,6 +422,7 @@ impl Exchange {
             candidate: Candidate::Unmatched,
             origin: None,
             limit_headers: Vec::new(),
+            cookies: Vec::new(),
             progress: Progress::default(),
             record,
         }

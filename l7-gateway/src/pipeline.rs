@@ -131,7 +131,7 @@ impl Pipeline {
             authn: Authn::new(Arc::clone(&snapshot.keys)),
             authz: Authz,
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
-            route: Route::new(snapshot),
+            route: Route::new(snapshot, &observer.metrics),
             request_transform: RequestTransform,
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &before.dispatch)),
             response_transform: ResponseTransform::new(snapshot),

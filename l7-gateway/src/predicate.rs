@@ -36,7 +36,10 @@ pub fn holds(predicate: &Predicate, asked: &Asked<'_>) -> bool {
         Predicate::Cookie(name, wanted) => {
             cookie(asked.headers, name).is_some_and(|value| fits(wanted, value.as_bytes()))
         }
-        Predicate::AcceptVersion(version) => accepts(asked.headers, version),
+        Predicate::AcceptVersion(versions) => versions.iter().any(|version| match version {
+            Some(version) => accepts(asked.headers, |named| named == version),
+            None => !accepts(asked.headers, |_| true),
+        }),
         Predicate::Client(client) => kind(asked.headers) == *client,
     }
 }
@@ -56,21 +59,26 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     named.next().map(|(_, value)| value.trim().trim_matches('"'))
 }
 
-/// `application/json;version=2`, or a subtype with `v2` as a part of its own:
-/// `application/vnd.v2+json`, `application/vnd.api.v2+json` (RFC 6838 §3.2, §4.2.8).
-fn accepts(headers: &HeaderMap, version: &str) -> bool {
+/// Whether a version that is asked for is `wanted`: of `application/json;version=2`, or of a subtype
+/// with `v2` as a part of its own, `application/vnd.v2+json`, `application/vnd.api.v2+json` (RFC 6838
+/// §3.2, §4.2.8).
+fn accepts(headers: &HeaderMap, wanted: impl Fn(&str) -> bool) -> bool {
     let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|range| {
         let mut parts = range.split(';').map(str::trim);
         let subtype = parts.next().and_then(|media| media.split_once('/')).map(|(_, sub)| sub);
-        let part = |part: &str| part.strip_prefix(['v', 'V']).is_some_and(|it| it == version);
+        let part = |part: &str| {
+            let version = part.strip_prefix(['v', 'V']);
+            // `vnd` begins like a version.
+            version.is_some_and(|it| it.starts_with(|c: char| c.is_ascii_digit()) && wanted(it))
+        };
         let named = subtype.is_some_and(|subtype| {
             subtype.starts_with("vnd.") && subtype.split(['.', '+']).any(part)
         });
         let parameter = |pair: &str| {
             pair.split_once('=').is_some_and(|(key, value)| {
-                key.trim().eq_ignore_ascii_case("version")
-                    && value.trim().trim_matches('"') == version
+                let value = value.trim().trim_matches('"');
+                key.trim().eq_ignore_ascii_case("version") && !value.is_empty() && wanted(value)
             })
         };
         named || parts.any(parameter)
@@ -137,9 +145,22 @@ mod tests {
             ("*/*;version=", false),
         ] {
             let lines = headers(&[("accept", accept)]);
-            let predicate = Predicate::AcceptVersion("2".to_owned());
+            let predicate = Predicate::AcceptVersion(vec![Some("2".to_owned())]);
             assert_eq!(holds(&predicate, &asked(&lines, None)), two, "{accept}");
         }
+        // The declared default: asked for, or nothing asked for; not where another one is.
+        let default = Predicate::AcceptVersion(vec![Some("1".to_owned()), None]);
+        for (accept, taken) in [
+            ("application/json;version=1", true),
+            ("application/vnd.shop+json", true),
+            ("*/*;version=", true),
+            ("application/json;version=9", false),
+            ("application/vnd.v2+json", false),
+        ] {
+            let lines = headers(&[("accept", accept)]);
+            assert_eq!(holds(&default, &asked(&lines, None)), taken, "{accept}");
+        }
+        assert!(holds(&default, &asked(&headers(&[]), None)));
     }
 
     /// G11: phones say that they are.

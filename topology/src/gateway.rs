@@ -12,10 +12,11 @@ use ipnet::IpNet;
 
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
+pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::tls::{Certificate, Tls};
 use crate::units::{
-    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Percent,
-    Place, Rate, RouteName, Scope, SecretRef,
+    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place, Rate,
+    RouteName, Scope, SecretRef,
 };
 pub use crate::upstream::{
     Ejection, HashBy, Retry, RetryOn, RouteTimes, Times, Upstream, UpstreamBalance, UpstreamId,
@@ -46,6 +47,8 @@ pub struct Group {
     pub unmatched: Option<RoutePolicy>,
     /// Stage 6.
     pub routes: Vec<Route>,
+    /// Stage 6: the experiments that routes name.
+    pub experiments: Vec<Experiment>,
     /// Stage 8: where routes lead.
     pub upstreams: Vec<Upstream>,
     /// Stage 8: directories that routes lead to.
@@ -282,11 +285,13 @@ pub struct Route {
     /// Whether answers are kept; `None`: they are not.
     pub cache: Option<CachePolicy>,
     /// Parts of its requests that lead elsewhere; at most 100 % together.
-    pub split: Vec<SplitPart>,
+    pub split: Vec<Part>,
     /// Who stays on one side of the split.
     pub sticky: Sticky,
+    /// Experiments that its requests take part in.
+    pub experiments: Vec<ExperimentId>,
     /// Where copies of its safe requests go.
-    pub mirror: Option<SplitPart>,
+    pub mirror: Option<Mirror>,
     /// From the day after, it answers 410 (spec G14).
     pub sunset: Option<Day>,
     /// How long all attempts together may take until the answer's head, while the client is not
@@ -309,8 +314,8 @@ pub enum Predicate {
     Query(String, Expected),
     /// A cookie; of several with its name the first.
     Cookie(String, Expected),
-    /// A version that `Accept` asks for.
-    AcceptVersion(String),
+    /// A version that `Accept` asks for; any of these. `None`: it asks for none.
+    AcceptVersion(Vec<Option<String>>),
     /// What `User-Agent` says.
     Client(Client),
 }
@@ -331,26 +336,6 @@ pub enum Client {
     Mobile,
     /// Any other.
     Desktop,
-}
-
-/// A part of a route's requests (spec G12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SplitPart {
-    /// Where it leads.
-    pub to: UpstreamId,
-    /// How many of a hundred.
-    pub part: Percent,
-}
-
-/// Who stays on one side of a split.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Sticky {
-    /// The verified user; its address while nobody is verified.
-    User,
-    /// The client's address.
-    Address,
-    /// The value of this cookie; the address of who has none.
-    Cookie(String),
 }
 
 /// Stage 10: where access records go.

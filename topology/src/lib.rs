@@ -63,6 +63,7 @@ pub mod l4;
 pub mod model;
 pub mod pool;
 pub mod problem;
+pub mod split;
 pub mod tls;
 pub mod units;
 pub mod upstream;

@@ -38,6 +38,8 @@ pub struct Record {
     pub service: Option<ServiceName>,
     /// Its route, and where it is counted.
     pub route: Rc<RouteStats>,
+    /// Sides of a split and variants of experiments that it counts for.
+    pub variants: Vec<Rc<VariantStats>>,
     /// The client's body.
     pub body_in: Option<Rc<BodyProgress>>,
     /// Bytes of the answer's body.
@@ -66,6 +68,7 @@ impl Record {
             status: None,
             service: None,
             route: Rc::clone(&sink.unmatched),
+            variants: Vec::new(),
             body_in: None,
             bytes_out: 0,
             end: End::Aborted,
@@ -109,6 +112,36 @@ impl RouteStats {
         let counter = self.metrics.counter("aqueduct_http_requests_total", help, &labels);
         counter.increment(1);
         known.push((status, counter));
+    }
+}
+
+/// Counters of one side of a split, or of one variant of an experiment, on one worker.
+#[derive(Debug)]
+pub struct VariantStats {
+    requests: Counter,
+    errors: Counter,
+}
+
+impl VariantStats {
+    /// For names of the topology file: of a `route` or an `experiment`, and which side of it.
+    pub fn new(of: (&'static str, &str), variant: &str, metrics: &Metrics) -> Rc<Self> {
+        let (kind, name) = of;
+        let labels = [("kind", kind), ("name", name), ("variant", variant)];
+        let count =
+            |metric: &'static str, help: &'static str| metrics.counter(metric, help, &labels);
+        let requests = "Requests by side of a split or variant of an experiment";
+        let errors = "Those of them that were answered 5xx, or whose client had gone";
+        Rc::new(Self {
+            requests: count("aqueduct_http_variant_requests_total", requests),
+            errors: count("aqueduct_http_variant_errors_total", errors),
+        })
+    }
+
+    fn count(&self, status: StatusCode) {
+        self.requests.increment(1);
+        if status.is_server_error() || status == line::CLIENT_GONE {
+            self.errors.increment(1);
+        }
     }
 }
 
@@ -169,6 +202,7 @@ impl Sink {
         }
         record.route.count(status);
         record.route.seconds.record(elapsed);
+        record.variants.iter().for_each(|variant| variant.count(status));
         sink.added.record(x.progress.added());
         if let Some(counter) = x.progress.halted().and_then(|s| sink.halts.get(s as usize - 1)) {
             counter.increment(1);

@@ -25,6 +25,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         cache: None,
         split: Vec::new(),
         sticky: Sticky::User,
+        experiments: Vec::new(),
         mirror: None,
         sunset: None,
         timeout: Duration::from_secs(15),

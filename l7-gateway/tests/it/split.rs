@@ -120,3 +120,96 @@ async fn mirrors_get_copies_of_safe_requests() {
     })
     .await;
 }
+
+/// The whole answer for a client.
+async fn answer(rig: &Rig, client: u32, lines: &str) -> String {
+    let from = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + client), 4000));
+    let (mut stream, _task) = rig.connect_from(from);
+    let request = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n");
+    stream.write_all(request.as_bytes()).await.expect("taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an end");
+    answer
+}
+
+/// G12: who is chosen for the canary is handed its cookie, and nobody else; who bears it is in, who bears
+/// it with another value is out, and neither is handed one; requests are counted by side.
+#[tokio::test]
+async fn canaries_are_handed_out() {
+    local(async {
+        let fakes =
+            [Fake::new(Act::Answer("stable")).await, Fake::new(Act::Answer("canary")).await];
+        let text = format!(
+            "  stable: {{ endpoints: [{}] }}\n  canary: {{ endpoints: [{}] }}",
+            fakes[0].address, fakes[1].address
+        );
+        let rig = Rig::new(&topology(
+            &text,
+            "    routes:\n      - path: /*\n        to: stable\n        \
+             split: [{ to: canary, part: 30%, cookie: canary=true, cookie-age: 1d }]",
+        ));
+        let handed = "set-cookie: canary=true; Path=/; Max-Age=86400; HttpOnly; SameSite=Lax\r\n";
+        let mut canaries = 0;
+        for client in 0..40 {
+            let first = answer(&rig, client, "").await;
+            let canary = first.ends_with("canary");
+            assert_eq!(first.contains(handed), canary, "{first}");
+            assert_eq!(first.contains("set-cookie"), canary, "{first}");
+            canaries += u32::from(canary);
+            let bearer = answer(&rig, client, "Cookie: a=b; canary=true\r\n").await;
+            assert!(bearer.ends_with("canary") && !bearer.contains("set-cookie"), "{bearer}");
+            let out = answer(&rig, client, "Cookie: canary=false\r\n").await;
+            assert!(out.ends_with("stable") && !out.contains("set-cookie"), "{out}");
+        }
+        assert!((2..=25).contains(&canaries), "{canaries} of 40");
+        let text = rig.observer.metrics.render();
+        let counted = format!(
+            "aqueduct_http_variant_requests_total{{kind=\"route\",name=\"/*\",variant=\"canary\"}} {}",
+            canaries + 40
+        );
+        assert!(text.contains(&counted), "{counted} in {text}");
+    })
+    .await;
+}
+
+/// G12: services learn the variants of a request, whatever the client says; a cookie keeps them; requests
+/// and errors are counted by variant, and no cookie keeps anybody where it fails.
+#[tokio::test]
+async fn experiments_reach_services() {
+    local(async {
+        let fake = Fake::new(Act::Answer("hello")).await;
+        let broken =
+            Fake::new(Act::Keep("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")).await;
+        let rig = Rig::new(&topology(
+            &format!(
+                "  main: {{ endpoints: [{}] }}\n  broken: {{ endpoints: [{}] }}",
+                fake.address, broken.address
+            ),
+            "    experiments:
+      color: { variants: { green: 100%, blue: 0% }, cookie: exp-color }
+      small: { variants: { a: 0% }, by: address }
+    routes:
+      - { path: /*, to: main, experiments: [color, small] }
+      - { path: /*, headers: { x-broken: \"1\" }, to: broken, experiments: [color] }",
+        ));
+        let spoofed = "X-Experiment-Color: evil\r\nX-Experiment-Small: a\r\nx-experiment_color: evil\r\n";
+        let first = answer(&rig, 1, spoofed).await;
+        assert!(first.contains("set-cookie: exp-color=green; Path=/; Max-Age=2592000;"), "{first}");
+        let seen = fake.seen.last();
+        assert_eq!(seen.matches("experiment").count(), 1, "{seen}");
+        assert!(seen.contains("x-experiment-color: green\r\n"), "{seen}");
+        let again = answer(&rig, 1, "Cookie: exp-color=blue\r\n").await;
+        assert!(!again.contains("set-cookie"), "{again}");
+        assert!(fake.seen.last().contains("x-experiment-color: blue\r\n"));
+        let failed = answer(&rig, 1, "X-Broken: 1\r\n").await;
+        assert!(failed.starts_with("HTTP/1.1 500") && !failed.contains("set-cookie"), "{failed}");
+        let text = rig.observer.metrics.render();
+        for (metric, variant, count) in [("requests", "green", 2), ("errors", "green", 1), ("requests", "blue", 1)] {
+            let counted = format!(
+                "aqueduct_http_variant_{metric}_total{{kind=\"experiment\",name=\"color\",variant=\"{variant}\"}} {count}"
+            );
+            assert!(text.contains(&counted), "{counted} in {text}");
+        }
+    })
+    .await;
+}

@@ -11,12 +11,12 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
-    CacheChoice, CacheStore, FilesChoice, Findings, Flag, FromTree, Named, OneOrMany, Spot, Text,
-    Typed, Upstream,
+    CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror, Named,
+    OneOrMany, SplitPart, Spot, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
-use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Size, Time};
+use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
 
 section! {
     /// Gateways that serve the same routes under the same policy.
@@ -43,6 +43,8 @@ section! {
         may "unmatched" unmatched: Defaults,
         /// Which requests go where.
         must "routes" routes: Vec<Route>,
+        /// Users divided among variants, by name. Default: none.
+        may "experiments" experiments: Named<Experiment>,
         /// How a service that routes lead to is called, by what `to:` says. Default: see each.
         may "upstreams" upstreams: Named<Upstream>,
         /// How much memory the answers may take that routes with `cache` keep. Default: see each.
@@ -208,8 +210,9 @@ section! {
         /// Cookies that it must have, by name: a value, or `*` for any. Default: none.
         may "cookies" cookies: Named<Typed<Text>>,
         /// The version that `Accept` must ask for: `application/json;version=2` or
-        /// `application/vnd.v2+json`. Default: any, or none.
-        may "accept-version" accept_version: Typed<Text>,
+        /// `application/vnd.v2+json`; `none`: it must ask for none. One or a list: `[1, none]` makes 1
+        /// the default. Default: whatever it asks for.
+        may "accept-version" accept_version: OneOrMany<Typed<Text>>,
         /// What `User-Agent` says it is: `mobile` or `desktop`. Default: any.
         may "client" client: Typed<Client>,
         /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one. Exactly one of
@@ -224,10 +227,12 @@ section! {
         may "split" split: Vec<SplitPart>,
         /// Where copies of its safe requests (GET, HEAD, OPTIONS without a body) go; nobody waits for
         /// their answers. Default: nowhere.
-        may "mirror" mirror: SplitPart,
+        may "mirror" mirror: Mirror,
         /// Who is always led to the same side of a split: each `user` (its address while nobody is
         /// verified), each `address`, or each value of the cookie `cookie:NAME`. Default: `user`.
         may "sticky" sticky: Typed<Text>,
+        /// Experiments that its requests take part in. Default: none.
+        may "experiments" experiments: Vec<Typed<Text>>,
         /// Who may call: `none`, an issuer, or a list of issuers. Default: as `defaults` say.
         may "auth" auth: OneOrMany<Typed<Text>>,
         /// Scopes that a token must all have. Default: as `defaults` say.
@@ -255,16 +260,6 @@ section! {
         may "total-timeout" total_timeout: Typed<Time>,
         /// Headers set on every answer, by name. Default: none.
         may "response-headers" response_headers: Named<Typed<Text>>,
-    }
-}
-
-section! {
-    /// A part of a route's requests that leads elsewhere.
-    SplitPart {
-        /// Where: a service, or GROUP/LISTENER of the balancers in front of one.
-        must "to" to: Typed<Text>,
-        /// How many of a hundred. Who is in stays in when it grows.
-        must "part" part: Typed<Percent>,
     }
 }
 

@@ -14,6 +14,7 @@ mod read;
 mod scalar;
 mod schema;
 mod service;
+mod split;
 mod upstream;
 
 pub(crate) use cache::*;
@@ -27,4 +28,5 @@ pub(crate) use read::{
 pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;
+pub(crate) use split::*;
 pub(crate) use upstream::*;

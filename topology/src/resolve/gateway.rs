@@ -7,14 +7,15 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Expected, Files, Front, Group, Instance, LimitStore, Predicate, Route, RouteTimes,
-    SplitPart, Sticky, WhenAway,
+    AccessLog, Expected, Files, Front, Group, Instance, LimitStore, Mirror, Predicate, Route,
+    RouteTimes, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
+use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::Upstreams;
 use crate::resolve::{bound, cache, count, drain, files, filled, or, positive};
@@ -35,12 +36,15 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
     let mut upstreams = Upstreams::new(raw.upstreams);
     let mut files = Vec::new();
+    let mut experiments = Experiments::new(raw.experiments, out);
     let routes = raw.routes.unwrap_or_default();
     let mut routes: Vec<(Route, Spot)> = routes
         .into_iter()
-        .filter_map(|route| {
+        .filter_map(|mut route| {
+            let named = experiments.ids(route.experiments.take(), out);
             let way = (&mut upstreams, &mut files);
-            self::route(route, defaults.as_ref(), &mut policies, way, names, out)
+            let found = self::route(route, defaults.as_ref(), &mut policies, way, names, out);
+            found.map(|(route, spot)| (Route { experiments: named, ..route }, spot))
         })
         .collect();
     distinct(&mut routes, out);
@@ -58,6 +62,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         limits,
         limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
         unmatched,
+        experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: upstreams.finish(),
         files,
@@ -208,10 +213,13 @@ fn route(
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| {
         let to = upstreams.lead(&mirror.to?, names, out)?;
-        Some(SplitPart { to, part: mirror.part?.value })
+        Some(Mirror { to, part: mirror.part?.value })
     });
     let when = predicates(&raw.headers, &raw.query, &raw.cookies)
-        .chain(raw.accept_version.map(|typed| Predicate::AcceptVersion(typed.value.0)))
+        .chain(raw.accept_version.map(|versions| {
+            let version = |typed: Typed<Text>| Some(typed.value.0).filter(|text| text != "none");
+            Predicate::AcceptVersion(versions.0.into_iter().map(version).collect())
+        }))
         .chain(raw.client.map(|typed| Predicate::Client(typed.value)))
         .collect();
     let timeout = positive(raw.timeout, Duration::from_secs(15), out);
@@ -237,6 +245,7 @@ fn route(
         cache: cache::policy(raw.cache, out),
         split,
         sticky,
+        experiments: Vec::new(),
         mirror,
         sunset: raw.sunset.map(|typed| typed.value),
         timeout,
@@ -265,44 +274,6 @@ fn predicates(
     let headers = all(headers).map(|(name, v)| Predicate::Header(name.to_ascii_lowercase(), v));
     let query = all(query).map(|(name, value)| Predicate::Query(name, value));
     headers.chain(query).chain(all(cookies).map(|(name, value)| Predicate::Cookie(name, value)))
-}
-
-fn split(
-    raw: Vec<raw::SplitPart>,
-    upstreams: &mut Upstreams,
-    names: &Names,
-    out: &mut Findings,
-) -> Vec<SplitPart> {
-    let mut all = Vec::new();
-    let mut sum = 0;
-    for share in raw {
-        let (Some(to), Some(part)) = (share.to, share.part) else { continue };
-        sum += u32::from(part.value.0);
-        if sum > 100 {
-            out.error(&part.spot, format!("the parts of this route are {sum} % together"))
-                .allowed("at most 100%; what is left goes where `to` says");
-        }
-        if let Some(to) = upstreams.lead(&to, names, out) {
-            all.push(SplitPart { to, part: part.value });
-        }
-    }
-    all
-}
-
-fn sticky(raw: Option<&Typed<Text>>, out: &mut Findings) -> Sticky {
-    let Some(typed) = raw else { return Sticky::User };
-    match typed.value.0.as_str() {
-        "user" => Sticky::User,
-        "address" => Sticky::Address,
-        text => match text.strip_prefix("cookie:").filter(|name| policy::token(name)) {
-            Some(name) => Sticky::Cookie(name.to_owned()),
-            None => {
-                out.error(&typed.spot, format!("`{text}` says nothing of who stays"))
-                    .allowed("user, address or cookie:NAME");
-                Sticky::User
-            }
-        },
-    }
 }
 
 /// Headers that a route sets; not those that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
@@ -375,7 +346,11 @@ fn longer(route: &Route) -> RouteName {
         Predicate::Header(name, value) => format!("{name}:{}", wanted(value)),
         Predicate::Query(name, value) => format!("?{name}={}", wanted(value)),
         Predicate::Cookie(name, value) => format!("{name}={}", wanted(value)),
-        Predicate::AcceptVersion(version) => format!("version {version}"),
+        Predicate::AcceptVersion(versions) => {
+            let words: Vec<_> =
+                versions.iter().map(|version| version.as_deref().unwrap_or("none")).collect();
+            format!("version {}", words.join(","))
+        }
         Predicate::Client(client) => format!("{client:?}").to_lowercase(),
     });
     let mut words = vec![route.methods.join(","), hosts.join(","), route.path.to_string()];

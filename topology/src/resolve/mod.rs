@@ -14,6 +14,7 @@ mod names;
 mod policy;
 mod pool;
 mod service;
+mod split;
 mod tls;
 mod upstream;
 mod wiring;

@@ -50,7 +50,11 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
             continue;
         }
         let routes = group.value.routes.iter().flatten();
-        let to = routes.filter_map(|route| text(route.to.as_ref()));
+        let to = routes.flat_map(|route| {
+            let parts = route.split.iter().flatten().map(|part| part.to.as_ref());
+            let mirror = route.mirror.iter().map(|mirror| mirror.to.as_ref());
+            std::iter::once(route.to.as_ref()).chain(parts).chain(mirror).filter_map(text)
+        });
         all.entry(group.name.clone()).or_default().extend(to.map(|(to, at)| Edge { to, at }));
     }
     all

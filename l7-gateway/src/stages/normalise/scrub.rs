@@ -24,7 +24,8 @@ const OURS: [&str; 10] = [
 ];
 
 /// Whole families that a service may believe, folded.
-const OUR_FAMILIES: [&str; 4] = ["x-forwarded-", "x-consumer-", "x-user-", "x-aqueduct-"];
+const OUR_FAMILIES: [&str; 5] =
+    ["x-forwarded-", "x-consumer-", "x-user-", "x-aqueduct-", "x-experiment-"];
 
 /// Headers that make some frameworks see another path or method than was judged here.
 const OVERRIDES: [&str; 6] = [

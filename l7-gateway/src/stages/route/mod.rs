@@ -3,22 +3,30 @@
 //!
 //! Invariant: a route whose sunset has passed is never taken.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use common::balance::HashKey;
-use http::HeaderValue;
+use common::observe::Metrics;
+use http::{HeaderValue, header};
 use thiserror::Error;
-use topology::gateway::{RouteTo, Sticky};
+use topology::gateway::{ExperimentId, RouteTo};
 use topology::units::{Day, ServiceName};
 
+use self::experiment::Trial;
+use self::split::{Split, Subject};
 use crate::access_log::line::civil;
-use crate::exchange::{Admitted, Candidate, Exchange, Identity, RouteId, Routed, Stage};
+use crate::exchange::{
+    Admitted, Candidate, Exchange, Identity, ResponseHead, RouteId, Routed, Stage,
+};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
-use crate::predicate::{self, Asked};
+use crate::predicate::Asked;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+
+pub mod experiment;
+pub mod split;
 
 /// Why there is no route.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -42,16 +50,71 @@ pub enum RouteError {
 pub struct Route {
     snapshot: Arc<Snapshot>,
     services: Vec<ServiceName>,
+    /// Routes whose requests are divided.
+    splits: HashMap<RouteId, Split>,
+    experiments: Vec<Trial>,
+}
+
+/// What is decided of a request.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    route: RouteId,
+    to: RouteTo,
+    /// The part of the split, if it is in one.
+    part: Option<usize>,
+    /// The part's cookie is handed out.
+    handed: bool,
+    /// Experiments with the variant and whether its cookie is handed out.
+    variants: Vec<(ExperimentId, usize, bool)>,
 }
 
 impl Route {
     /// For one worker, with service names in its own memory.
-    pub fn new(snapshot: &Arc<Snapshot>) -> Self {
+    pub fn new(snapshot: &Arc<Snapshot>, metrics: &Metrics) -> Self {
         let group = &snapshot.group;
         let service =
             |upstream: &topology::gateway::Upstream| ServiceName::new(upstream.service.as_str());
-        let services = group.upstreams.iter().map(service).collect();
-        Self { snapshot: Arc::clone(snapshot), services }
+        let services: Vec<ServiceName> = group.upstreams.iter().map(service).collect();
+        let divided = group.routes.iter().enumerate().filter(|(_, route)| !route.split.is_empty());
+        let splits = divided
+            .map(|(index, route)| (RouteId(index), Split::new(route, &services, metrics)))
+            .collect();
+        let experiments = group.experiments.iter().map(|e| Trial::new(e, metrics)).collect();
+        Self { snapshot: Arc::clone(snapshot), services, splits, experiments }
+    }
+
+    /// Which side of its split a request is on, and its variants.
+    fn choose(
+        &self,
+        route: RouteId,
+        model: &topology::gateway::Route,
+        who: &Subject<'_>,
+        trace: &mut impl Trace,
+    ) -> Chosen {
+        let mut chosen =
+            Chosen { route, to: model.to, part: None, handed: false, variants: Vec::new() };
+        if let Some(split) = self.splits.get(&route)
+            && let Some((part, handed)) = split.part(model, who)
+            && let Some(taken) = model.split.get(part)
+        {
+            (chosen.to, chosen.part, chosen.handed) =
+                (RouteTo::Service(taken.to), Some(part), handed);
+            trace.note(Stage::Route, || {
+                let name = self.services.get(taken.to.0).map_or("", ServiceName::as_str);
+                let why = if handed || taken.cookie.is_none() { "ticket" } else { "cookie" };
+                format!("by its {why} it is in the {} of {name}", taken.part)
+            });
+        }
+        for id in &model.experiments {
+            let Some(trial) = self.experiments.get(id.0) else { continue };
+            if let Some((variant, handed)) = trial.variant(who) {
+                chosen.variants.push((*id, variant, handed));
+                trace.note(Stage::Route, || {
+                    format!("in {} it has {}", trial.name(), trial.variant_name(variant))
+                });
+            }
+        }
+        chosen
     }
 }
 
@@ -59,7 +122,7 @@ impl Filter for Route {
     const STAGE: Stage = Stage::Route;
     type In = Admitted;
     type Out = Routed;
-    type Plan = Result<RouteId, RouteError>;
+    type Plan = Result<Chosen, RouteError>;
 
     fn plan(&self, x: &Exchange, input: &Admitted, trace: &mut impl Trace) -> Self::Plan {
         let id = match x.candidate {
@@ -80,45 +143,46 @@ impl Filter for Route {
         };
         let route = self.snapshot.group.routes.get(id.0).ok_or(RouteError::NoRoute)?;
         trace.note(Stage::Route, || format!("route {} is taken", route.name));
-        match route.sunset {
-            Some(last) if day_of(x.wall) > last => Err(RouteError::Sunset),
-            _ => Ok(id),
+        if route.sunset.is_some_and(|last| day_of(x.wall) > last) {
+            return Err(RouteError::Sunset);
         }
+        let who = Subject {
+            user: input.grant.caller().identity().map(Identity::user_header),
+            address: x.peer.address(),
+            headers: &input.request.headers,
+        };
+        Ok(self.choose(id, route, &who, trace))
     }
 
-    async fn request(&self, x: &mut Exchange, input: Admitted) -> Result<Routed, Halt> {
-        let route = self.plan(x, &input, &mut Silent)?;
-        let model = self.snapshot.group.routes.get(route.0).ok_or(RouteError::NoRoute)?;
-        let to = side(model, x, &input);
-        x.record.service = to.service().and_then(|id| self.services.get(id.0).cloned());
+    async fn request(&self, x: &mut Exchange, mut input: Admitted) -> Result<Routed, Halt> {
+        let chosen = self.plan(x, &input, &mut Silent)?;
+        x.record.service = chosen.to.service().and_then(|id| self.services.get(id.0).cloned());
+        let secure = x.peer.scheme() == "https";
+        if let Some(split) = self.splits.get(&chosen.route) {
+            x.record.variants.extend(split.stats(chosen.part).cloned());
+            let cookie = split.cookie(chosen.part.filter(|_| chosen.handed), secure);
+            x.cookies.extend(cookie.cloned());
+        }
+        for (id, variant, handed) in &chosen.variants {
+            let Some(trial) = self.experiments.get(id.0) else { continue };
+            x.record.variants.extend(trial.stats(*variant).cloned());
+            if let Some((name, value)) = trial.header(*variant) {
+                input.request.headers.insert(name, value.clone());
+            }
+            x.cookies.extend(trial.cookie(*variant, secure).filter(|_| *handed).cloned());
+        }
+        let Chosen { route, to, .. } = chosen;
         Ok(Routed { request: input.request, grant: input.grant, route, to })
     }
-}
 
-/// Which side of its split a request is on. Of ten thousand tickets everybody holds one, by a hash
-/// that no change of the parts moves; each share has the lowest that are left.
-fn side(route: &topology::gateway::Route, x: &Exchange, input: &Admitted) -> RouteTo {
-    if route.split.is_empty() {
-        return route.to;
-    }
-    let key = HashKey::from_names([route.name.as_str()]);
-    let address = || key.client(x.peer.address());
-    let hash = match &route.sticky {
-        Sticky::Address => address(),
-        Sticky::User => {
-            let user = input.grant.caller().identity().map(Identity::user_header);
-            user.map_or_else(address, |user| key.hash(user.as_bytes()))
+    fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        // Nobody is to stay where it fails.
+        if !head.status.is_server_error() {
+            for cookie in &x.cookies {
+                head.headers.append(header::SET_COOKIE, cookie.clone());
+            }
         }
-        Sticky::Cookie(name) => predicate::cookie(&input.request.headers, name)
-            .map_or_else(address, |value| key.hash(value.as_bytes())),
-    };
-    let ticket = hash % 10_000;
-    let mut sum = 0;
-    let share = route.split.iter().find(|share| {
-        sum += u64::from(share.part.0) * 100;
-        ticket < sum
-    });
-    share.map_or(route.to, |share| RouteTo::Service(share.to))
+    }
 }
 
 /// The UTC day of a moment.
