@@ -199,7 +199,12 @@ impl Line {
 
     /// One request from its head to the answer to send. Dropping the future (the client has gone)
     /// abandons it; its record is written.
-    pub async fn exchange(&self, head: Parts, body: BodySource, fault: Option<Fault>) -> Emitted {
+    pub async fn exchange(
+        &self,
+        head: Box<Parts>,
+        body: BodySource,
+        fault: Option<Fault>,
+    ) -> Emitted {
         let site = self.worker.site();
         let front = &site.snapshot.group.front;
         let limits = BodyLimits { bytes: front.max_body_bytes, idle: front.body_idle_timeout };

@@ -185,8 +185,9 @@ impl Progress {
         self.ran |= 1 << stage as u16;
     }
 
-    /// Notes that a stage's request side begins.
+    /// Notes that a stage's request side begins, where that of the one before it ends.
     pub fn begin(&mut self, stage: Stage, now: Instant) {
+        self.finish(now);
         self.enter(stage);
         self.current = Some((stage, now));
     }
@@ -273,7 +274,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Received {
     /// Line and headers.
-    pub head: http::request::Parts,
+    pub head: Box<http::request::Parts>,
     /// The body, streamed.
     pub body: RequestBody,
     /// What the engine found wrong with the framing; then head and body are empty stand-ins.
@@ -283,8 +284,8 @@ pub struct Received {
 /// Stage 2 → 3.
 #[derive(Debug)]
 pub struct Normalised {
-    /// The request.
-    pub request: Request,
+    /// The request; boxed, for every stage hands it on.
+    pub request: Box<Request>,
     /// What its route, or the group's default, asks of it.
     pub policy: Rc<RoutePolicy>,
 }
@@ -311,8 +312,8 @@ impl Caller {
 /// Stage 3 → 4.
 #[derive(Debug)]
 pub struct Identified {
-    /// The request.
-    pub request: Request,
+    /// The request; boxed, for every stage hands it on.
+    pub request: Box<Request>,
     /// Its policy.
     pub policy: Rc<RoutePolicy>,
     /// Its caller.
@@ -322,8 +323,8 @@ pub struct Identified {
 /// Stage 4 → 5.
 #[derive(Debug)]
 pub struct Granted {
-    /// The request.
-    pub request: Request,
+    /// The request; boxed, for every stage hands it on.
+    pub request: Box<Request>,
     /// Its policy.
     pub policy: Rc<RoutePolicy>,
     /// Proof that the caller may ask this.
@@ -333,8 +334,8 @@ pub struct Granted {
 /// Stage 5 → 6.
 #[derive(Debug)]
 pub struct Admitted {
-    /// The request.
-    pub request: Request,
+    /// The request; boxed, for every stage hands it on.
+    pub request: Box<Request>,
     /// Proof that the caller may ask this.
     pub grant: Grant,
 }
@@ -342,8 +343,8 @@ pub struct Admitted {
 /// Stage 6 → 7.
 #[derive(Debug)]
 pub struct Routed {
-    /// The request.
-    pub request: Request,
+    /// The request; boxed, for every stage hands it on.
+    pub request: Box<Request>,
     /// Proof that the caller may ask this.
     pub grant: Grant,
     /// The route.

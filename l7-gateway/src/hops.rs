@@ -5,34 +5,32 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 
-/// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions.
+/// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions. Looks before it
+/// removes: most messages have little or nothing of it.
 pub fn hop_by_hop(headers: &mut HeaderMap) {
+    let mut found: Vec<HeaderName> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
     if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+        let values = headers.get_all(header::CONNECTION).iter();
+        let names = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
+        // The options that name no field beside those that go anyway.
+        let plain = ["close", "keep-alive", "upgrade"];
+        let names = names.map(str::trim).filter(|name| !plain.contains(name));
+        found.extend(names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()));
         headers.remove(header::CONNECTION);
     }
-    for name in HOP_BY_HOP {
+    for name in found {
         headers.remove(name);
     }
 }
 
-const HOP_BY_HOP: [HeaderName; 9] = [
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+fn is_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+            | header::TE
+            | header::TRAILER
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+    ) || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
+}

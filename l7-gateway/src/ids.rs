@@ -105,12 +105,12 @@ impl fmt::Debug for TraceParent {
     }
 }
 
-/// 32 lower-case digits.
-fn hex(mut number: u128) -> [u8; 32] {
+/// 32 lower-case digits; without a table, so that the compiler does many at once.
+fn hex(number: u128) -> [u8; 32] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
     let mut out = [0; 32];
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
     }
     out
 }

@@ -80,7 +80,6 @@ pub trait Filter {
         async move {
             x.progress.begin(Self::STAGE, Instant::now());
             let outcome = self.request(x, input).await;
-            x.progress.finish(Instant::now());
             if outcome.is_err() {
                 x.progress.halt(Self::STAGE);
             }

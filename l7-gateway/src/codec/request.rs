@@ -16,8 +16,8 @@ use super::{BodyLength, Fault, Fields, Persistence, SLOTS, Version, fields};
 /// A head that was read.
 #[derive(Debug)]
 pub struct Head {
-    /// Line and fields.
-    pub parts: Parts,
+    /// Line and fields; boxed, for they are handed on more than once.
+    pub parts: Box<Parts>,
     /// What follows.
     pub body: BodyLength,
     /// Whether bytes behind it may be of another protocol.
@@ -74,10 +74,10 @@ pub fn parse(head: &Bytes, limits: HeadLimits) -> Result<Head, Fault> {
         Version::Http10 => http::Version::HTTP_10,
         Version::Http11 => http::Version::HTTP_11,
     };
-    framed(parts, &known, version)
+    framed(Box::new(parts), &known, version)
 }
 
-fn framed(parts: Parts, known: &Fields, version: Version) -> Result<Head, Fault> {
+fn framed(parts: Box<Parts>, known: &Fields, version: Version) -> Result<Head, Fault> {
     if known.hosts != 1 {
         return Err(Fault::Host);
     }

@@ -166,7 +166,7 @@ impl Service<Request<Incoming>> for Exchanges {
         let line = Rc::clone(&self.line);
         let (head, body) = request.into_parts();
         Box::pin(async move {
-            match line.exchange(head, body.into(), None).await {
+            match line.exchange(Box::new(head), body.into(), None).await {
                 Emitted::Answer(mut response) => {
                     // RFC 9113 §8.2.2: no connection-specific fields in HTTP/2.
                     response.headers_mut().remove(http::header::CONNECTION);

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use http::{Method, Response};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use crate::access_log::End;
 use crate::body::{AnswerBody, BodyFault, Tunnel};
@@ -32,6 +33,7 @@ pub struct Emit;
 impl Emit {
     /// Hands the answer over.
     pub fn finish(&self, mut x: Box<Exchange>, answer: Transformed) -> Emitted {
+        x.progress.finish(Instant::now());
         x.progress.enter(Stage::Emit);
         let Transformed(Answered { head, body, by }) = answer;
         if by == AnsweredBy::Nobody {

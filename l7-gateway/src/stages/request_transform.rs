@@ -52,6 +52,7 @@ impl Filter for RequestTransform {
     async fn request(&self, x: &mut Exchange, input: Routed) -> Result<Prepared, Halt> {
         let token = self.plan(x, &input, &mut Silent);
         let Routed { request, grant, route, to } = input;
+        let request = *request;
         let mut headers = request.headers;
         if token == Token::Stripped {
             headers.remove(header::AUTHORIZATION);

@@ -62,8 +62,10 @@ impl Filter for ResponseTransform {
         if input.by == AnsweredBy::Service {
             hop_by_hop(headers);
         }
-        for name in INTERNAL {
-            headers.remove(name);
+        if headers.keys().any(|name| INTERNAL.contains(name)) {
+            for name in INTERNAL {
+                headers.remove(name);
+            }
         }
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
             headers.insert(name, value.clone());

@@ -127,7 +127,7 @@ async fn a_plan_is_made_without_any_socket() {
             .uri("//open/%41")
             .header("host", "Api.Example:1");
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        let received = Received { head, body: RequestBody::empty(), fault: None };
+        let received = Received { head: Box::new(head), body: RequestBody::empty(), fault: None };
         let mut trace = Recording::default();
         let form = site.pipeline.normalise.plan(&x, &received, &mut trace).expect("a form");
         assert_eq!((&*form.target.host, &*form.target.path), ("api.example", "/open/A"));

@@ -167,8 +167,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Connection<IO> {
 }
 
 /// Stands for a head that was refused.
-fn refused() -> http::request::Parts {
+fn refused() -> Box<http::request::Parts> {
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.version = Version::HTTP_11;
-    parts
+    Box::new(parts)
 }

@@ -215,14 +215,15 @@ impl Filter for Normalise {
             }
         }
         let upgrade = upgrade(&input);
-        let mut headers = input.head.headers;
+        let Received { head, body, .. } = input;
+        let mut headers = head.headers;
         scrub::scrub(&mut headers)?;
         address::charge(&self.limiter, x, &form.policy).await?;
         if form.preflight == Preflight::Yes {
             return Err(self.preflight(form.candidate));
         }
-        let (method, target) = (input.head.method, form.target);
-        let request = Request { method, target, headers, body: input.body, upgrade };
+        let (method, target) = (head.method, form.target);
+        let request = Box::new(Request { method, target, headers, body, upgrade });
         Ok(Normalised { request, policy: form.policy })
     }
 
