@@ -162,6 +162,8 @@ pub struct RequestBody {
     source: Option<BodySource>,
     /// Taken from the source before, and given back.
     returned: VecDeque<Bytes>,
+    /// Of a stream of messages: as much and as slowly as its ends like.
+    streams: bool,
     limits: BodyLimits,
     progress: Rc<BodyProgress>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -208,7 +210,17 @@ impl RequestBody {
         progress.ended.set(source.is_none());
         let returned = VecDeque::new();
         let tape = None;
-        Self { source, returned, limits, progress, timer: None, waiting: None, waited, tape }
+        Self {
+            source,
+            returned,
+            streams: false,
+            limits,
+            progress,
+            timer: None,
+            waiting: None,
+            waited,
+            tape,
+        }
     }
 
     /// What it has done so far.
@@ -230,6 +242,13 @@ impl RequestBody {
         progress.started.set(false);
         progress.ended.set(frames.is_empty() && self.source.is_none());
         self.returned = frames.into();
+    }
+
+    /// It is a stream of messages: no bound to its size or its pace, but nobody holds it in silence for
+    /// longer than `idle`.
+    pub fn stream(&mut self, idle: Duration) {
+        self.limits = BodyLimits { bytes: u64::MAX, idle };
+        self.streams = true;
     }
 
     /// The limits it is read under.
@@ -279,7 +298,7 @@ impl RequestBody {
         if let Some(since) = self.waiting.take() {
             self.waited += since.elapsed();
         }
-        self.waited > self.limits.idle && total < self.waited.as_secs() * SLOWEST
+        !self.streams && self.waited > self.limits.idle && total < self.waited.as_secs() * SLOWEST
     }
 }
 

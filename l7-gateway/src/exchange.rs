@@ -156,6 +156,8 @@ pub struct Exchange {
     pub candidate: Candidate,
     /// `Origin` of a cross-origin request, for the CORS response side.
     pub origin: Option<HeaderValue>,
+    /// The request is a gRPC call: answers of ours are told in its way.
+    pub grpc: bool,
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
@@ -422,6 +424,7 @@ impl Exchange {
             trace: ids.1,
             candidate: Candidate::Unmatched,
             origin: None,
+            grpc: false,
             limit_headers: Vec::new(),
             cookies: Vec::new(),
             progress: Progress::default(),

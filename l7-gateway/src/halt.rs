@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use crate::body::{AnswerBody, BodyFault};
 use crate::codec::Fault;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
+use crate::grpc;
 use crate::stages::authn::AuthnError;
 use crate::stages::authz::AuthzError;
 use crate::stages::dispatch::DispatchError;
@@ -277,6 +278,43 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// The same to a gRPC client: an answer of trailers alone, which no client takes for a message.
+    fn for_call(self) -> Answered {
+        let row = self.kind.row();
+        let mut headers = grpc::end(code_for_calls(row.status), row.title);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.extend(self.headers);
+        let head = ResponseHead { status: StatusCode::OK, headers };
+        Answered { head, body: AnswerBody::Empty, by: AnsweredBy::Gateway }
+    }
+}
+
+/// The gRPC code of a status (gRPC's "HTTP to gRPC Status Code Mapping"). What was too slow is told as
+/// such: clients may repeat a call that is `UNAVAILABLE`, and this one may have had an effect.
+fn code_for_calls(status: StatusCode) -> u8 {
+    match status {
+        StatusCode::BAD_REQUEST => 13,
+        StatusCode::UNAUTHORIZED => 16,
+        StatusCode::FORBIDDEN => 7,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => 12,
+        StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => 4,
+        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => 8,
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE => grpc::UNAVAILABLE,
+        _ => 2,
+    }
+}
+
+/// The end of a gRPC call whose answer breaks off.
+pub fn broken_call(fault: BodyFault) -> HeaderMap {
+    match fault {
+        BodyFault::Idle => grpc::end(4, "The service took too long"),
+        _ => grpc::end(grpc::UNAVAILABLE, "The service broke off"),
+    }
+}
+
 impl From<Reply> for Halt {
     fn from(reply: Reply) -> Self {
         Self::Reply(reply)
@@ -321,6 +359,7 @@ impl Answered {
                 body: AnswerBody::Empty,
                 by: AnsweredBy::Nobody,
             },
+            Halt::Reply(reply) if x.grpc => reply.for_call(),
             Halt::Reply(reply) => {
                 let mut headers = HeaderMap::new();
                 let body = if reply.kind == Kind::Preflight {

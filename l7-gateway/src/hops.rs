@@ -34,3 +34,33 @@ fn is_hop(name: &HeaderName) -> bool {
             | header::UPGRADE
     ) || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
 }
+
+/// Removes from trailers what must not come after a body (RFC 9110 §6.5.1): what frames a message, routes
+/// it, says who somebody is, or changes how the body is read. Nobody would look for it there, or somebody
+/// would who should not.
+pub fn trailers(fields: &mut HeaderMap) {
+    hop_by_hop(fields);
+    for name in NOT_BEHIND {
+        fields.remove(name);
+    }
+}
+
+const NOT_BEHIND: [HeaderName; 17] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::LOCATION,
+    header::MAX_FORWARDS,
+    header::RETRY_AFTER,
+    header::SERVER,
+    header::SET_COOKIE,
+    header::VARY,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("x-user-id"),
+];

@@ -46,6 +46,7 @@ pub mod date;
 pub mod engine;
 pub mod events;
 pub mod exchange;
+pub mod grpc;
 pub mod halt;
 pub mod hops;
 pub mod ids;

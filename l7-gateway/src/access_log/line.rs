@@ -32,6 +32,9 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     number(b"\",\"latency_ms\":", micros / 1000, out);
     number(b",\"latency_us\":", micros, out);
     number(b",\"status\":", u64::from(record.status.unwrap_or(CLIENT_GONE).as_u16()), out);
+    if let Some(code) = record.grpc {
+        number(b",\"grpc_status\":", u64::from(code), out);
+    }
     text(b",\"service\":", record.service.as_ref().map(ServiceName::as_str), out);
     text(b",\"gateway_instance\":", Some(instance), out);
     raw(b",\"request_id\":\"", &x.request_id.hex(), out);

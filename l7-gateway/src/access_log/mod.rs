@@ -34,6 +34,8 @@ pub struct Record {
     pub user: Option<HeaderValue>,
     /// What the client was answered; `None`: it had gone.
     pub status: Option<StatusCode>,
+    /// How a gRPC call ended.
+    pub grpc: Option<u8>,
     /// The service that was asked.
     pub service: Option<ServiceName>,
     /// Its route, and where it is counted.
@@ -66,6 +68,7 @@ impl Record {
             path: Box::from(""),
             user: None,
             status: None,
+            grpc: None,
             service: None,
             route: Rc::clone(&sink.unmatched),
             variants: Vec::new(),

@@ -4,16 +4,18 @@
 //! Invariant: every exchange leaves exactly one record.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::access_log::End;
 use crate::body::{AnswerBody, BodyFault, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Stage, Transformed};
+use crate::halt::broken_call;
+use crate::{grpc, hops};
 
 /// What the engine sends.
 #[derive(Debug)]
@@ -40,12 +42,15 @@ impl Emit {
             return Emitted::Disconnect;
         }
         x.record.status = Some(head.status);
+        if x.grpc {
+            x.record.grpc = grpc::status(&head.headers);
+        }
         let mut response = Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
         match body {
             AnswerBody::Tunnel(tunnel) => Emitted::Switch(response, tunnel, x),
-            body => Emitted::Answer(response.map(|()| EmitBody { body, x })),
+            body => Emitted::Answer(response.map(|()| EmitBody { body, x, broken: false })),
         }
     }
 }
@@ -55,6 +60,29 @@ impl Emit {
 pub struct EmitBody {
     body: AnswerBody,
     x: Box<Exchange>,
+    /// It is a call whose client was told that it broke off.
+    broken: bool,
+}
+
+impl EmitBody {
+    /// What may follow a body (RFC 9110 §6.5.1); how a call ended is noted.
+    fn trailers(&mut self, mut fields: HeaderMap) -> Frame<Bytes> {
+        hops::trailers(&mut fields);
+        if self.x.grpc {
+            self.x.record.grpc = grpc::status(&fields);
+        }
+        Frame::trailers(fields)
+    }
+
+    /// A call's client is told in trailers, any other by a body without an end.
+    fn break_off(&mut self, fault: BodyFault) -> Result<Frame<Bytes>, BodyFault> {
+        if !self.x.grpc {
+            return Err(fault);
+        }
+        self.body = AnswerBody::Empty;
+        self.broken = true;
+        Ok(self.trailers(broken_call(fault)))
+    }
 }
 
 impl Body for EmitBody {
@@ -67,13 +95,22 @@ impl Body for EmitBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.x.record.bytes_out += frame.data_ref().map_or(0, Buf::remaining) as u64;
+        match ready!(polled) {
+            Some(Ok(frame)) => match frame.into_trailers() {
+                Ok(fields) => Poll::Ready(Some(Ok(this.trailers(fields)))),
+                Err(frame) => {
+                    this.x.record.bytes_out += frame.data_ref().map_or(0, Buf::remaining) as u64;
+                    Poll::Ready(Some(Ok(frame)))
+                }
+            },
+            Some(Err(fault)) => Poll::Ready(Some(this.break_off(fault))),
+            None => {
+                if !this.broken {
+                    this.x.record.end = End::Complete;
+                }
+                Poll::Ready(None)
+            }
         }
-        if let Poll::Ready(None) = &polled {
-            this.x.record.end = End::Complete;
-        }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -87,6 +124,9 @@ impl Body for EmitBody {
 
 impl Drop for EmitBody {
     fn drop(&mut self) {
+        if self.broken {
+            return;
+        }
         if self.body.is_end_stream() || self.x.record.method == Method::HEAD {
             self.x.record.end = End::Complete;
         }

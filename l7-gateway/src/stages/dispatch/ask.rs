@@ -22,6 +22,7 @@ use super::upstream::{Lease, Reuse};
 use super::{Dispatch, Lane, Plan};
 use crate::body::{BodyProgress, RequestBody, Tape};
 use crate::exchange::Grant;
+use crate::grpc;
 
 /// An answer's head, and the connection that its body comes over.
 type Answer = (Response<UpstreamBody>, Lease);
@@ -124,11 +125,11 @@ impl Dispatch {
         let Chosen { endpoint, trial, first, .. } = chosen;
         let progress = request.body().progress();
         let reuse = if first { Reuse::Allowed } else { Reuse::Fresh };
-        let Plan { deadline, end, times, .. } = plan;
-        let aim = Aim { endpoint, reuse, deadline, end, times };
+        let Plan { deadline, end, times, streams, .. } = plan;
+        let aim = Aim { endpoint, reuse, deadline, end, times, streams };
         let watch = Watch::new(&lane.costs, endpoint);
         let outcome = attempt(&lane.pool, aim, request).await;
-        let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses);
+        let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
         // A client that breaks off says nothing of the endpoint.
         if progress.fault().is_none() {
             watch.stop(seen);
@@ -279,8 +280,14 @@ enum Seen {
 }
 
 impl Seen {
-    fn of<B, L>(outcome: &Result<(Response<B>, L), Failure>, failing: &[u16]) -> Self {
+    fn of<B, L>(outcome: &Result<(Response<B>, L), Failure>, failing: &[u16], call: bool) -> Self {
         match outcome {
+            // A call says in its own way that nobody is there.
+            Ok((response, _))
+                if call && grpc::status(response.headers()) == Some(grpc::UNAVAILABLE) =>
+            {
+                Self::Bad
+            }
             Ok((response, _)) if failing.contains(&response.status().as_u16()) => Self::Bad,
             Ok((response, _)) => Self::Answer { error: response.status().is_server_error() },
             Err(failure) => Self::Failure(failure.why),

@@ -28,6 +28,8 @@ pub struct Aim {
     pub end: Option<Instant>,
     /// How long each thing may take.
     pub times: Times,
+    /// It is a gRPC call.
+    pub streams: bool,
 }
 
 /// Why an attempt failed.
@@ -140,6 +142,8 @@ struct Patience {
     end: Option<Instant>,
     attempt: Option<Instant>,
     first_byte: Option<Duration>,
+    /// The client may be silent for as long as it likes.
+    streams: bool,
     /// When the first byte must be there: known once the body was sent.
     first: Option<Instant>,
 }
@@ -155,6 +159,7 @@ impl Patience {
             end: aim.end,
             attempt: aim.times.attempt.map(|time| now + time),
             first_byte: aim.times.first_byte,
+            streams: aim.streams,
             first: None,
         }
     }
@@ -176,7 +181,8 @@ impl Patience {
             return false;
         }
         let first_alone = now < self.deadline && self.attempt.is_none_or(|attempt| now < attempt);
-        if bytes == self.bytes && (self.body.ended() || !first_alone) {
+        let waits = first_alone || self.streams;
+        if bytes == self.bytes && (self.body.ended() || !waits) {
             return false;
         }
         // Either it sent something, or it is thinking, which `RequestBody` has a limit for.

@@ -39,7 +39,8 @@ impl Dispatch {
             let _under_way = under_way;
             let wish = Wish { hash: 0, avoid: &[], costs: None };
             let Some(endpoint) = pool.upstream.select(wish, Instant::now()) else { return };
-            let aim = Aim { endpoint, reuse: Reuse::Allowed, deadline, end: None, times };
+            let aim =
+                Aim { endpoint, reuse: Reuse::Allowed, deadline, end: None, times, streams: false };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
                 let mut body =
                     ServiceBody::new(response.into_body(), lease, Pace::new(times.idle, None));

@@ -14,7 +14,7 @@ use common::rng::Rng;
 use http::{Request, Response};
 use thiserror::Error;
 use tokio::time::Instant;
-use topology::gateway::Times;
+use topology::gateway::{Times, UpstreamProtocol};
 
 use self::attempt::Why;
 use self::retry::Budget;
@@ -22,6 +22,7 @@ use self::upstream::connection::UpstreamBody;
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
 use crate::body::{AnswerBody, BodyFault, BodyProgress, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
+use crate::grpc;
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
@@ -82,6 +83,8 @@ pub struct Plan {
     /// When the whole exchange must have ended.
     end: Option<Instant>,
     times: Times,
+    /// It is a gRPC call: client and service may take turns for as long as they like.
+    streams: bool,
     attempts: u8,
     /// Of whoever asks, where the balance hashes.
     hash: u64,
@@ -134,10 +137,14 @@ impl Filter for Dispatch {
             )
         });
         let times = route.times.over(&model.times);
-        let (deadline, end) = (x.began + route.timeout, times.total.map(|total| x.began + total));
+        // What a gRPC client will wait, if the service can speak it at all.
+        let streams = x.grpc && model.protocol != UpstreamProtocol::Http1;
+        let call = if streams { grpc::timeout(&input.head.headers) } else { None };
+        let total = [times.total, call].into_iter().flatten().min();
+        let (deadline, end) = (x.began + route.timeout, total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
         let attempts = model.retry.attempts.max(1);
-        Some(Plan { lane: to.0, deadline, end, times, attempts, hash })
+        Some(Plan { lane: to.0, deadline, end, times, streams, attempts, hash })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
@@ -152,7 +159,10 @@ impl Filter for Dispatch {
         let upgrade = input.upgrade.is_some();
         let progress = input.body.progress();
         let begun = Instant::now();
-        let Prepared { head, body, grant, route, .. } = input;
+        let Prepared { head, mut body, grant, route, .. } = input;
+        if plan.streams {
+            body.stream(plan.times.idle);
+        }
         let request = Request::from_parts(head, body);
         self.mirror(route, &request);
         let asked = self.ask(&grant, lane, plan, request).await;

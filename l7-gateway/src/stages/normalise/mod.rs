@@ -18,6 +18,7 @@ use crate::exchange::{
     Candidate, Exchange, Normalised, Received, Request, ResponseHead, RouteId, Stage, Target,
     Transport,
 };
+use crate::grpc;
 use crate::halt::{Halt, Kind, Reply};
 use crate::pipeline::Filter;
 use crate::predicate::Asked;
@@ -195,6 +196,7 @@ impl Filter for Normalise {
         if let Some(fault) = input.fault {
             return Err(fault.into());
         }
+        x.grpc = grpc::is_call(&input.head);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());
         let form = match self.plan(x, &input, &mut Silent) {

@@ -27,6 +27,7 @@ use super::upload::Upload;
 use crate::body::{BodyFault, RequestBody};
 use crate::engine::frames::Side;
 use crate::engine::watch::{Pulse, Watched};
+use crate::grpc;
 
 /// The connection.
 #[derive(Debug)]
@@ -167,6 +168,10 @@ impl Http2 {
         parts.path_and_query = Some(path.unwrap_or(PathAndQuery::from_static("/")));
         *request.uri_mut() = Uri::from_parts(parts).ok()?;
         *request.version_mut() = Version::HTTP_2;
+        // Some services take its absence for a proxy that drops trailers.
+        if grpc::is_content(request.headers()) {
+            request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        }
         if let Some(length) = request.body().size_hint().exact()
             && (length > 0 || payload(request.method()))
         {
@@ -213,7 +218,13 @@ impl Seat {
         match answer.await {
             Ok(response) => {
                 let upload = upload.answered();
-                Ok(response.map(|incoming| Http2Body { incoming, _upload: upload, done: false }))
+                let left = length(&response);
+                Ok(response.map(|incoming| Http2Body {
+                    incoming,
+                    left,
+                    _upload: upload,
+                    done: false,
+                }))
             }
             Err(error) if unseen(&error) => {
                 let body = upload.take_back();
@@ -223,6 +234,11 @@ impl Seat {
             Err(_) => Err(Unanswered::lost()),
         }
     }
+}
+
+/// What is to come; the library below holds the service to it.
+fn length(response: &Response<RecvStream>) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn copy(request: &Request<RequestBody>) -> Request<()> {
@@ -288,6 +304,8 @@ async fn watch_over(pings: Option<PingPong>, pulse: &Pulse, load: &Load) {
 /// The body of an answer.
 pub struct Http2Body {
     incoming: RecvStream,
+    /// Bytes to come, if that was told.
+    left: Option<u64>,
     /// The request's body may still be on its way; it ends with the answer.
     _upload: Upload,
     done: bool,
@@ -313,6 +331,7 @@ impl Body for Http2Body {
         }
         match ready!(this.incoming.poll_data(cx)) {
             Some(Ok(data)) => {
+                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                 // Whoever takes it holds it from here on: the service may send as much again.
                 let released = this.incoming.flow_control().release_capacity(data.len());
                 Poll::Ready(Some(
@@ -334,6 +353,10 @@ impl Body for Http2Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
+        match self.left {
+            _ if self.is_end_stream() => SizeHint::with_exact(0),
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
     }
 }
