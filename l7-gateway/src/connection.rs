@@ -21,7 +21,7 @@ use rand::rngs::SmallRng;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use crate::access_log::{Record, RouteStats, Sink};
+use crate::access_log::{Record, Sink, Stats};
 use crate::body::{BodyLimits, BodySource, RequestBody};
 use crate::codec::Fault;
 use crate::date::Date;
@@ -44,6 +44,7 @@ use crate::stages::tls::{self, Protocol};
 pub struct Worker {
     published: Arc<Published<Snapshot>>,
     site: RefCell<Rc<Site>>,
+    stats: Rc<Stats>,
     sink: Rc<Sink>,
     observer: Observer,
     rng: RefCell<SmallRng>,
@@ -64,13 +65,14 @@ pub struct Site {
 }
 
 impl Site {
-    fn build(snapshot: Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Rc<Self> {
-        let stats = |route: &topology::gateway::Route| {
-            RouteStats::new(route.name.as_str(), &observer.metrics)
-        };
-        let stats: Vec<_> = snapshot.group.routes.iter().map(stats).collect();
+    fn build(
+        snapshot: Arc<Snapshot>,
+        stats: &Rc<Stats>,
+        observer: &Observer,
+        before: Option<&Self>,
+    ) -> Rc<Self> {
         let pipeline =
-            Pipeline::build(&snapshot, &stats, observer, before.map(|site| &site.pipeline));
+            Pipeline::build(&snapshot, stats, observer, before.map(|site| &site.pipeline));
         Rc::new(Self { snapshot, pipeline })
     }
 }
@@ -82,10 +84,20 @@ impl Worker {
         sink: Rc<Sink>,
         observer: Observer,
     ) -> Rc<Self> {
-        let site = RefCell::new(Site::build(published.load_full(), &observer, None));
+        let stats = Stats::new(&observer.metrics);
+        let site = RefCell::new(Site::build(published.load_full(), &stats, &observer, None));
         let rng = RefCell::new(SmallRng::from_os_rng());
         let scratch = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-        Rc::new(Self { published, site, sink, observer, rng, scratch, date: RefCell::default() })
+        Rc::new(Self {
+            published,
+            site,
+            stats,
+            sink,
+            observer,
+            rng,
+            scratch,
+            date: RefCell::default(),
+        })
     }
 
     /// The site of the snapshot in force; built anew after a change, while exchanges that were begun
@@ -94,7 +106,8 @@ impl Worker {
         let current = self.published.load();
         let mut site = self.site.borrow_mut();
         if !Arc::ptr_eq(&current, &site.snapshot) {
-            *site = Site::build(Arc::clone(&current), &self.observer, Some(&**site));
+            let before = Some(&**site);
+            *site = Site::build(Arc::clone(&current), &self.stats, &self.observer, before);
         }
         Rc::clone(&site)
     }

@@ -76,6 +76,7 @@ impl Matcher {
     pub fn find(&self, asked: &Asked<'_>) -> Found {
         let mut other = OtherMethods::default();
         for paths in self.tables(asked.host) {
+            step();
             if let Some(id) = paths.find(asked, &mut other) {
                 return Found { candidate: Candidate::Route(id), allow: None };
             }
@@ -120,6 +121,7 @@ impl Entry {
     }
 
     fn holds(&self, asked: &Asked<'_>) -> bool {
+        step();
         self.when.iter().all(|predicate| predicate::holds(predicate, asked))
     }
 
@@ -172,7 +174,8 @@ impl Paths {
         if let Some(root) = &self.templates {
             root.find(path.strip_prefix('/'), &mut templates);
         }
-        let prefixes = prefixes(path, self.longest).filter_map(|prefix| self.prefix.get(prefix));
+        let prefixes = prefixes(path, self.longest).inspect(|_| step());
+        let prefixes = prefixes.filter_map(|prefix| self.prefix.get(prefix));
         let plain = exact.into_iter().chain(templates).chain(prefixes.map(Vec::as_slice));
         let patterns = std::iter::once(()).filter(|()| !self.set.is_empty());
         let patterns = patterns.flat_map(|()| self.set.matches(path));
@@ -215,6 +218,7 @@ impl Segments {
     /// The entries of all templates that match the rest of a path, plain segments before any: at most
     /// as many steps as there are templates.
     fn find<'s>(&'s self, rest: Option<&str>, found: &mut Vec<&'s [Entry]>) {
+        step();
         let Some(rest) = rest else {
             if !self.entries.is_empty() {
                 found.push(&self.entries);
@@ -268,6 +272,12 @@ impl OtherMethods {
 
 fn methods(names: &[String]) -> Vec<Method> {
     names.iter().filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect()
+}
+
+/// Something was looked at; tests count it.
+fn step() {
+    #[cfg(test)]
+    tests::STEPS.with(|steps| steps.set(steps.get() + 1));
 }
 
 #[cfg(test)]

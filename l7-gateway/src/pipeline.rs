@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::observe::Observer;
 use tokio::time::Instant;
 
-use crate::access_log::RouteStats;
+use crate::access_log::Stats;
 
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
 use crate::halt::Halt;
@@ -118,7 +118,7 @@ impl Pipeline {
     /// What `before` has of connections is kept as far as it leads to the same places.
     pub fn build(
         snapshot: &Arc<Snapshot>,
-        stats: &[Rc<RouteStats>],
+        stats: &Rc<Stats>,
         observer: &Observer,
         before: Option<&Self>,
     ) -> Self {

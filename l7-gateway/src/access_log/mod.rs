@@ -5,6 +5,7 @@
 //! Invariant: a worker never waits for the log; what does not fit is dropped and counted.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -115,6 +116,31 @@ impl RouteStats {
         let counter = self.metrics.counter("aqueduct_http_requests_total", help, &labels);
         counter.increment(1);
         known.push((status, counter));
+    }
+}
+
+/// Counters of routes on one worker, over all reloads: made with the first request of each.
+#[derive(Debug)]
+pub struct Stats {
+    metrics: Metrics,
+    known: RefCell<HashMap<RouteName, Rc<RouteStats>>>,
+}
+
+impl Stats {
+    /// None yet.
+    pub fn new(metrics: &Metrics) -> Rc<Self> {
+        Rc::new(Self { metrics: metrics.clone(), known: RefCell::default() })
+    }
+
+    /// Those of a route.
+    pub fn of(&self, route: &RouteName) -> Rc<RouteStats> {
+        let mut known = self.known.borrow_mut();
+        if let Some(stats) = known.get(route) {
+            return Rc::clone(stats);
+        }
+        let stats = RouteStats::new(route.as_str(), &self.metrics);
+        known.insert(route.clone(), Rc::clone(&stats));
+        stats
     }
 }
 

@@ -263,3 +263,121 @@ fn more_wishes_come_first() {
         assert_eq!(find(names, query), Candidate::Route(RouteId(expected)), "{names:?} {query:?}");
     }
 }
+
+std::thread_local! {
+    /// What the matcher has looked at on this thread.
+    pub(super) static STEPS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// Routes of every kind, `count` in all: by host, exact, by template and by prefix.
+fn many(count: usize) -> Vec<Route> {
+    let make = |i: usize| match i % 4 {
+        0 => route(&[&format!("h{i}.example")], "/*", &[]),
+        1 => route(&[], &format!("/api/s{i}/list"), &["GET"]),
+        2 => route(&[], &format!("/t{i}/{{id}}/open"), &[]),
+        _ => route(&[], &format!("/svc/s{i}/*"), &["GET", "POST"]),
+    };
+    (0..count).map(make).collect()
+}
+
+/// G11: among five thousand routes no more is looked at than among fifty, found or not.
+#[test]
+fn a_look_up_costs_the_same_among_many() {
+    let looked = |count: usize| -> Vec<u32> {
+        let matcher = Matcher::new(&many(count));
+        let headers = HeaderMap::new();
+        let ask = |(host, path, method): (&str, &str, Method)| {
+            let asked = Asked { host, path, query: None, method: &method, headers: &headers };
+            STEPS.with(|steps| steps.set(0));
+            let found = matcher.find(&asked);
+            (STEPS.with(std::cell::Cell::get), found)
+        };
+        let cases = [
+            ("h8.example", "/any/thing", Method::GET, Some(8)),
+            ("x", "/api/s5/list", Method::GET, Some(5)),
+            ("x", "/api/s5/list", Method::PUT, None),
+            ("x", "/t6/77/open", Method::GET, Some(6)),
+            ("x", "/svc/s7/deep/er/path", Method::POST, Some(7)),
+            ("x", "/nothing/like/this", Method::GET, None),
+        ];
+        let one = |(host, path, method, expected): (&'static str, &'static str, Method, _)| {
+            let (steps, found) = ask((host, path, method));
+            let got = match found.candidate {
+                Candidate::Route(RouteId(id)) => Some(id),
+                _ => None,
+            };
+            assert_eq!(got, expected, "{host}{path}");
+            assert!((1..20).contains(&steps), "{steps} for {host}{path}");
+            steps
+        };
+        cases.into_iter().map(one).collect()
+    };
+    assert_eq!(looked(50), looked(5000));
+}
+
+/// G11: the order that the Kubernetes Gateway API documents for HTTPRoute, line by line (its
+/// `HTTPRouteRule.matches` and `HTTPRouteSpec.hostnames`); templates and regular expressions, which it
+/// leaves to implementations, have the places that `matcher` documents. In each pair the second is
+/// written first in the file, and the first wins.
+#[test]
+fn precedence_is_that_of_the_gateway_api() {
+    let wants = |route: Route, when: &[Predicate]| Route { when: when.to_vec(), ..route };
+    let header = |name: &str| Predicate::Header(name.to_owned(), Expected::Any);
+    let query = |name: &str| Predicate::Query(name.to_owned(), Expected::Any);
+    let path = |text: &str| route(&[], text, &[]);
+    let pairs = [
+        (
+            "exact host before wildcard host",
+            route(&["a.b.c"], "/*", &[]),
+            route(&["*.b.c"], "/p/q/r", &[]),
+        ),
+        ("longest wildcard host", route(&["*.b.c"], "/*", &[]), route(&["*.c"], "/p/q/r", &[])),
+        ("wildcard host before any", route(&["*.c"], "/*", &[]), path("/p/q/r")),
+        ("exact path", path("/p/q/r"), path("/p/q/*")),
+        ("exact path before template", path("/p/q/r"), path("/p/q/{x}")),
+        ("template before prefix", path("/p/{x}/r"), path("/p/q/*")),
+        ("longest prefix by characters", path("/p/q/*"), path("/p/*")),
+        ("prefix before regular expression", path("/*"), path("~/p/q/r")),
+        ("path before method", path("/p/q/*"), route(&[], "/p/*", &["GET"])),
+        (
+            "method match",
+            route(&[], "/p/*", &["GET"]),
+            wants(path("/p/*"), &[header("x"), query("k")]),
+        ),
+        (
+            "most header matches",
+            wants(path("/p/*"), &[header("x"), header("y")]),
+            wants(path("/p/*"), &[header("x"), query("k"), query("l")]),
+        ),
+        (
+            "most query matches",
+            wants(path("/p/*"), &[query("k"), query("l")]),
+            wants(path("/p/*"), &[query("k")]),
+        ),
+        (
+            "host before everything else",
+            route(&["a.b.c"], "~/p/.*", &[]),
+            wants(route(&["*.b.c"], "/p/q/r", &["GET"]), &[header("x")]),
+        ),
+    ];
+    let mut headers = HeaderMap::new();
+    headers.insert("x", HeaderValue::from_static("1"));
+    headers.insert("y", HeaderValue::from_static("1"));
+    let method = Method::GET;
+    let asked = Asked {
+        host: "a.b.c",
+        path: "/p/q/r",
+        query: Some("k=1&l=2"),
+        method: &method,
+        headers: &headers,
+    };
+    for (line, first, second) in pairs {
+        let found = Matcher::new(&[second.clone(), first.clone()]).find(&asked);
+        assert_eq!(found.candidate, Candidate::Route(RouteId(1)), "{line}");
+        let alone = Matcher::new(&[second]).find(&asked);
+        assert_eq!(alone.candidate, Candidate::Route(RouteId(0)), "{line}: the second fits too");
+    }
+    let twins = [path("/p/*"), path("/p/*")];
+    let found = Matcher::new(&twins).find(&asked);
+    assert_eq!(found.candidate, Candidate::Route(RouteId(0)), "order in the file");
+}

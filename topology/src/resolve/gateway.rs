@@ -18,7 +18,7 @@ use crate::resolve::policy::{self, Policies};
 use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::Upstreams;
-use crate::resolve::{bound, cache, count, drain, files, filled, or, positive};
+use crate::resolve::{bound, cache, count, drain, files, filled, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
@@ -48,6 +48,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         })
         .collect();
     distinct(&mut routes, out);
+    overlap::check(&routes, out);
     upstreams.unused(out);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
     let store = cache::store(raw.cache, out);

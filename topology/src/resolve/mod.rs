@@ -11,6 +11,7 @@ mod files;
 mod gateway;
 mod l4;
 mod names;
+mod overlap;
 mod policy;
 mod pool;
 mod service;

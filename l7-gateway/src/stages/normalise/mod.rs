@@ -3,6 +3,7 @@
 //!
 //! Invariant: what leaves here has one canonical path, one host, and no header that only we may set.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use thiserror::Error;
 use topology::gateway::RoutePolicy;
 
 use self::cors::CorsRules;
-use crate::access_log::RouteStats;
+use crate::access_log::{RouteStats, Stats};
 use crate::exchange::{
     Candidate, Exchange, Normalised, Received, Request, ResponseHead, RouteId, Stage, Target,
     Transport,
@@ -71,7 +72,9 @@ pub enum NormaliseError {
 pub struct Normalise {
     snapshot: Arc<Snapshot>,
     limiter: Rc<Limiter>,
-    routes: Vec<RouteRules>,
+    stats: Rc<Stats>,
+    /// Made with the first request of each: a reload is not to hold a worker up.
+    routes: Vec<OnceCell<RouteRules>>,
     default: Option<RouteRules>,
 }
 
@@ -114,20 +117,24 @@ pub enum Preflight {
 
 impl Normalise {
     /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>, limiter: Rc<Limiter>, stats: &[Rc<RouteStats>]) -> Self {
+    pub fn new(snapshot: &Arc<Snapshot>, limiter: Rc<Limiter>, stats: &Rc<Stats>) -> Self {
         let group = &snapshot.group;
-        let routes = group.routes.iter().zip(stats);
         Self {
             snapshot: Arc::clone(snapshot),
             limiter,
-            routes: routes.map(|(r, s)| RouteRules::new(&r.policy, Some(Rc::clone(s)))).collect(),
+            stats: Rc::clone(stats),
+            routes: group.routes.iter().map(|_| OnceCell::new()).collect(),
             default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, None)),
         }
     }
 
     fn rules(&self, candidate: Candidate) -> Option<&RouteRules> {
         match candidate.route() {
-            Some(RouteId(index)) => self.routes.get(index),
+            Some(RouteId(index)) => {
+                let route = self.snapshot.group.routes.get(index)?;
+                let made = || RouteRules::new(&route.policy, Some(self.stats.of(&route.name)));
+                self.routes.get(index).map(|rules| rules.get_or_init(made))
+            }
             None => self.default.as_ref(),
         }
     }
