@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A running program.
 #[derive(Debug)]
@@ -94,9 +96,12 @@ impl Program {
         family(self.child.id()).into_iter().map(on_processor).sum()
     }
 
-    /// Its first process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Signals its first process.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
     }
 
     /// It and its children.

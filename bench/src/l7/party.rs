@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use nix::sys::signal::Signal;
 
 use crate::figures::Column;
 use crate::process::{Program, beside, cache, existing, on_path, version};
@@ -50,13 +51,15 @@ pub struct Wanted {
     pub routes: usize,
     /// Where the service is.
     pub service: &'static str,
+    /// A number that makes one configuration another.
+    pub turn: u32,
 }
 
 impl Wanted {
     /// One worker on a processor of its own.
     pub fn pinned(tls: bool) -> Self {
         let (pinned, policy) = (true, false);
-        Self { tls, workers: 1, pinned, policy, routes: 1, service: SERVICE }
+        Self { tls, workers: 1, pinned, policy, routes: 1, service: SERVICE, turn: 0 }
     }
 
     /// Two workers anywhere.
@@ -179,6 +182,15 @@ impl Kind {
         Ok(())
     }
 
+    /// What makes it read its configuration again; Envoy sees by itself that it has changed.
+    pub fn reloaded_by(self) -> Option<Signal> {
+        match self {
+            Self::Gateway | Self::Nginx => Some(Signal::SIGHUP),
+            Self::Haproxy => Some(Signal::SIGUSR2),
+            Self::Direct | Self::Envoy | Self::Caddy => None,
+        }
+    }
+
     fn templates(self) -> Vec<(&'static str, &'static str)> {
         match self {
             Self::Direct => Vec::new(),
@@ -199,13 +211,14 @@ impl Kind {
         let (service_host, service_port) = wanted.service.split_once(':').unwrap_or_default();
         let replacements = [
             // The first ones have PLACES of their own.
-            ("TLS", self.tls(wanted)),
+            ("SECURE", self.tls(wanted)),
             ("POLICY", self.policy(wanted)),
             (
                 "LOG",
                 if wanted.policy { include_str!("../../rivals/l7/envoy-log.yaml") } else { "" },
             ),
-            ("ROUTES", &routes(wanted.routes)),
+            ("ROUTES", &routes(wanted.routes + wanted.turn as usize)),
+            ("TURN", &wanted.turn.to_string()),
             ("WORKERS", &wanted.workers.to_string()),
             ("LISTEN_HOST", host),
             ("LISTEN_PORT", port),
@@ -261,7 +274,7 @@ impl Kind {
             Self::Envoy => command
                 .args(["--concurrency", &workers, "-l", "error", "--base-id-path"])
                 .arg(file("base-id"))
-                .args(["--use-dynamic-base-id", "-c"])
+                .args(["--use-dynamic-base-id", "--drain-time-s", "5", "-c"])
                 .arg(file("envoy.yaml")),
             Self::Caddy => command
                 .env("GOMAXPROCS", &workers)

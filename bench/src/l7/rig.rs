@@ -148,6 +148,17 @@ pub fn beside_party(program: &str) -> Command {
     command
 }
 
+/// This program again, as one of its own clients.
+///
+/// # Errors
+/// When the system does not say where it is.
+pub fn own(arguments: &[impl AsRef<OsStr>]) -> Result<Command> {
+    let own = std::env::current_exe()?;
+    let mut command = beside_party(&own.to_string_lossy());
+    command.args(arguments);
+    Ok(command)
+}
+
 /// Runs one of our own clients and reads its outcome.
 ///
 /// # Errors
@@ -171,9 +182,8 @@ impl Held {
     /// # Errors
     /// When the system is out of processes.
     pub fn spawn(arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let mut command = beside_party(&own.to_string_lossy());
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = own(arguments)?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         Ok(Self { child: command.spawn()? })
     }
 

@@ -7,6 +7,7 @@ mod bodies;
 mod floods;
 mod idle;
 mod policy;
+mod reloads;
 mod routes;
 mod speed;
 mod syscalls;
@@ -43,6 +44,8 @@ pub enum Case {
     Floods,
     /// Tables of 10 to 5000 routes.
     Routes,
+    /// A hundred reloads in a minute under load.
+    Reloads,
     /// HTTPS with tokens, limits and a log.
     Policy,
     /// System calls per request.
@@ -74,6 +77,7 @@ impl Case {
             Self::Idle => idle::idle(rig, terms, sheet),
             Self::Floods => floods::floods(rig, terms, sheet),
             Self::Routes => routes::routes(rig, terms, sheet),
+            Self::Reloads => reloads::reloads(rig, terms, sheet),
             Self::Policy => policy::policy(rig, terms, sheet),
             Self::Syscalls => syscalls::syscalls(rig, terms, sheet),
         }
@@ -89,6 +93,7 @@ impl Case {
             Self::Idle => idle::goals(),
             Self::Floods => floods::goals(),
             Self::Routes => routes::goals(),
+            Self::Reloads => reloads::goals(),
             Self::Policy => policy::goals(),
             Self::Syscalls => Vec::new(),
         }

@@ -3,10 +3,12 @@
 //!
 //! Invariant: what was not answered in full is counted as failed, never as a result.
 
+pub mod echo;
 pub mod flood;
 mod frames;
 pub mod handshakes;
 pub mod idle;
+pub mod mixed;
 pub mod pace;
 mod tls;
 
@@ -29,6 +31,10 @@ pub enum Client {
     Idle(idle::Plan),
     /// Attacks.
     Flood(flood::Plan),
+    /// Four kinds of clients.
+    Mixed(mixed::Plan),
+    /// Serves.
+    Echo(echo::Plan),
 }
 
 /// What came of it.
@@ -59,6 +65,8 @@ impl Client {
             Self::Pace(plan) => tell(&plan.run()?),
             Self::Idle(plan) => plan.run(),
             Self::Flood(plan) => tell(&plan.run()?),
+            Self::Mixed(plan) => tell(&plan.run()?),
+            Self::Echo(plan) => plan.run(),
         }
     }
 }
