@@ -25,6 +25,7 @@ pub enum Kind {
     /// Nobody between: the limit of load and service.
     Direct,
     /// Ours.
+    #[value(name = "l7-gateway")]
     Gateway,
     /// nginx.
     Nginx,
