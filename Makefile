@@ -30,7 +30,7 @@ test-packages: packages
 	@$(call need,curl)
 
 verify-packages: test-packages
-	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2)
+	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2 nghttp2-client chromium)
 
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
@@ -51,6 +51,7 @@ properties:
 
 real:                   ## real clients and servers of other packages
 	cargo test -p l4-nlb --features verify --test it
+	cargo test -p l7-gateway --features verify --test it
 
 # Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
 FUZZ_SECONDS ?= 20
@@ -65,7 +66,7 @@ fuzz:                   ## every parser of bytes from outside: make fuzz FUZZ_SE
 	  name=$$(basename $$source .rs); corpus=target/fuzz/corpus/$$name; mkdir -p $$corpus; \
 	  echo "fuzzing $$name"; target/fuzz/$(HOST)/release/$$name -max_total_time=$(FUZZ_SECONDS) -max_len=32768 \
 	    -rss_limit_mb=512 -timeout=2 -artifact_prefix=target/fuzz/$$name- -verbosity=0 -print_final_stats=1 \
-	    $$corpus >target/fuzz/$$name.log 2>&1 || { cat target/fuzz/$$name.log; exit 1; }; \
+	    $$corpus $$(ls -d tests/fuzz/seeds/$$name 2>/dev/null) >target/fuzz/$$name.log 2>&1 || { cat target/fuzz/$$name.log; exit 1; }; \
 	  grep number_of_executed target/fuzz/$$name.log; done
 
 deny:

@@ -100,9 +100,14 @@ fn framed(parts: Box<Parts>, known: &Fields, version: Version) -> Result<Head, F
 fn method(text: &str) -> Result<Method, Fault> {
     match text {
         "CONNECT" | "TRACE" => Err(Fault::Method),
+        // So that a line that is too long is refused for it however it is cut.
+        _ if text.len() > LONGEST_METHOD => Err(Fault::Syntax),
         _ => Method::from_bytes(text.as_bytes()).map_err(|_| Fault::Syntax),
     }
 }
+
+/// Twice as long as any that is registered.
+const LONGEST_METHOD: usize = 32;
 
 /// Origin form or absolute form (RFC 9112 §3.2), visible ASCII without fragment and backslash.
 fn target(head: &Bytes, text: &[u8], limits: HeadLimits) -> Result<Uri, Fault> {

@@ -99,10 +99,13 @@ const HELLO: [u8; 11] = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
 async fn two_thousand_holders_hold_nobody_up() {
     local(async {
         let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
-        let hour =
-            "    front: { header-timeout: 1h, handshake-timeout: 1h, body-idle-timeout: 1h }\n";
-        let text = text("127.0.0.1:0", fake.address, "api")
-            .replace("    tls:", &format!("{hour}    tls:"));
+        // Nothing ends by time, however slow the machine.
+        let front = "header-timeout: 1h, handshake-timeout: 1h, body-idle-timeout: 1h, idle-timeout: 1h";
+        let patient = format!(
+            "    front: {{ {front} }}\n    upstreams: {{ user: {{ connect-timeout: 1h }} }}\n    tls:"
+        );
+        let text = text("127.0.0.1:0", fake.address, "api");
+        let text = text.replace("    tls:", &patient).replace("to: user", "to: user, timeout: 1h");
         let (running, options) = run_text(folder.path(), &text).await;
         let mut kept = Asking::new(folder.path(), running.listeners[0].1).await;
         let (mut hellos, mut others) = (Vec::new(), Vec::new());

@@ -23,6 +23,8 @@ mod mutual;
 mod peers;
 mod pipeline;
 mod rate_limit;
+#[cfg(feature = "verify")]
+mod real;
 mod records;
 mod reload;
 mod retries;

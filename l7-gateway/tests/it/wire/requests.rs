@@ -47,6 +47,34 @@ async fn nothing_dangerous_reaches_a_service() {
     .await;
 }
 
+/// G23: who is refused in the middle of sending still reads the whole refusal, and an end that is no
+/// reset: what it goes on to send is taken in for a while (RFC 9112 §9.6).
+#[tokio::test]
+async fn a_refusal_is_read_to_its_end() {
+    local(async {
+        let recorder = Recorder::start().await;
+        let folder = crate::instance::folder();
+        let text = crate::instance::text("127.0.0.1:0", recorder.address, "api");
+        let tls = text.lines().find(|line| line.contains("tls:")).expect("a line");
+        let (running, options) =
+            crate::instance::run_text(folder.path(), &text.replace(tls, "")).await;
+        for bad in ["GET /v\\w HTTP/1.1\r\nHost: a\r\n\r\n", "GET /v HTTP/1.1\r\nHost : a\r\n\r\n"]
+        {
+            let to = running.listeners[0].1;
+            let mut stream = tokio::net::TcpStream::connect(to).await.expect("connected");
+            stream.write_all(&[bad.as_bytes(), &[b'x'; 40_000]].concat()).await.expect("taken");
+            stream.shutdown().await.expect("still connected");
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).await.expect("an end, no reset");
+            let said = answers(&said, &[]).expect("an answer");
+            assert_eq!((said.len(), said[0].status, said[0].problem()), (1, 400, Ok(())));
+        }
+        options.lifecycle.stop();
+        running.finished().await.expect("no panic");
+    })
+    .await;
+}
+
 /// How many requests were answered.
 async fn try_row(rig: &Rig, recorder: &Recorder, row: &Row, way: Way) -> Result<usize, String> {
     let first = if way == Way::BehindAnother { FIRST } else { b"" };
