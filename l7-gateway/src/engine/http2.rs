@@ -22,6 +22,7 @@ use topology::gateway::Front;
 
 use super::frames::Side;
 use super::watch::{Pulse, Watched};
+use super::websocket::WebSocket;
 use super::{Engine, NoAnswer, OutBody};
 use crate::connection::Line;
 use crate::stages::emit::Emitted;
@@ -68,6 +69,7 @@ impl Http2 {
             )
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
+            .enable_connect_protocol()
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_WAIT);
         builder
@@ -157,23 +159,39 @@ struct Exchanges {
 }
 
 impl Service<Request<Incoming>> for Exchanges {
-    type Response = Response<OutBody<Mark>>;
+    type Response = Response<OutBody<Option<Mark>>>;
     type Error = NoAnswer;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NoAnswer>>>>;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let websocket = WebSocket::of(&mut request);
         let mark = Mark::new(&self.open);
         let line = Rc::clone(&self.line);
         let (head, body) = request.into_parts();
         Box::pin(async move {
             match line.exchange(Box::new(head), body.into(), None).await {
+                // To a client that asked for a tunnel, success means that it has one (RFC 8441 §5).
+                Emitted::Answer(response)
+                    if websocket.is_some() && response.status().is_success() =>
+                {
+                    Err(NoAnswer)
+                }
                 Emitted::Answer(mut response) => {
                     // RFC 9113 §8.2.2: no connection-specific fields in HTTP/2.
                     response.headers_mut().remove(http::header::CONNECTION);
-                    Ok(response.map(|body| OutBody { body: Some(body), _mark: mark }))
+                    Ok(response.map(|body| OutBody { body: Some(body), _mark: Some(mark) }))
                 }
-                // HTTP/2 has no 101 (RFC 9113 §8.6); stage 2 passes no upgrade on here.
-                Emitted::Switch(..) | Emitted::Disconnect => Err(NoAnswer),
+                Emitted::Switch(head, tunnel, x) => {
+                    let websocket = websocket.ok_or(NoAnswer)?;
+                    let answer = websocket.accepted(&head).ok_or(NoAnswer)?;
+                    tokio::task::spawn_local(async move {
+                        // The stream is under way until the tunnel ends.
+                        let _mark = mark;
+                        websocket.pass(*tunnel, x).await;
+                    });
+                    Ok(answer.map(|()| OutBody { body: None, _mark: None }))
+                }
+                Emitted::Disconnect => Err(NoAnswer),
             }
         })
     }

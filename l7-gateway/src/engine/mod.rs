@@ -22,7 +22,9 @@ pub mod frames;
 pub mod http1;
 pub mod http2;
 pub mod stall;
+mod tunnel;
 pub mod watch;
+mod websocket;
 
 /// One way to speak HTTP on a downstream connection.
 pub trait Engine {

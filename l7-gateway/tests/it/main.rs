@@ -33,4 +33,5 @@ mod secured;
 mod services2;
 mod split;
 mod upgrade;
+mod websocket2;
 mod wire;
