@@ -157,8 +157,11 @@ impl Body for BodySource {
     }
 }
 
-/// A client's body.
-pub struct RequestBody {
+/// A client's body. Boxed, for every stage and every attempt hands it on.
+pub struct RequestBody(Box<Reading>);
+
+/// A body that is coming.
+struct Reading {
     source: Option<BodySource>,
     /// Taken from the source before, and given back.
     returned: VecDeque<Bytes>,
@@ -210,7 +213,7 @@ impl RequestBody {
         progress.ended.set(source.is_none());
         let returned = VecDeque::new();
         let tape = None;
-        Self {
+        Self(Box::new(Reading {
             source,
             returned,
             streams: false,
@@ -220,46 +223,46 @@ impl RequestBody {
             waiting: None,
             waited,
             tape,
-        }
+        }))
     }
 
     /// What it has done so far.
     pub fn progress(&self) -> Rc<BodyProgress> {
-        Rc::clone(&self.progress)
+        Rc::clone(&self.0.progress)
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.source.is_none() && self.returned.is_empty()
+        self.0.source.is_none() && self.0.returned.is_empty()
     }
 
     /// Takes back everything that was read of it, for a service that has refused the request unseen:
     /// now it is as if nobody had read it.
     pub fn give_back(&mut self, frames: Vec<Bytes>) {
         let size: usize = frames.iter().map(Bytes::len).sum();
-        let progress = &self.progress;
+        let progress = &self.0.progress;
         progress.bytes.set(progress.bytes.get().saturating_sub(size as u64));
         progress.started.set(false);
-        progress.ended.set(frames.is_empty() && self.source.is_none());
-        self.returned = frames.into();
+        progress.ended.set(frames.is_empty() && self.0.source.is_none());
+        self.0.returned = frames.into();
     }
 
     /// It is a stream of messages: no bound to its size or its pace, but nobody holds it in silence for
     /// longer than `idle`.
     pub fn stream(&mut self, idle: Duration) {
-        self.limits = BodyLimits { bytes: u64::MAX, idle };
-        self.streams = true;
+        self.0.limits = BodyLimits { bytes: u64::MAX, idle };
+        self.0.streams = true;
     }
 
     /// The limits it is read under.
     pub fn limits(&self) -> BodyLimits {
-        self.limits
+        self.0.limits
     }
 
     /// Keeps what is read of it, up to `most` bytes, so that it can be sent again.
     pub fn record(&mut self, most: usize) -> Rc<Tape> {
         let tape = Rc::new(Tape { most, size: Cell::new(0), pieces: RefCell::default() });
-        self.tape = Some(Rc::clone(&tape));
+        self.0.tape = Some(Rc::clone(&tape));
         tape
     }
 
@@ -273,7 +276,9 @@ impl RequestBody {
         body.give_back(tape.pieces.borrow().clone());
         Some(body)
     }
+}
 
+impl Reading {
     fn fail(&mut self, fault: BodyFault) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         self.source = None;
         self.progress.fault.set(Some(fault));
@@ -313,7 +318,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let this = &mut *self;
+        let this = &mut *self.0;
         if let Some(again) = this.returned.pop_front() {
             if let Some(tape) = &this.tape {
                 tape.keep(&again);
@@ -361,13 +366,13 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.returned.is_empty() && self.source.as_ref().is_none_or(Body::is_end_stream)
+        self.0.returned.is_empty() && self.0.source.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint =
-            self.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
-        let returned: usize = self.returned.iter().map(Bytes::len).sum();
+            self.0.source.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let returned: usize = self.0.returned.iter().map(Bytes::len).sum();
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + returned as u64);
         }
@@ -378,7 +383,7 @@ impl Body for RequestBody {
 
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RequestBody").field("progress", &self.progress).finish_non_exhaustive()
+        f.debug_struct("RequestBody").field("progress", &self.0.progress).finish_non_exhaustive()
     }
 }
 
