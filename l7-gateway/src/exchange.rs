@@ -19,6 +19,7 @@ use crate::body::{AnswerBody, RequestBody};
 use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::Identity;
 pub use crate::stages::authz::Grant;
+use crate::stages::dispatch::gate::Pass;
 
 /// The positions of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,6 +166,8 @@ pub struct Exchange {
     pub cookies: Vec<HeaderValue>,
     /// Which stages ran, for how long, and which one halted.
     pub progress: Progress,
+    /// Places that it takes among those that are under way.
+    pub passes: Vec<Pass>,
     /// What the access log will say.
     pub record: Record,
 }
@@ -428,6 +431,7 @@ impl Exchange {
             limit_headers: Vec::new(),
             cookies: Vec::new(),
             progress: Progress::default(),
+            passes: Vec::new(),
             record,
         }
     }

@@ -60,6 +60,7 @@ pub enum Kind {
     Expectation,
     UpstreamFailed,
     UpstreamUnavailable,
+    Overloaded,
     LimitsUnavailable,
     IdentityUnavailable,
     UpstreamTimeout,
@@ -84,7 +85,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -102,6 +103,7 @@ impl Kind {
         Self::Expectation,
         Self::UpstreamFailed,
         Self::UpstreamUnavailable,
+        Self::Overloaded,
         Self::LimitsUnavailable,
         Self::IdentityUnavailable,
         Self::UpstreamTimeout,
@@ -171,11 +173,12 @@ impl Kind {
                 "upstream_unavailable",
                 "The service cannot be reached",
             ),
-            Self::LimitsUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "limits_unavailable",
-                "Limits cannot be checked at the moment",
-            ),
+            Self::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many at a time")
+            }
+            Self::LimitsUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", "Limits cannot be checked")
+            }
             Self::IdentityUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "identity_unavailable",
@@ -491,6 +494,7 @@ impl From<DispatchError> for Halt {
             DispatchError::Unreachable => {
                 Reply::new(Kind::UpstreamUnavailable).retry_after(1).into()
             }
+            DispatchError::Overloaded => Reply::new(Kind::Overloaded).retry_after(1).into(),
             DispatchError::Broken => Kind::UpstreamFailed.into(),
         }
     }

@@ -18,6 +18,7 @@ use topology::units::InstanceName;
 use crate::matcher::Matcher;
 use crate::stages::authn::{Keys, KeysError};
 use crate::stages::dispatch::files::{FilesError, Site};
+use crate::stages::dispatch::gate::Gate;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
 
@@ -63,6 +64,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its directories, in the order of the group.
     pub files: Vec<Site>,
+    /// How many requests may be under way to all of its services; `None`: any number.
+    pub gate: Option<Arc<Gate>>,
     /// Key sets of its issuers.
     pub keys: Arc<Keys>,
     /// Counters of its limits.
@@ -94,6 +97,10 @@ impl Snapshot {
                 .iter()
                 .map(|model| Upstream::new(model, known))
                 .collect::<Result<_, _>>()?,
+            gate: group
+                .front
+                .concurrency
+                .map(|rules| Gate::new(rules, before.and_then(|before| before.gate.as_deref()))),
             files: group.files.iter().map(Site::new).collect::<Result<_, _>>()?,
             keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
             limits: match limits {

@@ -19,8 +19,8 @@ use crate::units::{
     RouteName, Scope, SecretRef,
 };
 pub use crate::upstream::{
-    Ejection, HashBy, Retry, RetryOn, RouteTimes, Times, Upstream, UpstreamBalance, UpstreamId,
-    UpstreamProtocol, UpstreamTls, Via,
+    Concurrency, Ejection, HashBy, Retry, RetryOn, RouteTimes, Times, Upstream, UpstreamBalance,
+    UpstreamId, UpstreamProtocol, UpstreamTls, Via,
 };
 
 /// Gateways that serve the same routes under the same policy.
@@ -81,6 +81,8 @@ pub struct Instance {
 pub struct Front {
     /// Most connections of all workers together (default 20 000 or what descriptors allow).
     pub max_connections: NonZeroU32,
+    /// Most requests to services of all workers under way at a time; `None`: no bound.
+    pub concurrency: Option<Concurrency>,
     /// Most header fields (default 100).
     pub max_headers: NonZeroUsize,
     /// Most bytes of line and headers together (default 64 KiB).

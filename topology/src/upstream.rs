@@ -48,6 +48,8 @@ pub struct Upstream {
     pub retry: Retry,
     /// When failures take an endpoint out for a while.
     pub eject: Ejection,
+    /// Most requests of all workers under way at a time; `None`: no bound.
+    pub concurrency: Option<Concurrency>,
     /// Most requests of all workers in flight at one endpoint; `None`: no bound.
     pub max_requests_per_endpoint: Option<NonZeroU32>,
     /// TLS towards it; `None`: plain.
@@ -174,6 +176,17 @@ pub enum RetryOn {
     Timeout,
     /// An answer of this status.
     Status(u16),
+}
+
+/// How many requests are under way at a time; others wait in line, or are shed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// So many.
+    pub requests: NonZeroU32,
+    /// Most that wait for their turn (default 0).
+    pub queue: u32,
+    /// How long they wait (default 100 ms).
+    pub wait: Duration,
 }
 
 /// TLS towards a service. Its certificate is always verified.

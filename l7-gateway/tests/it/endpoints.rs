@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use topology::Topology;
 
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, pass, topology};
+use crate::rig::{Rig, local, pass, topology, until};
 
 const OK: Act = Act::Answer("ok");
 
@@ -124,6 +125,106 @@ async fn a_busy_endpoint_gets_no_more_than_it_may_have() {
         assert_eq!(silent.seen.count(), 2);
         assert!(well.seen.count() >= before + 10);
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    })
+    .await;
+}
+
+/// G18: requests over the bound of their service, or of the group, wait in a short line, or are told at
+/// once to come again; a place is free when the last byte is out, not before.
+#[tokio::test]
+async fn too_many_requests_are_shed() {
+    local(async {
+        let begun = Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        for of_group in [false, true] {
+            let fake = Fake::script(move |c, _| if c == 1 { begun } else { OK }).await;
+            let rig = if of_group {
+                Rig::new(&topology(
+                    &format!("  user: {{ endpoints: [{}] }}", fake.address),
+                    "    front: { max-requests: 1 }\n    routes:\n      - { path: /*, to: user }",
+                ))
+            } else {
+                Rig::new(&called(&[&fake], "max-requests: 1"))
+            };
+            let (mut stream, task) = rig.connect();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+            until(&mut stream, "ha").await;
+            let answer = rig.get("/", "").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 503 ") && answer.contains("overloaded"),
+                "{answer}"
+            );
+            assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+            assert_eq!(fake.seen.count(), 1);
+            let metrics = rig.observer.metrics.render();
+            assert!(metrics.contains("aqueduct_http_shed_total"), "{metrics}");
+            drop(stream);
+            task.await.expect("an end");
+            assert!(rig.get("/", "").await.ends_with("ok"));
+        }
+    })
+    .await;
+}
+
+/// G18: a request that waits in line goes on when there is a place.
+#[tokio::test]
+async fn a_request_in_line_goes_on_in_its_turn() {
+    local(async {
+        let begun = Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        let fake = Fake::script(move |c, _| if c == 1 { begun } else { OK }).await;
+        let rig = Rig::new(&called(&[&fake], "max-requests: 1, queue: { most: 1, wait: 1h }"));
+        let (mut stream, _task) = rig.connect();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+        until(&mut stream, "ha").await;
+        let (mut second, _also) = rig.connect();
+        second.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(rig.get("/", "").await.contains("overloaded"), "the line is full");
+        assert_eq!(fake.seen.count(), 1);
+        drop(stream);
+        assert!(until(&mut second, "ok").await.starts_with("HTTP/1.1 200 "));
+    })
+    .await;
+}
+
+/// G18: with all endpoints down a request is told so at once; they are not dialled for every request,
+/// and one that is back is found.
+#[tokio::test]
+async fn all_down_is_told_without_dialling() {
+    local(async {
+        let (a, b) = (Fake::new(OK).await, Fake::new(OK).await);
+        let (first, second) = (a.address, b.address);
+        let rig = Rig::new(&called(&[&a, &b], ""));
+        drop((a, b));
+        // The listeners end with their tasks.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..10 {
+            let answer = rig.get("/", "").await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+        }
+        let site = rig.worker.site();
+        let service = &site.snapshot.upstreams[0].service;
+        let now = tokio::time::Instant::now();
+        assert!(service.endpoints.iter().all(|e| e.state.unreachable(now)), "left alone");
+        let back = tokio::net::TcpListener::bind(first).await.expect("the port");
+        assert_ne!(first, second);
+        assert!(rig.get("/", "").await.starts_with("HTTP/1.1 503 "), "nobody has asked yet");
+        pass(Duration::from_secs(1)).await;
+        let answered = async {
+            let (mut stream, _) = back.accept().await.expect("a connection");
+            let mut bytes = Vec::new();
+            stream.read_buf(&mut bytes).await.expect("a request");
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+                .await
+                .expect("taken");
+        };
+        let ask = async { while !rig.get("/", "").await.ends_with("ok") {} };
+        tokio::join!(answered, ask);
     })
     .await;
 }

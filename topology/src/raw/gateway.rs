@@ -12,7 +12,7 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
     CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror, Named,
-    OneOrMany, SplitPart, Spot, Text, Typed, Upstream,
+    OneOrMany, Queue, SplitPart, Spot, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -108,6 +108,11 @@ section! {
     Front {
         /// Most connections of all workers together. Default: 20000.
         may "max-connections" max_connections: Typed<NonZeroU32>,
+        /// Most requests to services of all workers under way at a time; others wait in line or are 503
+        /// at once. Default: no bound.
+        may "max-requests" max_requests: Typed<NonZeroU32>,
+        /// The line before `max-requests`. Default: nobody waits.
+        may "queue" queue: Queue,
         /// Most header fields of a request. Default: 100.
         may "max-headers" max_headers: Typed<NonZeroUsize>,
         /// Most bytes of request line and headers. Default: 64KiB.

@@ -56,11 +56,26 @@ section! {
         may "hedge-after" hedge_after: Typed<Time>,
         /// When failures take an endpoint out for a while. Default: see each.
         may "eject" eject: Eject,
+        /// Most requests of all workers under way at a time, from head to the last byte of the answer;
+        /// others wait in line or are 503 at once. Default: no bound.
+        may "max-requests" max_at_once: Typed<NonZeroU32>,
+        /// The line before `max-requests`. Default: nobody waits.
+        may "queue" queue: Queue,
         /// Most requests of all workers in flight at one endpoint; further ones go elsewhere. Default:
         /// no bound.
         may "max-requests-per-endpoint" max_per_endpoint: Typed<NonZeroU32>,
         /// TLS towards it. Default: plain.
         may "tls" tls: UpstreamTls,
+    }
+}
+
+section! {
+    /// A line of requests: first come, first served.
+    Queue at spot {
+        /// Most that wait.
+        must "most" most: Typed<u32>,
+        /// How long they wait before they are 503. Default: 100ms.
+        may "wait" wait: Typed<Time>,
     }
 }
 

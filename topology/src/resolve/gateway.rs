@@ -17,7 +17,7 @@ use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::tls::tls;
-use crate::resolve::upstream::Upstreams;
+use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, files, filled, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
@@ -85,6 +85,7 @@ fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
 
 fn front(raw: Option<raw::Front>, out: &mut Findings) -> Front {
     let raw = raw.unwrap_or_else(empty_front);
+    let concurrency = concurrency(raw.max_requests.as_ref(), raw.queue.as_ref(), out);
     let mut wait =
         |typed: Option<Typed<Time>>, default| positive(typed, Duration::from_secs(default), out);
     let (handshake_timeout, header_timeout) =
@@ -93,6 +94,7 @@ fn front(raw: Option<raw::Front>, out: &mut Findings) -> Front {
         (wait(raw.body_idle_timeout, 30), wait(raw.idle_timeout, 60));
     Front {
         max_connections: count(raw.max_connections, 20_000),
+        concurrency,
         max_headers: raw.max_headers.map_or(nonzero(100), |typed| typed.value),
         max_head_bytes: bytes(raw.max_head, 64 << 10, out),
         max_uri_bytes: bytes(raw.max_uri, 8 << 10, out),
@@ -107,6 +109,8 @@ fn front(raw: Option<raw::Front>, out: &mut Findings) -> Front {
 fn empty_front() -> raw::Front {
     raw::Front {
         max_connections: None,
+        max_requests: None,
+        queue: None,
         max_headers: None,
         max_head: None,
         max_uri: None,

@@ -16,8 +16,8 @@ use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::{bound, count, or, positive, secret};
 use crate::units::{At, Percent, Time};
 use crate::upstream::{
-    Ejection, Retry, RetryOn, Times, Upstream, UpstreamBalance, UpstreamId, UpstreamProtocol,
-    UpstreamTls, Via,
+    Concurrency, Ejection, Retry, RetryOn, Times, Upstream, UpstreamBalance, UpstreamId,
+    UpstreamProtocol, UpstreamTls, Via,
 };
 
 /// Where routes of one group lead, each only once.
@@ -126,6 +126,11 @@ fn upstream(
         max_connection_age: age.or(behind.then_some(second * 60)),
         retry: retry(raw, out),
         eject: ejection(raw.and_then(|raw| raw.eject.as_ref()), out),
+        concurrency: concurrency(
+            raw.and_then(|raw| raw.max_at_once.as_ref()),
+            raw.and_then(|raw| raw.queue.as_ref()),
+            out,
+        ),
         max_requests_per_endpoint: raw
             .and_then(|raw| raw.max_per_endpoint.as_ref())
             .map(|t| t.value),
@@ -143,6 +148,23 @@ fn times(raw: Option<&raw::Upstream>, out: &mut Findings) -> Times {
         idle: positive(given(|raw| &raw.answer_idle_timeout), Duration::from_secs(300), out),
         total: bound(given(|raw| &raw.total_timeout), out),
     }
+}
+
+/// How many at a time, and the line before them.
+pub(super) fn concurrency(
+    most: Option<&Typed<NonZeroU32>>,
+    queue: Option<&raw::Queue>,
+    out: &mut Findings,
+) -> Option<Concurrency> {
+    if let (None, Some(queue)) = (most, queue) {
+        out.error(&queue.spot, "nobody waits where everybody is let in")
+            .allowed("`queue` beside `max-requests`");
+    }
+    Some(Concurrency {
+        requests: most?.value,
+        queue: queue.and_then(|queue| queue.most.as_ref()).map_or(0, |typed| typed.value),
+        wait: positive(queue.and_then(|q| q.wait.clone()), Duration::from_millis(100), out),
+    })
 }
 
 fn retry(raw: Option<&raw::Upstream>, out: &mut Findings) -> Retry {

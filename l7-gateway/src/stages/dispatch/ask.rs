@@ -44,6 +44,10 @@ impl Dispatch {
         let (mut so_far, mut pause): (Result<Answer, Why>, _) = (Err(Why::Nobody), Duration::ZERO);
         loop {
             let Some(chosen) = lane.choose(plan.hash, &mut tried) else { return so_far };
+            // Who could not be connected to a moment ago cannot be now.
+            if chosen.again && matches!(so_far, Err(Why::Connect)) {
+                return so_far;
+            }
             if chosen.again && !pause.is_zero() {
                 if Instant::now() + pause >= plan.deadline {
                     return so_far;
@@ -110,8 +114,8 @@ impl Dispatch {
         let mut second = pin!(self.once(to, other, copy));
         tokio::select! {
             biased;
-            outcome = &mut first => if good(&outcome) { outcome } else { second.await },
-            outcome = &mut second => if good(&outcome) { outcome } else { first.await },
+            outcome = &mut first => if good(&outcome) { outcome } else { second.await.or(outcome) },
+            outcome = &mut second => if good(&outcome) { outcome } else { first.await.or(outcome) },
         }
     }
 

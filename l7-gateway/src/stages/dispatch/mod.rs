@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use topology::gateway::{Times, UpstreamProtocol};
 
 use self::attempt::Why;
+use self::gate::Shed;
 use self::retry::Budget;
 use self::upstream::connection::UpstreamBody;
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
@@ -32,6 +33,7 @@ use topology::gateway::RouteTo;
 mod ask;
 pub mod attempt;
 pub mod files;
+pub mod gate;
 pub mod held;
 mod mirror;
 pub mod retry;
@@ -50,6 +52,9 @@ pub enum DispatchError {
     /// No connection.
     #[error("no endpoint could be connected to")]
     Unreachable,
+    /// More requests are under way than may be.
+    #[error("too many requests are under way")]
+    Overloaded,
     /// The connection broke, or what came was no HTTP.
     #[error("the connection broke before an answer")]
     Broken,
@@ -73,6 +78,8 @@ struct Lane {
     costs: Rc<Costs>,
     /// Copies under way.
     mirrored: Rc<Cell<u32>>,
+    /// Requests that were too many.
+    shed: metrics::Counter,
 }
 
 /// How a request is sent.
@@ -102,6 +109,7 @@ impl Dispatch {
                     budget: RefCell::new(Budget::new(Instant::now())),
                     costs: Rc::new(Costs::new(upstream.service.endpoints.len())),
                     mirrored: Rc::default(),
+                    shed: shed(observer, upstream),
                 })
             })
         };
@@ -111,6 +119,22 @@ impl Dispatch {
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
         }
+    }
+
+    /// Lets a request in where few enough are under way, to its service and to all; it is in until its
+    /// exchange ends.
+    async fn admit(&self, x: &mut Exchange, lane: &Lane, until: Instant) -> Result<(), Halt> {
+        // The service's own line first: who waits in it takes no place from other services.
+        for gate in [&lane.pool.upstream.gate, &self.snapshot.gate].into_iter().flatten() {
+            match gate.enter(until).await {
+                Ok(pass) => x.passes.push(pass),
+                Err(Shed) => {
+                    lane.shed.increment(1);
+                    return Err(DispatchError::Overloaded.into());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Closes connections that nobody needs.
@@ -164,6 +188,7 @@ impl Filter for Dispatch {
             body.stream(plan.times.idle);
         }
         let request = Request::from_parts(head, body);
+        self.admit(x, lane, plan.deadline).await?;
         self.mirror(route, &request);
         let asked = self.ask(&grant, lane, plan, request).await;
         x.progress.upstream += begun.elapsed();
@@ -171,6 +196,12 @@ impl Filter for Dispatch {
         let pace = Pace::new(plan.times.idle, plan.end);
         answer(response, lease, upgrade, pace)
     }
+}
+
+fn shed(observer: &Observer, upstream: &service::Upstream) -> metrics::Counter {
+    let help = "Requests that were too many at a time for their service or for the group.";
+    let labels = [("service", upstream.model.service.as_str())];
+    observer.metrics.counter("aqueduct_http_shed_total", help, &labels)
 }
 
 fn fault(why: Why, body: &BodyProgress) -> DispatchError {

@@ -25,6 +25,7 @@ use topology::gateway::{
     self, HashBy, Unplaced as _, UpstreamBalance, UpstreamProtocol, UpstreamTls,
 };
 
+use super::gate::Gate;
 use super::upstream::connection::Offer;
 use crate::exchange::{Exchange, Prepared};
 use crate::predicate;
@@ -38,6 +39,8 @@ pub struct Upstream {
     pub service: Arc<Service>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<Secured>,
+    /// How many requests may be under way; `None`: any number.
+    pub gate: Option<Arc<Gate>>,
     balancer: Published<Balancer>,
     key: HashKey,
 }
@@ -123,7 +126,9 @@ impl Upstream {
         // Of its name alone: a change of its endpoints must not move everybody.
         let key = HashKey::from_names([model.service.as_str()]);
         let balancer = Published::new(balancer(model, &service, key));
-        Ok(Arc::new(Self { model: model.clone(), service, tls, balancer, key }))
+        let former = before.iter().find(akin).and_then(|old| old.gate.as_deref());
+        let gate = model.concurrency.map(|rules| Gate::new(rules, former));
+        Ok(Arc::new(Self { model: model.clone(), service, tls, gate, balancer, key }))
     }
 
     /// The endpoint for the next attempt: one that was not tried yet, else any again.
