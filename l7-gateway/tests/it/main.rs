@@ -18,6 +18,7 @@ mod front;
 mod headers;
 mod holders;
 mod instance;
+mod interim;
 mod listeners;
 mod mutual;
 mod peers;
