@@ -1,4 +1,5 @@
-//! What the admin listener shows of a gateway. Not for changing anything. Called by
+//! What the admin listener shows of a gateway, and what an operator may change of its endpoints: until
+//! the process ends. Called by
 //! `common::observe::admin` on the control runtime.
 //!
 //! Invariant: no secret and no token is shown.
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::observe::admin::{Inspect, Summary, Unit};
+use common::observe::Observer;
+use common::observe::admin::{Adjust, Inspect, Summary, Unit};
+use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -24,6 +27,7 @@ pub struct Inspection {
     published: Arc<Published<Snapshot>>,
     totals: Arc<Totals>,
     connections: Arc<Connections>,
+    observer: Observer,
 }
 
 impl Inspection {
@@ -32,11 +36,13 @@ impl Inspection {
         published: &Arc<Published<Snapshot>>,
         totals: &Arc<Totals>,
         connections: &Arc<Connections>,
+        observer: &Observer,
     ) -> Self {
         Self {
             published: Arc::clone(published),
             totals: Arc::clone(totals),
             connections: Arc::clone(connections),
+            observer: observer.clone(),
         }
     }
 }
@@ -94,9 +100,15 @@ impl Inspect for Inspection {
         let services = snapshot.upstreams.iter().map(|upstream| {
             let endpoints = upstream.service.endpoints.iter().map(|endpoint| {
                 let state = &endpoint.state;
+                let checked = state.checked().map(|checked| checked.outcome);
                 json!({
                     "name": endpoint.name.as_str(),
                     "address": endpoint.address.to_string(),
+                    "weight": endpoint.weight(),
+                    "weight_in_file": endpoint.weight.0,
+                    "condition": state.condition(upstream.service.slow_start, now).as_str(),
+                    "ejected_for_ms": state.ejected_for(now).map(millis),
+                    "last_check": checked,
                     "healthy": state.healthy(),
                     "selectable": state.selectable(now),
                     "draining": state.draining(),
@@ -110,6 +122,35 @@ impl Inspect for Inspection {
             })
         });
         services.collect()
+    }
+
+    fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {
+        let snapshot = self.published.load();
+        let (word, weight) = match wish {
+            Adjust::Drain => ("drain", None),
+            Adjust::Enable => ("enable", None),
+            Adjust::Weight(weight) => ("weight", Some(weight)),
+        };
+        let mut found = None;
+        // Routes may lead to a service in two ways; it is drained in both.
+        for upstream in &snapshot.upstreams {
+            let own = upstream.service.name.as_str() == service;
+            let mut endpoints = upstream.service.endpoints.iter().filter(|_| own);
+            let Some(known) = endpoints.find(|e| e.name.as_str() == endpoint) else { continue };
+            match wish {
+                Adjust::Drain => known.state.drain(),
+                Adjust::Enable => {
+                    known.state.undrain();
+                    known.state.set_weight(None);
+                }
+                Adjust::Weight(weight) => known.state.set_weight(Some(weight)),
+            }
+            upstream.reweigh();
+            found = Some(());
+        }
+        found?;
+        self.observer.emit(EndpointAdjusted { service, endpoint, wish: word, weight });
+        Some(())
     }
 }
 

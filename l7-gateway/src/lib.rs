@@ -269,7 +269,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     control.spawn(side.run(orders));
     let admin_at = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
-        let inspect = Inspection::new(&published, &totals, &connections);
+        let inspect = Inspection::new(&published, &totals, &connections, observer);
         let admin = Admin {
             lifecycle: lifecycle.clone(),
             metrics: observer.metrics.clone(),

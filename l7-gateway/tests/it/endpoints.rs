@@ -1,8 +1,12 @@
 //! Which endpoint a request goes to, and which ones are left alone for a while.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use common::observe::admin::{Adjust, Inspect as _};
+use l7_gateway::inspect::Inspection;
+use l7_gateway::server::Connections;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use topology::Topology;
 
@@ -225,6 +229,34 @@ async fn all_down_is_told_without_dialling() {
         };
         let ask = async { while !rig.get("/", "").await.ends_with("ok") {} };
         tokio::join!(answered, ask);
+    })
+    .await;
+}
+
+/// G17, O1: an operator drains an endpoint, gives it another weight, and takes both back.
+#[tokio::test]
+async fn an_operator_drains_and_weighs_endpoints() {
+    local(async {
+        let (a, b) = (Fake::new(OK).await, Fake::new(OK).await);
+        let rig = Rig::new(&called(&[&a, &b], ""));
+        let connections = Connections::new(10, &rig.observer);
+        let admin = Inspection::new(&rig.published, &Arc::default(), &connections, &rig.observer);
+        let name = a.address.to_string();
+        let asked = async |wish: Adjust| {
+            admin.adjust("user", &name, wish).expect("known");
+            let before = counts(&[&a, &b]);
+            for _ in 0..8 {
+                rig.get("/", "").await;
+            }
+            let after = counts(&[&a, &b]);
+            (after[0] - before[0], after[1] - before[1])
+        };
+        assert_eq!(asked(Adjust::Drain).await, (0, 8));
+        assert_eq!(admin.endpoints()[0]["endpoints"][0]["condition"], "draining");
+        assert_eq!(asked(Adjust::Enable).await, (4, 4));
+        assert_eq!(asked(Adjust::Weight(3)).await, (6, 2));
+        assert_eq!(asked(Adjust::Enable).await, (4, 4));
+        assert!(admin.adjust("user", "nobody", Adjust::Drain).is_none());
     })
     .await;
 }

@@ -21,6 +21,7 @@ use topology::Topology;
 /// The worker and what it writes.
 pub(crate) struct Rig {
     pub(crate) worker: Rc<Worker>,
+    pub(crate) published: Arc<Published<Snapshot>>,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) observer: Observer,
     pub(crate) log: Log,
@@ -75,8 +76,8 @@ impl Rig {
         let writer = Writer::over(Box::new(log.clone()), 1, &dropped).expect("a thread");
         let sink = Sink::new(&instance.name, writer.ring(0), Arc::default(), &observer.metrics);
         let published = Arc::new(Published::new(snapshot));
-        let worker = Worker::new(published, sink, observer.clone());
-        Self { worker, lifecycle: Lifecycle::new(), observer, log, writer: Some(writer) }
+        let worker = Worker::new(Arc::clone(&published), sink, observer.clone());
+        Self { worker, published, lifecycle: Lifecycle::new(), observer, log, writer: Some(writer) }
     }
 
     /// A client's connection, and the task that serves it.
