@@ -15,6 +15,8 @@ use topology::gateway::UpstreamTls;
 use topology::tls::Certificate;
 use topology::{At, Place, SecretRef, Topology};
 
+use l7_gateway::snapshot::Snapshot;
+
 use crate::fakes::{Act, Fake};
 use crate::instance::{folder, text};
 use crate::rig::{Rig, client, local};
@@ -147,6 +149,51 @@ async fn a_slow_handshake_ends() {
         worker.serve(theirs, client(), shutdown).await;
         let text = rig.observer.metrics.render();
         assert!(text.contains("reason=\"handshake_timeout\"} 1"), "{text}");
+    })
+    .await;
+}
+
+/// G3, T9: a handshake that has begun ends as it began, with the certificate that was shown then,
+/// whatever is published meanwhile; the next one meets the new certificate.
+#[tokio::test]
+async fn a_handshake_under_way_is_finished() {
+    local(async {
+        let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
+        let folder = folder.path();
+        let topology = parse(&text("127.0.0.1:0", fake.address, "api"), folder);
+        let rig = Rig::new(&topology);
+        // Of its own, without a session to resume.
+        let (config, other) = (trusting(folder, false), trusting(folder, false));
+        let (near, far) = duplex(64 * 1024);
+        let name: ServerName<'static> = "api.example".try_into().expect("a name");
+        let shaking = TlsConnector::from(config).connect(name, near);
+        let shaking = tokio::task::spawn_local(shaking);
+        let mut far = far;
+        let mut hello = [0; 8192];
+        let length = far.read(&mut hello).await.expect("a hello");
+        let (mut gateway, _task) = rig.connect();
+        gateway.write_all(&hello[..length / 2]).await.expect("taken");
+        // It has taken what there is, and waits for the rest.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        for end in ["pem", "key"] {
+            let [from, to] = ["other", "api"].map(|name| folder.join(format!("{name}.{end}")));
+            std::fs::copy(from, to).expect("copied");
+        }
+        let (group, instance) = topology.gateway("gw").expect("the instance");
+        let before = rig.published.load_full();
+        let next = Snapshot::build(group, &instance.name, &rig.observer, Some(&before));
+        rig.published.publish(next.expect("it builds"));
+        gateway.write_all(&hello[length / 2..length]).await.expect("taken");
+        let _between = tokio::task::spawn_local(async move {
+            // It ends with its connections.
+            let _ended = tokio::io::copy_bidirectional(&mut far, &mut gateway).await;
+        });
+        let mut stream = shaking.await.expect("no panic").expect("the old certificate");
+        let answer = get(&mut stream, "api.example").await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        connect(&rig, other).await.expect_err("a certificate that it does not know");
     })
     .await;
 }
