@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use crate::stages::dispatch::cache::fill::Reader;
 use crate::stages::dispatch::files::body::FileBody;
 use crate::stages::dispatch::upstream::ServiceBody;
 use crate::stages::dispatch::upstream::http1::Http1Body;
@@ -398,6 +399,8 @@ pub enum AnswerBody {
     Service(Box<ServiceBody>),
     /// Out of a file.
     File(Box<FileBody>),
+    /// A service's, that is kept meanwhile.
+    Kept(Box<Reader>),
     /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
     Tunnel(Box<Tunnel>),
 }
@@ -449,6 +452,7 @@ impl Body for AnswerBody {
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::File(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Kept(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -458,6 +462,7 @@ impl Body for AnswerBody {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Service(body) => body.is_end_stream(),
             Self::File(body) => body.is_end_stream(),
+            Self::Kept(body) => body.is_end_stream(),
         }
     }
 
@@ -467,6 +472,7 @@ impl Body for AnswerBody {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Service(body) => body.size_hint(),
             Self::File(body) => body.size_hint(),
+            Self::Kept(body) => body.size_hint(),
         }
     }
 }

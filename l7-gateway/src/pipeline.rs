@@ -104,7 +104,7 @@ pub struct Pipeline {
     /// Stage 7.
     pub request_transform: RequestTransform,
     /// Stage 8.
-    pub dispatch: Dispatch,
+    pub dispatch: Rc<Dispatch>,
     /// Stage 9.
     pub response_transform: ResponseTransform,
     /// Stage 10.
@@ -132,7 +132,7 @@ impl Pipeline {
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
             request_transform: RequestTransform,
-            dispatch: Dispatch::new(snapshot, observer, before.map(|before| &before.dispatch)),
+            dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
             response_transform: ResponseTransform::new(snapshot),
             emit: Emit,
             limiter,
@@ -164,7 +164,7 @@ impl Pipeline {
 
     async fn respond(&self, x: &mut Exchange, mut answer: Answered) -> Transformed {
         let head = &mut answer.head;
-        undo(&self.dispatch, x, head);
+        undo(&*self.dispatch, x, head);
         undo(&self.request_transform, x, head);
         undo(&self.route, x, head);
         undo(&self.rate_limit, x, head);

@@ -17,6 +17,7 @@ use topology::units::InstanceName;
 
 use crate::matcher::Matcher;
 use crate::stages::authn::{Keys, KeysError};
+use crate::stages::dispatch::cache::Cache;
 use crate::stages::dispatch::files::{FilesError, Site};
 use crate::stages::dispatch::gate::Gate;
 use crate::stages::dispatch::service::Upstream;
@@ -66,6 +67,8 @@ pub struct Snapshot {
     pub files: Vec<Site>,
     /// How many requests may be under way to all of its services; `None`: any number.
     pub gate: Option<Arc<Gate>>,
+    /// What is kept of answers; `None`: no route asks for it.
+    pub cache: Option<Cache>,
     /// Key sets of its issuers.
     pub keys: Arc<Keys>,
     /// Counters of its limits.
@@ -102,6 +105,11 @@ impl Snapshot {
                 .concurrency
                 .map(|rules| Gate::new(rules, before.and_then(|before| before.gate.as_deref()))),
             files: group.files.iter().map(Site::new).collect::<Result<_, _>>()?,
+            cache: Cache::build(
+                group,
+                before.and_then(|before| Some((&before.group, before.cache.as_ref()?))),
+                &observer.metrics,
+            ),
             keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
             limits: match limits {
                 Some(before) => Arc::clone(&before.limits),

@@ -6,6 +6,7 @@
 mod authn;
 mod balancer;
 mod bodies;
+mod cache;
 mod calls;
 mod endpoints;
 mod fakes;

@@ -5,8 +5,9 @@
 //! `Grant`.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::balance::Costs;
 use common::observe::Observer;
@@ -21,8 +22,8 @@ use self::gate::Shed;
 use self::retry::Budget;
 use self::upstream::connection::UpstreamBody;
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
-use crate::body::{AnswerBody, BodyFault, BodyProgress, Tunnel};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
+use crate::body::{AnswerBody, BodyFault, BodyProgress, RequestBody, Tunnel};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Grant, Prepared, ResponseHead, Stage};
 use crate::grpc;
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
@@ -32,6 +33,7 @@ use topology::gateway::RouteTo;
 
 mod ask;
 pub mod attempt;
+pub mod cache;
 pub mod files;
 pub mod gate;
 pub mod held;
@@ -63,6 +65,7 @@ pub enum DispatchError {
 /// The stage, one per worker.
 #[derive(Debug)]
 pub struct Dispatch {
+    own: Weak<Self>,
     snapshot: Arc<Snapshot>,
     observer: Observer,
     lanes: Vec<Rc<Lane>>,
@@ -95,11 +98,13 @@ pub struct Plan {
     attempts: u8,
     /// Of whoever asks, where the balance hashes.
     hash: u64,
+    /// Whether another protocol may be answered with.
+    upgrade: bool,
 }
 
 impl Dispatch {
     /// For one worker; connections to services that have not changed since `before` are kept.
-    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Self {
+    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Rc<Self> {
         let lane = |upstream: &Arc<service::Upstream>| {
             let same = |lane: &&Rc<Lane>| Arc::ptr_eq(&lane.pool.upstream, upstream);
             let known = before.and_then(|before| before.lanes.iter().find(same));
@@ -113,20 +118,22 @@ impl Dispatch {
                 })
             })
         };
-        Self {
+        Rc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             snapshot: Arc::clone(snapshot),
             observer: observer.clone(),
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
-        }
+        })
     }
 
     /// Lets a request in where few enough are under way, to its service and to all; it is in until its
     /// exchange ends.
-    async fn admit(&self, x: &mut Exchange, lane: &Lane, until: Instant) -> Result<(), Halt> {
+    async fn admit(&self, x: &mut Exchange, plan: Plan) -> Result<(), Halt> {
+        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         // The service's own line first: who waits in it takes no place from other services.
         for gate in [&lane.pool.upstream.gate, &self.snapshot.gate].into_iter().flatten() {
-            match gate.enter(until).await {
+            match gate.enter(plan.deadline).await {
                 Ok(pass) => x.passes.push(pass),
                 Err(Shed) => {
                     lane.shed.increment(1);
@@ -168,7 +175,8 @@ impl Filter for Dispatch {
         let (deadline, end) = (x.began + route.timeout, total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
         let attempts = model.retry.attempts.max(1);
-        Some(Plan { lane: to.0, deadline, end, times, streams, attempts, hash })
+        let upgrade = false;
+        Some(Plan { lane: to.0, deadline, end, times, streams, attempts, hash, upgrade })
     }
 
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
@@ -178,23 +186,60 @@ impl Filter for Dispatch {
             let route = route.ok_or(Halt::from(Kind::NoRoute))?;
             return site.answer(x, &route.path, input).await;
         }
-        let plan = self.plan(x, &input, &mut Silent).ok_or(Halt::from(Kind::NoRoute))?;
-        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
-        let upgrade = input.upgrade.is_some();
-        let progress = input.body.progress();
+        match &self.snapshot.cache {
+            Some(cache) => Box::pin(cache::through(self, cache, x, input)).await,
+            None => self.forward(x, input).await,
+        }
+    }
+}
+
+impl Dispatch {
+    /// For what goes on when its exchange has ended.
+    fn own(&self) -> Option<Rc<Self>> {
+        self.own.upgrade()
+    }
+
+    fn planned(&self, x: &Exchange, input: &Prepared) -> Option<Plan> {
+        self.plan(x, input, &mut Silent)
+    }
+
+    /// The service's own answer.
+    async fn forward(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
+        let plan = self.planned(x, &input).ok_or(Halt::from(Kind::NoRoute))?;
+        let plan = Plan { upgrade: input.upgrade.is_some(), ..plan };
         let begun = Instant::now();
         let Prepared { head, mut body, grant, route, .. } = input;
         if plan.streams {
             body.stream(plan.times.idle);
         }
         let request = Request::from_parts(head, body);
-        self.admit(x, lane, plan.deadline).await?;
+        self.admit(x, plan).await?;
         self.mirror(route, &request);
-        let asked = self.ask(&grant, lane, plan, request).await;
+        let asked = self.fetch(&grant, plan, request).await;
         x.progress.upstream += begun.elapsed();
+        asked
+    }
+
+    /// The answer of whoever is asked.
+    async fn fetch(
+        &self,
+        grant: &Grant,
+        plan: Plan,
+        request: Request<RequestBody>,
+    ) -> Result<Answered, Halt> {
+        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
+        let progress = request.body().progress();
+        let asked = self.ask(grant, lane, plan, request).await;
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
         let pace = Pace::new(plan.times.idle, plan.end);
-        answer(response, lease, upgrade, pace)
+        answer(response, lease, plan.upgrade, pace)
+    }
+}
+
+impl Plan {
+    /// For a request that is sent so much later than its exchange began.
+    fn moved(self, by: Duration) -> Self {
+        Self { deadline: self.deadline + by, end: self.end.map(|end| end + by), ..self }
     }
 }
 

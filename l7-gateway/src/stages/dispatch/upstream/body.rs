@@ -28,6 +28,11 @@ impl ServiceBody {
     pub fn new(incoming: UpstreamBody, lease: Lease, pace: Pace) -> Self {
         Self { incoming, lease: Some(lease), pace }
     }
+
+    /// Whether the protocol itself tells its end from a break, whatever its headers say.
+    pub fn is_framed(&self) -> bool {
+        matches!(self.incoming, UpstreamBody::Http2(_))
+    }
 }
 
 impl Body for ServiceBody {
