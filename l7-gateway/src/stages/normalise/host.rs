@@ -56,6 +56,7 @@ fn well_formed(authority: &Authority) -> bool {
                 && inner.len() <= 253
                 && inner.bytes().all(name)
                 && !inner.starts_with('.')
+                && !inner.ends_with('.')
                 && !inner.contains("..")
         }
     };
@@ -88,7 +89,7 @@ mod tests {
     /// G23: a bad host is refused.
     #[test]
     fn bad_hosts_are_refused() {
-        let cases: [(&str, &[&str]); 14] = [
+        let cases: [(&str, &[&str]); 15] = [
             ("/", &[]),
             ("/", &["a", "a"]),
             ("/", &["a", "b"]),
@@ -98,6 +99,7 @@ mod tests {
             ("/", &["a:99999"]),
             ("/", &["a:+80"]),
             ("/", &[".a"]),
+            ("/", &["a.."]),
             ("/", &["a..b"]),
             ("/", &["[::x]"]),
             ("/", &["a/b"]),
