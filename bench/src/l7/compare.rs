@@ -37,6 +37,9 @@ struct Report {
     date: String,
     kernel: String,
     cores: usize,
+    /// Processes that wanted a processor on average of the last minute, ours and others', before
+    /// and after.
+    busy: Vec<f64>,
     rounds: u32,
     seconds: u32,
     versions: BTreeMap<&'static str, String>,
@@ -79,6 +82,8 @@ pub fn run(plan: &Plan) -> Result<()> {
         report.goals.extend(verdicts);
         report.notes.extend(sheet.notes);
         if let Some(path) = &plan.json {
+            report.busy.truncate(1);
+            report.busy.extend(busy());
             std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
         }
     }
@@ -92,12 +97,18 @@ impl Report {
             date: said("date", &["-u", "+%Y-%m-%d %H:%M"]),
             kernel: said("uname", &["-r"]),
             cores: std::thread::available_parallelism()?.get(),
+            busy: busy().into_iter().collect(),
             rounds: plan.terms.rounds,
             seconds: plan.terms.seconds,
             versions: versions.collect(),
             ..Self::default()
         })
     }
+}
+
+fn busy() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -174,6 +174,7 @@ pub fn client<O: DeserializeOwned>(arguments: &[impl AsRef<OsStr>]) -> Result<O>
 #[derive(Debug)]
 pub struct Held {
     child: Child,
+    output: BufReader<ChildStdout>,
 }
 
 impl Held {
@@ -184,7 +185,9 @@ impl Held {
     pub fn spawn(arguments: &[impl AsRef<OsStr>]) -> Result<Self> {
         let mut command = own(arguments)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        Ok(Self { child: command.spawn()? })
+        let mut child = command.spawn()?;
+        let output = child.stdout.take().context("no output")?;
+        Ok(Self { child, output: BufReader::new(output) })
     }
 
     /// Waits for what it says on one line.
@@ -193,9 +196,13 @@ impl Held {
     /// When it fails before.
     pub fn says<O: DeserializeOwned>(&mut self) -> Result<O> {
         let mut line = String::new();
-        let output = self.child.stdout.take().context("it has spoken already")?;
-        BufReader::new(output).read_line(&mut line)?;
+        self.output.read_line(&mut line)?;
         serde_json::from_str(&line).context("a client failed")
+    }
+
+    /// Lets it go on, or end.
+    pub fn release(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Lets go and waits for its end.
@@ -203,7 +210,7 @@ impl Held {
     /// # Errors
     /// When it fails.
     pub fn end(mut self) -> Result<()> {
-        drop(self.child.stdin.take());
+        self.release();
         let status = self.child.wait()?;
         ensure!(status.success(), "a client ended with {status}");
         Ok(())

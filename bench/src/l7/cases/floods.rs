@@ -69,19 +69,32 @@ pub(super) fn floods(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
 
 /// An attack with nobody else there, and the party's seconds of a processor.
 fn alone(party: &Running, attack: Attack) -> Result<(Cost, f64)> {
+    let mut attacker = attacker(party, attack)?;
+    // The lawful connection before it is over by then.
+    pause(Duration::from_millis(100));
     let before = party.cpu();
-    let cost = client(&words(party, attack))?;
+    attacker.release();
+    let cost = attacker.says()?;
     // What is still to be done for it.
-    pause(Duration::from_millis(200));
+    pause(Duration::from_millis(100));
+    attacker.end()?;
     Ok((cost, (party.cpu() - before).as_secs_f64()))
 }
 
 /// Another client during an attack.
 fn among_others(party: &Running, attack: Attack) -> Result<Outcome> {
-    let attacker = Held::spawn(&words(party, attack))?;
+    let mut attacker = attacker(party, attack)?;
+    attacker.release();
     let outcome = client(&others(party));
     attacker.end()?;
     outcome
+}
+
+/// Ready, but not let go.
+fn attacker(party: &Running, attack: Attack) -> Result<Held> {
+    let mut attacker = Held::spawn(&words(party, attack))?;
+    let _ready: String = attacker.says()?;
+    Ok(attacker)
 }
 
 fn words(party: &Running, attack: Attack) -> Vec<String> {

@@ -3,6 +3,7 @@
 //!
 //! Invariant: the attack ends with its time or with its connection; it does not come again.
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, block, field, frame, preface, request,
 };
-use super::tls;
+use super::{frames, tls};
 use crate::l4::clock::now;
 
 /// What is sent again and again.
@@ -78,7 +79,7 @@ pub struct Cost {
 }
 
 impl Plan {
-    /// Attacks.
+    /// Says that it is ready, waits until standard input ends, and attacks.
     ///
     /// # Errors
     /// When it cannot begin.
@@ -90,6 +91,11 @@ impl Plan {
     async fn attack(&self) -> Result<Cost> {
         let connector = TlsConnector::from(tls::config(b"h2")?);
         let mut script = Script::new(self.attack);
+        // What a process pays once is nobody's attack.
+        let lawful = TcpStream::connect(self.to).await?;
+        frames::ask(&mut connector.connect(tls::name(), lawful).await?).await?;
+        super::tell(&"ready")?;
+        std::io::stdin().lock().read_to_end(&mut Vec::new())?;
         let (before, begin) = (used()?, now());
         let stream = TcpStream::connect(self.to).await?;
         stream.set_nodelay(true)?;
