@@ -97,11 +97,26 @@ impl Dispatch {
         request: Request<RequestBody>,
         spare: Option<&Spare>,
     ) -> Result<Answer, Failure> {
+        let after = to.lane.pool.upstream.model.retry.hedge;
+        match (after, spare.filter(|spare| spare.tape.is_none())) {
+            // Boxed: its futures are large, and few services are hedged.
+            (Some(after), Some(spare)) => {
+                Box::pin(self.race(to, tried, chosen, request, (spare, after))).await
+            }
+            _ => self.once(to, chosen, request).await,
+        }
+    }
+
+    /// Two attempts, the second begun some time after the first.
+    async fn race(
+        &self,
+        to: To<'_>,
+        tried: &mut Tried,
+        chosen: Chosen,
+        request: Request<RequestBody>,
+        (spare, after): (&Spare, Duration),
+    ) -> Result<Answer, Failure> {
         let To { lane, plan } = to;
-        let after = lane.pool.upstream.model.retry.hedge;
-        let (Some(after), Some(spare)) = (after, spare.filter(|spare| spare.tape.is_none())) else {
-            return self.once(to, chosen, request).await;
-        };
         let mut first = pin!(self.once(to, chosen, request));
         tokio::select! {
             biased;

@@ -184,7 +184,8 @@ impl Filter for Dispatch {
             let site = self.snapshot.files.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
             let route = self.snapshot.group.routes.get(input.route.0);
             let route = route.ok_or(Halt::from(Kind::NoRoute))?;
-            return site.answer(x, &route.path, input).await;
+            // Boxed: opening a file takes more room than asking a service.
+            return Box::pin(site.answer(x, &route.path, input)).await;
         }
         match &self.snapshot.cache {
             Some(cache) => Box::pin(cache::through(self, cache, x, input)).await,

@@ -140,7 +140,8 @@ impl Lease {
                 kept.requests += 1;
                 kept.wire.send(request).await
             }
-            Way::Shared(seat) => Ok(seat.send(request).await?.map(UpstreamBody::Http2)),
+            // Boxed: HTTP/1.1 is not to carry its size.
+            Way::Shared(seat) => Ok(Box::pin(seat.send(request)).await?.map(UpstreamBody::Http2)),
         }
     }
 

@@ -86,6 +86,17 @@ impl Slot {
                 return Ok(Way::Alone(kept));
             }
         }
+        // Boxed: handshakes are large, and most requests find a connection.
+        Box::pin(self.fresh(reuse, offer, limit)).await
+    }
+
+    /// A new connection, or one that became free meanwhile.
+    async fn fresh(
+        self: &Rc<Self>,
+        reuse: Reuse,
+        offer: Offer,
+        limit: Duration,
+    ) -> io::Result<Way> {
         for _ in 0..OPENINGS {
             if self.alone.get() || offer == Offer::Http1 {
                 match self.open(offer, limit).await? {
