@@ -19,6 +19,10 @@ use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Held, Rig, Running, client};
 
 const MILLIS: &str = "2500";
+/// An attack that is cut is made so many times, as one is too short to be measured.
+const TIMES: u32 = 5;
+/// Seconds of a processor that can be told from none.
+const LEAST: f64 = 50e-6;
 
 fn name(attack: Attack) -> String {
     format!("flood, {}", word(attack))
@@ -29,13 +33,19 @@ fn word(attack: Attack) -> String {
 }
 
 pub(super) fn goals() -> Vec<Goal> {
-    let cost = format!("{}: cpu of the party by the attacker's", name(Attack::RapidReset));
+    let cost = format!(
+        "{}: cpu of the party by the attacker's, beyond a handshake",
+        name(Attack::RapidReset)
+    );
     let mut all = vec![Goal::new(&cost, Want::AtMost(1.0))];
-    let failed = |attack: &Attack| {
-        Goal::new(&format!("{}: others failed", name(*attack)), Want::AtMost(0.0))
-    };
-    all.extend(Attack::value_variants().iter().map(failed));
+    let failed = |attack| Goal::new(&format!("{}: others failed", name(attack)), Want::AtMost(0.0));
+    all.extend(attacks().map(failed));
     all
+}
+
+fn attacks() -> impl Iterator<Item = Attack> {
+    let all = Attack::value_variants().iter().copied();
+    all.filter(|attack| *attack != Attack::Nothing)
 }
 
 pub(super) fn floods(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
@@ -47,15 +57,18 @@ pub(super) fn floods(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
         sheet.note((name, "ms", Better::Low), party.kind, round, quiet.p99_us / 1e3);
         Ok(())
     });
-    for &attack in Attack::value_variants() {
+    for attack in attacks() {
         let name = name(attack);
         in_turns(&name, &parties, rounds, sheet, &mut |party, round, sheet| {
             let mut note = |figure: &str, unit, value| {
                 let name = format!("{name}: {figure}");
                 sheet.note((&name, unit, Better::Low), party.kind, round, value);
             };
+            let (lawful, own) = alone(party, Attack::Nothing)?;
             let (cost, cpu) = alone(party, attack)?;
-            note("cpu of the party by the attacker's", "", cpu / cost.cpu);
+            // A handshake costs every server more than its client, attack or not.
+            let beyond = (cpu - own).max(0.0) / (cost.cpu - lawful.cpu).max(LEAST);
+            note("cpu of the party by the attacker's, beyond a handshake", "", beyond);
             note("cpu of the party", "ms", cpu * 1e3);
             // The whole time: it was not cut.
             note("cut after", "ms", cost.cut_ms.unwrap_or(MILLIS.parse()?));
@@ -69,14 +82,29 @@ pub(super) fn floods(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
 
 /// An attack with nobody else there, and the party's seconds of a processor.
 fn alone(party: &Running, attack: Attack) -> Result<(Cost, f64)> {
+    let (mut all, mut spent, mut times) = (Cost::default(), 0.0, 0);
+    while times < TIMES {
+        let (cost, cpu) = once(party, attack)?;
+        times += 1;
+        spent += cpu;
+        all = Cost { cpu: all.cpu + cost.cpu, ..cost };
+        if all.cut_ms.is_none_or(|cut| cut > 500.0) {
+            break;
+        }
+    }
+    all.cpu /= f64::from(times);
+    Ok((all, spent / f64::from(times)))
+}
+
+fn once(party: &Running, attack: Attack) -> Result<(Cost, f64)> {
     let mut attacker = attacker(party, attack)?;
     // The lawful connection before it is over by then.
-    pause(Duration::from_millis(100));
+    pause(Duration::from_millis(50));
     let before = party.cpu();
     attacker.release();
     let cost = attacker.says()?;
     // What is still to be done for it.
-    pause(Duration::from_millis(100));
+    pause(Duration::from_millis(50));
     attacker.end()?;
     Ok((cost, (party.cpu() - before).as_secs_f64()))
 }

