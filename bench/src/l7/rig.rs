@@ -20,6 +20,9 @@ use crate::figures::Column as _;
 use crate::process::Program;
 use crate::progress;
 
+/// Where our own service listens.
+pub const ECHO: &str = "127.0.77.1:18081";
+
 /// What all runs share.
 #[derive(Debug)]
 pub struct Rig {
@@ -110,6 +113,15 @@ impl Rig {
         self.service.cpu()
     }
 
+    /// Starts our own service.
+    ///
+    /// # Errors
+    /// When its address is taken.
+    pub fn echo(&self) -> Result<Program> {
+        let log = self.folder.join("echo.log");
+        Program::start("echo", &mut own(&["client", "echo", "--listen", ECHO])?, &log, ECHO)
+    }
+
     /// Starts one party.
     ///
     /// # Errors
@@ -149,10 +161,7 @@ pub fn beside_party(program: &str) -> Command {
 }
 
 /// This program again, as one of its own clients.
-///
-/// # Errors
-/// When the system does not say where it is.
-pub fn own(arguments: &[impl AsRef<OsStr>]) -> Result<Command> {
+fn own(arguments: &[impl AsRef<OsStr>]) -> Result<Command> {
     let own = std::env::current_exe()?;
     let mut command = beside_party(&own.to_string_lossy());
     command.args(arguments);

@@ -14,8 +14,8 @@ use crate::l4::clock::pause;
 use crate::l7::Sheet;
 use crate::l7::goals::{Goal, Want};
 use crate::l7::load::Load;
-use crate::l7::party::{Kind, Wanted};
-use crate::l7::rig::{Rig, Running, beside_party};
+use crate::l7::party::{Kind, SERVICE, Wanted};
+use crate::l7::rig::{ECHO, Rig, Running, beside_party};
 
 const HTTP: &str = "1 MiB bodies, http";
 const HTTPS: &str = "1 MiB bodies, https";
@@ -86,11 +86,22 @@ impl Stream {
     fn figure(self) -> String {
         format!("memory grown by 1 GiB: {}", self.name)
     }
+
+    fn uploads(self) -> bool {
+        self.how.contains(&"-T")
+    }
 }
 
 pub(super) fn streams(rig: &Rig, _: Terms, sheet: &mut Sheet) {
+    let _echo = match rig.echo() {
+        Ok(echo) => echo,
+        Err(fault) => return sheet.notes.push(format!("{fault:#}")),
+    };
     for stream in STREAMS {
-        let parties = rig.start_all(&Wanted::pinned(stream.tls), |it| it != Kind::Direct, sheet);
+        // nginx would answer before it has the body.
+        let service = if stream.uploads() { ECHO } else { SERVICE };
+        let wanted = Wanted { service, ..Wanted::pinned(stream.tls) };
+        let parties = rig.start_all(&wanted, |it| it != Kind::Direct, sheet);
         in_turns(stream.name, &parties, 1, sheet, &mut |party, round, sheet| {
             let grown = grown(rig, party, stream)?;
             let figure = stream.figure();
@@ -111,8 +122,7 @@ fn grown(rig: &Rig, party: &Running, stream: Stream) -> Result<f64> {
     let before = party.rss_kib();
     let file = rig.large("1g");
     let how = stream.how.iter().map(|word| word.replace("FILE", &file.to_string_lossy()));
-    let upload = stream.how.contains(&"-T");
-    let mut command: Command = curl(if upload { "/api/upload" } else { "/large/1g" });
+    let mut command: Command = curl(if stream.uploads() { "/api/upload" } else { "/large/1g" });
     let mut child = command.args(how).spawn()?;
     let mut most = before;
     let status = loop {

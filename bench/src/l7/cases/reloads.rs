@@ -14,10 +14,8 @@ use crate::l7::Sheet;
 use crate::l7::client::mixed::{All, Found};
 use crate::l7::goals::{Goal, Want};
 use crate::l7::party::{Kind, Wanted};
-use crate::l7::rig::{Held, Rig, Running, own};
-use crate::process::Program;
+use crate::l7::rig::{ECHO, Held, Rig, Running};
 
-const ECHO: &str = "127.0.77.1:18081";
 const COUNT: u32 = 100;
 const APART: Duration = Duration::from_millis(600);
 
@@ -37,10 +35,7 @@ pub(super) fn goals() -> Vec<Goal> {
 
 pub(super) fn reloads(rig: &Rig, _: Terms, sheet: &mut Sheet) {
     let wanted = Wanted { service: ECHO, ..Wanted::free(true) };
-    let log = rig.shared().with_file_name("echo.log");
-    let words = ["client", "echo", "--listen", ECHO];
-    let echo = own(&words).and_then(|mut it| Program::start("echo", &mut it, &log, ECHO));
-    let _echo = match echo {
+    let _echo = match rig.echo() {
         Ok(echo) => echo,
         Err(fault) => return sheet.notes.push(format!("{fault:#}")),
     };

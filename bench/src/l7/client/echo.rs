@@ -1,11 +1,11 @@
-//! A service for the case of reloads: small answers over kept connections, and WebSockets that send
+//! A service for what nginx does not do: small answers after the whole body, and WebSockets that send
 //! back what comes. Not a WebSocket server: frames are passed back as they are.
 //!
 //! Invariant: it never closes a connection first.
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,10 +55,28 @@ async fn serve(mut stream: TcpStream) -> Result<()> {
                 tokio::io::copy(&mut reader, &mut writer).await?;
                 return Ok(());
             }
+            let length = head.split("\r\ncontent-length:").nth(1);
+            let length = length.and_then(|rest| rest.lines().next()?.trim().parse().ok());
+            skip(&mut stream, &mut bytes, length.unwrap_or(0)).await?;
             stream.write_all(ANSWER.as_bytes()).await?;
         }
         if stream.read_buf(&mut bytes).await? == 0 {
             return Ok(());
         }
     }
+}
+
+/// Takes a body in.
+async fn skip(stream: &mut TcpStream, bytes: &mut Vec<u8>, length: usize) -> Result<()> {
+    let early = bytes.len().min(length);
+    bytes.drain(..early);
+    let mut left = length - early;
+    let mut scrap = vec![0; if left > 0 { 256 * 1024 } else { 0 }];
+    while left > 0 {
+        let most = left.min(scrap.len());
+        let read = stream.read(&mut scrap[..most]).await?;
+        ensure!(read > 0, "closed within a body");
+        left -= read;
+    }
+    Ok(())
 }
