@@ -190,7 +190,7 @@ impl Tape {
     fn keep(&self, piece: &Bytes) {
         self.size.set(self.size.get().saturating_add(piece.len()));
         if self.size.get() <= self.most {
-            self.pieces.borrow_mut().push(piece.clone());
+            self.pieces.borrow_mut().push(Bytes::copy_from_slice(piece));
         } else {
             self.pieces.borrow_mut().clear();
         }
@@ -269,7 +269,7 @@ impl RequestBody {
 
     /// A body that was kept whole, once more; `None`: it was too large, or its end had not come.
     pub fn replay(tape: &Tape, progress: &BodyProgress) -> Option<Self> {
-        if tape.size.get() > tape.most || !progress.ended() {
+        if tape.size.get() > tape.most || !progress.ended() || progress.fault().is_some() {
             return None;
         }
         let limits = BodyLimits { bytes: tape.most as u64, idle: Duration::MAX };
@@ -329,6 +329,10 @@ impl Body for RequestBody {
             this.progress.ended.set(this.returned.is_empty() && this.source.is_none());
             return Poll::Ready(Some(Ok(Frame::data(again))));
         }
+        // An end that was a fault stays one.
+        if let Some(fault) = this.progress.fault.get() {
+            return Poll::Ready(Some(Err(fault)));
+        }
         let Some(source) = &mut this.source else { return Poll::Ready(None) };
         this.progress.started.set(true);
         match Pin::new(&mut *source).poll_frame(cx) {
@@ -343,7 +347,7 @@ impl Body for RequestBody {
             }
             Poll::Ready(Some(Err(fault))) => this.fail(fault),
             Poll::Ready(Some(Ok(frame))) => {
-                this.progress.ended.set(frame.is_trailers() || source.is_end_stream());
+                let ended = frame.is_trailers() || source.is_end_stream();
                 let size = frame.data_ref().map_or(0, Buf::remaining) as u64;
                 let total = this.progress.bytes.get() + size;
                 this.progress.bytes.set(total);
@@ -353,6 +357,7 @@ impl Body for RequestBody {
                 if this.drips(total) {
                     return this.fail(BodyFault::Idle);
                 }
+                this.progress.ended.set(ended);
                 // Trailers of requests are dropped: nothing behind may trust them (RFC 9110 §6.5.1).
                 if let (Some(tape), Some(piece)) = (&this.tape, frame.data_ref()) {
                     tape.keep(piece);

@@ -73,6 +73,17 @@ impl<IO> Link<IO> {
         !self.large.is_empty() || !self.output.is_empty()
     }
 
+    /// Gives a large buffer back that is empty, and begins small again.
+    pub fn shrink(&mut self) {
+        if self.input.is_empty() && self.room > LEAST_ROOM {
+            self.input = BytesMut::new();
+            self.room = LEAST_ROOM;
+        }
+        if self.output.is_empty() && self.output.capacity() > LEAST_ROOM {
+            self.output = BytesMut::new();
+        }
+    }
+
     /// Gives buffers back that are empty.
     pub fn rest(&mut self) {
         if self.input.is_empty() {
@@ -88,7 +99,10 @@ impl<IO> Link<IO> {
 impl<IO: AsyncRead + Unpin> Link<IO> {
     /// Reads more behind `input`; zero at the connection's end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.room);
+        // A piece that somebody keeps holds its buffer: one is left only when it is half used.
+        if self.input.capacity() - self.input.len() < self.room / 2 {
+            self.input.reserve(self.room);
+        }
         let space = self.input.capacity() - self.input.len();
         let read = ready!(pin!(self.io.read_buf(&mut self.input)).poll(cx))?;
         if read >= self.room.min(space) {

@@ -73,8 +73,9 @@ impl Decoder {
                 Step::End(used) => {
                     drop(buffer.split_to(used));
                     let lines = chunks.take_trailers();
+                    let end = if lines.is_empty() { Piece::End } else { trailers(lines)? };
                     *self = Self::NONE;
-                    if lines.is_empty() { Ok(Piece::End) } else { trailers(lines) }
+                    Ok(end)
                 }
             },
         }

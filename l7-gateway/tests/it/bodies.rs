@@ -181,3 +181,43 @@ async fn a_slow_service_is_not_the_clients_fault() {
     })
     .await;
 }
+
+/// G4: an answer that begins before the request has ended holds nobody up, even if the client reads it
+/// only after it has sent everything.
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_does_not_hold_up_the_request() {
+    const UP: usize = 2 << 20;
+    const DOWN: usize = 16 << 20;
+    local(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let rig = Rig::new(&one(listener.local_addr().expect("an address")));
+        let service = tokio::task::spawn_local(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let (mut reader, mut writer) = stream.into_split();
+            let answer = tokio::task::spawn_local(async move {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {DOWN}\r\n\r\n");
+                writer.write_all(head.as_bytes()).await.expect("taken");
+                writer.write_all(&vec![b'd'; DOWN]).await.expect("taken");
+                writer
+            });
+            let (mut bytes, mut count) = (vec![0; 64 * 1024], 0);
+            while count < UP {
+                count += reader.read(&mut bytes).await.expect("alive");
+            }
+            drop(answer.await);
+        });
+        let (mut stream, _task) = rig.connect();
+        let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {UP}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("taken");
+        stream.write_all(&vec![b'u'; UP]).await.expect("all of it is taken before any is read");
+        let (mut bytes, mut count) = (vec![0; 64 * 1024], 0);
+        while count < DOWN {
+            match stream.read(&mut bytes).await.expect("alive") {
+                0 => panic!("{count} of {DOWN}"),
+                read => count += read,
+            }
+        }
+        service.await.expect("no panic");
+    })
+    .await;
+}

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
@@ -34,7 +34,9 @@ pub(super) struct Client<IO> {
     scanned: usize,
     /// Of the body that is coming.
     decoder: Decoder,
-    expect: Expect,
+    word: Word,
+    /// Waits for the end of the body that is coming.
+    watcher: Option<Waker>,
     /// Of the exchange under way.
     number: u64,
 }
@@ -48,8 +50,8 @@ impl<IO> fmt::Debug for Client<IO> {
 impl<IO> Client<IO> {
     pub(super) fn new(io: IO, limits: HeadLimits) -> Self {
         let link = Link::new(io);
-        let (decoder, expect) = (Decoder::NONE, Expect::Nothing);
-        Self { link, limits, scanned: 0, decoder, expect, number: 0 }
+        let (decoder, word) = (Decoder::NONE, Word::Said);
+        Self { link, limits, scanned: 0, decoder, word, watcher: None, number: 0 }
     }
 
     /// Whether a part of a head is there.
@@ -81,15 +83,17 @@ impl<IO> Client<IO> {
 
     /// The final answer begins: nothing is said before it any more.
     pub(super) fn answering(&mut self) {
-        self.expect = Expect::Nothing;
-        // What is left of the body is for its present reader alone.
+        self.word = Word::Said;
     }
 
     fn read(&mut self, bytes: &Bytes) -> Came {
         self.scanned = 0;
         let head = request::parse(bytes, self.limits)?;
         self.decoder = head.body.into();
-        self.expect = head.expect;
+        self.word = match head.expect {
+            Expect::Continue => Word::Awaited,
+            Expect::Nothing => Word::Said,
+        };
         self.number += 1;
         Ok(head)
     }
@@ -164,6 +168,10 @@ impl<IO: AsyncRead + Unpin> Client<IO> {
             }
             self.link.input.put_slice(space.filled());
         }
+        if !self.decoder.is_done() {
+            // Somebody else reads; when he has done, this is where the end is seen.
+            self.watcher = Some(cx.waker().clone());
+        }
         Poll::Pending
     }
 }
@@ -174,6 +182,37 @@ struct Gone;
 
 /// Bytes of later requests that are taken in before their turn.
 const EARLY: usize = 16 * 1024;
+
+impl<IO: AsyncWrite + Unpin> Client<IO> {
+    /// Tells a client that waits to go on; false if it cannot be told anything. Nothing else is ever
+    /// written by who reads a body: once the answer has begun, its sender alone waits for room.
+    fn poll_word(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.word == Word::Awaited {
+            self.word = Word::Put;
+            self.link.output().put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if self.word == Word::Put {
+            match self.link.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.word = Word::Said,
+                Poll::Ready(Err(_)) => return false,
+                // What does not leave now leaves with the answer.
+                Poll::Pending => {}
+            }
+        }
+        true
+    }
+}
+
+/// The word that a client awaits before it sends its body (RFC 9110 §10.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// It awaits it.
+    Awaited,
+    /// It is on its way.
+    Put,
+    /// It is out, or none is awaited.
+    Said,
+}
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Intake for Client<IO> {
     fn poll_body(
@@ -186,20 +225,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake for Client<IO> {
         }
         loop {
             let piece = self.decoder.next(&mut self.link.input);
+            if self.decoder.is_done()
+                && let Some(watcher) = self.watcher.take()
+            {
+                watcher.wake();
+            }
             match piece.map_err(|_| BodyFault::Malformed)? {
                 Piece::Data(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Piece::Trailers(map) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
                 Piece::End => return Poll::Ready(None),
                 Piece::More => {}
             }
-            if self.expect == Expect::Continue {
-                self.expect = Expect::Nothing;
-                self.link.output().put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            }
-            // What does not leave now leaves with the answer.
-            if self.link.has_output()
-                && let Poll::Ready(Err(_)) = self.link.poll_flush(cx)
-            {
+            if !self.poll_word(cx) {
                 return Poll::Ready(Some(Err(BodyFault::Broken)));
             }
             if !matches!(ready!(self.link.poll_fill(cx)), Ok(1..)) {
@@ -228,7 +265,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     pub(super) async fn close(mut self) {
         let farewell = async {
             poll_fn(|cx| self.link.poll_shutdown(cx)).await?;
-            let mut left = 64 * 1024_usize;
+            let mut left = 4_usize << 20;
             while left > 0 {
                 self.link.input.clear();
                 match poll_fn(|cx| self.link.poll_fill(cx)).await? {

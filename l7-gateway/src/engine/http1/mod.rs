@@ -114,7 +114,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Connection<IO> {
 
     /// The next head, or what is wrong with it; `None`: there is none.
     async fn next(&mut self, mut draining: Pin<&mut impl Future<Output = ()>>) -> Option<Came> {
-        let (mut leaving, mut rested) = (false, false);
+        let mut leaving = false;
         poll_fn(|cx| {
             let mut client = self.client.borrow_mut();
             if let Poll::Ready(came) = client.poll_head(cx, &mut self.line.scratch()) {
@@ -127,9 +127,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Connection<IO> {
                 (false, true) => Waiting::Farewell,
                 (false, false) => Waiting::Idle,
             });
-            if !begun && !rested {
+            if !begun {
                 client.rest();
-                rested = true;
             }
             ready!(self.clock.poll(cx));
             Poll::Ready(begun.then_some(Err(Fault::HeadTimeout)))

@@ -6,14 +6,16 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::ReadBuf;
+use tokio::task::unconstrained;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Unanswered;
 use super::stream::Stream;
@@ -120,7 +122,7 @@ impl Http1 {
         let mut interim = 0;
         let answered = poll_fn(|cx| self.0.borrow_mut().poll_head(cx, &parts.method, &mut interim));
         match answered.await {
-            Ok(response) => Ok(response.map(|()| Http1Body(Rc::clone(&self.0)))),
+            Ok(response) => Ok(response.map(|()| Http1Body::new(&self.0))),
             Err(Broken) => Err(Unanswered::lost()),
         }
     }
@@ -138,15 +140,23 @@ fn framing(method: &Method, body: &RequestBody) -> Framing {
 
 impl Wire {
     fn is_idle(&self) -> bool {
-        self.decoder.is_done() && self.sending.is_none() && !self.link.has_output()
+        self.decoder.is_done() && self.is_sent()
+    }
+
+    /// Whether nothing of the request is left to send.
+    fn is_sent(&self) -> bool {
+        self.sending.is_none() && !self.link.has_output()
     }
 
     /// Whether bytes or an end have come. Costs no system call while nothing has.
     fn has_stirred(&mut self) -> bool {
         let mut byte = [0];
         let mut cx = Context::from_waker(Waker::noop());
-        !self.link.input.is_empty()
-            || self.link.poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_ready()
+        let link = &mut self.link;
+        // Beside the task's budget, without which there would be silence whatever has come.
+        let read = unconstrained(poll_fn(|cx| link.poll_read(cx, &mut ReadBuf::new(&mut byte))));
+        let stirred = pin!(read).poll(&mut cx).is_ready();
+        stirred || !self.link.input.is_empty()
     }
 
     fn poll_head(
@@ -164,7 +174,10 @@ impl Wire {
                     }
                 }
                 Some(length) => {
-                    let bytes = self.link.input.split_to(length).freeze();
+                    // In memory of its own: fields may be kept for longer than a large buffer should.
+                    let head = self.link.input.get(..length).unwrap_or_default();
+                    let bytes = Bytes::copy_from_slice(head);
+                    self.link.input.advance(length);
                     self.scanned = 0;
                     if let Some(response) = self.read(&bytes, method)? {
                         return Poll::Ready(Ok(response));
@@ -192,6 +205,18 @@ impl Wire {
             (Persistence::Keep, _) => Fate::Serves,
         };
         Ok(Some(Response::from_parts(head.parts, ())))
+    }
+
+    /// Ready when the request was sent whole, or can be sent no further.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.poll_send(cx).is_err() {
+            self.fail();
+            // The service learns that no more comes, short of what it was told; whoever reads its
+            // answer then learns what it makes of that.
+            let _told = self.link.poll_shutdown(cx);
+        }
+        let waits = self.fate != Fate::Broken && (self.sending.is_some() || self.link.has_output());
+        if waits { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Sends as much of the request as there is and as the service takes. An answer may come before it
@@ -233,14 +258,14 @@ impl Wire {
     }
 
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        if self.sending.is_some() || self.link.has_output() {
-            self.poll_send(cx).map_err(|Broken| self.fail())?;
-        }
         loop {
             match self.decoder.next(&mut self.link.input) {
                 Ok(Piece::Data(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 Ok(Piece::Trailers(map)) => return Poll::Ready(Some(Ok(Frame::trailers(map)))),
-                Ok(Piece::End) => return Poll::Ready(None),
+                Ok(Piece::End) => {
+                    self.link.shrink();
+                    return Poll::Ready(None);
+                }
                 Ok(Piece::More) => {}
                 Err(_) => return Poll::Ready(Some(Err(self.fail()))),
             }
@@ -263,13 +288,28 @@ impl Wire {
 
 /// The body of an answer.
 #[derive(Debug)]
-pub struct Http1Body(Rc<RefCell<Wire>>);
+pub struct Http1Body {
+    wire: Rc<RefCell<Wire>>,
+    /// Sends the rest of a request that was answered early; in a task of its own, for a client that
+    /// sends may not read meanwhile.
+    _upload: Option<AbortOnDropHandle<()>>,
+}
 
 impl Http1Body {
+    fn new(wire: &Rc<RefCell<Wire>>) -> Self {
+        let early = !wire.borrow().is_sent();
+        let _upload = early.then(|| {
+            let wire = Rc::clone(wire);
+            let upload = poll_fn(move |cx| wire.borrow_mut().poll_upload(cx));
+            AbortOnDropHandle::new(tokio::task::spawn_local(upload))
+        });
+        Self { wire: Rc::clone(wire), _upload }
+    }
+
     /// After a 101: the stream, and what was read of the other protocol. `None`: the connection is
     /// still somebody's.
     pub fn into_stream(self) -> Option<(Stream, Bytes)> {
-        let wire = Rc::try_unwrap(self.0).ok()?.into_inner();
+        let wire = Rc::try_unwrap(self.wire).ok()?.into_inner();
         let (stream, early) = wire.link.into_parts();
         Some((stream, early.freeze()))
     }
@@ -283,14 +323,14 @@ impl Body for Http1Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        self.0.borrow_mut().poll_body(cx)
+        self.wire.borrow_mut().poll_body(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.borrow().decoder.is_done()
+        self.wire.borrow().decoder.is_done()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.borrow().decoder.left().map_or_else(SizeHint::new, SizeHint::with_exact)
+        self.wire.borrow().decoder.left().map_or_else(SizeHint::new, SizeHint::with_exact)
     }
 }

@@ -123,6 +123,7 @@ fn keep(sent: &mut Option<Vec<Bytes>>, size: &mut usize, data: &Bytes) {
     if *size > KEPT {
         *sent = None;
     } else if let Some(sent) = sent {
-        sent.push(data.clone());
+        // In memory of its own: a small piece may hold a large buffer.
+        sent.push(Bytes::copy_from_slice(data));
     }
 }
