@@ -332,3 +332,27 @@ async fn stale_answers_bridge_errors_and_fetches() {
     })
     .await;
 }
+
+/// G22: whoever makes us fetch anew, a HEAD or a part, all of the answer is fetched and kept.
+#[tokio::test]
+async fn a_head_fetches_all_for_those_who_come_after() {
+    local(async {
+        let first = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=60, stale-while-revalidate=100\r\n\r\nhello";
+        for (method, lines) in [("HEAD", ""), ("GET", "Range: bytes=0-1\r\n")] {
+            let fake = service(&[first, OTHER]).await;
+            let kept = rig(&fake, "true", "");
+            kept.get("/a", "").await;
+            pass(90).await;
+            kept.raw(&format!(
+                "{method} /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n"
+            ))
+            .await;
+            while !kept.get("/a", "").await.ends_with("other") {
+                yield_now().await;
+            }
+            let asked = fake.seen.last().to_ascii_lowercase();
+            assert!(asked.starts_with("get /a ") && !asked.contains("range"), "{asked}");
+        }
+    })
+    .await;
+}

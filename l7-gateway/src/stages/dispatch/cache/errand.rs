@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 use topology::gateway::CachePolicy;
@@ -108,7 +108,7 @@ impl Errand {
         let terms = judge::terms(self.needed, old.status, &headers, &self.policy, came);
         let kept = terms.is_some();
         let terms = terms.unwrap_or(old.terms);
-        let mut entry = self.entry(old.status, headers, terms, came);
+        let mut entry = self.entry(old.status, &headers, terms, came);
         entry.body = old.body.clone();
         let entry = Arc::new(entry);
         if let (true, Some(ticket)) = (kept, &self.ticket) {
@@ -138,7 +138,7 @@ impl Errand {
             }
             return Fetched::Answer(answered, false);
         };
-        let entry = self.entry(head.status, head.headers.clone(), terms, came);
+        let entry = self.entry(head.status, &head.headers, terms, came);
         let body = std::mem::replace(&mut answered.body, AnswerBody::Empty);
         if let Some(ticket) = self.ticket {
             let reader = fill::begin(body, entry, ticket, self.max_body);
@@ -150,10 +150,15 @@ impl Errand {
     fn entry(
         &self,
         status: StatusCode,
-        mut headers: HeaderMap,
+        headers: &HeaderMap,
         terms: judge::Terms,
         came: Came,
     ) -> Entry {
+        // In memory of their own: they came in a buffer that is larger than what is kept.
+        let own = |(name, value): (&HeaderName, &HeaderValue)| {
+            Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        };
+        let mut headers: HeaderMap = headers.iter().filter_map(own).collect();
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::AGE);
         if !headers.contains_key(header::DATE) {

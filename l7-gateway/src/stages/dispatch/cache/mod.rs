@@ -302,9 +302,13 @@ impl Visit<'_> {
     ) -> Errand {
         let mut head = input.head.clone();
         // The answer is for others too: what this client has is judged here.
-        for name in [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE] {
+        let own =
+            [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE, header::RANGE];
+        for name in own {
             head.headers.remove(name);
         }
+        // All of it is kept, whatever part of it made us ask.
+        head.method = Method::GET;
         Errand {
             key: self.key.clone(),
             policy: self.policy.clone(),

@@ -257,7 +257,8 @@ impl Store {
     pub fn find(&self, key: &Key, request: &HeaderMap) -> Option<Arc<Entry>> {
         let shard = self.shard(&key.uri);
         let entries = &shard.slots.get(&key.uri)?.entries;
-        let entry = entries.iter().find(|entry| entry.answers(key.scope, request))?;
+        // RFC 9111 §4.1: of several that fit, the latest.
+        let entry = entries.iter().rev().find(|entry| entry.answers(key.scope, request))?;
         entry.wanted.store(true, Ordering::Relaxed);
         Some(Arc::clone(entry))
     }
