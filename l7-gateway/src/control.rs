@@ -131,6 +131,7 @@ impl Control {
             ..Change::between(&before, &snapshot)
         };
         self.connections.bound(group.front.max_connections.get());
+        snapshot.open_gates();
         self.published.publish(snapshot);
         self.follow(fresh, &change, group.drain);
         self.topology = topology.clone();

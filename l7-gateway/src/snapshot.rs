@@ -119,6 +119,12 @@ impl Snapshot {
             group: group.clone(),
         })
     }
+
+    /// It comes into force: its bounds of requests under way hold from now on.
+    pub fn open_gates(&self) {
+        let services = self.upstreams.iter().filter_map(|upstream| upstream.gate.as_ref());
+        services.chain(&self.gate).for_each(|gate| gate.open());
+    }
 }
 
 /// What is spoken over TLS, the better first.

@@ -21,6 +21,8 @@ pub struct Gate {
 #[derive(Debug)]
 struct Slots {
     free: Arc<Semaphore>,
+    /// Places that there are, free or not.
+    bound: AtomicUsize,
     /// As many as a smaller bound would have taken, had they not been in use.
     owed: AtomicUsize,
     waiting: AtomicU32,
@@ -38,21 +40,25 @@ pub struct Pass {
 }
 
 impl Gate {
-    /// By these rules; those who are in by `before` are counted further.
+    /// By these rules; those who are in by `before` are counted further. Until it [opens](Self::open)
+    /// it lets in as many as `before` did.
     pub fn new(rules: Concurrency, before: Option<&Self>) -> Arc<Self> {
         let most = rules.requests.get() as usize;
         let slots = match before {
             None => Arc::new(Slots {
                 free: Arc::new(Semaphore::new(most)),
+                bound: AtomicUsize::new(most),
                 owed: AtomicUsize::new(0),
                 waiting: AtomicU32::new(0),
             }),
-            Some(before) => {
-                before.slots.change(before.rules.requests.get() as usize, most);
-                Arc::clone(&before.slots)
-            }
+            Some(before) => Arc::clone(&before.slots),
         };
         Arc::new(Self { rules, slots })
+    }
+
+    /// Its bound holds from now on: what it was built for is in force.
+    pub fn open(&self) {
+        self.slots.change(self.rules.requests.get() as usize);
     }
 
     /// Lets a request in, at once or after a while in the line.
@@ -75,7 +81,8 @@ impl Gate {
 }
 
 impl Slots {
-    fn change(&self, from: usize, to: usize) {
+    fn change(&self, to: usize) {
+        let from = self.bound.swap(to, Ordering::Relaxed);
         let (more, fewer) = (to.saturating_sub(from), from.saturating_sub(to));
         let paid = self.pay(more);
         self.free.add_permits(more - paid);
@@ -165,6 +172,7 @@ mod tests {
             inside.push(wide.enter(soon()).await.expect("free"));
         }
         let narrow = Gate::new(rules(1, 0), Some(&wide));
+        narrow.open();
         for _ in 0..2 {
             inside.pop();
             assert!(narrow.enter(soon()).await.is_err());
@@ -173,7 +181,26 @@ mod tests {
         let _one = narrow.enter(soon()).await.expect("free");
         assert!(narrow.enter(soon()).await.is_err());
         let wide = Gate::new(rules(2, 0), Some(&narrow));
+        wide.open();
         let _two = wide.enter(soon()).await.expect("free");
         assert!(wide.enter(soon()).await.is_err());
+    }
+
+    /// T9: a gate that was built for a file that is refused changes nothing, however often.
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_bound_changes_nothing() {
+        let gate = Gate::new(rules(2, 0), None);
+        for _ in 0..3 {
+            let _refused = Gate::new(rules(1, 0), Some(&gate));
+        }
+        let _one = gate.enter(soon()).await.expect("free");
+        let _two = gate.enter(soon()).await.expect("free");
+        assert!(gate.enter(soon()).await.is_err());
+        // The same bound twice is the same bound.
+        let more = Gate::new(rules(3, 0), Some(&gate));
+        more.open();
+        Gate::new(rules(3, 0), Some(&more)).open();
+        let _three = more.enter(soon()).await.expect("free");
+        assert!(more.enter(soon()).await.is_err());
     }
 }

@@ -126,7 +126,15 @@ impl Upstream {
         // Of its name alone: a change of its endpoints must not move everybody.
         let key = HashKey::from_names([model.service.as_str()]);
         let balancer = Published::new(balancer(model, &service, key));
-        let former = before.iter().find(akin).and_then(|old| old.gate.as_deref());
+        // Two balancers may stand before one service, each with a gate of its own.
+        let places = |model: &gateway::Upstream| -> Vec<_> {
+            model.endpoints.iter().map(|endpoint| endpoint.address).collect()
+        };
+        let exact = |old: &&Arc<Self>| akin(old) && places(&old.model) == places(model);
+        let only = || before.iter().filter(akin).count() == 1;
+        let former =
+            before.iter().find(exact).or_else(|| before.iter().find(akin).filter(|_| only()));
+        let former = former.and_then(|old| old.gate.as_deref());
         let gate = model.concurrency.map(|rules| Gate::new(rules, former));
         Ok(Arc::new(Self { model: model.clone(), service, tls, gate, balancer, key }))
     }
