@@ -313,7 +313,7 @@ fn code_for_calls(status: StatusCode) -> u8 {
 /// The end of a gRPC call whose answer breaks off.
 pub fn broken_call(fault: BodyFault) -> HeaderMap {
     match fault {
-        BodyFault::Idle => grpc::end(4, "The service took too long"),
+        BodyFault::Idle | BodyFault::Late => grpc::end(4, "The service took too long"),
         _ => grpc::end(grpc::UNAVAILABLE, "The service broke off"),
     }
 }

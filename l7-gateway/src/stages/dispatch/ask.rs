@@ -49,7 +49,7 @@ impl Dispatch {
                 return so_far;
             }
             if chosen.again && !pause.is_zero() {
-                if Instant::now() + pause >= plan.deadline {
+                if plan.deadline.saturating_duration_since(Instant::now()) <= pause {
                     return so_far;
                 }
                 sleep(pause).await;
@@ -98,7 +98,8 @@ impl Dispatch {
         spare: Option<&Spare>,
     ) -> Result<Answer, Failure> {
         let after = to.lane.pool.upstream.model.retry.hedge;
-        match (after, spare.filter(|spare| spare.tape.is_none())) {
+        let harmless = |spare: &&Spare| spare.tape.is_none() && spare.head.method().is_safe();
+        match (after, spare.filter(harmless)) {
             // Boxed: its futures are large, and few services are hedged.
             (Some(after), Some(spare)) => {
                 Box::pin(self.race(to, tried, chosen, request, (spare, after))).await
@@ -149,8 +150,10 @@ impl Dispatch {
         let watch = Watch::new(&lane.costs, endpoint);
         let outcome = attempt(&lane.pool, aim, request).await;
         let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
-        // A client that breaks off says nothing of the endpoint.
-        if progress.fault().is_none() {
+        // Neither a client that breaks off nor one that gives a call too little time says anything of
+        // the endpoint.
+        let hurried = streams && end.is_some_and(|end| Instant::now() >= end);
+        if progress.fault().is_none() && !hurried {
             watch.stop(seen);
             self.report(lane, endpoint, seen);
         }

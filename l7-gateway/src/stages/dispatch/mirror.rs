@@ -26,12 +26,14 @@ impl Dispatch {
         let Some(mirror) = route.mirror else { return };
         let Some(lane) = self.lanes.get(mirror.to.0) else { return };
         let chosen = self.rng.below(100) < usize::from(mirror.part.0);
-        if !chosen || lane.mirrored.get() >= AT_ONCE {
+        let change = request.headers().contains_key(header::UPGRADE);
+        if !chosen || change || lane.mirrored.get() >= AT_ONCE {
             return;
         }
         let Some(mut copy) = copy(request) else { return };
-        // It was meant for another service.
+        // They were meant for another service.
         copy.headers_mut().remove(header::AUTHORIZATION);
+        copy.headers_mut().remove(header::COOKIE);
         let (pool, under_way) = (Rc::clone(&lane.pool), UnderWay::new(&lane.mirrored));
         let deadline = Instant::now() + route.timeout;
         let times = route.times.over(&pool.upstream.model.times);

@@ -47,6 +47,8 @@ type Making = LocalBoxFuture<'static, Result<(), io::ErrorKind>>;
 
 /// Idle connections kept per endpoint and worker.
 const MAX_IDLE: usize = 128;
+/// Shared connections per endpoint and worker that take new requests.
+const MAX_SHARED: usize = 64;
 /// Longer than this a kept connection is more likely dead than useful.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(50);
 /// Connections that are opened for one request, if others are faster to fill them.
@@ -106,7 +108,11 @@ impl Slot {
             } else {
                 self.opening(limit).await?;
             }
-            if let Some(seat) = self.seat() {
+            let seat = match reuse {
+                Reuse::Allowed => self.seat(),
+                Reuse::Fresh => self.newest(),
+            };
+            if let Some(seat) = seat {
                 return Ok(Way::Shared(seat));
             }
             if self.alone.get()
@@ -163,7 +169,18 @@ impl Slot {
     fn share(&self, http2: Rc<Http2>) {
         self.alone.set(false);
         self.room.set(http2.room());
-        self.shared.borrow_mut().push_back(http2);
+        let mut shared = self.shared.borrow_mut();
+        shared.push_back(http2);
+        if shared.len() > MAX_SHARED {
+            // What is under way on it is finished.
+            shared.pop_front();
+        }
+    }
+
+    /// A seat on the connection that was made last and has one.
+    fn newest(&self) -> Option<Seat> {
+        let most = self.most();
+        self.shared.borrow().iter().rev().find_map(|one| one.enter(most))
     }
 
     /// The service has chosen HTTP/1.1: whoever waits finds the connection among the kept ones.
