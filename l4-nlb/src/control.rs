@@ -16,7 +16,7 @@ use common::lifecycle::Lifecycle;
 use common::snapshot::Published;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use topology::Topology;
 use topology::l4::Protocol;
 
@@ -74,6 +74,8 @@ pub(crate) struct Control {
     pub(crate) admin: Option<(OwnedFd, Lifecycle)>,
     /// Drains of single listeners that have a deadline.
     pub(crate) phases: JoinSet<()>,
+    /// When a listener was closed last.
+    pub(crate) retired: Option<Instant>,
 }
 
 impl Control {
@@ -125,8 +127,9 @@ impl Control {
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Publish(topology, reply) => {
+                let change = self.publish_once_free(topology).await;
                 // Who asked may have gone; the change stands.
-                let _gone = reply.send(self.publish(topology));
+                let _gone = reply.send(change);
             }
             Order::Upgrade => match self.upgrade().await {
                 Ok(process) => {
@@ -143,6 +146,19 @@ impl Control {
                     let _gone = reply.send(talkers::collect(asked, most).await);
                 });
             }
+        }
+    }
+
+    /// Goes by another file. A listener that was closed a moment ago may still be closing: its address
+    /// is waited for.
+    async fn publish_once_free(&mut self, topology: Arc<Topology>) -> Result<Change, StartError> {
+        loop {
+            let change = self.publish(Arc::clone(&topology));
+            let closing = self.retired.is_some_and(|at| at.elapsed() < CLOSING);
+            if !(closing && change.as_ref().is_err_and(StartError::is_busy)) {
+                return change;
+            }
+            sleep(CLOSING / 50).await;
         }
     }
 
@@ -266,6 +282,7 @@ impl Control {
 
     /// Takes nothing new on a listener; what it has may finish within the drain time.
     fn retire(&mut self, mut running: Running, drain: Duration) {
+        self.retired = Some(Instant::now());
         running.spare.clear();
         running.lifecycle.drain();
         let whole = self.options.lifecycle.shutdown();
@@ -315,3 +332,6 @@ pub(crate) fn flows(snapshot: &Snapshot) -> u64 {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A closed listener is gone within so long: its workers see to it between two batches.
+const CLOSING: Duration = Duration::from_secs(1);

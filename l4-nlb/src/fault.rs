@@ -104,6 +104,11 @@ impl StartError {
     ) -> Self {
         Self::Bind { at, what: format!("listener {}", listener.name), address, source }
     }
+
+    /// Somebody listens there.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
 }
 
 /// What is wrong with an address, and what to do.

@@ -132,6 +132,7 @@ pub async fn start_from(
         reweighed: Arc::default(),
         admin: spare.map(|spare| (spare, admin_lifecycle.clone())),
         phases: JoinSet::new(),
+        retired: None,
     };
     warn_of_keys(group, &sockets, &options);
     for (sockets, lane) in sockets.into_iter().zip(lanes) {

@@ -94,6 +94,27 @@ async fn listeners_come_and_go() {
     balancer.stop().await;
 }
 
+/// T9: an address that was given up a moment ago can be had again at once, though its old sockets may
+/// still be closing.
+#[tokio::test]
+async fn a_closed_address_opens_again_at_once() {
+    let endpoint = [echo().await];
+    let (first, second) = (free().await, free().await);
+    let (one, both) = (
+        file(&[("one", "tcp", first)], &endpoint),
+        file(&[("one", "tcp", first), ("two", "tcp", second)], &endpoint),
+    );
+    let (one, both) = (Arc::new(one), Arc::new(both));
+    let balancer = Balancer::start_with((*both).clone()).await;
+    let handle = balancer.running.handle();
+    for _ in 0..50 {
+        handle.publish(Arc::clone(&one)).await.unwrap();
+        handle.publish(Arc::clone(&both)).await.unwrap();
+    }
+    ask(&mut TcpStream::connect(second).await.unwrap()).await;
+    balancer.stop().await;
+}
+
 /// T9, O5: a change that cannot be made changes nothing, and says where.
 #[tokio::test]
 async fn a_change_that_fails_changes_nothing() {
