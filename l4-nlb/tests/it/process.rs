@@ -68,6 +68,7 @@ impl Program {
             if line["message"] == message || line["fields"]["message"] == message {
                 return line;
             }
+            assert!(line["message"] != "reload refused", "instead of `{message}`: {line}");
         }
         panic!("the log ended before `{message}`");
     }
