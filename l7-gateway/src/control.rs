@@ -15,7 +15,7 @@ use common::reload;
 use common::snapshot::Published;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use topology::Topology;
 use topology::gateway::Instance;
 
@@ -86,6 +86,8 @@ pub(crate) struct Control {
     pub(crate) listener: Listener,
     /// What ends by itself: drains of former listeners and terms, former snapshots.
     pub(crate) phases: JoinSet<()>,
+    /// When a listener was given up last.
+    pub(crate) retired: Option<Instant>,
 }
 
 impl Control {
@@ -123,7 +125,7 @@ impl Control {
         let before = self.published.load_full();
         let observer = &self.options.observer;
         let snapshot = crate::build(&topology, group, own, observer, Some(&before)).await?;
-        let fresh = self.fresh(&topology, own)?;
+        let fresh = self.fresh(&topology, own).await?;
         // From here on nothing fails.
         let change = Change {
             listen: fresh.as_ref().map(|(listener, _)| listener.address),
@@ -146,8 +148,9 @@ impl Control {
         Ok(change)
     }
 
-    /// A listener where the file says another address than before.
-    fn fresh(
+    /// A listener where the file says another address than before. One that was given up a moment ago
+    /// may still be closing: it is waited for.
+    async fn fresh(
         &self,
         topology: &Topology,
         own: &Instance,
@@ -155,7 +158,14 @@ impl Control {
         if own.listen.value == self.listener.listen {
             return Ok(None);
         }
-        crate::listen(&topology.source, &own.listen, self.crew.len()).map(Some)
+        loop {
+            let bound = crate::listen(&topology.source, &own.listen, self.crew.len());
+            let closing = self.retired.is_some_and(|at| at.elapsed() < CLOSING);
+            if !(closing && bound.as_ref().is_err_and(StartError::is_busy)) {
+                return bound.map(Some);
+            }
+            sleep(CLOSING / 50).await;
+        }
     }
 
     /// Goes over to a new listener; or has those leave who came under former terms.
@@ -163,6 +173,7 @@ impl Control {
         let whole = self.options.lifecycle.shutdown();
         if let Some((listener, shares)) = fresh {
             let former = std::mem::replace(&mut self.listener, listener);
+            self.retired = Some(Instant::now());
             self.crew.open(shares);
             self.phases.spawn(former.retire(limit, whole));
         } else if change.terms == Connected::Leave {
@@ -224,3 +235,6 @@ impl Keepers {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// A listener that was given up is gone within so long: it takes late comers first.
+const CLOSING: Duration = Duration::from_secs(1);

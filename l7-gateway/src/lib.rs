@@ -101,6 +101,11 @@ impl StartError {
         Self { at: String::new(), why: Why::Ended }
     }
 
+    /// Somebody listens there.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(&self.why, Why::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+
     fn new(source: &SourceFile, place: Place, why: impl Into<Why>) -> Self {
         let Place { line, column } = place;
         Self { at: format!("{}:{line}:{column}", source.name), why: why.into() }
@@ -265,6 +270,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         crew,
         listener,
         phases: JoinSet::new(),
+        retired: None,
     };
     control.spawn(side.run(orders));
     let admin_at = admin.as_ref().map(|(_, address)| *address);

@@ -150,6 +150,30 @@ async fn a_listener_moves() {
     .await;
 }
 
+/// T9: an address that was given up a moment ago can be had again at once, though it may still be
+/// closing.
+#[tokio::test]
+async fn a_listener_moves_to_and_fro() {
+    local(async {
+        let fake = Fake::new(Act::Answer("hello")).await;
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr();
+        let port = free.expect("an address").port();
+        let listen = |at: &str| format!("{at}:{port}");
+        let mut said =
+            Said { listen: listen("127.0.0.1"), to: fake.address, echo: fake.address, tls: "" };
+        let (running, options) = run(said.parse(Path::new("."), "")).await;
+        for at in ["127.0.0.2", "127.0.0.1", "127.0.0.2", "127.0.0.1"] {
+            said.listen = listen(at);
+            running.handle().publish(said.parse(Path::new("."), "")).await.expect("applied");
+        }
+        let mut stream = TcpStream::connect(&said.listen).await.expect("connected");
+        assert!(get(&mut stream).await.ends_with("hello"));
+        options.lifecycle.stop();
+        running.finished().await.expect("no panic");
+    })
+    .await;
+}
+
 /// T9, O5: an address that somebody has refuses the whole change, at its place.
 #[tokio::test]
 async fn a_busy_address_changes_nothing() {
