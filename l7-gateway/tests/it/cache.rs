@@ -113,6 +113,26 @@ async fn a_stale_answer_is_confirmed() {
     .await;
 }
 
+/// G22: a 304 that names another answer than the kept one confirms nothing (RFC 9111 §4.3.4): the
+/// service is asked again for all of it.
+#[tokio::test]
+async fn a_304_of_something_else_is_not_believed() {
+    local(async {
+        let wrong = "HTTP/1.1 304 Not Modified\r\nETag: \"b\"\r\n\r\n";
+        let weak = "HTTP/1.1 304 Not Modified\r\nETag: W/\"a\"\r\n\r\n";
+        let fake = service(&[FRESH, weak, wrong, OTHER]).await;
+        let rig = rig(&fake, "true", "");
+        for (body, asked) in [("hello", 1), ("hello", 2), ("other", 4)] {
+            let answer = rig.get("/a", "").await;
+            assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
+            assert_eq!(fake.seen.count(), asked);
+            pass(61).await;
+        }
+        assert!(!fake.seen.last().to_ascii_lowercase().contains("if-none-match"));
+    })
+    .await;
+}
+
 /// G22: what breaks off is never kept, however it is framed; an end that cannot be told from a break
 /// is none.
 #[tokio::test]

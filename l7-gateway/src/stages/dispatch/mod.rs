@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use topology::gateway::{Times, UpstreamProtocol};
 
 use self::attempt::Why;
-use self::gate::Shed;
+use self::gate::{Pass, Shed};
 use self::retry::Budget;
 use self::upstream::connection::UpstreamBody;
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
@@ -127,14 +127,14 @@ impl Dispatch {
         })
     }
 
-    /// Lets a request in where few enough are under way, to its service and to all; it is in until its
-    /// exchange ends.
-    async fn admit(&self, x: &mut Exchange, plan: Plan) -> Result<(), Halt> {
+    /// Lets a request in where few enough are under way, to its service and to all; it is in for as
+    /// long as it keeps its passes.
+    async fn admit(&self, passes: &mut Vec<Pass>, plan: Plan) -> Result<(), Halt> {
         let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         // The service's own line first: who waits in it takes no place from other services.
         for gate in [&lane.pool.upstream.gate, &self.snapshot.gate].into_iter().flatten() {
             match gate.enter(plan.deadline).await {
-                Ok(pass) => x.passes.push(pass),
+                Ok(pass) => passes.push(pass),
                 Err(Shed) => {
                     lane.shed.increment(1);
                     return Err(DispatchError::Overloaded.into());
@@ -214,7 +214,7 @@ impl Dispatch {
             body.stream(plan.times.idle);
         }
         let request = Request::from_parts(head, body);
-        self.admit(x, plan).await?;
+        self.admit(&mut x.passes, plan).await?;
         self.mirror(route, &request);
         let asked = self.fetch(&grant, plan, request).await;
         x.progress.upstream += begun.elapsed();

@@ -101,12 +101,12 @@ impl Upstream {
     pub fn new(model: &gateway::Upstream, before: &[Arc<Self>]) -> Result<Arc<Self>, TlsError> {
         // Certificates are read again: the files may have changed.
         let tls = model.tls.as_ref().map(|tls| Secured::new(tls, model.protocol)).transpose()?;
-        let same = |old: &&Arc<Self>| old.model.unplaced() == model.unplaced();
+        let akin =
+            |old: &&Arc<Self>| old.model.service == model.service && old.model.via == model.via;
+        let same = |old: &&Arc<Self>| akin(old) && old.model.unplaced() == model.unplaced();
         if let Some(known) = before.iter().find(same).filter(|_| tls.is_none()) {
             return Ok(Arc::clone(known));
         }
-        let akin =
-            |old: &&Arc<Self>| old.model.service == model.service && old.model.via == model.via;
         let rules = rules(model);
         let service = topology::Service {
             name: model.service.clone(),

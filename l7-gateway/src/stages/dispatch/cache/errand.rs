@@ -78,15 +78,28 @@ impl Errand {
         if let Some(route) = mirror {
             stage.mirror(route, &request);
         }
+        let (answered, came) = self.ask(stage, request).await?;
+        let Some(entry) = &self.entry else { return Ok(self.keep(answered, came)) };
+        if answered.head.status != StatusCode::NOT_MODIFIED {
+            return Ok(self.keep(answered, came));
+        }
+        if confirms(&answered.head.headers, &entry.headers) {
+            return Ok(Fetched::Confirmed(self.confirm(entry, answered.head.headers, came)));
+        }
+        let request = Request::from_parts(self.head.clone(), RequestBody::empty());
+        let (answered, came) = self.ask(stage, request).await?;
+        Ok(self.keep(answered, came))
+    }
+
+    async fn ask(
+        &self,
+        stage: &Dispatch,
+        request: Request<RequestBody>,
+    ) -> Result<(Answered, Came), Halt> {
         let sent = Instant::now();
         let answered = stage.fetch(&self.grant, self.plan, request).await?;
         let came = Came { at: self.began.0 + self.began.1.elapsed(), delay: sent.elapsed() };
-        match &self.entry {
-            Some(entry) if answered.head.status == StatusCode::NOT_MODIFIED => {
-                Ok(Fetched::Confirmed(self.confirm(entry, answered.head.headers, came)))
-            }
-            _ => Ok(self.keep(answered, came)),
-        }
+        Ok((answered, came))
     }
 
     /// RFC 9111 §4.3.4: what a 304 says anew counts from now on.
@@ -166,5 +179,19 @@ impl Errand {
         }
         let head = (status, headers);
         Entry::new(self.number, &self.key, &self.head.headers, head, (terms, Instant::now()))
+    }
+}
+
+/// Whether a 304 speaks of what is kept: RFC 9111 §4.3.4, one with another tag speaks of something
+/// else.
+fn confirms(said: &HeaderMap, kept: &HeaderMap) -> bool {
+    // RFC 9110 §8.8.3.2: weak or strong does not matter here.
+    let opaque = |headers: &HeaderMap| {
+        let tag = headers.get(header::ETAG)?.as_bytes();
+        Some(tag.strip_prefix(b"W/").unwrap_or(tag).to_vec())
+    };
+    match (opaque(said), opaque(kept)) {
+        (Some(said), Some(kept)) => said == kept,
+        _ => true,
     }
 }

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 
-use super::store::{Entry, Ticket};
+use super::store::{Entry, Room, Ticket};
 use crate::body::{AnswerBody, BodyFault};
 
 /// What was read so far.
@@ -26,6 +26,8 @@ struct Read {
     bytes: u64,
     then: Then,
     waker: Option<Waker>,
+    /// Given back with what it holds.
+    _room: Option<Room>,
 }
 
 /// What comes behind it.
@@ -68,9 +70,9 @@ pub struct Reader {
 
 /// Begins to read; goes on when the client has gone. `entry` is kept under `ticket` once its body is
 /// whole, if that is at most so many bytes.
-pub fn begin(body: AnswerBody, entry: Entry, ticket: Ticket, most: u64) -> Reader {
+pub fn begin(body: AnswerBody, entry: Entry, mut ticket: Ticket, most: u64) -> Reader {
     let left = body.size_hint().exact();
-    let read = Rc::new(RefCell::new(Read::default()));
+    let read = Rc::new(RefCell::new(Read { _room: ticket.room(), ..Read::default() }));
     let reader = Reader { read: Rc::clone(&read), next: 0, rest: None, left };
     tokio::task::spawn_local(async move { pump(body, entry, ticket, most, &read).await });
     reader
@@ -106,7 +108,10 @@ async fn pump(
                 }
             }
             // With fields behind it an answer is more than what would be kept.
-            Err(frame) => return read.finish(Then::End(frame.into_trailers().ok())),
+            Err(frame) => {
+                ticket.give_up(Instant::now());
+                return read.finish(Then::End(frame.into_trailers().ok()));
+            }
         }
     }
 }

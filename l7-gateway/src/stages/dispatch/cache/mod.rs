@@ -5,6 +5,7 @@
 //! Invariant: an answer to somebody who was identified is never given to anybody else unless the route
 //! says `shared`; what never was whole is never kept.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -53,12 +54,16 @@ impl Cache {
         let before = before.filter(|(_, cache)| cache.store.model == *model);
         let store = before.map(|(_, cache)| Arc::clone(&cache.store));
         let store = store.unwrap_or_else(|| Store::new(model, metrics));
-        let generation = |route: &Route| {
-            let known = before.and_then(|(old, cache)| {
-                let at = old.routes.iter().position(|r| same(r, old, route, group))?;
-                cache.generations.get(at).copied()
-            });
-            known.unwrap_or_else(|| store.number())
+        let known: HashMap<&str, (&Route, &Group, u64)> = before
+            .into_iter()
+            .flat_map(|(old, cache)| {
+                let each = old.routes.iter().zip(&cache.generations);
+                each.map(move |(route, number)| (route.name.as_str(), (route, old, *number)))
+            })
+            .collect();
+        let generation = |route: &Route| match known.get(route.name.as_str()) {
+            Some((old, before, number)) if same(old, before, route, group) => *number,
+            _ => store.number(),
         };
         let generations = group.routes.iter().map(generation).collect();
         Some(Self { store, generations })
@@ -146,6 +151,8 @@ fn told(headers: &HeaderMap) -> u64 {
 /// Everything of a request that every service may go by: scheme, authority, path and query.
 fn uri(x: &Exchange, head: &Parts) -> Arc<str> {
     let host = head.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
+    // RFC 9110 §4.2.3: hosts differ in no letter's case.
+    let host = host.to_ascii_lowercase();
     format!("{}://{}{}", x.peer.scheme(), host.escape_ascii(), head.uri).into()
 }
 
@@ -241,7 +248,7 @@ impl Visit<'_> {
         let asked = input.head.clone();
         let errand = self.errand(x, &input, entry.clone(), ticket, self.plan);
         let begun = Instant::now();
-        let fetched = match self.stage.admit(x, self.plan).await {
+        let fetched = match self.stage.admit(&mut x.passes, self.plan).await {
             Ok(()) => errand.run(self.stage, Some(input.route)).await,
             Err(halt) => Err(halt),
         };
@@ -287,8 +294,11 @@ impl Visit<'_> {
         let plan = self.plan.moved(x.began.elapsed());
         let errand = self.errand(x, input, Some(Arc::clone(entry)), Some(ticket), plan);
         tokio::task::spawn_local(async move {
-            // Nobody waits for it; the next request sees what came of it.
-            let _told = errand.run(&stage, None).await;
+            let mut passes = Vec::new();
+            if stage.admit(&mut passes, plan).await.is_ok() {
+                // Nobody waits for it; the next request sees what came of it.
+                let _told = errand.run(&stage, None).await;
+            }
         });
     }
 

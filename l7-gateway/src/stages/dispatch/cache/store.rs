@@ -218,8 +218,23 @@ pub struct Ticket {
     store: Arc<Store>,
     key: Key,
     number: u64,
+    room: Option<Room>,
 }
 
+/// Memory for one answer that is read ahead of its client; bounded in number, so that those who do not
+/// read hold no more than the store itself.
+#[derive(Debug)]
+pub struct Room(Arc<Store>);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetching.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many answers that somebody asked for are passed over each time room is made: who puts one in
+/// holds the lock meanwhile.
+const MOST_CHANCES: usize = 256;
 /// Answers to one URI, by `Vary` and route.
 const MOST_VARIANTS: usize = 16;
 const SHARDS: usize = 8;
@@ -278,10 +293,11 @@ impl Store {
             return Turn::Alone;
         }
         self.fetching.fetch_add(1, Ordering::Relaxed);
+        let room = Some(Room(Arc::clone(self)));
         let number = self.number();
         let (told, _) = watch::channel(());
         slot.flights.push(Flight { scope: key.scope, number, told });
-        Turn::Own(Ticket { store: Arc::clone(self), key: key.clone(), number })
+        Turn::Own(Ticket { store: Arc::clone(self), key: key.clone(), number, room })
     }
 
     /// Forgets everything about a URI, and voids what is being fetched (RFC 9111 §4.4).
@@ -335,13 +351,15 @@ impl Store {
 
     /// Takes out what nobody asked for since it was last looked at, the oldest first.
     fn make_room(&self, shard: &mut Shard, room: u64) {
+        let mut chances = MOST_CHANCES;
         while shard.bytes > room {
             let Some((uri, number)) = shard.order.pop_front() else { return };
             let Some(slot) = shard.slots.get_mut(&uri) else { continue };
             let Some(at) = slot.entries.iter().position(|e| e.number == number) else { continue };
             let asked_for =
                 slot.entries.get(at).is_some_and(|e| e.wanted.swap(false, Ordering::Relaxed));
-            if asked_for {
+            if asked_for && chances > 0 {
+                chances -= 1;
                 shard.order.push_back((uri, number));
                 continue;
             }
@@ -388,6 +406,11 @@ impl Ticket {
         self.store.put(self, entry)
     }
 
+    /// For who reads ahead; it may outlive the ticket.
+    pub fn room(&mut self) -> Option<Room> {
+        self.room.take()
+    }
+
     /// The answer cannot be kept: for a while nobody waits for such.
     pub fn give_up(self, now: Instant) {
         let mut shard = self.store.shard(&self.key.uri);
@@ -403,7 +426,6 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.store.fetching.fetch_sub(1, Ordering::Relaxed);
         let mut shard = self.store.shard(&self.key.uri);
         if let Some(slot) = shard.slots.get_mut(&self.key.uri) {
             slot.flights.retain(|flight| flight.number != self.number);

@@ -138,3 +138,19 @@ fn one_fetches_and_others_wait() {
     assert!(matches!(store.turn(&key, Instant::now()), Turn::Own(_)));
     assert!(store.shards.iter().all(|s| s.lock().expect("whole").slots.is_empty()));
 }
+
+/// G22: room that is read ahead of clients is bounded in number, also once the answers are in the store
+/// and their clients have not read them yet; then answers pass by.
+#[test]
+fn reading_ahead_is_bounded() {
+    let store = store(8 * MIB);
+    let mut held = Vec::new();
+    for number in 0..8 {
+        let mut ticket = ticket(&store, &key(&format!("http://a/{number}")));
+        held.push(ticket.room());
+    }
+    let other = key("http://a/other");
+    assert!(matches!(store.turn(&other, Instant::now()), Turn::Alone));
+    held.pop();
+    drop(ticket(&store, &other));
+}
