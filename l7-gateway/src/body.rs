@@ -13,11 +13,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use common::net::relay::Wire;
 use common::service::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use crate::stages::dispatch::cache::fill::Reader;
@@ -426,14 +426,9 @@ pub enum Upgrade {
     Http1(Http1Body),
 }
 
-/// A connection that speaks another protocol than HTTP.
-pub trait Raw: AsyncRead + AsyncWrite + Unpin {}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> Raw for IO {}
-
 impl Upgrade {
     /// The connection, and what has come of the other protocol already; `None`: it is not free.
-    pub fn raw(self) -> Option<(Box<dyn Raw>, Bytes)> {
+    pub fn raw(self) -> Option<(Box<dyn Wire>, Bytes)> {
         match self {
             Self::Http1(body) => {
                 let (stream, early) = body.into_stream()?;

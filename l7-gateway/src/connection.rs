@@ -13,12 +13,12 @@ use std::time::{Duration, SystemTime};
 
 use common::lifecycle::Shutdown;
 use common::net::proxy_protocol;
+use common::net::relay::Wire;
 use common::observe::Observer;
 use common::snapshot::Published;
 use http::request::Parts;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
 use crate::access_log::{Record, Sink, Stats};
@@ -116,7 +116,7 @@ impl Worker {
     /// on it at once; the records are written nevertheless.
     pub async fn serve<IO>(self: &Rc<Self>, mut io: IO, from: SocketAddr, shutdown: Shutdown)
     where
-        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+        IO: Wire + 'static,
     {
         let site = self.site();
         let group = &site.snapshot.group;
@@ -163,7 +163,7 @@ impl Worker {
 
     async fn speak<IO>(&self, protocol: Protocol, io: IO, line: Rc<Line>, shutdown: Shutdown)
     where
-        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+        IO: Wire + 'static,
     {
         let front = self.site().snapshot.group.front.clone();
         match protocol {

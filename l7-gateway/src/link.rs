@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use common::net::relay::Wire;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// The connection.
@@ -156,6 +157,14 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
             let tail = std::mem::take(&mut self.tail);
             self.output.put_slice(tail.get(rest..).unwrap_or_default());
         }
+    }
+
+    /// Makes its end a reset.
+    pub fn abort(&mut self)
+    where
+        IO: Wire,
+    {
+        self.io.abort();
     }
 
     /// Ends the writing side.

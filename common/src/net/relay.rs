@@ -12,9 +12,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use super::splice::{Pipe, Pipes};
 
@@ -27,6 +28,16 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin {
     /// may move them by itself.
     fn tcp(&self) -> Option<&TcpStream> {
         None
+    }
+}
+
+impl<W: Wire + ?Sized> Wire for Box<W> {
+    fn abort(&mut self) {
+        (**self).abort();
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        (**self).tcp()
     }
 }
 
@@ -44,6 +55,19 @@ impl Wire for TcpStream {
     fn abort(&mut self) {
         super::tcp::Tcp(self).abort();
     }
+}
+
+/// A stream that ends without `close_notify` is a broken one already (RFC 8446 §6.1); the reset frees
+/// what the kernel still holds.
+impl<W: Wire> Wire for TlsStream<W> {
+    fn abort(&mut self) {
+        self.get_mut().0.abort();
+    }
+}
+
+/// In-memory streams know no reset.
+impl Wire for DuplexStream {
+    fn abort(&mut self) {}
 }
 
 /// What the relays of one worker share: the buffer that bytes pass through within one poll, so that

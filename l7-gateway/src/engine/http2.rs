@@ -10,13 +10,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use common::lifecycle::{Phase, Shutdown};
+use common::net::relay::Wire;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use topology::gateway::Front;
 
@@ -79,7 +79,7 @@ impl Http2 {
 impl Engine for Http2 {
     async fn serve<IO>(&self, io: IO, line: Rc<Line>, shutdown: Shutdown)
     where
-        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+        IO: Wire + 'static,
     {
         let open = Rc::new(Open::default());
         let pulse = Pulse::new();

@@ -10,9 +10,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use common::lifecycle::Shutdown;
+use common::net::relay::Wire;
 use http_body::{Body, Frame, SizeHint};
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::BodyFault;
 use crate::connection::Line;
@@ -33,7 +33,7 @@ pub trait Engine {
     /// at once.
     fn serve<IO>(&self, io: IO, line: Rc<Line>, shutdown: Shutdown) -> impl Future<Output = ()>
     where
-        IO: AsyncRead + AsyncWrite + Unpin + 'static;
+        IO: Wire + 'static;
 }
 
 /// An answer's body on an engine, with what must know that it is out.

@@ -19,12 +19,21 @@ pub struct Stall<IO> {
     io: IO,
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    abort: fn(&mut IO),
 }
 
 impl<IO> Stall<IO> {
     /// Writes may wait for `limit`.
-    pub fn new(io: IO, limit: Duration) -> Self {
-        Self { io, limit, timer: None }
+    pub fn new(io: IO, limit: Duration) -> Self
+    where
+        IO: Wire,
+    {
+        Self { io, limit, timer: None, abort: IO::abort }
+    }
+
+    /// Of a stream whose drop is its reset, as a stream of HTTP/2.
+    pub fn of_stream(io: IO, limit: Duration) -> Self {
+        Self { io, limit, timer: None, abort: |_| {} }
     }
 
     /// Passes a write's outcome on, or an error when it has waited too long.
@@ -88,6 +97,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Stall<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Wire for Stall<IO> {
-    /// TLS and in-memory streams have no reset; dropping them closes them without a farewell.
-    fn abort(&mut self) {}
+    fn abort(&mut self) {
+        (self.abort)(&mut self.io);
+    }
 }

@@ -6,23 +6,23 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use common::net::relay::{Meter, Scratch, relay};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use common::net::relay::{Meter, Scratch, Wire, relay};
+use tokio::io::AsyncWriteExt as _;
 
 use super::stall::Stall;
 use crate::access_log::End;
 use crate::exchange::Exchange;
 
 /// A tunnel in which nothing moves for so long ends, as TCP flows of tier 1 do.
-const TUNNEL_IDLE: Duration = Duration::from_secs(350);
+pub(super) const TUNNEL_IDLE: Duration = Duration::from_secs(350);
 
 /// Copies both ways until one of them ends; `early` is what the client has said already.
-pub(super) async fn join<D, U>(downstream: D, early: &[u8], upstream: U, mut x: Box<Exchange>)
-where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut downstream = Stall::new(downstream, TUNNEL_IDLE);
+pub(super) async fn join(
+    mut downstream: impl Wire,
+    early: &[u8],
+    upstream: impl Wire,
+    mut x: Box<Exchange>,
+) {
     let mut upstream = Stall::new(upstream, TUNNEL_IDLE);
     if upstream.write_all(early).await.is_err() {
         return;

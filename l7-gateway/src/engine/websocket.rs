@@ -15,7 +15,8 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt as _;
 
-use super::tunnel;
+use super::stall::Stall;
+use super::tunnel::{self, TUNNEL_IDLE};
 use crate::body::Tunnel;
 use crate::exchange::Exchange;
 
@@ -76,7 +77,7 @@ impl WebSocket {
     pub(super) async fn pass(self, tunnel: Tunnel, x: Box<Exchange>) {
         let Ok(client) = self.client.await else { return };
         let Some((upstream, said)) = tunnel.upstream.raw() else { return };
-        let mut client = TokioIo::new(client);
+        let mut client = Stall::of_stream(TokioIo::new(client), TUNNEL_IDLE);
         if client.write_all(&said).await.is_ok() {
             tunnel::join(client, &[], upstream, x).await;
         }

@@ -1,6 +1,11 @@
 //! Bodies: streamed, bounded, and never short without an error.
 
+use std::io::ErrorKind;
+use std::rc::Rc;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
 
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, one, topology, until};
@@ -20,6 +25,34 @@ async fn a_truncated_body_is_an_error_for_the_client() {
         let answer = Rig::new(&one(fake.address)).raw("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
         assert!(answer.contains("5\r\nhello\r\n"), "{answer}");
         assert!(!answer.contains("\r\n0\r\n"), "{answer}");
+    })
+    .await;
+}
+
+/// G4, G23: a body without a length ends with its connection (RFC 9112 §6.3): one that broke ends by a
+/// reset, for a plain end would make it look whole. So does one that the gateway's own end cuts.
+#[tokio::test]
+async fn a_body_without_a_length_breaks_by_a_reset() {
+    local(async {
+        let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        for act in [Act::Raw(chunks), Act::Keep(chunks)] {
+            let fake = Fake::new(act).await;
+            let rig = Rig::new(&one(fake.address));
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let mut client = TcpStream::connect(address).await.expect("connected");
+            let (theirs, from) = listener.accept().await.expect("accepted");
+            let (worker, shutdown) = (Rc::clone(&rig.worker), rig.lifecycle.shutdown());
+            let _task = spawn_local(async move { worker.serve(theirs, from, shutdown).await });
+            client.write_all(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await.expect("taken");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"hello") {
+                client.read_buf(&mut answer).await.expect("the first piece");
+            }
+            rig.lifecycle.stop();
+            let end = client.read_buf(&mut answer).await.expect_err("no plain end");
+            assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+        }
     })
     .await;
 }

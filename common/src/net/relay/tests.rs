@@ -4,10 +4,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
-impl Wire for DuplexStream {
-    fn abort(&mut self) {}
-}
-
 /// A client, a server, and the relay between them.
 fn pair(
     buffer: usize,

@@ -1,8 +1,8 @@
 //! An answer's way to the client: how its body is framed, and its bytes as they come. Not for what it
 //! says: the pipeline has made it. Called by `http1`.
 //!
-//! Invariant: an answer whose body breaks off never looks whole: its length is not reached, or its last
-//! chunk is missing, and the connection ends.
+//! Invariant: an answer whose body breaks off never looks whole: its length is not reached, its last
+//! chunk is missing, and the connection ends by a reset, which no close-delimited body ends with.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use common::net::relay::Wire;
 use http::{HeaderMap, Method, Response, StatusCode, Version, header};
 use http_body::{Body as _, Frame};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::client::{Came, Client};
 use crate::codec::Persistence;
@@ -84,7 +84,7 @@ pub(super) async fn send<IO>(
     leaving: bool,
 ) -> After
 where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: Wire,
 {
     let framing = asked.framing(&response);
     let bodiless =
@@ -141,7 +141,7 @@ enum Phase {
 }
 
 /// An answer on its way, its head put already.
-struct Sending<'a, IO> {
+struct Sending<'a, IO: Wire> {
     client: &'a Rc<RefCell<Client<IO>>>,
     line: &'a Line,
     body: EmitBody,
@@ -154,7 +154,7 @@ struct Sending<'a, IO> {
     fields: Option<HeaderMap>,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Sending<'_, IO> {
+impl<IO: Wire> Sending<'_, IO> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while self.phase == Phase::Body {
             if self.client.borrow().link.is_full() {
@@ -219,5 +219,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Sending<'_, IO> {
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         self.client.borrow_mut().link.poll_flush(cx).map_err(|_| Broken)
+    }
+}
+
+impl<IO: Wire> Drop for Sending<'_, IO> {
+    fn drop(&mut self) {
+        let link = &mut self.client.borrow_mut().link;
+        if self.phase != Phase::Whole || link.has_output() {
+            link.abort();
+        }
     }
 }

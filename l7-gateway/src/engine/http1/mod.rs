@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use common::lifecycle::{Phase, Shutdown};
+use common::net::relay::Wire;
 use http::Version;
-use tokio::io::{AsyncRead, AsyncWrite};
 use topology::gateway::Front;
 
 use self::answer::{After, Asked};
@@ -63,7 +63,7 @@ impl Http1 {
 impl Engine for Http1 {
     async fn serve<IO>(&self, io: IO, line: Rc<Line>, shutdown: Shutdown)
     where
-        IO: AsyncRead + AsyncWrite + Unpin + 'static,
+        IO: Wire + 'static,
     {
         let client = Rc::new(RefCell::new(Client::new(io, self.limits)));
         let connection = Connection { client, line, clock: Clock::new(self.patience) };
@@ -82,7 +82,7 @@ struct Connection<IO> {
     clock: Clock,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Connection<IO> {
+impl<IO: Wire + 'static> Connection<IO> {
     async fn run(mut self, shutdown: &Shutdown) {
         let mut draining = pin!(shutdown.draining());
         while let Some(came) = self.next(draining.as_mut()).await {

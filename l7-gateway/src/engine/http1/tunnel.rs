@@ -5,13 +5,14 @@
 
 use std::future::poll_fn;
 
+use common::net::relay::Wire;
 use http::{Response, header};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::client::Client;
 use crate::body::Tunnel;
 use crate::codec::write::{self, Framing};
-use crate::engine::tunnel::join;
+use crate::engine::stall::Stall;
+use crate::engine::tunnel::{TUNNEL_IDLE, join};
 use crate::exchange::Exchange;
 
 /// Sends the 101, then copies both ways between the client and the service until one of them ends.
@@ -21,7 +22,7 @@ pub(super) async fn pass<IO>(
     tunnel: Tunnel,
     x: Box<Exchange>,
 ) where
-    IO: AsyncRead + AsyncWrite + Unpin,
+    IO: Wire,
 {
     let mut link = client.into_link();
     let mut headers = head.headers().clone();
@@ -35,5 +36,5 @@ pub(super) async fn pass<IO>(
         return;
     }
     let (io, early) = link.into_parts();
-    join(io, &early, upstream, x).await;
+    join(Stall::new(io, TUNNEL_IDLE), &early, upstream, x).await;
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use common::net::relay::Wire;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -17,6 +18,15 @@ pub enum Stream {
     Plain(TcpStream),
     /// Within TLS.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire for Stream {
+    fn abort(&mut self) {
+        match self {
+            Self::Plain(io) => io.abort(),
+            Self::Tls(io) => io.get_mut().0.abort(),
+        }
+    }
 }
 
 impl AsyncRead for Stream {
