@@ -5,4 +5,5 @@
 
 pub mod game;
 pub mod http;
+pub mod http2;
 pub mod sql;

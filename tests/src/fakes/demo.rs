@@ -3,6 +3,7 @@
 //! Invariant: each listens when [`start`] returns.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::program::{Program, sibling};
 
@@ -11,10 +12,21 @@ use crate::program::{Program, sibling};
 /// # Panics
 /// When the binary has not been built or does not start.
 pub fn start(what: &str, at: SocketAddr, name: &str, uses: &[String]) -> Program {
+    let uses = uses.iter().flat_map(|dependency| ["--use".to_owned(), dependency.clone()]);
+    run(what, at, name, uses)
+}
+
+/// Starts `demo issuer`, which needs nothing behind it; its keys are in `folder`.
+///
+/// # Panics
+/// As [`start`].
+pub fn issuer(at: SocketAddr, name: &str, folder: &Path) -> Program {
+    run("issuer", at, name, ["--keys".to_owned(), folder.display().to_string()])
+}
+
+fn run(what: &str, at: SocketAddr, name: &str, more: impl IntoIterator<Item = String>) -> Program {
     let at = at.to_string();
     let mut words = [what, "--listen", &at, "--name", name].map(str::to_owned).to_vec();
-    for dependency in uses {
-        words.extend(["--use".to_owned(), dependency.clone()]);
-    }
+    words.extend(more);
     Program::start(sibling("demo"), &words, None, "listens on")
 }

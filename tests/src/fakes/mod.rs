@@ -5,6 +5,7 @@
 
 pub mod demo;
 pub mod game;
+pub mod half;
 pub mod issuer;
 pub mod postgres;
 pub mod redis;

@@ -5,6 +5,7 @@
 
 mod admin;
 mod drain;
+mod faults;
 mod http;
 mod replay;
 mod services;
