@@ -100,6 +100,29 @@ async fn a_verified_user_reaches_the_service() {
     .await;
 }
 
+/// G6: who somebody is does not come behind a body either, however it is written.
+#[tokio::test]
+async fn a_user_in_trailers_reaches_nobody() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = Rig::new(&issuers.topology(&fake));
+        let token = bearer(&issuers.riders.token("ES256", None, &rider(json!({}))));
+        let names = ["X-User-Id", "x_user_id", "X-USER.ID", "X-Scopes", "X-Consumer", "Authorization"];
+        for name in names {
+            let request = format!(
+                "POST /ride/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{token}Trailer: {name}\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{name}: forged\r\n\r\n"
+            );
+            let answer = rig.raw(&request).await;
+            assert_eq!(status(&answer), "200", "{name}: {answer}");
+            let sent = fake.seen.last();
+            assert!(!sent.contains("forged"), "{sent}");
+            assert_eq!(sent.to_ascii_lowercase().matches("x-user-id: 98765\r\n").count(), 1);
+        }
+    })
+    .await;
+}
+
 /// G5: expired, forged, missing or odd: 401 that says why, and the service is never touched.
 #[tokio::test]
 async fn refused_tokens_never_touch_the_service() {

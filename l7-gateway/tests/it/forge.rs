@@ -57,7 +57,10 @@ impl Signer {
             Self::Rsa(key) => {
                 let encoding: &dyn RsaEncoding = match algorithm {
                     "PS256" => &RSA_PSS_SHA256,
+                    "PS384" => &signature::RSA_PSS_SHA384,
+                    "PS512" => &signature::RSA_PSS_SHA512,
                     "RS384" => &signature::RSA_PKCS1_SHA384,
+                    "RS512" => &signature::RSA_PKCS1_SHA512,
                     _ => &RSA_PKCS1_SHA256,
                 };
                 let mut out = vec![0; key.public_modulus_len()];

@@ -87,6 +87,29 @@ async fn refused_tokens_count_for_their_address() {
     .await;
 }
 
+/// G10: a thousand claimed addresses are one address: the connection's.
+#[tokio::test]
+async fn a_claimed_address_has_no_budget_of_its_own() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = rig(&issuers, &fake, "");
+        let good = user(&issuers, 99);
+        let mut passed = 0;
+        for n in 0..1000_u32 {
+            let claimed = std::net::Ipv4Addr::from(0x0a00_0000 + n);
+            let lines = format!(
+                "{good}X-Forwarded-For: {claimed}\r\nForwarded: for={claimed}\r\nX-Real-IP: {claimed}\r\n"
+            );
+            let answer = status(&rig.get("/address/1", &lines).await);
+            assert!(answer == 200 || answer == 429, "{answer}");
+            passed += u32::from(answer == 200);
+        }
+        assert_eq!((passed, fake.seen.count()), (7, 7));
+        assert!(!fake.seen.last().contains("10.0."), "{}", fake.seen.last());
+    })
+    .await;
+}
+
 /// G10: by route and for all; rate and burst are two numbers; what everybody shares is told only to
 /// those it refuses; one refusal and none of a request's limits is charged.
 #[tokio::test]

@@ -19,7 +19,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `expires` is the token's `exp`. `None` if the user cannot stand in a header as visible
+    /// `expires` is the token's `exp` in milliseconds. `None` if the user cannot stand in a header as visible
     /// ASCII.
     pub(super) fn new(
         user: &str,
@@ -54,10 +54,10 @@ impl Identity {
 
     /// When it ends, the issuer's leeway not counted.
     pub fn expires(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(self.expires)
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.expires)
     }
 
-    /// The same in seconds since the epoch.
+    /// The same in milliseconds since the epoch.
     pub(super) fn expires_at(&self) -> u64 {
         self.expires
     }

@@ -239,9 +239,9 @@ impl Source {
         current.keys.as_ref().map(|_| current.generation)
     }
 
-    /// Its issuer's tolerance in seconds.
+    /// Its issuer's tolerance in milliseconds.
     pub(super) fn leeway(&self) -> u64 {
-        self.issuer.leeway.as_secs()
+        super::jwt::millis(self.issuer.leeway)
     }
 
     /// Asks for the keys to be fetched, because a token may have been signed with one not known

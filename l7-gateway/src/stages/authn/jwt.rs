@@ -42,7 +42,7 @@ pub struct Verified {
     pub user: Box<str>,
     /// What the token grants, in its order.
     pub scopes: Vec<Scope>,
-    /// `exp` in seconds since the epoch.
+    /// `exp` in milliseconds since the epoch.
     pub expires: u64,
 }
 
@@ -141,8 +141,8 @@ impl<'t> Token<'t> {
         }
     }
 
-    /// Verifies the signature with the issuer's keys, then the claims at `now` (seconds since the
-    /// epoch).
+    /// Verifies the signature with the issuer's keys, then the claims at `now` (milliseconds since
+    /// the epoch).
     pub fn verify(&self, issuer: &Issuer, keys: &KeySet, now: u64) -> Result<Verified, JwtFault> {
         self.verify_signature(&issuer.algorithms, keys)?;
         if self.issuer() != Some(issuer.issuer.as_str()) {
@@ -154,7 +154,7 @@ impl<'t> Token<'t> {
         if !self.is_for(&issuer.audiences) {
             return Err(JwtFault::OtherAudience);
         }
-        let expires = self.check_times(issuer.leeway.as_secs(), now)?;
+        let expires = self.check_times(millis(issuer.leeway), now)?;
         Ok(Verified {
             user: self.user(&issuer.user_claim)?,
             scopes: self.scopes(&issuer.scope_claim)?,
@@ -171,7 +171,11 @@ impl<'t> Token<'t> {
         }
     }
 
-    fn verify_signature(&self, allowed: &[Algorithm], keys: &KeySet) -> Result<(), JwtFault> {
+    pub(super) fn verify_signature(
+        &self,
+        allowed: &[Algorithm],
+        keys: &KeySet,
+    ) -> Result<(), JwtFault> {
         // Compared exactly: `none` in any spelling is nobody's name.
         let algorithm = allowed.iter().find(|a| algorithm_name(**a) == self.algorithm);
         let algorithm = *algorithm.ok_or(JwtFault::OtherAlgorithm)?;
@@ -195,7 +199,7 @@ impl<'t> Token<'t> {
         check_expiry(expires, leeway, now)?;
         match self.time("nbf")? {
             Some(begins) if now + leeway < begins => {
-                return Err(JwtFault::Early { wait: begins - now });
+                return Err(JwtFault::Early { wait: (begins - now).div_ceil(1000) });
             }
             _ => {}
         }
@@ -205,12 +209,14 @@ impl<'t> Token<'t> {
         }
     }
 
-    /// A NumericDate (RFC 7519 §2), fractions cut off; `None` when absent.
+    /// A NumericDate (RFC 7519 §2) in milliseconds, finer fractions cut off; `None` when absent.
     fn time(&self, claim: &'static str) -> Result<Option<u64>, JwtFault> {
         let Some(value) = self.claims.get(claim) else { return Ok(None) };
         match value.as_f64() {
-            // In range, the conversion only cuts the fraction off.
-            Some(seconds) if (0.0..=LAST_SECOND).contains(&seconds) => Ok(Some(seconds as u64)),
+            // In range, a double has the milliseconds to spare, and the conversion only cuts off.
+            Some(seconds) if (0.0..=LAST_SECOND).contains(&seconds) => {
+                Ok(Some((seconds * 1000.0).round() as u64))
+            }
             _ => Err(JwtFault::Unusable(claim)),
         }
     }
@@ -246,9 +252,18 @@ impl<'t> Token<'t> {
 }
 
 /// Whether a token that ends at `expires` may still be used at `now`: up to, and not on,
-/// `expires` + `leeway` (RFC 7519 §4.1.4).
+/// `expires` + `leeway` (RFC 7519 §4.1.4); all in milliseconds.
 pub fn check_expiry(expires: u64, leeway: u64, now: u64) -> Result<(), JwtFault> {
-    if now < expires + leeway { Ok(()) } else { Err(JwtFault::Expired { by: now - expires }) }
+    if now < expires + leeway {
+        Ok(())
+    } else {
+        Err(JwtFault::Expired { by: (now - expires) / 1000 })
+    }
+}
+
+/// A time as claims count it.
+pub fn millis(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Nothing said, or one of the two kinds of access token (RFC 7519 §5.1, RFC 9068 §2.1): a token
@@ -268,7 +283,7 @@ fn object(part: &[u8]) -> Result<Map<String, Value>, JwtFault> {
 }
 
 /// Base64url without padding, without stray bits (RFC 7515 §2).
-fn decode(part: &[u8]) -> Result<Vec<u8>, JwtFault> {
+pub(super) fn decode(part: &[u8]) -> Result<Vec<u8>, JwtFault> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtFault::Malformed)
 }
 

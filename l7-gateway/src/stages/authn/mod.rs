@@ -146,7 +146,7 @@ impl Filter for Authn {
             (Plan::Refuse(error), _) => return Err(error.into()),
             (Plan::Verify(value), Auth::Token(allowed)) => {
                 let identity = self
-                    .identify(bearer(&value).unwrap_or_default(), allowed, seconds(x.wall))
+                    .identify(bearer(&value).unwrap_or_default(), allowed, millis(x.wall))
                     .await?;
                 x.record.user = Some(identity.user_header().clone());
                 input.request.headers.remove(header::AUTHORIZATION);
@@ -178,9 +178,9 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     (scheme.eq_ignore_ascii_case(b"bearer") && separate && plain).then_some(token)
 }
 
-/// Seconds since the epoch; a clock before it reads as 0, when every token is still to come.
-fn seconds(wall: SystemTime) -> u64 {
-    wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Milliseconds since the epoch; a clock before it reads as 0, when every token is still to come.
+fn millis(wall: SystemTime) -> u64 {
+    wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, jwt::millis)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The stage without a pipeline: what is credentials, what the cache is trusted with.
 
+mod rfc;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -54,7 +56,7 @@ impl Scene {
         now: u64,
     ) -> Result<Rc<Identity>, AuthnError> {
         let allowed: Vec<IssuerId> = ids.iter().copied().map(IssuerId).collect();
-        self.authn.identify(token.as_bytes(), &allowed, now).await
+        self.authn.identify(token.as_bytes(), &allowed, now * 1000).await
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 use tokio::time::advance;
 use topology::gateway::Algorithm;
 
-use super::super::forge::{Signer, set};
+use super::super::forge::{Signer, set, text};
 use super::*;
 
 const NOW: u64 = 1_800_000_000;
@@ -20,6 +20,7 @@ const NOW: u64 = 1_800_000_000;
 struct Counting {
     answer: Arc<Mutex<Option<String>>>,
     asked: Arc<AtomicUsize>,
+    takes: Arc<Mutex<Duration>>,
 }
 
 impl Counting {
@@ -31,6 +32,10 @@ impl Counting {
         *self.answer.lock().unwrap() = None;
     }
 
+    fn slow(&self, takes: Duration) {
+        *self.takes.lock().unwrap() = takes;
+    }
+
     fn asked(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
@@ -39,7 +44,12 @@ impl Counting {
 impl Fetch for Counting {
     async fn fetch(&self, _most: usize) -> Result<Bytes, FetchError> {
         self.asked.fetch_add(1, Ordering::Relaxed);
-        yield_now().await;
+        let takes = *self.takes.lock().unwrap();
+        if takes.is_zero() {
+            yield_now().await;
+        } else if timeout(super::super::fetch::PATIENCE, sleep(takes)).await.is_err() {
+            return Err(FetchError::Timeout { host: "id.example:443".to_owned() });
+        }
         let answer = self.answer.lock().unwrap().clone();
         answer.map(Bytes::from).ok_or(FetchError::Timeout { host: "id.example:443".to_owned() })
     }
@@ -92,7 +102,8 @@ impl Scene {
     /// What a worker does with a token it has not seen.
     async fn check(&self, token: &str) -> Result<(), JwtFault> {
         let parsed = Token::parse(token.as_bytes()).unwrap();
-        let verify = || self.source().verify(&parsed, NOW).expect("there are keys").0.map(|_| ());
+        let verify =
+            || self.source().verify(&parsed, NOW * 1000).expect("there are keys").0.map(|_| ());
         match verify() {
             Err(fault) if parsed.may_need_new_keys(&fault) => {
                 self.source().renew(Instant::now()).await;
@@ -135,6 +146,50 @@ async fn a_flood_of_unknown_keys() {
         assert_eq!(scene.check(&token(&own, "own")).await, Ok(()));
         assert_eq!(scene.endpoint.asked() as u64, 2 + second / 30, "after {second} s");
         advance(Duration::from_secs(1)).await;
+    }
+}
+
+/// G5: 10 000 different unknown `kid`s at once cause one fetch, and hold up no token that is known.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_unknown_keys_are_one_fetch() {
+    let own = Signer::es256();
+    let endpoint = Counting::default();
+    endpoint.serve(&[own.jwk("own")]);
+    let scene = Scene::begin(endpoint);
+    settle().await;
+    let good = token(&own, "own");
+    for n in 0..10_000 {
+        let header = text(format!("{{\"alg\":\"ES256\",\"kid\":\"{n}\"}}").as_bytes());
+        let odd = format!("{header}.{}", good.split_once('.').unwrap().1);
+        assert_eq!(scene.check(&odd).await, Err(JwtFault::UnknownKey));
+        if n % 1000 == 0 {
+            assert_eq!(scene.check(&good).await, Ok(()));
+        }
+    }
+    assert_eq!(scene.endpoint.asked(), 2, "the first fetch, and one for all of them");
+}
+
+/// G5: the endpoint takes 5 s for each answer, then hangs, while keys are rotated and tokens come: no
+/// valid token is refused, and known ones never wait.
+#[tokio::test(start_paused = true)]
+async fn a_slow_endpoint_holds_nobody_up() {
+    let (old, new) = (Signer::es256(), Signer::es256());
+    let endpoint = Counting::default();
+    endpoint.serve(&[old.jwk("old"), new.jwk("new")]);
+    let scene = Scene::begin(endpoint);
+    settle().await;
+    scene.endpoint.slow(Duration::from_secs(5));
+    for second in 0..1200 {
+        let began = Instant::now();
+        // Rotation with overlap: both keys are published before the new one signs.
+        let signed = if second < 600 { token(&old, "old") } else { token(&new, "new") };
+        assert_eq!(scene.check(&signed).await, Ok(()), "after {second} s");
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        if second == 900 {
+            scene.endpoint.slow(Duration::from_secs(100_000));
+        }
+        advance(Duration::from_secs(1)).await;
+        settle().await;
     }
 }
 
@@ -316,6 +371,12 @@ async fn fetching() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}/", listener.local_addr().unwrap())
     };
+    // A 10 MiB set is given up after the first mebibyte.
+    let flood =
+        [&b"HTTP/1.1 200 OK\r\ncontent-length: 10485760\r\n\r\n"[..], &[b' '; 10 << 20]].concat();
+    let address = answer_once(flood).await;
+    let outcome = HttpFetch::new(&address).unwrap().fetch(key_file::LARGEST_SET).await;
+    assert!(matches!(outcome, Err(FetchError::TooLarge { .. })));
     let refused = HttpFetch::new(&nobody).unwrap().fetch(1000).await;
     assert!(matches!(refused, Err(FetchError::Connect { .. })));
     for bad in ["", "id.example", "file:///etc/passwd", "http://", "ftp://x/"] {

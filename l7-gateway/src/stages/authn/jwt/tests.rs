@@ -54,7 +54,7 @@ fn without(name: &str) -> Value {
 }
 
 fn verify(token: &str, issuer: &Issuer, keys: &KeySet) -> Result<Verified, JwtFault> {
-    Token::parse(token.as_bytes())?.verify(issuer, keys, NOW)
+    Token::parse(token.as_bytes())?.verify(issuer, keys, NOW * 1000)
 }
 
 /// G5: RS, PS, ES, EdDSA and HS256, with and without `kid`.
@@ -63,7 +63,10 @@ fn every_algorithm_is_believed_when_allowed() {
     let table = [
         (Signer::rsa(), "RS256", RS256),
         (Signer::rsa(), "RS384", RS384),
+        (Signer::rsa(), "RS512", RS512),
         (Signer::rsa(), "PS256", PS256),
+        (Signer::rsa(), "PS384", PS384),
+        (Signer::rsa(), "PS512", PS512),
         (Signer::es256(), "ES256", ES256),
         (Signer::es384(), "ES384", ES384),
         (Signer::ed(), "EdDSA", EdDSA),
@@ -76,7 +79,7 @@ fn every_algorithm_is_believed_when_allowed() {
             let verified = verify(&signer.token(name, id, &claims()), &issuer, &keys).unwrap();
             assert_eq!(&*verified.user, "98765", "{name}");
             assert_eq!(verified.scopes, [Scope::new("user:read"), Scope::new("pay")]);
-            assert_eq!(verified.expires, NOW + 300);
+            assert_eq!(verified.expires, (NOW + 300) * 1000);
         }
     }
 }
@@ -153,11 +156,11 @@ fn times() {
     let keys = keys(&[(&signer, "k")], &issuer);
     let unusable = |claim| Err(JwtFault::Unusable(claim));
     let table = [
-        (with("exp", json!(NOW - 29)), Ok(NOW - 29)),
+        (with("exp", json!(NOW - 29)), Ok((NOW - 29) * 1000)),
         (with("exp", json!(NOW - 30)), Err(JwtFault::Expired { by: 30 })),
         (with("exp", json!(NOW - 31)), Err(JwtFault::Expired { by: 31 })),
         (with("exp", json!(0)), Err(JwtFault::Expired { by: NOW })),
-        (with("exp", json!(NOW as f64 + 0.9)), Ok(NOW)),
+        (with("exp", json!(NOW as f64 + 0.9)), Ok(NOW * 1000 + 900)),
         (without("exp"), Err(JwtFault::Missing("exp"))),
         (with("exp", json!((NOW + 300).to_string())), unusable("exp")),
         (with("exp", json!(-1)), unusable("exp")),
@@ -165,18 +168,55 @@ fn times() {
         (with("exp", json!(9.3e18)), unusable("exp")),
         (with("exp", json!(null)), unusable("exp")),
         (with("exp", json!([NOW])), unusable("exp")),
-        (without("nbf"), Ok(NOW + 300)),
-        (with("nbf", json!(NOW + 30)), Ok(NOW + 300)),
+        (without("nbf"), Ok((NOW + 300) * 1000)),
+        (with("nbf", json!(NOW + 30)), Ok((NOW + 300) * 1000)),
         (with("nbf", json!(NOW + 31)), Err(JwtFault::Early { wait: 31 })),
         (with("nbf", json!("soon")), unusable("nbf")),
-        (without("iat"), Ok(NOW + 300)),
-        (with("iat", json!(NOW + 30)), Ok(NOW + 300)),
+        (without("iat"), Ok((NOW + 300) * 1000)),
+        (with("iat", json!(NOW + 30)), Ok((NOW + 300) * 1000)),
         (with("iat", json!(NOW + 31)), Err(JwtFault::IssuedLater)),
         (with("iat", json!(false)), unusable("iat")),
     ];
     for (claims, expected) in table {
         let outcome = verify(&signer.token("ES256", Some("k"), &claims), &issuer, &keys);
         assert_eq!(outcome.map(|verified| verified.expires), expected, "{claims}");
+    }
+}
+
+/// G5: the edges of `exp`, `nbf` and `iat` to the millisecond, with and without leeway.
+#[test]
+fn edges_are_exact_to_the_millisecond() {
+    let signer = Signer::es256();
+    let exact = issuer(&[ES256]);
+    let keys = keys(&[(&signer, "k")], &exact);
+    for leeway in [0, 1, 30_000, 300_000_u64] {
+        let issuer = Issuer { leeway: Duration::from_millis(leeway), ..exact.clone() };
+        // Moment of the claim, and the first moment (for `exp`) at which it ends the token, or (for
+        // the others) at which it lets it begin.
+        for (claim, seconds, moment) in [
+            ("exp", json!(NOW), NOW * 1000 + leeway),
+            ("exp", json!(NOW as f64 + 0.25), NOW * 1000 + 250 + leeway),
+            ("nbf", json!(NOW), NOW * 1000 - leeway),
+            ("nbf", json!(NOW as f64 + 0.001), NOW * 1000 + 1 - leeway),
+            ("iat", json!(NOW), NOW * 1000 - leeway),
+        ] {
+            let mut all = without("nbf");
+            all["iat"] = json!(NOW - 1_000_000);
+            all["exp"] = json!(NOW + 1_000_000);
+            all[claim] = seconds;
+            let token = signer.token("ES256", Some("k"), &all);
+            let parsed = Token::parse(token.as_bytes()).unwrap();
+            for at in moment - 2..moment + 2 {
+                let valid = if claim == "exp" { at < moment } else { at >= moment };
+                let outcome = parsed.verify(&issuer, &keys, at);
+                assert_eq!(
+                    outcome.is_ok(),
+                    valid,
+                    "{claim} {leeway} {}",
+                    at as i64 - moment as i64
+                );
+            }
+        }
     }
 }
 
@@ -319,7 +359,7 @@ proptest! {
         let at = at.index(token.len());
         prop_assume!(token[at] != to);
         token[at] = to;
-        let believed = Token::parse(&token).is_ok_and(|t| t.verify(&issuer, &keys, NOW).is_ok());
+        let believed = Token::parse(&token).is_ok_and(|t| t.verify(&issuer, &keys, NOW * 1000).is_ok());
         prop_assert!(!believed);
     }
 
@@ -331,7 +371,7 @@ proptest! {
         let keys = keys(&[(&signer, "k")], &issuer);
         let token = signer.raw("HS256", r#"{"alg":"HS256"}"#, &text);
         if let Ok(parsed) = Token::parse(token.as_bytes()) {
-            let _ = parsed.verify(&issuer, &keys, NOW);
+            let _ = parsed.verify(&issuer, &keys, NOW * 1000);
         }
     }
 }

@@ -60,6 +60,33 @@ fn odd_ecdsa_signatures_are_nobodys() {
     }
 }
 
+/// G5: RSA signatures that are cut, prolonged, shifted, or padded in another way are nobody's.
+#[test]
+fn odd_rsa_signatures_are_nobodys() {
+    let signer = Signer::rsa();
+    let key = from_pem(&signer, &[RS256, PS256]).unwrap();
+    for (name, algorithm) in [("RS256", RS256), ("PS256", PS256)] {
+        let good = signer.sign(name, b"message");
+        assert!(key.verify(algorithm, b"message", &good));
+        let mut flipped: Vec<Vec<u8>> = Vec::new();
+        for at in 0..good.len() {
+            let mut one = good.clone();
+            one[at] ^= 1;
+            flipped.push(one);
+        }
+        let shifted = [&[0][..], &good].concat();
+        let longer = [&good[..], &[0]].concat();
+        let odd = [Vec::new(), vec![0; 256], vec![0xff; 256], vec![1; 256], shifted, longer];
+        let short = vec![good[..255].to_vec(), good[1..].to_vec()];
+        for bad in odd.into_iter().chain(short).chain(flipped) {
+            assert!(!key.verify(algorithm, b"message", &bad), "{name}");
+        }
+        for hash in ["RS384", "RS512", "PS384", "PS512"] {
+            assert!(!key.verify(algorithm, b"message", &signer.sign(hash, b"message")));
+        }
+    }
+}
+
 const P256_ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
 
 /// G5: weak keys verify nothing.
