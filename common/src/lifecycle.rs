@@ -104,12 +104,14 @@ impl Shutdown {
 pub enum Wish {
     /// HUP: read the file again.
     Reload,
+    /// USR1: open log files anew.
+    Reopen,
     /// USR2: hand over to a new process.
     Upgrade,
 }
 
 /// Turns signals into phases until the instance has stopped: TERM and INT drain, a second one or
-/// the deadline `drain` stops; HUP and USR2 are told to `wish`. Meant for `main`, before anything
+/// the deadline `drain` stops; HUP, USR1 and USR2 are told to `wish`. Meant for `main`, before anything
 /// else: from this call on no signal ends the process by itself, and those that come before the
 /// future runs are kept for it. Needs a tokio runtime.
 ///
@@ -123,6 +125,7 @@ pub fn signals(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
     let mut upgrade = signal(SignalKind::user_defined2())?;
     Ok(async move {
         let shutdown = lifecycle.shutdown();
@@ -131,6 +134,7 @@ pub fn signals(
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => wish(Wish::Reload),
+                _ = reopen.recv() => wish(Wish::Reopen),
                 _ = upgrade.recv() => wish(Wish::Upgrade),
                 () = shutdown.draining() => break,
             }

@@ -66,6 +66,7 @@ async fn run(launch: Launch, file: &Path) -> Result<(), ExitCode> {
             match wish {
                 Wish::Reload => handle.reload(file).await,
                 Wish::Upgrade => handle.upgrade().await,
+                Wish::Reopen => {} // it writes no file
             }
         }
     };

@@ -20,9 +20,10 @@ use topology::Topology;
 use topology::gateway::Instance;
 
 use crate::StartError;
+use crate::access_log::Reopener;
 use crate::change::{Change, Connected};
 use crate::crew::{Crew, Listener, Share};
-use crate::events::{Draining, Reloaded};
+use crate::events::{Draining, LogReopened, Reloaded};
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
 use crate::stages::authn::jwks::Source;
@@ -39,13 +40,14 @@ pub(crate) struct Order {
 pub struct Handle {
     orders: mpsc::Sender<Order>,
     observer: Observer,
+    log: Option<Reopener>,
 }
 
 impl Handle {
     /// A handle, and where its orders arrive.
-    pub(crate) fn new(observer: &Observer) -> (Self, mpsc::Receiver<Order>) {
+    pub(crate) fn new(observer: &Observer, log: Option<Reopener>) -> (Self, mpsc::Receiver<Order>) {
         let (orders, inbox) = mpsc::channel(1);
-        (Self { orders, observer: observer.clone() }, inbox)
+        (Self { orders, observer: observer.clone(), log }, inbox)
     }
 
     /// Goes by a changed file: listener, routes, policies, services, weights, certificates, keys.
@@ -69,6 +71,14 @@ impl Handle {
     pub async fn reload(&self, file: &Path) {
         reload::from_file(file, &self.observer, async |topology| self.publish(topology).await)
             .await;
+    }
+
+    /// Opens the access log's file anew, after it was moved away; or says why that cannot be, and the
+    /// former one stays in use. No line is lost by it.
+    pub fn reopen_log(&self) {
+        let Some(log) = &self.log else { return };
+        let fault = log.reopen().err();
+        self.observer.emit(LogReopened { path: log.path(), fault });
     }
 }
 

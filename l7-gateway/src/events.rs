@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use common::net::proxy_protocol::ReadFault;
 use common::observe::{Event, Observer};
@@ -58,6 +59,29 @@ pub struct HandshakeRefused {
 pub struct Reloaded<'a> {
     /// What it did.
     pub change: &'a Change,
+}
+
+/// The access log's file was to be opened anew.
+#[derive(Debug)]
+pub struct LogReopened<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Why it could not be; the former file stays in use.
+    pub fault: Option<io::Error>,
+}
+
+/// Lines of the access log are being lost.
+#[derive(Debug)]
+pub struct LogFails {
+    /// What the system says; `None`: whoever takes them takes none.
+    pub fault: Option<String>,
+}
+
+/// The access log takes lines again.
+#[derive(Debug)]
+pub struct LogRecovered {
+    /// Lines that were lost.
+    pub lost: u64,
 }
 
 /// It has ended.
@@ -139,6 +163,46 @@ fn few(names: &[String]) -> String {
         text.push_str(&format!(" and {} more", more.len()));
     }
     text
+}
+
+impl Event for LogReopened<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, path) = (&*to.instance, self.path.display());
+        match &self.fault {
+            None => tracing::event!(Level::INFO, instance, %path, "access log opened anew"),
+            Some(fault) => {
+                let remedy = "the former file stays in use: check the path and its rights";
+                tracing::event!(Level::ERROR, instance, %path, %fault, remedy, "access log not opened anew");
+            }
+        }
+    }
+}
+
+impl Event for LogFails {
+    fn emit(&self, to: &Observer) {
+        log_failing(to, 1.0);
+        let instance = &*to.instance;
+        let fault = self.fault.as_deref().unwrap_or("its reader takes nothing");
+        tracing::event!(
+            Level::ERROR,
+            instance,
+            fault,
+            "records are lost: the access log takes none"
+        );
+    }
+}
+
+impl Event for LogRecovered {
+    fn emit(&self, to: &Observer) {
+        log_failing(to, 0.0);
+        let (instance, lost) = (&*to.instance, self.lost);
+        tracing::event!(Level::INFO, instance, lost, "the access log takes records again");
+    }
+}
+
+fn log_failing(to: &Observer, failing: f64) {
+    let help = "1 while lines of the access log are lost";
+    to.metrics.gauge("aqueduct_http_log_failing", help, &[]).set(failing);
 }
 
 impl Event for Stopped {

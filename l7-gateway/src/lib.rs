@@ -21,10 +21,10 @@ use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
 use thiserror::Error;
 use tokio::task::JoinSet;
-use topology::gateway::{Group, Instance};
+use topology::gateway::{AccessLog, Group, Instance};
 use topology::{At, Place, SourceFile, Topology};
 
-use crate::access_log::{Sink, Totals, Writer};
+use crate::access_log::{Fate, Sink, Totals, Writer, trouble};
 pub use crate::change::{Change, Connected};
 use crate::connection::Worker;
 pub use crate::control::Handle;
@@ -164,14 +164,19 @@ pub async fn start(
     let snapshot = build(&topology, group, model, &options.observer, None).await?;
     let bound = listen(&source, &model.listen, count.get())?;
     let admin = admin(&source, model)?;
-    let help = "Lines of the access log that were dropped because its writer was behind";
-    let dropped = options.observer.metrics.counter("aqueduct_http_log_dropped_total", help, &[]);
-    let writer = Writer::start(&group.access_log, count.get(), &dropped)
-        .map_err(|why| fault(group.place, Why::Log(why)))?;
+    let help = "Lines of the access log that were lost: its writer was behind, or its disk full";
+    let lost = options.observer.metrics.counter("aqueduct_http_log_dropped_total", help, &[]);
+    let fate = Fate::new(&lost);
+    let place = match &group.access_log {
+        AccessLog::File(path) => path.place,
+        AccessLog::Stdout | AccessLog::Off => group.place,
+    };
+    let writer = Writer::start(&group.access_log, count.get(), &fate)
+        .map_err(|why| fault(place, Why::Log(why)))?;
     let token = common::secret::admin_token(&topology);
     let token = token.map_err(|missing| fault(missing.place, missing.into()))?;
     let all = Arc::clone(&topology);
-    serve(Plan { all, group, model, count, options, snapshot, bound, admin, writer, token })
+    serve(Plan { all, group, model, count, options, snapshot, bound, admin, writer, fate, token })
         .map_err(|why| fault(model.place, Why::Threads(why)))
 }
 
@@ -237,11 +242,13 @@ struct Plan<'t> {
     bound: (Listener, Vec<Share>),
     admin: Option<(std::net::TcpListener, SocketAddr)>,
     writer: Option<Writer>,
+    fate: Arc<Fate>,
     token: Option<Secret>,
 }
 
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
-    let Plan { all, group, model, count, options, snapshot, bound, admin, writer, token } = plan;
+    let Plan { all, group, model, count, options, snapshot, bound, admin, writer, fate, token } =
+        plan;
     let Options { observer, lifecycle, .. } = &options;
     let published = Arc::new(Published::new(snapshot));
     let totals = Arc::new(Totals::default());
@@ -258,7 +265,9 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let listen = listener.address;
     crew.open(shares);
     let mut control = JoinSet::new();
-    let (handle, orders) = Handle::new(observer);
+    let reopener = writer.as_ref().and_then(Writer::reopener);
+    let (handle, orders) = Handle::new(observer, reopener);
+    control.spawn(trouble::watch(fate, observer.clone()));
     let side = Control {
         topology: all,
         instance: model.name.to_string(),

@@ -23,6 +23,7 @@ const EXAMPLES: &str = "Examples:
   l7-gateway --topology shop.yaml --instance gw-1
   l7-gateway --topology shop.yaml            where the file has one gateway instance
   kill -HUP PID                              reads the file again
+  kill -USR1 PID                             opens the access log anew, after logrotate moved it
   kill -TERM PID                             drains, a second one ends at once
   curl http://127.0.0.1:9111/readyz          asks the admin listener";
 
@@ -58,8 +59,10 @@ async fn main() -> ExitCode {
     let handle = running.handle();
     let changes = async {
         while let Some(wish) = wished.recv().await {
-            if wish == Wish::Reload {
-                handle.reload(&args.tier.topology).await;
+            match wish {
+                Wish::Reload => handle.reload(&args.tier.topology).await,
+                Wish::Reopen => handle.reopen_log(),
+                Wish::Upgrade => {}
             }
         }
     };

@@ -146,7 +146,7 @@ async fn an_upgrade_may_change_the_file() {
 }
 
 /// T9, O3: SIGHUP applies a changed file; a broken one is refused with its own messages while the
-/// old configuration serves on.
+/// old configuration serves on. SIGUSR1, for log files, ends nothing.
 #[tokio::test]
 async fn hup_reloads_or_refuses() {
     let addresses = Addresses::new().await;
@@ -154,6 +154,7 @@ async fn hup_reloads_or_refuses() {
     let mut old = TcpStream::connect(addresses.tcp).await.unwrap();
     ask(&mut old).await;
     program.write("services: { a: { endpoints: [nowhere] } }\n");
+    program.signal(Signal::SIGUSR1);
     program.signal(Signal::SIGHUP);
     let refused = program.hear("reload refused").await.to_string();
     assert!(refused.contains("edge.yaml:1:30"), "{refused}");

@@ -21,8 +21,11 @@ use crate::exchange::{Exchange, Stage};
 
 pub mod line;
 pub mod ring;
+pub mod trouble;
+pub mod writer;
 
-pub use ring::{Ring, Writer};
+pub use ring::{Fate, Ring};
+pub use writer::{Reopener, Writer};
 
 /// What the stages note for the log beside the facts of the exchange.
 pub struct Record {

@@ -21,6 +21,7 @@ mod holders;
 mod instance;
 mod interim;
 mod listeners;
+mod logs;
 mod mutual;
 mod peers;
 mod pipeline;

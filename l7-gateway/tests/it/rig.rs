@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use common::snapshot::Published;
-use l7_gateway::access_log::{Sink, Writer};
+use l7_gateway::access_log::{Fate, Sink, Writer};
 use l7_gateway::connection::Worker;
 use l7_gateway::snapshot::Snapshot;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -73,7 +73,8 @@ impl Rig {
         let snapshot = Snapshot::build(group, &instance.name, &observer, None).expect("it builds");
         let log = Log::default();
         let dropped = observer.metrics.counter("dropped", "lost lines", &[]);
-        let writer = Writer::over(Box::new(log.clone()), 1, &dropped).expect("a thread");
+        let fate = Fate::new(&dropped);
+        let writer = Writer::over(Box::new(log.clone()), 1, &fate).expect("a thread");
         let sink = Sink::new(&instance.name, writer.ring(0), Arc::default(), &observer.metrics);
         let published = Arc::new(Published::new(snapshot));
         let worker = Worker::new(Arc::clone(&published), sink, observer.clone());

@@ -49,7 +49,8 @@ section! {
         may "upstreams" upstreams: Named<Upstream>,
         /// How much memory the answers may take that routes with `cache` keep. Default: see each.
         may "cache" cache: CacheStore,
-        /// Where access records go: `stdout`, `off` or `file:PATH`. Default: `stdout`.
+        /// Where access records go: `stdout`, `off` or `file:PATH`, which SIGUSR1 opens anew. What cannot
+        /// be written at once is dropped and counted; no request waits. Default: `stdout`.
         may "access-log" access_log: Typed<Text>,
         /// How long a drain may take before what is left is ended. Default: 30s.
         may "drain" drain: Typed<Time>,
