@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::pki::Trust;
 
@@ -45,6 +46,17 @@ impl Answer {
     }
 }
 
+/// A TLS connection to `api.example`.
+///
+/// # Errors
+/// No connection, or no trust.
+pub async fn secure(to: SocketAddr, trust: &Trust) -> Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(to).await.context("connect")?;
+    let name = ServerName::try_from("api.example").context("a name")?;
+    let stream = TlsConnector::from(trust.config()).connect(name, stream).await;
+    stream.context("handshake")
+}
+
 /// A kept connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -57,10 +69,7 @@ impl Connection {
     /// # Errors
     /// No connection, or no trust.
     pub async fn tls(to: SocketAddr, trust: &Trust) -> Result<Self> {
-        let stream = TcpStream::connect(to).await.context("connect")?;
-        let name = ServerName::try_from("api.example").context("a name")?;
-        let stream = TlsConnector::from(trust.config()).connect(name, stream).await;
-        Self::over(stream.context("handshake")?).await
+        Self::over(secure(to, trust).await?).await
     }
 
     /// Without TLS.

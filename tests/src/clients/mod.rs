@@ -4,6 +4,7 @@
 //! Invariant: a client hides nothing: an error of the stack is an error of the call.
 
 pub mod game;
+pub mod grpc;
 pub mod http;
 pub mod http2;
 pub mod sql;

@@ -24,6 +24,14 @@ pub fn issuer(at: SocketAddr, name: &str, folder: &Path) -> Program {
     run("issuer", at, name, ["--keys".to_owned(), folder.display().to_string()])
 }
 
+/// Starts `demo grpc`.
+///
+/// # Panics
+/// As [`start`].
+pub fn grpc(at: SocketAddr, name: &str) -> Program {
+    run("grpc", at, name, [])
+}
+
 fn run(what: &str, at: SocketAddr, name: &str, more: impl IntoIterator<Item = String>) -> Program {
     let at = at.to_string();
     let mut words = [what, "--listen", &at, "--name", name].map(str::to_owned).to_vec();

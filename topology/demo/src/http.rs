@@ -1,6 +1,6 @@
 //! The HTTP/1.1 server under every demo service and the issuer: accepts, counts, answers
 //! `/healthz` and `/count` itself, hands the rest to the program. Not for what is answered.
-//! Called by `web::run` and `issuer::run`.
+//! Called by `web::run` and `issuer::run`; `grpc::run` accepts with it.
 //!
 //! Invariant: `/healthz` answers 200 as long as the program runs, whatever lies behind it.
 
@@ -36,6 +36,17 @@ pub(crate) async fn serve<P: Program>(
     stop: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
     let server = Arc::new(Server::new(name, program)?);
+    accept(listener, stop, |stream, draining| connection(stream, Arc::clone(&server), draining))
+        .await
+}
+
+/// Accepts until `stop` completes, then waits for its connections (at most [`DRAIN`]); each is told by its
+/// `watch` that it should finish.
+pub(crate) async fn accept<C: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    stop: impl Future<Output = anyhow::Result<()>>,
+    connection: impl Fn(TcpStream, watch::Receiver<()>) -> C,
+) -> anyhow::Result<()> {
     let (draining, watched) = watch::channel(());
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
@@ -44,7 +55,7 @@ pub(crate) async fn serve<P: Program>(
             asked = &mut stop => { asked?; break }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&server), watched.clone()));
+                    connections.spawn(connection(stream, watched.clone()));
                 }
                 // Out of descriptors: pause instead of spinning on the same error.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,

@@ -1,5 +1,5 @@
-//! The programs that stand behind the tiers in the demo stack: HTTP services on PostgreSQL, a UDP
-//! game server, a token issuer. Not a part of the product: no tier links to any of this, and this
+//! The programs that stand behind the tiers in the demo stack: HTTP services on PostgreSQL, a gRPC
+//! service, a UDP game server, a token issuer. Not a part of the product: no tier links to any of this, and this
 //! links to none of them, so that a fault on one side is not repeated on the other. Started by
 //! `aqueduct up`, by tests, or by hand.
 //!
@@ -11,6 +11,7 @@ mod answer;
 mod database;
 mod feed;
 mod game;
+mod grpc;
 mod http;
 mod identity;
 mod issuer;
@@ -24,7 +25,7 @@ mod web;
 
 use clap::{Parser, Subcommand};
 
-use crate::options::{GameArgs, IssuerArgs, WebArgs};
+use crate::options::{GameArgs, GrpcArgs, IssuerArgs, WebArgs};
 use crate::web::Kind;
 
 /// Demo services, game server and token issuer for a local Aqueduct stack.
@@ -49,6 +50,8 @@ enum What {
     Orders(WebArgs),
     /// GET /notifications/ID
     Notifications(WebArgs),
+    /// gRPC over HTTP/2 without TLS: echo.proto's service and grpc.health.v1
+    Grpc(GrpcArgs),
     /// UDP game server that answers every player's datagram with its own name
     Game(GameArgs),
     /// Token issuer: GET /jwks.json, POST /token
@@ -64,6 +67,7 @@ async fn main() -> anyhow::Result<()> {
         What::Profile(args) => web::run(Kind::Profile, args).await,
         What::Orders(args) => web::run(Kind::Orders, args).await,
         What::Notifications(args) => web::run(Kind::Notifications, args).await,
+        What::Grpc(args) => grpc::run(args).await,
         What::Game(args) => game::run(args).await,
         What::Issuer(args) => issuer::run(args).await,
     }
@@ -72,6 +76,7 @@ async fn main() -> anyhow::Result<()> {
 const EXAMPLES: &str = "\
 Examples:
   demo game --listen 127.0.0.1:7801 --name game-1
+  demo grpc --listen 127.0.0.1:7041 --name echo-1
   demo issuer --listen 127.0.0.1:7900 --keys ./keys
   demo user --listen 127.0.0.1:7011 --name user-1 --use data/app=postgres://app:secret@127.0.0.1:6432/app
   demo feed --listen 127.0.0.1:7021 --name feed-1 --use data/app=postgres://… --use internal/user=http://127.0.0.1:7010

@@ -44,6 +44,17 @@ pub(crate) enum AuthMode {
     Token,
 }
 
+/// Options of the gRPC service.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GrpcArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// The name in every reply
+    #[arg(long, default_value = "echo")]
+    pub(crate) name: String,
+}
+
 /// Options of the game server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GameArgs {
