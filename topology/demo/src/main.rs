@@ -1,7 +1,6 @@
-//! The programs that stand behind the tiers in the demo stack: HTTP services on PostgreSQL, a gRPC
-//! service, a UDP game server, a token issuer. Not a part of the product: no tier links to any of this, and this
-//! links to none of them, so that a fault on one side is not repeated on the other. Started by
-//! `aqueduct up`, by tests, or by hand.
+//! The programs that stand behind the tiers: HTTP services on PostgreSQL, gRPC, a game server, a token
+//! issuer. Not a part of the product: no tier links to any of this, and this links to none of them, so
+//! that a fault on one side is not repeated on the other. Started by `aqueduct up`, tests, or by hand.
 //!
 //! Invariant: every program stops on TERM or INT after it has answered what it had begun.
 
@@ -76,7 +75,6 @@ async fn main() -> anyhow::Result<()> {
 const EXAMPLES: &str = "\
 Examples:
   demo game --listen 127.0.0.1:7801 --name game-1
-  demo grpc --listen 127.0.0.1:7041 --name echo-1
   demo issuer --listen 127.0.0.1:7900 --keys ./keys
   demo user --listen 127.0.0.1:7011 --name user-1 --use data/app=postgres://app:secret@127.0.0.1:6432/app
   demo feed --listen 127.0.0.1:7021 --name feed-1 --use data/app=postgres://… --use internal/user=http://127.0.0.1:7010
