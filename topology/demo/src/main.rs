@@ -74,7 +74,6 @@ async fn main() -> anyhow::Result<()> {
 
 const EXAMPLES: &str = "\
 Examples:
-  demo game --listen 127.0.0.1:7801 --name game-1
   demo issuer --listen 127.0.0.1:7900 --keys ./keys
   demo user --listen 127.0.0.1:7011 --name user-1 --use data/app=postgres://app:secret@127.0.0.1:6432/app
   demo feed --listen 127.0.0.1:7021 --name feed-1 --use data/app=postgres://… --use internal/user=http://127.0.0.1:7010
