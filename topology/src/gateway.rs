@@ -206,11 +206,13 @@ pub enum Credentials {
 pub struct Limit {
     /// Its name in the file, part of every counter's key.
     pub name: LimitName,
-    /// Whose budget.
-    pub by: LimitBy,
+    /// Whose budget: each combination of these has its own. Never empty, each once, in the order of
+    /// [`LimitBy`].
+    pub by: Vec<LimitBy>,
     /// How much.
     pub rate: Rate,
-    /// Most at once: a token bucket's size (default the rate's count).
+    /// Most at once: a token bucket's size (default the rate's count), or a leaky bucket's line (as
+    /// many as drain in a second).
     pub burst: NonZeroU32,
     /// How it is counted.
     pub algorithm: LimitAlgorithm,
@@ -218,12 +220,21 @@ pub struct Limit {
     pub place: Place,
 }
 
+impl Limit {
+    /// Whether it is charged before authentication: by the client's address, perhaps for each route,
+    /// and by nothing that only a token tells.
+    pub fn is_early(&self) -> bool {
+        let early = |by: &LimitBy| matches!(by, LimitBy::Address | LimitBy::Route);
+        self.by.contains(&LimitBy::Address) && self.by.iter().all(early)
+    }
+}
+
 /// Index into [`Group::limits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LimitId(pub usize);
 
 /// Whose budget a limit is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LimitBy {
     /// The client's address (IPv6: its /64). Charged before authentication.
     Address,
@@ -240,6 +251,10 @@ pub enum LimitBy {
 pub enum LimitAlgorithm {
     /// Refills evenly, spends up to `burst` at once (default).
     TokenBucket,
+    /// Lets requests go on at even distances; a few wait for their turn, more are refused.
+    LeakyBucket,
+    /// The count anew at each whole multiple of the rate's time since 1970 (UTC).
+    FixedWindow,
     /// Never more than the count in any window of the rate's length.
     SlidingWindow,
 }

@@ -165,3 +165,57 @@ async fn policies_of_a_store_that_is_away() {
     })
     .await;
 }
+
+/// G10: a leaky bucket lets requests go on one after the other; who waits is answered in his turn, who
+/// finds its line full at once.
+#[tokio::test]
+async fn a_leaky_bucket_spaces_requests() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let limits = "    limits:
+      even: { by: address, rate: 1/s, burst: 1, algorithm: leaky-bucket }
+    routes:
+      - { path: /*, to: user, limits: [even] }";
+        let rig =
+            Rig::new(&topology(&format!("  user: {{ endpoints: [{}] }}", fake.address), limits));
+        tokio::time::pause();
+        assert_eq!(status(&rig.get("/1", "").await), 200);
+        let mut second = std::pin::pin!(rig.get("/2", ""));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        let refused = rig.get("/3", "").await;
+        assert!(refused.contains(" 429 ") && refused.contains("retry-after: 1\r\n"), "{refused}");
+        assert_eq!(fake.seen.count(), 1, "the second waits");
+        let began = tokio::time::Instant::now();
+        assert_eq!(status(&second.await), 200);
+        assert!(began.elapsed().as_millis() <= 1001 && fake.seen.count() == 2);
+    })
+    .await;
+}
+
+/// G10: a limit by address and route is charged before authentication, each pair by itself; one by user
+/// and route after it.
+#[tokio::test]
+async fn combinations_have_their_own_budgets() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let limits = "    limits:
+      place: { by: [route, address], rate: 2/h }
+      person: { by: [user, route], rate: 1/h, algorithm: fixed-window }
+    routes:
+      - { path: /a, to: user, auth: riders, limits: [place] }
+      - { path: /b, to: user, auth: riders, limits: [place] }
+      - { path: /c, to: user, auth: riders, limits: [person] }
+      - { path: /d, to: user, auth: riders, limits: [person] }";
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &issuers.gateway(limits)));
+        for (path, expected) in [("/a", 401), ("/b", 401), ("/a", 401), ("/a", 429), ("/b", 401)] {
+            assert_eq!(status(&rig.get(path, "").await), expected, "{path}");
+        }
+        let (one, two) = (user(&issuers, 1), user(&issuers, 2));
+        let asked = [("/c", &one, 200), ("/d", &one, 200), ("/c", &two, 200), ("/c", &one, 429)];
+        for (path, who, expected) in asked {
+            assert_eq!(status(&rig.get(path, who).await), expected, "{path}");
+        }
+    })
+    .await;
+}

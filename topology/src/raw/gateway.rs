@@ -159,13 +159,17 @@ section! {
     /// One budget.
     Limit {
         /// Whose: each client `address` (IPv6: its /64; charged before authentication), each
-        /// `user`, each `route`, or `all` together.
-        must "by" by: Typed<LimitBy>,
+        /// `user`, each `route`, or `all` together; a list counts each combination.
+        must "by" by: OneOrMany<Typed<LimitBy>>,
         /// How much, `100/min`.
         must "rate" rate: Typed<Rate>,
-        /// Most at once with a token bucket. Default: the rate's count.
+        /// Most at once with a token bucket, or most that wait for their turn with a leaky bucket.
+        /// Default: the rate's count, or as many as drain in a second, at least 1.
         may "burst" burst: Typed<NonZeroU32>,
-        /// How it is counted. Default: `token-bucket`.
+        /// How it is counted: `token-bucket` refills evenly, `leaky-bucket` lets requests go on one
+        /// after the other at even distances, `fixed-window` begins anew at each whole multiple of
+        /// the rate's time (UTC) and may pass twice its count around an edge, `sliding-window` never
+        /// passes more than its count in any window. Default: `token-bucket`.
         may "algorithm" algorithm: Typed<LimitAlgorithm>,
     }
 }

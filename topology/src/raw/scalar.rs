@@ -425,6 +425,8 @@ words! {
     }
     LimitAlgorithm {
         "token-bucket" => Self::TokenBucket,
+        "leaky-bucket" => Self::LeakyBucket,
+        "fixed-window" => Self::FixedWindow,
         "sliding-window" => Self::SlidingWindow,
     }
     Links {

@@ -15,7 +15,7 @@ use crate::problem::nearest;
 use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
 use crate::resolve::{or, positive, secret, time};
-use crate::units::{At, IssuerName, LimitName, Scope, SecretRef};
+use crate::units::{At, IssuerName, LimitName, Rate, Scope, SecretRef};
 
 /// What routes of one group inherit.
 pub(super) type Defaults = RoutePolicy;
@@ -227,7 +227,7 @@ impl Policies {
             let counts = |policy: &RoutePolicy| {
                 policy.auth != Auth::None && policy.limits.contains(&LimitId(index))
             };
-            let used = limit.by == LimitBy::User && self.used_limits.contains(&index);
+            let used = limit.by.contains(&LimitBy::User) && self.used_limits.contains(&index);
             if used && !out.failed() && !routes.iter().any(|(route, _)| counts(&route.policy)) {
                 let what = format!("`{}` counts users, but no route knows who calls", limit.name);
                 out.warning(at, what).hint("add `auth: ISSUER`, or count by address".to_owned());
@@ -331,9 +331,9 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
     names::lawful("limit", &name, &spot, out);
     let algorithm = or(raw.algorithm, LimitAlgorithm::TokenBucket);
     if let Some(burst) = &raw.burst
-        && algorithm == LimitAlgorithm::SlidingWindow
+        && matches!(algorithm, LimitAlgorithm::SlidingWindow | LimitAlgorithm::FixedWindow)
     {
-        out.error(&burst.spot, "a sliding window has no burst")
+        out.error(&burst.spot, "a window has no burst")
             .hint("leave it out, or count with `token-bucket`".to_owned());
     }
     let rate = raw.rate?;
@@ -346,13 +346,36 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
     let rate = rate.value;
     let limit = Limit {
         name: LimitName::new(&name),
-        by: raw.by?.value,
+        by: counted_by(&raw.by?, &spot, out),
         rate,
-        burst: raw.burst.map_or(rate.count, |typed: Typed<NonZeroU32>| typed.value),
+        burst: raw.burst.map_or_else(|| usual_burst(algorithm, rate), |typed| typed.value),
         algorithm,
         place: spot.extent.place,
     };
     Some((limit, spot))
+}
+
+/// Whose budget a limit is, each once.
+fn counted_by(by: &OneOrMany<Typed<LimitBy>>, spot: &Spot, out: &mut Findings) -> Vec<LimitBy> {
+    if by.0.is_empty() {
+        out.error(spot, "`by` names nobody").allowed("address, user, route or all");
+    }
+    if by.0.len() > 1
+        && let Some(all) = by.0.iter().find(|one| one.value == LimitBy::All)
+    {
+        out.error(&all.spot, "`all` together have one budget: it cannot be combined")
+            .hint("leave `all` out, or count by it alone".to_owned());
+    }
+    by.0.iter().map(|one| one.value).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// A leaky bucket keeps nobody waiting for longer than a second, unless it is told to.
+fn usual_burst(algorithm: LimitAlgorithm, rate: Rate) -> NonZeroU32 {
+    if algorithm != LimitAlgorithm::LeakyBucket {
+        return rate.count;
+    }
+    let second = u128::from(rate.count.get()) * 1_000_000 / rate.per.as_micros().max(1);
+    u32::try_from(second).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }
 
 /// An exact window costs memory for each request in it.

@@ -170,6 +170,6 @@ fn header(
 }
 
 fn counts_addresses(gateway: &Entry<raw::GatewayGroup>) -> bool {
-    let by = |limit: &Entry<raw::Limit>| limit.value.by.as_ref().map(|by| by.value);
-    entries(gateway.value.limits.as_ref()).iter().any(|limit| by(limit) == Some(LimitBy::Address))
+    let mut by = entries(gateway.value.limits.as_ref()).iter().filter_map(|l| l.value.by.as_ref());
+    by.any(|by| by.0.iter().any(|one| one.value == LimitBy::Address))
 }

@@ -4,17 +4,16 @@
 //!
 //! Invariant: every request with a policy is charged exactly once.
 
-use topology::gateway::{LimitBy, RoutePolicy};
+use topology::gateway::RoutePolicy;
 
 use super::{Limiter, headers};
 use crate::exchange::{Exchange, ResponseHead};
 use crate::halt::Halt;
 
-/// Charges the limits `by: address` of the policy; a halt says 429 (or 503 when the store is away
+/// Charges those limits of the policy that go by the client's address; a halt says 429 (or 503 when the store is away
 /// and the policy says so). Waits for the store at most its timeout.
 pub async fn charge(limiter: &Limiter, x: &mut Exchange, policy: &RoutePolicy) -> Result<(), Halt> {
-    let address = |by| by == LimitBy::Address;
-    Ok(limiter.charge(x, &policy.limits, None, address).await?)
+    Ok(limiter.charge(x, &policy.limits, None, true).await?)
 }
 
 /// For stage 2's response side: tells the client how its limits stand, also where the request came

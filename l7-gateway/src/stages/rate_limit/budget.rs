@@ -1,11 +1,10 @@
-//! The arithmetic of one limit: what a counter holds, when it admits, what is left. Pure and in
+//! The arithmetic of one limit: what its counter holds, when it admits, what is left. Pure and in
 //! whole numbers of microseconds, so that `charge.lua` can do the very same steps in Redis. Not for
 //! where counters live: that is `local` and `redis`. Called by both.
 //!
-//! Invariant: a token bucket never admits more than burst + rate × t in any time t, a sliding
-//! window never more than its count in any window.
-
-use std::collections::VecDeque;
+//! Invariant: a token bucket never admits more than burst + rate × t in any time t, a leaky bucket lets
+//! nobody go on sooner than its interval after the one before, a fixed window never admits more than
+//! its count in one of its windows, a sliding window in any window.
 
 use topology::gateway::{Limit, LimitAlgorithm};
 use topology::units::{LimitName, Place};
@@ -16,6 +15,12 @@ pub const LARGEST_WINDOW: u64 = 10_000;
 
 /// Every number that `charge.lua` computes stays below this, so that a double holds it exactly.
 const EXACT: u64 = 1 << 52;
+
+/// A counter's time may lie ahead of a worker's clock by so many microseconds: another worker has
+/// looked at the clock later and come first. What lies further ahead was left long ago, before the
+/// counter's number wrapped; of a million units per second that happens after months, and one such
+/// counter in a hundred million would be taken for one of now.
+const AHEAD: u64 = 100_000;
 
 /// What a limit allows, reduced to whole numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +33,22 @@ pub enum Budget {
         cost: u64,
         /// The level's upper bound.
         capacity: u64,
+    },
+    /// The same numbers, but who is admitted waits until those before him have drained.
+    LeakyBucket {
+        /// Drained per microsecond.
+        fill: u64,
+        /// Size of one unit.
+        cost: u64,
+        /// The one that drains and those behind it in line.
+        capacity: u64,
+    },
+    /// At most `count` units in each of the windows that begin with multiples of `per` since 1970.
+    FixedWindow {
+        /// How many.
+        count: u64,
+        /// Length of the window in microseconds.
+        per: u64,
     },
     /// At most `count` units in any `per` microseconds.
     SlidingWindow {
@@ -75,20 +96,6 @@ impl BudgetError {
     }
 }
 
-/// What one key has used up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Counter {
-    /// Of a token bucket.
-    Bucket {
-        /// Level at `stamp`.
-        level: u64,
-        /// When the level was last brought up to date, in microseconds.
-        stamp: u64,
-    },
-    /// Of a sliding window: when each unit was admitted, oldest first, in microseconds.
-    Window(VecDeque<u64>),
-}
-
 /// How a key stands after a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -98,6 +105,8 @@ pub struct Standing {
     pub remaining: u64,
     /// Microseconds until one more unit is there; 0 when nothing is used up.
     pub next: u64,
+    /// Microseconds that an admitted request waits before it goes on: its turn in a leaky bucket.
+    pub wait: u64,
 }
 
 /// What one limit says to one request.
@@ -121,151 +130,160 @@ impl Budget {
         let instances = instances.max(1);
         let count = u64::from(limit.rate.count.get());
         let per = u64::try_from(limit.rate.per.as_micros()).unwrap_or(u64::MAX).max(1);
+        let part = |all: u64| (all / instances).max(1);
+        let burst = u64::from(limit.burst.get());
+        let (fill, cost) = reduced(count, per.saturating_mul(instances));
+        let capacity = |units: u64| {
+            let exact = units.checked_mul(cost).filter(|capacity| *capacity < EXACT);
+            let (limit, place) = (limit.name.clone(), limit.place);
+            exact.ok_or(BudgetError::BurstTooLarge { limit, burst, place })
+        };
         match limit.algorithm {
             LimitAlgorithm::SlidingWindow if count > LARGEST_WINDOW => {
                 let (limit, place) = (limit.name.clone(), limit.place);
                 Err(BudgetError::WindowTooLarge { limit, count, place })
             }
-            LimitAlgorithm::SlidingWindow => {
-                Ok(Self::SlidingWindow { count: (count / instances).max(1), per })
-            }
+            LimitAlgorithm::SlidingWindow => Ok(Self::SlidingWindow { count: part(count), per }),
+            LimitAlgorithm::FixedWindow => Ok(Self::FixedWindow { count: part(count), per }),
             LimitAlgorithm::TokenBucket => {
-                let burst = u64::from(limit.burst.get());
-                Self::bucket(count, per.saturating_mul(instances), (burst / instances).max(1))
-                    .ok_or_else(|| BudgetError::BurstTooLarge {
-                        limit: limit.name.clone(),
-                        burst,
-                        place: limit.place,
-                    })
+                Ok(Self::TokenBucket { fill, cost, capacity: capacity(part(burst))? })
+            }
+            // The one that drains has its place beside the line.
+            LimitAlgorithm::LeakyBucket => {
+                Ok(Self::LeakyBucket { fill, cost, capacity: capacity(burst / instances + 1)? })
             }
         }
     }
 
-    /// `count` per `per` microseconds, `burst` at once; `None` when it cannot be exact.
-    fn bucket(count: u64, per: u64, burst: u64) -> Option<Self> {
-        let common = greatest_common_divisor(count, per);
-        let (fill, cost) = (count / common, per / common);
-        let capacity = burst.checked_mul(cost)?;
-        (capacity < EXACT).then_some(Self::TokenBucket { fill, cost, capacity })
-    }
-
-    /// The counter of a key never seen before.
-    pub fn fresh(&self, now: u64) -> Counter {
+    /// The counter of a key never seen before. What a counter's number means is this module's alone:
+    /// of a bucket when it will be full or drained, in units of its level and modulo 2^64; of a fixed
+    /// window its index and what was admitted in it. Sliding windows have none: they keep times.
+    pub fn fresh(&self, now: u64) -> u64 {
         match *self {
-            Self::TokenBucket { capacity, .. } => Counter::Bucket { level: capacity, stamp: now },
-            Self::SlidingWindow { .. } => Counter::Window(VecDeque::new()),
+            Self::TokenBucket { fill, .. } | Self::LeakyBucket { fill, .. } => {
+                now.wrapping_mul(fill)
+            }
+            Self::FixedWindow { per, .. } => packed(now / per, 0),
+            Self::SlidingWindow { .. } => 0,
         }
     }
 
-    /// Takes one unit if there is one.
-    pub fn charge(&self, counter: &mut Counter, now: u64) -> Standing {
-        self.settle(counter, now);
-        let verdict = if self.remaining(counter) == 0 { Verdict::Refuse } else { Verdict::Admit };
-        if verdict == Verdict::Admit {
-            self.take(counter, now);
-        }
-        Standing { verdict, remaining: self.remaining(counter), next: self.next(counter, now) }
+    /// Takes one unit if there is one: the counter after it, and how it stands.
+    pub fn charge(&self, counter: u64, now: u64) -> (u64, Standing) {
+        let admits = self.remaining(counter, now) > 0;
+        let after = if admits { self.taken(counter, now) } else { counter };
+        let wait = match *self {
+            Self::LeakyBucket { fill, .. } if admits => self.owed(counter, now).div_ceil(fill),
+            _ => 0,
+        };
+        let verdict = if admits { Verdict::Admit } else { Verdict::Refuse };
+        (after, Standing { verdict, wait, ..self.standing(after, now) })
     }
 
     /// Gives back a unit taken at `now`, because another limit refused the request.
-    pub fn refund(&self, counter: &mut Counter, now: u64) -> Standing {
-        match (self, &mut *counter) {
-            (Self::TokenBucket { cost, capacity, .. }, Counter::Bucket { level, .. }) => {
-                *level = (*level + cost).min(*capacity);
+    pub fn refund(&self, counter: u64, now: u64) -> (u64, Standing) {
+        let after = match *self {
+            Self::TokenBucket { cost, .. } | Self::LeakyBucket { cost, .. } => {
+                counter.wrapping_sub(cost)
             }
-            (Self::SlidingWindow { .. }, Counter::Window(stamps)) => {
-                if let Some(at) = stamps.iter().rposition(|stamp| *stamp == now) {
-                    stamps.remove(at);
-                }
+            Self::FixedWindow { per, .. } if index(counter) == index(packed(now / per, 0)) => {
+                packed(now / per, used(counter).saturating_sub(1))
             }
-            _ => {}
-        }
-        let (remaining, next) = (self.remaining(counter), self.next(counter, now));
-        Standing { verdict: Verdict::Admit, remaining, next }
+            _ => counter,
+        };
+        (after, self.standing(after, now))
     }
 
-    /// Brings a counter up to `now`. A clock that went back gains nothing and blocks nobody for
-    /// longer than a window: what lies in the future counts as having happened now.
-    pub fn settle(&self, counter: &mut Counter, now: u64) {
-        match (self, &mut *counter) {
-            (Self::TokenBucket { fill, capacity, .. }, Counter::Bucket { level, stamp }) => {
-                // No more than what fills an empty bucket, so that the product stays exact.
-                let elapsed = now.saturating_sub(*stamp).min(capacity / fill + 1);
-                *level = (*level + elapsed * fill).min(*capacity);
-                *stamp = now;
-            }
-            (Self::SlidingWindow { per, .. }, Counter::Window(stamps)) => {
-                while stamps.front().is_some_and(|oldest| oldest + per <= now) {
-                    stamps.pop_front();
-                }
-                stamps.iter_mut().rev().take_while(|at| **at > now).for_each(|at| *at = now);
-            }
-            // The limit's algorithm was changed while its counter lived: it starts afresh.
-            _ => *counter = self.fresh(now),
-        }
+    /// Whether a counter says no more than a fresh one.
+    pub fn is_idle(&self, counter: u64, now: u64) -> bool {
+        self.owed(counter, now) == 0
     }
 
-    /// Whether a settled counter says no more than a fresh one.
-    pub fn is_idle(&self, counter: &Counter) -> bool {
-        match (self, counter) {
-            (Self::TokenBucket { capacity, .. }, Counter::Bucket { level, .. }) => {
-                level == capacity
-            }
-            (Self::SlidingWindow { .. }, Counter::Window(stamps)) => stamps.is_empty(),
-            _ => true,
-        }
-    }
-
-    /// Units a settled counter still admits.
-    pub fn remaining(&self, counter: &Counter) -> u64 {
-        match (self, counter) {
-            (Self::TokenBucket { cost, .. }, Counter::Bucket { level, .. }) => level / cost,
-            (Self::SlidingWindow { count, .. }, Counter::Window(stamps)) => {
-                count.saturating_sub(stamps.len() as u64)
-            }
-            _ => 0,
-        }
+    /// How much of the budget is used up, of 2^16 parts.
+    pub fn spent(&self, counter: u64, now: u64) -> u64 {
+        let (Self::TokenBucket { capacity: most, .. }
+        | Self::LeakyBucket { capacity: most, .. }
+        | Self::FixedWindow { count: most, .. }
+        | Self::SlidingWindow { count: most, .. }) = *self;
+        let part = u128::from(self.owed(counter, now)) * (1 << 16) / u128::from(most.max(1));
+        u64::try_from(part).unwrap_or(u64::MAX)
     }
 
     /// Most units at once.
     pub fn most(&self) -> u64 {
-        match self {
-            Self::TokenBucket { cost, capacity, .. } => capacity / cost,
-            Self::SlidingWindow { count, .. } => *count,
+        match *self {
+            Self::TokenBucket { cost, capacity, .. } | Self::LeakyBucket { cost, capacity, .. } => {
+                capacity / cost
+            }
+            Self::FixedWindow { count, .. } | Self::SlidingWindow { count, .. } => count,
         }
     }
 
-    fn take(&self, counter: &mut Counter, now: u64) {
-        match (self, counter) {
-            (Self::TokenBucket { cost, .. }, Counter::Bucket { level, .. }) => {
-                *level = level.saturating_sub(*cost);
+    fn standing(&self, counter: u64, now: u64) -> Standing {
+        let (remaining, next) = (self.remaining(counter, now), self.next(counter, now));
+        Standing { verdict: Verdict::Admit, remaining, next, wait: 0 }
+    }
+
+    /// What is taken and not yet given back by time: of a bucket in units of its level, of a window in
+    /// requests.
+    fn owed(&self, counter: u64, now: u64) -> u64 {
+        match *self {
+            Self::TokenBucket { fill, capacity, .. } | Self::LeakyBucket { fill, capacity, .. } => {
+                let owed = counter.wrapping_sub(now.wrapping_mul(fill));
+                let stale = owed > capacity.saturating_add(fill.saturating_mul(AHEAD));
+                if stale { 0 } else { owed.min(capacity) }
             }
-            (Self::SlidingWindow { .. }, Counter::Window(stamps)) => stamps.push_back(now),
-            _ => {}
+            Self::FixedWindow { per, .. } => {
+                // Another worker's clock may have seen the next window already.
+                let ahead = index(counter).wrapping_sub(index(packed(now / per, 0)));
+                if ahead > 1 { 0 } else { used(counter) }
+            }
+            Self::SlidingWindow { .. } => 0,
         }
     }
 
-    fn next(&self, counter: &Counter, now: u64) -> u64 {
-        match (self, counter) {
-            (Self::TokenBucket { fill, cost, capacity }, Counter::Bucket { level, .. }) => {
-                if level >= capacity { 0 } else { (cost - level % cost).div_ceil(*fill) }
+    fn remaining(&self, counter: u64, now: u64) -> u64 {
+        let owed = self.owed(counter, now);
+        match *self {
+            Self::TokenBucket { cost, capacity, .. } | Self::LeakyBucket { cost, capacity, .. } => {
+                (capacity - owed) / cost
             }
-            (Self::SlidingWindow { per, .. }, Counter::Window(stamps)) => {
-                stamps.front().map_or(0, |oldest| (oldest + per).saturating_sub(now))
+            Self::FixedWindow { count, .. } => count.saturating_sub(owed),
+            Self::SlidingWindow { .. } => 0,
+        }
+    }
+
+    fn taken(&self, counter: u64, now: u64) -> u64 {
+        let owed = self.owed(counter, now);
+        match *self {
+            Self::TokenBucket { fill, cost, .. } | Self::LeakyBucket { fill, cost, .. } => {
+                now.wrapping_mul(fill).wrapping_add(owed + cost)
             }
-            _ => 0,
+            Self::FixedWindow { .. } if owed > 0 => counter + 1,
+            Self::FixedWindow { per, .. } => packed(now / per, 1),
+            Self::SlidingWindow { .. } => counter,
+        }
+    }
+
+    fn next(&self, counter: u64, now: u64) -> u64 {
+        let owed = self.owed(counter, now);
+        match *self {
+            _ if owed == 0 => 0,
+            Self::TokenBucket { fill, cost, capacity }
+            | Self::LeakyBucket { fill, cost, capacity } => {
+                (cost - (capacity - owed) % cost).div_ceil(fill)
+            }
+            Self::FixedWindow { per, .. } => per - now % per,
+            Self::SlidingWindow { .. } => 0,
         }
     }
 }
 
-impl Counter {
-    /// Bytes it holds outside of itself.
-    pub fn heap(&self) -> usize {
-        match self {
-            Self::Bucket { .. } => 0,
-            Self::Window(stamps) => stamps.capacity() * size_of::<u64>(),
-        }
-    }
+/// `count` in `per` microseconds, reduced: how much a level rises per microsecond, and what a unit
+/// costs.
+fn reduced(count: u64, per: u64) -> (u64, u64) {
+    let common = greatest_common_divisor(count, per);
+    (count / common, per / common)
 }
 
 fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
@@ -273,6 +291,19 @@ fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
         (a, b) = (b, a % b);
     }
     a.max(1)
+}
+
+/// The counter of a fixed window: its index modulo 2^32, and what was admitted in it.
+fn packed(index: u64, used: u64) -> u64 {
+    index << 32 | used
+}
+
+fn index(counter: u64) -> u32 {
+    (counter >> 32) as u32
+}
+
+fn used(counter: u64) -> u64 {
+    counter & u64::from(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,9 +5,12 @@
 -- ARGV[1]   0: this server's clock; else the time in microseconds, and counters do not expire
 -- then four per limit:
 --   'b' fill cost capacity      token bucket; the counter is the text "level stamp cost"
+--   'l' fill cost capacity      leaky bucket; the same, and who is admitted waits for his turn
+--   'f' count per 0             fixed window; the counter is the text "index used"
 --   'w' count per 0             sliding window; the counter is a list of admission times, oldest first
 --
--- Answers three numbers per limit: 1 admit or 0 refuse, units left, microseconds until the next unit.
+-- Answers four numbers per limit: 1 admit or 0 refuse, units left, microseconds until the next unit,
+-- microseconds to wait.
 
 local function whole(number) return string.format('%.0f', number) end
 local function divide(a, b) return (a - math.fmod(a, b)) / b end
@@ -29,8 +32,8 @@ local function read(key, ...)
   return value
 end
 
-local function bucket(key, fill, cost, capacity)
-  local level = capacity
+local function bucket(key, fill, cost, capacity, leaks)
+  local level, wait = capacity, 0
   local function save()
     redis.call('SET', key, whole(level) .. ' ' .. whole(now) .. ' ' .. whole(cost))
     -- Kept until it is full again: then it says no more than its absence.
@@ -54,6 +57,7 @@ local function bucket(key, fill, cost, capacity)
   return {
     admits = level >= cost,
     take = function()
+      if leaks then wait = divide(capacity - level + fill - 1, fill) end
       level = level - cost
       save()
     end,
@@ -61,6 +65,38 @@ local function bucket(key, fill, cost, capacity)
     next = function()
       if level >= capacity then return 0 end
       return divide(cost - math.fmod(level, cost) + fill - 1, fill)
+    end,
+    wait = function() return wait end,
+  }
+end
+
+local function fixed(key, count, per)
+  local index, used = divide(now, per), 0
+  local function save()
+    redis.call('SET', key, whole(index) .. ' ' .. whole(used))
+    if own_clock then
+      redis.call('PEXPIRE', key, whole(divide((index + 1) * per - now, 1000) + 2))
+    end
+  end
+  local text = read(key, 'GET', key)
+  if text then
+    local old_index, old_used = string.match(text, '^(%d+) (%d+)$')
+    if old_index and tonumber(old_index) >= index then
+      used = tonumber(old_used)
+      -- The clock went back: what was admitted counts in the window of now.
+      if tonumber(old_index) > index then save() end
+    end
+  end
+  return {
+    admits = used < count,
+    take = function()
+      used = used + 1
+      save()
+    end,
+    left = function() return math.max(count - used, 0) end,
+    next = function()
+      if used == 0 then return 0 end
+      return per - math.fmod(now, per)
     end,
   }
 end
@@ -98,7 +134,14 @@ local limits, all = {}, true
 for i, key in ipairs(KEYS) do
   local at = 4 * i - 2
   local a, b, c = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  limits[i] = ARGV[at] == 'b' and bucket(key, a, b, c) or window(key, a, b)
+  local kind = ARGV[at]
+  if kind == 'b' or kind == 'l' then
+    limits[i] = bucket(key, a, b, c, kind == 'l')
+  elseif kind == 'f' then
+    limits[i] = fixed(key, a, b)
+  else
+    limits[i] = window(key, a, b)
+  end
   all = all and limits[i].admits
 end
 
@@ -108,5 +151,6 @@ for _, limit in ipairs(limits) do
   table.insert(answer, limit.admits and 1 or 0)
   table.insert(answer, limit.left())
   table.insert(answer, limit.next())
+  table.insert(answer, limit.wait and limit.wait() or 0)
 end
 return answer

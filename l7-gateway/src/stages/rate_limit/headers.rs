@@ -21,7 +21,8 @@ pub const LEFT: HeaderName = HeaderName::from_static("ratelimit");
 /// The parts of a limit's headers that never change.
 #[derive(Debug)]
 pub struct Told {
-    by: LimitBy,
+    /// Whether it is one caller's own, and not shared by many.
+    own: bool,
     /// The limit's name as a structured field's string.
     name: Box<str>,
     policy: HeaderValue,
@@ -42,13 +43,13 @@ impl Told {
         name.push('"');
         let window = seconds(u64::try_from(limit.rate.per.as_micros()).unwrap_or(u64::MAX));
         let policy = value(&format!("{name};q={};w={window}", limit.rate.count));
-        Self { by: limit.by, name: name.into(), policy }
+        let own = limit.by.iter().any(|by| matches!(by, LimitBy::Address | LimitBy::User));
+        Self { own, name: name.into(), policy }
     }
 
     /// Adds its headers to what every answer of the exchange will carry.
     pub fn add(&self, standing: &Standing, x: &mut Exchange) {
-        let own = matches!(self.by, LimitBy::Address | LimitBy::User);
-        if !own && standing.verdict == Verdict::Admit {
+        if !self.own && standing.verdict == Verdict::Admit {
             return;
         }
         let mut left = String::with_capacity(self.name.len() + 24);
@@ -95,7 +96,7 @@ mod tests {
         let hundred = NonZeroU32::new(100).unwrap();
         let limit = Limit {
             name: LimitName::new("us\"er"),
-            by: LimitBy::User,
+            by: vec![LimitBy::User],
             rate: Rate { count: hundred, per: Duration::from_secs(60) },
             burst: hundred,
             algorithm: LimitAlgorithm::SlidingWindow,

@@ -7,9 +7,10 @@
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::observe::Observer;
-use tokio::time::Instant;
+use tokio::time::sleep;
 use topology::gateway::{Group, LimitBy, LimitId, Unplaced, WhenAway};
 use topology::units::Place;
 
@@ -80,19 +81,18 @@ pub struct Limits {
     /// Names of the issuers where there are several: then a user's name alone says nothing.
     issuers: Vec<Box<str>>,
     table: Table,
-    began: Instant,
     store: Option<(Arc<Store>, Place)>,
     observer: Observer,
 }
 
 #[derive(Debug)]
 struct Rule {
-    by: LimitBy,
+    by: Vec<LimitBy>,
+    /// Charged before authentication.
+    early: bool,
     /// Begin of its counters' keys in the store.
     prefix: Box<str>,
     whole: Budget,
-    /// What this instance may spend while the store is away.
-    share: Budget,
     told: Told,
 }
 
@@ -118,14 +118,18 @@ impl Limits {
         let instances = group.instances.len() as u64;
         let rule = |limit: &topology::gateway::Limit| {
             Ok(Rule {
-                by: limit.by,
+                by: limit.by.clone(),
+                early: limit.is_early(),
                 // In braces: what a cluster of Redis hashes, so that one script reaches all of them.
                 prefix: format!("ratelimit:{{{}}}:{}:", group.name, limit.name).into(),
                 whole: Budget::new(limit)?,
-                share: Budget::share(limit, instances)?,
                 told: Told::new(limit),
             })
         };
+        // With a store, this process counts alone only while that is away.
+        let parts = if group.limit_store.is_some() { instances } else { 1 };
+        let here = group.limits.iter().map(|limit| Budget::share(limit, parts));
+        let table = Table::new(Bounds::default(), here.collect::<Result<_, BudgetError>>()?);
         let store = group.limit_store.as_ref().map(|model| {
             let place = model.redis.place;
             let store = Store::new(model).map_err(|source| LimitsError::Store { place, source })?;
@@ -140,8 +144,7 @@ impl Limits {
             } else {
                 Vec::new()
             },
-            table: Table::new(Bounds::default()),
-            began: Instant::now(),
+            table,
             store: store.transpose()?,
             observer,
         }))
@@ -160,7 +163,17 @@ impl Limits {
     }
 
     /// Whom a limit charges for this request; `None`: nobody.
-    fn subject(&self, by: LimitBy, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
+    fn subject(&self, by: &[LimitBy], x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
+        match by {
+            [one] => self.one(*one, x, caller),
+            several => {
+                let each = several.iter().map(|one| self.one(*one, x, caller));
+                each.collect::<Option<_>>().map(Subject::Each)
+            }
+        }
+    }
+
+    fn one(&self, by: LimitBy, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
         match by {
             LimitBy::Address => Some(Subject::address(x.peer.address())),
             LimitBy::User => caller.map(|identity| Subject::User(self.user(identity))),
@@ -182,30 +195,28 @@ impl Limits {
     /// A counter's key in the store: `ratelimit:{GROUP}:LIMIT:user:99`.
     fn key(&self, rule: &Rule, subject: &Subject) -> String {
         let mut key = String::from(&*rule.prefix);
-        // Writing to a string cannot fail.
-        let _ = match subject {
-            Subject::Address(address) => write!(key, "address:{address}"),
-            Subject::User(user) => write!(key, "user:{user}"),
-            Subject::Route(route) => write!(key, "route:{route}"),
-            Subject::All => write!(key, "all"),
-        };
+        write_subject(subject, &mut key);
         key
     }
+}
 
-    fn charge_here(
-        &self,
-        charges: &[(&Rule, LimitId, Subject)],
-        budget: impl Fn(&Rule) -> Budget,
-    ) -> Vec<Standing> {
-        let charge = |(rule, limit, subject): &(&Rule, LimitId, Subject)| Charge {
-            limit: *limit,
-            subject: subject.clone(),
-            budget: budget(rule),
-        };
-        let charges: Vec<Charge> = charges.iter().map(charge).collect();
-        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.table.charge(&charges, now)
-    }
+/// Of several, each has its length before it: no two combinations read the same.
+fn write_subject(subject: &Subject, key: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = match subject {
+        Subject::Address(address) => write!(key, "address:{address}"),
+        Subject::User(user) => write!(key, "user:{user}"),
+        Subject::Route(route) => write!(key, "route:{route}"),
+        Subject::All => write!(key, "all"),
+        Subject::Each(several) => {
+            for one in several {
+                let mut part = String::new();
+                write_subject(one, &mut part);
+                let _ = write!(key, "{}:{part};", part.len());
+            }
+            Ok(())
+        }
+    };
 }
 
 /// What charges limits on one worker: the shared counters and this worker's connection to the store.
@@ -229,54 +240,59 @@ impl Limiter {
         Arc::ptr_eq(&self.limits, limits)
     }
 
-    /// Charges those limits of a policy that `moment` accepts, all or none, and notes what the
-    /// client is to be told. Waits for the store at most its timeout.
+    /// Charges those limits of a policy that are due `early`, or those that are not, all or none; notes
+    /// what the client is to be told, and waits for its turn in a leaky bucket. Waits for the store at
+    /// most its timeout.
     async fn charge(
         &self,
         x: &mut Exchange,
         policy: &[LimitId],
         caller: Option<&Identity>,
-        moment: impl Fn(LimitBy) -> bool,
+        early: bool,
     ) -> Result<(), LimitError> {
-        let mut charges: Vec<(&Rule, LimitId, Subject)> = Vec::with_capacity(policy.len());
+        let mut charges: Vec<Charge> = Vec::new();
         for id in policy {
-            let rule = self.limits.rules.get(id.0).filter(|rule| moment(rule.by));
-            let twice = charges.iter().any(|(_, other, _)| other == id);
+            let rule = self.limits.rules.get(id.0).filter(|rule| rule.early == early);
+            let twice = charges.iter().any(|other| other.limit == *id);
             if let (Some(rule), false) = (rule, twice)
-                && let Some(subject) = self.limits.subject(rule.by, x, caller)
+                && let Some(subject) = self.limits.subject(&rule.by, x, caller)
             {
-                charges.push((rule, *id, subject));
+                charges.push(Charge { limit: *id, subject });
             }
         }
         if charges.is_empty() {
             return Ok(());
         }
         let standings = self.decide(&charges).await?;
-        for ((rule, _, _), standing) in charges.iter().zip(&standings) {
-            rule.told.add(standing, x);
+        for (charge, standing) in charges.iter().zip(&standings) {
+            if let Some(rule) = self.limits.rules.get(charge.limit.0) {
+                rule.told.add(standing, x);
+            }
         }
-        verdict(&standings)
+        verdict(&standings)?;
+        match standings.iter().map(|standing| standing.wait).max() {
+            None | Some(0) => {}
+            Some(wait) => sleep(Duration::from_micros(wait)).await,
+        }
+        Ok(())
     }
 
     /// Every standing in the order of the charges; none at all where requests pass uncounted.
-    async fn decide(
-        &self,
-        charges: &[(&Rule, LimitId, Subject)],
-    ) -> Result<Vec<Standing>, LimitError> {
+    async fn decide(&self, charges: &[Charge]) -> Result<Vec<Standing>, LimitError> {
+        let table = &self.limits.table;
         let Some((link, when_away)) = &self.link else {
-            return Ok(self.limits.charge_here(charges, |rule| rule.whole));
+            return Ok(table.charge(charges, table.now()));
         };
-        let keyed = |(rule, _, subject): &(&Rule, LimitId, Subject)| {
-            (self.limits.key(rule, subject), rule.whole)
+        let keyed = |charge: &Charge| {
+            let rule = self.limits.rules.get(charge.limit.0)?;
+            Some((self.limits.key(rule, &charge.subject), rule.whole))
         };
-        let keys: Vec<(String, Budget)> = charges.iter().map(keyed).collect();
+        let keys: Vec<(String, Budget)> = charges.iter().filter_map(keyed).collect();
         match (link.charge(&keys).await, when_away) {
             (Ok(standings), _) => Ok(standings),
             (Err(_), WhenAway::FailOpen) => Ok(Vec::new()),
             (Err(_), WhenAway::FailClosed) => Err(LimitError::StoreAway),
-            (Err(_), WhenAway::LocalShare) => {
-                Ok(self.limits.charge_here(charges, |rule| rule.share))
-            }
+            (Err(_), WhenAway::LocalShare) => Ok(table.charge(charges, table.now())),
         }
     }
 }
@@ -314,9 +330,9 @@ impl Filter for RateLimit {
         let caller = input.grant.caller().identity();
         let mut plan = Vec::new();
         for id in &input.policy.limits {
-            let rule = self.limiter.limits.rules.get(id.0).filter(|rule| identity_limit(rule.by));
+            let rule = self.limiter.limits.rules.get(id.0).filter(|rule| !rule.early);
             let subject = rule.and_then(|rule| {
-                let subject = self.limiter.limits.subject(rule.by, x, caller)?;
+                let subject = self.limiter.limits.subject(&rule.by, x, caller)?;
                 trace.note(Stage::RateLimit, || self.limiter.limits.key(rule, &subject));
                 Some(subject)
             });
@@ -328,18 +344,13 @@ impl Filter for RateLimit {
     async fn request(&self, x: &mut Exchange, input: Granted) -> Result<Admitted, Halt> {
         let Granted { request, policy, grant } = input;
         let caller = grant.caller().identity();
-        self.limiter.charge(x, &policy.limits, caller, identity_limit).await?;
+        self.limiter.charge(x, &policy.limits, caller, false).await?;
         Ok(Admitted { request, grant })
     }
 
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
         headers::write(x, head);
     }
-}
-
-/// Those charged after authentication.
-fn identity_limit(by: LimitBy) -> bool {
-    by != LimitBy::Address
 }
 
 #[cfg(test)]

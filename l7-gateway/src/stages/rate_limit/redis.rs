@@ -110,6 +110,12 @@ impl Store {
                 Budget::TokenBucket { fill, cost, capacity } => {
                     invocation.arg("b").arg(fill).arg(cost).arg(capacity)
                 }
+                Budget::LeakyBucket { fill, cost, capacity } => {
+                    invocation.arg("l").arg(fill).arg(cost).arg(capacity)
+                }
+                Budget::FixedWindow { count, per } => {
+                    invocation.arg("f").arg(count).arg(per).arg(0)
+                }
                 Budget::SlidingWindow { count, per } => {
                     invocation.arg("w").arg(count).arg(per).arg(0)
                 }
@@ -121,15 +127,15 @@ impl Store {
 }
 
 fn standings(answer: &[u64], expected: usize) -> Result<Vec<Standing>, StoreError> {
-    let (triples, rest) = answer.as_chunks::<3>();
-    if triples.len() != expected || !rest.is_empty() {
+    let (each, rest) = answer.as_chunks::<4>();
+    if each.len() != expected || !rest.is_empty() {
         return Err(StoreError::Odd);
     }
-    let standing = |&[admits, remaining, next]: &[u64; 3]| {
+    let standing = |&[admits, remaining, next, wait]: &[u64; 4]| {
         let verdict = if admits == 1 { Verdict::Admit } else { Verdict::Refuse };
-        Standing { verdict, remaining, next }
+        Standing { verdict, remaining, next, wait }
     };
-    Ok(triples.iter().map(standing).collect())
+    Ok(each.iter().map(standing).collect())
 }
 
 /// One worker's connection to the store. Its driver runs on that worker's runtime.

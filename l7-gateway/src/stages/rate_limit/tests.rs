@@ -47,6 +47,11 @@ fn keys_in_the_store() {
     assert_eq!(key(place, address), "ratelimit:{app}:place:address:2001:db8::");
     assert_eq!(key(place, Subject::Route("/*".into())), "ratelimit:{app}:place:route:/*");
     assert_eq!(key(place, Subject::All), "ratelimit:{app}:place:all");
+    let both = |user: &str, route: &str| {
+        key(place, Subject::Each(vec![Subject::User(user.into()), Subject::Route(route.into())]))
+    };
+    assert_eq!(both("99", "/a"), "ratelimit:{app}:place:7:user:99;8:route:/a;");
+    assert_ne!(both("9;8:route:/a", "b"), both("9", "/a;b"));
 }
 
 /// G10: a store that is away at start is fatal only where it would refuse every request; the
@@ -68,7 +73,7 @@ async fn a_store_that_is_away_at_start() {
 /// The last of those that refuse decides; less than a second is one.
 #[test]
 fn when_to_come_again() {
-    let standing = |verdict, next| Standing { verdict, remaining: 0, next };
+    let standing = |verdict, next| Standing { verdict, remaining: 0, next, wait: 0 };
     let admit = standing(Verdict::Admit, 90_000_000);
     assert_eq!(verdict(&[]), Ok(()));
     assert_eq!(verdict(&[admit]), Ok(()));

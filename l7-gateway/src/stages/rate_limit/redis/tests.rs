@@ -104,9 +104,11 @@ fn the_script_decides_as_the_table_does() {
         Budget::TokenBucket { fill: 1, cost: 300, capacity: 900 },
         Budget::TokenBucket { fill: 7, cost: 1000, capacity: 5000 },
         Budget::TokenBucket { fill: 3, cost: 86_400_000_011, capacity: 86_400_000_011 * 9 },
+        Budget::FixedWindow { count: 4, per: 5000 },
+        Budget::LeakyBucket { fill: 7, cost: 3000, capacity: 12_000 },
     ];
     let gap = prop_oneof![Just(0), Just(1), 0..400_u64, Just(999), Just(1000), 0..20_000_u64];
-    let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4], 1..=4));
+    let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6], 1..=5));
     let steps = proptest::collection::vec(step, 1..60);
     let case = std::cell::Cell::new(0);
     let config =
@@ -114,14 +116,10 @@ fn the_script_decides_as_the_table_does() {
     let decided = TestRunner::new(config).run(&steps, |steps| {
         case.set(case.get() + 1);
         let mut connection = connection.clone();
-        let (table, mut now) = (Table::new(Bounds::default()), START);
+        let (table, mut now) = (Table::new(Bounds::default(), budgets.to_vec()), START);
         for (gap, limits) in steps {
             now += gap;
-            let here = limits.iter().map(|&n| Charge {
-                limit: LimitId(n),
-                subject: Subject::All,
-                budget: budgets[n],
-            });
+            let here = limits.iter().map(|&n| Charge { limit: LimitId(n), subject: Subject::All });
             let there: Vec<_> =
                 limits.iter().map(|&n| keyed(&format!("{}:{n}", case.get()), budgets[n])).collect();
             let expected = table.charge(&here.collect::<Vec<_>>(), now);
@@ -220,7 +218,8 @@ async fn a_clock_that_steps_back() {
     let mut line = store.connect().await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 2000 };
     let hour = 3_600_000_000;
-    for (key, budget) in [("w", window(2, 1000)), ("b", bucket)] {
+    let fixed = Budget::FixedWindow { count: 2, per: 1000 };
+    for (key, budget) in [("w", window(2, 1000)), ("b", bucket), ("f", fixed)] {
         let mut at =
             async |now| store.charge(&mut line, &[keyed(key, budget)], Some(now)).await.unwrap()[0];
         at(START).await;
