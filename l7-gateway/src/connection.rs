@@ -122,15 +122,14 @@ impl Worker {
         let group = &site.snapshot.group;
         let limit = group.front.handshake_timeout;
         let believed = trusted(&site.snapshot, from.ip());
+        let mut connection_id = None;
         let client = if believed {
             match timeout(limit, proxy_protocol::read(&mut io)).await {
                 // A balancer's own connection (LOCAL, UNKNOWN) has no client behind it.
                 Ok(Ok(header)) => {
                     let client = header.addresses.map_or(from, |addresses| addresses.source);
-                    if let Some(id) = header.field(proxy_protocol::UNIQUE_ID) {
-                        // The balancer's flow list and log have the same id.
-                        tracing::debug!(%client, id = %id.escape_ascii(), "connection named by its balancer");
-                    }
+                    let id = header.field(proxy_protocol::UNIQUE_ID);
+                    connection_id = id.map(|id| id.escape_ascii().to_string().into());
                     client
                 }
                 Ok(Err(fault)) => return self.observer.emit(ProxyHeaderRefused { from, fault }),
@@ -145,7 +144,7 @@ impl Worker {
         drop(site);
         match config {
             None => {
-                let peer = Peer { client, transport: Transport::Plain };
+                let peer = Peer { client, transport: Transport::Plain, connection_id };
                 let line = Line::new(self, peer, None);
                 self.speak(Protocol::Http1, io, line, shutdown).await;
             }
@@ -154,7 +153,7 @@ impl Worker {
                     Ok(accepted) => accepted,
                     Err(fault) => return self.observer.emit(HandshakeRefused { client, fault }),
                 };
-                let peer = Peer { client, transport: accepted.transport };
+                let peer = Peer { client, transport: accepted.transport, connection_id };
                 let line = Line::new(self, peer, Some(accepted.took));
                 self.speak(accepted.protocol, accepted.stream, line, shutdown).await;
             }
@@ -223,7 +222,8 @@ impl Line {
         let limits = BodyLimits { bytes: front.max_body_bytes, idle: front.body_idle_timeout };
         let ids = {
             let mut rng = self.worker.rng.borrow_mut();
-            (RequestId::new(&mut rng), TraceParent::start(&mut rng))
+            let sample = site.snapshot.group.telemetry.sample;
+            (RequestId::new(&mut rng), TraceParent::start(&mut rng, sample))
         };
         let record = Record::new(&self.worker.sink);
         let peer = Rc::clone(&self.peer);

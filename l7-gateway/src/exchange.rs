@@ -20,6 +20,7 @@ use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::Identity;
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
+use crate::trace_context::Continued;
 
 /// The positions of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +77,8 @@ pub struct Peer {
     pub client: SocketAddr,
     /// How the connection is protected.
     pub transport: Transport,
+    /// What the balancer in front calls the connection, escaped; its flow list has the same name.
+    pub connection_id: Option<Box<str>>,
 }
 
 /// How the downstream connection is protected.
@@ -151,8 +154,10 @@ pub struct Exchange {
     pub wall: SystemTime,
     /// Given to the service, the client and the log.
     pub request_id: RequestId,
-    /// W3C trace context towards the service.
+    /// Its trace, and its span in it.
     pub trace: TraceParent,
+    /// The span before it, where the trace began elsewhere.
+    pub continued: Option<Box<Continued>>,
     /// What stage 2 found.
     pub candidate: Candidate,
     /// `Origin` of a cross-origin request, for the CORS response side.
@@ -425,6 +430,7 @@ impl Exchange {
             wall,
             request_id: ids.0,
             trace: ids.1,
+            continued: None,
             candidate: Candidate::Unmatched,
             origin: None,
             grpc: false,

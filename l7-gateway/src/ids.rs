@@ -8,6 +8,7 @@ use std::fmt;
 use http::HeaderValue;
 use rand::Rng;
 use rand::rngs::SmallRng;
+use topology::telemetry::Sample;
 
 /// 128 random bits, printed as 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,20 +49,35 @@ pub enum Sampled {
 }
 
 impl TraceParent {
-    /// A new trace that starts here.
-    pub fn start(rng: &mut SmallRng) -> Self {
-        Self {
-            trace: rng.random::<u128>() | 1,
-            span: rng.random::<u64>() | 1,
-            sampled: Sampled::Yes,
-        }
+    /// A new trace that starts here, sampled if it is one of so many.
+    pub fn start(rng: &mut SmallRng, sample: Sample) -> Self {
+        let (trace, span) = (rng.random::<u128>() | 1, rng.random::<u64>() | 1);
+        let sampled = if sample.takes(trace) { Sampled::Yes } else { Sampled::No };
+        Self { trace, span, sampled }
     }
 
-    /// Reads a header (W3C Trace Context §3.2.2); `None` if it is not exactly version 00.
+    /// A span of ours in a trace that began elsewhere, sampled if it was.
+    pub fn within(self, parent: Self) -> Self {
+        Self { span: self.span, ..parent }
+    }
+
+    /// Another span of the same trace.
+    pub fn with_span(self, span: u64) -> Self {
+        Self { span, ..self }
+    }
+
+    /// Reads a header (W3C Trace Context §3.2.2, §4.3). Versions to come are read as far as they are
+    /// like 00.
     pub fn parse(text: &[u8]) -> Option<Self> {
-        let text: &[u8; 55] = text.try_into().ok()?;
+        let (text, more) = text.split_first_chunk::<55>()?;
         let dashes = [2, 35, 52].iter().all(|&i| text[i] == b'-');
-        if !dashes || &text[..2] != b"00" {
+        let version = number(&text[..2])?;
+        let known = match version {
+            0 => more.is_empty(),
+            0xff => false,
+            _ => more.first().is_none_or(|&next| next == b'-'),
+        };
+        if !dashes || !known {
             return None;
         }
         let trace = number(&text[3..35])?;
@@ -69,6 +85,23 @@ impl TraceParent {
         let flags = number(&text[53..])?;
         let sampled = if flags & 1 == 1 { Sampled::Yes } else { Sampled::No };
         (trace != 0 && span != 0).then_some(Self { trace, span, sampled })
+    }
+
+    /// The trace's and the span's id as bytes, most significant first.
+    pub fn bytes(self) -> ([u8; 16], [u8; 8]) {
+        (self.trace.to_be_bytes(), self.span.to_be_bytes())
+    }
+
+    /// Whether its spans are collected.
+    pub fn is_sampled(self) -> bool {
+        self.sampled == Sampled::Yes
+    }
+
+    /// The 16 digits of the span id.
+    pub fn span_hex(self) -> [u8; 16] {
+        let mut out = [0; 16];
+        out.copy_from_slice(&hex(u128::from(self.span))[16..]);
+        out
     }
 
     /// The 32 digits of the trace id.
@@ -81,7 +114,7 @@ impl TraceParent {
         let mut text = [b'-'; 55];
         text[..2].copy_from_slice(b"00");
         text[3..35].copy_from_slice(&hex(self.trace));
-        text[36..52].copy_from_slice(&hex(u128::from(self.span))[16..]);
+        text[36..52].copy_from_slice(&self.span_hex());
         text[53..].copy_from_slice(if self.sampled == Sampled::Yes { b"01" } else { b"00" });
         ascii(&text)
     }
@@ -141,21 +174,49 @@ mod tests {
     #[test]
     fn a_trace_parent_reads_back() {
         let mut rng = SmallRng::seed_from_u64(7);
-        let made = TraceParent::start(&mut rng);
+        let made = TraceParent::start(&mut rng, Sample::default());
         assert_eq!(TraceParent::parse(made.header().as_bytes()), Some(made));
     }
 
+    /// G13: what is a `traceparent` and what is none (W3C Trace Context §3.2.2, §4.3).
     #[test]
     fn odd_trace_parents_are_not_believed() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert!(TraceParent::parse(good.as_bytes()).is_some());
-        for bad in [
+        let same = TraceParent::parse(good.as_bytes());
+        assert!(same.is_some());
+        let later = [
             "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-what-will-be",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff",
+        ];
+        for text in later {
+            let read = TraceParent::parse(text.as_bytes()).expect(text);
+            assert_eq!(Some(read), same, "{text}");
+            assert_eq!(
+                read.header(),
+                good,
+                "written as the version that we know, without other flags"
+            );
+        }
+        for bad in [
+            "",
+            "00",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.what",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            ".0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "0-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
             "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333G-01",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1",
-            "",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-.1",
+            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-010",
+            "00_0af7651916cd43dd8448eb211c80319c_b7ad6b7169203331_01",
         ] {
             assert_eq!(TraceParent::parse(bad.as_bytes()), None, "{bad}");
         }

@@ -59,6 +59,7 @@ pub mod server;
 pub mod snapshot;
 pub mod stages;
 pub mod trace;
+pub mod trace_context;
 
 /// Why an instance could not start: what, where in the topology file, what to do.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
+pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
 use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place, Rate,
@@ -57,6 +58,8 @@ pub struct Group {
     pub cache: Option<CacheStore>,
     /// Stage 10.
     pub access_log: AccessLog,
+    /// Stages 2 and 10: traces.
+    pub telemetry: Telemetry,
     /// How long a drain may take before what is left is ended (default 30 s).
     pub drain: Duration,
     /// Where its key stands.

@@ -64,6 +64,7 @@ pub mod model;
 pub mod pool;
 pub mod problem;
 pub mod split;
+pub mod telemetry;
 pub mod tls;
 pub mod units;
 pub mod upstream;

@@ -39,10 +39,13 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     text(b",\"gateway_instance\":", Some(instance), out);
     raw(b",\"request_id\":\"", &x.request_id.hex(), out);
     raw(b"\",\"trace_id\":\"", &x.trace.trace_hex(), out);
+    raw(b"\",\"span_id\":\"", &x.trace.span_hex(), out);
     number(b"\",\"bytes_in\":", record.body_in.as_ref().map_or(0, |body| body.bytes()), out);
     number(b",\"bytes_out\":", record.bytes_out, out);
     let client = x.peer.address().to_string();
     text(b",\"client\":", Some(&client), out);
+    text(b",\"connection_id\":", x.peer.connection_id.as_deref(), out);
+    text(b",\"consumer\":", record.consumer.as_deref(), out);
     text(b",\"principal\":", x.peer.principal().map(Principal::as_str), out);
     let route = Some(record.route.name.as_str()).filter(|name| !name.is_empty());
     text(b",\"route\":", route, out);
@@ -115,6 +118,10 @@ fn quoted(text: &str, out: &mut Vec<u8>) {
 
 /// RFC 8259 §7; also the line separators that some readers of logs take for newlines.
 fn escape(text: &str, out: &mut Vec<u8>) {
+    // Most text has nothing to escape; 0xc2 and 0xe2 begin the marks beyond ASCII.
+    if !text.bytes().any(|b| matches!(b, 0..=0x1f | b'"' | b'\\' | 0x7f | 0xc2 | 0xe2)) {
+        return out.extend_from_slice(text.as_bytes());
+    }
     for c in text.chars() {
         match c {
             '"' => out.extend_from_slice(b"\\\""),

@@ -36,6 +36,8 @@ pub struct Record {
     pub path: Box<str>,
     /// The verified user.
     pub user: Option<HeaderValue>,
+    /// Whose API key was shown.
+    pub consumer: Option<Rc<str>>,
     /// What the client was answered; `None`: it had gone.
     pub status: Option<StatusCode>,
     /// How a gRPC call ended.
@@ -71,6 +73,7 @@ impl Record {
             method: Method::GET,
             path: Box::from(""),
             user: None,
+            consumer: None,
             status: None,
             grpc: None,
             service: None,

@@ -17,6 +17,7 @@ use crate::trace::{Silent, Trace};
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -79,6 +80,9 @@ fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {
     headers.insert(header::HOST, target.authority.clone());
     headers.insert(REQUEST_ID, x.request_id.header());
     headers.insert(TRACE_PARENT, x.trace.header());
+    if let Some(state) = x.continued.as_ref().and_then(|before| before.state.as_ref()) {
+        headers.insert(TRACE_STATE, state.clone());
+    }
     headers.insert(FORWARDED_FOR, client(x.peer.address()));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(x.peer.scheme()));
     headers.insert(FORWARDED_HOST, target.authority.clone());

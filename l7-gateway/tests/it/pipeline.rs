@@ -16,6 +16,7 @@ use l7_gateway::trace::Recording;
 use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
+use topology::telemetry::Sample;
 use topology::units::InstanceName;
 
 use crate::fakes::{Act, Fake};
@@ -117,9 +118,10 @@ async fn a_plan_is_made_without_any_socket() {
         let site = rig.worker.site();
         let observer = Observer::new("gw");
         let sink = Sink::new(&InstanceName::new("gw"), None, Arc::default(), &observer.metrics);
-        let peer = Rc::new(Peer { client: client(), transport: Transport::Plain });
+        let peer =
+            Rc::new(Peer { client: client(), transport: Transport::Plain, connection_id: None });
         let mut rng = SmallRng::seed_from_u64(1);
-        let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
+        let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng, Sample::default()));
         let x =
             Exchange::new(peer, Instant::now(), SystemTime::UNIX_EPOCH, ids, Record::new(&sink));
         let request = Request::builder()

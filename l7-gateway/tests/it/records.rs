@@ -22,6 +22,7 @@ async fn every_request_leaves_a_record() {
         assert_eq!(record["userId"], serde_json::Value::Null);
         assert_eq!((&record["bytes_in"], &record["bytes_out"]), (&3.into(), &5.into()));
         assert_eq!(record["client"], "192.0.2.7");
+        assert_eq!(record["connection_id"], serde_json::Value::Null);
         assert_eq!(record["route"], "/*");
         assert_eq!(record["complete"], true);
         let ran: Vec<_> = record["stages_us"].as_object().expect("stages").keys().cloned().collect();

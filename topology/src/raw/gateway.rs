@@ -12,7 +12,7 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
     CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror, Named,
-    OneOrMany, Queue, SplitPart, Spot, Text, Typed, Upstream,
+    OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -52,6 +52,8 @@ section! {
         /// Where access records go: `stdout`, `off` or `file:PATH`, which SIGUSR1 opens anew. What cannot
         /// be written at once is dropped and counted; no request waits. Default: `stdout`.
         may "access-log" access_log: Typed<Text>,
+        /// Traces. Default: see each.
+        may "telemetry" telemetry: Telemetry,
         /// How long a drain may take before what is left is ended. Default: 30s.
         may "drain" drain: Typed<Time>,
     }

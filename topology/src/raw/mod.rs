@@ -15,6 +15,7 @@ mod scalar;
 mod schema;
 mod service;
 mod split;
+mod telemetry;
 mod upstream;
 
 pub(crate) use cache::*;
@@ -29,4 +30,5 @@ pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;
 pub(crate) use split::*;
+pub(crate) use telemetry::*;
 pub(crate) use upstream::*;

@@ -16,6 +16,7 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
+use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
 use crate::units::{
     Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
@@ -137,6 +138,7 @@ unit! {
     Size: "size", SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
     Rate: "rate", RATE, "^[0-9]+/(s|min|h|d)$";
     Percent: "part", PERCENT, "^(100|[0-9]{1,2})%$";
+    Sample: "part", SAMPLE, "^[0-9]{1,3}([.][0-9]{1,4})?%$";
     Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
     Scope: "scope", "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
     HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";

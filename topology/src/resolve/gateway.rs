@@ -16,6 +16,7 @@ use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::split::{Experiments, split, sticky};
+use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, files, filled, or, overlap, positive};
@@ -69,6 +70,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         files,
         cache: kept.then_some(store),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
+        telemetry: telemetry(raw.telemetry),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
@@ -151,7 +153,7 @@ fn limit_store(raw: raw::LimitStore, out: &mut Findings) -> Option<LimitStore> {
 }
 
 /// The spot; where its line may hold a password, such that the line is not shown.
-fn hidden(at: &Spot, secret: bool) -> Spot {
+pub(super) fn hidden(at: &Spot, secret: bool) -> Spot {
     let mut at = at.clone();
     if secret {
         at.extent.width = 0;

@@ -16,6 +16,7 @@ mod policy;
 mod pool;
 mod service;
 mod split;
+mod telemetry;
 mod tls;
 mod upstream;
 mod wiring;

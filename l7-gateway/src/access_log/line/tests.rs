@@ -6,8 +6,9 @@ use std::sync::Arc;
 use common::observe::Metrics;
 use http::{HeaderValue, Method};
 use proptest::prelude::*;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng};
+use topology::telemetry::Sample;
 use topology::units::{InstanceName, ServiceName};
 
 use super::*;
@@ -23,9 +24,10 @@ fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
     let peer = Peer {
         client: "192.0.2.7:4711".parse().expect("an address"),
         transport: Transport::Tls { sni: None, principal: None },
+        connection_id: Some("0123-1".into()),
     };
     let mut rng = SmallRng::seed_from_u64(1);
-    let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng));
+    let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng, Sample::default()));
     let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_793_232_000_123_456);
     let mut x = Exchange::new(Rc::new(peer), tokio::time::Instant::now(), wall, ids, record);
     x.progress.enter(Stage::Tls);
@@ -61,6 +63,9 @@ fn a_line_has_every_field() {
     assert_eq!(value["gateway_instance"], "gw-1");
     assert_eq!(value["request_id"].as_str().map(str::len), Some(32));
     assert_eq!(value["trace_id"].as_str().map(str::len), Some(32));
+    assert_eq!(value["span_id"].as_str().map(str::len), Some(16));
+    assert_eq!(value["connection_id"], "0123-1");
+    assert_eq!(value["consumer"], serde_json::Value::Null);
     assert_eq!((&value["bytes_in"], &value["bytes_out"]), (&0.into(), &42.into()));
     assert_eq!(value["client"], "192.0.2.7");
     assert_eq!(value["principal"], serde_json::Value::Null);
@@ -96,6 +101,84 @@ fn days_become_dates() {
     ];
     for (days, date) in cases {
         assert_eq!(civil(days), date);
+    }
+}
+
+/// What breaks readers of logs, in any order.
+fn hostile(rng: &mut SmallRng) -> String {
+    const PARTS: [&str; 20] = [
+        "\"",
+        "\\",
+        "\n",
+        "\r\n",
+        "\0",
+        "\u{1b}[31m",
+        "\u{7f}",
+        "\u{85}",
+        "\u{9b}",
+        "\u{2028}",
+        "\u{2029}",
+        "\u{feff}",
+        "\u{fffd}",
+        "é",
+        "𝄞",
+        "{\"status\":200}",
+        "\",\"userId\":1,\"",
+        "%00",
+        "</script>",
+        "plain",
+    ];
+    let mut text = String::new();
+    for _ in 0..rng.random_range(0..6) {
+        text.push_str(PARTS[rng.random_range(0..PARTS.len())]);
+    }
+    // Now and then one that is very long.
+    if rng.random_ratio(1, 500) { text.repeat(500) } else { text }
+}
+
+/// G19: a hundred thousand lines with hostile text in every field are each one JSON object that says
+/// what was put in.
+#[test]
+fn a_hundred_thousand_hostile_lines_parse() {
+    let metrics = Metrics::new();
+    let sink = Sink::new(&InstanceName::new("gw"), None, Arc::default(), &metrics);
+    let mut rng = SmallRng::seed_from_u64(19);
+    let routes: Vec<_> =
+        (0..16).map(|_| RouteStats::new(&hostile(&mut rng), &Metrics::new())).collect();
+    let (now, wall) = (tokio::time::Instant::now(), SystemTime::UNIX_EPOCH);
+    for _ in 0..100_000 {
+        let peer = Peer {
+            client: "[2001:db8::1]:1".parse().expect("an address"),
+            transport: Transport::Tls { sni: Some(hostile(&mut rng)), principal: None },
+            connection_id: Some(hostile(&mut rng).into()),
+        };
+        let mut record = Record::new(&sink);
+        record.path = hostile(&mut rng).into();
+        let method: [u8; 3] = std::array::from_fn(|_| b"!#$%&'*+-.^_`|~A"[rng.random_range(0..16)]);
+        record.method = Method::from_bytes(&method).expect("a token");
+        // Any byte that a header's value may have, invalid UTF-8 included.
+        let user: Vec<u8> =
+            (0..rng.random_range(0..12)).map(|_| rng.random_range(32..=255)).collect();
+        record.user = HeaderValue::from_bytes(&user).ok();
+        record.consumer = Some(hostile(&mut rng).into());
+        record.service = Some(ServiceName::new(&hostile(&mut rng)));
+        record.route = Rc::clone(&routes[rng.random_range(0..16)]);
+        let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng, Sample::default()));
+        let x = Exchange::new(Rc::new(peer), now, wall, ids, record);
+        let (instance, mut line) = (hostile(&mut rng), Vec::new());
+        write(&x, &instance, Duration::ZERO, &mut line);
+        let text = std::str::from_utf8(&line).expect("UTF-8");
+        let body = text.strip_suffix('\n').expect("a newline at its end");
+        assert!(!body.contains(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')));
+        let value: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(body).expect("one object");
+        let said = |key: &str| value[key].as_str();
+        assert_eq!(said("gateway_instance"), Some(&*instance));
+        assert_eq!(said("service"), x.record.service.as_ref().map(ServiceName::as_str));
+        assert_eq!(said("consumer"), x.record.consumer.as_deref());
+        assert_eq!(said("connection_id"), x.peer.connection_id.as_deref());
+        let endpoint = format!("{} {}", x.record.method, x.record.path);
+        assert_eq!(said("endpoint"), Some(&*endpoint));
     }
 }
 

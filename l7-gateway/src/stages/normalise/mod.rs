@@ -26,6 +26,7 @@ use crate::predicate::Asked;
 use crate::snapshot::Snapshot;
 use crate::stages::rate_limit::{Limiter, address};
 use crate::trace::{Silent, Trace};
+use crate::trace_context;
 
 pub mod cors;
 pub mod host;
@@ -204,6 +205,7 @@ impl Filter for Normalise {
             return Err(fault.into());
         }
         x.grpc = grpc::is_call(&input.head);
+        trace_context::follow(x, &input.head.headers, &self.snapshot.group.telemetry);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());
         let form = match self.plan(x, &input, &mut Silent) {

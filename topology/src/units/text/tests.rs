@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::{Size, Time, UnitError};
 use crate::l4::ListenAt;
+use crate::telemetry::Sample;
 use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Weight};
 
 /// What is displayed is read as the same value; what is refused says why.
@@ -28,6 +29,7 @@ fn kept_by_all(text: &str) {
     kept::<Day>(text);
     kept::<HostPattern>(text);
     kept::<Percent>(text);
+    kept::<Sample>(text);
     kept::<PathPattern>(text);
     kept::<ListenAt>(text);
 }
