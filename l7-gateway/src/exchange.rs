@@ -73,7 +73,8 @@ impl Stage {
 /// Who is at the other end of the downstream connection.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// The client, as the PROXY header says where one is trusted, else the socket's peer.
+    /// The client, as the PROXY header says where one is trusted, else the socket's peer; in an exchange
+    /// as `X-Forwarded-For` says where that is trusted.
     pub client: SocketAddr,
     /// How the connection is protected.
     pub transport: Transport,

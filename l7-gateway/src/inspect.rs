@@ -58,6 +58,10 @@ impl Inspect for Inspection {
             "tls": group.tls.is_some(),
             "trust_proxy_protocol_from":
                 group.trust_proxy_protocol_from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "trust_forwarded_for": group.trust_forwarded_for.as_ref().map(|trust| json!({
+                "from": trust.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "hops": trust.hops,
+            })),
             "front": {
                 "max_connections": front.max_connections,
                 "max_headers": front.max_headers,

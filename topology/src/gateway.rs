@@ -34,6 +34,8 @@ pub struct Group {
     /// Peers that put a PROXY header before the first byte; from them it is required, from all
     /// others refused.
     pub trust_proxy_protocol_from: Vec<IpNet>,
+    /// Proxies whose `X-Forwarded-For` is believed; `None`: nobody's.
+    pub trust_forwarded_for: Option<TrustForwarded>,
     /// Stage 1; `None`: plain HTTP.
     pub tls: Option<Tls>,
     /// Stage 2.
@@ -64,6 +66,15 @@ pub struct Group {
     pub drain: Duration,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// Proxies in front that tell the client's address in `X-Forwarded-For`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustForwarded {
+    /// Networks of the last one.
+    pub from: Vec<IpNet>,
+    /// How many a request passes (default 1): the client is that entry from the right.
+    pub hops: NonZeroU32,
 }
 
 /// One `l7-gateway` process.

@@ -1,5 +1,6 @@
 //! Limits from the outside: who is refused when, what is told, what reaches the service.
 
+use l7_gateway::snapshot::Snapshot;
 use serde_json::json;
 
 use crate::authn::{Issuers, bearer, rider};
@@ -106,6 +107,58 @@ async fn a_claimed_address_has_no_budget_of_its_own() {
         }
         assert_eq!((passed, fake.seen.count()), (7, 7));
         assert!(!fake.seen.last().contains("10.0."), "{}", fake.seen.last());
+    })
+    .await;
+}
+
+/// G10, G23: behind a trusted proxy each client has a budget of its own, and a thousand addresses that
+/// one of them claims add nothing to its own; a peer that is no such proxy is believed nothing.
+#[tokio::test]
+async fn a_proxys_client_is_counted_and_not_what_it_claims() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let trust = "    trust-forwarded-for: { from: [192.0.2.7], hops: 1 }\n";
+        let rig = rig(&issuers, &fake, trust);
+        let good = user(&issuers, 99);
+        for (claims, passes) in [(1000_u32, 7), (8, 7)] {
+            let (mut passed, own) = (0, format!("203.0.113.{}", claims % 100));
+            for n in 0..claims {
+                let claimed = std::net::Ipv4Addr::from(0x0a00_0000 + n);
+                let lines = match n % 3 {
+                    0 => format!("{good}X-Forwarded-For: {claimed}, {own}\r\n"),
+                    1 => format!("{good}X-Forwarded-For: {claimed}\r\nX-Forwarded-For: {own}\r\n"),
+                    _ => format!("{good}Forwarded: for={claimed}\r\nX-Forwarded-For: {own}\r\n"),
+                };
+                let answer = status(&rig.get("/address/1", &lines).await);
+                assert!(answer == 200 || answer == 429, "{answer}");
+                passed += u32::from(answer == 200);
+            }
+            assert_eq!(passed, passes, "{own}");
+            let sent = fake.seen.last().to_ascii_lowercase();
+            assert!(sent.contains(&format!("x-forwarded-for: {own}\r\n")), "{sent}");
+        }
+        let mut passed = 0;
+        for n in 0..100_u32 {
+            let (mut stream, _task) = rig.connect_from("192.0.2.8:1".parse().expect("an address"));
+            let request = format!(
+                "GET /address/1 HTTP/1.1\r\nHost: a\r\n{good}X-Forwarded-For: 10.9.9.{n}\r\n\r\n"
+            );
+            let sent = tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes());
+            sent.await.expect("taken");
+            passed += u32::from(status(&crate::rig::until(&mut stream, "\r\n\r\n").await) == 200);
+        }
+        assert_eq!(passed, 7);
+        // A change that believes nobody holds for the next request.
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let changed = topology(&services, &issuers.gateway(LIMITS));
+        let (group, instance) = changed.gateway("gw").expect("the instance");
+        let before = rig.published.load_full();
+        let next = Snapshot::build(group, &instance.name, &rig.observer, Some(&before));
+        rig.published.publish(next.expect("it builds"));
+        let lines = format!("{good}X-Forwarded-For: 203.0.113.77\r\n");
+        assert_eq!(status(&rig.get("/address/1", &lines).await), 200);
+        let sent = fake.seen.last().to_ascii_lowercase();
+        assert!(sent.contains("x-forwarded-for: 192.0.2.7\r\n"), "{sent}");
     })
     .await;
 }

@@ -26,6 +26,9 @@ section! {
         /// Networks of the balancers in front: from them a PROXY header is required, from all
         /// others refused. Default: none.
         may "trust-proxy-protocol-from" trust_proxy_protocol_from: Vec<Typed<IpNet>>,
+        /// Proxies in front whose `X-Forwarded-For` says who the client is. Default: nobody's is
+        /// believed, and every one is removed.
+        may "trust-forwarded-for" trust_forwarded_for: TrustForwarded,
         /// TLS towards clients. Default: plain HTTP.
         may "tls" tls: Tls,
         /// What a client may send. Default: see each.
@@ -66,6 +69,19 @@ section! {
         must "listen" listen: Typed<SocketAddr>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
+    }
+}
+
+section! {
+    /// Proxies in front that speak HTTP, as a CDN does, and tell the client's address. It is what limits
+    /// by address, `client-address` balancing, services and access records then go by.
+    TrustForwarded at spot {
+        /// Networks of the last of these proxies, the one that connects; the address that a PROXY header
+        /// names counts where there is one.
+        must "from" from: Vec<Typed<IpNet>>,
+        /// How many of them a request passes, each of which adds who came to it: the client is that entry
+        /// from the right. Where there are fewer, or it is no address, the proxy is the client. Default: 1.
+        may "hops" hops: Typed<NonZeroU32>,
     }
 }
 

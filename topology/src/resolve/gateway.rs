@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::gateway::{
     AccessLog, Expected, Files, Front, Group, Instance, LimitStore, Mirror, Predicate, Route,
-    RouteTimes, WhenAway,
+    RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
@@ -58,6 +58,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         name: GroupName::new(&name),
         instances,
         trust_proxy_protocol_from: networks(raw.trust_proxy_protocol_from),
+        trust_forwarded_for: raw.trust_forwarded_for.map(|raw| forwarded(raw, out)),
         tls: raw.tls.map(|raw| tls(raw, names, out)),
         front: front(raw.front, out),
         issuers,
@@ -75,6 +76,21 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         place: spot.extent.place,
     }
 }
+
+fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {
+    filled(raw.from.as_deref(), "from", &raw.spot, out);
+    for network in raw.from.iter().flatten().filter(|network| network.value.prefix_len() == 0) {
+        let what = format!("`{}` lets every client say who it is", network.value);
+        out.error(&network.spot, what).hint("name the networks of the proxies alone");
+    }
+    if let Some(hops) = raw.hops.as_ref().filter(|hops| hops.value.get() > MOST_HOPS) {
+        let what = format!("`{}` is over {MOST_HOPS}", hops.value);
+        out.error(&hops.spot, what).allowed("how many proxies a request passes, 1 or 2 as a rule");
+    }
+    TrustForwarded { from: networks(raw.from), hops: count(raw.hops, 1) }
+}
+
+const MOST_HOPS: u32 = 16;
 
 fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
     Some(Instance {

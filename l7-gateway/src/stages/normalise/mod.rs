@@ -16,7 +16,7 @@ use topology::gateway::RoutePolicy;
 use self::cors::CorsRules;
 use crate::access_log::{RouteStats, Stats};
 use crate::exchange::{
-    Candidate, Exchange, Normalised, Received, Request, ResponseHead, RouteId, Stage, Target,
+    Candidate, Exchange, Normalised, Peer, Received, Request, ResponseHead, RouteId, Stage, Target,
     Transport,
 };
 use crate::grpc;
@@ -29,6 +29,7 @@ use crate::trace::{Silent, Trace};
 use crate::trace_context;
 
 pub mod cors;
+pub mod forwarded;
 pub mod host;
 pub mod path;
 pub mod scrub;
@@ -203,6 +204,11 @@ impl Filter for Normalise {
     async fn request(&self, x: &mut Exchange, input: Received) -> Result<Normalised, Halt> {
         if let Some(fault) = input.fault {
             return Err(fault.into());
+        }
+        if let Some(trust) = &self.snapshot.group.trust_forwarded_for
+            && let Some(client) = forwarded::client(trust, x.peer.address(), &input.head.headers)
+        {
+            x.peer = Rc::new(Peer { client, ..Peer::clone(&x.peer) });
         }
         x.grpc = grpc::is_call(&input.head);
         trace_context::follow(x, &input.head.headers, &self.snapshot.group.telemetry);
