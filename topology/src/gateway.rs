@@ -276,8 +276,8 @@ pub enum LimitAlgorithm {
 /// Where shared counters live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStore {
-    /// `redis://HOST:PORT[/DB]`.
-    pub redis: At<String>,
+    /// `redis://HOST:PORT[/DB]`; several are nodes of a cluster. Never empty.
+    pub redis: Vec<At<String>>,
     /// What happens while it is away.
     pub when_away: WhenAway,
     /// How long a decision may wait for it (default 20 ms).
@@ -411,7 +411,7 @@ impl Unplaced for Limit {
 
 impl Unplaced for LimitStore {
     fn unplaced(&self) -> Self {
-        Self { redis: self.redis.unplaced(), ..self.clone() }
+        Self { redis: self.redis.iter().map(Unplaced::unplaced).collect(), ..self.clone() }
     }
 }
 

@@ -195,8 +195,10 @@ section! {
 section! {
     /// Where counters live that all instances share.
     LimitStore {
-        /// `redis://HOST:PORT[/DB]`.
-        must "redis" redis: Typed<Text>,
+        /// `redis://HOST:PORT[/DB]`; a list names nodes of a cluster, of which one must answer at the
+        /// start. On a cluster each limit of a request is charged by itself, so that one which refuses
+        /// does not give back what the others took.
+        must "redis" redis: OneOrMany<Typed<Text>>,
         /// While it is away: `local-share` (each instance counts its share), `fail-open` or
         /// `fail-closed`. Default: `local-share`.
         may "when-away" when_away: Typed<WhenAway>,

@@ -155,14 +155,19 @@ fn bytes(typed: Option<Typed<Size>>, default: usize, out: &mut Findings) -> std:
 }
 
 fn limit_store(raw: raw::LimitStore, out: &mut Findings) -> Option<LimitStore> {
-    let redis = raw.redis?;
-    if !redis_url(&redis.value.0) {
-        let what = "this is no Redis URL that can be used".to_owned();
-        let spot = hidden(&redis.spot, redis.value.0.contains('@'));
-        out.error(&spot, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
+    let nodes = raw.redis?.0;
+    for node in &nodes {
+        let spot = hidden(&node.spot, node.value.0.contains('@'));
+        if !redis_url(&node.value.0) {
+            let what = "this is no Redis URL that can be used".to_owned();
+            out.error(&spot, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
+        } else if nodes.len() > 1 && node.value.0.trim_start_matches("redis://").contains('/') {
+            out.error(&spot, "a cluster has no databases").allowed("redis://HOST:PORT");
+        }
     }
+    let at = |node: Typed<Text>| At { value: node.value.0, place: node.spot.extent.place };
     Some(LimitStore {
-        redis: At { value: redis.value.0, place: redis.spot.extent.place },
+        redis: nodes.into_iter().map(at).collect(),
         when_away: or(raw.when_away, WhenAway::LocalShare),
         timeout: positive(raw.timeout, Duration::from_millis(20), out),
     })

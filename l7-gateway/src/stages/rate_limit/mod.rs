@@ -120,8 +120,7 @@ impl Limits {
             Ok(Rule {
                 by: limit.by.clone(),
                 early: limit.is_early(),
-                // In braces: what a cluster of Redis hashes, so that one script reaches all of them.
-                prefix: format!("ratelimit:{{{}}}:{}:", group.name, limit.name).into(),
+                prefix: format!("ratelimit:{}:{}:", group.name, limit.name).into(),
                 whole: Budget::new(limit)?,
                 told: Told::new(limit),
             })
@@ -131,7 +130,7 @@ impl Limits {
         let here = group.limits.iter().map(|limit| Budget::share(limit, parts));
         let table = Table::new(Bounds::default(), here.collect::<Result<_, BudgetError>>()?);
         let store = group.limit_store.as_ref().map(|model| {
-            let place = model.redis.place;
+            let place = model.redis.first().map(|at| at.place).unwrap_or_default();
             let store = Store::new(model).map_err(|source| LimitsError::Store { place, source })?;
             Ok::<_, LimitsError>((Arc::new(store), place))
         });
@@ -192,7 +191,7 @@ impl Limits {
         }
     }
 
-    /// A counter's key in the store: `ratelimit:{GROUP}:LIMIT:user:99`.
+    /// A counter's key in the store: `ratelimit:GROUP:LIMIT:user:99`.
     fn key(&self, rule: &Rule, subject: &Subject) -> String {
         let mut key = String::from(&*rule.prefix);
         write_subject(subject, &mut key);
@@ -265,10 +264,12 @@ impl Limiter {
         }
         let standings = self.decide(&charges).await?;
         for (charge, standing) in charges.iter().zip(&standings) {
-            if let Some(rule) = self.limits.rules.get(charge.limit.0) {
+            if let (Some(rule), Some(standing)) = (self.limits.rules.get(charge.limit.0), standing)
+            {
                 rule.told.add(standing, x);
             }
         }
+        let standings: Vec<Standing> = standings.into_iter().flatten().collect();
         verdict(&standings)?;
         match standings.iter().map(|standing| standing.wait).max() {
             None | Some(0) => {}
@@ -277,23 +278,31 @@ impl Limiter {
         Ok(())
     }
 
-    /// Every standing in the order of the charges; none at all where requests pass uncounted.
-    async fn decide(&self, charges: &[Charge]) -> Result<Vec<Standing>, LimitError> {
+    /// Every standing in the order of the charges; none of those that pass uncounted.
+    async fn decide(&self, charges: &[Charge]) -> Result<Vec<Option<Standing>>, LimitError> {
         let table = &self.limits.table;
-        let Some((link, when_away)) = &self.link else {
-            return Ok(table.charge(charges, table.now()));
-        };
+        let here = |charges: &[Charge]| table.charge(charges, table.now()).into_iter().map(Some);
+        let Some((link, when_away)) = &self.link else { return Ok(here(charges).collect()) };
         let keyed = |charge: &Charge| {
             let rule = self.limits.rules.get(charge.limit.0)?;
             Some((self.limits.key(rule, &charge.subject), rule.whole))
         };
         let keys: Vec<(String, Budget)> = charges.iter().filter_map(keyed).collect();
-        match (link.charge(&keys).await, when_away) {
-            (Ok(standings), _) => Ok(standings),
-            (Err(_), WhenAway::FailOpen) => Ok(Vec::new()),
-            (Err(_), WhenAway::FailClosed) => Err(LimitError::StoreAway),
-            (Err(_), WhenAway::LocalShare) => Ok(table.charge(charges, table.now())),
+        let mut standings = link.charge(&keys).await.unwrap_or_else(|_| vec![None; charges.len()]);
+        let unsaid = |(charge, standing): (&Charge, &Option<Standing>)| {
+            standing.is_none().then(|| charge.clone())
+        };
+        let left: Vec<Charge> = charges.iter().zip(&standings).filter_map(unsaid).collect();
+        match when_away {
+            _ if left.is_empty() => {}
+            WhenAway::FailOpen => {}
+            WhenAway::FailClosed => return Err(LimitError::StoreAway),
+            WhenAway::LocalShare => {
+                let empty = standings.iter_mut().filter(|standing| standing.is_none());
+                empty.zip(here(&left)).for_each(|(standing, said)| *standing = said);
+            }
         }
+        Ok(standings)
     }
 }
 

@@ -298,8 +298,11 @@ fn roles(group: &pool::Group) -> Vec<Role> {
 fn redis(topology: &Topology, parts: &mut Vec<Part>) {
     let mut addresses: BTreeMap<SocketAddr, Place> = BTreeMap::new();
     for store in topology.gateways.iter().filter_map(|group| group.limit_store.as_ref()) {
-        if let Some(address) = local(&store.redis.value, "redis://", 6379) {
-            addresses.entry(address).or_insert(store.redis.place);
+        // Nodes of a cluster know each other: whoever has one has started it.
+        if let [only] = &store.redis[..]
+            && let Some(address) = local(&only.value, "redis://", 6379)
+        {
+            addresses.entry(address).or_insert(only.place);
         }
     }
     for (n, (address, place)) in addresses.into_iter().enumerate() {
@@ -449,7 +452,7 @@ fn gateway_needs(group: &gateway::Group) -> Vec<SocketAddr> {
     let upstreams = group.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
     let mut needs: Vec<SocketAddr> = upstreams.map(|endpoint| endpoint.address).collect();
     if let Some(store) = &group.limit_store {
-        needs.extend(local(&store.redis.value, "redis://", 6379));
+        needs.extend(store.redis.iter().filter_map(|at| local(&at.value, "redis://", 6379)));
     }
     for issuer in &group.issuers {
         if let IssuerKeys::Url(url) = &issuer.keys {

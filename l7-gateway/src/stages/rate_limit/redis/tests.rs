@@ -7,9 +7,10 @@ use common::observe::Observer;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
-use topology::gateway::LimitId;
+use topology::gateway::{LimitId, LimitStore};
 use topology::units::{At, Place};
 
+use super::super::budget::Verdict;
 use super::super::local::{Bounds, Charge, Subject, Table};
 use super::*;
 
@@ -56,8 +57,12 @@ impl Server {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    fn address(&self) -> String {
+        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
+    }
+
     fn store(&self) -> Store {
-        store_at(&self.folder)
+        store_of(&[self.address()], Duration::from_secs(2))
     }
 }
 
@@ -69,12 +74,30 @@ impl Drop for Server {
 
 fn store_at(folder: &TempDir) -> Store {
     let address = format!("redis+unix://{}", folder.path().join("redis.sock").display());
-    let model = LimitStore {
-        redis: At { value: address, place: Place::default() },
-        when_away: WhenAway::LocalShare,
-        timeout: Duration::from_secs(2),
-    };
-    Store::new(&model).unwrap()
+    store_of(&[address], Duration::from_secs(2))
+}
+
+fn store_of(addresses: &[String], timeout: Duration) -> Store {
+    let at = |value: &String| At { value: value.clone(), place: Place::default() };
+    let redis = addresses.iter().map(at).collect();
+    Store::new(&LimitStore { redis, when_away: WhenAway::LocalShare, timeout }).unwrap()
+}
+
+/// What a store says of all of them.
+async fn whole(
+    store: &Store,
+    line: &mut Connection,
+    charges: &[(String, Budget)],
+    now: Option<u64>,
+) -> Vec<Standing> {
+    let Decision { standings, fault } = store.charge(line, charges, now).await;
+    assert!(fault.is_none(), "{fault:?}");
+    standings.into_iter().flatten().collect()
+}
+
+fn bare(line: &mut Connection) -> &mut ::redis::aio::MultiplexedConnection {
+    let Connection::One(line) = line else { panic!("one server") };
+    line
 }
 
 fn window(count: u64, per: u64) -> Budget {
@@ -123,8 +146,8 @@ fn the_script_decides_as_the_table_does() {
             let there: Vec<_> =
                 limits.iter().map(|&n| keyed(&format!("{}:{n}", case.get()), budgets[n])).collect();
             let expected = table.charge(&here.collect::<Vec<_>>(), now);
-            let found = runtime.block_on(store.charge(&mut connection, &there, Some(now)));
-            prop_assert_eq!(found.unwrap(), expected, "at {} of {:?}", now - START, limits);
+            let found = runtime.block_on(whole(&store, &mut connection, &there, Some(now)));
+            prop_assert_eq!(found, expected, "at {} of {:?}", now - START, limits);
         }
         Ok(())
     });
@@ -143,13 +166,13 @@ async fn gateways_share_one_budget_exactly() {
         (&two, two.connect().await.unwrap()),
         (&two, two.connect().await.unwrap()),
     ];
-    let charges = [keyed("ratelimit:{app}:user:user:99", window(100, 60_000_000))];
+    let charges = [keyed("ratelimit:app:user:user:99", window(100, 60_000_000))];
     let all = lines.iter_mut().map(|(store, line)| {
         let charges = &charges;
         async move {
             let mut admitted = 0;
             for _ in 0..30 {
-                let standing = store.charge(line, charges, None).await.unwrap()[0];
+                let standing = whole(store, line, charges, None).await[0];
                 admitted += usize::from(standing.verdict == Verdict::Admit);
             }
             admitted
@@ -168,7 +191,7 @@ async fn all_or_none() {
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
     let both = [keyed("a", bucket), keyed("b", window(2, 1000))];
     for n in 0..6 {
-        let standings = store.charge(&mut line, &both, Some(START)).await.unwrap();
+        let standings = whole(&store, &mut line, &both, Some(START)).await;
         let expected = if n < 2 { (4 - n, Verdict::Admit) } else { (3, Verdict::Refuse) };
         assert_eq!((standings[0].remaining, standings[1].verdict), expected);
         assert_eq!(standings[0].verdict, Verdict::Admit);
@@ -183,9 +206,9 @@ async fn counters_expire() {
     let mut line = store.connect().await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 600_000, capacity: 60_000_000 };
     let both = [keyed("bucket", bucket), keyed("window", window(100, 60_000_000))];
-    store.charge(&mut line, &both, None).await.unwrap();
+    whole(&store, &mut line, &both, None).await;
     for (key, most) in [("bucket", 602), ("window", 60_002)] {
-        let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(&mut line).await.unwrap();
+        let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(bare(&mut line)).await.unwrap();
         assert!((1..=most).contains(&left), "{key}: {left}");
     }
 }
@@ -196,17 +219,18 @@ async fn what_redis_may_have_forgotten() {
     let server = Server::start();
     let store = server.store();
     let mut line = store.connect().await.unwrap();
-    let () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(&mut line).await.unwrap();
+    let () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(bare(&mut line)).await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
-    let left = async |line: &mut _, budget| {
-        store.charge(line, &[keyed("k", budget)], Some(START)).await.unwrap()[0].remaining
+    let left = async |line: &mut Connection, budget| {
+        whole(&store, line, &[keyed("k", budget)], Some(START)).await[0].remaining
     };
     assert_eq!(left(&mut line, bucket).await, 4);
     assert_eq!(left(&mut line, window(9, 1000)).await, 8);
     assert_eq!(left(&mut line, bucket).await, 4);
     let faster = Budget::TokenBucket { fill: 1, cost: 500, capacity: 2500 };
     assert_eq!(left(&mut line, faster).await, 3, "whole units are kept when the rate changes");
-    let () = ::redis::cmd("SET").arg("k").arg("nonsense").query_async(&mut line).await.unwrap();
+    let () =
+        ::redis::cmd("SET").arg("k").arg("nonsense").query_async(bare(&mut line)).await.unwrap();
     assert_eq!(left(&mut line, bucket).await, 4);
 }
 
@@ -221,7 +245,7 @@ async fn a_clock_that_steps_back() {
     let fixed = Budget::FixedWindow { count: 2, per: 1000 };
     for (key, budget) in [("w", window(2, 1000)), ("b", bucket), ("f", fixed)] {
         let mut at =
-            async |now| store.charge(&mut line, &[keyed(key, budget)], Some(now)).await.unwrap()[0];
+            async |now| whole(&store, &mut line, &[keyed(key, budget)], Some(now)).await[0];
         at(START).await;
         at(START).await;
         let refused = at(START - hour).await;
@@ -244,7 +268,7 @@ async fn a_link_survives_its_server() {
 
     server.signal("-STOP");
     let impatient = Link {
-        store: Arc::new(Store { timeout: Duration::from_millis(5), ..store_at(&server.folder) }),
+        store: Arc::new(store_of(&[server.address()], Duration::from_millis(5))),
         ..link.clone()
     };
     assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Timeout)));
@@ -266,7 +290,7 @@ async fn the_first_decision_waits_for_the_connection() {
     let server = Server::start();
     let link = Link::new(Arc::new(server.store()), Observer::new("gw-1"));
     let charges = [keyed("k", window(9, 60_000_000))];
-    assert_eq!(link.charge(&charges).await.expect("it waits")[0].remaining, 8);
+    assert_eq!(link.charge(&charges).await.expect("it waits")[0].map(|s| s.remaining), Some(8));
 }
 
 async fn comes_back(link: &Link, charges: &[(String, Budget)]) {
@@ -275,17 +299,141 @@ async fn comes_back(link: &Link, charges: &[(String, Budget)]) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(Duration::from_secs(20), again).await.expect("the link comes back");
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("the link comes back");
 }
 
 /// A wrong address is said without the password in it.
 #[test]
 fn a_wrong_address() {
     let model = LimitStore {
-        redis: At { value: "nonsense://user:s3cret@host".to_owned(), place: Place::default() },
+        redis: vec![At {
+            value: "nonsense://user:s3cret@host".to_owned(),
+            place: Place::default(),
+        }],
         when_away: WhenAway::FailOpen,
         timeout: Duration::from_millis(20),
     };
     let fault = Store::new(&model).expect_err("not Redis").to_string();
     assert!(fault.contains("host") && !fault.contains("s3cret"), "{fault}");
+}
+
+/// Three nodes of a cluster on ports that were free a moment ago.
+struct Cluster {
+    nodes: Vec<Child>,
+    ports: Vec<u16>,
+    _folder: TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let held: Vec<_> = (0..6).map(|_| free()).collect();
+        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
+        drop(held);
+        let start = |at: usize| {
+            let own = folder.path().join(at.to_string());
+            std::fs::create_dir(&own).unwrap();
+            let mut child = Command::new("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args([
+                    "--port",
+                    &ports[at].to_string(),
+                    "--cluster-port",
+                    &ports[at + 3].to_string(),
+                ])
+                .args(["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"])
+                .args(["--cluster-node-timeout", "1000", "--dir"])
+                .arg(own)
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("redis-server is installed (`make` does it)");
+            let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
+            std::thread::spawn(move || log.for_each(drop));
+            child
+        };
+        let nodes = (0..3).map(start).collect();
+        Self { nodes, ports, _folder: folder }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.ports[..3].iter().map(|port| format!("redis://127.0.0.1:{port}")).collect()
+    }
+
+    /// The nodes meet, each with a third of the slots.
+    async fn form(&self) {
+        let mut lines = Vec::new();
+        for address in self.addresses() {
+            let client = ::redis::Client::open(address).unwrap();
+            lines.push(client.get_multiplexed_async_connection().await.unwrap());
+        }
+        for (at, (first, last)) in [(0, 5460), (5461, 10922), (10923, 16383)].iter().enumerate() {
+            let mut cmd = ::redis::cmd("CLUSTER");
+            let () = cmd
+                .arg("ADDSLOTSRANGE")
+                .arg(*first)
+                .arg(*last)
+                .query_async(&mut lines[at])
+                .await
+                .unwrap();
+            let mut meet = ::redis::cmd("CLUSTER");
+            meet.arg("MEET").arg("127.0.0.1").arg(self.ports[at]).arg(self.ports[at + 3]);
+            let () = meet.query_async(&mut lines[0]).await.unwrap();
+        }
+        for line in &mut lines {
+            let all = async |line: &mut ::redis::aio::MultiplexedConnection| {
+                let info: String =
+                    ::redis::cmd("CLUSTER").arg("INFO").query_async(line).await.unwrap();
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+            };
+            while !all(line).await {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+/// G10: on a cluster each limit is counted exactly where its key lives, all limits of a request at
+/// once. When a node dies the others count on, and of its keys the store says nothing, within its
+/// timeout.
+#[tokio::test]
+async fn a_cluster_that_loses_a_node() {
+    let mut cluster = Cluster::start();
+    cluster.form().await;
+    let store = store_of(&cluster.addresses(), Duration::from_secs(2));
+    let mut line = store.connect().await.unwrap();
+    // Many keys: some on each node.
+    let charges: Vec<_> = (0..12)
+        .map(|n| keyed(&format!("ratelimit:app:user:user:{n}"), window(3, 60_000_000)))
+        .collect();
+    for left in [2, 1, 0] {
+        let standings = whole(&store, &mut line, &charges, None).await;
+        assert!(standings.iter().all(|s| (s.verdict, s.remaining) == (Verdict::Admit, left)));
+    }
+    let refused = whole(&store, &mut line, &charges, None).await;
+    assert!(refused.iter().all(|s| s.verdict == Verdict::Refuse));
+
+    let link = Link::new(
+        Arc::new(store_of(&cluster.addresses(), Duration::from_millis(200))),
+        Observer::new("gw-1"),
+    );
+    assert!(link.charge(&charges).await.unwrap().iter().all(Option::is_some));
+    cluster.nodes[1].kill().unwrap();
+    cluster.nodes[1].wait().unwrap();
+    for _ in 0..3 {
+        let said = link.charge(&charges).await.expect("two of three nodes answer");
+        let there: Vec<Standing> = said.iter().flatten().copied().collect();
+        assert!((4..12).contains(&there.len()), "{said:?}");
+        assert!(there.iter().all(|standing| standing.verdict == Verdict::Refuse));
+    }
 }
