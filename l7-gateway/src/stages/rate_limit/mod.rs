@@ -2,7 +2,8 @@
 //! through [`address::charge`]. Called by `pipeline`.
 //!
 //! Invariant: a request that is refused here never reaches a service, and is charged by none of the
-//! limits it met in this stage.
+//! limits it met in this stage; on a cluster of Redis, by those that would have admitted it. What its
+//! address was charged before stays: the request did come from there.
 
 use std::fmt::Write;
 use std::rc::Rc;
