@@ -2,8 +2,8 @@
 //! the pipeline per request on it. Not for accepting (`server`). Called by `server` for sockets, by
 //! tests for in-memory streams.
 //!
-//! Invariant: who the client is was settled before its first request, by a trusted PROXY header or
-//! by the socket.
+//! Invariant: who the peer is was settled before its first request, by a trusted PROXY header or by the
+//! socket; stage 2 may learn the client behind it.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::net::{IpAddr, SocketAddr};

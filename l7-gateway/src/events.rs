@@ -219,6 +219,20 @@ impl Event for Exhausted<'_> {
     }
 }
 
+/// An operator has kept answers forgotten.
+#[derive(Debug)]
+pub struct CachePurged {
+    /// How many there were.
+    pub count: usize,
+}
+
+impl Event for CachePurged {
+    fn emit(&self, to: &Observer) {
+        let (instance, count) = (&*to.instance, self.count);
+        tracing::event!(Level::WARN, instance, count, "kept answers forgotten");
+    }
+}
+
 impl Event for Full {
     fn emit(&self, to: &Observer) {
         refused(to, "full");

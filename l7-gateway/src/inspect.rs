@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::observe::Observer;
-use common::observe::admin::{Adjust, Inspect, Summary, Unit};
+use common::observe::admin::{Adjust, Inspect, Purge, Summary, Unit};
 use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use topology::gateway::{Auth, Route};
 use topology::units::Scope;
 
 use crate::access_log::Totals;
+use crate::events::CachePurged;
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
 
@@ -126,6 +127,12 @@ impl Inspect for Inspection {
             })
         });
         services.collect()
+    }
+
+    fn purge(&self, what: Purge<'_>) -> Option<usize> {
+        let count = self.published.load().cache.as_ref()?.purge(what);
+        self.observer.emit(CachePurged { count });
+        Some(count)
     }
 
     fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {

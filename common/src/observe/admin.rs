@@ -45,11 +45,39 @@ pub trait Inspect: Send + Sync {
         let _ = most;
         Box::pin(std::future::ready(None))
     }
+    /// Forgets kept answers; how many they were. `None`: the tier or the file keeps none.
+    fn purge(&self, what: Purge<'_>) -> Option<usize> {
+        let _ = what;
+        None
+    }
     /// Changes how an endpoint is used, until the process ends. `None`: there is no such endpoint,
     /// or the tier has none to change.
     fn adjust(&self, service: &str, endpoint: &str, wish: Adjust) -> Option<()> {
         let _ = (service, endpoint, wish);
         None
+    }
+}
+
+/// Which kept answers an operator wants forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purge<'a> {
+    /// All variants of one URI.
+    Uri(&'a str),
+    /// All whose URI begins so.
+    Prefix(&'a str),
+    /// All.
+    All,
+}
+
+impl<'a> Purge<'a> {
+    /// From the query: `uri=…` or `prefix=…` to its end, as it stands, or `all`.
+    fn read(query: &'a str) -> Option<Self> {
+        match query.split_once('=') {
+            None if query == "all" => Some(Self::All),
+            Some(("uri", uri)) if uri.contains("://") => Some(Self::Uri(uri)),
+            Some(("prefix", uri)) if uri.contains("://") => Some(Self::Prefix(uri)),
+            _ => None,
+        }
     }
 }
 
@@ -217,13 +245,14 @@ impl Admin {
             (&Method::GET, "/endpoints") => json(&self.inspect.endpoints()),
             (&Method::POST, "/drain") => self.drain(),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
+            (&Method::POST, "/cache/purge") => self.purge(request.uri().query()),
             (&Method::POST, path) if path.starts_with("/endpoints/") => {
                 self.adjust(path, request.uri().query())
             }
             (
                 _,
                 "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/flows" | "/drain"
-                | "/log",
+                | "/log" | "/cache/purge",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
         }
@@ -260,6 +289,16 @@ impl Admin {
         }
     }
 
+    fn purge(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        let Some(what) = query.and_then(Purge::read) else {
+            return text(StatusCode::BAD_REQUEST, PURGE);
+        };
+        match self.inspect.purge(what) {
+            Some(count) => text(StatusCode::OK, &format!("forgotten: {count}\n")),
+            None => text(StatusCode::NOT_FOUND, "this instance keeps no answers\n"),
+        }
+    }
+
     fn set_log_level(&self, query: Option<&str>) -> Response<Full<Bytes>> {
         let filter = query.and_then(|query| query.strip_prefix("level="));
         match (filter, &self.log_level) {
@@ -280,7 +319,11 @@ impl Admin {
 }
 
 const HELP: &str = "GET /livez /readyz /metrics /config /summary /endpoints /flows; \
-                    POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain\n";
+                    POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain, \
+                    POST /cache/purge?all\n";
+
+const PURGE: &str = "write POST /cache/purge?uri=https://HOST/PATH?QUERY, ?prefix=https://HOST/PATH \
+                     or ?all\n";
 
 const ADJUST: &str = "write POST /endpoints/SERVICE/ENDPOINT/drain, /enable or /weight?value=N \
                       with N from 0 to 1000\n";

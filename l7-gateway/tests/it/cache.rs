@@ -1,8 +1,12 @@
 //! The response cache from the outside: who is given what, and how often the service is asked.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::Duration;
 
+use common::observe::admin::{Inspect as _, Purge};
+use l7_gateway::inspect::Inspection;
+use l7_gateway::server::Connections;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::yield_now;
 
@@ -373,6 +377,42 @@ async fn a_head_fetches_all_for_those_who_come_after() {
             let asked = fake.seen.last().to_ascii_lowercase();
             assert!(asked.starts_with("get /a ") && !asked.contains("range"), "{asked}");
         }
+    })
+    .await;
+}
+
+/// G22, O1: an operator has answers forgotten: those of one URI, of all below another, or all; what is not
+/// meant is kept.
+#[tokio::test]
+async fn an_operator_has_answers_forgotten() {
+    local(async {
+        let fake = service(&[FRESH]).await;
+        let rig = rig(&fake, "true", "");
+        let connections = Connections::new(10, &rig.observer);
+        let admin = Inspection::new(&rig.published, &Arc::default(), &connections, &rig.observer);
+        let paths = ["/a", "/a?x=1&y=2", "/b/1", "/b/2", "/c"];
+        // How many of them the service is asked for.
+        let asked = async || {
+            let before = fake.seen.count();
+            for path in paths {
+                rig.get(path, "").await;
+            }
+            fake.seen.count() - before
+        };
+        assert_eq!((asked().await, asked().await), (5, 0));
+        assert_eq!(admin.purge(Purge::Uri("http://a/a?x=1&y=2")), Some(1));
+        assert_eq!(asked().await, 1);
+        assert_eq!(admin.purge(Purge::Prefix("http://a/b/")), Some(2));
+        assert_eq!(asked().await, 2);
+        assert_eq!(admin.purge(Purge::Uri("http://other/a")), Some(0));
+        assert_eq!(asked().await, 0);
+        assert_eq!(admin.purge(Purge::All), Some(5));
+        let text = rig.observer.metrics.render();
+        assert!(text.contains("aqueduct_http_cache_entries 0"), "{text}");
+        assert_eq!(asked().await, 5);
+        let none = Rig::new(&crate::rig::one(fake.address));
+        let admin = Inspection::new(&none.published, &Arc::default(), &connections, &rig.observer);
+        assert_eq!(admin.purge(Purge::All), None);
     })
     .await;
 }

@@ -54,6 +54,12 @@ fn paths_answer() {
     assert_eq!(ask(&admin, "GET", "/nothing", None), StatusCode::NOT_FOUND);
     assert_eq!(ask(&admin, "POST", "/metrics", None), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(ask(&admin, "POST", "/log?level=debug", None), StatusCode::BAD_REQUEST);
+    for query in ["", "?", "?uri=/a", "?prefix=", "?all=1", "?none"] {
+        let path = format!("/cache/purge{query}");
+        assert_eq!(ask(&admin, "POST", &path, None), StatusCode::BAD_REQUEST, "{path}");
+    }
+    assert_eq!(ask(&admin, "POST", "/cache/purge?all", None), StatusCode::NOT_FOUND);
+    assert_eq!(ask(&admin, "GET", "/cache/purge?all", None), StatusCode::METHOD_NOT_ALLOWED);
 }
 
 /// O1: an instance that is not ready or drains says so, and still lives.
@@ -75,6 +81,7 @@ fn the_token_is_asked_for() {
     for token in [None, Some(""), Some("s3cre"), Some("s3cret2")] {
         assert_eq!(ask(&admin, "GET", "/config", token), StatusCode::UNAUTHORIZED);
         assert_eq!(ask(&admin, "POST", "/drain", token), StatusCode::UNAUTHORIZED);
+        assert_eq!(ask(&admin, "POST", "/cache/purge?all", token), StatusCode::UNAUTHORIZED);
     }
     assert_eq!(ask(&admin, "GET", "/config", Some("s3cret")), StatusCode::OK);
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::observe::Metrics;
+use common::observe::admin::Purge;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::time::{Instant, timeout_at};
@@ -43,6 +44,15 @@ pub struct Cache {
 }
 
 impl Cache {
+    /// Forgets what an operator says; how many answers it were.
+    pub fn purge(&self, what: Purge<'_>) -> usize {
+        self.store.purge(|uri| match what {
+            Purge::Uri(meant) => uri == meant,
+            Purge::Prefix(start) => uri.starts_with(start),
+            Purge::All => true,
+        })
+    }
+
     /// For a group with a cache. What was kept `before` stays, as far as the file says the same of
     /// its route.
     pub fn build(

@@ -310,6 +310,24 @@ impl Store {
         }
     }
 
+    /// Forgets everything about the URIs that are meant, and voids what is being fetched; how many answers
+    /// there were.
+    pub fn purge(&self, meant: impl Fn(&str) -> bool) -> usize {
+        let mut count = 0;
+        for shard in &self.shards {
+            let mut guard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let uris: Vec<_> = guard.slots.keys().filter(|uri| meant(uri)).cloned().collect();
+            for uri in uris {
+                let Some(slot) = guard.slots.remove(&uri) else { continue };
+                count += slot.entries.len();
+                for entry in &slot.entries {
+                    self.left(&mut guard, &uri, entry);
+                }
+            }
+        }
+        count
+    }
+
     /// An answer is no longer in a shard.
     fn left(&self, shard: &mut Shard, uri: &str, entry: &Entry) {
         let size = entry.size(uri);
