@@ -29,8 +29,11 @@ pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
     }
     facts.cancels.set(facts.cancels.get() + 1);
     let _guard = Underway(Rc::clone(&facts));
-    // Late or failed, the client learns it by its query going on, as with PostgreSQL itself.
-    let _ = timeout(LONGEST, send(&*worker.dialer, &facts)).await;
+    // Late or failed, the client learns it by its query going on, as with PostgreSQL itself. But
+    // nobody can say any more whether and when it arrives: whoever came next could be hit.
+    if !matches!(timeout(LONGEST, send(&*worker.dialer, &facts)).await, Ok(Ok(()))) {
+        facts.condemned.set(true);
+    }
 }
 
 /// The server that runs a query for the key's owner.

@@ -28,6 +28,8 @@ pub struct Statement {
     pub rest: Option<Box<[u8]>>,
     /// What running it leaves behind.
     pub trace: Trace,
+    /// The settings under which it was parsed.
+    terms: u64,
 }
 
 impl Statement {
@@ -46,24 +48,55 @@ impl Statement {
     }
 }
 
-/// Compared by text.
+/// Compared by text and by the settings under which it was parsed.
 struct Text(Rc<Statement>);
 
-impl Borrow<[u8]> for Text {
-    fn borrow(&self) -> &[u8] {
-        self.0.rest.as_deref().unwrap_or_default()
+/// What a text is looked up by: a trait object, so that nothing is copied to look.
+trait Key {
+    fn key(&self) -> (u64, &[u8]);
+}
+
+impl Key for Text {
+    fn key(&self) -> (u64, &[u8]) {
+        (self.0.terms, self.0.rest.as_deref().unwrap_or_default())
     }
 }
 
+impl Key for (u64, &[u8]) {
+    fn key(&self) -> (u64, &[u8]) {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn Key + 'a> for Text {
+    fn borrow(&self) -> &(dyn Key + 'a) {
+        self
+    }
+}
+
+impl Hash for dyn Key + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl PartialEq for dyn Key + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for dyn Key + '_ {}
+
 impl Hash for Text {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Borrow::<[u8]>::borrow(self).hash(state);
+        self.key().hash(state);
     }
 }
 
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
-        Borrow::<[u8]>::borrow(self) == Borrow::<[u8]>::borrow(other)
+        self.key() == other.key()
     }
 }
 
@@ -78,9 +111,16 @@ pub struct Statements {
 }
 
 impl Statements {
-    /// The statement of a named Parse; the same text gives the same statement.
-    pub fn intern(&mut self, rest: &[u8], trace: impl FnOnce() -> Trace) -> Rc<Statement> {
-        if let Some(Text(statement)) = self.known.get(rest) {
+    /// The statement of a named Parse; the same text under the same settings (`terms`, see
+    /// [`crate::variables::Variables::terms`]) gives the same statement.
+    pub fn intern(
+        &mut self,
+        rest: &[u8],
+        terms: u64,
+        trace: impl FnOnce() -> Trace,
+    ) -> Rc<Statement> {
+        let key: &dyn Key = &(terms, rest);
+        if let Some(Text(statement)) = self.known.get(key) {
             return Rc::clone(statement);
         }
         if self.known.len() >= self.sweep_at {
@@ -88,17 +128,21 @@ impl Statements {
             self.known.retain(|Text(statement)| Rc::strong_count(statement) > 1);
             self.sweep_at = (self.known.len() * 2).max(1024);
         }
-        let statement = self.make(Some(rest.into()), trace());
+        let statement = self.make_under(Some(rest.into()), terms, trace());
         self.known.insert(Text(Rc::clone(&statement)));
         statement
     }
 
     /// A statement that nobody shares: unnamed, or too large to keep (`rest` is `None`).
     pub fn make(&self, rest: Option<Box<[u8]>>, trace: Trace) -> Rc<Statement> {
+        self.make_under(rest, 0, trace)
+    }
+
+    fn make_under(&self, rest: Option<Box<[u8]>>, terms: u64, trace: Trace) -> Rc<Statement> {
         let id = self.next.get();
         self.next.set(id + 1);
         let name = format!("aqueduct_{id}").into_bytes().into();
-        Rc::new(Statement { id, name, rest, trace })
+        Rc::new(Statement { id, name, rest, trace, terms })
     }
 }
 
@@ -264,18 +308,20 @@ mod tests {
     #[test]
     fn texts_are_kept_once() {
         let mut all = Statements::default();
-        let a = all.intern(b"select 1\0\0\0", plain);
-        let b = all.intern(b"select 1\0\0\0", plain);
-        let c = all.intern(b"select 2\0\0\0", plain);
+        let a = all.intern(b"select 1\0\0\0", 0, plain);
+        let b = all.intern(b"select 1\0\0\0", 0, plain);
+        let c = all.intern(b"select 2\0\0\0", 0, plain);
         assert!(Rc::ptr_eq(&a, &b));
         assert_ne!(a.name(), c.name());
+        let elsewhere = all.intern(b"select 1\0\0\0", 7, plain);
+        assert_ne!(a.name(), elsewhere.name(), "constants may mean something else");
     }
 
     #[test]
     fn texts_that_nobody_uses_are_dropped() {
         let mut all = Statements::default();
         for n in 0..10_000 {
-            all.intern(format!("select {n}\0\0\0").as_bytes(), plain);
+            all.intern(format!("select {n}\0\0\0").as_bytes(), 0, plain);
         }
         assert!(all.known.len() <= 2048, "{} kept", all.known.len());
     }
@@ -296,7 +342,7 @@ mod tests {
         let mut all = Statements::default();
         let mut server = Holdings::default();
         let statements: Vec<_> =
-            (0..4).map(|n| all.intern(format!("{n}\0\0\0").as_bytes(), plain)).collect();
+            (0..4).map(|n| all.intern(format!("{n}\0\0\0").as_bytes(), 0, plain)).collect();
         for statement in &statements {
             server.sent(statement, 1);
             assert_eq!(server.holding(statement, 1), Holding::SentHere);

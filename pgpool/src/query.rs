@@ -9,6 +9,7 @@ mod lexer;
 
 use std::rc::Rc;
 
+use crate::variables::is_name;
 use lexer::{Lexer, Token};
 
 /// What a statement leaves behind when its transaction is over.
@@ -20,8 +21,12 @@ pub enum Trace {
     Set(Rc<Setting>),
     /// One `RESET name`.
     Reset(Rc<str>),
+    /// `RESET ALL`.
+    ResetAll,
     /// `DEALLOCATE` or `DISCARD`: what was prepared may be gone.
     Forgets,
+    /// `DEALLOCATE` of one statement, by itself.
+    Unprepares(Rc<str>),
     /// Settings in a form that is not repeated; the server is reset when it is released.
     Settings,
     /// Anything: the text was not seen whole, or hides what it does.
@@ -89,14 +94,14 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
     }
     let strength = |trace: &Trace| match trace {
         Trace::Nothing => 0,
-        Trace::Set(_) | Trace::Reset(_) | Trace::Settings => 1,
-        Trace::Unknown | Trace::Forgets => 2,
+        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 1,
+        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) => 2,
         Trace::Pin(_) => 3,
     };
     let stronger = if strength(&right) > strength(&left) { right } else { left };
     match stronger {
-        Trace::Set(_) | Trace::Reset(_) => Trace::Settings,
-        Trace::Forgets => Trace::Unknown,
+        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll => Trace::Settings,
+        Trace::Forgets | Trace::Unprepares(_) => Trace::Unknown,
         other => other,
     }
 }
@@ -116,6 +121,8 @@ enum Found {
 
 fn finish(found: Found, text: &[u8]) -> Trace {
     match found {
+        // A quoted name is not folded to lower case; nobody writes it so, and the server knows.
+        Found::Plain(Trace::Unprepares(_)) if text.contains(&b'"') => Trace::Forgets,
         Found::Plain(trace) => trace,
         Found::Set(name) => {
             let text = String::from_utf8_lossy(text);
@@ -156,19 +163,29 @@ struct Words {
     count: usize,
     tokens: usize,
     last: String,
+    /// A dot came right after a word.
+    dotted: bool,
 }
 
 impl Words {
     fn see(&mut self, token: &Token<'_>) {
         self.tokens += 1;
         self.last.clear();
-        if let Token::Word(word) = token {
-            lower(word, &mut self.last);
-            if let Some(slot) = self.first.get_mut(self.count) {
-                slot.clone_from(&self.last);
+        let dotted = std::mem::replace(&mut self.dotted, *token == Token::Dot && self.count > 0);
+        let Token::Word(word) = token else { return };
+        lower(word, &mut self.last);
+        if dotted {
+            // `a.b` is one name.
+            if let Some(slot) = self.first.get_mut(self.count - 1) {
+                slot.push('.');
+                slot.push_str(&self.last);
             }
-            self.count += 1;
+            return;
         }
+        if let Some(slot) = self.first.get_mut(self.count) {
+            slot.clone_from(&self.last);
+        }
+        self.count += 1;
     }
 
     fn starts(&self, words: &[&str]) -> bool {
@@ -225,6 +242,7 @@ impl Scan {
             {
                 self.tie = Some(Tie::Temporary);
             }
+            "pg_temp" => self.tie = Some(Tie::Temporary),
             "hold" if before.last == "with" => self.tie = Some(Tie::Cursor),
             "pg_advisory_lock"
             | "pg_advisory_lock_shared"
@@ -251,10 +269,23 @@ impl Scan {
         }
         match words.first[0].as_str() {
             "set" => Some(set(words)),
-            "deallocate" | "discard" => plain(Trace::Forgets),
+            "deallocate" => plain(match words.first.each_ref().map(String::as_str) {
+                [_, "all", ..] | [_, "prepare", "all", _] => Trace::Forgets,
+                [_, "prepare", name, ""] | [_, name, "", ""]
+                    if words.tokens == words.count && !name.is_empty() =>
+                {
+                    Trace::Unprepares(Rc::from(name))
+                }
+                _ => Trace::Forgets,
+            }),
+            "discard" => plain(Trace::Forgets),
             "reset" => plain(match words.first[1].as_str() {
-                "all" | "" => Trace::Settings,
-                name => Trace::Reset(Rc::from(name)),
+                "all" => Trace::ResetAll,
+                "" => Trace::Settings,
+                "time" => Trace::Reset(Rc::from("timezone")),
+                "session" | "role" => Trace::Unknown,
+                name if is_name(name) => Trace::Reset(Rc::from(name)),
+                _ => Trace::Settings,
             }),
             _ => plain(Trace::Nothing),
         }
@@ -288,7 +319,7 @@ fn set(words: &Words) -> Found {
         "schema" => "search_path",
         name => name,
     };
-    if name.is_empty() { Found::Plain(Trace::Settings) } else { Found::Set(Rc::from(name)) }
+    if is_name(name) { Found::Set(Rc::from(name)) } else { Found::Plain(Trace::Settings) }
 }
 
 /// Whether the body of a `DO` block may leave something behind.

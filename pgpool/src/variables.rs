@@ -21,8 +21,24 @@ const THEIRS: [&str; 9] = [
     "timezone",
 ];
 
+/// Settings that do not change how a text is understood.
+const HARMLESS: [&str; 12] = [
+    "application_name",
+    "client_min_messages",
+    "default_transaction_isolation",
+    "default_transaction_read_only",
+    "extra_float_digits",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "lock_timeout",
+    "scram_iterations",
+    "statement_timeout",
+    "synchronous_commit",
+    "work_mem",
+];
+
 /// Startup parameters that are no settings.
-const NOT_SETTINGS: [&str; 4] = ["user", "database", "replication", "options"];
+const NOT_SETTINGS: [&str; 3] = ["user", "database", "replication"];
 
 /// Most settings that one client may carry, and the longest value.
 const MOST: usize = 64;
@@ -92,9 +108,20 @@ impl Variables {
         self.0.len() >= MOST
     }
 
-    /// Forgets one.
-    pub fn remove(&mut self, name: &str) {
-        self.0.remove(name.to_ascii_lowercase().as_str());
+    /// On a server: one that it does not report is as after the login.
+    pub fn remove_unreported(&mut self, name: &str) {
+        if !self.is_reported(name) {
+            self.0.remove(name.to_ascii_lowercase().as_str());
+        }
+    }
+
+    /// On a client: one is as it was at its login.
+    pub fn restore(&mut self, name: &str, initial: &Self) {
+        let name = name.to_ascii_lowercase();
+        match initial.0.get_key_value(name.as_str()) {
+            Some((name, value)) => drop(self.0.insert(Rc::clone(name), value.clone())),
+            None => drop(self.0.remove(name.as_str())),
+        }
     }
 
     /// Takes over what a client asks for when it logs in.
@@ -103,6 +130,10 @@ impl Variables {
     /// The name of the first parameter that cannot be a setting.
     pub fn start(&mut self, parameters: &[(String, String)]) -> Result<(), String> {
         for (name, value) in parameters {
+            if name == "options" {
+                self.start(&options(value).ok_or("options")?)?;
+                continue;
+            }
             if NOT_SETTINGS.contains(&name.as_str()) || name.starts_with("_pq_.") {
                 continue;
             }
@@ -142,9 +173,19 @@ impl Variables {
         }
     }
 
-    /// Forgets what statements have set.
-    pub fn forget_statements(&mut self) {
-        self.0.retain(|_, value| !matches!(value, Value::Statement(_)));
+    /// A hash of the settings that may change what a text means when it is parsed: constants are
+    /// read then (`date '01/02/2020'`), and names looked up. Two clients share a prepared statement
+    /// only if theirs are equal.
+    pub fn terms(&self) -> u64 {
+        use std::hash::{BuildHasher, Hash, Hasher};
+        let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+        for (name, value) in &self.0 {
+            if !HARMLESS.contains(&&**name) {
+                let (Value::Reported(value) | Value::Is(value) | Value::Statement(value)) = value;
+                (name, value).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// What a server reported, for telling a client that logs in.
@@ -184,8 +225,36 @@ impl Variables {
     }
 }
 
+/// The settings in the startup parameter `options`: `-c name=value` and `--name=value`, split at
+/// white space that no backslash precedes (manual, "Message Formats"). `None`: anything else.
+fn options(text: &str) -> Option<Vec<(String, String)>> {
+    let mut words = vec![String::new()];
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, words.last_mut()) {
+            ('\\', Some(word)) => word.extend(letters.next()),
+            (' ' | '\t' | '\n' | '\r', _) => words.push(String::new()),
+            (letter, Some(word)) => word.push(letter),
+            (_, None) => {}
+        }
+    }
+    let mut words = words.into_iter().filter(|word| !word.is_empty());
+    let mut all = Vec::new();
+    while let Some(word) = words.next() {
+        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
+            Some("") => words.next()?,
+            Some(setting) => setting.to_owned(),
+            None => return None,
+        };
+        let (name, value) = setting.split_once('=').filter(|(name, _)| *name != "options")?;
+        // The server takes a dash for an underscore here.
+        all.push((name.replace('-', "_"), value.to_owned()));
+    }
+    Some(all)
+}
+
 /// A setting's name: an identifier, or two joined by a dot. Goes into SQL without quotes.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     name.len() <= 64
         && name.split('.').count() <= 2
         && name.split('.').all(|part| {
@@ -240,6 +309,23 @@ mod tests {
         assert_eq!(all.start(&quoted), Ok(()));
         let sql = all.difference(&Variables::default()).expect("differs");
         assert!(sql.contains(r"E'a''b\\c'"), "{sql}");
+    }
+
+    /// P3: what libpq's PGOPTIONS carries is a setting like any other, and only that.
+    #[test]
+    fn startup_options_are_settings() {
+        let start = |text: &str| {
+            let mut all = Variables::default();
+            all.start(&[("options".to_owned(), text.to_owned())]).map(|()| all)
+        };
+        let all =
+            start(r"-c search_path=a,b\ c  -cwork_mem=1MB --statement-timeout=5").expect("read");
+        assert_eq!(all.value("search_path"), Some("a,b c"));
+        assert_eq!(all.value("work_mem"), Some("1MB"));
+        assert_eq!(all.value("statement_timeout"), Some("5"));
+        for wrong in ["-x", "search_path=a", "-c", "-c x;y=1", "-c user", "-d 5"] {
+            assert!(start(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {

@@ -296,8 +296,12 @@ impl Worker {
                 || (pool.user.name == asking.user.name && full(&asking.user.connections))
         };
         let pools = self.pools.borrow();
-        let others = pools.values().filter(|pool| !std::ptr::eq(&***pool, asking));
-        for pool in others.filter(|pool| shares(pool)) {
+        let others: Vec<_> =
+            pools.values().filter(|pool| !std::ptr::eq(&***pool, asking) && shares(pool)).collect();
+        if others.iter().any(|pool| pool.is_closing()) {
+            return;
+        }
+        for pool in others {
             if pool.give_up_one() {
                 return;
             }

@@ -154,6 +154,7 @@ pub async fn admit(
     let welcome = welcome(worker, &pool).await?;
     memory.variables = welcome.variables.clone();
     memory.variables.overlay(&asked);
+    memory.initial = Rc::new(memory.variables.clone());
     let mut out = Vec::new();
     greet(&welcome, &memory, &listed.entry, &mut out);
     door.write(&out).await?;

@@ -152,9 +152,11 @@ impl Pool {
         loop {
             // Last in, first out: the rest may grow old and be closed.
             let mut server = self.idle.borrow_mut().pop()?;
-            if self.is_alive(&mut server, cx) && self.is_welcome(&server, now) {
+            // One that was closed, or that said anything but a notice, is of no use.
+            if reset::is_quiet(&mut server, cx) && self.is_welcome(&server, now) {
                 return Some(self.assign(server, now));
             }
+            self.discard(server);
         }
     }
 
@@ -236,20 +238,21 @@ impl Pool {
         }
     }
 
-    /// Closes a server and connects another one if somebody waits.
+    /// Closes a server. Its places are free when it has gone as well: PostgreSQL never sees more
+    /// connections than the limits say.
     fn discard(&self, server: Server) {
-        self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
-        drop(server);
-        self.grow();
+        server.facts.phase.set(ServerPhase::Closing);
+        reset::close(self.me(), server);
     }
 
-    /// An idle server that was closed, or that said anything but a notice, is of no use.
-    fn is_alive(&self, server: &mut Server, cx: &mut Context<'_>) -> bool {
-        let alive = reset::is_quiet(server, cx);
-        if !alive {
-            self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+    /// A server that was closed is gone.
+    fn gone(&self, server: Server) {
+        self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        drop(server);
+        // Another pool may have waited for its places.
+        if let Some(worker) = self.worker.upgrade() {
+            worker.pools().iter().for_each(|pool| pool.grow());
         }
-        alive
     }
 
     /// Whether the server may go on: not condemned, of this generation, not too old.
@@ -258,14 +261,9 @@ impl Pool {
         let old = lifetime.is_some_and(|most| {
             !most.is_zero() && now.saturating_duration_since(server.facts.born) > most
         });
-        let welcome = !old
-            && !server.talk.retire
+        !old && !server.talk.retire
             && !server.facts.condemned.get()
-            && server.facts.generation == self.generation.get();
-        if !welcome {
-            self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
-        }
-        welcome
+            && server.facts.generation == self.generation.get()
     }
 
     /// What servers said at login, once there was one.
@@ -284,7 +282,7 @@ impl Pool {
             match facts.phase.get() {
                 ServerPhase::Idle => load.idle += 1,
                 ServerPhase::Active => load.active += 1,
-                ServerPhase::Cleaning => load.cleaning += 1,
+                ServerPhase::Cleaning | ServerPhase::Closing => load.cleaning += 1,
             }
         }
         load

@@ -22,6 +22,8 @@ use crate::server::{Server, ServerPhase};
 const LONGEST: Duration = Duration::from_secs(1);
 /// A cancel request takes no longer.
 const LONGEST_CANCEL: Duration = Duration::from_secs(5);
+/// A server that has not gone after it counts no longer.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 /// Answers to cleaning are short.
 const MOST_BYTES: usize = 64 << 10;
 
@@ -123,6 +125,26 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
         tag::COMMAND_COMPLETE | tag::NOTICE => None,
         _ => Some(false),
     }
+}
+
+/// Says goodbye and waits, not for ever, until the server has gone.
+pub fn close(pool: Rc<Pool>, mut server: Server) {
+    tokio::task::spawn_local(async move {
+        let farewell = async {
+            if server.is_clean() {
+                let mut out = Vec::new();
+                frontend::put_empty(&mut out, frontend::tag::TERMINATE);
+                server.io.write_all(&out).await?;
+            }
+            server.io.shutdown().await?;
+            let mut scrap = [0; 4096];
+            while server.io.read(&mut scrap).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        // Whether it ended well or not, this connection is over.
+        let _ = timeout(LONGEST_GOODBYE, farewell).await;
+        pool.gone(server);
+    });
 }
 
 /// Whether an idle server still lives and has nothing to say. Notices and notifications go

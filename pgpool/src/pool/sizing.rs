@@ -98,8 +98,14 @@ impl Pool {
 
     /// More servers than the pool's size, once the reserve is not needed any more.
     pub(super) fn is_too_many(&self) -> bool {
+        let stays = |facts: &&Rc<Facts>| facts.phase.get() != ServerPhase::Closing;
         self.waiters.borrow().is_empty()
-            && self.facts.borrow().len() > self.database.pool_size as usize
+            && self.facts.borrow().iter().filter(stays).count() > self.database.pool_size as usize
+    }
+
+    /// Whether a server of it is on its way out.
+    pub fn is_closing(&self) -> bool {
+        self.facts.borrow().iter().any(|facts| facts.phase.get() == ServerPhase::Closing)
     }
 
     /// Places in the limits of database and user; an idle server of another pool makes room.
@@ -258,32 +264,30 @@ impl Pool {
         let most_idle = worker.snapshot.settings.server_idle_timeout;
         let keep = worker.snapshot.settings.min_pool_size as usize;
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        let mut closed = Vec::new();
-        let mut idle = std::mem::take(&mut *self.idle.borrow_mut());
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut left = idle.len();
-        idle.retain_mut(|server| {
+        let (mut stay, mut close) = (Vec::with_capacity(left), Vec::new());
+        for mut server in idle {
             let rested = now.saturating_duration_since(server.facts.used.get());
             let unused = !most_idle.is_zero() && rested > most_idle && left > keep;
-            let stays = !unused && self.is_alive(server, &mut cx) && self.is_welcome(server, now);
-            if !stays {
-                left -= 1;
-                closed.push(Rc::clone(&server.facts));
-            }
-            stays
-        });
-        *self.idle.borrow_mut() = idle;
-        self.facts.borrow_mut().retain(|facts| !closed.iter().any(|gone| Rc::ptr_eq(gone, facts)));
+            let stays = !unused
+                && super::reset::is_quiet(&mut server, &mut cx)
+                && self.is_welcome(&server, now);
+            left -= usize::from(!stays);
+            if stays { &mut stay } else { &mut close }.push(server);
+        }
+        *self.idle.borrow_mut() = stay;
+        close.into_iter().for_each(|server| self.discard(server));
         self.grow();
     }
 
     /// Closes the longest unused server, to make room in a limit that pools share.
     pub fn give_up_one(&self) -> bool {
-        let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
+        if self.idle.borrow().is_empty() {
             return false;
         }
-        let server = idle.remove(0);
-        self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
+        let server = self.idle.borrow_mut().remove(0);
+        self.discard(server);
         true
     }
 }

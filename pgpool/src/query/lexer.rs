@@ -14,6 +14,7 @@ pub(super) enum Token<'a> {
     Open,
     Close,
     Semicolon,
+    Dot,
     /// Anything else, one byte.
     Other,
     End,
@@ -67,6 +68,7 @@ impl<'a> Lexer<'a> {
                 self.at += 1;
                 match b {
                     b';' => Token::Semicolon,
+                    b'.' => Token::Dot,
                     b'(' => Token::Open,
                     b')' => Token::Close,
                     _ => Token::Other,

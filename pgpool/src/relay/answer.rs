@@ -81,7 +81,7 @@ impl Answer<'_> {
 
     fn stream(&mut self, count: usize, edit: &mut Edit<'_>) {
         self.server.left -= count;
-        if self.server.left_is_ours {
+        if self.server.left_to == To::Pool {
             edit.skip(count);
         } else {
             edit.pass(count);
@@ -91,7 +91,7 @@ impl Answer<'_> {
     /// A message of which the rest is still to come and whose body does not matter.
     fn begin(&mut self, head: Head) -> Result<(), Refusal> {
         let (reply, _) = self.server.ledger.reply(head.tag).map_err(out_of_order)?;
-        self.server.left_is_ours = matches!(reply, Reply::Drop);
+        self.server.left_to = if matches!(reply, Reply::Drop) { To::Pool } else { To::Client };
         self.server.left = head.total();
         Ok(())
     }

@@ -102,6 +102,15 @@ impl Forward<'_> {
         match frame.tag {
             tag::QUERY => {
                 let trace = query::judge(frontend::query(frame.body)?);
+                if let Trace::Unprepares(name) = &trace
+                    && follows
+                {
+                    let name = Rc::clone(name);
+                    return self.deallocate(&name, trace, length, edit);
+                }
+                if self.server.unsets(self.client, &trace) {
+                    return Ok(self.reset(trace, length, edit));
+                }
                 self.query(trace);
             }
             tag::PARSE if follows => return self.parse(frame, edit),
@@ -157,6 +166,45 @@ impl Forward<'_> {
         self.server.ledger.sent(Due::Query(To::Client, trace));
     }
 
+    /// `RESET`, `DISCARD ALL`: to the server they mean its own login, to the client its own. What
+    /// it asked for then is set again before anything else is said.
+    fn reset(&mut self, trace: Trace, length: usize, edit: &mut Edit<'_>) -> bool {
+        if !self.server.ledger.is_empty() {
+            return false;
+        }
+        edit.pass(length);
+        self.query(trace);
+        edit.put(|out| self.server.set_again(self.client, out));
+        true
+    }
+
+    /// `DEALLOCATE name` of a statement that was prepared by message, as some drivers do it: under
+    /// the name that the server has.
+    fn deallocate(
+        &mut self,
+        name: &str,
+        trace: Trace,
+        length: usize,
+        edit: &mut Edit<'_>,
+    ) -> Result<bool, Refusal> {
+        if self.server.ledger.may_forget() || self.server.ledger.changes(name.as_bytes()) {
+            return Ok(false);
+        }
+        match self.client.names.find(name.as_bytes()).map(Rc::clone) {
+            None => edit.pass(length),
+            Some(statement) => {
+                if !self.ensure(&statement, edit)? {
+                    return Ok(false);
+                }
+                let sql = [&b"DEALLOCATE "[..], statement.name()].concat();
+                edit.skip(length);
+                edit.put(|out| frontend::put_query(out, &sql));
+            }
+        }
+        self.query(trace);
+        Ok(true)
+    }
+
     /// What must be known before the statement runs: a tie counts even if it fails half way.
     fn leave(&mut self, trace: &Trace) {
         if let Trace::Pin(tie) = trace {
@@ -183,26 +231,53 @@ impl Forward<'_> {
         if let Some(known) = self.client.names.find(parse.name).map(Rc::clone) {
             return self.parse_again(&known, &parse, frame.raw.len(), edit);
         }
-        let statement = self.statements.intern(parse.rest, || query::judge(parse.query));
+        let statement = self
+            .statements
+            .intern(parse.rest, self.client.variables.terms(), || query::judge(parse.query));
         match self.server.holdings.holding(&statement, self.server.ledger.piece()) {
             Holding::Unknown => return Ok(false),
-            // In a failed transaction the server refuses the message, and must be asked to.
             Holding::Held if self.server.ledger.owes_ready() => return Ok(false),
             Holding::Held if self.server.ledger.status() == Status::Failed => {
-                return self.parse_again(&statement, &parse, frame.raw.len(), edit);
+                return self.parse_afresh(&parse, statement.trace.clone(), frame.raw.len(), edit);
             }
             Holding::Held | Holding::SentHere => {
                 self.server.ledger.sent(Due::OwedParse(parse.name.into()));
                 edit.skip(frame.raw.len());
             }
-            Holding::Missing => {
-                self.server.holdings.sent(&statement, self.server.ledger.piece());
-                let due = Due::Parse(To::Client, Rc::clone(&statement), Some(parse.name.into()));
-                self.server.ledger.sent(due);
-                edit.skip(frame.raw.len());
-                edit.put(|out| frontend::put_parse(out, statement.name(), parse.rest));
-            }
+            Holding::Missing => self.send_parse(&statement, &parse, frame.raw.len(), edit),
         }
+        if self.client.names.insert(parse.name, statement) {
+            Ok(true)
+        } else {
+            Err(Refusal::TooMuchPrepared)
+        }
+    }
+
+    fn send_parse(
+        &mut self,
+        statement: &Rc<Statement>,
+        parse: &Parse<'_>,
+        length: usize,
+        edit: &mut Edit<'_>,
+    ) {
+        self.server.holdings.sent(statement, self.server.ledger.piece());
+        let due = Due::Parse(To::Client, Rc::clone(statement), Some(parse.name.into()));
+        self.server.ledger.sent(due);
+        edit.skip(length);
+        edit.put(|out| frontend::put_parse(out, statement.name(), parse.rest));
+    }
+
+    /// In a failed transaction the server takes the end of a transaction and refuses all else: it is
+    /// asked, under a name that nobody shares.
+    fn parse_afresh(
+        &mut self,
+        parse: &Parse<'_>,
+        trace: Trace,
+        length: usize,
+        edit: &mut Edit<'_>,
+    ) -> Result<bool, Refusal> {
+        let statement = self.statements.make(Some(parse.rest.into()), trace);
+        self.send_parse(&statement, parse, length, edit);
         if self.client.names.insert(parse.name, statement) {
             Ok(true)
         } else {

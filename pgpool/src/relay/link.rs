@@ -19,6 +19,8 @@ pub struct Memory {
     pub names: Names,
     /// Settings.
     pub variables: Variables,
+    /// Settings as they were after its login: what `RESET` means.
+    pub initial: std::rc::Rc<Variables>,
     /// Why it keeps its server.
     pub tie: Option<Tie>,
     /// What the statement behind the unnamed portal leaves behind.
@@ -36,6 +38,8 @@ pub enum Pending {
     Set(std::rc::Rc<Setting>),
     /// Unmade.
     Reset(std::rc::Rc<str>),
+    /// All unmade.
+    ResetAll,
 }
 
 /// How much of a server's session was touched in a way that is not followed.
@@ -65,12 +69,14 @@ pub struct Conversation {
     pub wear: Wear,
     /// Close it when it is free: its plans are stale.
     pub retire: bool,
+    /// The client's settings are as at its login, the server's as at its own.
+    pub drifted: bool,
     /// It has sent a FATAL error: its end is announced.
     pub dying: bool,
     /// Bytes of a message that pass (or go nowhere) without being looked at.
     pub left: usize,
-    /// Whether those bytes go nowhere.
-    pub left_is_ours: bool,
+    /// Who gets those bytes.
+    pub left_to: To,
 }
 
 /// What the configuration says about relaying.
@@ -96,6 +102,7 @@ impl Conversation {
     /// Appends what makes the session the client's: settings, and room for statements.
     pub fn adopt(&mut self, client: &Memory, rules: Rules, out: &mut Vec<u8>) {
         use pgpool_wire::frontend::{Subject, put_query, put_subject, tag};
+        self.drifted = false;
         if let Some(sql) = client.variables.difference(&self.variables) {
             put_query(out, sql.as_bytes());
             self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
@@ -116,6 +123,20 @@ impl Conversation {
         }
     }
 
+    /// Whether a statement makes the server forget what the client asked for at its login.
+    pub fn unsets(&self, client: &Memory, trace: &Trace) -> bool {
+        let resets = matches!(trace, Trace::Reset(_) | Trace::ResetAll | Trace::Forgets);
+        resets && self.ledger.status() == Status::Idle && *client.initial != self.initial
+    }
+
+    /// Appends what makes the server, after a reset, what the client's login asked for.
+    pub fn set_again(&mut self, client: &Memory, out: &mut Vec<u8>) {
+        if let Some(sql) = client.initial.difference(&self.initial) {
+            pgpool_wire::frontend::put_query(out, sql.as_bytes());
+            self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
+        }
+    }
+
     /// A command was carried out; `tag` is what the server calls it.
     pub fn carried_out(&mut self, client: &mut Memory, trace: Trace, tag: &[u8]) {
         match tag {
@@ -124,14 +145,15 @@ impl Conversation {
                 client.pending.clear();
                 client.tie = None;
                 self.variables.take_unreported(&self.initial);
-                client.variables.forget_statements();
+                client.variables = (*client.initial).clone();
+                self.drifted = true;
                 self.wear = Wear::None;
                 return;
             }
             b"DEALLOCATE ALL" => return self.forget_prepared(client),
             b"SET" | b"RESET" => return self.setting(client, trace),
             b"ROLLBACK" => client.pending.clear(),
-            b"DEALLOCATE" => self.wear(Wear::Full),
+            b"DEALLOCATE" => return self.unprepared(client, &trace),
             b"LISTEN" => client.tie = client.tie.or(Some(Tie::Listen)),
             b"PREPARE" => client.tie = client.tie.or(Some(Tie::Prepare)),
             b"LOAD" => client.tie = client.tie.or(Some(Tie::Library)),
@@ -140,7 +162,24 @@ impl Conversation {
         match trace {
             Trace::Settings => self.wear(Wear::Settings),
             Trace::Unknown => self.wear(Wear::Full),
-            Trace::Nothing | Trace::Set(_) | Trace::Reset(_) | Trace::Pin(_) | Trace::Forgets => {}
+            Trace::Nothing
+            | Trace::Set(_)
+            | Trace::Reset(_)
+            | Trace::Pin(_)
+            | Trace::ResetAll
+            | Trace::Forgets
+            | Trace::Unprepares(_) => {}
+        }
+    }
+
+    /// `DEALLOCATE name`: a name of the client's that was rewritten, or one of SQL's PREPARE.
+    fn unprepared(&mut self, client: &mut Memory, trace: &Trace) {
+        match trace {
+            Trace::Unprepares(name) => match client.names.remove(name.as_bytes()) {
+                Some(statement) => self.holdings.forget(statement.id()),
+                None => self.wear(Wear::Full),
+            },
+            _ => self.wear(Wear::Full),
         }
     }
 
@@ -159,10 +198,14 @@ impl Conversation {
             Trace::Set(setting) if !client.variables.is_full() => {
                 client.pending.push(Pending::Set(setting));
             }
-            Trace::Reset(name) if self.variables.is_reported(&name) => {}
+            Trace::ResetAll => client.pending.push(Pending::ResetAll),
             Trace::Reset(name) => client.pending.push(Pending::Reset(name)),
             Trace::Unknown => self.wear(Wear::Full),
-            Trace::Set(_) | Trace::Settings | Trace::Pin(_) | Trace::Forgets => {
+            Trace::Set(_)
+            | Trace::Settings
+            | Trace::Pin(_)
+            | Trace::Forgets
+            | Trace::Unprepares(_) => {
                 self.wear(Wear::Settings);
             }
         }
@@ -182,6 +225,7 @@ impl Conversation {
             return;
         }
         for pending in client.pending.drain(..) {
+            self.drifted |= !matches!(pending, Pending::Set(_));
             match pending {
                 Pending::Set(setting) => {
                     let value = Value::Statement(std::rc::Rc::clone(&setting.statement));
@@ -189,8 +233,12 @@ impl Conversation {
                     self.variables.set(&setting.name, value);
                 }
                 Pending::Reset(name) => {
-                    client.variables.remove(&name);
-                    self.variables.remove(&name);
+                    client.variables.restore(&name, &client.initial);
+                    self.variables.remove_unreported(&name);
+                }
+                Pending::ResetAll => {
+                    client.variables = (*client.initial).clone();
+                    self.variables.take_unreported(&self.initial);
                 }
             }
         }

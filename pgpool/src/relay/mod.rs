@@ -171,7 +171,8 @@ impl Relay<'_> {
     fn push(&mut self, input: &[u8], out: &mut Vec<u8>, cx: &mut Context<'_>) -> Step {
         out.clear();
         let mut edit = Edit::new(input, out);
-        if self.input == Input::Begin {
+        let drifted = self.server.talk.drifted && self.server.talk.is_clean();
+        if self.input == Input::Begin || drifted {
             edit.put(|out| self.server.talk.adopt(&self.client.memory, self.rules, out));
         }
         let worker = Rc::clone(&self.client.worker);
@@ -321,7 +322,7 @@ impl Relay<'_> {
         if self.input == Input::Leaving && (clean || self.server.is_settled()) {
             return Some(Outcome::Left);
         }
-        if !clean || self.input == Input::Begin {
+        if !clean || matches!(self.input, Input::Begin | Input::Again) {
             return None;
         }
         if !self.keeps && self.client.memory.tie.is_none() {

@@ -78,6 +78,8 @@ pub enum ServerPhase {
     Active,
     /// Is cleaned before somebody else gets it.
     Cleaning,
+    /// Was told goodbye and has not gone yet.
+    Closing,
 }
 
 impl ServerPhase {
@@ -87,6 +89,7 @@ impl ServerPhase {
             Self::Idle => "idle",
             Self::Active => "active",
             Self::Cleaning => "tested",
+            Self::Closing => "being_canceled",
         }
     }
 }

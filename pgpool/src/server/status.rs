@@ -15,9 +15,10 @@ use crate::prepared::Statement;
 use crate::query::Trace;
 
 /// Who gets the reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum To {
     /// The client: it sent the message.
+    #[default]
     Client,
     /// Nobody: the message was ours.
     Pool,
@@ -69,8 +70,8 @@ impl Due {
     fn forgets(&self) -> bool {
         matches!(
             self,
-            Self::Query(To::Client, Trace::Forgets | Trace::Unknown)
-                | Self::Execute(Trace::Forgets | Trace::Unknown)
+            Self::Query(To::Client, Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
+                | Self::Execute(Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
         )
     }
 }
@@ -456,6 +457,8 @@ impl Ledger {
         };
         self.status = status;
         self.copy = Copy::None;
+        // A simple query ends what was open before it, portals too, when it ends idle.
+        self.unsynced &= status != Status::Idle || !self.due.is_empty();
         Ok(reply)
     }
 }

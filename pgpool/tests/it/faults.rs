@@ -3,56 +3,13 @@
 //!
 //! Invariant: whoever comes next sees nothing of it.
 
-use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
-use pgpool_wire::startup::{V3_0, put_startup};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::NoTls;
 
 use crate::pooler::{Pooler, Setup, code};
 use crate::postgres::Postgres;
-
-/// A client that speaks in bytes.
-pub(crate) struct Raw {
-    socket: TcpStream,
-}
-
-impl Raw {
-    /// Logs in as `open` to `shop`.
-    pub(crate) async fn login(port: u16) -> Self {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
-        let mut hello = Vec::new();
-        put_startup(&mut hello, V3_0, &[("user", "open"), ("database", "shop")]);
-        socket.write_all(&hello).await.expect("sent");
-        let mut raw = Self { socket };
-        let (tags, bytes) = raw.answers().await;
-        assert!(tags.ends_with("KZ"), "{tags} {}", String::from_utf8_lossy(&bytes));
-        raw
-    }
-
-    /// Sends and reads up to ReadyForQuery: type bytes, and everything.
-    pub(crate) async fn ask(&mut self, bytes: &[u8]) -> (String, Vec<u8>) {
-        self.socket.write_all(bytes).await.expect("sent");
-        self.answers().await
-    }
-
-    async fn answers(&mut self) -> (String, Vec<u8>) {
-        let (mut tags, mut input, mut at) = (String::new(), Vec::new(), 0);
-        loop {
-            while let Ok(Found::Whole(frame)) = frame::next(&input[at..], 1 << 20) {
-                tags.push(frame.tag as char);
-                at += frame.raw.len();
-                if frame.tag == b'Z' {
-                    return (tags, input);
-                }
-            }
-            if self.socket.read_buf(&mut input).await.expect("read") == 0 {
-                return (tags, input);
-            }
-        }
-    }
-}
+use crate::raw::Raw;
 
 /// Everything that leaves something half done, in one go.
 fn script() -> Vec<u8> {
@@ -101,6 +58,113 @@ async fn a_client_may_vanish_at_any_byte() {
             bytes.ends_with(b"t\0\0\0\x010C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I"),
             "cut at {cut}: {text}"
         );
+    }
+}
+
+/// P7, P3: the same with rows and COPY data on their way, and a survivor whose unnamed statement was
+/// parsed before and is bound after.
+#[tokio::test]
+async fn answers_on_their_way_reach_nobody_else() {
+    use crate::raw::{bare, bind, execute, parse, query};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let script = [
+        parse("", "select 'stranger', repeat('stranger', 9000) from generate_series(1, 9)"),
+        bind("", "", &[]),
+        execute("", 3),
+        execute("", 0),
+        bare(b'S'),
+        query("copy (select 'stranger' from generate_series(1, 30000)) to stdout"),
+        query("begin; declare stranger cursor for select 1; listen stranger"),
+        parse("mine", "select 'stranger'"),
+        bind("", "mine", &[]),
+        execute("", 0),
+        bare(b'H'),
+    ]
+    .concat();
+    let mut next = Raw::login(pooler.port).await;
+    for cut in 0..=script.len() {
+        let parsed = [parse("", &format!("select 'marker {cut}'")), bare(b'S')].concat();
+        assert_eq!(next.ask(&parsed).await.0, "1Z");
+        let mut doomed = Raw::login(pooler.port).await;
+        doomed.send(&script[..cut]).await;
+        if cut % 3 == 0 && cut > 200 {
+            // It has begun to read.
+            let _ = doomed.message().await;
+        }
+        drop(doomed);
+        let (tags, bytes) =
+            next.ask(&[bind("", "", &[]), execute("", 0), bare(b'S')].concat()).await;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert_eq!(tags, "2DCZ", "cut at {cut}: {text}");
+        assert!(text.contains(&format!("marker {cut}")), "cut at {cut}: {text}");
+    }
+}
+
+/// O5: after the login, what is no lawful message ends its client at once, with a reason; the server
+/// and the next client are well.
+#[tokio::test]
+async fn malformed_messages_end_their_client() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let mut next = Raw::login(pooler.port).await;
+    // A Query behind a Parse that declares less, and inside one that declares more, than it is.
+    let behind = b"P\0\0\0\x0c\0select 1\0\0\0Q\0\0\0\x0dselect 2\0";
+    let inside = b"P\0\0\0\x1e\0select 1\0\0\0Q\0\0\0\x0dselect 2\0";
+    let table: [&[u8]; 37] = [
+        b"Q\0\0\0\0",
+        b"Q\0\0\0\x03",
+        b"Q\xff\xff\xff\xff",
+        b"Q\x7f\xff\xff\xff",
+        b"Q\x40\0\0\x04",
+        b"Q\0\0\0\x05x",
+        b"Q\0\0\0\x08a\0b\0",
+        b"Q\0\0\0\x04",
+        b"P\0\0\0\x04",
+        b"P\0\0\0\x06\0\0",
+        b"P\0\0\0\x08\0\0\0\x01",
+        b"P\0\0\0\x08\0\0\xff\xff",
+        b"P\0\0\0\x09\0\0\0\0x",
+        b"P\0\0\0\x07abc",
+        behind,
+        inside,
+        b"B\0\0\0\x04",
+        b"B\0\0\0\x06a\0",
+        b"B\0\0\0\x07abc",
+        b"D\0\0\0\x04",
+        b"D\0\0\0\x06X\0",
+        b"D\0\0\0\x06Sa",
+        b"D\0\0\0\x08S\0a\0",
+        b"C\0\0\0\x05S",
+        b"C\0\0\0\x06Q\0",
+        b"E\0\0\0\x04",
+        b"E\0\0\0\x05\0",
+        b"E\0\0\0\x0a\0\0\0\0\0\0",
+        b"E\x7f\0\0\0\0",
+        b"S\x3f\0\0\0",
+        b"H\x3f\0\0\0",
+        b"X\x3f\0\0\0",
+        b"p\0\0\0\x05\0",
+        b"R\0\0\0\x08\0\0\0\0",
+        b"Z\0\0\0\x05I",
+        b"\0\0\0\0\0\0\0\0",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03",
+    ];
+    for message in table {
+        for front in [&b""[..], b"Q\0\0\0\x0abegin\0", b"S\0\0\0\x04"] {
+            let mut client = Raw::login(pooler.port).await;
+            client.send(&[front, message].concat()).await;
+            // No timeout is configured: what is not ended at once is never ended.
+            let mut last = None;
+            while let Some(message) = client.message().await {
+                last = Some(message);
+            }
+            let (tag, body) = last.unwrap_or_default();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            assert!(tag == b'E' && text.contains("FATAL"), "{message:?}: {text}");
+            assert!(text.contains("C08P01"), "{message:?}: {text}");
+            assert_eq!(next.ask(&crate::raw::query("select 1")).await.0, "TDCZ", "{message:?}");
+        }
     }
 }
 

@@ -141,10 +141,8 @@ async fn unnamed_statements_do_not_mix() {
     use pgpool_wire::frontend;
     let server = Postgres::start().await;
     let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
-    let mut raw = [
-        crate::faults::Raw::login(pooler.port).await,
-        crate::faults::Raw::login(pooler.port).await,
-    ];
+    let mut raw =
+        [crate::raw::Raw::login(pooler.port).await, crate::raw::Raw::login(pooler.port).await];
     for (n, client) in raw.iter_mut().enumerate() {
         let mut out = Vec::new();
         let query = format!("select 'mine {n}'\0\0\0");
@@ -173,7 +171,7 @@ async fn unknown_names_fail() {
     let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
     let other = pooler.client("open").await;
     let _kept = other.prepare("select 'not yours'").await.expect("prepared");
-    let mut raw = crate::faults::Raw::login(pooler.port).await;
+    let mut raw = crate::raw::Raw::login(pooler.port).await;
     for name in [&b"s0"[..], b"aqueduct_0", b"aqueduct_1"] {
         let mut out = Vec::new();
         frontend::put_bind_head(&mut out, b"", name, 6);
