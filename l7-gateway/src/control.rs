@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::cli::Options;
 use common::health::Checks;
-use common::lifecycle::Phase;
+use common::lifecycle::{Phase, Shutdown};
 use common::observe::Observer;
 use common::reload;
 use common::snapshot::Published;
@@ -26,6 +26,7 @@ use crate::crew::{Crew, Listener, Share};
 use crate::events::{Draining, LogReopened, Reloaded};
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
+use crate::stages::authn::api_key::directory::Directory;
 use crate::stages::authn::jwks::Source;
 
 /// What is asked of a running instance: to go by this file from now on.
@@ -215,27 +216,55 @@ impl Control {
         let checked = snapshot.upstreams.iter();
         let checked = checked.filter_map(|u| Some((&u.service, u.model.health.as_ref()?)));
         self.checks.update(checked, &self.options.observer);
-        self.keepers.update(snapshot.keys.fetched(), &self.options);
+        let vouchers = &snapshot.vouchers;
+        let sets = vouchers.keys.fetched().map(|source| Kept::Keys(Arc::clone(source)));
+        let asked = vouchers.directories.iter().filter(|directory| directory.is_asked());
+        let asked = asked.map(|directory| Kept::Directory(Arc::clone(directory)));
+        self.keepers.update(sets.chain(asked), &self.options);
     }
 }
 
-/// The tasks that keep fetched key sets fresh. Dropping it ends them.
+/// The tasks that keep fetched key sets fresh and ask stores of API keys. Dropping it ends them.
 #[derive(Debug, Default)]
 pub(crate) struct Keepers {
-    running: Vec<(Arc<Source>, AbortHandle)>,
+    running: Vec<(Kept, AbortHandle)>,
     tasks: JoinSet<()>,
+}
+
+/// What somebody must look after while it is in force.
+#[derive(Clone, Debug)]
+enum Kept {
+    Keys(Arc<Source>),
+    Directory(Arc<Directory>),
+}
+
+impl Kept {
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Keys(one), Self::Keys(other)) => Arc::ptr_eq(one, other),
+            (Self::Directory(one), Self::Directory(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    async fn keep(self, observer: Observer, shutdown: Shutdown) {
+        match self {
+            Self::Keys(source) => source.keep(observer, shutdown).await,
+            Self::Directory(directory) => directory.keep(observer, shutdown).await,
+        }
+    }
 }
 
 impl Keepers {
     /// Keeps exactly these from now on.
-    fn update<'a>(&mut self, sources: impl Iterator<Item = &'a Arc<Source>>, options: &Options) {
+    fn update(&mut self, all: impl Iterator<Item = Kept>, options: &Options) {
         let mut former = std::mem::take(&mut self.running);
-        for source in sources {
-            let at = former.iter().position(|(known, _)| Arc::ptr_eq(known, source));
+        for kept in all {
+            let at = former.iter().position(|(known, _)| known.is(&kept));
             let running = at.map(|at| former.swap_remove(at)).unwrap_or_else(|| {
                 let (observer, shutdown) = (options.observer.clone(), options.lifecycle.shutdown());
-                let task = self.tasks.spawn(Arc::clone(source).keep(observer, shutdown));
-                (Arc::clone(source), task)
+                let task = self.tasks.spawn(kept.clone().keep(observer, shutdown));
+                (kept, task)
             });
             self.running.push(running);
         }

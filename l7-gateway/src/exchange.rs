@@ -17,7 +17,7 @@ use topology::gateway::{RoutePolicy, RouteTo};
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
 use crate::ids::{RequestId, TraceParent};
-pub use crate::stages::authn::Identity;
+pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
 use crate::trace_context::Continued;

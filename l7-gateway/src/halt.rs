@@ -14,7 +14,7 @@ use crate::body::{AnswerBody, BodyFault};
 use crate::codec::Fault;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
 use crate::grpc;
-use crate::stages::authn::AuthnError;
+use crate::stages::authn::{AuthnError, Wanted};
 use crate::stages::authz::AuthzError;
 use crate::stages::dispatch::DispatchError;
 use crate::stages::dispatch::files::open::Lack;
@@ -123,11 +123,9 @@ impl Kind {
                 (StatusCode::BAD_REQUEST, "malformed_request", "The request is malformed")
             }
             Self::Unauthenticated => {
-                (StatusCode::UNAUTHORIZED, "unauthenticated", "A valid token is needed")
+                (StatusCode::UNAUTHORIZED, "unauthenticated", "Valid credentials are needed")
             }
-            Self::Forbidden => {
-                (StatusCode::FORBIDDEN, "forbidden", "The token does not allow this")
-            }
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The caller may not do this"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route", "There is nothing at this path"),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -418,10 +416,23 @@ impl From<AuthnError> for Halt {
     fn from(error: AuthnError) -> Self {
         match error {
             AuthnError::KeysDown => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
+            AuthnError::StoreAway => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
             // RFC 6750 §3.1: who sent no token is told no error code.
-            AuthnError::Missing => challenge(Kind::Unauthenticated, "Bearer".to_owned()),
-            AuthnError::Malformed => refused("invalid_request", &error),
-            AuthnError::Token(_) => refused("invalid_token", &error),
+            AuthnError::Missing(Wanted::Token) => challenge(Kind::Unauthenticated, "Bearer".into()),
+            AuthnError::Missing(Wanted::Key) => challenge(Kind::Unauthenticated, "ApiKey".into()),
+            AuthnError::Missing(Wanted::TokenOrKey) => {
+                challenge(Kind::Unauthenticated, "Bearer, ApiKey".into())
+            }
+            // A handshake is over: no challenge could ask for a certificate.
+            AuthnError::Missing(Wanted::Certificate) | AuthnError::OddPrincipal => {
+                Reply::new(Kind::Forbidden).detail(error.to_string()).into()
+            }
+            AuthnError::Malformed => refused("Bearer", "invalid_request", &error),
+            AuthnError::Token(_) => refused("Bearer", "invalid_token", &error),
+            AuthnError::SeveralKeys => refused("ApiKey", "invalid_request", &error),
+            AuthnError::UnknownKey | AuthnError::ExpiredKey => {
+                refused("ApiKey", "invalid_key", &error)
+            }
         }
     }
 }
@@ -451,8 +462,8 @@ impl From<LimitError> for Halt {
 }
 
 /// Says why a token is refused: the error's own sentence, which repeats nothing of the token.
-fn refused(code: &str, error: &AuthnError) -> Halt {
-    let text = format!("Bearer error=\"{code}\", error_description=\"{error}\"");
+fn refused(scheme: &str, code: &str, error: &AuthnError) -> Halt {
+    let text = format!("{scheme} error=\"{code}\", error_description=\"{error}\"");
     challenge(Kind::Unauthenticated, text)
 }
 

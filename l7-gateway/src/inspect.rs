@@ -14,7 +14,7 @@ use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use topology::gateway::{Auth, Route};
+use topology::gateway::{Auth, Certified, Group, Route};
 use topology::units::Scope;
 
 use crate::access_log::Totals;
@@ -82,7 +82,7 @@ impl Inspect for Inspection {
     }
 
     fn unready(&self) -> Vec<String> {
-        self.published.load().keys.waiting()
+        self.published.load().vouchers.keys.waiting()
     }
 
     fn summary(&self) -> Summary {
@@ -175,11 +175,21 @@ fn route(snapshot: &Snapshot, route: &Route) -> Value {
     json!({
         "name": route.name.as_str(),
         "service": service,
-        "auth": if route.policy.auth == Auth::None { "none" } else { "token" },
+        "auth": auth(&snapshot.group, &route.policy.auth),
         "scopes": scopes.collect::<Vec<_>>(),
         "methods": route.methods,
         "timeout_ms": millis(route.timeout),
     })
+}
+
+/// What `auth` of a route names.
+fn auth(group: &Group, auth: &Auth) -> Vec<String> {
+    let Auth::Asked(ways) = auth else { return vec!["none".to_owned()] };
+    let issuers = ways.issuers.iter().filter_map(|id| group.issuers.get(id.0));
+    let keys = ways.api_keys.iter().filter_map(|id| group.api_keys.get(id.0));
+    let certificate = (ways.certificate == Certified::Enough).then(|| "certificate".to_owned());
+    let names = issuers.map(|issuer| issuer.name.to_string());
+    names.chain(keys.map(|keys| keys.name.to_string())).chain(certificate).collect()
 }
 
 fn millis(time: Duration) -> u64 {

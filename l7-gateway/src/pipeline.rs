@@ -127,7 +127,7 @@ impl Pipeline {
         let limiter = known.unwrap_or_else(|| Limiter::new(Arc::clone(&snapshot.limits)));
         Self {
             normalise: Normalise::new(snapshot, Rc::clone(&limiter), stats),
-            authn: Authn::new(Arc::clone(&snapshot.keys)),
+            authn: Authn::new(Arc::clone(&snapshot.vouchers)),
             authz: Authz,
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
@@ -153,7 +153,6 @@ impl Pipeline {
     async fn forward(&self, x: &mut Exchange, rx: Received) -> Result<Answered, Halt> {
         let rq = self.normalise.run(x, rx).await?; //          2  Received   -> Normalised   (1 happened in server.rs)
         let rq = self.authn.run(x, rq).await?; //              3  Normalised -> Identified
-        x.record.user = rq.caller.identity().map(|id| id.user_header().clone());
         let rq = self.authz.run(x, rq).await?; //              4  Identified -> Granted
         let rq = self.rate_limit.run(x, rq).await?; //         5  Granted    -> Admitted
         let rq = self.route.run(x, rq).await?; //              6  Admitted   -> Routed

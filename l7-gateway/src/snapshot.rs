@@ -16,7 +16,7 @@ use topology::gateway::Group;
 use topology::units::InstanceName;
 
 use crate::matcher::Matcher;
-use crate::stages::authn::{Keys, KeysError};
+use crate::stages::authn::{Vouchers, VouchersError};
 use crate::stages::dispatch::cache::Cache;
 use crate::stages::dispatch::files::{FilesError, Site};
 use crate::stages::dispatch::gate::Gate;
@@ -29,9 +29,9 @@ pub enum BuildError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Keys of issuers.
+    /// Keys of issuers, API keys.
     #[error(transparent)]
-    Keys(#[from] KeysError),
+    Vouchers(#[from] VouchersError),
     /// Limits.
     #[error(transparent)]
     Limits(#[from] LimitsError),
@@ -45,7 +45,7 @@ impl BuildError {
     pub fn place(&self) -> Place {
         match self {
             Self::Tls(error) => error.place(),
-            Self::Keys(error) => error.place(),
+            Self::Vouchers(error) => error.place(),
             Self::Limits(error) => error.place(),
             Self::Files(error) => error.place(),
         }
@@ -69,8 +69,8 @@ pub struct Snapshot {
     pub gate: Option<Arc<Gate>>,
     /// What is kept of answers; `None`: no route asks for it.
     pub cache: Option<Cache>,
-    /// Key sets of its issuers.
-    pub keys: Arc<Keys>,
+    /// Who can say who a caller is.
+    pub vouchers: Arc<Vouchers>,
     /// Counters of its limits.
     pub limits: Arc<Limits>,
     /// Stage 1; `None`: plain HTTP.
@@ -110,7 +110,7 @@ impl Snapshot {
                 before.and_then(|before| Some((&before.group, before.cache.as_ref()?))),
                 &observer.metrics,
             ),
-            keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
+            vouchers: Vouchers::new(group, before.map(|before| &*before.vouchers))?,
             limits: match limits {
                 Some(before) => Arc::clone(&before.limits),
                 None => Limits::new(group, observer.clone())?,

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
+pub use crate::identity::{ApiKeys, ApiKeysId, Auth, Certified, KeySource, Ways};
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
@@ -42,6 +43,8 @@ pub struct Group {
     pub front: Front,
     /// Stage 3: who may issue tokens.
     pub issuers: Vec<Issuer>,
+    /// Stage 3: where API keys are written down.
+    pub api_keys: Vec<ApiKeys>,
     /// Stage 5: the limits that policies name.
     pub limits: Vec<Limit>,
     /// Stage 5: where counters of shared limits live; `None`: in each process.
@@ -180,15 +183,6 @@ pub struct RoutePolicy {
     pub limits: Vec<LimitId>,
     /// Cross-origin rules; `None`: no CORS header is added and preflight is an ordinary request.
     pub cors: Option<Cors>,
-}
-
-/// Who may call a route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// `none`: nobody is asked; a token that comes passes untouched (plain L7 mode).
-    None,
-    /// A token of one of these issuers.
-    Token(Vec<IssuerId>),
 }
 
 /// Cross-origin rules (Fetch standard, "HTTP-CORS protocol").

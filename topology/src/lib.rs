@@ -59,6 +59,7 @@
 pub mod cache;
 pub mod files;
 pub mod gateway;
+pub mod identity;
 pub mod l4;
 pub mod model;
 pub mod pool;

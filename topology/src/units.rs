@@ -82,6 +82,10 @@ name! {
     IssuerName
 }
 name! {
+    /// A key below `api-keys:`.
+    ApiKeysName
+}
+name! {
     /// A key below `limits:`.
     LimitName
 }

@@ -220,7 +220,7 @@ gateways:
     assert!(topology.warnings.is_empty(), "{:?}", topology.warnings);
     let group = &topology.gateways[0];
     let [a, b, c, post] = group.routes.as_slice() else { panic!("four routes") };
-    assert!(matches!(&a.policy.auth, Auth::Token(ids) if ids.len() == 1));
+    assert!(matches!(&a.policy.auth, Auth::Asked(ways) if ways.issuers.len() == 1));
     assert_eq!(a.policy.scopes[0].as_str(), "x");
     assert_eq!(a.policy.limits, [LimitId(0)]);
     assert_eq!(a.policy.cors.as_ref().unwrap().methods, ["GET", "HEAD", "POST"]);

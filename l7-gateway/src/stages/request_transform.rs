@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, Version};
 
-use crate::exchange::{Caller, Exchange, Prepared, Routed, Stage, Target};
+use crate::exchange::{Caller, Exchange, Identity, Prepared, Routed, Stage, Target};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::trace::{Silent, Trace};
@@ -58,8 +58,8 @@ impl Filter for RequestTransform {
         if token == Token::Stripped {
             headers.remove(header::AUTHORIZATION);
         }
-        if let Some(identity) = grant.caller().identity() {
-            headers.insert(USER, identity.user_header().clone());
+        if let Some(user) = grant.caller().identity().and_then(Identity::user) {
+            headers.insert(USER, user.clone());
         }
         attach(x, &request.target, &mut headers);
         if let Some(protocol) = &request.upgrade {

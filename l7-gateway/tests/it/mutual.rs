@@ -106,6 +106,38 @@ async fn the_record_names_the_principal() {
     .await;
 }
 
+/// G21: a route may take the client's certificate for who it is; the record then has no user, and who
+/// shows none is refused by the route alone.
+#[tokio::test]
+async fn a_certificate_says_who_calls() {
+    local(async {
+        let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
+        somebody(folder.path(), "spiffe://prod.example/cart");
+        let text = text("127.0.0.1:0", fake.address, "api");
+        let more = "client-ca: file:me.pem, client-certificates: optional";
+        let text = text.replace("api.key }] }", &format!("api.key }}], {more} }}"));
+        let route = "    limits: { caller: { by: user, rate: 2/h } }\n    routes:\n      \
+                     - { path: /a, to: user, auth: certificate, limits: [caller] }\n";
+        let text = text.replace("    routes:\n", route);
+        let mut rig = Rig::new(&parse(&text, folder.path()));
+        let mut known = connect(&rig, trusting(folder.path(), true)).await.expect("a handshake");
+        for expected in ["200", "200", "429"] {
+            let answer = get(&mut known, "api.example").await.expect("an answer");
+            assert_eq!(answer.split(' ').nth(1), Some(expected), "{answer}");
+            assert!(!fake.seen.last().to_ascii_lowercase().contains("x-user-id"));
+        }
+        let mut unknown = connect(&rig, trusting(folder.path(), false)).await.expect("a handshake");
+        let answer = get(&mut unknown, "api.example").await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+        assert_eq!(fake.seen.count(), 2);
+        drop((known, unknown));
+        let records = rig.records();
+        assert_eq!(records[0]["principal"], "spiffe://prod.example/cart");
+        assert!(records.iter().all(|record| record["userId"].is_null()));
+    })
+    .await;
+}
+
 /// G3: on HTTP/1.1 too a host that the shown certificate does not cover is 421, and one that it does is
 /// served on the same connection.
 #[tokio::test]

@@ -1,5 +1,5 @@
 //! `aqueduct`, the tool beside the three tiers: runs a whole topology on one machine, checks a
-//! file, signs tokens, replays traffic. Not needed in production: every tier runs alone.
+//! file, signs tokens, makes API keys, replays traffic. Not needed in production: every tier runs alone.
 //!
 //! Invariant: exit code 0 is success, 2 a topology file with problems, 1 everything else.
 
@@ -8,6 +8,7 @@
 mod check;
 mod docs;
 mod fetch;
+mod key;
 mod replay;
 mod token;
 mod up;
@@ -30,6 +31,7 @@ enum What {
     Up(up::Args),
     Check(check::Args),
     Token(token::Args),
+    Key(key::Args),
     Replay(replay::Args),
     /// Prints the JSON schema of the topology file
     Schema,
@@ -43,6 +45,7 @@ async fn main() -> ExitCode {
         What::Up(args) => up::run(args).await,
         What::Check(args) => check::run(&args),
         What::Token(args) => token::run(&args),
+        What::Key(args) => key::run(args).await,
         What::Replay(args) => replay::run(args).await,
         What::Schema => docs::schema(),
         What::Completions(args) => docs::completions(&args, Cli::command()),

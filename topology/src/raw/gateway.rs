@@ -11,8 +11,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
-    CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror, Named,
-    OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    ApiKeys, CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror,
+    Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -35,6 +35,8 @@ section! {
         may "front" front: Front,
         /// Who may issue tokens, by name. Default: nobody.
         may "issuers" issuers: Named<Issuer>,
+        /// API keys that routes accept, by name of their source. Default: none.
+        may "api-keys" api_keys: Named<ApiKeys>,
         /// Budgets that routes are charged to, by name. Default: none.
         may "limits" limits: Named<Limit>,
         /// Where counters live that all instances share. Default: in each process.
@@ -210,9 +212,11 @@ section! {
 section! {
     /// What a route has unless it says otherwise.
     Defaults at spot {
-        /// Who may call: `none`, an issuer, or a list of issuers. Default: `none`.
+        /// Who may call: `none`, or one or a list of: an issuer (a token of it), a source of API keys, and
+        /// `certificate` (a verified client certificate). One is enough; a token counts before a key, a key
+        /// before the certificate. Default: `none`.
         may "auth" auth: OneOrMany<Typed<Text>>,
-        /// Scopes that a token must all have. Default: none.
+        /// Scopes that a token or key must all have. Default: none.
         may "scopes" scopes: Vec<Typed<Scope>>,
         /// Limits that are charged. Default: none.
         may "limits" limits: Vec<Typed<Text>>,
@@ -263,9 +267,10 @@ section! {
         may "sticky" sticky: Typed<Text>,
         /// Experiments that its requests take part in. Default: none.
         may "experiments" experiments: Vec<Typed<Text>>,
-        /// Who may call: `none`, an issuer, or a list of issuers. Default: as `defaults` say.
+        /// Who may call: `none`, or one or a list of issuers, sources of API keys, and `certificate`.
+        /// Default: as `defaults` say.
         may "auth" auth: OneOrMany<Typed<Text>>,
-        /// Scopes that a token must all have. Default: as `defaults` say.
+        /// Scopes that a token or key must all have. Default: as `defaults` say.
         may "scopes" scopes: Vec<Typed<Scope>>,
         /// Limits that are charged; with a `+` before each, besides those of `defaults`. Default: as
         /// `defaults` say.

@@ -8,6 +8,7 @@
 mod cache;
 mod files;
 mod gateway;
+mod identity;
 mod l4;
 mod pool;
 mod read;
@@ -21,6 +22,7 @@ mod upstream;
 pub(crate) use cache::*;
 pub(crate) use files::*;
 pub(crate) use gateway::*;
+pub(crate) use identity::*;
 pub(crate) use l4::*;
 pub(crate) use pool::*;
 pub(crate) use read::{

@@ -29,7 +29,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances: Vec<Instance> =
         raw.instances.unwrap_or_default().into_iter().filter_map(instance).collect();
-    let mut policies = Policies::new(raw.issuers, raw.limits, names, out);
+    let mut policies = Policies::new((raw.issuers, raw.api_keys, raw.limits), names, out);
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
@@ -53,7 +53,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     upstreams.unused(out);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
     let store = cache::store(raw.cache, out);
-    let (issuers, limits) = policies.finish(&routes, out);
+    let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let (issuers, api_keys, limits) = policies.finish(&routes, certified, out);
     Group {
         name: GroupName::new(&name),
         instances,
@@ -62,6 +63,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         tls: raw.tls.map(|raw| tls(raw, names, out)),
         front: front(raw.front, out),
         issuers,
+        api_keys,
         limits,
         limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
         unmatched,
@@ -182,7 +184,7 @@ pub(super) fn hidden(at: &Spot, secret: bool) -> Spot {
     at
 }
 
-fn redis_url(text: &str) -> bool {
+pub(super) fn redis_url(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("redis://") else { return false };
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
     let Some((host, port)) = authority.rsplit_once(':') else { return false };

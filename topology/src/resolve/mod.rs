@@ -9,6 +9,7 @@ mod claims;
 mod exposure;
 mod files;
 mod gateway;
+mod identity;
 mod l4;
 mod names;
 mod overlap;

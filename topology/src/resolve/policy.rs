@@ -8,11 +8,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::{
-    Algorithm, Auth, Cors, Credentials, Issuer, IssuerId, IssuerKeys, Limit, LimitAlgorithm,
-    LimitBy, LimitId, Route, RoutePolicy,
+    Algorithm, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
+    IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
 };
 use crate::problem::nearest;
 use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
+use crate::resolve::identity;
 use crate::resolve::names::{self, Names};
 use crate::resolve::{or, positive, secret, time};
 use crate::units::{At, IssuerName, LimitName, Rate, Scope, SecretRef};
@@ -30,39 +31,62 @@ pub(super) struct Asked<'r> {
     pub(super) methods: &'r [String],
 }
 
+/// What was typed of issuers, sources of API keys, and limits.
+pub(super) type Typings =
+    (Option<Named<raw::Issuer>>, Option<Named<raw::ApiKeys>>, Option<Named<raw::Limit>>);
+
 /// Issuers and limits of one group, and which of them are used.
 pub(super) struct Policies {
     issuers: Vec<(Issuer, Spot)>,
+    api_keys: Vec<(ApiKeys, Spot)>,
     limits: Vec<(Limit, Spot)>,
-    /// Names of issuers and limits of which something was noted as wrong.
+    /// Names of issuers, sources of keys and limits of which something was noted as wrong.
     broken: Vec<String>,
     used_issuers: BTreeSet<usize>,
+    used_api_keys: BTreeSet<usize>,
+    /// Where a client certificate is accepted first.
+    certificate: Option<Spot>,
     used_limits: BTreeSet<usize>,
 }
 
 impl Policies {
     /// Resolves what routes can name.
     pub(super) fn new(
-        issuers: Option<Named<raw::Issuer>>,
-        limits: Option<Named<raw::Limit>>,
+        (issuers, api_keys, limits): Typings,
         names: &Names,
         out: &mut Findings,
     ) -> Self {
         let (issuers, limits) = (issuers.unwrap_or_default(), limits.unwrap_or_default());
+        let api_keys = api_keys.unwrap_or_default();
         let given = issuers.0.iter().map(|e| &e.name).chain(limits.0.iter().map(|e| &e.name));
+        let given = given.chain(api_keys.0.iter().map(|e| &e.name));
         let given: Vec<String> = given.cloned().collect();
+        for entry in &api_keys.0 {
+            if issuers.0.iter().any(|issuer| issuer.name == entry.name) {
+                out.error(&entry.spot, format!("an issuer is already named `{}`", entry.name))
+                    .allowed("another name: `auth` names both");
+            }
+        }
         let issuers: Vec<_> =
             issuers.into_iter().filter_map(|entry| issuer(entry, names, out)).collect();
+        let api_keys: Vec<_> = api_keys
+            .into_iter()
+            .filter_map(|entry| identity::api_keys(entry, names, out))
+            .collect();
         let limits: Vec<_> = limits.into_iter().filter_map(|entry| limit(entry, out)).collect();
         let lives = |name: &String| {
             issuers.iter().any(|(issuer, _)| issuer.name.as_str() == name)
+                || api_keys.iter().any(|(keys, _)| keys.name.as_str() == name)
                 || limits.iter().any(|(limit, _)| limit.name.as_str() == name)
         };
         Self {
             broken: given.into_iter().filter(|name| !lives(name)).collect(),
             issuers,
+            api_keys,
             limits,
             used_issuers: BTreeSet::new(),
+            used_api_keys: BTreeSet::new(),
+            certificate: None,
             used_limits: BTreeSet::new(),
         }
     }
@@ -142,7 +166,7 @@ impl Policies {
     }
 
     fn auth(&mut self, words: &[Typed<Text>], at: &Spot, out: &mut Findings) -> Auth {
-        let mut ids = Vec::new();
+        let mut ways = Ways::default();
         for typed in words {
             let name = typed.value.0.as_str();
             if name == "none" {
@@ -151,22 +175,33 @@ impl Policies {
                 }
                 return Auth::None;
             }
-            match self.issuers.iter().position(|(issuer, _)| issuer.name.as_str() == name) {
-                Some(index) => {
+            let issuer = self.issuers.iter().position(|(issuer, _)| issuer.name.as_str() == name);
+            let keys = self.api_keys.iter().position(|(keys, _)| keys.name.as_str() == name);
+            match (issuer, keys) {
+                (Some(index), _) => {
                     self.used_issuers.insert(index);
-                    ids.push(IssuerId(index));
+                    ways.issuers.push(IssuerId(index));
                 }
-                None if self.broken.iter().any(|broken| broken == name) => {}
-                None => {
+                (None, Some(index)) => {
+                    self.used_api_keys.insert(index);
+                    ways.api_keys.push(ApiKeysId(index));
+                }
+                (None, None) if name == "certificate" => {
+                    ways.certificate = Certified::Enough;
+                    self.certificate.get_or_insert_with(|| typed.spot.clone());
+                }
+                (None, None) if self.broken.iter().any(|broken| broken == name) => {}
+                (None, None) => {
                     let known = self.issuers.iter().map(|(issuer, _)| issuer.name.as_str());
-                    out.unknown(&typed.spot, "issuer", name, known);
+                    let keys = self.api_keys.iter().map(|(keys, _)| keys.name.as_str());
+                    out.unknown(&typed.spot, "issuer", name, known.chain(keys));
                 }
             }
         }
         if words.is_empty() {
             out.error(at, "`auth` is empty").allowed("none, an issuer, or a list of issuers");
         }
-        Auth::Token(ids)
+        Auth::Asked(ways)
     }
 
     /// The limits of a list: those of the defaults too where each has a `+`.
@@ -208,8 +243,19 @@ impl Policies {
     pub(super) fn finish(
         self,
         routes: &[(Route, Spot)],
+        certified: bool,
         out: &mut Findings,
-    ) -> (Vec<Issuer>, Vec<Limit>) {
+    ) -> (Vec<Issuer>, Vec<ApiKeys>, Vec<Limit>) {
+        if let (Some(at), false) = (&self.certificate, certified) {
+            out.error(at, "`certificate` is accepted, and no client is asked for one")
+                .allowed("`certificate` where `tls` has a `client-ca`");
+        }
+        for (index, (keys, at)) in self.api_keys.iter().enumerate() {
+            if !self.used_api_keys.contains(&index) && !out.failed() {
+                out.warning(at, format!("no route accepts keys of `{}`", keys.name))
+                    .hint("name it in `auth`, or remove it".to_owned());
+            }
+        }
         for (index, (issuer, at)) in self.issuers.iter().enumerate() {
             if !self.used_issuers.contains(&index) && !out.failed() {
                 out.warning(at, format!("no route accepts tokens of `{}`", issuer.name))
@@ -234,16 +280,14 @@ impl Policies {
             }
         }
         let issuers = self.issuers.into_iter().map(|(issuer, _)| issuer).collect();
-        (issuers, self.limits.into_iter().map(|(limit, _)| limit).collect())
+        let api_keys = self.api_keys.into_iter().map(|(keys, _)| keys).collect();
+        (issuers, api_keys, self.limits.into_iter().map(|(limit, _)| limit).collect())
     }
 }
 
 fn issuer(entry: Entry<raw::Issuer>, names: &Names, out: &mut Findings) -> Option<(Issuer, Spot)> {
     let Entry { name, spot, value: raw } = entry;
-    names::lawful("issuer", &name, &spot, out);
-    if name == "none" {
-        out.error(&spot, "`none` cannot be an issuer's name").allowed("any other name");
-    }
+    identity::free("issuer", &name, &spot, out);
     super::filled(raw.algorithms.as_deref(), "algorithms", &spot, out);
     let algorithms = raw.algorithms.unwrap_or_default();
     super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &spot, out);

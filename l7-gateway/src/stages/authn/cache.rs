@@ -66,7 +66,8 @@ impl Cache {
                 self.keep(token, entry)?
             }
         };
-        (keys(known.identity.issuer()) == Some(known.keys)).then(|| Rc::clone(&known.identity))
+        let current = known.identity.issuer().and_then(keys);
+        (current == Some(known.keys)).then(|| Rc::clone(&known.identity))
     }
 
     /// Remembers a verified token.

@@ -1,5 +1,6 @@
-//! What an operator must hear about issuers' keys. Not for refused tokens: those are in the access
-//! log and counted there. Emitted by `jwks`.
+//! What an operator must hear about issuers' keys and stores of API keys. Not for refused tokens: those are in the access
+//! log and counted there. Emitted by `jwks`
+//! and `api_key`.
 //!
 //! Invariant: labels are names from the topology file.
 
@@ -40,6 +41,72 @@ pub struct KeyRefused<'a> {
 pub struct KeysTooOld<'a> {
     /// The issuer's name.
     pub issuer: &'a str,
+}
+
+/// A store of API keys does not answer; known keys stay good for an hour.
+#[derive(Debug)]
+pub struct KeyStoreAway<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// What happened.
+    pub cause: &'a str,
+}
+
+/// It answers again.
+#[derive(Debug)]
+pub struct KeyStoreBack<'a> {
+    /// The source's name.
+    pub source: &'a str,
+}
+
+/// What is written of a key cannot be used; the key is nobody's.
+#[derive(Debug)]
+pub struct KeyRecordOdd<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// The key's digest, which does not give the key away.
+    pub digest: &'a str,
+}
+
+impl Event for KeyStoreAway<'_> {
+    fn emit(&self, to: &Observer) {
+        let help = "Times that a store of API keys went away.";
+        let labels = [("source", self.source)];
+        to.metrics.counter("aqueduct_http_key_store_away_total", help, &labels).increment(1);
+        tracing::event!(
+            Level::WARN,
+            instance = &*to.instance,
+            source = self.source,
+            cause = self.cause,
+            "store of API keys away: known keys stay good for an hour"
+        );
+    }
+}
+
+impl Event for KeyStoreBack<'_> {
+    fn emit(&self, to: &Observer) {
+        tracing::event!(
+            Level::INFO,
+            instance = &*to.instance,
+            source = self.source,
+            "store of API keys is back"
+        );
+    }
+}
+
+impl Event for KeyRecordOdd<'_> {
+    fn emit(&self, to: &Observer) {
+        let help = "Records of API keys that cannot be used.";
+        let labels = [("source", self.source)];
+        to.metrics.counter("aqueduct_http_key_records_odd_total", help, &labels).increment(1);
+        tracing::event!(
+            Level::WARN,
+            instance = &*to.instance,
+            source = self.source,
+            digest = self.digest,
+            "record of an API key not usable"
+        );
+    }
 }
 
 impl Event for KeysChanged<'_> {

@@ -1,64 +1,98 @@
 //! Proof of who the caller is. Not for finding it out: that is the rest of `authn`. Read by every
 //! later stage.
 //!
-//! Invariant: only `authn` makes one, and its user fits in a header.
+//! Invariant: only `authn` makes one, and its subject fits in a header.
 
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
 use http::HeaderValue;
-use topology::gateway::IssuerId;
+use topology::gateway::{ApiKeysId, IssuerId};
 use topology::units::Scope;
 
 /// A verified caller.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    user: HeaderValue,
-    issuer: IssuerId,
-    scopes: Vec<Scope>,
-    expires: u64,
+    subject: HeaderValue,
+    facts: Facts,
+}
+
+/// What is known of a caller beside its name.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// Who says so.
+    pub(super) voucher: Voucher,
+    /// What it may do.
+    pub(super) scopes: Arc<[Scope]>,
+    /// What its consumer pays for.
+    pub(super) plan: Option<Arc<str>>,
+    /// When it ends, in milliseconds since the epoch.
+    pub(super) expires: u64,
+}
+
+/// Who says who a caller is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Voucher {
+    /// A token: the subject is a user.
+    Issuer(IssuerId),
+    /// An API key: the subject is its consumer.
+    ApiKeys(ApiKeysId),
+    /// A client certificate: the subject is its principal.
+    Certificate,
 }
 
 impl Identity {
-    /// `expires` is the token's `exp` in milliseconds. `None` if the user cannot stand in a header as visible
-    /// ASCII.
-    pub(super) fn new(
-        user: &str,
-        issuer: IssuerId,
-        scopes: Vec<Scope>,
-        expires: u64,
-    ) -> Option<Self> {
-        let visible = !user.is_empty() && user.bytes().all(|b| b.is_ascii_graphic());
-        let user = visible.then(|| HeaderValue::from_str(user).ok()).flatten()?;
-        Some(Self { user, issuer, scopes, expires })
+    /// `None` if the subject cannot stand in a header as visible ASCII.
+    pub(super) fn new(subject: &str, facts: Facts) -> Option<Self> {
+        let visible = !subject.is_empty() && subject.bytes().all(|b| b.is_ascii_graphic());
+        let subject = visible.then(|| HeaderValue::from_str(subject).ok()).flatten()?;
+        Some(Self { subject, facts })
     }
 
-    /// As text.
-    pub fn user(&self) -> &str {
-        self.user.to_str().unwrap_or_default()
+    /// Its name among those of its kind: a user, a consumer or a principal.
+    pub fn subject(&self) -> &str {
+        self.subject.to_str().unwrap_or_default()
     }
 
-    /// As the value of `X-User-Id`.
-    pub fn user_header(&self) -> &HeaderValue {
-        &self.user
+    /// The same as a header's value.
+    pub fn subject_header(&self) -> &HeaderValue {
+        &self.subject
+    }
+
+    /// The user, as the value of `X-User-Id`; `None`: it is no user.
+    pub fn user(&self) -> Option<&HeaderValue> {
+        matches!(self.facts.voucher, Voucher::Issuer(_)).then_some(&self.subject)
+    }
+
+    /// The consumer that an API key belongs to.
+    pub fn consumer(&self) -> Option<&str> {
+        matches!(self.facts.voucher, Voucher::ApiKeys(_)).then(|| self.subject())
     }
 
     /// Who vouches for it.
-    pub fn issuer(&self) -> IssuerId {
-        self.issuer
+    pub fn voucher(&self) -> Voucher {
+        self.facts.voucher
+    }
+
+    /// The issuer of its token.
+    pub fn issuer(&self) -> Option<IssuerId> {
+        match self.facts.voucher {
+            Voucher::Issuer(id) => Some(id),
+            Voucher::ApiKeys(_) | Voucher::Certificate => None,
+        }
     }
 
     /// What it may do.
     pub fn scopes(&self) -> &[Scope] {
-        &self.scopes
+        &self.facts.scopes
     }
 
-    /// When it ends, the issuer's leeway not counted.
-    pub fn expires(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.expires)
+    /// The plan of a consumer.
+    pub fn plan(&self) -> Option<&str> {
+        self.facts.plan.as_deref()
     }
 
-    /// The same in milliseconds since the epoch.
+    /// When it ends in milliseconds since the epoch, the issuer's leeway not counted.
     pub(super) fn expires_at(&self) -> u64 {
-        self.expires
+        self.facts.expires
     }
 }

@@ -1,19 +1,22 @@
 //! Stage 3: who is it? Not for what they may do: that is `authz`. Called by `pipeline`.
 //!
-//! Invariant: `Identity` is made here alone, after a signature was verified; where a policy asks
-//! for a token, the token goes no further than this stage.
+//! Invariant: `Identity` is made here alone, after a signature was verified or a key was found; where
+//! a policy asks for either, it goes no further than this stage.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue, header};
 use tokio::time::Instant;
-use topology::gateway::{Auth, IssuerId};
+use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Ways};
+use topology::units::Place;
 
+use self::api_key::directory::{Away, Directory, DirectoryError};
 use self::cache::Cache;
-pub use self::identity::Identity;
+use self::credentials::Presented;
+use self::identity::Facts;
+pub use self::identity::{Identity, Voucher};
 pub use self::jwks::{Keys, KeysError};
 pub use self::jwt::JwtFault;
 use self::jwt::{Token, Verified};
@@ -22,7 +25,9 @@ use crate::halt::Halt;
 use crate::pipeline::Filter;
 use crate::trace::Trace;
 
+pub mod api_key;
 pub mod cache;
+pub mod credentials;
 pub mod events;
 pub mod fetch;
 mod identity;
@@ -36,8 +41,8 @@ pub mod key_file;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthnError {
     /// No credentials (RFC 6750 §3.1: then the challenge has no error code).
-    #[error("a token is needed")]
-    Missing,
+    #[error("{0}")]
+    Missing(Wanted),
     /// More than one `Authorization`, or one that is not `Bearer` and a token.
     #[error("the credentials are not one Bearer token")]
     Malformed,
@@ -47,14 +52,95 @@ pub enum AuthnError {
     /// The issuer's keys have not been had yet, or are too old.
     #[error("the issuer's keys are not available")]
     KeysDown,
+    /// Two different API keys.
+    #[error("there is more than one API key")]
+    SeveralKeys,
+    /// An API key that is nobody's.
+    #[error("the API key is not valid")]
+    UnknownKey,
+    /// An API key whose time has passed.
+    #[error("the API key has expired")]
+    ExpiredKey,
+    /// The store of API keys does not answer.
+    #[error("the store of API keys is away")]
+    StoreAway,
+    /// The principal of the client's certificate is not visible ASCII.
+    #[error("the certificate's principal cannot be used")]
+    OddPrincipal,
+}
+
+/// What a request without credentials should have had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Wanted {
+    /// A token.
+    #[error("a token is needed")]
+    Token,
+    /// An API key.
+    #[error("an API key is needed")]
+    Key,
+    /// Either.
+    #[error("a token or an API key is needed")]
+    TokenOrKey,
+    /// A client certificate.
+    #[error("a client certificate is needed")]
+    Certificate,
 }
 
 /// The stage, one per worker.
 #[derive(Debug)]
 pub struct Authn {
-    keys: Arc<Keys>,
+    vouchers: Arc<Vouchers>,
     /// Ends with this snapshot, so no token outlives the configuration it was verified under.
     cache: RefCell<Cache>,
+}
+
+/// Everybody who can say who a caller is, shared by all workers.
+#[derive(Debug)]
+pub struct Vouchers {
+    /// Key sets of the issuers.
+    pub keys: Arc<Keys>,
+    /// What the file says of sources of API keys.
+    pub sources: Vec<ApiKeys>,
+    /// The same sources, in the same order.
+    pub directories: Vec<Arc<Directory>>,
+}
+
+/// Why they cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum VouchersError {
+    /// Keys of issuers.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// API keys.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+}
+
+impl VouchersError {
+    /// Where the reference at fault stands in the topology file.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Keys(error) => error.place(),
+            Self::Directory(error) => error.place(),
+        }
+    }
+}
+
+impl Vouchers {
+    /// Reads what is in files; what `before` has fetched is kept if the file says the same of it.
+    /// Blocking: for start and reload.
+    ///
+    /// # Errors
+    /// With the place of the reference at fault.
+    pub fn new(group: &Group, before: Option<&Self>) -> Result<Arc<Self>, VouchersError> {
+        let known = before.map(|before| before.directories.as_slice()).unwrap_or_default();
+        let directories = group.api_keys.iter().map(|model| Directory::new(model, known));
+        Ok(Arc::new(Self {
+            keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
+            sources: group.api_keys.clone(),
+            directories: directories.collect::<Result<_, _>>()?,
+        }))
+    }
 }
 
 /// What the stage will do.
@@ -64,14 +150,38 @@ pub enum Plan {
     Anonymous,
     /// The request cannot be identified.
     Refuse(AuthnError),
-    /// This `Authorization` value holds a token to verify.
-    Verify(HeaderValue),
+    /// Believe this, or not.
+    Judge(Presented),
 }
 
 impl Authn {
     /// For one worker.
-    pub fn new(keys: Arc<Keys>) -> Self {
-        Self { keys, cache: RefCell::default() }
+    pub fn new(vouchers: Arc<Vouchers>) -> Self {
+        Self { vouchers, cache: RefCell::default() }
+    }
+
+    async fn judge(
+        &self,
+        presented: &Presented,
+        ways: &Ways,
+        now: u64,
+    ) -> Result<Rc<Identity>, AuthnError> {
+        match presented {
+            Presented::Token(value) => {
+                let token = credentials::bearer(value).unwrap_or_default();
+                self.identify(token, &ways.issuers, now).await
+            }
+            Presented::Key(key, ids) => self.look_up(key, ids, now).await,
+            Presented::Principal(principal) => {
+                let facts = Facts {
+                    voucher: Voucher::Certificate,
+                    scopes: Arc::default(),
+                    plan: None,
+                    expires: u64::MAX,
+                };
+                Identity::new(principal, facts).map(Rc::new).ok_or(AuthnError::OddPrincipal)
+            }
+        }
     }
 
     async fn identify(
@@ -84,15 +194,16 @@ impl Authn {
             return Ok(known);
         }
         let parsed = Token::parse(token)?;
-        let (id, source) = self.keys.select(&parsed, allowed)?;
+        let (id, source) = self.vouchers.keys.select(&parsed, allowed)?;
         let (mut outcome, mut keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         let perhaps_new = outcome.as_ref().is_err_and(|fault| parsed.may_need_new_keys(fault));
         if perhaps_new && source.renew(Instant::now()).await {
             (outcome, keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         }
         let Verified { user, scopes, expires } = outcome?;
-        let identity = Identity::new(&user, id, scopes, expires);
-        let identity = Rc::new(identity.ok_or(JwtFault::Unusable("user"))?);
+        let voucher = Voucher::Issuer(id);
+        let facts = Facts { voucher, scopes: scopes.into(), plan: None, expires };
+        let identity = Rc::new(Identity::new(&user, facts).ok_or(JwtFault::Unusable("user"))?);
         self.cache.borrow_mut().insert(token, Rc::clone(&identity), keys);
         Ok(identity)
     }
@@ -104,17 +215,51 @@ impl Authn {
         allowed: &[IssuerId],
         now: u64,
     ) -> Result<Option<Rc<Identity>>, AuthnError> {
-        let generation = |id: IssuerId| self.keys.source(id)?.generation();
+        let keys = &self.vouchers.keys;
+        let generation = |id: IssuerId| keys.source(id)?.generation();
         let Some(known) = self.cache.borrow_mut().find(token, generation) else {
             return Ok(None);
         };
         // Another route may accept other issuers, or this one under another name.
-        if !allowed.contains(&known.issuer()) {
+        let Some(issuer) = known.issuer().filter(|issuer| allowed.contains(issuer)) else {
             return Ok(None);
-        }
-        let leeway = self.keys.source(known.issuer()).map_or(0, jwks::Source::leeway);
+        };
+        let leeway = keys.source(issuer).map_or(0, jwks::Source::leeway);
         jwt::check_expiry(known.expires_at(), leeway, now)?;
         Ok(Some(known))
+    }
+
+    /// Whose an API key is, in the first of these sources that knows it.
+    async fn look_up(
+        &self,
+        key: &[u8],
+        ids: &[ApiKeysId],
+        now: u64,
+    ) -> Result<Rc<Identity>, AuthnError> {
+        let mut answer = Err(AuthnError::UnknownKey);
+        if !api_key::LENGTHS.contains(&key.len()) {
+            return answer;
+        }
+        for id in ids {
+            let Some(directory) = self.vouchers.directories.get(id.0) else { continue };
+            match directory.find(key).await {
+                Ok(Some(entry)) if now >= entry.expires => return Err(AuthnError::ExpiredKey),
+                Ok(Some(entry)) => {
+                    let facts = Facts {
+                        voucher: Voucher::ApiKeys(*id),
+                        scopes: Arc::clone(&entry.scopes),
+                        plan: entry.plan.clone(),
+                        expires: entry.expires,
+                    };
+                    let identity = Identity::new(&entry.consumer, facts);
+                    return identity.map(Rc::new).ok_or(AuthnError::UnknownKey);
+                }
+                Ok(None) => {}
+                // Perhaps it is one of this source's.
+                Err(Away) => answer = Err(AuthnError::StoreAway),
+            }
+        }
+        answer
     }
 }
 
@@ -124,15 +269,19 @@ impl Filter for Authn {
     type Out = Identified;
     type Plan = Plan;
 
-    fn plan(&self, _x: &Exchange, input: &Normalised, trace: &mut impl Trace) -> Plan {
-        if input.policy.auth == Auth::None {
+    fn plan(&self, x: &Exchange, input: &Normalised, trace: &mut impl Trace) -> Plan {
+        let Auth::Asked(ways) = &input.policy.auth else {
             trace.note(Stage::Authn, || "auth: none, nobody is asked".to_owned());
             return Plan::Anonymous;
-        }
-        match credentials(&input.request.headers) {
-            Ok(value) => {
-                trace.note(Stage::Authn, || "a Bearer token is verified".to_owned());
-                Plan::Verify(value.clone())
+        };
+        match credentials::find(x, &input.request, ways, &self.vouchers.sources) {
+            Ok(presented) => {
+                trace.note(Stage::Authn, || match &presented {
+                    Presented::Token(_) => "a Bearer token is verified".to_owned(),
+                    Presented::Key(..) => "an API key is looked up".to_owned(),
+                    Presented::Principal(name) => format!("the certificate says {name}"),
+                });
+                Plan::Judge(presented)
             }
             Err(error) => {
                 trace.note(Stage::Authn, || error.to_string());
@@ -144,12 +293,11 @@ impl Filter for Authn {
     async fn request(&self, x: &mut Exchange, mut input: Normalised) -> Result<Identified, Halt> {
         let caller = match (self.plan(x, &input, &mut crate::trace::Silent), &input.policy.auth) {
             (Plan::Refuse(error), _) => return Err(error.into()),
-            (Plan::Verify(value), Auth::Token(allowed)) => {
-                let identity = self
-                    .identify(bearer(&value).unwrap_or_default(), allowed, millis(x.wall))
-                    .await?;
-                x.record.user = Some(identity.user_header().clone());
-                input.request.headers.remove(header::AUTHORIZATION);
+            (Plan::Judge(presented), Auth::Asked(ways)) => {
+                let identity = self.judge(&presented, ways, millis(x.wall)).await?;
+                x.record.user = identity.user().cloned();
+                x.record.consumer = identity.consumer().map(Rc::from);
+                credentials::strip(&mut input.request, &self.vouchers.sources);
                 Caller::Known(identity)
             }
             _ => Caller::Anonymous,
@@ -157,25 +305,6 @@ impl Filter for Authn {
         let Normalised { request, policy } = input;
         Ok(Identified { request, policy, caller })
     }
-}
-
-/// The one `Authorization` value, if it is `Bearer` and a token (RFC 6750 §2.1).
-fn credentials(headers: &HeaderMap) -> Result<&HeaderValue, AuthnError> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    match (values.next(), values.next()) {
-        (None, _) => Err(AuthnError::Missing),
-        (Some(value), None) if bearer(value).is_some() => Ok(value),
-        _ => Err(AuthnError::Malformed),
-    }
-}
-
-/// The token of a `Bearer` value; the scheme's name is compared without case (RFC 9110 §11.1).
-fn bearer(value: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, rest) = value.as_bytes().split_at_checked(6)?;
-    let token = rest.trim_ascii_start();
-    let separate = token.len() < rest.len();
-    let plain = !token.is_empty() && !token.contains(&b' ');
-    (scheme.eq_ignore_ascii_case(b"bearer") && separate && plain).then_some(token)
 }
 
 /// Milliseconds since the epoch; a clock before it reads as 0, when every token is still to come.
@@ -186,6 +315,10 @@ fn millis(wall: SystemTime) -> u64 {
 #[cfg(test)]
 #[path = "../../../tests/it/forge.rs"]
 mod forge;
+
+#[cfg(test)]
+#[path = "../../../tests/it/servers.rs"]
+mod servers;
 
 #[cfg(test)]
 mod tests;

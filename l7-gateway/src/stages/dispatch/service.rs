@@ -159,7 +159,7 @@ impl Upstream {
             HashBy::Address => None,
             HashBy::User => {
                 let identity = input.grant.caller().identity();
-                identity.map(|identity| identity.user_header().as_bytes())
+                identity.map(|identity| identity.subject_header().as_bytes())
             }
             HashBy::Header(name) => headers.get(name).map(HeaderValue::as_bytes),
             HashBy::Cookie(name) => predicate::cookie(headers, name).map(str::as_bytes),

@@ -22,7 +22,7 @@ pub use self::local::Subject;
 use self::local::{Bounds, Charge, Table};
 pub use self::redis::StoreError;
 use self::redis::{Link, Store};
-use crate::exchange::{Admitted, Exchange, Granted, Identity, ResponseHead, Stage};
+use crate::exchange::{Admitted, Exchange, Granted, Identity, ResponseHead, Stage, Voucher};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
 use crate::trace::Trace;
@@ -186,9 +186,15 @@ impl Limits {
     }
 
     fn user(&self, identity: &Identity) -> Arc<str> {
-        match self.issuers.get(identity.issuer().0) {
-            Some(issuer) => format!("{issuer}:{}", identity.user()).into(),
-            None => identity.user().into(),
+        let subject = identity.subject();
+        match identity.voucher() {
+            Voucher::Issuer(id) => match self.issuers.get(id.0) {
+                Some(issuer) => format!("{issuer}:{subject}").into(),
+                None => subject.into(),
+            },
+            // No user's name has a space, so none is taken for one of these.
+            Voucher::ApiKeys(_) => format!("consumer {subject}").into(),
+            Voucher::Certificate => format!("principal {subject}").into(),
         }
     }
 

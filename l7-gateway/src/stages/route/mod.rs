@@ -147,7 +147,7 @@ impl Filter for Route {
             return Err(RouteError::Sunset);
         }
         let who = Subject {
-            user: input.grant.caller().identity().map(Identity::user_header),
+            user: input.grant.caller().identity().map(Identity::subject_header),
             address: x.peer.address(),
             headers: &input.request.headers,
         };

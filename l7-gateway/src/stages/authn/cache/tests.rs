@@ -2,14 +2,19 @@
 
 use proptest::prelude::*;
 
+use std::sync::Arc;
+
+use super::super::identity::{Facts, Voucher};
 use super::*;
 
 fn identity(user: &str) -> Rc<Identity> {
-    Rc::new(Identity::new(user, IssuerId(0), Vec::new(), 7).unwrap())
+    let voucher = Voucher::Issuer(IssuerId(0));
+    let facts = Facts { voucher, scopes: Arc::default(), plan: None, expires: 7 };
+    Rc::new(Identity::new(user, facts).unwrap())
 }
 
 fn user(cache: &mut Cache, token: &[u8], generation: u64) -> Option<String> {
-    cache.find(token, |_| Some(generation)).map(|known| known.user().to_owned())
+    cache.find(token, |_| Some(generation)).map(|known| known.subject().to_owned())
 }
 
 /// G5: other keys, or none, and what was verified with the old ones is worth nothing.

@@ -1,0 +1,138 @@
+//! Real Redis and PostgreSQL, each on a socket in a folder of its own. Used by the tests of `authn` and
+//! by the integration tests.
+//!
+//! Invariant: a server ends with its handle, and listens on no port.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+/// A Redis.
+pub(crate) struct Redis {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder"))
+    }
+
+    /// In a folder where another has been: at the same address, empty.
+    pub(crate) fn start_in(folder: TempDir) -> Self {
+        let mut child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"])
+            .arg(folder.path())
+            .arg("--unixsocket")
+            .arg(folder.path().join("redis.sock"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-server is installed (`make` does it)");
+        ready(child.stdout.take().expect("its output"), "eady to accept connections");
+        Self { child, folder }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
+    }
+
+    /// Ends it and keeps its folder.
+    #[expect(dead_code, reason = "not every user has a server that comes back")]
+    pub(crate) fn stop(mut self) -> TempDir {
+        end(&mut self.child);
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"))
+    }
+
+    /// How often a command was run, as the server counts.
+    pub(crate) async fn calls(&self, command: &str) -> u64 {
+        let client = redis::Client::open(self.address()).expect("an address");
+        let mut line = client.get_multiplexed_async_connection().await.expect("a connection");
+        let text: String =
+            redis::cmd("INFO").arg("commandstats").query_async(&mut line).await.expect("an answer");
+        let start = format!("cmdstat_{command}:calls=");
+        let calls = text.lines().find_map(|line| line.strip_prefix(&start)?.split(',').next());
+        calls.map_or(0, |text| text.parse().expect("a number"))
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// A PostgreSQL.
+pub(crate) struct Postgres {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Postgres {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let given = Command::new("chown").arg("postgres").arg(folder.path()).status();
+        assert!(given.expect("chown").success() || !root());
+        let data = folder.path().join("data");
+        let made = program("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-N", "-D"])
+            .arg(&data)
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.expect("initdb").success());
+        let sockets = format!("unix_socket_directories={}", folder.path().display());
+        let mut child = program("postgres")
+            .arg("-D")
+            .arg(&data)
+            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", &sockets])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("postgres starts");
+        ready(child.stderr.take().expect("its output"), "ready to accept connections");
+        Self { child, folder }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        let folder = self.folder.path().display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{folder}/postgres")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // Its children end with it only when it is asked (SIGQUIT: at once).
+        let pid = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-QUIT", &pid]).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// A program of PostgreSQL, which does not run as root.
+fn program(name: &str) -> Command {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions.map(|version| version.path().join("bin")).max();
+    let path = newest.unwrap_or_else(|| Path::new("/usr/bin").to_owned()).join(name);
+    let mut command = Command::new(if root() { Path::new("setpriv") } else { &path });
+    if root() {
+        command.args(["--reuid", "postgres", "--regid", "postgres", "--init-groups"]).arg(path);
+    }
+    command
+}
+
+fn ready(output: impl std::io::Read, wanted: &str) {
+    let mut lines = BufReader::new(output).lines();
+    assert!(lines.any(|line| line.expect("text").contains(wanted)), "it starts");
+    // What it says later must not block it.
+    std::mem::drop(lines);
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -1,0 +1,95 @@
+//! Who may call, resolved: API keys and the ways in which a caller says who it is. Not token issuers,
+//! which are in `gateway`.
+//!
+//! Invariant: an `ApiKeysId` is an index into the group's sources of keys.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::gateway::{IssuerId, Unplaced};
+use crate::units::{ApiKeysName, At, Place, SecretRef};
+
+/// Who may call a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// `none`: nobody is asked; a token that comes passes untouched (plain L7 mode).
+    None,
+    /// Whoever says who it is in one of these ways.
+    Asked(Ways),
+}
+
+/// Ways to say who one is; one is enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// A token of one of these issuers.
+    pub issuers: Vec<IssuerId>,
+    /// A key of one of these sources.
+    pub api_keys: Vec<ApiKeysId>,
+    /// The verified client certificate.
+    pub certificate: Certified,
+}
+
+/// Whether a verified client certificate is enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Certified {
+    /// It is.
+    Enough,
+    /// It is not.
+    #[default]
+    NotEnough,
+}
+
+/// Stage 3: one source of API keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKeys {
+    /// Its name in the file.
+    pub name: ApiKeysName,
+    /// The header that holds a key, lower case.
+    pub header: Option<String>,
+    /// The query parameter that holds a key.
+    pub query: Option<String>,
+    /// Where it is written whose a key is.
+    pub from: KeySource,
+    /// How long what a store said of a key is believed (default 30 s).
+    pub keep: Duration,
+    /// Where its key stands.
+    pub place: Place,
+}
+
+/// Index into [`Group::api_keys`](crate::gateway::Group::api_keys).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ApiKeysId(pub usize);
+
+/// Where keys are written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `file:PATH`: one JSON object per line, read at start and with the file.
+    File(At<PathBuf>),
+    /// `redis://HOST:PORT[/DB]`.
+    Redis(At<String>),
+    /// `postgres://USER@HOST:PORT/DATABASE`, with its password.
+    Postgres(At<String>, Option<At<SecretRef>>),
+}
+
+impl KeySource {
+    /// Where it is named.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::File(at) => at.place,
+            Self::Redis(at) | Self::Postgres(at, _) => at.place,
+        }
+    }
+}
+
+impl Unplaced for ApiKeys {
+    fn unplaced(&self) -> Self {
+        let from = match &self.from {
+            KeySource::File(at) => KeySource::File(at.unplaced()),
+            KeySource::Redis(at) => KeySource::Redis(at.unplaced()),
+            KeySource::Postgres(at, password) => {
+                KeySource::Postgres(at.unplaced(), password.as_ref().map(Unplaced::unplaced))
+            }
+        };
+        Self { from, place: Place::default(), ..self.clone() }
+    }
+}

@@ -1,0 +1,27 @@
+//! API keys as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use crate::raw::schema::section;
+use crate::raw::{Text, Typed};
+use crate::units::{SecretRef, Time};
+
+section! {
+    /// API keys, and whose they are. Stored are SHA-256 digests, never keys; `aqueduct key new` makes one.
+    ApiKeys {
+        /// Where they are written down: `file:PATH` (one JSON object per line, read again on reload),
+        /// `redis://HOST:PORT[/DB]` or `postgres://USER@HOST:PORT/DATABASE` (a pooler of the stack will
+        /// do).
+        must "from" from: Typed<Text>,
+        /// PostgreSQL's password: `file:PATH` or `env:NAME`. Default: none.
+        may "password" password: Typed<SecretRef>,
+        /// The header that holds a key. Default: `X-API-Key`, unless `query` is set.
+        may "header" header: Typed<Text>,
+        /// The query parameter that holds a key; it is taken off before the request goes on. Default:
+        /// none.
+        may "query" query: Typed<Text>,
+        /// How long a gateway believes what Redis or PostgreSQL said of a key: also the longest time until
+        /// a revoked key ends. Default: 30s.
+        may "keep" keep: Typed<Time>,
+    }
+}

@@ -1,0 +1,112 @@
+//! API keys: where they are written down, where a request holds one. Not which routes accept them:
+//! `policy`.
+//!
+//! Invariant: every source has a header or a query parameter.
+
+use std::time::Duration;
+
+use crate::identity::{ApiKeys, KeySource};
+use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
+use crate::resolve::names::{self, Names};
+use crate::resolve::{gateway, positive, secret};
+use crate::units::{ApiKeysName, At, SecretRef, is_token};
+
+/// Names that `auth` reads otherwise.
+const TAKEN: [&str; 2] = ["none", "certificate"];
+
+/// Notes a name that `auth` would read as something else.
+pub(super) fn free(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
+    names::lawful(kind, name, at, out);
+    if TAKEN.contains(&name) {
+        let article = if kind.starts_with(['a', 'A', 'i']) { "an" } else { "a" };
+        out.error(at, format!("`{name}` cannot be {article} {kind}'s name"))
+            .allowed("any other name");
+    }
+}
+
+/// One source of keys.
+pub(super) fn api_keys(
+    entry: Entry<raw::ApiKeys>,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<(ApiKeys, Spot)> {
+    let Entry { name, spot, value: raw } = entry;
+    free("API key source", &name, &spot, out);
+    let header = raw.header.map(|typed| header(&typed, out));
+    let query = raw.query.map(|typed| query(&typed, out));
+    let default = || query.is_none().then(|| "x-api-key".to_owned());
+    let keys = ApiKeys {
+        name: ApiKeysName::new(&name),
+        header: header.or_else(default),
+        query,
+        keep: positive(raw.keep, Duration::from_secs(30), out),
+        from: source(raw.from?, raw.password, names, out)?,
+        place: spot.extent.place,
+    };
+    Some((keys, spot))
+}
+
+fn header(typed: &Typed<Text>, out: &mut Findings) -> String {
+    const OTHERS: [&str; 6] =
+        ["authorization", "cookie", "host", "connection", "content-length", "transfer-encoding"];
+    let name = typed.value.0.to_ascii_lowercase();
+    if !is_token(&name) || OTHERS.contains(&name.as_str()) {
+        out.error(&typed.spot, format!("`{name}` cannot hold a key"))
+            .allowed("a header of its own, X-API-Key");
+    }
+    name
+}
+
+fn query(typed: &Typed<Text>, out: &mut Findings) -> String {
+    let name = typed.value.0.clone();
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    if !name.bytes().all(lawful) {
+        out.error(&typed.spot, format!("`{name}` is no name of a query parameter"))
+            .allowed("letters, digits, - . _ ~");
+    }
+    name
+}
+
+fn source(
+    typed: Typed<Text>,
+    password: Option<Typed<SecretRef>>,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<KeySource> {
+    let (text, place) = (typed.value.0.as_str(), typed.spot.extent.place);
+    if let Some(password) = password.as_ref().filter(|_| !text.starts_with("postgres://")) {
+        out.error(&password.spot, "only PostgreSQL is asked with a password")
+            .allowed("`password` beside `from: postgres://…`");
+    }
+    if let Ok(SecretRef::File(path)) = text.parse() {
+        return Some(KeySource::File(At { value: names.folder.join(path), place }));
+    }
+    if gateway::redis_url(text) {
+        return Some(KeySource::Redis(At { value: text.to_owned(), place }));
+    }
+    if postgres_url(text) {
+        let at = At { value: text.to_owned(), place };
+        return Some(KeySource::Postgres(at, password.map(|typed| secret(typed, names))));
+    }
+    let spot = gateway::hidden(&typed.spot, text.contains('@'));
+    out.error(&spot, "this is no place of API keys").allowed(
+        "file:PATH, redis://HOST:PORT[/DATABASE], postgres://USER@HOST:PORT/DATABASE (its password in `password`)",
+    );
+    None
+}
+
+/// `postgres://USER@HOST:PORT/DATABASE`, nothing else: a password does not belong in this file.
+fn postgres_url(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("postgres://") else { return false };
+    let Some((user, rest)) = rest.split_once('@') else { return false };
+    let Some((authority, database)) = rest.split_once('/') else { return false };
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    let word = |text: &str| {
+        let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        !text.is_empty() && text.bytes().all(lawful)
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let host =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    word(user) && host && port.parse::<u16>().is_ok_and(|port| port > 0) && word(database)
+}
