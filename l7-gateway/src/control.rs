@@ -27,6 +27,7 @@ use crate::events::{Draining, LogReopened, Reloaded};
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
 use crate::stages::authn::api_key::directory::Directory;
+use crate::stages::authn::denylist::Denylist;
 use crate::stages::authn::jwks::Source;
 
 /// What is asked of a running instance: to go by this file from now on.
@@ -220,7 +221,8 @@ impl Control {
         let sets = vouchers.keys.fetched().map(|source| Kept::Keys(Arc::clone(source)));
         let asked = vouchers.directories.iter().filter(|directory| directory.is_asked());
         let asked = asked.map(|directory| Kept::Directory(Arc::clone(directory)));
-        self.keepers.update(sets.chain(asked), &self.options);
+        let list = vouchers.denylist.iter().map(|list| Kept::Denylist(Arc::clone(list)));
+        self.keepers.update(sets.chain(asked).chain(list), &self.options);
     }
 }
 
@@ -236,6 +238,7 @@ pub(crate) struct Keepers {
 enum Kept {
     Keys(Arc<Source>),
     Directory(Arc<Directory>),
+    Denylist(Arc<Denylist>),
 }
 
 impl Kept {
@@ -243,6 +246,7 @@ impl Kept {
         match (self, other) {
             (Self::Keys(one), Self::Keys(other)) => Arc::ptr_eq(one, other),
             (Self::Directory(one), Self::Directory(other)) => Arc::ptr_eq(one, other),
+            (Self::Denylist(one), Self::Denylist(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
@@ -251,6 +255,7 @@ impl Kept {
         match self {
             Self::Keys(source) => source.keep(observer, shutdown).await,
             Self::Directory(directory) => directory.keep(observer, shutdown).await,
+            Self::Denylist(list) => list.keep(observer, shutdown).await,
         }
     }
 }

@@ -416,7 +416,9 @@ impl From<AuthnError> for Halt {
     fn from(error: AuthnError) -> Self {
         match error {
             AuthnError::KeysDown => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
-            AuthnError::StoreAway => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
+            AuthnError::StoreAway | AuthnError::DenylistAway => {
+                Reply::new(Kind::IdentityUnavailable).retry_after(1).into()
+            }
             // RFC 6750 §3.1: who sent no token is told no error code.
             AuthnError::Missing(Wanted::Token) => challenge(Kind::Unauthenticated, "Bearer".into()),
             AuthnError::Missing(Wanted::Key) => challenge(Kind::Unauthenticated, "ApiKey".into()),
@@ -428,9 +430,11 @@ impl From<AuthnError> for Halt {
                 Reply::new(Kind::Forbidden).detail(error.to_string()).into()
             }
             AuthnError::Malformed => refused("Bearer", "invalid_request", &error),
-            AuthnError::Token(_) => refused("Bearer", "invalid_token", &error),
+            AuthnError::Token(_) | AuthnError::RevokedToken => {
+                refused("Bearer", "invalid_token", &error)
+            }
             AuthnError::SeveralKeys => refused("ApiKey", "invalid_request", &error),
-            AuthnError::UnknownKey | AuthnError::ExpiredKey => {
+            AuthnError::UnknownKey | AuthnError::ExpiredKey | AuthnError::RevokedKey => {
                 refused("ApiKey", "invalid_key", &error)
             }
         }

@@ -82,7 +82,7 @@ impl Inspect for Inspection {
     }
 
     fn unready(&self) -> Vec<String> {
-        self.published.load().vouchers.keys.waiting()
+        self.published.load().vouchers.waiting()
     }
 
     fn summary(&self) -> Summary {

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
-pub use crate::identity::{ApiKeys, ApiKeysId, Auth, Certified, KeySource, Ways};
+pub use crate::identity::{ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, Ways};
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
@@ -45,6 +45,8 @@ pub struct Group {
     pub issuers: Vec<Issuer>,
     /// Stage 3: where API keys are written down.
     pub api_keys: Vec<ApiKeys>,
+    /// Stage 3: tokens and keys that ended before their time; `None`: none do.
+    pub denylist: Option<Denylist>,
     /// Stage 5: the limits that policies name.
     pub limits: Vec<Limit>,
     /// Stage 5: where counters of shared limits live; `None`: in each process.

@@ -1,4 +1,4 @@
-//! Who may call, resolved: API keys and the ways in which a caller says who it is. Not token issuers,
+//! Who may call, resolved: API keys, the denylist, and the ways in which a caller says who it is. Not token issuers,
 //! which are in `gateway`.
 //!
 //! Invariant: an `ApiKeysId` is an index into the group's sources of keys.
@@ -91,5 +91,20 @@ impl Unplaced for ApiKeys {
             }
         };
         Self { from, place: Place::default(), ..self.clone() }
+    }
+}
+
+/// Stage 3: tokens and keys that ended before their time, shared through Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denylist {
+    /// `redis://HOST:PORT[/DB]`.
+    pub redis: At<String>,
+    /// How long the last list is believed while Redis is away (default 1 h).
+    pub longest_stale: Duration,
+}
+
+impl Unplaced for Denylist {
+    fn unplaced(&self) -> Self {
+        Self { redis: self.redis.unplaced(), ..self.clone() }
     }
 }

@@ -9,6 +9,7 @@ mod balancer;
 mod bodies;
 mod cache;
 mod calls;
+mod denylist;
 mod endpoints;
 mod fakes;
 mod files;
@@ -35,6 +36,8 @@ mod retries;
 mod rig;
 mod secrets;
 mod secured;
+#[expect(dead_code, reason = "the tests of the stage use more of it")]
+mod servers;
 mod services2;
 mod split;
 mod traces;

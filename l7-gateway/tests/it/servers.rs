@@ -40,7 +40,6 @@ impl Redis {
     }
 
     /// Ends it and keeps its folder.
-    #[expect(dead_code, reason = "not every user has a server that comes back")]
     pub(crate) fn stop(mut self) -> TempDir {
         end(&mut self.child);
         std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"))

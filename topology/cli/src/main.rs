@@ -10,6 +10,7 @@ mod docs;
 mod fetch;
 mod key;
 mod replay;
+mod revoke;
 mod token;
 mod up;
 
@@ -32,6 +33,7 @@ enum What {
     Check(check::Args),
     Token(token::Args),
     Key(key::Args),
+    Revoke(revoke::Args),
     Replay(replay::Args),
     /// Prints the JSON schema of the topology file
     Schema,
@@ -46,6 +48,7 @@ async fn main() -> ExitCode {
         What::Check(args) => check::run(&args),
         What::Token(args) => token::run(&args),
         What::Key(args) => key::run(args).await,
+        What::Revoke(args) => revoke::run(args).await,
         What::Replay(args) => replay::run(args).await,
         What::Schema => docs::schema(),
         What::Completions(args) => docs::completions(&args, Cli::command()),

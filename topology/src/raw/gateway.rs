@@ -11,8 +11,8 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
-    ApiKeys, CacheChoice, CacheStore, Experiment, FilesChoice, Findings, Flag, FromTree, Mirror,
-    Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    ApiKeys, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice, Findings, Flag, FromTree,
+    Mirror, Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -37,6 +37,8 @@ section! {
         may "issuers" issuers: Named<Issuer>,
         /// API keys that routes accept, by name of their source. Default: none.
         may "api-keys" api_keys: Named<ApiKeys>,
+        /// Tokens and keys that ended before their time. Default: none.
+        may "denylist" denylist: Denylist,
         /// Budgets that routes are charged to, by name. Default: none.
         may "limits" limits: Named<Limit>,
         /// Where counters live that all instances share. Default: in each process.

@@ -1,4 +1,4 @@
-//! API keys as typed.
+//! API keys and the denylist as typed.
 //!
 //! Invariant: none beyond `raw`'s.
 
@@ -23,5 +23,17 @@ section! {
         /// How long a gateway believes what Redis or PostgreSQL said of a key: also the longest time until
         /// a revoked key ends. Default: 30s.
         may "keep" keep: Typed<Time>,
+    }
+}
+
+section! {
+    /// Tokens and keys that ended before their time: `aqueduct revoke` tells all instances through Redis.
+    /// Before an instance has had the list, and when the last one is too old, requests that show a token
+    /// or a key are 503.
+    Denylist {
+        /// `redis://HOST:PORT[/DB]`.
+        must "redis" redis: Typed<Text>,
+        /// How long the last list is believed while Redis is away. Default: 1h.
+        may "longest-stale" longest_stale: Typed<Time>,
     }
 }

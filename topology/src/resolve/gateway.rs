@@ -19,7 +19,7 @@ use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::{Upstreams, concurrency};
-use crate::resolve::{bound, cache, count, drain, files, filled, or, overlap, positive};
+use crate::resolve::{bound, cache, count, drain, files, filled, identity, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// One gateway group.
@@ -65,6 +65,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         issuers,
         api_keys,
         limits,
+        denylist: raw.denylist.and_then(|raw| identity::denylist(raw, out)),
         limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
         unmatched,
         experiments: experiments.finish(out),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::identity::{ApiKeys, KeySource};
+use crate::identity::{ApiKeys, Denylist, KeySource};
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
 use crate::resolve::{gateway, positive, secret};
@@ -40,10 +40,24 @@ pub(super) fn api_keys(
         header: header.or_else(default),
         query,
         keep: positive(raw.keep, Duration::from_secs(30), out),
-        from: source(raw.from?, raw.password, names, out)?,
+        from: source(&raw.from?, raw.password, names, out)?,
         place: spot.extent.place,
     };
     Some((keys, spot))
+}
+
+/// The denylist.
+pub(super) fn denylist(raw: raw::Denylist, out: &mut Findings) -> Option<Denylist> {
+    let redis = raw.redis?;
+    if !gateway::redis_url(&redis.value.0) {
+        let spot = gateway::hidden(&redis.spot, redis.value.0.contains('@'));
+        out.error(&spot, "this is no Redis URL that can be used")
+            .allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
+    }
+    Some(Denylist {
+        redis: At { value: redis.value.0, place: redis.spot.extent.place },
+        longest_stale: positive(raw.longest_stale, Duration::from_secs(3600), out),
+    })
 }
 
 fn header(typed: &Typed<Text>, out: &mut Findings) -> String {
@@ -68,7 +82,7 @@ fn query(typed: &Typed<Text>, out: &mut Findings) -> String {
 }
 
 fn source(
-    typed: Typed<Text>,
+    typed: &Typed<Text>,
     password: Option<Typed<SecretRef>>,
     names: &Names,
     out: &mut Findings,

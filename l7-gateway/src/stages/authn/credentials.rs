@@ -115,7 +115,7 @@ pub fn strip(request: &mut Request, sources: &[ApiKeys]) {
 fn without(query: &str, name: &str) -> Option<Box<str>> {
     let own = |pair: &&str| {
         let mut read = form_urlencoded::parse(pair.as_bytes());
-        !read.next().is_some_and(|(key, _)| key == name)
+        read.next().is_none_or(|(key, _)| key != name)
     };
     let left: Vec<&str> = query.split('&').filter(own).collect();
     (!left.is_empty()).then(|| left.join("&").into())

@@ -1,6 +1,6 @@
 //! What an operator must hear about issuers' keys and stores of API keys. Not for refused tokens: those are in the access
-//! log and counted there. Emitted by `jwks`
-//! and `api_key`.
+//! log and counted there. Emitted by `jwks`,
+//! `api_key` and `denylist`.
 //!
 //! Invariant: labels are names from the topology file.
 
@@ -66,6 +66,86 @@ pub struct KeyRecordOdd<'a> {
     pub source: &'a str,
     /// The key's digest, which does not give the key away.
     pub digest: &'a str,
+}
+
+/// The denylist cannot be heard; the last list stays in force for a while.
+#[derive(Debug)]
+pub struct DenylistAway<'a> {
+    /// What happened.
+    pub cause: &'a str,
+}
+
+/// It is heard again.
+#[derive(Debug)]
+pub struct DenylistBack;
+
+/// The last list is too old to be believed: who shows a token or a key is answered 503.
+#[derive(Debug)]
+pub struct DenylistTooOld;
+
+/// Entries that cannot be read; what they were to end goes on.
+#[derive(Debug)]
+pub struct DenylistOdd {
+    /// How many.
+    pub entries: usize,
+}
+
+/// Something was revoked.
+#[derive(Debug)]
+pub struct Revoked {
+    /// What kind of thing.
+    pub what: &'static str,
+}
+
+impl Event for DenylistAway<'_> {
+    fn emit(&self, to: &Observer) {
+        denylist(to, "away");
+        let (instance, cause) = (&*to.instance, self.cause);
+        tracing::event!(
+            Level::WARN,
+            instance,
+            cause,
+            "denylist away: the last list stays in force"
+        );
+    }
+}
+
+impl Event for DenylistBack {
+    fn emit(&self, to: &Observer) {
+        denylist(to, "back");
+        tracing::event!(Level::INFO, instance = &*to.instance, "denylist is back");
+    }
+}
+
+impl Event for DenylistTooOld {
+    fn emit(&self, to: &Observer) {
+        denylist(to, "too_old");
+        tracing::event!(
+            Level::ERROR,
+            instance = &*to.instance,
+            "denylist too old: callers can no longer be identified"
+        );
+    }
+}
+
+impl Event for DenylistOdd {
+    fn emit(&self, to: &Observer) {
+        denylist(to, "odd");
+        let (instance, entries) = (&*to.instance, self.entries);
+        tracing::event!(Level::ERROR, instance, entries, "entries of the denylist cannot be read");
+    }
+}
+
+impl Event for Revoked {
+    fn emit(&self, to: &Observer) {
+        denylist(to, "revoked");
+        tracing::event!(Level::INFO, instance = &*to.instance, what = self.what, "revoked");
+    }
+}
+
+fn denylist(to: &Observer, what: &str) {
+    let help = "What happened to the denylist.";
+    to.metrics.counter("aqueduct_http_denylist_total", help, &[("what", what)]).increment(1);
 }
 
 impl Event for KeyStoreAway<'_> {

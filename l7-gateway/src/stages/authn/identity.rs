@@ -3,11 +3,14 @@
 //!
 //! Invariant: only `authn` makes one, and its subject fits in a header.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use topology::gateway::{ApiKeysId, IssuerId};
 use topology::units::Scope;
+
+use super::api_key::Digest;
 
 /// A verified caller.
 #[derive(Clone, Debug)]
@@ -27,6 +30,21 @@ pub(super) struct Facts {
     pub(super) plan: Option<Arc<str>>,
     /// When it ends, in milliseconds since the epoch.
     pub(super) expires: u64,
+    /// By what else it can be revoked than by its subject.
+    pub(super) marks: Marks,
+}
+
+/// By what a token or a key can be revoked, beside its user.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Marks {
+    /// `jti`.
+    pub(super) id: Option<Box<str>>,
+    /// `iat`, in milliseconds since the epoch.
+    pub(super) issued: Option<u64>,
+    /// Of a key.
+    pub(super) digest: Option<Digest>,
+    /// The list on which it was not, as the list counts its changes.
+    pub(super) cleared: Cell<u64>,
 }
 
 /// Who says who a caller is.
@@ -89,6 +107,11 @@ impl Identity {
     /// The plan of a consumer.
     pub fn plan(&self) -> Option<&str> {
         self.facts.plan.as_deref()
+    }
+
+    /// By what it can be revoked.
+    pub(super) fn marks(&self) -> &Marks {
+        &self.facts.marks
     }
 
     /// When it ends in milliseconds since the epoch, the issuer's leeway not counted.

@@ -239,6 +239,11 @@ impl Source {
         current.keys.as_ref().map(|_| current.generation)
     }
 
+    /// Its issuer's `iss`.
+    pub(super) fn iss(&self) -> &str {
+        &self.issuer.issuer
+    }
+
     /// Its issuer's tolerance in milliseconds.
     pub(super) fn leeway(&self) -> u64 {
         super::jwt::millis(self.issuer.leeway)

@@ -44,6 +44,10 @@ pub struct Verified {
     pub scopes: Vec<Scope>,
     /// `exp` in milliseconds since the epoch.
     pub expires: u64,
+    /// `jti`, by which it can be revoked.
+    pub id: Option<Box<str>>,
+    /// `iat` in milliseconds since the epoch.
+    pub issued: Option<u64>,
 }
 
 /// Why a token is not believed.
@@ -159,6 +163,8 @@ impl<'t> Token<'t> {
             user: self.user(&issuer.user_claim)?,
             scopes: self.scopes(&issuer.scope_claim)?,
             expires,
+            id: self.id()?,
+            issued: self.time("iat")?,
         })
     }
 
@@ -218,6 +224,15 @@ impl<'t> Token<'t> {
                 Ok(Some((seconds * 1000.0).round() as u64))
             }
             _ => Err(JwtFault::Unusable(claim)),
+        }
+    }
+
+    /// RFC 7519 §4.1.7: a text, if it is there.
+    fn id(&self) -> Result<Option<Box<str>>, JwtFault> {
+        match self.claims.get("jti") {
+            None => Ok(None),
+            Some(Value::String(id)) => Ok(Some(id.as_str().into())),
+            Some(_) => Err(JwtFault::Unusable("jti")),
         }
     }
 

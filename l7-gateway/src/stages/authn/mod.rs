@@ -12,10 +12,12 @@ use tokio::time::Instant;
 use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Ways};
 use topology::units::Place;
 
+use self::api_key::Digest;
 use self::api_key::directory::{Away, Directory, DirectoryError};
 use self::cache::Cache;
 use self::credentials::Presented;
-use self::identity::Facts;
+use self::denylist::{Denied, Denylist, DenylistError, Subject};
+use self::identity::{Facts, Marks};
 pub use self::identity::{Identity, Voucher};
 pub use self::jwks::{Keys, KeysError};
 pub use self::jwt::JwtFault;
@@ -28,6 +30,7 @@ use crate::trace::Trace;
 pub mod api_key;
 pub mod cache;
 pub mod credentials;
+pub mod denylist;
 pub mod events;
 pub mod fetch;
 mod identity;
@@ -64,6 +67,15 @@ pub enum AuthnError {
     /// The store of API keys does not answer.
     #[error("the store of API keys is away")]
     StoreAway,
+    /// A token that ended before its time.
+    #[error("the token has been revoked")]
+    RevokedToken,
+    /// An API key that ended before its time.
+    #[error("the API key has been revoked")]
+    RevokedKey,
+    /// There is no denylist that can be believed.
+    #[error("whether it was revoked is not known")]
+    DenylistAway,
     /// The principal of the client's certificate is not visible ASCII.
     #[error("the certificate's principal cannot be used")]
     OddPrincipal,
@@ -103,6 +115,8 @@ pub struct Vouchers {
     pub sources: Vec<ApiKeys>,
     /// The same sources, in the same order.
     pub directories: Vec<Arc<Directory>>,
+    /// Who ended before its time; `None`: nobody does.
+    pub denylist: Option<Arc<Denylist>>,
 }
 
 /// Why they cannot be set up.
@@ -114,6 +128,9 @@ pub enum VouchersError {
     /// API keys.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// The denylist.
+    #[error(transparent)]
+    Denylist(#[from] DenylistError),
 }
 
 impl VouchersError {
@@ -122,6 +139,7 @@ impl VouchersError {
         match self {
             Self::Keys(error) => error.place(),
             Self::Directory(error) => error.place(),
+            Self::Denylist(error) => error.place,
         }
     }
 }
@@ -139,7 +157,23 @@ impl Vouchers {
             keys: Keys::new(&group.issuers, before.map(|before| &*before.keys))?,
             sources: group.api_keys.clone(),
             directories: directories.collect::<Result<_, _>>()?,
+            denylist: match &group.denylist {
+                Some(model) => {
+                    let known = before.and_then(|before| before.denylist.as_ref());
+                    Some(Denylist::new(model, known)?)
+                }
+                None => None,
+            },
         }))
+    }
+
+    /// Why callers cannot be identified yet; empty: they can.
+    pub fn waiting(&self) -> Vec<String> {
+        let mut waiting = self.keys.waiting();
+        if self.denylist.as_ref().is_some_and(|list| list.generation() == 0) {
+            waiting.push("denylist: not heard yet".to_owned());
+        }
+        waiting
     }
 }
 
@@ -166,22 +200,46 @@ impl Authn {
         ways: &Ways,
         now: u64,
     ) -> Result<Rc<Identity>, AuthnError> {
-        match presented {
+        let identity = match presented {
             Presented::Token(value) => {
                 let token = credentials::bearer(value).unwrap_or_default();
-                self.identify(token, &ways.issuers, now).await
+                self.identify(token, &ways.issuers, now).await?
             }
-            Presented::Key(key, ids) => self.look_up(key, ids, now).await,
+            Presented::Key(key, ids) => self.look_up(key, ids, now).await?,
             Presented::Principal(principal) => {
                 let facts = Facts {
                     voucher: Voucher::Certificate,
                     scopes: Arc::default(),
                     plan: None,
                     expires: u64::MAX,
+                    marks: Marks::default(),
                 };
-                Identity::new(principal, facts).map(Rc::new).ok_or(AuthnError::OddPrincipal)
+                Rc::new(Identity::new(principal, facts).ok_or(AuthnError::OddPrincipal)?)
             }
-        }
+        };
+        self.clear(&identity)?;
+        Ok(identity)
+    }
+
+    /// Makes sure that it did not end before its time: also of who was verified before.
+    fn clear(&self, identity: &Identity) -> Result<(), AuthnError> {
+        let Some(list) = &self.vouchers.denylist else { return Ok(()) };
+        let marks = identity.marks();
+        let (who, revoked) = match (identity.issuer(), &marks.digest) {
+            (Some(id), _) => {
+                let iss = self.vouchers.keys.source(id).map_or("", jwks::Source::iss);
+                let (jti, user) = (marks.id.as_deref(), identity.subject());
+                let issued = marks.issued;
+                (Subject::Token { iss, jti, user, issued }, AuthnError::RevokedToken)
+            }
+            (None, Some(digest)) => (Subject::Key(digest), AuthnError::RevokedKey),
+            // Certificates have lists of their own.
+            (None, None) => return Ok(()),
+        };
+        list.check(&who, &marks.cleared).map_err(|denied| match denied {
+            Denied::Revoked => revoked,
+            Denied::Unknown => AuthnError::DenylistAway,
+        })
     }
 
     async fn identify(
@@ -200,9 +258,14 @@ impl Authn {
         if perhaps_new && source.renew(Instant::now()).await {
             (outcome, keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         }
-        let Verified { user, scopes, expires } = outcome?;
-        let voucher = Voucher::Issuer(id);
-        let facts = Facts { voucher, scopes: scopes.into(), plan: None, expires };
+        let Verified { user, scopes, expires, id: jti, issued } = outcome?;
+        let facts = Facts {
+            voucher: Voucher::Issuer(id),
+            scopes: scopes.into(),
+            plan: None,
+            expires,
+            marks: Marks { id: jti, issued, ..Marks::default() },
+        };
         let identity = Rc::new(Identity::new(&user, facts).ok_or(JwtFault::Unusable("user"))?);
         self.cache.borrow_mut().insert(token, Rc::clone(&identity), keys);
         Ok(identity)
@@ -240,9 +303,10 @@ impl Authn {
         if !api_key::LENGTHS.contains(&key.len()) {
             return answer;
         }
+        let digest = Digest::of(key);
         for id in ids {
             let Some(directory) = self.vouchers.directories.get(id.0) else { continue };
-            match directory.find(key).await {
+            match directory.find(digest).await {
                 Ok(Some(entry)) if now >= entry.expires => return Err(AuthnError::ExpiredKey),
                 Ok(Some(entry)) => {
                     let facts = Facts {
@@ -250,6 +314,7 @@ impl Authn {
                         scopes: Arc::clone(&entry.scopes),
                         plan: entry.plan.clone(),
                         expires: entry.expires,
+                        marks: Marks { digest: Some(digest), ..Marks::default() },
                     };
                     let identity = Identity::new(&entry.consumer, facts);
                     return identity.map(Rc::new).ok_or(AuthnError::UnknownKey);
@@ -318,6 +383,7 @@ mod forge;
 
 #[cfg(test)]
 #[path = "../../../tests/it/servers.rs"]
+#[expect(dead_code, reason = "the integration tests use more of it")]
 mod servers;
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Scene {
             issuer("drivers", &drivers, Algorithm::EdDSA),
         ];
         let keys = Keys::new(&issuers, None).unwrap();
-        let vouchers = Vouchers { keys, sources: vec![], directories: vec![] };
+        let vouchers = Vouchers { keys, sources: vec![], directories: vec![], denylist: None };
         let authn = Authn::new(Arc::new(vouchers));
         Self { authn, riders, drivers, _folder: folder }
     }

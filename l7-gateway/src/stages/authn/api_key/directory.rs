@@ -87,12 +87,14 @@ enum Kind {
     /// Everything is here.
     Whole(HashMap<Digest, Arc<Entry>>),
     /// What the store said lately is here.
-    Asked {
-        store: Store,
-        heard: Mutex<Heard>,
-        questions: mpsc::Sender<Question>,
-        inbox: Mutex<Option<mpsc::Receiver<Question>>>,
-    },
+    Asked(Box<Asked>),
+}
+
+struct Asked {
+    store: Store,
+    heard: Mutex<Heard>,
+    questions: mpsc::Sender<Question>,
+    inbox: Mutex<Option<mpsc::Receiver<Question>>>,
 }
 
 /// Guesses cannot push out what is known: they are remembered apart.
@@ -128,22 +130,21 @@ impl Directory {
             let (questions, inbox) = mpsc::channel(WAITING);
             let heard = Heard { keys: Recent::new(MOST), others: Recent::new(MOST) };
             let (heard, inbox) = (Mutex::new(heard), Mutex::new(Some(inbox)));
-            Kind::Asked { store, heard, questions, inbox }
+            Kind::Asked(Box::new(Asked { store, heard, questions, inbox }))
         };
         Ok(Arc::new(Self { model: model.clone(), kind }))
     }
 
     /// Whether somebody must keep it.
     pub fn is_asked(&self) -> bool {
-        matches!(self.kind, Kind::Asked { .. })
+        matches!(self.kind, Kind::Asked(_))
     }
 
     /// Whose a key is; `None`: nobody's.
-    pub(in crate::stages::authn) async fn find(&self, key: &[u8]) -> Answer {
-        let digest = Digest::of(key);
-        let (heard, questions) = match &self.kind {
+    pub(in crate::stages::authn) async fn find(&self, digest: Digest) -> Answer {
+        let Asked { heard, questions, .. } = match &self.kind {
             Kind::Whole(all) => return Ok(all.get(&digest).cloned()),
-            Kind::Asked { heard, questions, .. } => (heard, questions),
+            Kind::Asked(asked) => &**asked,
         };
         let now = Instant::now();
         let known = {
@@ -174,7 +175,8 @@ impl Directory {
     /// Asks the store what workers want to know, until the instance stops. For the control runtime,
     /// once.
     pub async fn keep(self: Arc<Self>, observer: Observer, shutdown: Shutdown) {
-        let Kind::Asked { store, heard, inbox, .. } = &self.kind else { return };
+        let Kind::Asked(asked) = &self.kind else { return };
+        let Asked { store, heard, inbox, .. } = &**asked;
         let Some(mut inbox) = locked(inbox).take() else { return };
         let mut waiting: HashMap<Digest, Vec<oneshot::Sender<Answer>>> = HashMap::new();
         let mut running = FuturesUnordered::new();

@@ -4,12 +4,13 @@ use proptest::prelude::*;
 
 use std::sync::Arc;
 
-use super::super::identity::{Facts, Voucher};
+use super::super::identity::{Facts, Marks, Voucher};
 use super::*;
 
 fn identity(user: &str) -> Rc<Identity> {
     let voucher = Voucher::Issuer(IssuerId(0));
-    let facts = Facts { voucher, scopes: Arc::default(), plan: None, expires: 7 };
+    let facts =
+        Facts { voucher, scopes: Arc::default(), plan: None, expires: 7, marks: Marks::default() };
     Rc::new(Identity::new(user, facts).unwrap())
 }
 

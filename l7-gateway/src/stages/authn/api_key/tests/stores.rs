@@ -86,31 +86,34 @@ async fn a_directory_asks_once_and_remembers() {
     let life = Lifecycle::new();
     let keeper = Arc::clone(&directory).keep(Observer::new("gw-1"), life.shutdown());
     let keeper = tokio::spawn(keeper);
-    let all = futures_util::future::join_all((0..50).map(|_| directory.find(KEY))).await;
+    let all =
+        futures_util::future::join_all((0..50).map(|_| directory.find(Digest::of(KEY)))).await;
     assert!(all.iter().all(|found| &*found.as_ref().unwrap().as_ref().unwrap().consumer == "acme"));
-    let wrong =
-        futures_util::future::join_all((0..50).map(|_| directory.find(b"a wrong guess"))).await;
+    let wrong = futures_util::future::join_all(
+        (0..50).map(|_| directory.find(Digest::of(b"a wrong guess"))),
+    )
+    .await;
     assert!(wrong.iter().all(|found| *found == Ok(None)));
     assert_eq!(server.calls("get").await, 2);
-    directory.find(KEY).await.unwrap();
+    directory.find(Digest::of(KEY)).await.unwrap();
     assert_eq!(server.calls("get").await, 2);
     // Revoked: it ends with what is believed.
     assert!(store.remove(&Digest::of(KEY)).await.unwrap());
     pass(Duration::from_secs(29)).await;
-    assert!(directory.find(KEY).await.unwrap().is_some());
+    assert!(directory.find(Digest::of(KEY)).await.unwrap().is_some());
     pass(Duration::from_secs(1)).await;
-    assert_eq!(directory.find(KEY).await, Ok(None));
+    assert_eq!(directory.find(Digest::of(KEY)).await, Ok(None));
     assert_eq!(server.calls("get").await, 3);
     // Away: who was known stays known.
     store.put(&Digest::of(KEY), &record("acme")).await.unwrap();
     pass(Duration::from_secs(30)).await;
-    assert!(directory.find(KEY).await.unwrap().is_some());
+    assert!(directory.find(Digest::of(KEY)).await.unwrap().is_some());
     drop(server);
     pass(Duration::from_secs(3500)).await;
-    assert!(directory.find(KEY).await.unwrap().is_some());
-    assert_eq!(directory.find(b"another key, never seen").await, Err(Away));
+    assert!(directory.find(Digest::of(KEY)).await.unwrap().is_some());
+    assert_eq!(directory.find(Digest::of(b"another key, never seen")).await, Err(Away));
     pass(Duration::from_secs(101)).await;
-    assert_eq!(directory.find(KEY).await, Err(Away));
+    assert_eq!(directory.find(Digest::of(KEY)).await, Err(Away));
     keeper.abort();
 }
 
