@@ -20,6 +20,7 @@ use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
+use crate::telemetry::Notes;
 use crate::trace_context::Continued;
 
 /// The positions of the pipeline, in order.
@@ -159,6 +160,8 @@ pub struct Exchange {
     pub trace: TraceParent,
     /// The span before it, where the trace began elsewhere.
     pub continued: Option<Box<Continued>>,
+    /// What its spans will say; `None`: they are not collected.
+    pub notes: Option<Rc<Notes>>,
     /// What stage 2 found.
     pub candidate: Candidate,
     /// `Origin` of a cross-origin request, for the CORS response side.
@@ -432,6 +435,7 @@ impl Exchange {
             request_id: ids.0,
             trace: ids.1,
             continued: None,
+            notes: None,
             candidate: Candidate::Unmatched,
             origin: None,
             grpc: false,

@@ -61,9 +61,9 @@ impl TraceParent {
         Self { span: self.span, ..parent }
     }
 
-    /// Another span of the same trace.
-    pub fn with_span(self, span: u64) -> Self {
-        Self { span, ..self }
+    /// The n-th span below this one, in the same trace.
+    pub fn next_span(self, nth: u64) -> Self {
+        Self { span: self.span.wrapping_add(nth).max(1), ..self }
     }
 
     /// Reads a header (W3C Trace Context §3.2.2, §4.3). Versions to come are read as far as they are

@@ -34,6 +34,8 @@ use crate::events::{Started, Stopped};
 use crate::inspect::Inspection;
 use crate::server::Connections;
 use crate::snapshot::{BuildError, Snapshot};
+use crate::telemetry::Exporter;
+use crate::telemetry::export::Exporting;
 
 pub mod access_log;
 pub mod body;
@@ -58,6 +60,7 @@ pub mod predicate;
 pub mod server;
 pub mod snapshot;
 pub mod stages;
+pub mod telemetry;
 pub mod trace;
 pub mod trace_context;
 
@@ -125,6 +128,7 @@ pub struct Running {
     writer: Option<Writer>,
     observer: Observer,
     handle: Handle,
+    exporting: Exporting,
 }
 
 impl Running {
@@ -141,6 +145,7 @@ impl Running {
         let ended = self.workers.join().await;
         self.control.abort_all();
         drop(self.writer.take());
+        self.exporting.end().await;
         self.observer.emit(Stopped);
         ended
     }
@@ -255,11 +260,14 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let totals = Arc::new(Totals::default());
     let connections = Connections::new(group.front.max_connections.get(), observer);
     let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
+    let exporter = Exporter::new(count.get(), observer);
+    let outboxes: Vec<_> = (0..count.get()).map(|i| exporter.outbox(i)).collect();
     let (name, ears) = (model.name.clone(), observer.clone());
     let (of_workers, sums) = (Arc::clone(&published), Arc::clone(&totals));
     let (crew, workers) = crew::start(count, &options, &connections, move |index| {
         let ring = rings.get(index).cloned().flatten();
         let sink = Sink::new(&name, ring, Arc::clone(&sums), &ears.metrics);
+        outboxes.get(index).cloned().flatten().into_iter().for_each(|outbox| sink.collect(outbox));
         Worker::new(Arc::clone(&of_workers), sink, ears.clone())
     })?;
     let (listener, shares) = bound;
@@ -302,7 +310,17 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         workers: count.get(),
         routes: group.routes.len(),
     });
+    let exporting = exporter.start(published);
     let listeners = vec![(model.name.as_str().to_owned(), listen)];
     let observer = options.observer;
-    Ok(Running { admin: admin_at, listeners, workers, control, writer, observer, handle })
+    Ok(Running {
+        admin: admin_at,
+        listeners,
+        workers,
+        control,
+        writer,
+        observer,
+        handle,
+        exporting,
+    })
 }

@@ -8,6 +8,7 @@ use topology::telemetry::Telemetry;
 
 use crate::exchange::Exchange;
 use crate::ids::TraceParent;
+use crate::telemetry::Notes;
 
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
@@ -34,11 +35,18 @@ impl Continued {
     }
 }
 
-/// Goes on with the client's trace where it is believed.
+/// Goes on with the client's trace where it is believed; what is sampled is noted where somebody
+/// collects it.
 pub fn follow(x: &mut Exchange, headers: &HeaderMap, telemetry: &Telemetry) {
-    if telemetry.trust_trace_from.is_empty() {
-        return;
+    if !telemetry.trust_trace_from.is_empty() {
+        go_on(x, headers, telemetry);
     }
+    if telemetry.otlp.is_some() && x.trace.is_sampled() {
+        x.notes = Some(Notes::new(x.began, x.trace));
+    }
+}
+
+fn go_on(x: &mut Exchange, headers: &HeaderMap, telemetry: &Telemetry) {
     let client = x.peer.address();
     if telemetry.trust_trace_from.iter().any(|network| network.contains(&client))
         && let Some(before) = Continued::read(headers)

@@ -1,13 +1,14 @@
-//! Traces of a gateway group: which are sampled, and whom to believe about those that began elsewhere.
+//! Traces of a gateway group: which are sampled, whom to believe about those that began elsewhere, and
+//! where spans go.
 //!
-//! Invariant: a part of all traces is at most all of them.
+//! Invariant: the collector's address has neither a user nor a query.
 
 use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::units::UnitError;
+use crate::units::{At, UnitError};
 
 /// What a group says of its traces.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -16,6 +17,10 @@ pub struct Telemetry {
     pub sample: Sample,
     /// Clients whose `traceparent` and `tracestate` are believed; from all others a trace begins here.
     pub trust_trace_from: Vec<IpNet>,
+    /// The collector of spans; `None`: they are not made.
+    pub otlp: Option<At<String>>,
+    /// Access records go there as well.
+    pub records: bool,
 }
 
 /// How many of all traces, as written: `1%`, `0.01%`; in millionths.

@@ -4,7 +4,7 @@
 //!
 //! Invariant: a worker never waits for the log; what does not fit is dropped and counted.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use topology::units::{InstanceName, RouteName, ServiceName};
 
 use crate::body::BodyProgress;
 use crate::exchange::{Exchange, Stage};
+use crate::telemetry::{Outbox, span};
 
 pub mod line;
 pub mod ring;
@@ -200,6 +201,7 @@ pub struct Sink {
     added: Arc<Latency>,
     halts: Vec<Counter>,
     scratch: RefCell<Vec<u8>>,
+    outbox: OnceCell<Arc<Outbox>>,
 }
 
 impl Sink {
@@ -222,7 +224,14 @@ impl Sink {
             added: metrics.latency("aqueduct_http_added_seconds", help, &[]),
             halts: halts.into(),
             scratch: RefCell::default(),
+            outbox: OnceCell::new(),
         })
+    }
+
+    /// Spans go there from now on, and records if the outbox wants them.
+    pub fn collect(&self, outbox: Arc<Outbox>) {
+        // It has one already: the first stays.
+        let _first = self.outbox.set(outbox);
     }
 
     /// Counts and writes an exchange that has ended.
@@ -242,11 +251,22 @@ impl Sink {
         if let Some(counter) = x.progress.halted().and_then(|s| sink.halts.get(s as usize - 1)) {
             counter.increment(1);
         }
+        let outbox = sink.outbox.get();
+        if let (Some(outbox), Some(notes)) = (outbox, &x.notes) {
+            span::spans(x, notes, elapsed).for_each(|span| outbox.span(span));
+        }
+        let records = outbox.filter(|outbox| outbox.wants_records());
+        if sink.ring.is_none() && records.is_none() {
+            return;
+        }
+        let mut text = sink.scratch.borrow_mut();
+        text.clear();
+        line::write(x, sink.instance.as_str(), elapsed, &mut text);
         if let Some(ring) = &sink.ring {
-            let mut text = sink.scratch.borrow_mut();
-            text.clear();
-            line::write(x, sink.instance.as_str(), elapsed, &mut text);
             ring.push(&text);
+        }
+        if let Some(outbox) = records {
+            outbox.record(span::record(x, &text));
         }
     }
 }

@@ -4,18 +4,24 @@
 
 use ipnet::IpNet;
 
-use crate::raw::Typed;
 use crate::raw::schema::section;
+use crate::raw::{Flag, Text, Typed};
 use crate::telemetry::Sample;
 
 section! {
-    /// Traces: whose are continued, and which are sampled.
+    /// Traces: whose are continued, which are sampled, where their spans go.
     Telemetry {
-        /// How many of the traces that begin here are sampled: services are told so by the flag of
-        /// `traceparent`. Default: 1%.
+        /// How many of the traces that begin here are sampled: services are told so (`traceparent`), and
+        /// spans of those go to `otlp`. Default: 1%.
         may "sample" sample: Typed<Sample>,
         /// Networks of clients whose `traceparent` and `tracestate` are continued, their choice of what is
         /// sampled included. Default: none; every request begins a trace.
         may "trust-trace-from" trust_trace_from: Vec<Typed<IpNet>>,
+        /// A collector that takes OTLP (protobuf over HTTP): `http://HOST:PORT` or `https://HOST:PORT`;
+        /// spans go to `/v1/traces` below it. One that is away or slow costs spans, which are counted, and
+        /// no request's time. Default: no spans.
+        may "otlp" otlp: Typed<Text>,
+        /// Whether access records go to `/v1/logs` of `otlp` as well. Default: false.
+        may "records" records: Typed<Flag>,
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         files,
         cache: kept.then_some(store),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
-        telemetry: telemetry(raw.telemetry),
+        telemetry: telemetry(raw.telemetry, out),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }

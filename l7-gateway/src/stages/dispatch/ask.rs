@@ -23,6 +23,8 @@ use super::{Dispatch, Lane, Plan};
 use crate::body::{BodyProgress, RequestBody, Tape};
 use crate::exchange::Grant;
 use crate::grpc;
+use crate::telemetry::Notes;
+use crate::telemetry::notes::Outcome;
 
 /// An answer's head, and the connection that its body comes over.
 type Answer = (Response<UpstreamBody>, Lease);
@@ -35,9 +37,10 @@ impl Dispatch {
         lane: &Lane,
         plan: Plan,
         request: Request<RequestBody>,
+        notes: Option<&Rc<Notes>>,
     ) -> Result<Answer, Why> {
         lane.budget.borrow_mut().deposit();
-        let (to, rules) = (To { lane, plan }, &lane.pool.upstream.model.retry);
+        let (to, rules) = (To { lane, plan, notes }, &lane.pool.upstream.model.retry);
         let mut tried = Tried::default();
         let mut next = request;
         // The best that came of it so far, and how long to wait where only tried endpoints are left.
@@ -117,7 +120,7 @@ impl Dispatch {
         request: Request<RequestBody>,
         (spare, after): (&Spare, Duration),
     ) -> Result<Answer, Failure> {
-        let To { lane, plan } = to;
+        let To { lane, plan, .. } = to;
         let mut first = pin!(self.once(to, chosen, request));
         tokio::select! {
             biased;
@@ -138,17 +141,27 @@ impl Dispatch {
     /// One attempt, and what it tells of its endpoint.
     async fn once(
         &self,
-        To { lane, plan }: To<'_>,
+        To { lane, plan, notes }: To<'_>,
         chosen: Chosen,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> Result<Answer, Failure> {
         let Chosen { endpoint, trial, first, .. } = chosen;
+        let noting = notes.and_then(|notes| {
+            let known = lane.pool.upstream.service.endpoints.get(endpoint)?;
+            Some(notes.begin((&known.name, known.address), request.headers_mut()))
+        });
         let progress = request.body().progress();
         let reuse = if first { Reuse::Allowed } else { Reuse::Fresh };
         let Plan { deadline, end, times, streams, .. } = plan;
         let aim = Aim { endpoint, reuse, deadline, end, times, streams };
         let watch = Watch::new(&lane.costs, endpoint);
         let outcome = attempt(&lane.pool, aim, request).await;
+        if let Some(noting) = noting {
+            noting.end(match &outcome {
+                Ok((response, _)) => Outcome::Status(response.status().as_u16()),
+                Err(failure) => Outcome::Failed(failure.why.cause()),
+            });
+        }
         let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
         // Neither a client that breaks off nor one that gives a call too little time says anything of
         // the endpoint.
@@ -219,6 +232,7 @@ impl Lane {
 struct To<'a> {
     lane: &'a Lane,
     plan: Plan,
+    notes: Option<&'a Rc<Notes>>,
 }
 
 /// Where an attempt goes.

@@ -28,6 +28,7 @@ use crate::grpc;
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
+use crate::telemetry::Notes;
 use crate::trace::{Silent, Trace};
 use topology::gateway::RouteTo;
 
@@ -216,7 +217,7 @@ impl Dispatch {
         let request = Request::from_parts(head, body);
         self.admit(&mut x.passes, plan).await?;
         self.mirror(route, &request);
-        let asked = self.fetch(&grant, plan, request).await;
+        let asked = self.fetch(&grant, plan, request, x.notes.as_ref()).await;
         x.progress.upstream += begun.elapsed();
         asked
     }
@@ -227,10 +228,11 @@ impl Dispatch {
         grant: &Grant,
         plan: Plan,
         request: Request<RequestBody>,
+        notes: Option<&Rc<Notes>>,
     ) -> Result<Answered, Halt> {
         let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         let progress = request.body().progress();
-        let asked = self.ask(grant, lane, plan, request).await;
+        let asked = self.ask(grant, lane, plan, request, notes).await;
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
         let pace = Pace::new(plan.times.idle, plan.end);
         answer(response, lease, plan.upgrade, pace)

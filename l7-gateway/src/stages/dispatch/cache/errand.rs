@@ -97,7 +97,7 @@ impl Errand {
         request: Request<RequestBody>,
     ) -> Result<(Answered, Came), Halt> {
         let sent = Instant::now();
-        let answered = stage.fetch(&self.grant, self.plan, request).await?;
+        let answered = stage.fetch(&self.grant, self.plan, request, None).await?;
         let came = Came { at: self.began.0 + self.began.1.elapsed(), delay: sent.elapsed() };
         Ok((answered, came))
     }
