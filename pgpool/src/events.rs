@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 
 use common::observe::{Event, Observer};
+pub use common::reload::events::ReloadRefused;
 use tracing::Level;
 
 /// A server let us in.
@@ -100,6 +101,19 @@ impl Event for Listening {
     fn emit(&self, to: &Observer) {
         let instance = &*to.instance;
         tracing::event!(Level::INFO, instance, address = %self.address, workers = self.workers, "listening");
+    }
+}
+
+/// A changed file is in force.
+pub struct Reloaded<'a> {
+    /// Keys that change with a restart only.
+    pub waiting: &'a [&'a str],
+}
+
+impl Event for Reloaded<'_> {
+    fn emit(&self, to: &Observer) {
+        tracing::event!(Level::INFO, instance = &*to.instance, "reloaded");
+        common::reload::events::applied(to, self.waiting);
     }
 }
 

@@ -86,6 +86,12 @@ pub enum Refusal {
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
+    /// A reload has taken the database or the user away.
+    #[error("this database or user is no longer served here")]
+    Removed,
+    /// The configuration cannot be read again.
+    #[error("the configuration was not reloaded: {0}")]
+    Reload(String),
     /// Prepared statements of one client take more memory than we keep.
     #[error("too many or too large prepared statements")]
     TooMuchPrepared,
@@ -130,7 +136,8 @@ impl Refusal {
             Self::Unavailable { .. } => b"57P03",
             Self::ServerLost => b"08006",
             Self::Settings(_) => b"22023",
-            Self::ShuttingDown | Self::Killed => b"57P01",
+            Self::ShuttingDown | Self::Killed | Self::Removed => b"57P01",
+            Self::Reload(_) => b"F0000",
             Self::TooMuchPrepared => b"54000",
         })
     }

@@ -10,13 +10,14 @@ use common::lifecycle::{Lifecycle, Phase};
 use common::observe::admin::{Inspect, Summary, Unit};
 use serde_json::{Value, json};
 
-use crate::snapshot::{Credential, Snapshot};
+use crate::control::Handle;
+use crate::snapshot::Credential;
 use crate::worker::{Peers, Tally};
 
 /// A view of a running instance.
 pub(crate) struct Inspection {
-    /// Configuration in force.
-    pub(crate) snapshot: Arc<Snapshot>,
+    /// Knows the configuration in force.
+    pub(crate) handle: Handle,
     /// All workers.
     pub(crate) peers: Peers,
     /// Counters.
@@ -27,7 +28,8 @@ pub(crate) struct Inspection {
 
 impl Inspect for Inspection {
     fn config(&self) -> Value {
-        let databases = self.snapshot.databases.values().map(|database| {
+        let snapshot = self.handle.snapshot();
+        let databases = snapshot.databases.values().map(|database| {
             json!({
                 "name": database.name,
                 "server_name": database.server_name,
@@ -37,7 +39,7 @@ impl Inspect for Inspection {
                 "pool_size": database.pool_size,
             })
         });
-        let users = self.snapshot.users.values().map(|user| {
+        let users = snapshot.users.values().map(|user| {
             let kind = match user.credential {
                 Credential::Trust => "trust",
                 Credential::Scram(_) => "scram verifier",
@@ -47,13 +49,13 @@ impl Inspect for Inspection {
             json!({ "name": user.name, "secret": kind })
         });
         json!({
-            "group": self.snapshot.group,
-            "instance": self.snapshot.instance,
+            "group": snapshot.group,
+            "instance": snapshot.instance,
             "databases": databases.collect::<Vec<_>>(),
             "users": users.collect::<Vec<_>>(),
-            "tls": self.snapshot.tls.is_some(),
+            "tls": snapshot.tls.is_some(),
             "workers": self.peers.len(),
-            "settings": format!("{:?}", self.snapshot.settings),
+            "settings": format!("{:?}", snapshot.settings),
         })
     }
 
@@ -63,13 +65,14 @@ impl Inspect for Inspection {
     }
 
     fn summary(&self) -> Summary {
+        let snapshot = self.handle.snapshot();
         let micros = |quantile| {
             let time = self.tally.latency.quantile(quantile)?;
             u64::try_from(time.as_micros()).ok()
         };
         Summary {
             unit: Unit::Queries,
-            connections: self.snapshot.clients.now().into(),
+            connections: snapshot.clients.now().into(),
             work_total: self.tally.queries.load(Ordering::Relaxed),
             errors_total: self.tally.errors.load(Ordering::Relaxed),
             p50_us: micros(0.5),
@@ -78,7 +81,8 @@ impl Inspect for Inspection {
     }
 
     fn endpoints(&self) -> Value {
-        let databases = self.snapshot.databases.values().map(|database| {
+        let snapshot = self.handle.snapshot();
+        let databases = snapshot.databases.values().map(|database| {
             json!({
                 "service": database.name,
                 "role": if database.is_replica { "replica" } else { "primary" },

@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod cancel;
 pub mod client;
+pub mod control;
 pub mod events;
 pub mod fatal;
 mod inspect;
@@ -41,6 +42,7 @@ use common::workers::{self, WorkerPanic, Workers};
 use tokio::sync::mpsc;
 use topology::{Place, Topology};
 
+use control::Handle;
 use events::Listening;
 use inspect::Inspection;
 use snapshot::{Snapshot, SnapshotError};
@@ -55,6 +57,7 @@ pub struct Running {
     pub listeners: Vec<(String, SocketAddr)>,
     workers: Workers,
     lifecycle: common::lifecycle::Lifecycle,
+    handle: Handle,
     admin_task: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -83,6 +86,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The instance has ended, or is about to.
+    #[error("the instance has ended")]
+    Ended,
     /// The system gives no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
@@ -103,12 +109,8 @@ pub async fn start(
     options: Options,
 ) -> Result<Running, StartError> {
     let file = topology.source.name.clone();
-    let built = Snapshot::build(&topology, instance);
-    let (snapshot, _, found) = built.map_err(|source| StartError::Snapshot {
-        file: file.clone(),
-        place: source.place(),
-        source,
-    })?;
+    let snapshot = build(&topology, instance, None)?;
+    let Some((_, found)) = topology.pool(instance) else { return Err(StartError::Ended) };
     let token = secret::admin_token(&topology).map_err(SnapshotError::from);
     let token = token.map_err(|source| StartError::Snapshot {
         file: file.clone(),
@@ -133,46 +135,71 @@ pub async fn start(
     let admin_address = admin.as_ref().and_then(|l| l.local_addr().ok());
     let tally = Arc::new(Tally::default());
     let snapshot = Arc::new(snapshot);
-    let (peers, threads) = spawn(count, &snapshot, &options, listeners, &tally)?;
+    let (peers, inboxes) = channels(count);
+    let path = topology.source.name.clone().into();
+    let handle = Handle::new(Arc::clone(&snapshot), Arc::clone(&peers), &options, path);
+    let threads = spawn(count, &handle, &options, (&peers, inboxes, listeners), &tally)?;
     options.observer.emit(Listening { address, workers: count.get() });
-    let inspection = Inspection { snapshot, peers, tally, lifecycle: options.lifecycle.clone() };
+    let lifecycle = options.lifecycle.clone();
+    let inspection = Inspection { handle: handle.clone(), peers, tally, lifecycle };
     let admin_task = admin.map(|listener| serve_admin(listener, inspection, token, &options));
     Ok(Running {
         admin: admin_address,
         listeners: vec![("listen".to_owned(), address)],
         workers: threads,
         lifecycle: options.lifecycle,
+        handle,
         admin_task,
     })
 }
 
+/// The instance's part of the file, checked against the world. Blocking.
+pub(crate) fn build(
+    topology: &Topology,
+    instance: &str,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, StartError> {
+    let built = Snapshot::build(topology, instance, before);
+    built.map(|(snapshot, ..)| snapshot).map_err(|source| StartError::Snapshot {
+        file: topology.source.name.clone(),
+        place: source.place(),
+        source,
+    })
+}
+
+type Inbox = mpsc::UnboundedReceiver<Message>;
+
+fn channels(count: NonZeroUsize) -> (Peers, Vec<Inbox>) {
+    let channel = |_| mpsc::unbounded_channel::<Message>();
+    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count.get()).map(channel).unzip();
+    (senders.into(), inboxes)
+}
+
 fn spawn(
     count: NonZeroUsize,
-    snapshot: &Arc<Snapshot>,
+    handle: &Handle,
     options: &Options,
-    listeners: Vec<std::net::TcpListener>,
+    (peers, inboxes, listeners): (&Peers, Vec<Inbox>, Vec<std::net::TcpListener>),
     tally: &Arc<Tally>,
-) -> Result<(Peers, Workers), StartError> {
-    let (senders, inboxes): (Vec<_>, Vec<_>) =
-        (0..count.get()).map(|_| mpsc::unbounded_channel::<Message>()).unzip();
-    let peers: Peers = senders.into();
+) -> Result<Workers, StartError> {
     // Each worker takes its own listener and inbox, once.
     let seats: Vec<_> =
         inboxes.into_iter().zip(listeners).map(|seat| Mutex::new(Some(seat))).collect();
     let seats = Arc::new(seats);
-    let (snapshot, options) = (Arc::clone(snapshot), options.clone());
-    let (all, tally) = (Arc::clone(&peers), Arc::clone(tally));
+    let (handle, options) = (handle.clone(), options.clone());
+    let (all, tally) = (Arc::clone(peers), Arc::clone(tally));
     let body = move |id: workers::WorkerId| {
         let seat = seats.get(id.0);
         let seat = seat.and_then(|s| s.lock().unwrap_or_else(PoisonError::into_inner).take());
         let parts = Parts {
             id,
-            snapshot: Arc::clone(&snapshot),
+            snapshot: handle.snapshot(),
             observer: options.observer.clone(),
             lifecycle: options.lifecycle.clone(),
             dialer: Arc::new(Network),
             peers: Arc::clone(&all),
             tally: Arc::clone(&tally),
+            handle: Some(handle.clone()),
         };
         async move {
             let Some((inbox, listener)) = seat else { return };
@@ -181,8 +208,7 @@ fn spawn(
             worker.run(inbox).await;
         }
     };
-    let threads = workers::spawn("pgpool", count, body).map_err(StartError::Thread)?;
-    Ok((peers, threads))
+    workers::spawn("pgpool", count, body).map_err(StartError::Thread)
 }
 
 fn serve_admin(
@@ -207,6 +233,11 @@ fn serve_admin(
 }
 
 impl Running {
+    /// How it is asked to go by a changed file.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Waits until the instance has drained or was stopped.
     ///
     /// # Errors

@@ -40,11 +40,11 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
 }
 
 async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
-    let limit = worker.snapshot.settings.client_login_timeout;
+    let limit = worker.snapshot().settings.client_login_timeout;
     let until = Instant::now() + limit;
     let stream = Stream::Plain(Movable::Live(socket));
     // A place is taken before the first byte: half-open logins count.
-    let place = Held::enter(&worker.snapshot.clients);
+    let place = Held::enter(&worker.snapshot().clients);
     let opened = timeout_at(until, open(&worker, stream)).await;
     let Ok(Some((io, opening))) = opened else { return };
     let refused = match (opening, place) {
@@ -52,7 +52,7 @@ async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
         (Ok(Opening::Startup(startup)), Some(place)) => {
             return send_client(&worker, Arrival { io, address, startup, place, until });
         }
-        (Ok(_), None) => Refusal::TooManyClients(worker.snapshot.clients.most()),
+        (Ok(_), None) => Refusal::TooManyClients(worker.snapshot().clients.most()),
         (Ok(Opening::Ssl | Opening::Gss), _) => {
             Refusal::Protocol("too many encryption requests".to_owned())
         }
@@ -88,7 +88,7 @@ fn home_of(worker: &Worker, startup: &Startup) -> usize {
     if database == CONSOLE {
         return worker.id.0;
     }
-    home(&worker.snapshot, database, user, worker.peers.len())
+    home(&worker.snapshot(), database, user, worker.peers.len())
 }
 
 type Opened = (Stream, Result<Opening, Refusal>);
@@ -110,7 +110,7 @@ async fn open(worker: &Worker, mut io: Stream) -> Option<Opened> {
         if !wants_encryption {
             return Some((io, Ok(opening)));
         }
-        io = match (&worker.snapshot.tls, opening, io) {
+        io = match (&worker.snapshot().tls, opening, io) {
             (Some(acceptor), Opening::Ssl, Stream::Plain(mut socket)) => {
                 socket.write_all(b"S").await.ok()?;
                 let tls = acceptor.accept(socket).await.ok()?;

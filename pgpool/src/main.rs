@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use common::cli::{self, TierArgs};
-use common::lifecycle;
+use common::lifecycle::{self, Wish};
 
 /// Pools PostgreSQL connections: many clients, few server connections.
 ///
@@ -43,7 +43,11 @@ fn main() -> ExitCode {
 async fn run(launch: cli::Launch) -> ExitCode {
     let drain = launch.topology.pool(&launch.instance).map(|(group, _)| group.drain);
     let lifecycle = launch.options.lifecycle.clone();
-    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), |_| ());
+    let (wishes, mut wished) = tokio::sync::mpsc::unbounded_channel();
+    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), move |wish| {
+        // Nobody listens any more: the instance has ended.
+        let _ended = wishes.send(wish);
+    });
     let signals = match signals {
         Ok(signals) => signals,
         Err(fault) => return cli::refuse(1, &fault),
@@ -53,6 +57,15 @@ async fn run(launch: cli::Launch) -> ExitCode {
         Ok(running) => running,
         Err(fault) => return cli::refuse(1, &fault),
     };
-    let (finished, ()) = tokio::join!(running.finished(), signals);
+    let handle = running.handle();
+    let changes = async {
+        while let Some(wish) = wished.recv().await {
+            if wish == Wish::Reload {
+                // What was wrong has been logged.
+                let _refused = handle.reload().await;
+            }
+        }
+    };
+    let (finished, (), ()) = tokio::join!(running.finished(), signals, changes);
     finished.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
 }

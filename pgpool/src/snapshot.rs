@@ -44,6 +44,11 @@ pub struct Snapshot {
     pub clients: Arc<Count>,
     /// Makes the salts of users that do not exist.
     pub seed: [u8; 32],
+    /// All users of a database are at home on one worker, because they share a limit. As at start:
+    /// nobody moves.
+    pub together: bool,
+    /// Where the instance listens and where its admin listener is.
+    pub addresses: (SocketAddr, Option<SocketAddr>),
 }
 
 /// A database as clients name it.
@@ -94,7 +99,7 @@ pub enum Credential {
 #[derive(Debug)]
 pub struct Count {
     now: AtomicU32,
-    most: u32,
+    most: AtomicU32,
 }
 
 /// One of a [`Count`]; given back when dropped.
@@ -104,12 +109,20 @@ pub struct Held(Arc<Count>);
 impl Count {
     /// At most `most`; 0: no bound.
     pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { now: AtomicU32::new(0), most })
+        Arc::new(Self { now: AtomicU32::new(0), most: AtomicU32::new(most) })
+    }
+
+    /// The same count with another bound, or a new one: whoever is counted stays counted.
+    fn again(before: Option<&Arc<Self>>, most: u32) -> Arc<Self> {
+        let Some(count) = before else { return Self::new(most) };
+        count.most.store(most, Ordering::Release);
+        Arc::clone(count)
     }
 
     /// One more, unless the bound is reached.
     pub fn enter(&self) -> bool {
-        let enter = |now: u32| (self.most == 0 || now < self.most).then_some(now + 1);
+        let most = self.most();
+        let enter = |now: u32| (most == 0 || now < most).then_some(now + 1);
         self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
     }
 
@@ -125,7 +138,7 @@ impl Count {
 
     /// The bound; 0: none.
     pub fn most(&self) -> u32 {
-        self.most
+        self.most.load(Ordering::Acquire)
     }
 }
 
@@ -208,14 +221,16 @@ impl Snapshot {
     pub fn build<'t>(
         topology: &'t Topology,
         instance: &str,
+        before: Option<&Self>,
     ) -> Result<(Self, &'t Group, &'t Instance), SnapshotError> {
         let (group, found) = topology
             .pool(instance)
             .ok_or_else(|| SnapshotError::NoInstance(instance.to_owned()))?;
         let mut users = BTreeMap::new();
         for user in &group.users {
-            users
-                .insert(user.name.as_str().to_owned(), Arc::new(read_user(user, &group.settings)?));
+            let known = before.and_then(|snapshot| snapshot.users.get(user.name.as_str()));
+            let read = read_user(user, &group.settings, known.map(|user| &**user))?;
+            users.insert(user.name.as_str().to_owned(), Arc::new(read));
         }
         let tls = group.tls.as_ref().map(|tls| common::tls::server::config(tls, &[ALPN]));
         let binding = group.tls.as_ref().map(channel_binding).transpose()?.flatten();
@@ -223,12 +238,20 @@ impl Snapshot {
             binding,
             group: group.name.to_string(),
             instance: instance.to_owned(),
-            databases: databases(group),
+            databases: databases(group, before),
             users,
             settings: group.settings.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
-            clients: Count::new(group.settings.max_client_conn.get()),
-            seed: std::array::from_fn(|_| rand::rng().next_u32() as u8),
+            clients: Count::again(
+                before.map(|snapshot| &snapshot.clients),
+                group.settings.max_client_conn.get(),
+            ),
+            seed: before.map_or_else(
+                || std::array::from_fn(|_| rand::rng().next_u32() as u8),
+                |snapshot| snapshot.seed,
+            ),
+            together: before.map_or(group.settings.max_db_connections > 0, |s| s.together),
+            addresses: (found.listen.value, found.admin.as_ref().map(|at| at.value)),
         };
         Ok((snapshot, group, found))
     }
@@ -244,12 +267,13 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
     Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
 }
 
-fn databases(group: &Group) -> BTreeMap<String, Arc<Database>> {
+fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<Database>> {
     let read = |database: &topology::pool::Database| {
         let (servers, is_replica) = match &database.servers {
             Servers::Primary(address) => (vec![address.value], false),
             Servers::Replicas(all) => (all.iter().map(|a| a.value).collect(), true),
         };
+        let known = before.and_then(|snapshot| snapshot.databases.get(database.name.as_str()));
         Arc::new(Database {
             name: database.name.to_string(),
             server_name: database.server_name.clone(),
@@ -257,13 +281,20 @@ fn databases(group: &Group) -> BTreeMap<String, Arc<Database>> {
             is_replica,
             mode: database.mode,
             pool_size: database.pool_size.get(),
-            connections: Count::new(group.settings.max_db_connections),
+            connections: Count::again(
+                known.map(|database| &database.connections),
+                group.settings.max_db_connections,
+            ),
         })
     };
     group.databases.iter().map(|d| (d.name.to_string(), read(d))).collect()
 }
 
-fn read_user(user: &topology::pool::User, settings: &Settings) -> Result<User, SnapshotError> {
+fn read_user(
+    user: &topology::pool::User,
+    settings: &Settings,
+    known: Option<&User>,
+) -> Result<User, SnapshotError> {
     let name = user.name.to_string();
     let read = |reference: &topology::At<topology::SecretRef>| {
         secret::read(&reference.value).map_err(|source| SnapshotError::Secret {
@@ -281,7 +312,10 @@ fn read_user(user: &topology::pool::User, settings: &Settings) -> Result<User, S
         credential,
         server_password,
         console: user.console,
-        connections: Count::new(settings.max_user_connections),
+        connections: Count::again(
+            known.map(|user| &user.connections),
+            settings.max_user_connections,
+        ),
         name,
     })
 }
@@ -310,7 +344,26 @@ fn credential(user: &str, place: Place, secret: &Secret) -> Result<Credential, S
     Ok(Credential::Password(Secret::new(text.as_bytes().to_vec()), verifier))
 }
 
+impl Database {
+    /// Whether a server connection of the one would do for the other.
+    pub fn reaches_as(&self, other: &Self) -> bool {
+        self.servers == other.servers && self.server_name == other.server_name
+    }
+}
+
 impl User {
+    /// Whether a server connection of the one was logged in as the other would.
+    pub fn logs_in_as(&self, other: &Self) -> bool {
+        let proof = |user: &Self| match &user.credential {
+            Credential::Trust => String::new(),
+            Credential::Md5(stored) => stored.clone(),
+            Credential::Scram(verifier) => format!("{} {}", verifier.salt, verifier.iterations),
+            // Its verifier is made of chance: the password counts.
+            Credential::Password(secret, _) => secret.as_str().unwrap_or_default().to_owned(),
+        };
+        self.password() == other.password() && proof(self) == proof(other)
+    }
+
     /// The password towards servers, where one is known.
     pub fn password(&self) -> Option<&str> {
         let own = match &self.credential {

@@ -5,7 +5,7 @@
 //! Invariant: everything here is used by one thread alone; other workers send messages.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
 use crate::client::entry::{Ending, Entry};
-use crate::pool::{Meters, Pool, Totals};
+use crate::pool::{Meters, Pause, Pool, Totals};
 use crate::prepared::Statements;
 use crate::server::connect;
 use crate::snapshot::{Held, Snapshot};
@@ -38,6 +38,8 @@ pub enum Message {
     Cancel(Stream, CancelKey),
     /// Somebody wants to see what is here.
     Report(oneshot::Sender<Report>),
+    /// A configuration to go by from now on.
+    Snapshot(Arc<Snapshot>, oneshot::Sender<()>),
     /// A command of the admin database; how many it concerned comes back.
     Command(Command, oneshot::Sender<usize>),
 }
@@ -92,8 +94,7 @@ pub const SCRATCH: usize = 64 << 10;
 pub struct Worker {
     /// Which one.
     pub id: WorkerId,
-    /// Configuration.
-    pub snapshot: Arc<Snapshot>,
+    snapshot: RefCell<Arc<Snapshot>>,
     /// Where events go.
     pub observer: Observer,
     /// Phases of the instance.
@@ -102,6 +103,8 @@ pub struct Worker {
     pub dialer: Arc<dyn Dial>,
     /// All workers.
     pub peers: Peers,
+    /// Who reads the configuration again.
+    pub handle: Option<crate::control::Handle>,
     /// Statement texts.
     pub statements: RefCell<Statements>,
     /// Shared memory.
@@ -114,6 +117,8 @@ pub struct Worker {
     servers: Cell<u64>,
     pids: Cell<u32>,
     draining: Cell<bool>,
+    /// Databases that are paused; an empty name stands for all. Pools that are made later too.
+    paused: RefCell<HashSet<String>>,
 }
 
 /// What an instance counts, all workers together.
@@ -160,6 +165,8 @@ pub struct Parts {
     pub peers: Peers,
     /// The instance's counters.
     pub tally: Arc<Tally>,
+    /// Who reads the configuration again.
+    pub handle: Option<crate::control::Handle>,
 }
 
 impl Worker {
@@ -167,7 +174,8 @@ impl Worker {
     pub fn new(parts: Parts) -> Rc<Self> {
         Rc::new(Self {
             id: parts.id,
-            snapshot: parts.snapshot,
+            snapshot: RefCell::new(parts.snapshot),
+            handle: parts.handle,
             observer: parts.observer,
             lifecycle: parts.lifecycle,
             dialer: parts.dialer,
@@ -184,6 +192,7 @@ impl Worker {
             servers: Cell::new(1),
             pids: Cell::new(1),
             draining: Cell::new(false),
+            paused: RefCell::default(),
         })
     }
 
@@ -222,6 +231,11 @@ impl Worker {
                 });
             }
             Message::Report(to) => drop(to.send(Report::of(self))),
+            Message::Snapshot(snapshot, to) => {
+                self.follow(&snapshot);
+                // Who asked may have gone; the change stands.
+                let _gone = to.send(());
+            }
             Message::Command(command, to) => drop(to.send(command.carry_out(self))),
         }
     }
@@ -240,6 +254,33 @@ impl Worker {
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         pools.iter().for_each(|pool| pool.sweep(now));
         crate::admin::report::show_gauges(self);
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Goes by another configuration: pools of what is gone are closed and their clients told,
+    /// servers that would be connected or logged in to otherwise now are closed when they are free.
+    fn follow(&self, snapshot: &Arc<Snapshot>) {
+        *self.snapshot.borrow_mut() = Arc::clone(snapshot);
+        let mut gone = Vec::new();
+        self.pools.borrow_mut().retain(|(database, user), pool| {
+            let found = snapshot.databases.get(database).zip(snapshot.users.get(user));
+            match found {
+                Some((database, user)) => pool.follow(database, user),
+                None => gone.push(Rc::clone(pool)),
+            }
+            found.is_some()
+        });
+        for pool in gone {
+            let (database, user) = (pool.database(), pool.user());
+            let its =
+                |entry: &Entry| *entry.database == *database.name && *entry.user == *user.name;
+            self.end(its, Ending::Removed);
+            pool.reconnect();
+        }
     }
 
     /// Whether clients are to be told goodbye where no transaction is open.
@@ -273,12 +314,33 @@ impl Worker {
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Some(Rc::clone(pool));
         }
-        let database = Arc::clone(self.snapshot.databases.get(database)?);
-        let user = Arc::clone(self.snapshot.users.get(user)?);
+        let snapshot = self.snapshot();
+        let database = Arc::clone(snapshot.databases.get(database)?);
+        let user = Arc::clone(snapshot.users.get(user)?);
         let meters = meters(&self.observer, &database.name, &user.name);
         let pool = Pool::new(self, database, user, meters);
+        pool.pause(self.pause_of(&key.0));
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
         Some(pool)
+    }
+
+    /// Notes that a database, or all, is paused or runs again; how many pools it concerns.
+    pub fn pause(&self, database: Option<&str>, pause: Pause) -> usize {
+        let name = database.unwrap_or_default();
+        match (pause, name) {
+            (Pause::Paused, name) => drop(self.paused.borrow_mut().insert(name.to_owned())),
+            (Pause::Running, "") => self.paused.borrow_mut().clear(),
+            (Pause::Running, name) => drop(self.paused.borrow_mut().remove(name)),
+        }
+        let pools = self.pools();
+        let concerned = pools.iter().filter(|pool| name.is_empty() || pool.database().name == name);
+        concerned.map(|pool| pool.pause(self.pause_of(&pool.database().name))).count()
+    }
+
+    fn pause_of(&self, database: &str) -> Pause {
+        let paused = self.paused.borrow();
+        let is = paused.contains("") || paused.contains(database);
+        if is { Pause::Paused } else { Pause::Running }
     }
 
     /// All pools that are at home here.
@@ -289,11 +351,11 @@ impl Worker {
     /// Closes an idle server of another pool that shares a limit with `asking`.
     pub fn make_room(&self, asking: &Pool) {
         let shares = |pool: &Pool| {
-            let database = &asking.database;
+            let database = &asking.database();
             let full =
                 |count: &crate::snapshot::Count| count.most() > 0 && count.now() >= count.most();
-            (pool.database.name == database.name && full(&database.connections))
-                || (pool.user.name == asking.user.name && full(&asking.user.connections))
+            (pool.database().name == database.name && full(&database.connections))
+                || (pool.user().name == asking.user().name && full(&asking.user().connections))
         };
         let pools = self.pools.borrow();
         let others: Vec<_> =
@@ -359,7 +421,7 @@ pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> 
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
     hasher.write(database.as_bytes());
-    if snapshot.settings.max_db_connections == 0 {
+    if !snapshot.together {
         hasher.write_u8(0);
         hasher.write(user.as_bytes());
     }

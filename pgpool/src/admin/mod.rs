@@ -22,6 +22,7 @@ use crate::client::goodbye;
 use crate::client::startup::Door;
 use crate::events::ConsoleCommand;
 use crate::fatal::Refusal;
+use crate::pool::Load;
 use crate::worker::{Message, Worker};
 use report::Report;
 use show::{HELP, Table};
@@ -30,7 +31,7 @@ use verbs::{Command, Haste, Statement};
 /// Longest statement.
 const LONGEST: u32 = 64 << 10;
 /// Between two looks at whether all servers have become free.
-const PAUSE_LOOK: Duration = Duration::from_millis(50);
+const PAUSE_LOOK: Duration = Duration::from_millis(10);
 
 /// Who is let in.
 pub struct Guest {
@@ -174,7 +175,7 @@ impl Talk {
         }
         let report = Report::of_all(&self.worker.peers).await;
         let uptime = self.worker.tally.started.elapsed();
-        let table = show::table(what, &report, &self.worker.snapshot, uptime);
+        let table = show::table(what, &report, &self.worker.snapshot(), uptime);
         table.map(Some).ok_or_else(|| Refusal::ConsoleSyntax(format!("there is: {HELP}")))
     }
 
@@ -195,8 +196,12 @@ impl Talk {
                 backend::put_command(out, "SHUTDOWN");
             }
             Statement::Reload => {
-                let text = "send SIGHUP to reload the topology file";
-                return Err(Refusal::ConsoleSyntax(text.to_owned()));
+                self.note("RELOAD");
+                let Some(handle) = self.worker.handle.clone() else {
+                    return Err(Refusal::Reload("there is no file".to_owned()));
+                };
+                handle.reload().await.map_err(Refusal::Reload)?;
+                backend::put_command(out, "RELOAD");
             }
             Statement::Nothing(tag) => backend::put_command(out, tag),
             Statement::Show(_) | Statement::Empty => {
@@ -218,7 +223,7 @@ impl Talk {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         if let Some(database) = command.database()
-            && !self.worker.snapshot.databases.contains_key(database)
+            && !self.worker.snapshot().databases.contains_key(database)
         {
             return Err(Refusal::NoSuchDatabase(database.to_owned()));
         }
@@ -241,13 +246,16 @@ impl Talk {
         loop {
             let report = Report::of_all(&self.worker.peers).await;
             let concerned = report.pools.iter().filter(|pool| concerns(&pool.database));
-            let mut running = concerned.filter(|pool| pool.paused);
-            if running.all(|pool| pool.load.active + pool.load.cleaning == 0) {
+            let mut paused = concerned.filter(|pool| pool.paused);
+            if paused.all(|pool| {
+                let Load { active, idle, cleaning, connecting, .. } = pool.load;
+                active + idle + cleaning + connecting == 0
+            }) {
                 break;
             }
+            self.broadcast(&Command::CloseIdle(database.map(str::to_owned))).await;
             tokio::time::sleep(PAUSE_LOOK).await;
         }
-        self.broadcast(&Command::CloseIdle(database.map(str::to_owned))).await;
     }
 
     /// Tells all workers; how many things it concerned.

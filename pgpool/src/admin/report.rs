@@ -143,7 +143,7 @@ impl Report {
 }
 
 fn is_of(entry: &Entry, pool: &Pool) -> bool {
-    *entry.database == *pool.database.name && *entry.user == *pool.user.name
+    *entry.database == *pool.database().name && *entry.user == *pool.user().name
 }
 
 fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> PoolRow {
@@ -152,9 +152,9 @@ fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> Poo
         is_of(entry, pool) && matches!(entry.phase(), ClientPhase::Active | ClientPhase::Idle)
     });
     PoolRow {
-        database: pool.database.name.clone(),
-        user: pool.user.name.clone(),
-        mode: pool.database.mode,
+        database: pool.database().name.clone(),
+        user: pool.user().name.clone(),
+        mode: pool.database().mode,
         load: pool.load(),
         active: active.count(),
         waited: pool.oldest_wait(worker.now()),
@@ -196,8 +196,8 @@ fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
     let now = worker.now();
     ServerRow {
         id: facts.id,
-        user: pool.user.name.clone(),
-        database: pool.database.name.clone(),
+        user: pool.user().name.clone(),
+        database: pool.database().name.clone(),
         phase: facts.phase.get(),
         address: facts.address,
         local: facts.local,

@@ -113,14 +113,10 @@ impl Command {
     /// Does it on one worker; how many things it concerned.
     pub fn carry_out(&self, worker: &Rc<Worker>) -> usize {
         match self {
-            Self::Pause(database) => {
-                each(worker, database.as_deref(), |pool| pool.pause(Pause::Paused))
-            }
-            Self::Resume(database) => {
-                each(worker, database.as_deref(), |pool| pool.pause(Pause::Running))
-            }
+            Self::Pause(database) => worker.pause(database.as_deref(), Pause::Paused),
+            Self::Resume(database) => worker.pause(database.as_deref(), Pause::Running),
             Self::Reconnect(database) => each(worker, database.as_deref(), Pool::reconnect),
-            Self::CloseIdle(database) => each(worker, database.as_deref(), Pool::close_idle),
+            Self::CloseIdle(database) => each(worker, database.as_deref(), Pool::close_when_paused),
             Self::Kill(database) => {
                 let ended = worker.end(|entry| *entry.database == **database, Ending::Killed);
                 ended + each(worker, Some(database), Pool::reconnect)
@@ -131,7 +127,7 @@ impl Command {
 }
 
 fn each(worker: &Worker, database: Option<&str>, what: impl Fn(&Pool)) -> usize {
-    let wanted = |pool: &&Rc<Pool>| database.is_none_or(|name| pool.database.name == name);
+    let wanted = |pool: &&Rc<Pool>| database.is_none_or(|name| pool.database().name == name);
     let pools = worker.pools();
     pools.iter().filter(wanted).map(|pool| what(pool)).count()
 }

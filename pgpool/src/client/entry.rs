@@ -20,6 +20,8 @@ pub enum Ending {
     ShuttingDown,
     /// `KILL`.
     Killed,
+    /// Its database or user is no longer in the configuration.
+    Removed,
     /// `query_wait_timeout`.
     QueryWait,
     /// `query_timeout`.

@@ -65,7 +65,7 @@ pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
     let mut door = startup::Door::new(io);
     let login = startup::admit(&worker, &mut door, &startup, address);
     let outcome = tokio::time::timeout_at(until, login).await.unwrap_or_else(|_| {
-        Err(Refusal::LoginTimeout(worker.snapshot.settings.client_login_timeout))
+        Err(Refusal::LoginTimeout(worker.snapshot().settings.client_login_timeout))
     });
     match outcome {
         Ok(startup::Admitted::Client(guest)) => {
@@ -119,8 +119,8 @@ impl Client {
     /// What the configuration says about relaying for it.
     pub fn rules(&self) -> Rules {
         Rules {
-            mode: self.pool.database.mode,
-            max_prepared: self.worker.snapshot.settings.max_prepared_statements as usize,
+            mode: self.pool.database().mode,
+            max_prepared: self.worker.snapshot().settings.max_prepared_statements as usize,
         }
     }
 
@@ -197,7 +197,7 @@ impl Client {
     }
 
     fn rest(&self) {
-        let time = self.worker.snapshot.settings.client_idle_timeout;
+        let time = self.worker.snapshot().settings.client_idle_timeout;
         let until = self.worker.now() + time;
         let deadline = (!time.is_zero()).then_some((until, Ending::ClientIdle));
         self.entry.enter(ClientPhase::Idle, deadline);
@@ -211,10 +211,11 @@ impl Client {
 
     /// What an ending means in words.
     fn refusal(&self, ending: Ending) -> Refusal {
-        let settings = &self.worker.snapshot.settings;
+        let settings = &self.worker.snapshot().settings;
         match ending {
             Ending::ShuttingDown => Refusal::ShuttingDown,
             Ending::Killed => Refusal::Killed,
+            Ending::Removed => Refusal::Removed,
             Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
             Ending::QueryTimeout => Refusal::QueryTimeout(settings.query_timeout),
             Ending::IdleTransaction => Refusal::IdleTransaction(settings.idle_transaction_timeout),
@@ -332,7 +333,7 @@ impl Client {
         self.worker.tick();
         let now = self.worker.now();
         let place = Place::new(Rc::clone(&pool), pool.queue(now));
-        let time = self.worker.snapshot.settings.query_wait_timeout;
+        let time = self.worker.snapshot().settings.query_wait_timeout;
         let deadline = (!time.is_zero()).then_some((now + time, Ending::QueryWait));
         self.entry.enter(ClientPhase::Waiting, deadline);
         self.entry.waiting.set(Some(now));

@@ -129,10 +129,11 @@ pub async fn admit(
         return Err(Refusal::Replication);
     }
     negotiate(door, startup).await?;
-    let user = worker.snapshot.users.get(name);
+    let snapshot = worker.snapshot();
+    let user = snapshot.users.get(name);
     let way = auth::Way {
-        seed: &worker.snapshot.seed,
-        binding: worker.snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
+        seed: &snapshot.seed,
+        binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
     let proof = auth::prove(door, user.map(|user| &**user), name, way).await?;
     let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
@@ -199,7 +200,7 @@ async fn welcome(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Rc<Welcome>, Re
     if let Some(welcome) = pool.welcome() {
         return Ok(welcome);
     }
-    let wait = worker.snapshot.settings.query_wait_timeout;
+    let wait = worker.snapshot().settings.query_wait_timeout;
     let waiter = pool.queue(worker.now());
     let place = super::Place::new(Rc::clone(pool), waiter);
     let server = std::future::poll_fn(|cx| place.poll(cx, worker.now()));

@@ -28,10 +28,8 @@ use waiters::{Waiter, Waiters};
 pub struct Pool {
     /// Finds itself again from tasks.
     me: Weak<Pool>,
-    /// The database.
-    pub database: Arc<Database>,
-    /// The user.
-    pub user: Arc<User>,
+    database: RefCell<Arc<Database>>,
+    user: RefCell<Arc<User>>,
     /// Keys for logging in to servers.
     pub caught: Caught,
     /// Where it lives.
@@ -129,8 +127,8 @@ impl Pool {
     ) -> Rc<Self> {
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
-            database,
-            user,
+            database: RefCell::new(database),
+            user: RefCell::new(user),
             caught: Caught::default(),
             worker: Rc::downgrade(worker),
             meters,
@@ -142,6 +140,28 @@ impl Pool {
             generation: Cell::new(0),
             welcome: RefCell::default(),
         })
+    }
+
+    /// The database.
+    pub fn database(&self) -> Arc<Database> {
+        Arc::clone(&self.database.borrow())
+    }
+
+    /// The user.
+    pub fn user(&self) -> Arc<User> {
+        Arc::clone(&self.user.borrow())
+    }
+
+    /// Goes by another configuration of the same database and user. Servers that would be another
+    /// one now, or be logged in to otherwise, are closed when they are free.
+    pub fn follow(&self, database: &Arc<Database>, user: &Arc<User>) {
+        let same = self.database().reaches_as(database) && self.user().logs_in_as(user);
+        *self.database.borrow_mut() = Arc::clone(database);
+        *self.user.borrow_mut() = Arc::clone(user);
+        if !same {
+            self.reconnect();
+        }
+        self.grow();
     }
 
     /// A server that is free right now, if nobody is before us.
@@ -257,7 +277,7 @@ impl Pool {
 
     /// Whether the server may go on: not condemned, of this generation, not too old.
     fn is_welcome(&self, server: &Server, now: Instant) -> bool {
-        let lifetime = self.worker.upgrade().map(|w| w.snapshot.settings.server_lifetime);
+        let lifetime = self.worker.upgrade().map(|w| w.snapshot().settings.server_lifetime);
         let old = lifetime.is_some_and(|most| {
             !most.is_zero() && now.saturating_duration_since(server.facts.born) > most
         });
@@ -318,6 +338,13 @@ impl Pool {
     pub fn reconnect(&self) {
         self.generation.set(self.generation.get() + 1);
         self.close_idle();
+    }
+
+    /// Closes all idle servers if it is paused.
+    pub fn close_when_paused(&self) {
+        if self.paused.get() {
+            self.close_idle();
+        }
     }
 
     /// Closes all idle servers.

@@ -37,7 +37,7 @@ pub fn clean(pool: Rc<Pool>, server: Server) {
     let sql = match server.talk.wear {
         Wear::None | Wear::Settings => b"RESET ALL".to_vec(),
         Wear::Full => match pool.worker.upgrade() {
-            Some(worker) => worker.snapshot.settings.server_reset_query.clone().into_bytes(),
+            Some(worker) => worker.snapshot().settings.server_reset_query.clone().into_bytes(),
             None => return,
         },
     };

@@ -78,11 +78,11 @@ impl Pool {
 
     fn wants_more(&self, worker: &Worker) -> bool {
         let sizing = self.sizing.borrow();
-        let settings = &worker.snapshot.settings;
+        let settings = &worker.snapshot().settings;
         let total = self.facts.borrow().len() + sizing.connecting;
         let waiting = self.waiters.borrow().len();
         let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
-        let size = self.database.pool_size as usize;
+        let size = self.database().pool_size as usize;
         let most = size + if reserve { settings.reserve_pool_size as usize } else { 0 };
         let least = if self.can_log_in() { settings.min_pool_size as usize } else { 0 };
         let wanted = waiting > sizing.connecting || total < least.min(size);
@@ -91,8 +91,8 @@ impl Pool {
 
     /// Whether a server would let us in without a client's help.
     fn can_log_in(&self) -> bool {
-        !matches!(self.user.credential, crate::snapshot::Credential::Scram(_))
-            || self.user.password().is_some()
+        !matches!(self.user().credential, crate::snapshot::Credential::Scram(_))
+            || self.user().password().is_some()
             || !self.caught.is_empty()
     }
 
@@ -100,7 +100,7 @@ impl Pool {
     pub(super) fn is_too_many(&self) -> bool {
         let stays = |facts: &&Rc<Facts>| facts.phase.get() != ServerPhase::Closing;
         self.waiters.borrow().is_empty()
-            && self.facts.borrow().iter().filter(stays).count() > self.database.pool_size as usize
+            && self.facts.borrow().iter().filter(stays).count() > self.database().pool_size as usize
     }
 
     /// Whether a server of it is on its way out.
@@ -111,8 +111,8 @@ impl Pool {
     /// Places in the limits of database and user; an idle server of another pool makes room.
     fn places(&self) -> Option<Places> {
         let enter = || {
-            let database = Held::enter(&self.database.connections)?;
-            Some((database, Held::enter(&self.user.connections)?))
+            let database = Held::enter(&self.database().connections)?;
+            Some((database, Held::enter(&self.user().connections)?))
         };
         enter().or_else(|| {
             self.worker.upgrade()?.make_room(self);
@@ -139,7 +139,7 @@ impl Pool {
 
     async fn connect(self: Rc<Self>, places: Places, generation: u64) {
         let Some(worker) = self.worker.upgrade() else { return };
-        let most = worker.snapshot.settings.server_connect_timeout;
+        let most = worker.snapshot().settings.server_connect_timeout;
         let outcome = timeout(most, self.try_each(&worker)).await;
         worker.tick();
         let now = worker.now();
@@ -167,14 +167,14 @@ impl Pool {
         for address in self.by_load() {
             let attempt = async {
                 let (io, local) = worker.dialer.dial(address).await?;
-                connect::login(io, local, &self.database, &self.user, &self.caught).await
+                connect::login(io, local, &self.database(), &self.user(), &self.caught).await
             };
             match attempt.await {
                 Ok(ready) => return Ok((address, ready)),
                 Err(fault) => {
                     worker.observer.emit(ServerFailed {
-                        database: &self.database.name,
-                        user: &self.user.name,
+                        database: &self.database().name,
+                        user: &self.user().name,
                         address,
                         cause: &fault,
                     });
@@ -187,7 +187,7 @@ impl Pool {
 
     /// The database's addresses: fewest connections of this pool first, in turn among equals.
     fn by_load(&self) -> Vec<std::net::SocketAddr> {
-        let mut all = self.database.servers.clone();
+        let mut all = self.database().servers.clone();
         let start = self.sizing.borrow().next;
         self.sizing.borrow_mut().next = start.wrapping_add(1);
         let turn = start % all.len().max(1);
@@ -233,8 +233,8 @@ impl Pool {
             ..Conversation::default()
         };
         worker.observer.emit(ServerConnected {
-            database: &self.database.name,
-            user: &self.user.name,
+            database: &self.database().name,
+            user: &self.user().name,
             address,
         });
         self.put(Server {
@@ -251,8 +251,10 @@ impl Pool {
     fn failed(&self, worker: &Worker, fault: &ConnectError) {
         let connecting = self.sizing.borrow().connecting();
         if self.facts.borrow().is_empty() && connecting == 0 {
-            let refusal =
-                Refusal::Unavailable { database: self.database.name.clone(), reason: fault.told() };
+            let refusal = Refusal::Unavailable {
+                database: self.database().name.clone(),
+                reason: fault.told(),
+            };
             self.waiters.borrow_mut().fail(&refusal);
         }
         worker.count_error();
@@ -261,8 +263,8 @@ impl Pool {
     /// Closes what is old, unused or dead; opens the reserve. Called about ten times a second.
     pub fn sweep(&self, now: Instant) {
         let Some(worker) = self.worker.upgrade() else { return };
-        let most_idle = worker.snapshot.settings.server_idle_timeout;
-        let keep = worker.snapshot.settings.min_pool_size as usize;
+        let most_idle = worker.snapshot().settings.server_idle_timeout;
+        let keep = worker.snapshot().settings.min_pool_size as usize;
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut left = idle.len();

@@ -343,7 +343,7 @@ impl Relay<'_> {
         if std::mem::replace(&mut self.watch, watch) == watch {
             return;
         }
-        let settings = &self.client.worker.snapshot.settings;
+        let settings = &self.client.worker.snapshot().settings;
         let (time, ending) = match watch {
             Watch::Query => (settings.query_timeout, Ending::QueryTimeout),
             Watch::Transaction => (settings.idle_transaction_timeout, Ending::IdleTransaction),

@@ -139,7 +139,8 @@ pools:
         );
         let topology = topology::parse("bench.yaml", &text, std::path::Path::new("/"));
         let topology = topology.unwrap_or_else(|fault| panic!("{fault}"));
-        let built = Snapshot::build(&topology, "pool-1").unwrap_or_else(|fault| panic!("{fault}"));
+        let built =
+            Snapshot::build(&topology, "pool-1", None).unwrap_or_else(|fault| panic!("{fault}"));
         let fake = Arc::new(Fake::default());
         let (inbox, messages) = mpsc::unbounded_channel();
         let lifecycle = Lifecycle::new();
@@ -151,6 +152,7 @@ pools:
             dialer: Arc::new(Dialer(Arc::clone(&fake))),
             peers: vec![inbox.clone()].into(),
             tally: Arc::new(Tally::default()),
+            handle: None,
         });
         tokio::task::spawn_local(Rc::clone(&worker).run(messages));
         Self { fake, worker, lifecycle, inbox }
@@ -159,7 +161,7 @@ pools:
     /// A client that is logged in.
     pub(crate) async fn client(&self) -> Talk {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let place = Held::enter(&self.worker.snapshot.clients).expect("room");
+        let place = Held::enter(&self.worker.snapshot().clients).expect("room");
         let parameters = [("user", "open"), ("database", "shop")];
         let parameters = parameters.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
         let arrival = Arrival {
@@ -167,7 +169,7 @@ pools:
             address: SocketAddr::from(([127, 0, 0, 1], 1)),
             startup: Startup { version: V3_0, parameters },
             place,
-            until: Instant::now() + self.worker.snapshot.settings.client_login_timeout,
+            until: Instant::now() + self.worker.snapshot().settings.client_login_timeout,
         };
         assert!(self.inbox.send(Message::Client(Box::new(arrival))).is_ok());
         let mut talk = Talk { io: ours, input: Vec::new() };

@@ -16,5 +16,6 @@ mod oracle;
 mod pooler;
 mod postgres;
 mod raw;
+mod reload;
 mod sharing;
 mod time;

@@ -21,7 +21,7 @@ pub(crate) struct Pooler {
     pub(crate) lifecycle: Lifecycle,
     /// For its end.
     pub(crate) running: Option<Running>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// What a test changes about the pooler.
@@ -90,7 +90,22 @@ pools:
         let running = pgpool::start(Arc::new(topology), "pool-1", options).await;
         let running = running.unwrap_or_else(|fault| panic!("{fault}"));
         let port = running.listeners[0].1.port();
-        Self { port, lifecycle, running: Some(running), _folder: folder }
+        Self { port, lifecycle, running: Some(running), folder }
+    }
+
+    /// Changes its file; nobody reads it yet.
+    pub(crate) fn rewrite(&self, change: impl FnOnce(String) -> String) {
+        let file = self.folder.path().join("stack.yaml");
+        let text = std::fs::read_to_string(&file).expect("the file");
+        // A reload must never see half of it.
+        let next = self.folder.path().join("next.yaml");
+        std::fs::write(&next, change(text)).expect("written");
+        std::fs::rename(next, file).expect("renamed");
+    }
+
+    /// Goes by its changed file.
+    pub(crate) async fn reload(&self) -> Result<(), String> {
+        self.running.as_ref().expect("it runs").handle().reload().await
     }
 
     /// How to reach it.

@@ -1,0 +1,124 @@
+//! Changed files, PAUSE and RESUME while clients work: nothing is lost. Real PostgreSQL.
+//!
+//! Invariant: a file with a problem changes nothing.
+
+use std::cell::Cell;
+
+use futures_util::future::{join, join_all};
+
+use crate::pooler::{Pooler, Setup, code, connect};
+use crate::postgres::{PASSWORD, Postgres};
+
+/// Clients that work until they are told to stop; how many transactions there were.
+async fn work(pooler: &Pooler, clients: usize, over: &Cell<bool>, done: &Cell<u64>) {
+    let one = |n: usize| async move {
+        let mut client = pooler.client(["app", "other", "open"][n % 3]).await;
+        let mut count: u64 = 0;
+        while !over.get() {
+            let transaction = client.transaction().await.expect("begin");
+            let sql = "select $1::int8 + 1, current_user::text";
+            let row = transaction.query_one(sql, &[&(count as i64)]).await.expect("a row");
+            assert_eq!(row.get::<_, i64>(0), count as i64 + 1);
+            transaction.commit().await.expect("commit");
+            count += 1;
+            done.set(done.get() + 1);
+        }
+    };
+    join_all((0..clients).map(one)).await;
+}
+
+/// Until more work was done.
+async fn progress(done: &Cell<u64>) {
+    let before = done.get();
+    while done.get() < before + 12 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// T9, P6: a hundred reloads under load, each of another file, by signal's way and by RELOAD: no error.
+#[tokio::test]
+async fn a_hundred_reloads_under_load() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 4, ..Setup::default() }).await;
+    let console = pooler.console().await;
+    let mut first = String::new();
+    pooler.rewrite(|text| {
+        first.clone_from(&text);
+        text
+    });
+    let (over, done) = (Cell::new(false), Cell::new(0));
+    let reloads = async {
+        progress(&done).await;
+        for n in 0..100 {
+            // Every time other sizes and times, of a file that was the same otherwise.
+            pooler.rewrite(|_| {
+                first
+                    .replace("pool-size: 4", &format!("pool-size: {}", 2 + n % 5))
+                    .replace("settings: {", &format!("settings: {{ server_lifetime: {}s", 60 + n))
+            });
+            if n % 2 == 0 {
+                pooler.reload().await.unwrap_or_else(|fault| panic!("{fault}"));
+            } else {
+                console.simple_query("RELOAD").await.expect("reloaded");
+            }
+        }
+        over.set(true);
+    };
+    join(work(&pooler, 12, &over, &done), reloads).await;
+    assert!(done.get() > 100, "only {} transactions", done.get());
+}
+
+/// T9: what a file can change: a password, a pool's size, a user that goes; and a file with a
+/// problem changes nothing.
+#[tokio::test]
+async fn a_reload_changes_what_the_file_says() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let (stays, goes) = (pooler.client("app").await, pooler.client("legacy").await);
+    stays.query_one("select 1", &[]).await.expect("served");
+    pooler.rewrite(|text| text.replace("legacy: { secret: file:legacy }", ""));
+    pooler.reload().await.expect("reloaded");
+    let fault = goes.simple_query("select 1").await.expect_err("its user is gone");
+    assert!(goes.is_closed() || code(&fault) == "57P01", "{fault:?}");
+    let fault = connect(&pooler.config("legacy", PASSWORD, "shop")).await;
+    assert_eq!(code(&fault.expect_err("no such user")), "28P01");
+    stays.query_one("select 1", &[]).await.expect("goes on");
+
+    pooler.rewrite(|text| text.replace("pool-size: 1", "pool-size: none"));
+    let fault = pooler.reload().await.expect_err("no number");
+    assert!(fault.contains("pool-size") && fault.contains(":6:"), "{fault}");
+    let console = pooler.console().await;
+    let fault = console.simple_query("RELOAD").await.expect_err("no number");
+    assert_eq!(code(&fault), "F0000");
+    stays.query_one("select 1", &[]).await.expect("goes on");
+
+    pooler.rewrite(|text| text.replace("pool-size: none", "pool-size: 2, server-name: postgres"));
+    pooler.reload().await.expect("reloaded");
+    let row = stays.query_one("select current_database()::text", &[]).await.expect("goes on");
+    assert_eq!(row.get::<_, String>(0), "postgres", "servers of before are not used again");
+}
+
+/// P6: PAUSE and RESUME under load: everybody waits, nobody is lost, and while it is paused PostgreSQL
+/// has no connection of the pooler.
+#[tokio::test]
+async fn pause_and_resume_lose_nothing() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 3, ..Setup::default() }).await;
+    let console = pooler.console().await;
+    let root = server.root().await;
+    let (over, done) = (Cell::new(false), Cell::new(0));
+    let pauses = async {
+        for n in 0..20 {
+            progress(&done).await;
+            let of = if n % 2 == 0 { " shop" } else { "" };
+            console.simple_query(&format!("PAUSE{of}")).await.expect("paused");
+            let open =
+                "select count(*) from pg_stat_activity where usename in ('app', 'other', 'open')";
+            let open: i64 = root.query_one(open, &[]).await.expect("row").get(0);
+            assert_eq!(open, 0, "connections while paused");
+            console.simple_query(&format!("RESUME{of}")).await.expect("resumed");
+        }
+        over.set(true);
+    };
+    join(work(&pooler, 12, &over, &done), pauses).await;
+}
