@@ -20,6 +20,7 @@ use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
+use crate::stages::rate_limit::Hold;
 use crate::telemetry::Notes;
 use crate::trace_context::Continued;
 
@@ -177,6 +178,8 @@ pub struct Exchange {
     pub progress: Progress,
     /// Places that it takes among those that are under way.
     pub passes: Vec<Pass>,
+    /// Places that it takes among those of one caller.
+    pub holds: Vec<Hold>,
     /// What the access log will say.
     pub record: Record,
 }
@@ -443,6 +446,7 @@ impl Exchange {
             cookies: Vec::new(),
             progress: Progress::default(),
             passes: Vec::new(),
+            holds: Vec::new(),
             record,
         }
     }

@@ -220,14 +220,26 @@ pub struct Limit {
     /// [`LimitBy`].
     pub by: Vec<LimitBy>,
     /// How much.
-    pub rate: Rate,
-    /// Most at once: a token bucket's size (default the rate's count), or a leaky bucket's line (as
-    /// many as drain in a second).
-    pub burst: NonZeroU32,
-    /// How it is counted.
-    pub algorithm: LimitAlgorithm,
+    pub allows: Allowance,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// What a limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowance {
+    /// So many requests in a time.
+    Rate {
+        /// How many in how long.
+        rate: Rate,
+        /// Most at once: a token bucket's size (default the rate's count), or a leaky bucket's line
+        /// (as many as drain in a second).
+        burst: NonZeroU32,
+        /// How it is counted.
+        algorithm: LimitAlgorithm,
+    },
+    /// So many requests under way at a time, on each instance.
+    Concurrent(NonZeroU32),
 }
 
 impl Limit {

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use topology::gateway::{Auth, IssuerKeys, LimitId, Via};
+use topology::gateway::{Allowance, Auth, IssuerKeys, LimitId, Via};
 use topology::l4::{HashTable, ListenAt, OnDown, Protocol};
 use topology::model::{Dependency, DiscoverSource, Probe};
 use topology::pool::{PoolMode, Servers};
@@ -230,7 +230,11 @@ gateways:
     assert_eq!(c.policy.scopes[0].as_str(), "y");
     assert_eq!(c.policy.limits, [LimitId(0), LimitId(1)]);
     assert_eq!(post.name.as_str(), "POST /c");
-    assert_eq!((group.limits[0].burst.get(), group.limits[1].burst.get()), (10, 9));
+    let burst = |at: usize| match group.limits[at].allows {
+        Allowance::Rate { burst, .. } => burst.get(),
+        Allowance::Concurrent(_) => panic!("a rate"),
+    };
+    assert_eq!((burst(0), burst(1)), (10, 9));
     assert_eq!(group.upstreams.len(), 1);
     assert_eq!(group.upstreams[0].retry.attempts, 1);
 }

@@ -2,10 +2,11 @@
 
 use l7_gateway::snapshot::Snapshot;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::authn::{Issuers, bearer, rider};
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, topology};
+use crate::rig::{Rig, local, topology, until};
 
 const LIMITS: &str = "    limits:
       address: { by: address, rate: 7/min, algorithm: sliding-window }
@@ -269,6 +270,41 @@ async fn combinations_have_their_own_budgets() {
         for (path, who, expected) in asked {
             assert_eq!(status(&rig.get(path, who).await), expected, "{path}");
         }
+    })
+    .await;
+}
+
+/// G10: requests of one key under way are bounded, until the last byte of each answer, also where it
+/// broke off; others are not concerned.
+#[tokio::test]
+async fn requests_under_way_are_bounded() {
+    local(async {
+        let fake = Fake::new(Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")).await;
+        let limits = "    limits:
+      few: { by: [address, route], concurrent: 2 }
+    routes:
+      - { path: /a, to: user, limits: [few] }
+      - { path: /b, to: user, limits: [few] }";
+        let rig =
+            Rig::new(&topology(&format!("  user: {{ endpoints: [{}] }}", fake.address), limits));
+        let ask = async |path: &str| {
+            let (mut stream, task) = rig.connect();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("taken");
+            (until(&mut stream, "\r\n\r\n").await, stream, task)
+        };
+        let (one, first, serving) = ask("/a").await;
+        assert!(
+            one.contains("few\";q=2;qu=\"concurrent-requests\"") && one.contains(";r=1;"),
+            "{one}"
+        );
+        let (_, _second, _task) = ask("/a").await;
+        let (third, ..) = ask("/a").await;
+        assert!(third.contains(" 429 ") && third.contains("retry-after: 1\r\n"), "{third}");
+        assert_eq!(status(&ask("/b").await.0), 200);
+        drop(first);
+        serving.await.expect("it ends with its client");
+        assert_eq!(status(&ask("/a").await.0), 200);
     })
     .await;
 }

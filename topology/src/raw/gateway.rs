@@ -178,13 +178,16 @@ section! {
 }
 
 section! {
-    /// One budget.
+    /// One budget. Exactly one of `rate` and `concurrent`.
     Limit {
         /// Whose: each client `address` (IPv6: its /64; charged before authentication), each
         /// `user`, each `route`, or `all` together; a list counts each combination.
         must "by" by: OneOrMany<Typed<LimitBy>>,
-        /// How much, `100/min`.
-        must "rate" rate: Typed<Rate>,
+        /// How much, `100/min`. Exactly one of `rate` and `concurrent`.
+        may "rate" rate: Typed<Rate>,
+        /// How many requests may be under way at a time, until the last byte of their answers; each
+        /// instance counts its own. Exactly one of `rate` and `concurrent`.
+        may "concurrent" concurrent: Typed<NonZeroU32>,
         /// Most at once with a token bucket, or most that wait for their turn with a leaky bucket.
         /// Default: the rate's count, or as many as drain in a second, at least 1.
         may "burst" burst: Typed<NonZeroU32>,

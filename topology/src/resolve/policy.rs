@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::{
-    Algorithm, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
+    Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
     IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
 };
 use crate::problem::nearest;
@@ -373,14 +373,39 @@ fn keys(
 fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> {
     let Entry { name, spot, value: raw } = entry;
     names::lawful("limit", &name, &spot, out);
-    let algorithm = or(raw.algorithm, LimitAlgorithm::TokenBucket);
-    if let Some(burst) = &raw.burst
+    let allows = match (raw.rate, raw.concurrent) {
+        (Some(rate), None) => rated(&rate, raw.algorithm, raw.burst, out),
+        (None, Some(most)) => {
+            let other = raw.burst.map(|burst| burst.spot).or(raw.algorithm.map(|kind| kind.spot));
+            if let Some(spot) = other {
+                out.error(&spot, "requests under way have no rate").hint("leave it out".to_owned());
+            }
+            Allowance::Concurrent(most.value)
+        }
+        _ => {
+            let what = "a limit allows so many in a time, or so many at a time".to_owned();
+            out.error(&spot, what).allowed("exactly one of `rate: 100/min`, `concurrent: 10`");
+            return None;
+        }
+    };
+    let by = counted_by(&raw.by?, &spot, out);
+    let limit = Limit { name: LimitName::new(&name), by, allows, place: spot.extent.place };
+    Some((limit, spot))
+}
+
+fn rated(
+    rate: &Typed<Rate>,
+    algorithm: Option<Typed<LimitAlgorithm>>,
+    burst: Option<Typed<NonZeroU32>>,
+    out: &mut Findings,
+) -> Allowance {
+    let algorithm = or(algorithm, LimitAlgorithm::TokenBucket);
+    if let Some(burst) = &burst
         && matches!(algorithm, LimitAlgorithm::SlidingWindow | LimitAlgorithm::FixedWindow)
     {
         out.error(&burst.spot, "a window has no burst")
             .hint("leave it out, or count with `token-bucket`".to_owned());
     }
-    let rate = raw.rate?;
     if algorithm == LimitAlgorithm::SlidingWindow && rate.value.count.get() > LARGEST_WINDOW {
         let what = format!("a sliding window keeps the time of each of its {}", rate.value.count);
         out.error(&rate.spot, what)
@@ -388,15 +413,8 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
             .hint("take a shorter window, or count with `token-bucket`".to_owned());
     }
     let rate = rate.value;
-    let limit = Limit {
-        name: LimitName::new(&name),
-        by: counted_by(&raw.by?, &spot, out),
-        rate,
-        burst: raw.burst.map_or_else(|| usual_burst(algorithm, rate), |typed| typed.value),
-        algorithm,
-        place: spot.extent.place,
-    };
-    Some((limit, spot))
+    let burst = burst.map_or_else(|| usual_burst(algorithm, rate), |typed| typed.value);
+    Allowance::Rate { rate, burst, algorithm }
 }
 
 /// Whose budget a limit is, each once.

@@ -6,7 +6,7 @@
 //! nobody go on sooner than its interval after the one before, a fixed window never admits more than
 //! its count in one of its windows, a sliding window in any window.
 
-use topology::gateway::{Limit, LimitAlgorithm};
+use topology::gateway::{Allowance, Limit, LimitAlgorithm};
 use topology::units::{LimitName, Place};
 
 /// Most units a sliding window counts: it keeps one timestamp per admitted unit, which is what makes
@@ -56,6 +56,11 @@ pub enum Budget {
         count: u64,
         /// Length of the window in microseconds.
         per: u64,
+    },
+    /// At most so many units that were not given back.
+    Concurrent {
+        /// How many.
+        most: u64,
     },
 }
 
@@ -128,17 +133,20 @@ impl Budget {
     /// may spend while the shared counters are away.
     pub fn share(limit: &Limit, instances: u64) -> Result<Self, BudgetError> {
         let instances = instances.max(1);
-        let count = u64::from(limit.rate.count.get());
-        let per = u64::try_from(limit.rate.per.as_micros()).unwrap_or(u64::MAX).max(1);
+        let (rate, burst, algorithm) = match limit.allows {
+            Allowance::Rate { rate, burst, algorithm } => (rate, burst, algorithm),
+            Allowance::Concurrent(most) => return Ok(Self::Concurrent { most: most.get().into() }),
+        };
+        let (count, burst) = (u64::from(rate.count.get()), u64::from(burst.get()));
+        let per = u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX).max(1);
         let part = |all: u64| (all / instances).max(1);
-        let burst = u64::from(limit.burst.get());
         let (fill, cost) = reduced(count, per.saturating_mul(instances));
         let capacity = |units: u64| {
             let exact = units.checked_mul(cost).filter(|capacity| *capacity < EXACT);
             let (limit, place) = (limit.name.clone(), limit.place);
             exact.ok_or(BudgetError::BurstTooLarge { limit, burst, place })
         };
-        match limit.algorithm {
+        match algorithm {
             LimitAlgorithm::SlidingWindow if count > LARGEST_WINDOW => {
                 let (limit, place) = (limit.name.clone(), limit.place);
                 Err(BudgetError::WindowTooLarge { limit, count, place })
@@ -157,14 +165,15 @@ impl Budget {
 
     /// The counter of a key never seen before. What a counter's number means is this module's alone:
     /// of a bucket when it will be full or drained, in units of its level and modulo 2^64; of a fixed
-    /// window its index and what was admitted in it. Sliding windows have none: they keep times.
+    /// window its index and what was admitted in it, of requests under way how many they are. Sliding
+    /// windows have none: they keep times.
     pub fn fresh(&self, now: u64) -> u64 {
         match *self {
             Self::TokenBucket { fill, .. } | Self::LeakyBucket { fill, .. } => {
                 now.wrapping_mul(fill)
             }
             Self::FixedWindow { per, .. } => packed(now / per, 0),
-            Self::SlidingWindow { .. } => 0,
+            Self::SlidingWindow { .. } | Self::Concurrent { .. } => 0,
         }
     }
 
@@ -189,6 +198,7 @@ impl Budget {
             Self::FixedWindow { per, .. } if index(counter) == index(packed(now / per, 0)) => {
                 packed(now / per, used(counter).saturating_sub(1))
             }
+            Self::Concurrent { .. } => counter.saturating_sub(1),
             _ => counter,
         };
         (after, self.standing(after, now))
@@ -204,7 +214,8 @@ impl Budget {
         let (Self::TokenBucket { capacity: most, .. }
         | Self::LeakyBucket { capacity: most, .. }
         | Self::FixedWindow { count: most, .. }
-        | Self::SlidingWindow { count: most, .. }) = *self;
+        | Self::SlidingWindow { count: most, .. }
+        | Self::Concurrent { most }) = *self;
         let part = u128::from(self.owed(counter, now)) * (1 << 16) / u128::from(most.max(1));
         u64::try_from(part).unwrap_or(u64::MAX)
     }
@@ -216,6 +227,7 @@ impl Budget {
                 capacity / cost
             }
             Self::FixedWindow { count, .. } | Self::SlidingWindow { count, .. } => count,
+            Self::Concurrent { most } => most,
         }
     }
 
@@ -238,6 +250,7 @@ impl Budget {
                 let ahead = index(counter).wrapping_sub(index(packed(now / per, 0)));
                 if ahead > 1 { 0 } else { used(counter) }
             }
+            Self::Concurrent { .. } => counter,
             Self::SlidingWindow { .. } => 0,
         }
     }
@@ -248,7 +261,9 @@ impl Budget {
             Self::TokenBucket { cost, capacity, .. } | Self::LeakyBucket { cost, capacity, .. } => {
                 (capacity - owed) / cost
             }
-            Self::FixedWindow { count, .. } => count.saturating_sub(owed),
+            Self::FixedWindow { count: most, .. } | Self::Concurrent { most } => {
+                most.saturating_sub(owed)
+            }
             Self::SlidingWindow { .. } => 0,
         }
     }
@@ -259,6 +274,7 @@ impl Budget {
             Self::TokenBucket { fill, cost, .. } | Self::LeakyBucket { fill, cost, .. } => {
                 now.wrapping_mul(fill).wrapping_add(owed + cost)
             }
+            Self::Concurrent { .. } => counter + 1,
             Self::FixedWindow { .. } if owed > 0 => counter + 1,
             Self::FixedWindow { per, .. } => packed(now / per, 1),
             Self::SlidingWindow { .. } => counter,
@@ -274,7 +290,7 @@ impl Budget {
                 (cost - (capacity - owed) % cost).div_ceil(fill)
             }
             Self::FixedWindow { per, .. } => per - now % per,
-            Self::SlidingWindow { .. } => 0,
+            Self::SlidingWindow { .. } | Self::Concurrent { .. } => 0,
         }
     }
 }

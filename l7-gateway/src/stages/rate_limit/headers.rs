@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use http::{HeaderName, HeaderValue};
-use topology::gateway::{Limit, LimitBy};
+use topology::gateway::{Allowance, Limit, LimitBy};
 
 use super::budget::{Standing, Verdict};
 use crate::exchange::{Exchange, ResponseHead};
@@ -41,10 +41,15 @@ impl Told {
             }
         }
         name.push('"');
-        let window = seconds(u64::try_from(limit.rate.per.as_micros()).unwrap_or(u64::MAX));
-        let policy = value(&format!("{name};q={};w={window}", limit.rate.count));
+        let policy = match limit.allows {
+            Allowance::Rate { rate, .. } => {
+                let window = seconds(u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX));
+                format!("{name};q={};w={window}", rate.count)
+            }
+            Allowance::Concurrent(most) => format!("{name};q={most};qu=\"concurrent-requests\""),
+        };
         let own = limit.by.iter().any(|by| matches!(by, LimitBy::Address | LimitBy::User));
-        Self { own, name: name.into(), policy }
+        Self { own, name: name.into(), policy: value(&policy) }
     }
 
     /// Adds its headers to what every answer of the exchange will carry.
@@ -94,15 +99,18 @@ mod tests {
     #[test]
     fn a_policy_is_told_as_the_draft_says() {
         let hundred = NonZeroU32::new(100).unwrap();
-        let limit = Limit {
+        let rate = Rate { count: hundred, per: Duration::from_secs(60) };
+        let algorithm = LimitAlgorithm::SlidingWindow;
+        let limit = |allows| Limit {
             name: LimitName::new("us\"er"),
             by: vec![LimitBy::User],
-            rate: Rate { count: hundred, per: Duration::from_secs(60) },
-            burst: hundred,
-            algorithm: LimitAlgorithm::SlidingWindow,
+            allows,
             place: Place::default(),
         };
-        assert_eq!(Told::new(&limit).policy, r#""us\"er";q=100;w=60"#);
+        let windowed = limit(Allowance::Rate { rate, burst: hundred, algorithm });
+        assert_eq!(Told::new(&windowed).policy, r#""us\"er";q=100;w=60"#);
+        let held = limit(Allowance::Concurrent(hundred));
+        assert_eq!(Told::new(&held).policy, r#""us\"er";q=100;qu="concurrent-requests""#);
         assert_eq!((seconds(0), seconds(1), seconds(1_000_000), seconds(1_000_001)), (0, 1, 1, 2));
     }
 }

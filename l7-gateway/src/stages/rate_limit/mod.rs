@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::observe::Observer;
 use tokio::time::sleep;
-use topology::gateway::{Group, LimitBy, LimitId, Unplaced, WhenAway};
+use topology::gateway::{Allowance, Group, LimitBy, LimitId, Unplaced, WhenAway};
 use topology::units::Place;
 
 pub use self::budget::BudgetError;
@@ -91,6 +91,8 @@ struct Rule {
     by: Vec<LimitBy>,
     /// Charged before authentication.
     early: bool,
+    /// Counts those under way, in this process.
+    concurrent: bool,
     /// Begin of its counters' keys in the store.
     prefix: Box<str>,
     whole: Budget,
@@ -121,6 +123,7 @@ impl Limits {
             Ok(Rule {
                 by: limit.by.clone(),
                 early: limit.is_early(),
+                concurrent: matches!(limit.allows, Allowance::Concurrent(_)),
                 prefix: format!("ratelimit:{}:{}:", group.name, limit.name).into(),
                 whole: Budget::new(limit)?,
                 told: Told::new(limit),
@@ -225,6 +228,19 @@ fn write_subject(subject: &Subject, key: &mut String) {
     };
 }
 
+/// A place among a key's requests under way, from here to the last byte of the answer.
+#[derive(Debug)]
+pub struct Hold {
+    limits: Arc<Limits>,
+    charge: Charge,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.limits.table.leave(&self.charge);
+    }
+}
+
 /// What charges limits on one worker: the shared counters and this worker's connection to the store.
 #[derive(Debug)]
 pub struct Limiter {
@@ -269,15 +285,15 @@ impl Limiter {
         if charges.is_empty() {
             return Ok(());
         }
+        let concurrent =
+            |charge: &Charge| self.limits.rules.get(charge.limit.0).is_some_and(|r| r.concurrent);
+        let (under_way, charges): (Vec<_>, Vec<_>) = charges.into_iter().partition(concurrent);
+        let holds = self.enter(x, under_way)?;
         let standings = self.decide(&charges).await?;
-        for (charge, standing) in charges.iter().zip(&standings) {
-            if let (Some(rule), Some(standing)) = (self.limits.rules.get(charge.limit.0), standing)
-            {
-                rule.told.add(standing, x);
-            }
-        }
+        self.tell(x, &charges, &standings);
         let standings: Vec<Standing> = standings.into_iter().flatten().collect();
         verdict(&standings)?;
+        x.holds.extend(holds);
         match standings.iter().map(|standing| standing.wait).max() {
             None | Some(0) => {}
             Some(wait) => sleep(Duration::from_micros(wait)).await,
@@ -285,8 +301,32 @@ impl Limiter {
         Ok(())
     }
 
+    /// Counts a request among those under way, for all of these limits or for none.
+    fn enter(&self, x: &mut Exchange, charges: Vec<Charge>) -> Result<Vec<Hold>, LimitError> {
+        if charges.is_empty() {
+            return Ok(Vec::new());
+        }
+        let standings = self.limits.table.charge(&charges, 0);
+        self.tell(x, &charges, &standings.iter().copied().map(Some).collect::<Vec<_>>());
+        verdict(&standings)?;
+        let hold = |charge| Hold { limits: Arc::clone(&self.limits), charge };
+        Ok(charges.into_iter().map(hold).collect())
+    }
+
+    fn tell(&self, x: &mut Exchange, charges: &[Charge], standings: &[Option<Standing>]) {
+        for (charge, standing) in charges.iter().zip(standings) {
+            if let (Some(rule), Some(standing)) = (self.limits.rules.get(charge.limit.0), standing)
+            {
+                rule.told.add(standing, x);
+            }
+        }
+    }
+
     /// Every standing in the order of the charges; none of those that pass uncounted.
     async fn decide(&self, charges: &[Charge]) -> Result<Vec<Option<Standing>>, LimitError> {
+        if charges.is_empty() {
+            return Ok(Vec::new());
+        }
         let table = &self.limits.table;
         let here = |charges: &[Charge]| table.charge(charges, table.now()).into_iter().map(Some);
         let Some((link, when_away)) = &self.link else { return Ok(here(charges).collect()) };

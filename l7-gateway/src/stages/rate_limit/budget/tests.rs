@@ -14,9 +14,11 @@ fn limit(algorithm: LimitAlgorithm, count: u32, per: Duration, burst: u32) -> Li
     Limit {
         name: LimitName::new("user"),
         by: vec![LimitBy::User],
-        rate: Rate { count: NonZeroU32::new(count).unwrap(), per },
-        burst: NonZeroU32::new(burst).unwrap(),
-        algorithm,
+        allows: Allowance::Rate {
+            rate: Rate { count: NonZeroU32::new(count).unwrap(), per },
+            burst: NonZeroU32::new(burst).unwrap(),
+            algorithm,
+        },
         place: Place { line: 3, column: 7 },
     }
 }

@@ -130,6 +130,13 @@ impl Table {
         taken.into_iter().map(|one| one.standing).collect()
     }
 
+    /// A unit of a limit of requests under way is given back.
+    pub fn leave(&self, charge: &Charge) {
+        let Some(budget) = self.budgets.get(charge.limit.0) else { return };
+        // A key that was pushed out has nothing left to be given back.
+        let _left = self.cells.revise(self.hash(charge), |counter| budget.refund(counter, 0));
+    }
+
     fn take(&self, charge: &Charge, now: u64) -> Taken {
         let key = self.hash(charge);
         // An id of another table refuses: nothing is known of it.

@@ -209,6 +209,8 @@ fn add(invocation: &mut ScriptInvocation<'_>, key: &str, budget: Budget) {
         Budget::LeakyBucket { fill, cost, capacity } => ("l", [fill, cost, capacity]),
         Budget::FixedWindow { count, per } => ("f", [count, per, 0]),
         Budget::SlidingWindow { count, per } => ("w", [count, per, 0]),
+        // Counted by each instance; never asked of a store.
+        Budget::Concurrent { most } => ("f", [most, 1, 0]),
     };
     invocation.key(key).arg(kind).arg(&numbers[..]);
 }
