@@ -13,6 +13,7 @@ use common::snapshot::Published;
 use tokio::sync::{Mutex, oneshot};
 use topology::Topology;
 
+use crate::admin::setting;
 use crate::events::{ReloadRefused, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::worker::{Message, Peers};
@@ -72,7 +73,7 @@ impl Handle {
     /// When the instance is not in the file or something it names cannot be read; then nothing has
     /// changed.
     pub async fn publish(&self, topology: Arc<Topology>) -> Result<(), StartError> {
-        let Shared { published, peers, observer, lifecycle, instance, turn, .. } = &*self.0;
+        let Shared { published, observer, lifecycle, instance, turn, .. } = &*self.0;
         let _turn = turn.lock().await;
         if lifecycle.phase() > Phase::Running {
             return Err(StartError::Ended);
@@ -80,15 +81,31 @@ impl Handle {
         let before = published.load_full();
         let snapshot = Arc::new(build(&topology, instance, Some(&before))?);
         let waiting = if snapshot.addresses == before.addresses { &[][..] } else { &["listen"] };
-        published.replace(Arc::clone(&snapshot));
-        for peer in peers.iter() {
+        self.spread(snapshot).await;
+        observer.emit(Reloaded { waiting });
+        Ok(())
+    }
+
+    async fn spread(&self, snapshot: Arc<Snapshot>) {
+        self.0.published.replace(Arc::clone(&snapshot));
+        for peer in self.0.peers.iter() {
             let (to, from) = oneshot::channel();
             if peer.send(Message::Snapshot(Arc::clone(&snapshot), to)).is_ok() {
                 // A worker that has ended has nothing to change.
                 let _ended = from.await;
             }
         }
-        observer.emit(Reloaded { waiting });
+    }
+
+    /// Changes one setting until the file is read again; a time in seconds.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the value; nothing has changed.
+    pub async fn set(&self, key: &str, value: &str) -> Result<(), String> {
+        let _turn = self.0.turn.lock().await;
+        let mut snapshot = (*self.snapshot()).clone();
+        setting::set(&mut snapshot.settings, key, value)?;
+        self.spread(Arc::new(snapshot)).await;
         Ok(())
     }
 

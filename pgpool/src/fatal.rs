@@ -86,6 +86,9 @@ pub enum Refusal {
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
+    /// `DISABLE`.
+    #[error("database \"{0}\" does not allow connections")]
+    Disabled(String),
     /// A reload has taken the database or the user away.
     #[error("this database or user is no longer served here")]
     Removed,
@@ -137,6 +140,7 @@ impl Refusal {
             Self::ServerLost => b"08006",
             Self::Settings(_) => b"22023",
             Self::ShuttingDown | Self::Killed | Self::Removed => b"57P01",
+            Self::Disabled(_) => b"57P03",
             Self::Reload(_) => b"F0000",
             Self::TooMuchPrepared => b"54000",
         })

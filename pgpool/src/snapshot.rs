@@ -24,6 +24,7 @@ pub const CONSOLE: &str = "pgbouncer";
 const ITERATIONS: u32 = 4096;
 
 /// One instance's configuration in force.
+#[derive(Clone)]
 pub struct Snapshot {
     /// The group's name.
     pub group: String,

@@ -23,8 +23,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
+use crate::admin::verbs::Hold;
 use crate::client::entry::{Ending, Entry};
-use crate::pool::{Meters, Pause, Pool, Totals};
+use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
 use crate::prepared::Statements;
 use crate::server::connect;
 use crate::snapshot::{Held, Snapshot};
@@ -117,8 +118,11 @@ pub struct Worker {
     servers: Cell<u64>,
     pids: Cell<u32>,
     draining: Cell<bool>,
-    /// Databases that are paused; an empty name stands for all. Pools that are made later too.
-    paused: RefCell<HashSet<String>>,
+    /// What is paused or disabled; an empty name stands for all. It holds for pools that are made
+    /// later too.
+    held: RefCell<HashSet<(String, Hold)>>,
+    /// When the period of SHOW STATS ends.
+    period: Cell<Instant>,
 }
 
 /// What an instance counts, all workers together.
@@ -192,7 +196,8 @@ impl Worker {
             servers: Cell::new(1),
             pids: Cell::new(1),
             draining: Cell::new(false),
-            paused: RefCell::default(),
+            held: RefCell::default(),
+            period: Cell::new(Instant::now() + PERIOD),
         })
     }
 
@@ -253,6 +258,10 @@ impl Worker {
         }
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         pools.iter().for_each(|pool| pool.sweep(now));
+        if now >= self.period.get() {
+            self.period.set(now + PERIOD);
+            pools.iter().for_each(|pool| pool.end_period());
+        }
         crate::admin::report::show_gauges(self);
     }
 
@@ -324,22 +333,35 @@ impl Worker {
         Some(pool)
     }
 
-    /// Notes that a database, or all, is paused or runs again; how many pools it concerns.
-    pub fn pause(&self, database: Option<&str>, pause: Pause) -> usize {
-        let name = database.unwrap_or_default();
-        match (pause, name) {
-            (Pause::Paused, name) => drop(self.paused.borrow_mut().insert(name.to_owned())),
-            (Pause::Running, "") => self.paused.borrow_mut().clear(),
-            (Pause::Running, name) => drop(self.paused.borrow_mut().remove(name)),
+    /// Holds a database (an empty name: all) up, or lets it go on; how many pools it concerns.
+    pub fn hold(&self, database: &str, hold: Hold, on: Pause) -> usize {
+        let mut held = self.held.borrow_mut();
+        match (on, database) {
+            (Pause::Paused, name) => drop(held.insert((name.to_owned(), hold))),
+            (Pause::Running, "") => held.retain(|(_, other)| *other != hold),
+            (Pause::Running, name) => drop(held.remove(&(name.to_owned(), hold))),
         }
+        drop(held);
         let pools = self.pools();
-        let concerned = pools.iter().filter(|pool| name.is_empty() || pool.database().name == name);
+        let concerns = |pool: &&Rc<Pool>| database.is_empty() || pool.database().name == database;
+        let concerned = pools.iter().filter(concerns);
         concerned.map(|pool| pool.pause(self.pause_of(&pool.database().name))).count()
     }
 
+    /// Whether a database is held up, by itself or with all.
+    pub fn is_held(&self, database: &str, hold: Hold) -> bool {
+        let held = self.held.borrow();
+        let by = |name: &str| held.contains(&(name.to_owned(), hold));
+        by("") || by(database)
+    }
+
+    /// All that is held up.
+    pub fn held(&self) -> HashSet<(String, Hold)> {
+        self.held.borrow().clone()
+    }
+
     fn pause_of(&self, database: &str) -> Pause {
-        let paused = self.paused.borrow();
-        let is = paused.contains("") || paused.contains(database);
+        let is = self.is_held(database, Hold::Paused);
         if is { Pause::Paused } else { Pause::Running }
     }
 

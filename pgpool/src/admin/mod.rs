@@ -5,7 +5,9 @@
 //! Invariant: who may only look cannot change anything.
 
 pub mod report;
+pub mod setting;
 pub mod show;
+mod stats;
 pub mod verbs;
 
 use std::rc::Rc;
@@ -174,8 +176,10 @@ impl Talk {
             return Ok(None);
         }
         let report = Report::of_all(&self.worker.peers).await;
-        let uptime = self.worker.tally.started.elapsed();
-        let table = show::table(what, &report, &self.worker.snapshot(), uptime);
+        if what == "FDS" && self.guest.rights != Console::Admin {
+            return Err(Refusal::ConsoleReadOnly(self.guest.user.clone()));
+        }
+        let table = show::table(what, &report, &self.worker.snapshot());
         table.map(Some).ok_or_else(|| Refusal::ConsoleSyntax(format!("there is: {HELP}")))
     }
 
@@ -197,11 +201,19 @@ impl Talk {
             }
             Statement::Reload => {
                 self.note("RELOAD");
-                let Some(handle) = self.worker.handle.clone() else {
-                    return Err(Refusal::Reload("there is no file".to_owned()));
-                };
+                let handle = self.worker.handle.clone().ok_or_else(no_file)?;
                 handle.reload().await.map_err(Refusal::Reload)?;
                 backend::put_command(out, "RELOAD");
+            }
+            Statement::WaitClose(database) => {
+                self.closed(database.as_deref()).await;
+                backend::put_command(out, "WAIT_CLOSE");
+            }
+            Statement::Set(key, value) => {
+                self.note("SET");
+                let handle = self.worker.handle.clone().ok_or_else(no_file)?;
+                handle.set(key, value).await.map_err(Refusal::ConsoleSyntax)?;
+                backend::put_command(out, "SET");
             }
             Statement::Nothing(tag) => backend::put_command(out, tag),
             Statement::Show(_) | Statement::Empty => {
@@ -231,6 +243,7 @@ impl Talk {
         let concerned = self.broadcast(command).await;
         match command {
             Command::Pause(database) => self.paused(database.as_deref()).await,
+            Command::Suspend => self.suspended().await,
             Command::KillClient(pid) if concerned == 0 => {
                 return Err(Refusal::ConsoleSyntax(format!("there is no client {pid}")));
             }
@@ -258,6 +271,25 @@ impl Talk {
         }
     }
 
+    /// `SUSPEND` is answered when no server works for anybody.
+    async fn suspended(&self) {
+        let works = |report: &Report| report.pools.iter().any(|pool| pool.load.active > 0);
+        while works(&Report::of_all(&self.worker.peers).await) {
+            tokio::time::sleep(PAUSE_LOOK).await;
+        }
+    }
+
+    /// `WAIT_CLOSE` is answered when no server is left that is to be closed.
+    async fn closed(&self, database: Option<&str>) {
+        let concerns = |name: &str| database.is_none_or(|wanted| wanted == name);
+        let left = |report: &Report| {
+            report.servers.iter().any(|server| server.condemned && concerns(&server.database))
+        };
+        while left(&Report::of_all(&self.worker.peers).await) {
+            tokio::time::sleep(PAUSE_LOOK).await;
+        }
+    }
+
     /// Tells all workers; how many things it concerned.
     async fn broadcast(&self, command: &Command) -> usize {
         let mut concerned = 0;
@@ -269,6 +301,10 @@ impl Talk {
         }
         concerned
     }
+}
+
+fn no_file() -> Refusal {
+    Refusal::Reload("this instance was not started from a file".to_owned())
 }
 
 fn text(sql: Result<&[u8], pgpool_wire::Malformed>) -> Result<String, Refusal> {

@@ -3,14 +3,16 @@
 //!
 //! Invariant: taking a report changes nothing.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use topology::pool::PoolMode;
 
+use super::verbs::Hold;
 use crate::client::entry::{ClientPhase, Entry};
-use crate::pool::{Load, Pool};
+use crate::pool::{Counters, Load, Pool};
 use crate::server::{Facts, ServerPhase};
 use crate::worker::{Message, Worker};
 
@@ -23,6 +25,12 @@ pub struct Report {
     pub clients: Vec<ClientRow>,
     /// Servers.
     pub servers: Vec<ServerRow>,
+    /// Databases that are paused or disabled.
+    pub held: HashSet<(String, Hold)>,
+    /// Whether all databases are paused.
+    pub paused: bool,
+    /// Whether `SUSPEND` is in force.
+    pub suspended: bool,
 }
 
 /// A pool.
@@ -44,8 +52,10 @@ pub struct PoolRow {
     pub cancels: u32,
     /// Whether it is paused.
     pub paused: bool,
-    /// Counters, in the order of SHOW STATS.
-    pub totals: [u64; 9],
+    /// Counters since the start.
+    pub totals: Counters,
+    /// Counters of the last whole period.
+    pub recent: Counters,
 }
 
 /// A client.
@@ -111,6 +121,9 @@ impl Report {
         let clients = worker.clients();
         let pools = worker.pools();
         Self {
+            held: worker.held(),
+            paused: worker.is_held("", Hold::Paused) && !worker.is_held("", Hold::Suspended),
+            suspended: worker.is_held("", Hold::Suspended),
             pools: pools.iter().map(|pool| pool_row(worker, pool, &clients)).collect(),
             clients: clients.iter().map(|entry| client_row(worker, entry)).collect(),
             servers: pools
@@ -135,6 +148,9 @@ impl Report {
                 all.pools.extend(report.pools);
                 all.clients.extend(report.clients);
                 all.servers.extend(report.servers);
+                all.held.extend(report.held);
+                all.paused |= report.paused;
+                all.suspended |= report.suspended;
             }
         }
         all.pools.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
@@ -147,7 +163,6 @@ fn is_of(entry: &Entry, pool: &Pool) -> bool {
 }
 
 fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> PoolRow {
-    let totals = &pool.meters.totals;
     let active = clients.iter().filter(|entry| {
         is_of(entry, pool) && matches!(entry.phase(), ClientPhase::Active | ClientPhase::Idle)
     });
@@ -160,17 +175,8 @@ fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> Poo
         waited: pool.oldest_wait(worker.now()),
         cancels: pool.servers().iter().map(|facts| facts.cancels.get()).sum(),
         paused: pool.is_paused(),
-        totals: [
-            totals.assignments.get(),
-            totals.transactions.get(),
-            totals.queries.get(),
-            totals.received.get(),
-            totals.sent.get(),
-            totals.transaction_micros.get(),
-            totals.query_micros.get(),
-            totals.wait_micros.get(),
-            totals.errors.get(),
-        ],
+        totals: pool.meters.totals.all(),
+        recent: pool.recent(),
     }
 }
 
@@ -203,7 +209,7 @@ fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
         local: facts.local,
         connected: ago(now.saturating_duration_since(facts.born)),
         requested: ago(now.saturating_duration_since(facts.used.get())),
-        condemned: facts.condemned.get(),
+        condemned: facts.condemned.get() || !pool.is_current(facts),
         client: facts.client.get(),
         pid: facts.key.as_ref().map_or(0, |key| key.pid),
         encrypted: facts.encrypted,

@@ -4,13 +4,14 @@
 //! Invariant: a column of PgBouncer's that we have nothing for is there, with the value that
 //! PgBouncer shows when it is not in use.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use pgpool_wire::backend::{self, INT8, TEXT};
 use topology::pool::{PoolMode, Settings};
 
 use super::report::{ClientRow, Report, ServerRow};
+use super::stats;
+use super::verbs::Hold;
 use crate::snapshot::{Database, Snapshot};
 
 /// The version of PgBouncer whose tables these are.
@@ -18,12 +19,13 @@ pub const VERSION: &str = "1.25.0";
 
 /// One table.
 pub struct Table {
-    columns: Vec<(&'static str, u32)>,
-    rows: Vec<Vec<Cell>>,
+    pub(super) columns: Vec<(&'static str, u32)>,
+    pub(super) rows: Vec<Vec<Cell>>,
 }
 
 /// One value.
-enum Cell {
+#[derive(Clone)]
+pub(super) enum Cell {
     Text(String),
     Number(u64),
     Null,
@@ -60,17 +62,31 @@ macro_rules! row {
 }
 
 /// What `SHOW HELP` says, and what an unknown SHOW is answered with.
-pub const HELP: &str = "SHOW HELP|POOLS|CLIENTS|SERVERS|STATS|DATABASES|USERS|LISTS|CONFIG|VERSION|\
-STATE; PAUSE [db]; RESUME [db]; RECONNECT [db]; KILL db; KILL_CLIENT id; RELOAD; SHUTDOWN \
-[WAIT_FOR_CLIENTS]";
+pub const HELP: &str = "SHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION|STATE|LISTS|\
+FDS|SOCKETS|ACTIVE_SOCKETS|MEM|STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS|DNS_HOSTS|DNS_ZONES|PEERS|\
+PEER_POOLS; SET key = value; RELOAD; PAUSE [db]; RESUME [db]; DISABLE db; ENABLE db; RECONNECT [db]; \
+KILL [db]; KILL_CLIENT id; SUSPEND; WAIT_CLOSE [db]; SHUTDOWN [WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS]";
 
 /// The table of `SHOW what`; `None`: there is none of this name.
-pub fn table(what: &str, report: &Report, snapshot: &Snapshot, uptime: Duration) -> Option<Table> {
+pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> {
     Some(match what {
         "POOLS" => pools(report),
         "CLIENTS" => clients(report),
         "SERVERS" => servers(report),
-        "STATS" | "STATS_TOTALS" | "STATS_AVERAGES" => stats(report, uptime),
+        "STATS" => stats::stats(report),
+        "STATS_TOTALS" => stats::totals_by_database(report),
+        "STATS_AVERAGES" => stats::averages_by_database(report),
+        "TOTALS" => stats::totals(report),
+        "SOCKETS" => sockets(report, |_| true),
+        "ACTIVE_SOCKETS" => sockets(report, |state| state == "active"),
+        "FDS" => Table { columns: columns(DESCRIPTORS), rows: Vec::new() },
+        "MEM" => {
+            Table { columns: columns("name #size #used #free #memtotal"), rows: memory(report) }
+        }
+        "DNS_HOSTS" => Table { columns: columns("hostname #ttl addrs"), rows: Vec::new() },
+        "DNS_ZONES" => Table { columns: columns("zonename #serial #count"), rows: Vec::new() },
+        "PEERS" => Table { columns: columns("#peer_id host #port #pool_size"), rows: Vec::new() },
+        "PEER_POOLS" => Table { columns: columns(PEER_POOLS), rows: Vec::new() },
         "DATABASES" => databases(report, snapshot),
         "USERS" => users(report, snapshot),
         "LISTS" => lists(report, snapshot),
@@ -82,9 +98,9 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot, uptime: Duration)
         "STATE" => Table {
             columns: vec![("key", TEXT), ("value", TEXT)],
             rows: vec![
-                row!["active", if all_paused(report) { "no" } else { "yes" }],
-                row!["paused", if all_paused(report) { "yes" } else { "no" }],
-                row!["suspended", "no"],
+                row!["active", yes(!report.paused && !report.suspended)],
+                row!["paused", yes(report.paused)],
+                row!["suspended", yes(report.suspended)],
             ],
         },
         _ => return None,
@@ -117,7 +133,7 @@ impl Cell {
     }
 }
 
-fn columns(names: &'static str) -> Vec<(&'static str, u32)> {
+pub(super) fn columns(names: &'static str) -> Vec<(&'static str, u32)> {
     // A name with `#` is a number.
     let column = |name: &'static str| match name.strip_prefix('#') {
         Some(name) => (name, INT8),
@@ -134,8 +150,8 @@ fn mode(mode: PoolMode) -> &'static str {
     }
 }
 
-fn all_paused(report: &Report) -> bool {
-    !report.pools.is_empty() && report.pools.iter().all(|pool| pool.paused)
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
 }
 
 fn pools(report: &Report) -> Table {
@@ -173,6 +189,35 @@ fn pools(report: &Report) -> Table {
 const SOCKET: &str = "type user database replication state addr #port local_addr #local_port \
      connect_time request_time #wait #wait_us #close_needed ptr link #remote_pid tls \
      application_name #prepared_statements #id";
+
+/// As in PgBouncer without the descriptors themselves: those are handed to nobody.
+const DESCRIPTORS: &str = "#fd task user database addr #port #cancel #link client_encoding std_strings \
+                           datestyle timezone password scram_client_key scram_server_key";
+const PEER_POOLS: &str = "#peer_id #cl_active_cancel_req #cl_waiting_cancel_req #sv_active_cancel \
+                          #sv_login";
+const SOCKET_MORE: &str = "type user database replication state addr #port local_addr #local_port \
+     connect_time request_time #wait #wait_us #close_needed ptr link #remote_pid tls \
+     application_name #prepared_statements #id #recv_pos #pkt_pos #pkt_remain #send_pos #send_remain \
+     #pkt_avail #send_avail";
+
+/// Clients and servers in one table; nothing is buffered between two turns.
+fn sockets(report: &Report, which: impl Fn(&str) -> bool) -> Table {
+    let mut rows = clients(report).rows;
+    rows.extend(servers(report).rows);
+    rows.retain(|row| matches!(row.get(4), Some(Cell::Text(state)) if which(state)));
+    rows.iter_mut().for_each(|row| row.extend((0..7).map(|_| Cell::from(0u64))));
+    Table { columns: columns(SOCKET_MORE), rows }
+}
+
+/// What there is one of per connection; the allocator is the system's and keeps nothing apart.
+fn memory(report: &Report) -> Vec<Vec<Cell>> {
+    let row = |name: &str, size: usize, used: usize| row![name, size, used, 0u64, size * used];
+    vec![
+        row("client_cache", size_of::<crate::client::Client>(), report.clients.len()),
+        row("server_cache", size_of::<crate::server::Server>(), report.servers.len()),
+        row("pool_cache", size_of::<crate::pool::Pool>(), report.pools.len()),
+    ]
+}
 
 fn clients(report: &Report) -> Table {
     let row = |client: &ClientRow| {
@@ -232,61 +277,12 @@ fn servers(report: &Report) -> Table {
     Table { columns: columns(SOCKET), rows: report.servers.iter().map(row).collect() }
 }
 
-fn stats(report: &Report, uptime: Duration) -> Table {
-    let mut by_database: BTreeMap<&str, [u64; 9]> = BTreeMap::new();
-    for pool in &report.pools {
-        let sum = by_database.entry(&pool.database).or_default();
-        sum.iter_mut().zip(pool.totals).for_each(|(sum, more)| *sum += more);
-    }
-    let seconds = uptime.as_secs().max(1);
-    let rows = by_database.into_iter().map(|(database, totals)| {
-        let [assigned, xacts, queries, received, sent, xact_time, query_time, wait_time, _] =
-            totals;
-        row![
-            database,
-            assigned,
-            xacts,
-            queries,
-            received,
-            sent,
-            xact_time,
-            query_time,
-            wait_time,
-            0u64,
-            0u64,
-            0u64,
-            assigned / seconds,
-            xacts / seconds,
-            queries / seconds,
-            received / seconds,
-            sent / seconds,
-            xact_time / xacts.max(1),
-            query_time / queries.max(1),
-            wait_time / assigned.max(1),
-            0u64,
-            0u64,
-            0u64,
-        ]
-    });
-    Table {
-        columns: columns(
-            "database #total_server_assignment_count #total_xact_count #total_query_count \
-             #total_received #total_sent #total_xact_time #total_query_time #total_wait_time \
-             #total_client_parse_count #total_server_parse_count #total_bind_count \
-             #avg_server_assignment_count #avg_xact_count #avg_query_count #avg_recv #avg_sent \
-             #avg_xact_time #avg_query_time #avg_wait_time #avg_client_parse_count \
-             #avg_server_parse_count #avg_bind_count",
-        ),
-        rows: rows.collect(),
-    }
-}
-
 fn databases(report: &Report, snapshot: &Snapshot) -> Table {
     let settings = &snapshot.settings;
     let row = |database: &Database| {
         let first = database.servers.first();
-        let of = report.pools.iter().filter(|pool| pool.database == database.name);
-        let paused = of.clone().next().is_some() && of.clone().all(|pool| pool.paused);
+        let paused = report.held.contains(&(database.name.clone(), Hold::Paused));
+        let disabled = report.held.contains(&(database.name.clone(), Hold::Disabled));
         let clients = report.clients.iter().filter(|c| c.database == database.name).count();
         row![
             database.name.as_str(),
@@ -305,7 +301,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             0u64,
             clients,
             u64::from(paused),
-            0u64,
+            u64::from(disabled),
         ]
     };
     Table {
@@ -389,7 +385,9 @@ fn config(settings: &Settings) -> Table {
         ("max_prepared_statements", settings.max_prepared_statements.to_string(), "200"),
         ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
     ];
-    let row = |(key, value, default)| row![key, value, default, "no"];
+    let row = |(key, value, default)| {
+        row![key, value, default, yes(super::setting::is_known(settings, key))]
+    };
     Table { columns: columns("key value default changeable"), rows: rows.map(row).into() }
 }
 

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::client::entry::Ending;
+use crate::client::entry::{Ending, Entry};
 use crate::fatal::Refusal;
 use crate::pool::{Pause, Pool};
 use crate::worker::Worker;
@@ -21,10 +21,25 @@ pub enum Command {
     Reconnect(Option<String>),
     /// Idle servers are closed.
     CloseIdle(Option<String>),
-    /// Clients and servers of a database are ended.
-    Kill(String),
+    /// New clients of a database are refused, or let in again.
+    Disable(String, Pause),
+    /// Everything is paused; servers stay connected.
+    Suspend,
+    /// Clients and servers of a database are ended, and it is paused.
+    Kill(Option<String>),
     /// One client is ended.
     KillClient(u32),
+}
+
+/// How a database is held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Servers are given to nobody.
+    Paused,
+    /// New clients are refused.
+    Disabled,
+    /// `SUSPEND` is in force, which pauses as well.
+    Suspended,
 }
 
 /// A statement of the admin database.
@@ -38,6 +53,10 @@ pub enum Statement {
     Shutdown(Haste),
     /// `RELOAD`.
     Reload,
+    /// `WAIT_CLOSE`: answered when no server of before the last `RECONNECT` is left.
+    WaitClose(Option<String>),
+    /// `SET key = value`.
+    Set(String, String),
     /// Session settings that drivers send: accepted and without effect.
     Nothing(&'static str),
     /// Empty.
@@ -68,10 +87,16 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "PAUSE" => Statement::Tell(Command::Pause(database), "PAUSE"),
         "RESUME" => Statement::Tell(Command::Resume(database), "RESUME"),
         "RECONNECT" => Statement::Tell(Command::Reconnect(database), "RECONNECT"),
-        "KILL" => match database {
-            Some(database) => Statement::Tell(Command::Kill(database), "KILL"),
-            None => return Err(unknown("KILL needs the name of a database")),
-        },
+        "KILL" => Statement::Tell(Command::Kill(database), "KILL"),
+        "SUSPEND" => Statement::Tell(Command::Suspend, "SUSPEND"),
+        "WAIT_CLOSE" => Statement::WaitClose(database),
+        "DISABLE" | "ENABLE" => {
+            let pause = verb.eq_ignore_ascii_case("DISABLE");
+            let tag = if pause { "DISABLE" } else { "ENABLE" };
+            let pause = if pause { Pause::Paused } else { Pause::Running };
+            let database = database.ok_or_else(|| unknown("a database is required"))?;
+            Statement::Tell(Command::Disable(database, pause), tag)
+        }
         "KILL_CLIENT" => match database.as_deref().and_then(client_number) {
             Some(pid) => Statement::Tell(Command::KillClient(pid), "KILL_CLIENT"),
             None => return Err(unknown("KILL_CLIENT needs an id of SHOW CLIENTS")),
@@ -79,7 +104,14 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "SHUTDOWN" if rest.is_empty() => Statement::Shutdown(Haste::Now),
         "SHUTDOWN" => Statement::Shutdown(Haste::Drain),
         "RELOAD" => Statement::Reload,
-        "SET" => Statement::Nothing("SET"),
+        "SET" => match rest.join(" ").split_once('=') {
+            Some((key, value)) => {
+                let value = value.trim().trim_matches('\'');
+                Statement::Set(key.trim().to_ascii_lowercase(), value.to_owned())
+            }
+            // What drivers say of their own accord, `SET x TO y`, has no effect here.
+            None => Statement::Nothing("SET"),
+        },
         "BEGIN" | "COMMIT" | "ROLLBACK" => Statement::Nothing("BEGIN"),
         _ => return Err(unknown(&format!("unknown command {:?}", shorten(verb)))),
     };
@@ -105,25 +137,44 @@ impl Command {
         match self {
             Self::Pause(name) | Self::Resume(name) | Self::Reconnect(name) => name.as_deref(),
             Self::CloseIdle(name) => name.as_deref(),
-            Self::Kill(name) => Some(name),
-            Self::KillClient(_) => None,
+            Self::Kill(name) => name.as_deref(),
+            Self::Disable(name, _) => Some(name),
+            Self::KillClient(_) | Self::Suspend => None,
         }
     }
 
     /// Does it on one worker; how many things it concerned.
     pub fn carry_out(&self, worker: &Rc<Worker>) -> usize {
         match self {
-            Self::Pause(database) => worker.pause(database.as_deref(), Pause::Paused),
-            Self::Resume(database) => worker.pause(database.as_deref(), Pause::Running),
+            Self::Pause(database) => worker.hold(or_all(database), Hold::Paused, Pause::Paused),
+            Self::Resume(database) => {
+                if database.is_none() {
+                    worker.hold("", Hold::Suspended, Pause::Running);
+                }
+                worker.hold(or_all(database), Hold::Paused, Pause::Running)
+            }
+            Self::Disable(database, pause) => worker.hold(database, Hold::Disabled, *pause),
+            Self::Suspend => {
+                worker.hold("", Hold::Suspended, Pause::Paused);
+                worker.hold("", Hold::Paused, Pause::Paused)
+            }
             Self::Reconnect(database) => each(worker, database.as_deref(), Pool::reconnect),
             Self::CloseIdle(database) => each(worker, database.as_deref(), Pool::close_when_paused),
             Self::Kill(database) => {
-                let ended = worker.end(|entry| *entry.database == **database, Ending::Killed);
-                ended + each(worker, Some(database), Pool::reconnect)
+                let its =
+                    |entry: &Entry| database.as_ref().is_none_or(|name| *entry.database == **name);
+                worker.hold(or_all(database), Hold::Paused, Pause::Paused);
+                let ended = worker.end(its, Ending::Killed);
+                ended + each(worker, database.as_deref(), Pool::reconnect)
             }
             Self::KillClient(pid) => worker.end(|entry| entry.pid == *pid, Ending::Killed),
         }
     }
+}
+
+/// The name that stands for all databases is empty.
+fn or_all(database: &Option<String>) -> &str {
+    database.as_deref().unwrap_or_default()
 }
 
 fn each(worker: &Worker, database: Option<&str>, what: impl Fn(&Pool)) -> usize {
@@ -145,7 +196,10 @@ mod tests {
         assert_eq!(parse("SHUTDOWN WAIT_FOR_CLIENTS"), Ok(Statement::Shutdown(Haste::Drain)));
         assert_eq!(parse("shutdown"), Ok(Statement::Shutdown(Haste::Now)));
         assert!(parse("select 1").is_err());
-        assert!(parse("kill").is_err());
+        assert_eq!(parse("kill"), Ok(Statement::Tell(Command::Kill(None), "KILL")));
+        assert!(parse("disable").is_err());
+        let set = Statement::Set("query_timeout".into(), "5".into());
+        assert_eq!(parse("SET Query_Timeout = '5';"), Ok(set));
         assert!(parse("kill_client x").is_err());
     }
 }

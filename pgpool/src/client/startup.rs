@@ -143,6 +143,9 @@ pub async fn admit(
     let Some(pool) = worker.pool(database, name) else {
         return Err(Refusal::NoSuchDatabase(database.to_owned()));
     };
+    if worker.is_held(database, crate::admin::verbs::Hold::Disabled) {
+        return Err(Refusal::Disabled(database.to_owned()));
+    }
     if let Some(caught) = proof {
         pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }

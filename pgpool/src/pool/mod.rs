@@ -44,6 +44,8 @@ pub struct Pool {
     paused: Cell<bool>,
     generation: Cell<u64>,
     welcome: RefCell<Option<Rc<Welcome>>>,
+    /// Counters at the ends of the last two periods.
+    periods: Cell<[Counters; 2]>,
 }
 
 /// What servers of a pool say of themselves, told to clients that log in.
@@ -91,10 +93,61 @@ pub struct Totals {
     pub query_micros: Cell<u64>,
     /// Microseconds that clients have waited.
     pub wait_micros: Cell<u64>,
-    /// Parse messages of clients.
+    /// Parse messages of named statements from clients.
     pub client_parses: Cell<u64>,
+    /// Parse messages of named statements to servers.
+    pub server_parses: Cell<u64>,
+    /// Bind messages from clients.
+    pub binds: Cell<u64>,
     /// Errors that servers sent to clients, and our own.
     pub errors: Cell<u64>,
+}
+
+/// How long PgBouncer's averages look back (its `stats_period`).
+pub const PERIOD: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Counters at one moment, or between two, in the order of SHOW STATS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters(pub [u64; Counters::MANY]);
+
+impl Counters {
+    /// How many there are.
+    pub const MANY: usize = 11;
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let mut all = self.0;
+        all.iter_mut().zip(other.0).for_each(|(sum, more)| *sum = sum.wrapping_add(more));
+        Self(all)
+    }
+
+    /// What came since.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut all = self.0;
+        all.iter_mut().zip(before.0).for_each(|(now, then)| *now = now.wrapping_sub(then));
+        Self(all)
+    }
+}
+
+impl Totals {
+    /// All of them.
+    pub fn all(&self) -> Counters {
+        Counters([
+            self.assignments.get(),
+            self.transactions.get(),
+            self.queries.get(),
+            self.received.get(),
+            self.sent.get(),
+            self.transaction_micros.get(),
+            self.query_micros.get(),
+            self.wait_micros.get(),
+            self.client_parses.get(),
+            self.server_parses.get(),
+            self.binds.get(),
+        ])
+    }
 }
 
 /// Adds to a plain counter.
@@ -139,6 +192,7 @@ impl Pool {
             paused: Cell::new(false),
             generation: Cell::new(0),
             welcome: RefCell::default(),
+            periods: Cell::default(),
         })
     }
 
@@ -283,7 +337,7 @@ impl Pool {
         });
         !old && !server.talk.retire
             && !server.facts.condemned.get()
-            && server.facts.generation == self.generation.get()
+            && self.is_current(&server.facts)
     }
 
     /// What servers said at login, once there was one.
@@ -327,6 +381,23 @@ impl Pool {
             idle.into_iter().for_each(|server| self.put(server));
             self.grow();
         }
+    }
+
+    /// Another [`PERIOD`] is over.
+    pub fn end_period(&self) {
+        let [_, last] = self.periods.get();
+        self.periods.set([last, self.meters.totals.all()]);
+    }
+
+    /// What the last whole period has brought.
+    pub fn recent(&self) -> Counters {
+        let [before, last] = self.periods.get();
+        last.since(&before)
+    }
+
+    /// Whether a server was connected since the last `RECONNECT`.
+    pub fn is_current(&self, facts: &Facts) -> bool {
+        facts.generation == self.generation.get()
     }
 
     /// Whether it is paused.

@@ -99,6 +99,7 @@ impl Forward<'_> {
         if follows && names && self.server.ledger.may_forget() {
             return Ok(false);
         }
+        self.client.said.binds += u32::from(frame.tag == tag::BIND);
         match frame.tag {
             tag::QUERY => {
                 let trace = query::judge(frontend::query(frame.body)?);
@@ -219,6 +220,7 @@ impl Forward<'_> {
             edit.pass(frame.raw.len());
             return Ok(true);
         }
+        self.client.said.parses += 1;
         if self.rules.max_prepared == 0 {
             self.client.tie.get_or_insert(Tie::Prepare);
             self.server.ledger.sent(Due::ParsePlain);
@@ -260,6 +262,7 @@ impl Forward<'_> {
         length: usize,
         edit: &mut Edit<'_>,
     ) {
+        self.client.said.sent += 1;
         self.server.holdings.sent(statement, self.server.ledger.piece());
         let due = Due::Parse(To::Client, Rc::clone(statement), Some(parse.name.into()));
         self.server.ledger.sent(due);
@@ -356,6 +359,7 @@ impl Forward<'_> {
             Holding::Missing => {
                 // What was too large to keep is on the server that its client keeps, or nowhere.
                 let Some(rest) = &statement.rest else { return Ok(true) };
+                self.client.said.sent += 1;
                 self.server.holdings.sent(statement, piece);
                 let due = Due::Parse(To::Pool, Rc::clone(statement), None);
                 self.server.ledger.sent(due);

@@ -29,6 +29,19 @@ pub struct Memory {
     pub pending: Vec<Pending>,
     /// Bytes of a large message that pass without being looked at.
     pub left: usize,
+    /// What it has sent and was not counted yet.
+    pub said: Said,
+}
+
+/// Messages that SHOW STATS counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    /// Parse of a named statement, from the client.
+    pub parses: u32,
+    /// The same, to the server.
+    pub sent: u32,
+    /// Bind.
+    pub binds: u32,
 }
 
 /// A setting that counts when its transaction commits.

@@ -184,6 +184,11 @@ impl Relay<'_> {
         }
         .run(&mut edit);
         let used = edit.consumed();
+        let said = std::mem::take(&mut self.client.memory.said);
+        let totals = &self.client.pool.meters.totals;
+        add(&totals.client_parses, said.parses.into());
+        add(&totals.server_parses, said.sent.into());
+        add(&totals.binds, said.binds.into());
         let sent = self.server.out.send(&mut self.server.io, cx, edit.finish());
         match stop {
             Ok(Stop::Input) => self.input = Input::Read,

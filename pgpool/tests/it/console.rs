@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::pooler::{Pooler, Setup, code};
-use crate::postgres::{Postgres, ROOT_PASSWORD};
+use crate::pooler::{Pooler, Setup, code, connect};
+use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD};
 
 async fn rows(console: &Client, sql: &str) -> Vec<BTreeMap<String, String>> {
     let messages = console.simple_query(sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault}"));
@@ -100,4 +100,149 @@ async fn psql() {
         .expect("psql runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("cl_waiting"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// P6: the columns of PgBouncer 1.25, in its order, by both protocols.
+#[tokio::test]
+async fn columns_are_those_of_pgbouncer() {
+    const SOCKET: &str = "type user database replication state addr port local_addr local_port \
+        connect_time request_time wait wait_us close_needed ptr link remote_pid tls application_name \
+        prepared_statements id";
+    const DEBUG: &str = "recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail";
+    const PLAIN: &str = "database server_assignment_count xact_count query_count bytes_received \
+        bytes_sent xact_time query_time wait_time client_parse_count server_parse_count bind_count";
+    let sockets = format!("{SOCKET} {DEBUG}");
+    let table = [
+        ("CLIENTS", SOCKET),
+        ("SERVERS", SOCKET),
+        ("SOCKETS", &sockets),
+        ("ACTIVE_SOCKETS", &sockets),
+        ("STATS_TOTALS", PLAIN),
+        ("STATS_AVERAGES", PLAIN),
+        ("TOTALS", "name value"),
+        (
+            "POOLS",
+            "database user cl_active cl_waiting cl_active_cancel_req cl_waiting_cancel_req sv_active \
+             sv_active_cancel sv_being_canceled sv_idle sv_used sv_tested sv_login maxwait maxwait_us \
+             pool_mode load_balance_hosts",
+        ),
+        (
+            "DATABASES",
+            "name host port database force_user pool_size min_pool_size reserve_pool_size \
+             server_lifetime pool_mode load_balance_hosts max_connections current_connections \
+             max_client_connections current_client_connections paused disabled",
+        ),
+        (
+            "FDS",
+            "fd task user database addr port cancel link client_encoding std_strings datestyle \
+             timezone password scram_client_key scram_server_key",
+        ),
+        ("MEM", "name size used free memtotal"),
+        ("DNS_HOSTS", "hostname ttl addrs"),
+        ("DNS_ZONES", "zonename serial count"),
+        ("PEERS", "peer_id host port pool_size"),
+        ("CONFIG", "key value default changeable"),
+        ("LISTS", "list items"),
+    ];
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    pooler.client("app").await.query_one("select $1::text", &[&"x"]).await.expect("row");
+    let console = pooler.console().await;
+    for (what, expected) in table {
+        let sql = format!("SHOW {what}");
+        let prepared = console.prepare(&sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault}"));
+        let names: Vec<_> = prepared.columns().iter().map(tokio_postgres::Column::name).collect();
+        assert_eq!(names, expected.split_whitespace().collect::<Vec<_>>(), "{sql}");
+        console.query(&prepared, &[]).await.unwrap_or_else(|fault| panic!("{sql}: {fault}"));
+        for row in rows(&console, &sql).await {
+            assert_eq!(row.len(), names.len(), "{sql}");
+        }
+    }
+    let totals = &rows(&console, "SHOW STATS_TOTALS").await[0];
+    for counted in ["client_parse_count", "server_parse_count", "bind_count", "xact_count"] {
+        assert!(totals[counted].parse::<u64>().expect("a number") >= 1, "{counted}: {totals:?}");
+    }
+}
+
+/// P6: databases that take no new clients, that are killed until RESUME, and settings that change.
+#[tokio::test]
+async fn holds_and_settings() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let client = pooler.client("app").await;
+    client.query_one("select 1", &[]).await.expect("row");
+    let console = pooler.console().await;
+    console.simple_query("DISABLE shop").await.expect("disabled");
+    let fault = connect(&pooler.config("app", PASSWORD, "shop")).await.expect_err("disabled");
+    assert_eq!(code(&fault), "57P03");
+    client.query_one("select 1", &[]).await.expect("who is inside stays");
+    let shown = rows(&console, "SHOW DATABASES").await;
+    assert!(shown.iter().any(|row| row["name"] == "shop" && row["disabled"] == "1"));
+    console.simple_query("ENABLE shop").await.expect("enabled");
+    connect(&pooler.config("app", PASSWORD, "shop")).await.expect("let in again");
+
+    console.simple_query("RECONNECT shop").await.expect("reconnect");
+    console.simple_query("WAIT_CLOSE shop").await.expect("all are closed");
+    assert!(rows(&console, "SHOW SERVERS").await.is_empty());
+
+    console.simple_query("SUSPEND").await.expect("suspended");
+    let state = rows(&console, "SHOW STATE").await;
+    assert!(state.iter().any(|row| row["key"] == "suspended" && row["value"] == "yes"));
+    console.simple_query("RESUME").await.expect("resumed");
+    client.query_one("select 1", &[]).await.expect("goes on");
+
+    console.simple_query("SET query_timeout = '0.2'").await.expect("set");
+    let shown = rows(&console, "SHOW CONFIG").await;
+    assert!(shown.iter().any(|row| row["key"] == "query_timeout" && row["value"] == "0.2"));
+    let fault = client.batch_execute("select pg_sleep(60)").await.expect_err("cancelled");
+    assert_eq!(code(&fault), "57014");
+    for wrong in
+        ["SET query_timeout = 'long'", "SET nonsense = 1", "SET server_connect_timeout = 0"]
+    {
+        assert_eq!(code(&console.simple_query(wrong).await.expect_err(wrong)), "42601");
+    }
+
+    console.simple_query("KILL").await.expect("killed");
+    let waiting = async {
+        let next = pooler.client("app").await;
+        next.query_one("select 1", &[]).await.expect("served after RESUME");
+    };
+    let resume = async {
+        while !rows(&console, "SHOW POOLS").await.iter().any(|pool| pool["cl_waiting"] == "1") {
+            tokio::task::yield_now().await;
+        }
+        console.simple_query("RESUME").await.expect("resumed");
+    };
+    tokio::join!(waiting, resume);
+}
+
+/// P6: who may look may not change anything (the class of CVE-2026-6667).
+#[tokio::test]
+async fn who_looks_changes_nothing() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    pooler.rewrite(|text| text.replace("open: {}", "open: { console: stats }"));
+    pooler.reload().await.expect("reloaded");
+    let stats = connect(&pooler.config("open", "", "pgbouncer")).await.expect("let in");
+    stats.simple_query("SHOW POOLS").await.expect("may look");
+    for sql in [
+        "PAUSE",
+        "RESUME",
+        "RECONNECT",
+        "RELOAD",
+        "KILL",
+        "KILL shop",
+        "KILL_CLIENT 1",
+        "DISABLE shop",
+        "ENABLE shop",
+        "SUSPEND",
+        "WAIT_CLOSE",
+        "SET query_timeout = 1",
+        "SHUTDOWN",
+        "SHUTDOWN WAIT_FOR_CLIENTS",
+        "SHOW FDS",
+    ] {
+        assert_eq!(code(&stats.simple_query(sql).await.expect_err(sql)), "42501", "{sql}");
+    }
+    pooler.client("app").await.query_one("select 1", &[]).await.expect("nothing has happened");
 }

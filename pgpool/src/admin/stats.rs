@@ -1,0 +1,111 @@
+//! The tables of counters: STATS, STATS_TOTALS, STATS_AVERAGES, TOTALS, with PgBouncer 1.25's names and
+//! order. Not for counting: that is `pool`. Called by `show`.
+//!
+//! Invariant: averages are of the last whole period, as PgBouncer's are; before its end they are 0.
+
+use std::collections::BTreeMap;
+
+use super::report::Report;
+use super::show::{Cell, Table, columns};
+use crate::pool::{Counters, PERIOD};
+
+/// What is counted, in the order of the tables.
+const NAMES: [&str; Counters::MANY] = [
+    "server_assignment_count",
+    "xact_count",
+    "query_count",
+    "received",
+    "sent",
+    "xact_time",
+    "query_time",
+    "wait_time",
+    "client_parse_count",
+    "server_parse_count",
+    "bind_count",
+];
+
+/// Sums of the pools of a database, or of all.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    totals: Counters,
+    recent: Counters,
+}
+
+impl Sums {
+    fn by_database(report: &Report) -> BTreeMap<&str, Self> {
+        let mut all: BTreeMap<&str, Self> = BTreeMap::new();
+        for pool in &report.pools {
+            let sums = all.entry(&pool.database).or_default();
+            sums.totals = sums.totals.plus(&pool.totals);
+            sums.recent = sums.recent.plus(&pool.recent);
+        }
+        all
+    }
+
+    /// Counts and waits per second; times per transaction and per query.
+    fn averages(&self) -> [u64; Counters::MANY] {
+        let [_, transactions, queries, ..] = self.recent.0;
+        let mut all = self.recent.0.map(|count| count / PERIOD.as_secs());
+        let [_, _, _, _, _, transaction_time, query_time, ..] = self.recent.0;
+        let [.., in_transaction, in_query, _, _, _, _] = &mut all;
+        *in_transaction = transaction_time / transactions.max(1);
+        *in_query = query_time / queries.max(1);
+        all
+    }
+}
+
+fn row(database: &str, values: impl IntoIterator<Item = u64>) -> Vec<Cell> {
+    std::iter::once(Cell::from(database)).chain(values.into_iter().map(Cell::from)).collect()
+}
+
+/// `SHOW STATS`.
+pub(super) fn stats(report: &Report) -> Table {
+    let rows = Sums::by_database(report)
+        .into_iter()
+        .map(|(database, sums)| row(database, sums.totals.0.into_iter().chain(sums.averages())));
+    Table {
+        columns: columns(
+            "database #total_server_assignment_count #total_xact_count #total_query_count \
+             #total_received #total_sent #total_xact_time #total_query_time #total_wait_time \
+             #total_client_parse_count #total_server_parse_count #total_bind_count \
+             #avg_server_assignment_count #avg_xact_count #avg_query_count #avg_recv #avg_sent \
+             #avg_xact_time #avg_query_time #avg_wait_time #avg_client_parse_count \
+             #avg_server_parse_count #avg_bind_count",
+        ),
+        rows: rows.collect(),
+    }
+}
+
+/// What STATS_TOTALS and STATS_AVERAGES call their columns.
+const PLAIN: &str = "database #server_assignment_count #xact_count #query_count #bytes_received \
+                     #bytes_sent #xact_time #query_time #wait_time #client_parse_count \
+                     #server_parse_count #bind_count";
+
+/// `SHOW STATS_TOTALS`.
+pub(super) fn totals_by_database(report: &Report) -> Table {
+    let sums = Sums::by_database(report).into_iter();
+    let rows = sums.map(|(database, sums)| row(database, sums.totals.0)).collect();
+    Table { columns: columns(PLAIN), rows }
+}
+
+/// `SHOW STATS_AVERAGES`.
+pub(super) fn averages_by_database(report: &Report) -> Table {
+    let sums = Sums::by_database(report).into_iter();
+    let rows = sums.map(|(database, sums)| row(database, sums.averages())).collect();
+    Table { columns: columns(PLAIN), rows }
+}
+
+/// `SHOW TOTALS`: all databases together.
+pub(super) fn totals(report: &Report) -> Table {
+    let mut all = Sums::default();
+    for sums in Sums::by_database(report).values() {
+        all.totals = all.totals.plus(&sums.totals);
+        all.recent = all.recent.plus(&sums.recent);
+    }
+    let named = |front: &str, values: [u64; Counters::MANY]| {
+        let row = |(name, value): (&str, u64)| row(&format!("{front}_{name}"), [value]);
+        NAMES.into_iter().zip(values).map(row).collect::<Vec<_>>()
+    };
+    let rows = [named("total", all.totals.0), named("avg", all.averages())].concat();
+    Table { columns: columns("name #value"), rows }
+}
