@@ -445,6 +445,9 @@ impl From<AuthzError> for Halt {
     fn from(error: AuthzError) -> Self {
         match error {
             AuthzError::Anonymous => challenge(Kind::Unauthenticated, "Bearer".to_owned()),
+            AuthzError::NotAllowed | AuthzError::Closed => {
+                Reply::new(Kind::Forbidden).detail(error.to_string()).into()
+            }
             AuthzError::InsufficientScope { required } => {
                 let scopes = required.join(" ");
                 let text = format!("Bearer error=\"insufficient_scope\", scope=\"{scopes}\"");

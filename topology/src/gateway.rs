@@ -12,7 +12,9 @@ use ipnet::IpNet;
 
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
-pub use crate::identity::{ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, Ways};
+pub use crate::identity::{
+    Access, Allow, ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, Ways,
+};
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
@@ -137,6 +139,8 @@ pub struct Issuer {
     pub user_claim: String,
     /// Claim that holds the scopes, a space-separated text or a list (default `scope`).
     pub scope_claim: String,
+    /// Claim that holds the roles, likewise (default `roles`); dots lead to members.
+    pub role_claim: String,
     /// Tolerance for `exp` and `nbf` (default 30 s).
     pub leeway: Duration,
     /// Where its key stands.
@@ -181,6 +185,10 @@ pub struct RoutePolicy {
     pub auth: Auth,
     /// All of these scopes are required.
     pub scopes: Vec<Scope>,
+    /// One of these rules must allow it; empty: see `access`.
+    pub allow: Vec<Allow>,
+    /// What holds without scopes and rules.
+    pub access: Access,
     /// All of these limits are charged.
     pub limits: Vec<LimitId>,
     /// Cross-origin rules; `None`: no CORS header is added and preflight is an ordinary request.

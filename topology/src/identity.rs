@@ -6,8 +6,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::expression::Expression;
 use crate::gateway::{IssuerId, Unplaced};
-use crate::units::{ApiKeysName, At, Place, SecretRef};
+use crate::units::{ApiKeysName, At, Place, Scope, SecretRef};
 
 /// Who may call a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,29 @@ pub enum Certified {
     /// It is not.
     #[default]
     NotEnough,
+}
+
+/// Stage 4: who may do what on a route; what one rule allows is allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// For these methods, upper case; empty: all.
+    pub methods: Vec<String>,
+    /// To who has all of these.
+    pub scopes: Vec<Scope>,
+    /// And one of these; empty: whoever.
+    pub roles: Vec<String>,
+    /// And of whom this is true.
+    pub when: Option<Expression>,
+}
+
+/// What holds where a route has neither scopes nor rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Whoever is identified as the route asks may do all (default).
+    #[default]
+    Allow,
+    /// Nobody may do anything.
+    Deny,
 }
 
 /// Stage 3: one source of API keys.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use proptest::prelude::*;
-use topology::gateway::{Auth, Expected, RoutePolicy, Sticky, UpstreamId};
+use topology::gateway::{Access, Auth, Expected, RoutePolicy, Sticky, UpstreamId};
 use topology::units::{Place, RouteName};
 
 use super::*;
@@ -20,7 +20,14 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         path: path.parse().expect("a path"),
         methods: methods.iter().map(|&m| m.to_owned()).collect(),
         when: Vec::new(),
-        policy: RoutePolicy { auth: Auth::None, scopes: vec![], limits: vec![], cors: None },
+        policy: RoutePolicy {
+            auth: Auth::None,
+            scopes: vec![],
+            allow: vec![],
+            access: Access::Allow,
+            limits: vec![],
+            cors: None,
+        },
         to: topology::gateway::RouteTo::Service(UpstreamId(0)),
         cache: None,
         split: Vec::new(),

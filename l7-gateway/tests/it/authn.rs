@@ -205,6 +205,54 @@ async fn scopes_of_a_route() {
     .await;
 }
 
+/// G9: rules of a route look at the method, roles and claims; a route without any is closed where the file
+/// says so.
+#[tokio::test]
+async fn rules_of_a_route() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}", fake.address),
+            &issuers.gateway(
+                "    defaults: { auth: riders, access: deny }
+    routes:
+      - path: /orders/*
+        to: user
+        allow:
+          - { methods: [GET], scopes: [orders:read] }
+          - { methods: [POST], roles: [clerk], when: \"tenant == 'acme' and level >= 3\" }
+      - { path: /forgotten/*, to: user }
+      - { path: /mine/*, to: user, access: allow }
+      - { path: /drivers/*, to: user, auth: drivers }
+      - { path: /open/*, to: user, auth: none }",
+            ),
+        ));
+        let clerk = json!({"roles": ["clerk"], "tenant": "acme", "level": 3, "scope": "orders:read"});
+        let other = json!({"roles": "clerk", "tenant": "other", "level": 3});
+        for (claims, request, expected, told) in [
+            (&clerk, "GET /orders/1", "200", ""),
+            (&clerk, "POST /orders/1", "200", ""),
+            (&clerk, "DELETE /orders/1", "403", "no rule allows this"),
+            (&other, "GET /orders/1", "403", "error=\"insufficient_scope\", scope=\"orders:read\""),
+            (&other, "POST /orders/1", "403", "no rule allows this"),
+            (&clerk, "GET /forgotten/1", "403", "nobody may do this"),
+            (&clerk, "GET /mine/1", "200", ""),
+            (&clerk, "GET /open/1", "200", ""),
+        ] {
+            // Twice: the second time the token is known.
+            for _ in 0..2 {
+                let token = bearer(&issuers.riders.token("ES256", None, &rider(claims.clone())));
+                let head = format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n{token}\r\n");
+                let answer = rig.raw(&head).await;
+                assert_eq!(status(&answer), expected, "{claims} {request}: {answer}");
+                assert!(answer.contains(told), "{answer}");
+            }
+        }
+        assert_eq!(fake.seen.count(), 8);
+    })
+    .await;
+}
+
 /// G20: without authentication a token passes untouched and the service decides.
 #[tokio::test]
 async fn a_token_passes_untouched_where_nobody_asks() {

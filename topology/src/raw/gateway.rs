@@ -8,11 +8,11 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::raw::schema::section;
 use crate::raw::{
-    ApiKeys, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice, Findings, Flag, FromTree,
-    Mirror, Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    Allow, ApiKeys, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice, Findings, Flag,
+    FromTree, Mirror, Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -172,6 +172,9 @@ section! {
         may "user" user: Typed<Text>,
         /// The claim with the scopes, a text with spaces or a list. Default: `scope`.
         may "scope" scope: Typed<Text>,
+        /// The claim with the roles, a text with spaces or a list; with dots a member of a claim,
+        /// `realm_access.roles`. Default: `roles`.
+        may "roles" roles: Typed<Text>,
         /// Tolerance for `exp` and `nbf`, at most 5m. Default: 30s.
         may "leeway" leeway: Typed<Time>,
     }
@@ -223,6 +226,11 @@ section! {
         may "auth" auth: OneOrMany<Typed<Text>>,
         /// Scopes that a token or key must all have. Default: none.
         may "scopes" scopes: Vec<Typed<Scope>>,
+        /// Who may do what. Default: whoever is identified, everything.
+        may "allow" allow: Vec<Allow>,
+        /// What holds on routes with neither `scopes` nor `allow`: `allow`, or `deny`: nobody may call
+        /// them but those that say `auth: none` themselves. Default: `allow`.
+        may "access" access: Typed<Access>,
         /// Limits that are charged. Default: none.
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules. Default: none.
@@ -277,6 +285,11 @@ section! {
         may "auth" auth: OneOrMany<Typed<Text>>,
         /// Scopes that a token or key must all have. Default: as `defaults` say.
         may "scopes" scopes: Vec<Typed<Scope>>,
+        /// Who may do what. Default: as `defaults` say.
+        may "allow" allow: Vec<Allow>,
+        /// Whether it is open to whoever is identified where it has neither `scopes` nor `allow`: `allow` or
+        /// `deny`. Default: as `defaults` say.
+        may "access" access: Typed<Access>,
         /// Limits that are charged; with a `+` before each, besides those of `defaults`. Default: as
         /// `defaults` say.
         may "limits" limits: Vec<Typed<Text>>,

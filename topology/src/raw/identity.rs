@@ -2,9 +2,10 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
+use crate::expression::Expression;
 use crate::raw::schema::section;
 use crate::raw::{Text, Typed};
-use crate::units::{SecretRef, Time};
+use crate::units::{Scope, SecretRef, Time};
 
 section! {
     /// API keys, and whose they are. Stored are SHA-256 digests, never keys; `aqueduct key new` makes one.
@@ -35,5 +36,23 @@ section! {
         must "redis" redis: Typed<Text>,
         /// How long the last list is believed while Redis is away. Default: 1h.
         may "longest-stale" longest_stale: Typed<Time>,
+    }
+}
+
+section! {
+    /// Who may do what on a route: a caller that fits all that is said here. What one rule allows is
+    /// allowed; what none allows is 403.
+    Allow at spot {
+        /// For these methods, in capitals. Default: all.
+        may "methods" methods: Vec<Typed<Text>>,
+        /// Who has all of these scopes. Default: whoever.
+        may "scopes" scopes: Vec<Typed<Scope>>,
+        /// Who has one of these roles. Default: whoever.
+        may "roles" roles: Vec<Typed<Text>>,
+        /// Of whom this is true: claims by name (`tenant`, `realm.roles`, `claim['https://a/b']`) or `@user`,
+        /// `@consumer`, `@plan`, `@principal`, `@method`, compared by `==`, `!=`, `<`, `<=`, `>`, `>=`, `in`
+        /// and `has` with 'texts', whole numbers, `true`, `false` or [lists], joined by `and`, `or`, `not`
+        /// and parentheses; `exists tenant`. A comparison with what is absent is false. Default: whoever.
+        may "when" when: Typed<Expression>,
     }
 }

@@ -10,9 +10,11 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
+use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
+use crate::identity::Access;
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
@@ -140,6 +142,7 @@ unit! {
     Percent: "part", PERCENT, "^(100|[0-9]{1,2})%$";
     Sample: "part", SAMPLE, "^[0-9]{1,3}([.][0-9]{1,4})?%$";
     Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";
+    Expression: "expression", EXPRESSION, ".";
     Scope: "scope", "an OAuth 2.0 scope", "^[!#-\\[\\]-~]+$";
     HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";
     PathPattern: "path", PATH, "^[/~]";
@@ -430,6 +433,10 @@ words! {
         "leaky-bucket" => Self::LeakyBucket,
         "fixed-window" => Self::FixedWindow,
         "sliding-window" => Self::SlidingWindow,
+    }
+    Access {
+        "allow" => Self::Allow,
+        "deny" => Self::Deny,
     }
     Links {
         "inside" => Self::Inside,

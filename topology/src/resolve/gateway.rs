@@ -227,6 +227,8 @@ fn route(
         at: &raw.spot,
         auth: raw.auth,
         scopes: raw.scopes,
+        allow: raw.allow,
+        access: raw.access,
         limits: raw.limits,
         cors: raw.cors,
         methods: &methods,

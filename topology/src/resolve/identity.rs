@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use crate::identity::{ApiKeys, Denylist, KeySource};
+use crate::identity::{Allow, ApiKeys, Denylist, KeySource};
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
-use crate::resolve::{gateway, positive, secret};
+use crate::resolve::{gateway, policy, positive, secret};
 use crate::units::{ApiKeysName, At, SecretRef, is_token};
 
 /// Names that `auth` reads otherwise.
@@ -44,6 +44,20 @@ pub(super) fn api_keys(
         place: spot.extent.place,
     };
     Some((keys, spot))
+}
+
+/// One rule of who may do what.
+pub(super) fn allow(raw: raw::Allow, out: &mut Findings) -> Allow {
+    let nothing = raw.scopes.is_none() && raw.roles.is_none() && raw.when.is_none();
+    if nothing && raw.methods.is_none() && !out.wrong(&raw.spot) {
+        out.error(&raw.spot, "this rule says nothing").allowed("methods, scopes, roles, when");
+    }
+    Allow {
+        methods: policy::methods(raw.methods.as_deref().unwrap_or_default(), out),
+        scopes: raw.scopes.unwrap_or_default().into_iter().map(|typed| typed.value).collect(),
+        roles: raw.roles.unwrap_or_default().into_iter().map(|typed| typed.value.0).collect(),
+        when: raw.when.map(|typed| typed.value),
+    }
 }
 
 /// The denylist.

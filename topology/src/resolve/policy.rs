@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::{
-    Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
+    Access, Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
     IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
 };
 use crate::problem::nearest;
@@ -26,6 +26,8 @@ pub(super) struct Asked<'r> {
     pub(super) at: &'r Spot,
     pub(super) auth: Option<OneOrMany<Typed<Text>>>,
     pub(super) scopes: Option<Vec<Typed<Scope>>>,
+    pub(super) allow: Option<Vec<raw::Allow>>,
+    pub(super) access: Option<Typed<Access>>,
     pub(super) limits: Option<Vec<Typed<Text>>>,
     pub(super) cors: Option<CorsChoice>,
     pub(super) methods: &'r [String],
@@ -107,6 +109,8 @@ impl Policies {
             at: &raw.spot,
             auth: raw.auth,
             scopes: raw.scopes,
+            allow: raw.allow,
+            access: raw.access,
             limits: raw.limits,
             cors: raw.cors,
             methods: &[],
@@ -123,16 +127,23 @@ impl Policies {
     ) -> RoutePolicy {
         let at = asked.at;
         let silent = asked.auth.is_none() && defaults.is_none_or(|d| d.auth == Auth::None);
-        let own_scopes = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
+        let own_scopes = asked.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty())
+            || asked.allow.as_ref().is_some_and(|rules| !rules.is_empty());
         let policy = self.policy(asked, defaults, out);
         if policy.auth == Auth::None {
             if own_scopes {
                 out.error(at, "scopes are asked of a token, and this route asks for none")
                     .hint("add `auth: ISSUER`".to_owned());
-            } else if silent && !self.issuers.is_empty() {
+            } else if silent && policy.access == Access::Allow && !self.issuers.is_empty() {
                 out.warning(at, "this route asks for no token, although there are issuers")
                     .hint("add `auth: ISSUER`, or `auth: none` if that is meant".to_owned());
             }
+        }
+        if policy.access == Access::Deny && policy.scopes.is_empty() && policy.allow.is_empty() {
+            out.warning(at, "nobody may call this route").hint(
+                "say who may: `scopes`, `allow`, or `access: allow` for whoever is identified"
+                    .to_owned(),
+            );
         }
         policy
     }
@@ -143,6 +154,8 @@ impl Policies {
         base: Option<&Defaults>,
         out: &mut Findings,
     ) -> RoutePolicy {
+        // Who writes `auth: none` on a route means it.
+        let open = base.is_some() && asked.auth.is_some();
         let auth = match asked.auth {
             Some(auth) => self.auth(&auth.0, asked.at, out),
             None => base.map_or(Auth::None, |base| base.auth.clone()),
@@ -151,6 +164,16 @@ impl Policies {
             Some(scopes) => scopes.into_iter().map(|typed| typed.value).collect(),
             None if auth == Auth::None => Vec::new(),
             None => base.map_or(Vec::new(), |base| base.scopes.clone()),
+        };
+        let allow = match asked.allow {
+            Some(rules) => rules.into_iter().map(|rule| identity::allow(rule, out)).collect(),
+            None if auth == Auth::None => Vec::new(),
+            None => base.map_or(Vec::new(), |base| base.allow.clone()),
+        };
+        let access = match asked.access {
+            Some(typed) => typed.value,
+            None if auth == Auth::None && open => Access::Allow,
+            None => base.map_or(Access::Allow, |base| base.access),
         };
         let inherited = base.map_or(&[][..], |base| &base.limits);
         let limits = match asked.limits {
@@ -162,7 +185,7 @@ impl Policies {
             Some(CorsChoice::Rules(rules)) => Some(cors(*rules, asked.methods, out)),
             None => base.and_then(|base| base.cors.clone()),
         };
-        RoutePolicy { auth, scopes, limits, cors }
+        RoutePolicy { auth, scopes, allow, access, limits, cors }
     }
 
     fn auth(&mut self, words: &[Typed<Text>], at: &Spot, out: &mut Findings) -> Auth {
@@ -309,6 +332,7 @@ fn issuer(entry: Entry<raw::Issuer>, names: &Names, out: &mut Findings) -> Optio
         algorithms: algorithms.into_iter().map(|typed| typed.value).collect(),
         user_claim: claim(raw.user, "sub"),
         scope_claim: claim(raw.scope, "scope"),
+        role_claim: claim(raw.roles, "roles"),
         leeway: time(raw.leeway, Duration::from_secs(30)),
         place: spot.extent.place,
     };

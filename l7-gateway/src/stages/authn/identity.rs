@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use serde_json::{Map, Value};
 use topology::gateway::{ApiKeysId, IssuerId};
 use topology::units::Scope;
 
@@ -26,12 +27,31 @@ pub(super) struct Facts {
     pub(super) voucher: Voucher,
     /// What it may do.
     pub(super) scopes: Arc<[Scope]>,
+    /// What it is.
+    pub(super) roles: Arc<[Box<str>]>,
+    /// Claims of its token that somebody reads.
+    pub(super) claims: Map<String, Value>,
     /// What its consumer pays for.
     pub(super) plan: Option<Arc<str>>,
     /// When it ends, in milliseconds since the epoch.
     pub(super) expires: u64,
     /// By what else it can be revoked than by its subject.
     pub(super) marks: Marks,
+}
+
+impl Facts {
+    /// Nothing but who says so.
+    pub(super) fn of(voucher: Voucher) -> Self {
+        Self {
+            voucher,
+            scopes: Arc::default(),
+            roles: Arc::default(),
+            claims: Map::new(),
+            plan: None,
+            expires: u64::MAX,
+            marks: Marks::default(),
+        }
+    }
 }
 
 /// By what a token or a key can be revoked, beside its user.
@@ -102,6 +122,29 @@ impl Identity {
     /// What it may do.
     pub fn scopes(&self) -> &[Scope] {
         &self.facts.scopes
+    }
+
+    /// What it is.
+    pub fn roles(&self) -> &[Box<str>] {
+        &self.facts.roles
+    }
+
+    /// A claim of its token, if a rule reads it.
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        self.facts.claims.get(name)
+    }
+
+    /// A user with these, for tests of other stages.
+    #[cfg(test)]
+    pub(crate) fn made_up(user: &str, scopes: &[&str], roles: &[&str], claims: Value) -> Self {
+        let Value::Object(claims) = claims else { unreachable!("claims are an object") };
+        let facts = Facts {
+            scopes: scopes.iter().map(|scope| Scope::new(scope)).collect(),
+            roles: roles.iter().map(|role| (*role).into()).collect(),
+            claims,
+            ..Facts::of(Voucher::Issuer(IssuerId(0)))
+        };
+        Self::new(user, facts).expect("invariant: a test's user is visible")
     }
 
     /// The plan of a consumer.

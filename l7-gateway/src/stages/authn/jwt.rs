@@ -42,6 +42,8 @@ pub struct Verified {
     pub user: Box<str>,
     /// What the token grants, in its order.
     pub scopes: Vec<Scope>,
+    /// What the user is.
+    pub roles: Vec<Box<str>>,
     /// `exp` in milliseconds since the epoch.
     pub expires: u64,
     /// `jti`, by which it can be revoked.
@@ -162,6 +164,7 @@ impl<'t> Token<'t> {
         Ok(Verified {
             user: self.user(&issuer.user_claim)?,
             scopes: self.scopes(&issuer.scope_claim)?,
+            roles: self.roles(&issuer.role_claim)?,
             expires,
             id: self.id()?,
             issued: self.time("iat")?,
@@ -238,7 +241,7 @@ impl<'t> Token<'t> {
 
     /// The user: a text, or a whole number written in decimal.
     fn user(&self, claim: &str) -> Result<Box<str>, JwtFault> {
-        let user = match self.claims.get(claim) {
+        let user = match self.claim(claim) {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) if number.is_u64() || number.is_i64() => number.to_string(),
             Some(_) => return Err(JwtFault::Unusable("user")),
@@ -250,19 +253,41 @@ impl<'t> Token<'t> {
         if plain { Ok(user.into()) } else { Err(JwtFault::Unusable("user")) }
     }
 
-    /// RFC 8693 §4.2 (a text, separated by spaces), or a list of texts; absent is none.
     fn scopes(&self, claim: &str) -> Result<Vec<Scope>, JwtFault> {
-        match self.claims.get(claim) {
-            None | Some(Value::Null) => Ok(Vec::new()),
+        let words = self.words(claim).ok_or(JwtFault::Unusable("scope"))?;
+        Ok(words.into_iter().map(Scope::new).collect())
+    }
+
+    fn roles(&self, claim: &str) -> Result<Vec<Box<str>>, JwtFault> {
+        let words = self.words(claim).ok_or(JwtFault::Unusable("roles"))?;
+        Ok(words.into_iter().map(Box::from).collect())
+    }
+
+    /// RFC 8693 §4.2 (a text, separated by spaces), or a list of texts; absent is none.
+    fn words(&self, claim: &str) -> Option<Vec<&str>> {
+        match self.claim(claim) {
+            None | Some(Value::Null) => Some(Vec::new()),
             Some(Value::String(text)) => {
-                Ok(text.split(' ').filter(|scope| !scope.is_empty()).map(Scope::new).collect())
+                Some(text.split(' ').filter(|word| !word.is_empty()).collect())
             }
-            Some(Value::Array(list)) => {
-                let texts = list.iter().map(|scope| scope.as_str().map(Scope::new));
-                texts.collect::<Option<_>>().ok_or(JwtFault::Unusable("scope"))
-            }
-            Some(_) => Err(JwtFault::Unusable("scope")),
+            Some(Value::Array(list)) => list.iter().map(Value::as_str).collect(),
+            Some(_) => None,
         }
+    }
+
+    /// The claim of this name, or with dots a member of one.
+    fn claim(&self, name: &str) -> Option<&Value> {
+        self.claims.get(name).or_else(|| {
+            let (first, rest) = name.split_once('.')?;
+            let member = |value, name| Value::as_object(value)?.get(name);
+            rest.split('.').try_fold(self.claims.get(first)?, member)
+        })
+    }
+
+    /// The claims of these names, whole.
+    pub fn keep(&self, names: &[Box<str>]) -> Map<String, Value> {
+        let claim = |name: &str| Some((name.to_owned(), self.claims.get(name)?.clone()));
+        names.iter().filter_map(|name| claim(name)).collect()
     }
 }
 

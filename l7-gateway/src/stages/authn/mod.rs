@@ -117,6 +117,8 @@ pub struct Vouchers {
     pub directories: Vec<Arc<Directory>>,
     /// Who ended before its time; `None`: nobody does.
     pub denylist: Option<Arc<Denylist>>,
+    /// Names of the claims that some rule reads.
+    pub claims: Vec<Box<str>>,
 }
 
 /// Why they cannot be set up.
@@ -164,6 +166,7 @@ impl Vouchers {
                 }
                 None => None,
             },
+            claims: claims(group),
         }))
     }
 
@@ -175,6 +178,18 @@ impl Vouchers {
         }
         waiting
     }
+}
+
+/// Names of the claims that rules of a group read, each once.
+fn claims(group: &Group) -> Vec<Box<str>> {
+    let policies = group.routes.iter().map(|route| &route.policy).chain(&group.unmatched);
+    let mut names = Vec::new();
+    for when in policies.flat_map(|policy| &policy.allow).filter_map(|rule| rule.when.as_ref()) {
+        when.claims(&mut names);
+    }
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(Box::from).collect()
 }
 
 /// What the stage will do.
@@ -207,13 +222,7 @@ impl Authn {
             }
             Presented::Key(key, ids) => self.look_up(key, ids, now).await?,
             Presented::Principal(principal) => {
-                let facts = Facts {
-                    voucher: Voucher::Certificate,
-                    scopes: Arc::default(),
-                    plan: None,
-                    expires: u64::MAX,
-                    marks: Marks::default(),
-                };
+                let facts = Facts::of(Voucher::Certificate);
                 Rc::new(Identity::new(principal, facts).ok_or(AuthnError::OddPrincipal)?)
             }
         };
@@ -258,13 +267,14 @@ impl Authn {
         if perhaps_new && source.renew(Instant::now()).await {
             (outcome, keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         }
-        let Verified { user, scopes, expires, id: jti, issued } = outcome?;
+        let Verified { user, scopes, roles, expires, id: jti, issued } = outcome?;
         let facts = Facts {
-            voucher: Voucher::Issuer(id),
             scopes: scopes.into(),
-            plan: None,
+            roles: roles.into(),
+            claims: parsed.keep(&self.vouchers.claims),
             expires,
             marks: Marks { id: jti, issued, ..Marks::default() },
+            ..Facts::of(Voucher::Issuer(id))
         };
         let identity = Rc::new(Identity::new(&user, facts).ok_or(JwtFault::Unusable("user"))?);
         self.cache.borrow_mut().insert(token, Rc::clone(&identity), keys);
@@ -310,11 +320,11 @@ impl Authn {
                 Ok(Some(entry)) if now >= entry.expires => return Err(AuthnError::ExpiredKey),
                 Ok(Some(entry)) => {
                     let facts = Facts {
-                        voucher: Voucher::ApiKeys(*id),
                         scopes: Arc::clone(&entry.scopes),
                         plan: entry.plan.clone(),
                         expires: entry.expires,
                         marks: Marks { digest: Some(digest), ..Marks::default() },
+                        ..Facts::of(Voucher::ApiKeys(*id))
                     };
                     let identity = Identity::new(&entry.consumer, facts);
                     return identity.map(Rc::new).ok_or(AuthnError::UnknownKey);

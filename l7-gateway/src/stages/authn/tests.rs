@@ -37,6 +37,7 @@ impl Scene {
                 algorithms: vec![algorithm],
                 user_claim: "sub".to_owned(),
                 scope_claim: "scope".to_owned(),
+                role_claim: "realm.roles".to_owned(),
                 leeway: Duration::from_secs(30),
                 place,
             }
@@ -46,7 +47,8 @@ impl Scene {
             issuer("drivers", &drivers, Algorithm::EdDSA),
         ];
         let keys = Keys::new(&issuers, None).unwrap();
-        let vouchers = Vouchers { keys, sources: vec![], directories: vec![], denylist: None };
+        let vouchers =
+            Vouchers { keys, sources: vec![], directories: vec![], denylist: None, claims: vec![] };
         let authn = Authn::new(Arc::new(vouchers));
         Self { authn, riders, drivers, _folder: folder }
     }

@@ -2,15 +2,11 @@
 
 use proptest::prelude::*;
 
-use std::sync::Arc;
-
-use super::super::identity::{Facts, Marks, Voucher};
+use super::super::identity::{Facts, Voucher};
 use super::*;
 
 fn identity(user: &str) -> Rc<Identity> {
-    let voucher = Voucher::Issuer(IssuerId(0));
-    let facts =
-        Facts { voucher, scopes: Arc::default(), plan: None, expires: 7, marks: Marks::default() };
+    let facts = Facts::of(Voucher::Issuer(IssuerId(0)));
     Rc::new(Identity::new(user, facts).unwrap())
 }
 

@@ -65,6 +65,7 @@ fn issuer(name: &str, audience: &str) -> Issuer {
         algorithms: vec![Algorithm::ES256],
         user_claim: "sub".to_owned(),
         scope_claim: "scope".to_owned(),
+        role_claim: "realm.roles".to_owned(),
         leeway: Duration::from_secs(30),
         place,
     }

@@ -24,6 +24,7 @@ fn issuer(algorithms: &[Algorithm]) -> Issuer {
         algorithms: algorithms.to_vec(),
         user_claim: "userId".to_owned(),
         scope_claim: "scope".to_owned(),
+        role_claim: "realm.roles".to_owned(),
         leeway: Duration::from_secs(30),
         place,
     }
@@ -262,6 +263,30 @@ fn names() {
         let token = signer.token("ES256", Some("k"), &with("scope", scopes));
         let scopes = verify(&token, &issuer, &keys).unwrap().scopes;
         assert_eq!(scopes.iter().map(Scope::as_str).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// G9: roles stand in a claim, or in a member of one; what is neither a text nor a list of texts is none.
+#[test]
+fn roles() {
+    let signer = Signer::es256();
+    let issuer = issuer(&[ES256]);
+    let keys = keys(&[(&signer, "k")], &issuer);
+    let unusable = Err(JwtFault::Unusable("roles"));
+    for (claims, expected) in [
+        (without("scope"), Ok(&[][..])),
+        (with("realm", json!({"roles": ["a", "b"]})), Ok(&["a", "b"][..])),
+        (with("realm", json!({"roles": "a b"})), Ok(&["a", "b"])),
+        (with("realm.roles", json!(["c"])), Ok(&["c"])),
+        (with("realm", json!(["a"])), Ok(&[])),
+        (with("realm", json!({"roles": {"a": 1}})), unusable.clone()),
+        (with("realm", json!({"roles": ["a", 1]})), unusable),
+    ] {
+        let outcome = verify(&signer.token("ES256", Some("k"), &claims), &issuer, &keys);
+        let roles = outcome
+            .map(|verified| verified.roles.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let expected = expected.map(|all| all.iter().map(|role| (*role).to_owned()).collect());
+        assert_eq!(roles, expected, "{claims}");
     }
 }
 
