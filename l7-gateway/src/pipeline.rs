@@ -131,7 +131,7 @@ impl Pipeline {
             authz: Authz,
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
-            request_transform: RequestTransform,
+            request_transform: RequestTransform::new(snapshot),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
             response_transform: ResponseTransform::new(snapshot),
             emit: Emit,

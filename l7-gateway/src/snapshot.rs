@@ -22,6 +22,7 @@ use crate::stages::dispatch::files::{FilesError, Site};
 use crate::stages::dispatch::gate::Gate;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
+use crate::stages::request_transform::proof::{Prover, ProverError};
 
 /// Why a configuration that reads well cannot run here.
 #[derive(Debug, Error)]
@@ -32,6 +33,9 @@ pub enum BuildError {
     /// Keys of issuers, API keys.
     #[error(transparent)]
     Vouchers(#[from] VouchersError),
+    /// The secret of proofs.
+    #[error(transparent)]
+    Prover(#[from] ProverError),
     /// Limits.
     #[error(transparent)]
     Limits(#[from] LimitsError),
@@ -46,6 +50,7 @@ impl BuildError {
         match self {
             Self::Tls(error) => error.place(),
             Self::Vouchers(error) => error.place(),
+            Self::Prover(error) => error.place(),
             Self::Limits(error) => error.place(),
             Self::Files(error) => error.place(),
         }
@@ -71,6 +76,8 @@ pub struct Snapshot {
     pub cache: Option<Cache>,
     /// Who can say who a caller is.
     pub vouchers: Arc<Vouchers>,
+    /// Signs towards services that a gateway spoke; `None`: nobody asks.
+    pub prover: Option<Prover>,
     /// Counters of its limits.
     pub limits: Arc<Limits>,
     /// Stage 1; `None`: plain HTTP.
@@ -111,6 +118,11 @@ impl Snapshot {
                 &observer.metrics,
             ),
             vouchers: Vouchers::new(group, before.map(|before| &*before.vouchers))?,
+            prover: group
+                .signed_identity
+                .as_ref()
+                .map(|model| Prover::new(model, group))
+                .transpose()?,
             limits: match limits {
                 Some(before) => Arc::clone(&before.limits),
                 None => Limits::new(group, observer.clone())?,

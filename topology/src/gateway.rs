@@ -13,7 +13,8 @@ use ipnet::IpNet;
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
-    Access, Allow, ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, Ways,
+    Access, Allow, ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, SignedIdentity, Told,
+    Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
@@ -49,6 +50,10 @@ pub struct Group {
     pub api_keys: Vec<ApiKeys>,
     /// Stage 3: tokens and keys that ended before their time; `None`: none do.
     pub denylist: Option<Denylist>,
+    /// Stage 7: what services are told of a caller beside `X-User-Id`.
+    pub identity_headers: Vec<Told>,
+    /// Stage 7: a proof towards services that a gateway spoke.
+    pub signed_identity: Option<SignedIdentity>,
     /// Stage 5: the limits that policies name.
     pub limits: Vec<Limit>,
     /// Stage 5: where counters of shared limits live; `None`: in each process.

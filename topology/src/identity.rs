@@ -132,3 +132,31 @@ impl Unplaced for Denylist {
         Self { redis: self.redis.unplaced(), ..self.clone() }
     }
 }
+
+/// What services are told of a caller beside `X-User-Id`, each in a header of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// `X-Scopes`, with spaces in between.
+    Scopes,
+    /// `X-User-Roles`, with spaces in between.
+    Roles,
+    /// `X-User-Issuer`: the issuer's name in the file.
+    Issuer,
+    /// `X-Consumer`.
+    Consumer,
+    /// `X-Consumer-Plan`.
+    Plan,
+    /// `X-Client-Principal`.
+    Principal,
+    /// `X-User-Claim-NAME`.
+    Claim(String),
+}
+
+/// Stage 7: a short-lived proof that this group's gateways spoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedIdentity {
+    /// Secrets of at least 32 characters, one per line; the first signs.
+    pub key: At<SecretRef>,
+    /// How long a proof is good (default 30 s).
+    pub lifetime: Duration,
+}

@@ -20,6 +20,7 @@ mod frames;
 mod front;
 mod headers;
 mod holders;
+mod identity;
 mod instance;
 mod interim;
 mod listeners;

@@ -9,10 +9,12 @@ use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
+use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
     Allow, ApiKeys, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice, Findings, Flag,
-    FromTree, Mirror, Named, OneOrMany, Queue, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    FromTree, Mirror, Named, OneOrMany, Queue, SignedIdentity, SplitPart, Spot, Telemetry, Text,
+    Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -39,6 +41,12 @@ section! {
         may "api-keys" api_keys: Named<ApiKeys>,
         /// Tokens and keys that ended before their time. Default: none.
         may "denylist" denylist: Denylist,
+        /// What services are told of an identified caller beside `X-User-Id`: `scopes` (`X-Scopes`), `roles`
+        /// (`X-User-Roles`), `issuer` (`X-User-Issuer`), `consumer` (`X-Consumer`), `plan` (`X-Consumer-Plan`),
+        /// `principal` (`X-Client-Principal`), `claim:NAME` (`X-User-Claim-NAME`). Default: nothing more.
+        may "identity-headers" identity_headers: Vec<Typed<Told>>,
+        /// A proof towards services that a gateway of this group spoke. Default: none.
+        may "signed-identity" signed_identity: SignedIdentity,
         /// Budgets that routes are charged to, by name. Default: none.
         may "limits" limits: Named<Limit>,
         /// Where counters live that all instances share. Default: in each process.

@@ -56,3 +56,17 @@ section! {
         may "when" when: Typed<Expression>,
     }
 }
+
+section! {
+    /// A proof that this group's gateways spoke, in the header `X-Aqueduct-Identity` of every request to a
+    /// service: a JWT signed with HS256 whose claims are `iss` (`aqueduct/GROUP`), `aud` (the service), `iat`,
+    /// `exp`, `rid` (the request's id), and of an identified caller `sub`, `kind` (`user`, `consumer`,
+    /// `principal`) and `scope`.
+    SignedIdentity {
+        /// Secrets that the services know, one per line of at least 32 characters; the first signs, and `kid`
+        /// names it: the first 16 digits of its SHA-256. `file:PATH` or `env:NAME`.
+        must "key" key: Typed<SecretRef>,
+        /// How long a proof is good, at most 5m. Default: 30s.
+        may "lifetime" lifetime: Typed<Time>,
+    }
+}

@@ -14,7 +14,7 @@ use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
-use crate::identity::Access;
+use crate::identity::{Access, Told};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
@@ -306,6 +306,38 @@ impl Scalar for UpstreamBalance {
     fn schema() -> Schema {
         json_schema!({ "type": "string", "pattern":
             "^(round-robin|least-connections|two-choices|hash:(user|address|(header|cookie):[^ :;=,]+))$" })
+    }
+}
+
+impl Scalar for Told {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        const WORDS: [&str; 6] = ["scopes", "roles", "issuer", "consumer", "plan", "principal"];
+        Ok(match (text, text.strip_prefix("claim:")) {
+            ("scopes", _) => Self::Scopes,
+            ("roles", _) => Self::Roles,
+            ("issuer", _) => Self::Issuer,
+            ("consumer", _) => Self::Consumer,
+            ("plan", _) => Self::Plan,
+            ("principal", _) => Self::Principal,
+            (_, Some(name)) if is_token(name) => Self::Claim(name.to_owned()),
+            _ => {
+                let what = format!("`{text}` is nothing that services are told");
+                let error = UnitError::new(what, Self::allowed());
+                return Err(match nearest(text, WORDS) {
+                    Some(word) => error.meant(word),
+                    None => error,
+                });
+            }
+        })
+    }
+
+    fn allowed() -> String {
+        "scopes, roles, issuer, consumer, plan, principal, claim:NAME".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern":
+            "^(scopes|roles|issuer|consumer|plan|principal|claim:[^ :;=,]+)$" })
     }
 }
 

@@ -65,6 +65,13 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         issuers,
         api_keys,
         limits,
+        identity_headers: raw
+            .identity_headers
+            .unwrap_or_default()
+            .into_iter()
+            .map(|typed| typed.value)
+            .collect(),
+        signed_identity: raw.signed_identity.and_then(|raw| identity::signed(raw, names, out)),
         denylist: raw.denylist.and_then(|raw| identity::denylist(raw, out)),
         limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
         unmatched,

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use crate::identity::{Allow, ApiKeys, Denylist, KeySource};
+use crate::identity::{Allow, ApiKeys, Denylist, KeySource, SignedIdentity};
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
-use crate::resolve::{gateway, policy, positive, secret};
+use crate::resolve::{gateway, policy, positive, secret, time};
 use crate::units::{ApiKeysName, At, SecretRef, is_token};
 
 /// Names that `auth` reads otherwise.
@@ -58,6 +58,24 @@ pub(super) fn allow(raw: raw::Allow, out: &mut Findings) -> Allow {
         roles: raw.roles.unwrap_or_default().into_iter().map(|typed| typed.value.0).collect(),
         when: raw.when.map(|typed| typed.value),
     }
+}
+
+/// A proof towards services.
+pub(super) fn signed(
+    raw: raw::SignedIdentity,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<SignedIdentity> {
+    if let Some(lifetime) = &raw.lifetime
+        && !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&lifetime.value.0)
+    {
+        out.error(&lifetime.spot, "a proof that lives so long is no proof of the moment")
+            .allowed("1s to 5m");
+    }
+    Some(SignedIdentity {
+        key: secret(raw.key?, names),
+        lifetime: time(raw.lifetime, Duration::from_secs(30)),
+    })
 }
 
 /// The denylist.

@@ -8,8 +8,8 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::gateway::{
-    Access, Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer, IssuerId,
-    IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
+    Access, Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Cors, Credentials, Issuer,
+    IssuerId, IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
 };
 use crate::problem::nearest;
 use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};

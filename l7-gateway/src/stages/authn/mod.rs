@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
-use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Ways};
+use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Told, Ways};
 use topology::units::Place;
 
 use self::api_key::Digest;
@@ -117,7 +117,7 @@ pub struct Vouchers {
     pub directories: Vec<Arc<Directory>>,
     /// Who ended before its time; `None`: nobody does.
     pub denylist: Option<Arc<Denylist>>,
-    /// Names of the claims that some rule reads.
+    /// Names of the claims that some rule reads or services are told.
     pub claims: Vec<Box<str>>,
 }
 
@@ -180,13 +180,17 @@ impl Vouchers {
     }
 }
 
-/// Names of the claims that rules of a group read, each once.
+/// Names of the claims that rules of a group read or services are told, each once.
 fn claims(group: &Group) -> Vec<Box<str>> {
     let policies = group.routes.iter().map(|route| &route.policy).chain(&group.unmatched);
     let mut names = Vec::new();
     for when in policies.flat_map(|policy| &policy.allow).filter_map(|rule| rule.when.as_ref()) {
         when.claims(&mut names);
     }
+    names.extend(group.identity_headers.iter().filter_map(|told| match told {
+        Told::Claim(name) => Some(name.as_str()),
+        _ => None,
+    }));
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(Box::from).collect()

@@ -10,7 +10,7 @@ use super::NormaliseError;
 use crate::hops::hop_by_hop;
 
 /// Names that a service may believe because we set them, folded.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "x-user-id",
     "x-scopes",
     "x-consumer",
@@ -20,6 +20,7 @@ const OURS: [&str; 10] = [
     "traceparent",
     "tracestate",
     "x-client-cert",
+    "x-client-principal",
     "x-aqueduct",
 ];
 
@@ -146,6 +147,9 @@ mod tests {
             "X-Real-IP",
             "x-scopes",
             "X-Consumer-Name",
+            "X_Client_Principal",
+            "X-User-Claim-Tenant",
+            "x_aqueduct_identity",
             "X-Original-URL",
             "X-HTTP-Method-Override",
             "traceparent",

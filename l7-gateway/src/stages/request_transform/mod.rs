@@ -4,16 +4,24 @@
 //! Invariant: our own headers are attached last, and no token passes a route that authenticates.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Uri, Version};
+use serde_json::Value;
+use topology::ServiceName;
+use topology::gateway::Told;
 
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Routed, Stage, Target};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
+use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 
+pub mod proof;
+
+const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -22,9 +30,70 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// The stage.
+/// The stage, one per worker.
 #[derive(Debug)]
-pub struct RequestTransform;
+pub struct RequestTransform {
+    snapshot: Arc<Snapshot>,
+    told: Vec<(HeaderName, Told)>,
+}
+
+impl RequestTransform {
+    /// For one worker.
+    pub fn new(snapshot: &Arc<Snapshot>) -> Self {
+        let told = snapshot.group.identity_headers.iter();
+        let told = told.filter_map(|told| Some((header_of(told)?, told.clone()))).collect();
+        Self { snapshot: Arc::clone(snapshot), told }
+    }
+
+    /// Attaches what services are told of a caller.
+    fn tell(&self, x: &Exchange, identity: &Identity, headers: &mut HeaderMap) {
+        if let Some(user) = identity.user() {
+            headers.insert(USER, user.clone());
+        }
+        for (name, told) in &self.told {
+            // What cannot stand in a header is left out.
+            if let Some(value) = self.value(x, identity, told)
+                && let Ok(value) = HeaderValue::try_from(value)
+            {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    fn value(&self, x: &Exchange, identity: &Identity, told: &Told) -> Option<String> {
+        let some = |text: String| (!text.is_empty()).then_some(text);
+        match told {
+            Told::Scopes => some(proof::scopes(identity)),
+            Told::Roles => some(identity.roles().join(" ")),
+            Told::Issuer => {
+                let issuers = &self.snapshot.group.issuers;
+                identity.issuer().and_then(|id| issuers.get(id.0)).map(|i| i.name.to_string())
+            }
+            Told::Consumer => identity.consumer().map(str::to_owned),
+            Told::Plan => identity.plan().map(str::to_owned),
+            Told::Principal => x.peer.principal().map(|principal| principal.as_str().to_owned()),
+            Told::Claim(name) => match identity.claim(name)? {
+                Value::String(text) => some(text.clone()),
+                Value::Null => None,
+                other => Some(other.to_string()),
+            },
+        }
+    }
+}
+
+fn header_of(told: &Told) -> Option<HeaderName> {
+    Some(match told {
+        Told::Scopes => HeaderName::from_static("x-scopes"),
+        Told::Roles => HeaderName::from_static("x-user-roles"),
+        Told::Issuer => HeaderName::from_static("x-user-issuer"),
+        Told::Consumer => HeaderName::from_static("x-consumer"),
+        Told::Plan => HeaderName::from_static("x-consumer-plan"),
+        Told::Principal => HeaderName::from_static("x-client-principal"),
+        Told::Claim(name) => {
+            HeaderName::try_from(format!("x-user-claim-{}", name.to_ascii_lowercase())).ok()?
+        }
+    })
+}
 
 /// What happens to the client's `Authorization`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +127,16 @@ impl Filter for RequestTransform {
         if token == Token::Stripped {
             headers.remove(header::AUTHORIZATION);
         }
-        if let Some(user) = grant.caller().identity().and_then(Identity::user) {
-            headers.insert(USER, user.clone());
+        let caller = grant.caller().identity();
+        if let Some(identity) = caller {
+            self.tell(x, identity, &mut headers);
+        }
+        if let Some(prover) = &self.snapshot.prover {
+            let service = x.record.service.as_ref().map_or("", ServiceName::as_str);
+            let id = x.request_id.hex();
+            let id = std::str::from_utf8(&id).unwrap_or_default();
+            let proof = prover.prove(caller, service, id, x.wall);
+            headers.extend(proof.map(|proof| (PROOF, proof)));
         }
         attach(x, &request.target, &mut headers);
         if let Some(protocol) = &request.upgrade {
