@@ -413,29 +413,10 @@ pub enum AnswerBody {
 /// The upstream half of a connection that changes its protocol.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// The service's connection.
-    pub upstream: Upgrade,
+    /// The service's connection, after its 101.
+    pub upstream: Http1Body,
     /// Counts at its endpoint while it lives.
     pub in_flight: InFlight,
-}
-
-/// A connection that changes its protocol.
-#[derive(Debug)]
-pub enum Upgrade {
-    /// A service's, after its 101.
-    Http1(Http1Body),
-}
-
-impl Upgrade {
-    /// The connection, and what has come of the other protocol already; `None`: it is not free.
-    pub fn raw(self) -> Option<(Box<dyn Wire>, Bytes)> {
-        match self {
-            Self::Http1(body) => {
-                let (stream, early) = body.into_stream()?;
-                Some((Box::new(stream), early))
-            }
-        }
-    }
 }
 
 impl Body for AnswerBody {

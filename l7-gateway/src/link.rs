@@ -1,8 +1,7 @@
 //! One connection's bytes: what was read and not used yet, what is to be written. Not for what they
 //! mean: `codec`. Called by `engine/http1` for clients and by `stages/dispatch` for services.
 //!
-//! Invariant: bytes leave in the order in which they were put; while nothing is under way no buffer is
-//! held.
+//! Invariant: bytes leave in the order in which they were put.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};

@@ -1,7 +1,8 @@
 //! Where a head ends. Not for what it says: `request` and `response`. Called by whoever reads from a
 //! connection.
 //!
-//! Invariant: never looks at a byte twice.
+//! Invariant: an end is found in the same place however the bytes were cut, and the search goes on where
+//! it stopped.
 
 use super::Fault;
 

@@ -76,7 +76,7 @@ impl WebSocket {
     /// Copies both ways until one side ends.
     pub(super) async fn pass(self, tunnel: Tunnel, x: Box<Exchange>) {
         let Ok(client) = self.client.await else { return };
-        let Some((upstream, said)) = tunnel.upstream.raw() else { return };
+        let Some((upstream, said)) = tunnel.upstream.into_stream() else { return };
         let mut client = Stall::of_stream(TokioIo::new(client), TUNNEL_IDLE);
         if client.write_all(&said).await.is_ok() {
             tunnel::join(client, &[], upstream, x).await;

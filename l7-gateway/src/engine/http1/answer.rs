@@ -54,15 +54,19 @@ impl Asked {
         Self { head: head.parts.method == Method::HEAD, version, persistence, trailers }
     }
 
+    /// Whether an answer of this status is all head.
+    fn bodiless(self, status: StatusCode) -> bool {
+        bodiless(if self.head { &Method::HEAD } else { &Method::GET }, status)
+    }
+
     fn framing(self, response: &Response<EmitBody>) -> Framing {
-        let told = response.headers().contains_key(header::CONTENT_LENGTH);
-        let hint = response.body().size_hint().exact();
-        let method = if self.head { &Method::HEAD } else { &Method::GET };
-        match (response.status(), hint) {
+        let bodiless = self.bodiless(response.status());
+        let told = || response.headers().contains_key(header::CONTENT_LENGTH);
+        match (response.status(), response.body().size_hint().exact()) {
             (StatusCode::NO_CONTENT, _) => Framing::Silent,
             (StatusCode::NOT_MODIFIED, _) => Framing::AsTold,
-            (status, _) if bodiless(method, status) && told => Framing::AsTold,
-            (status, Some(0) | None) if bodiless(method, status) => Framing::Silent,
+            _ if bodiless && told() => Framing::AsTold,
+            (_, Some(0) | None) if bodiless => Framing::Silent,
             (_, Some(bytes)) => Framing::Exact(bytes),
             (_, None) if self.version == Version::HTTP_11 => Framing::Chunked,
             (_, None) => Framing::Silent,
@@ -87,8 +91,7 @@ where
     IO: Wire,
 {
     let framing = asked.framing(&response);
-    let bodiless =
-        bodiless(if asked.head { &Method::HEAD } else { &Method::GET }, response.status());
+    let bodiless = asked.bodiless(response.status());
     let (mut head, body) = response.into_parts();
     let refused = head.headers.remove(header::CONNECTION).is_some_and(|v| v == "close");
     // Nobody reads what is left of the request: its answer is the connection's last.

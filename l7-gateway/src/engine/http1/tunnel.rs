@@ -30,7 +30,7 @@ pub(super) async fn pass<IO>(
     headers.remove(header::UPGRADE);
     let lines = b"connection: upgrade\r\nupgrade: websocket\r\n";
     write::response(link.output(), head.status(), &headers, Framing::Silent, lines);
-    let Some((upstream, said)) = tunnel.upstream.raw() else { return };
+    let Some((upstream, said)) = tunnel.upstream.into_stream() else { return };
     link.put(said, b"");
     if poll_fn(|cx| link.poll_flush(cx)).await.is_err() {
         return;

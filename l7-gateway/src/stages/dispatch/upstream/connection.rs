@@ -1,7 +1,8 @@
-//! One connection to an endpoint, whatever protocol it speaks: a request in, an answer's head and body
-//! out. Not for keeping or choosing connections (`upstream`). Called by it and by `attempt`.
+//! A new connection to an endpoint, and what requests over it come to, whatever protocol is spoken. Not
+//! for speaking (`http1`, `http2`), nor for keeping or choosing connections (`upstream`). Called by it
+//! and by `attempt`.
 //!
-//! Invariant: no other module of the stage knows which library speaks; who is given a request back
+//! Invariant: outside of `upstream` nobody knows which protocol is spoken; who is given a request back
 //! knows that not one byte of it was written.
 
 use std::io;
@@ -21,21 +22,14 @@ use super::super::service::Upstream;
 use super::http1::{Http1, Http1Body};
 use super::http2::{Http2, Http2Body};
 use super::stream::Stream;
-use crate::body::{BodyFault, RequestBody, Upgrade};
-
-/// A connection for one request at a time.
-#[derive(Debug)]
-pub enum Connection {
-    /// HTTP/1.1.
-    Http1(Http1),
-}
+use crate::body::{BodyFault, RequestBody};
 
 /// A new connection.
 #[derive(Debug)]
 pub enum Opened {
-    /// For one request at a time.
-    Alone(Connection),
-    /// For many.
+    /// For one request at a time: HTTP/1.1.
+    Alone(Http1),
+    /// For many: HTTP/2.
     Shared(Rc<Http2>),
 }
 
@@ -87,7 +81,7 @@ impl Opened {
         if http2(&stream, protocol)? {
             Ok(Self::Shared(Http2::begin(stream, scheme).await?))
         } else {
-            Ok(Self::Alone(Connection::Http1(Http1::new(stream))))
+            Ok(Self::Alone(Http1::new(stream)))
         }
     }
 }
@@ -103,39 +97,11 @@ fn http2(stream: &Stream, protocol: UpstreamProtocol) -> io::Result<bool> {
     }
 }
 
-impl Connection {
-    /// Whether it has ended.
-    pub fn is_closed(&self) -> bool {
-        match self {
-            Self::Http1(wire) => wire.is_closed(),
-        }
-    }
-
-    /// Whether it takes a request now.
-    pub fn is_ready(&self) -> bool {
-        match self {
-            Self::Http1(wire) => wire.is_ready(),
-        }
-    }
-
-    /// Sends a request and waits for the head of its answer. Dropping the future ends the connection.
-    ///
-    /// # Errors
-    /// The connection broke, or what came was no answer.
-    pub async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, Unanswered> {
-        match self {
-            Self::Http1(wire) => wire.send(request).await.map(of_http1),
-        }
-    }
-}
-
-fn of_http1(response: Response<Http1Body>) -> Response<UpstreamBody> {
+/// The body of an answer over HTTP/1.1, or what a 101 leads to.
+pub fn of_http1(response: Response<Http1Body>) -> Response<UpstreamBody> {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     response.map(|body| match switched {
-        true => UpstreamBody::Upgrade(Upgrade::Http1(body)),
+        true => UpstreamBody::Upgrade(body),
         false => UpstreamBody::Http1(body),
     })
 }
@@ -148,7 +114,7 @@ pub enum UpstreamBody {
     /// A body over HTTP/2.
     Http2(Http2Body),
     /// Another protocol, after a 101.
-    Upgrade(Upgrade),
+    Upgrade(Http1Body),
 }
 
 impl Body for UpstreamBody {

@@ -1,5 +1,5 @@
 //! HTTP/1.1 to a service by our codec, driven by the exchange that has the connection: no task, no
-//! channel. Not for keeping connections (`upstream`). Called by `connection`.
+//! channel. Not for keeping connections (`upstream`). Called by its pool.
 //!
 //! Invariant: a connection is ready for another request only if this one was sent whole, its answer was
 //! read to its end, and nothing more has come.
@@ -90,11 +90,6 @@ impl Http1 {
     pub fn is_closed(&self) -> bool {
         let mut wire = self.0.borrow_mut();
         wire.fate != Fate::Serves || !wire.is_idle() || wire.has_stirred()
-    }
-
-    /// Whether it takes a request now.
-    pub fn is_ready(&self) -> bool {
-        self.0.borrow().is_idle()
     }
 
     /// Sends a request and waits for the head of its answer; dropping the future leaves the

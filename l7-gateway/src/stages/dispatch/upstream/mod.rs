@@ -14,7 +14,8 @@ use common::service::InFlight;
 use http::{Request, Response};
 use tokio::time::Instant;
 
-use self::connection::{Connection, Offer, Unanswered, UpstreamBody};
+use self::connection::{Offer, Unanswered, UpstreamBody, of_http1};
+use self::http1::Http1;
 use self::http2::Seat;
 use self::slot::Slot;
 use super::service::Upstream;
@@ -51,14 +52,14 @@ pub enum Reuse {
 /// A connection for one request at a time, with what it has done.
 #[derive(Debug)]
 struct Kept {
-    wire: Connection,
+    wire: Http1,
     opened: Instant,
     idle_since: Instant,
     requests: u32,
 }
 
 impl Kept {
-    fn new(wire: Connection) -> Self {
+    fn new(wire: Http1) -> Self {
         let now = Instant::now();
         Self { wire, opened: now, idle_since: now, requests: 0 }
     }
@@ -138,7 +139,7 @@ impl Lease {
         match &mut self.way {
             Way::Alone(kept) => {
                 kept.requests += 1;
-                kept.wire.send(request).await
+                Ok(of_http1(kept.wire.send(request).await?))
             }
             // Boxed: HTTP/1.1 is not to carry its size.
             Way::Shared(seat) => Ok(Box::pin(seat.send(request)).await?.map(UpstreamBody::Http2)),

@@ -18,7 +18,8 @@ use tokio::time::{Instant, timeout};
 use topology::gateway::{UpstreamProtocol, Via};
 
 use super::super::service::Upstream;
-use super::connection::{Connection, Offer, Opened};
+use super::connection::{Offer, Opened};
+use super::http1::Http1;
 use super::http2::{Http2, Seat};
 use super::{Kept, Reuse, Way};
 
@@ -84,7 +85,7 @@ impl Slot {
             {
                 return Ok(Way::Shared(seat));
             }
-            if let Some(kept) = self.known().await {
+            if let Some(kept) = self.known() {
                 return Ok(Way::Alone(kept));
             }
         }
@@ -117,7 +118,7 @@ impl Slot {
             }
             if self.alone.get()
                 && reuse == Reuse::Allowed
-                && let Some(kept) = self.known().await
+                && let Some(kept) = self.known()
             {
                 return Ok(Way::Alone(kept));
             }
@@ -184,7 +185,7 @@ impl Slot {
     }
 
     /// The service has chosen HTTP/1.1: whoever waits finds the connection among the kept ones.
-    fn keep_alone(&self, wire: Connection) {
+    fn keep_alone(&self, wire: Http1) {
         self.alone.set(true);
         self.keep(Kept::new(wire));
     }
@@ -211,7 +212,7 @@ impl Slot {
     }
 
     /// A kept connection that still lives.
-    async fn known(&self) -> Option<Kept> {
+    fn known(&self) -> Option<Kept> {
         loop {
             let next = match self.upstream.model.via {
                 // The hottest one: its buffers are in the caches.
@@ -219,16 +220,7 @@ impl Slot {
                 Via::Balancer => self.idle.borrow_mut().pop_front(),
             };
             let kept = next?;
-            if self.worn(&kept, Instant::now()) || kept.wire.is_closed() {
-                continue;
-            }
-            // Given back within this turn of the event loop: its task has not seen the end yet.
-            if !kept.wire.is_ready() {
-                tokio::task::yield_now().await;
-            }
-            // Otherwise it is still sending the body of a request that was answered early, as
-            // slowly as its client likes.
-            if kept.wire.is_ready() {
+            if !self.worn(&kept, Instant::now()) && !kept.wire.is_closed() {
                 return Some(kept);
             }
         }
