@@ -13,7 +13,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use common::net::relay::Wire;
 use common::service::InFlight;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;

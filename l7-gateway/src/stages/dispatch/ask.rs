@@ -11,13 +11,14 @@ use std::time::Duration;
 use common::balance::{Answered, Costs, Wish};
 use common::service::events::{EndpointEjected, EndpointReturned};
 use common::service::{Failing, Trial};
-use http::{Method, Request, Response, header};
+use http::request::Parts;
+use http::{Method, Response, header};
 use tokio::time::{Instant, sleep};
 use topology::gateway::{Retry, RetryOn};
 
 use super::attempt::{Aim, Failure, Why, attempt};
 use super::retry::{self, Reached};
-use super::upstream::connection::UpstreamBody;
+use super::upstream::connection::{Outgoing, UpstreamBody};
 use super::upstream::{Lease, Reuse};
 use super::{Dispatch, Lane, Plan};
 use crate::body::{BodyProgress, RequestBody, Tape};
@@ -36,31 +37,30 @@ impl Dispatch {
         _proof: &Grant,
         lane: &Lane,
         plan: Plan,
-        request: Request<RequestBody>,
+        request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answer, Why> {
         lane.budget.borrow_mut().deposit();
         let (to, rules) = (To { lane, plan, notes }, &lane.pool.upstream.model.retry);
         let mut tried = Tried::default();
-        let mut next = request;
+        let (mut next, mut now) = (request, Instant::now());
         // The best that came of it so far, and how long to wait where only tried endpoints are left.
         let (mut so_far, mut pause): (Result<Answer, Why>, _) = (Err(Why::Nobody), Duration::ZERO);
         loop {
-            let Some(chosen) = lane.choose(plan.hash, &mut tried) else { return so_far };
+            let Some(chosen) = lane.choose(plan.hash, &mut tried, now) else { return so_far };
             // Who could not be connected to a moment ago cannot be now.
             if chosen.again && matches!(so_far, Err(Why::Connect)) {
                 return so_far;
             }
             if chosen.again && !pause.is_zero() {
-                if plan.deadline.saturating_duration_since(Instant::now()) <= pause {
+                if plan.deadline.saturating_duration_since(now) <= pause {
                     return so_far;
                 }
                 sleep(pause).await;
             }
             let last = tried.attempts >= plan.attempts;
             let spare = if last { None } else { Spare::of(&mut next, rules) };
-            let progress = next.body().progress();
-            let method = next.method().clone();
+            let (head, progress) = (Rc::clone(&next.head), next.body.progress());
             let outcome = self.hedged(to, &mut tried, chosen, next, spare.as_ref()).await;
             next = match outcome {
                 Ok(answer) => {
@@ -74,7 +74,7 @@ impl Dispatch {
                 }
                 Err(failure) => {
                     so_far = so_far.or(Err(failure.why));
-                    if last || !may_retry(lane, &method, &failure, &progress) {
+                    if last || !may_retry(lane, &head.method, &failure, &progress) {
                         return so_far;
                     }
                     // A kept connection that had ended is no reason to wait.
@@ -87,6 +87,7 @@ impl Dispatch {
                     }
                 }
             };
+            now = Instant::now();
         }
     }
 
@@ -97,11 +98,11 @@ impl Dispatch {
         to: To<'_>,
         tried: &mut Tried,
         chosen: Chosen,
-        request: Request<RequestBody>,
+        request: Outgoing,
         spare: Option<&Spare>,
     ) -> Result<Answer, Failure> {
         let after = to.lane.pool.upstream.model.retry.hedge;
-        let harmless = |spare: &&Spare| spare.tape.is_none() && spare.head.method().is_safe();
+        let harmless = |spare: &&Spare| spare.tape.is_none() && spare.head.method.is_safe();
         match (after, spare.filter(harmless)) {
             // Boxed: its futures are large, and few services are hedged.
             (Some(after), Some(spare)) => {
@@ -117,7 +118,7 @@ impl Dispatch {
         to: To<'_>,
         tried: &mut Tried,
         chosen: Chosen,
-        request: Request<RequestBody>,
+        request: Outgoing,
         (spare, after): (&Spare, Duration),
     ) -> Result<Answer, Failure> {
         let To { lane, plan, .. } = to;
@@ -127,7 +128,9 @@ impl Dispatch {
             outcome = &mut first => return outcome,
             () = sleep(after) => {}
         }
-        let other = lane.choose(plan.hash, tried).filter(|other| !other.again && lane.withdraw());
+        let other = lane
+            .choose(plan.hash, tried, Instant::now())
+            .filter(|other| !other.again && lane.withdraw());
         let second = other.zip(spare.request(&BodyProgress::default()));
         let Some((other, copy)) = second else { return first.await };
         let mut second = pin!(self.once(to, other, copy));
@@ -143,18 +146,21 @@ impl Dispatch {
         &self,
         To { lane, plan, notes }: To<'_>,
         chosen: Chosen,
-        mut request: Request<RequestBody>,
+        mut request: Outgoing,
     ) -> Result<Answer, Failure> {
         let Chosen { endpoint, trial, first, .. } = chosen;
         let noting = notes.and_then(|notes| {
             let known = lane.pool.upstream.service.endpoints.get(endpoint)?;
-            Some(notes.begin((&known.name, known.address), request.headers_mut()))
+            // A head of its own: each attempt tells its own span.
+            let head = Rc::make_mut(&mut request.head);
+            Some(notes.begin((&known.name, known.address), &mut head.headers))
         });
-        let progress = request.body().progress();
-        let reuse = if first { Reuse::Allowed } else { Reuse::Fresh };
+        let progress = request.body.progress();
+        let reuse = if first.is_some() { Reuse::Allowed } else { Reuse::Fresh };
+        let now = first.unwrap_or_else(Instant::now);
         let Plan { deadline, end, times, streams, .. } = plan;
-        let aim = Aim { endpoint, reuse, deadline, end, times, streams };
-        let watch = Watch::new(&lane.costs, endpoint);
+        let aim = Aim { endpoint, reuse, now, deadline, end, times, streams };
+        let watch = Watch::new(&lane.costs, endpoint, now);
         let outcome = attempt(&lane.pool, aim, request).await;
         if let Some(noting) = noting {
             noting.end(match &outcome {
@@ -165,18 +171,19 @@ impl Dispatch {
         let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
         // Neither a client that breaks off nor one that gives a call too little time says anything of
         // the endpoint.
-        let hurried = streams && end.is_some_and(|end| Instant::now() >= end);
+        let now = Instant::now();
+        let hurried = streams && end.is_some_and(|end| now >= end);
         if progress.fault().is_none() && !hurried {
-            watch.stop(seen);
-            self.report(lane, endpoint, seen);
+            watch.stop(seen, now);
+            self.report(lane, endpoint, seen, now);
         }
         drop(trial);
         outcome
     }
 
     /// Passive health: what the data path saw of an endpoint.
-    fn report(&self, lane: &Lane, index: usize, seen: Seen) {
-        let (service, now) = (&lane.pool.upstream.service, Instant::now());
+    fn report(&self, lane: &Lane, index: usize, seen: Seen, now: Instant) {
+        let service = &lane.pool.upstream.service;
         let Some(endpoint) = service.endpoints.get(index) else { return };
         let (name, endpoint) = (service.name.as_str(), endpoint.name.as_str());
         let (failing, cause) = match seen {
@@ -200,8 +207,8 @@ impl Dispatch {
 
 impl Lane {
     /// The endpoint for the next attempt.
-    fn choose(&self, hash: u64, tried: &mut Tried) -> Option<Chosen> {
-        let (upstream, now) = (&self.pool.upstream, Instant::now());
+    fn choose(&self, hash: u64, tried: &mut Tried, now: Instant) -> Option<Chosen> {
+        let upstream = &self.pool.upstream;
         loop {
             let wish = Wish { hash, avoid: &tried.endpoints, costs: Some(&self.costs) };
             let endpoint = upstream.select(wish, now)?;
@@ -212,7 +219,8 @@ impl Lane {
             match upstream.service.endpoints.get(endpoint)?.state.admit(now) {
                 Ok(trial) => {
                     tried.attempts = tried.attempts.saturating_add(1);
-                    return Some(Chosen { endpoint, trial, again, first: tried.attempts == 1 });
+                    let first = (tried.attempts == 1).then_some(now);
+                    return Some(Chosen { endpoint, trial, again, first });
                 }
                 // Somebody was faster.
                 Err(_) if again => return None,
@@ -243,8 +251,8 @@ struct Chosen {
     trial: Option<Trial>,
     /// The endpoint was tried for this request before.
     again: bool,
-    /// It is the first attempt.
-    first: bool,
+    /// It is the first attempt, and begins now.
+    first: Option<Instant>,
 }
 
 /// What was tried for a request.
@@ -257,32 +265,28 @@ struct Tried {
 /// What a request is made of once more.
 #[derive(Debug)]
 struct Spare {
-    head: Request<()>,
+    head: Rc<Parts>,
     /// Its body, if it has one.
     tape: Option<Rc<Tape>>,
 }
 
 impl Spare {
     /// Of a request that may be sent twice.
-    fn of(request: &mut Request<RequestBody>, rules: &Retry) -> Option<Self> {
-        if !retry::repeatable(request.method(), &rules.methods) {
+    fn of(request: &mut Outgoing, rules: &Retry) -> Option<Self> {
+        if !retry::repeatable(&request.head.method, &rules.methods) {
             return None;
         }
-        let mut head = Request::new(());
-        head.method_mut().clone_from(request.method());
-        head.uri_mut().clone_from(request.uri());
-        head.headers_mut().clone_from(request.headers());
-        let body = request.body_mut();
+        let body = &mut request.body;
         let tape = (!body.is_empty()).then(|| body.record(LARGEST_REPLAY));
-        Some(Self { head, tape })
+        Some(Self { head: Rc::clone(&request.head), tape })
     }
 
-    fn request(&self, sent: &BodyProgress) -> Option<Request<RequestBody>> {
+    fn request(&self, sent: &BodyProgress) -> Option<Outgoing> {
         let body = match &self.tape {
             None => RequestBody::empty(),
             Some(tape) => RequestBody::replay(tape, sent)?,
         };
-        Some(self.head.clone().map(|()| body))
+        Some(Outgoing { head: Rc::clone(&self.head), body })
     }
 }
 
@@ -341,13 +345,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(costs: &Rc<Costs>, endpoint: usize) -> Self {
-        Self { costs: Rc::clone(costs), endpoint, began: Instant::now(), told: false }
+    fn new(costs: &Rc<Costs>, endpoint: usize, began: Instant) -> Self {
+        Self { costs: Rc::clone(costs), endpoint, began, told: false }
     }
 
-    fn stop(mut self, seen: Seen) {
+    fn stop(mut self, seen: Seen, now: Instant) {
         self.told = true;
-        let now = Instant::now();
         let answered = match seen {
             Seen::Failure(Why::Stale | Why::Refused) => return,
             Seen::Answer { error: false } => Answered::Well,
@@ -367,15 +370,9 @@ impl Drop for Watch {
 }
 
 /// A second copy of a safe request without a body.
-pub(super) fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.method().is_safe() || !request.body().is_empty() {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::empty());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    Some(copy)
+pub(super) fn copy(request: &Outgoing) -> Option<(Parts, RequestBody)> {
+    let harmless = request.head.method.is_safe() && request.body.is_empty();
+    harmless.then(|| (Parts::clone(&request.head), RequestBody::empty()))
 }
 
 fn may_retry(lane: &Lane, method: &Method, failure: &Failure, body: &BodyProgress) -> bool {

@@ -6,14 +6,14 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response, header};
+use http::{Response, header};
 use tokio::time::{Instant, timeout_at};
 use topology::gateway::Times;
 
 use super::retry::Reached;
-use super::upstream::connection::{Offer, Unanswered, UpstreamBody};
+use super::upstream::connection::{Offer, Outgoing, Unanswered, UpstreamBody};
 use super::upstream::{Lease, Pool, Reuse};
-use crate::body::{BodyProgress, RequestBody};
+use crate::body::BodyProgress;
 
 /// Where and how an attempt goes.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub struct Aim {
     pub endpoint: usize,
     /// Whether a kept connection will do.
     pub reuse: Reuse,
+    /// When it begins.
+    pub now: Instant,
     /// When the answer's head must be there.
     pub deadline: Instant,
     /// When the whole exchange must have ended.
@@ -38,7 +40,7 @@ pub struct Failure {
     /// What happened.
     pub why: Why,
     /// The request, if nothing of it was written.
-    pub unsent: Option<Request<RequestBody>>,
+    pub unsent: Option<Outgoing>,
 }
 
 /// What happened.
@@ -86,12 +88,12 @@ impl Failure {
 pub async fn attempt(
     pool: &Rc<Pool>,
     aim: Aim,
-    request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
-    let patience = Patience::new(&aim, request.body().progress());
-    let change = request.headers().contains_key(header::UPGRADE);
+    let patience = Patience::new(&aim, request.body.progress());
+    let change = request.head.headers.contains_key(header::UPGRADE);
     let offer = if change { Offer::Http1 } else { Offer::Usual };
-    let checkout = pool.checkout(aim.endpoint, aim.reuse, offer, aim.times.connect);
+    let checkout = pool.checkout(&aim, offer);
     let lease = match timeout_at(patience.until(), checkout).await {
         Ok(Ok(lease)) => lease,
         Ok(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
@@ -103,7 +105,7 @@ pub async fn attempt(
 async fn send(
     mut lease: Lease,
     mut patience: Patience,
-    request: Request<RequestBody>,
+    request: Outgoing,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let reused = lease.reused();
     patience.sending();
@@ -150,7 +152,7 @@ struct Patience {
 
 impl Patience {
     fn new(aim: &Aim, body: Rc<BodyProgress>) -> Self {
-        let now = Instant::now();
+        let now = aim.now;
         Self {
             bytes: body.bytes(),
             body,

@@ -8,41 +8,43 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use common::balance::Wish;
-use http::{Request, header};
+use http::header;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::Dispatch;
 use super::ask::copy;
 use super::attempt::{Aim, attempt};
+use super::upstream::connection::Outgoing;
 use super::upstream::{Pace, Reuse, ServiceBody};
-use crate::body::RequestBody;
 use crate::exchange::RouteId;
 
 impl Dispatch {
     /// Sends a copy where the route says so.
-    pub(super) fn mirror(&self, route: RouteId, request: &Request<RequestBody>) {
+    pub(super) fn mirror(&self, route: RouteId, request: &Outgoing) {
         let Some(route) = self.snapshot.group.routes.get(route.0) else { return };
         let Some(mirror) = route.mirror else { return };
         let Some(lane) = self.lanes.get(mirror.to.0) else { return };
         let chosen = self.rng.below(100) < usize::from(mirror.part.0);
-        let change = request.headers().contains_key(header::UPGRADE);
+        let change = request.head.headers.contains_key(header::UPGRADE);
         if !chosen || change || lane.mirrored.get() >= AT_ONCE {
             return;
         }
-        let Some(mut copy) = copy(request) else { return };
+        let Some((mut head, body)) = copy(request) else { return };
         // They were meant for another service.
-        copy.headers_mut().remove(header::AUTHORIZATION);
-        copy.headers_mut().remove(header::COOKIE);
+        head.headers.remove(header::AUTHORIZATION);
+        head.headers.remove(header::COOKIE);
+        let copy = Outgoing { head: Rc::new(head), body };
         let (pool, under_way) = (Rc::clone(&lane.pool), UnderWay::new(&lane.mirrored));
         let deadline = Instant::now() + route.timeout;
         let times = route.times.over(&pool.upstream.model.times);
         tokio::task::spawn_local(async move {
             let _under_way = under_way;
             let wish = Wish { hash: 0, avoid: &[], costs: None };
-            let Some(endpoint) = pool.upstream.select(wish, Instant::now()) else { return };
-            let aim =
-                Aim { endpoint, reuse: Reuse::Allowed, deadline, end: None, times, streams: false };
+            let now = Instant::now();
+            let Some(endpoint) = pool.upstream.select(wish, now) else { return };
+            let (reuse, end) = (Reuse::Allowed, None);
+            let aim = Aim { endpoint, reuse, now, deadline, end, times, streams: false };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
                 let mut body =
                     ServiceBody::new(response.into_body(), lease, Pace::new(times.idle, None));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::balance::Costs;
 use common::observe::Observer;
 use common::rng::Rng;
-use http::{Request, Response};
+use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
 use topology::gateway::{Times, UpstreamProtocol};
@@ -20,9 +20,9 @@ use topology::gateway::{Times, UpstreamProtocol};
 use self::attempt::Why;
 use self::gate::{Pass, Shed};
 use self::retry::Budget;
-use self::upstream::connection::UpstreamBody;
+use self::upstream::connection::{Outgoing, UpstreamBody};
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
-use crate::body::{AnswerBody, BodyFault, BodyProgress, RequestBody, Tunnel};
+use crate::body::{AnswerBody, BodyFault, BodyProgress, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Grant, Prepared, ResponseHead, Stage};
 use crate::grpc;
 use crate::halt::{Halt, Kind};
@@ -214,7 +214,7 @@ impl Dispatch {
         if plan.streams {
             body.stream(plan.times.idle);
         }
-        let request = Request::from_parts(head, body);
+        let request = Outgoing { head: Rc::new(head), body };
         self.admit(&mut x.passes, plan).await?;
         self.mirror(route, &request);
         let asked = self.fetch(&grant, plan, request, x.notes.as_ref()).await;
@@ -227,11 +227,11 @@ impl Dispatch {
         &self,
         grant: &Grant,
         plan: Plan,
-        request: Request<RequestBody>,
+        request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answered, Halt> {
         let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
-        let progress = request.body().progress();
+        let progress = request.body.progress();
         let asked = self.ask(grant, lane, plan, request, notes).await;
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
         let pace = Pace::new(plan.times.idle, plan.end);

@@ -3,16 +3,18 @@
 //!
 //! Invariant: the service sees no condition but ours, so that its answer is one for everybody.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 use topology::gateway::CachePolicy;
 
 use super::super::held::stamp;
+use super::super::upstream::connection::Outgoing;
 use super::super::{Dispatch, Plan};
 use super::fill;
 use super::judge::{self, Came, Open};
@@ -74,7 +76,7 @@ impl Errand {
                 }
             }
         }
-        let request = Request::from_parts(head, RequestBody::empty());
+        let request = Outgoing { head: Rc::new(head), body: RequestBody::empty() };
         if let Some(route) = mirror {
             stage.mirror(route, &request);
         }
@@ -86,16 +88,13 @@ impl Errand {
         if confirms(&answered.head.headers, &entry.headers) {
             return Ok(Fetched::Confirmed(self.confirm(entry, answered.head.headers, came)));
         }
-        let request = Request::from_parts(self.head.clone(), RequestBody::empty());
+        let head = Rc::new(self.head.clone());
+        let request = Outgoing { head, body: RequestBody::empty() };
         let (answered, came) = self.ask(stage, request).await?;
         Ok(self.keep(answered, came))
     }
 
-    async fn ask(
-        &self,
-        stage: &Dispatch,
-        request: Request<RequestBody>,
-    ) -> Result<(Answered, Came), Halt> {
+    async fn ask(&self, stage: &Dispatch, request: Outgoing) -> Result<(Answered, Came), Halt> {
         let sent = Instant::now();
         let answered = stage.fetch(&self.grant, self.plan, request, None).await?;
         let came = Came { at: self.began.0 + self.began.1.elapsed(), delay: sent.elapsed() };

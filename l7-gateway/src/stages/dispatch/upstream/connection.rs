@@ -12,8 +12,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::uri::Scheme;
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
 use topology::gateway::UpstreamProtocol;
@@ -42,11 +43,20 @@ pub enum Offer {
     Http1,
 }
 
+/// A request on its way to a service.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Line and headers, shared by all attempts: they differ in their bodies alone.
+    pub head: Rc<Parts>,
+    /// The body, streamed.
+    pub body: RequestBody,
+}
+
 /// No answer came.
 #[derive(Debug)]
 pub struct Unanswered {
     /// The request, if the service has seen nothing of it.
-    pub unsent: Option<Request<RequestBody>>,
+    pub unsent: Option<Outgoing>,
     /// The service said that it never looked at it.
     pub refused: bool,
 }

@@ -11,13 +11,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::ReadBuf;
 use tokio::task::unconstrained;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::Unanswered;
+use super::connection::{Outgoing, Unanswered};
 use super::stream::Stream;
 use crate::body::{BodyFault, RequestBody};
 use crate::codec::body::{Decoder, Piece};
@@ -97,25 +97,22 @@ impl Http1 {
     ///
     /// # Errors
     /// The connection broke, or what came was no answer.
-    pub async fn send(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Http1Body>, Unanswered> {
+    pub async fn send(&self, request: Outgoing) -> Result<Response<Http1Body>, Unanswered> {
         if self.is_closed() {
             return Err(Unanswered { unsent: Some(request), refused: false });
         }
-        let (parts, body) = request.into_parts();
-        let framing = framing(&parts.method, &body);
+        let Outgoing { head, body } = request;
+        let framing = framing(&head.method, &body);
         {
             let mut wire = self.0.borrow_mut();
             let out = wire.link.output();
-            write::request(out, &parts.method, &parts.uri, &parts.headers, framing);
+            write::request(out, &head.method, &head.uri, &head.headers, framing);
             wire.sending = (!body.is_end_stream()).then_some(Sending { body, framing });
             // Until its answer was read.
             wire.fate = Fate::Broken;
         }
         let mut interim = 0;
-        let answered = poll_fn(|cx| self.0.borrow_mut().poll_head(cx, &parts.method, &mut interim));
+        let answered = poll_fn(|cx| self.0.borrow_mut().poll_head(cx, &head.method, &mut interim));
         match answered.await {
             Ok(response) => Ok(response.map(|()| Http1Body::new(&self.0))),
             Err(Broken) => Err(Unanswered::lost()),

@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::connection::Unanswered;
+use super::connection::{Outgoing, Unanswered};
 use super::upload::Upload;
-use crate::body::{BodyFault, RequestBody};
+use crate::body::BodyFault;
 use crate::engine::frames::Side;
 use crate::engine::watch::{Pulse, Watched};
 use crate::grpc;
@@ -158,10 +158,13 @@ impl Http2 {
     }
 
     /// The request as HTTP/2 says it (RFC 9113 §8.3.1), without its body.
-    fn head(&self, request: &mut Request<RequestBody>) -> Option<()> {
+    fn head(&self, asked: &Outgoing) -> Option<Request<()>> {
+        let mut request = Request::new(());
+        request.method_mut().clone_from(&asked.head.method);
+        request.headers_mut().clone_from(&asked.head.headers);
         let host = request.headers_mut().remove(header::HOST)?;
         let authority = Authority::try_from(host.as_bytes()).ok()?;
-        let path = request.uri().path_and_query().cloned();
+        let path = asked.head.uri.path_and_query().cloned();
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(authority);
@@ -172,12 +175,12 @@ impl Http2 {
         if grpc::is_content(request.headers()) {
             request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        if let Some(length) = request.body().size_hint().exact()
+        if let Some(length) = asked.body.size_hint().exact()
             && (length > 0 || payload(request.method()))
         {
             request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         }
-        Some(())
+        Some(request)
     }
 }
 
@@ -196,23 +199,16 @@ impl Seat {
     ///
     /// # Errors
     /// The service refused it, or the stream or the connection broke.
-    pub async fn send(
-        &self,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<Http2Body>, Unanswered> {
+    pub async fn send(&self, request: Outgoing) -> Result<Response<Http2Body>, Unanswered> {
         let Self(http2) = self;
         // Says whether the connection still takes requests; until the next wait nothing changes that.
         if poll_fn(|cx| http2.send.borrow_mut().poll_ready(cx)).await.is_err() {
             return Err(Unanswered { unsent: Some(request), refused: false });
         }
-        // Who asks safely and without a body can make another copy; for the others one is kept.
-        let whole = !request.method().is_safe() || !request.body().is_empty();
-        let copy = whole.then(|| copy(&request));
-        http2.head(&mut request).ok_or_else(Unanswered::lost)?;
-        let (head, body) = request.into_parts();
-        let head = Request::from_parts(head, ());
+        let said = http2.head(&request).ok_or_else(Unanswered::lost)?;
+        let Outgoing { head, body } = request;
         let ends = body.is_end_stream();
-        let sent = http2.send.borrow_mut().send_request(head, ends);
+        let sent = http2.send.borrow_mut().send_request(said, ends);
         let (answer, to) = sent.map_err(|_| Unanswered::lost())?;
         let upload = if ends { Upload::none(body) } else { Upload::begin(body, to) };
         match answer.await {
@@ -227,8 +223,7 @@ impl Seat {
                 }))
             }
             Err(error) if unseen(&error) => {
-                let body = upload.take_back();
-                let unsent = copy.zip(body).map(|(copy, body)| copy.map(|()| body));
+                let unsent = upload.take_back().map(|body| Outgoing { head, body });
                 Err(Unanswered { unsent, refused: true })
             }
             Err(_) => Err(Unanswered::lost()),
@@ -239,14 +234,6 @@ impl Seat {
 /// What is to come; the library below holds the service to it.
 fn length(response: &Response<RecvStream>) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn copy(request: &Request<RequestBody>) -> Request<()> {
-    let mut copy = Request::new(());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
 }
 
 /// RFC 9113 §8.7: the service guarantees that it has not acted upon it. The library below gives the

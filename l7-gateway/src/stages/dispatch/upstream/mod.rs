@@ -8,18 +8,17 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use common::service::InFlight;
-use http::{Request, Response};
+use http::Response;
 use tokio::time::Instant;
 
-use self::connection::{Offer, Unanswered, UpstreamBody, of_http1};
+use self::connection::{Offer, Outgoing, Unanswered, UpstreamBody, of_http1};
 use self::http1::Http1;
 use self::http2::Seat;
 use self::slot::Slot;
+use super::attempt::Aim;
 use super::service::Upstream;
-use crate::body::RequestBody;
 
 pub use self::body::{Pace, ServiceBody};
 
@@ -95,20 +94,15 @@ impl Pool {
     /// A connection to an endpoint, kept or new. Dropping the future drops a half-made connection.
     ///
     /// # Errors
-    /// It could not be made within `limit`.
-    pub async fn checkout(
-        &self,
-        endpoint: usize,
-        reuse: Reuse,
-        offer: Offer,
-        limit: Duration,
-    ) -> io::Result<Lease> {
+    /// It could not be made in time.
+    pub async fn checkout(&self, aim: &Aim, offer: Offer) -> io::Result<Lease> {
+        let endpoint = aim.endpoint;
         let target = self.upstream.service.endpoints.get(endpoint);
         let target = target.ok_or(io::ErrorKind::NotFound)?;
         let slot = self.slots.get(endpoint).ok_or(io::ErrorKind::NotFound)?;
         // Counted from here, so that least connections sees connects that hang.
         let in_flight = target.state.enter();
-        let way = slot.way(reuse, offer, limit).await?;
+        let way = slot.way(aim, offer).await?;
         Ok(Lease { slot: Rc::clone(slot), way, endpoint, in_flight })
     }
 
@@ -132,10 +126,7 @@ impl Lease {
     ///
     /// # Errors
     /// The connection broke, or what came was no answer.
-    pub async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, Unanswered> {
+    pub async fn send(&mut self, request: Outgoing) -> Result<Response<UpstreamBody>, Unanswered> {
         match &mut self.way {
             Way::Alone(kept) => {
                 kept.requests += 1;

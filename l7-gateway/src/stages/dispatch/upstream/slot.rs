@@ -17,6 +17,7 @@ use futures_util::future::{LocalBoxFuture, Shared, WeakShared};
 use tokio::time::{Instant, timeout};
 use topology::gateway::{UpstreamProtocol, Via};
 
+use super::super::attempt::Aim;
 use super::super::service::Upstream;
 use super::connection::{Offer, Opened};
 use super::http1::Http1;
@@ -73,24 +74,19 @@ impl Slot {
     }
 
     /// What a request can go over.
-    pub(super) async fn way(
-        self: &Rc<Self>,
-        reuse: Reuse,
-        offer: Offer,
-        limit: Duration,
-    ) -> io::Result<Way> {
-        if reuse == Reuse::Allowed {
+    pub(super) async fn way(self: &Rc<Self>, aim: &Aim, offer: Offer) -> io::Result<Way> {
+        if aim.reuse == Reuse::Allowed {
             if offer == Offer::Usual
-                && let Some(seat) = self.seat()
+                && let Some(seat) = self.seat(aim.now)
             {
                 return Ok(Way::Shared(seat));
             }
-            if let Some(kept) = self.known() {
+            if let Some(kept) = self.known(aim.now) {
                 return Ok(Way::Alone(kept));
             }
         }
         // Boxed: handshakes are large, and most requests find a connection.
-        Box::pin(self.fresh(reuse, offer, limit)).await
+        Box::pin(self.fresh(aim.reuse, offer, aim.times.connect)).await
     }
 
     /// A new connection, or one that became free meanwhile.
@@ -110,7 +106,7 @@ impl Slot {
                 self.opening(limit).await?;
             }
             let seat = match reuse {
-                Reuse::Allowed => self.seat(),
+                Reuse::Allowed => self.seat(Instant::now()),
                 Reuse::Fresh => self.newest(),
             };
             if let Some(seat) = seat {
@@ -118,7 +114,7 @@ impl Slot {
             }
             if self.alone.get()
                 && reuse == Reuse::Allowed
-                && let Some(kept) = self.known()
+                && let Some(kept) = self.known(Instant::now())
             {
                 return Ok(Way::Alone(kept));
             }
@@ -196,8 +192,8 @@ impl Slot {
     }
 
     /// A seat on a shared connection.
-    fn seat(&self) -> Option<Seat> {
-        let (now, most) = (Instant::now(), self.most());
+    fn seat(&self, now: Instant) -> Option<Seat> {
+        let most = self.most();
         let mut shared = self.shared.borrow_mut();
         shared.retain(|http2| !http2.is_closed() && !self.spent(http2, now));
         let seats = shared.iter().enumerate();
@@ -212,7 +208,7 @@ impl Slot {
     }
 
     /// A kept connection that still lives.
-    fn known(&self) -> Option<Kept> {
+    fn known(&self, now: Instant) -> Option<Kept> {
         loop {
             let next = match self.upstream.model.via {
                 // The hottest one: its buffers are in the caches.
@@ -220,7 +216,7 @@ impl Slot {
                 Via::Balancer => self.idle.borrow_mut().pop_front(),
             };
             let kept = next?;
-            if !self.worn(&kept, Instant::now()) && !kept.wire.is_closed() {
+            if !self.worn(&kept, now) && !kept.wire.is_closed() {
                 return Some(kept);
             }
         }
