@@ -91,6 +91,30 @@ async fn traces_go_on_from_trusted_clients_alone() {
     .await;
 }
 
+/// G13, G23: whose trace goes on is judged by who sent the request, and not by whom a trusted proxy has
+/// sent it for: that is what clients may choose.
+#[tokio::test]
+async fn whoever_sent_a_request_is_believed_about_its_trace() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        for (believed, goes_on) in [("192.0.2.7", true), ("203.0.113.9", false)] {
+            let gateway = format!(
+                "    trust-forwarded-for: {{ from: [192.0.2.7], hops: 1 }}\n    telemetry: {{ trust-trace-from: [{believed}] }}\n    routes:\n      - {{ path: /*, to: user }}"
+            );
+            let rig = Rig::new(&topology(
+                &format!("  user: {{ endpoints: [{}] }}", fake.address),
+                &gateway,
+            ));
+            let lines = format!("X-Forwarded-For: 203.0.113.9\r\ntraceparent: {PARENT}\r\n");
+            rig.get("/", &lines).await;
+            assert_eq!(sent(&fake, "x-forwarded-for").as_deref(), Some("203.0.113.9"));
+            let trace = sent(&fake, "traceparent").expect("a trace");
+            assert_eq!(trace.contains("0af7651916cd43dd8448eb211c80319c"), goes_on, "{believed}");
+        }
+    })
+    .await;
+}
+
 /// O2: of the traces that begin here, as many are sampled as the file says.
 #[tokio::test]
 async fn as_many_traces_are_sampled_as_asked() {

@@ -14,8 +14,9 @@ section! {
         /// How many of the traces that begin here are sampled: services are told so (`traceparent`), and
         /// spans of those go to `otlp`. Default: 1%.
         may "sample" sample: Typed<Sample>,
-        /// Networks of clients whose `traceparent` and `tracestate` are continued, their choice of what is
-        /// sampled included. Default: none; every request begins a trace.
+        /// Networks of senders whose `traceparent` and `tracestate` are continued, their choice of what is
+        /// sampled included: the peer that sent the request (a PROXY header's client where there is one),
+        /// whomever its `X-Forwarded-For` names. Default: none; every request begins a trace.
         may "trust-trace-from" trust_trace_from: Vec<Typed<IpNet>>,
         /// A collector that takes OTLP (protobuf over HTTP): `http://HOST:PORT` or `https://HOST:PORT`;
         /// spans go to `/v1/traces` below it. One that is away or slow costs spans, which are counted, and

@@ -205,13 +205,14 @@ impl Filter for Normalise {
         if let Some(fault) = input.fault {
             return Err(fault.into());
         }
+        // Whoever sent the request is believed or not, whomever it sent it for.
+        trace_context::follow(x, &input.head.headers, &self.snapshot.group.telemetry);
         if let Some(trust) = &self.snapshot.group.trust_forwarded_for
             && let Some(client) = forwarded::client(trust, x.peer.address(), &input.head.headers)
         {
             x.peer = Rc::new(Peer { client, ..Peer::clone(&x.peer) });
         }
         x.grpc = grpc::is_call(&input.head);
-        trace_context::follow(x, &input.head.headers, &self.snapshot.group.telemetry);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());
         let form = match self.plan(x, &input, &mut Silent) {
