@@ -11,6 +11,7 @@ mod cache;
 mod calls;
 mod denylist;
 mod endpoints;
+mod events;
 mod fakes;
 mod files;
 mod floods;

@@ -251,13 +251,18 @@ impl Secure {
 
     /// A client's connection that speaks HTTP/2.
     pub(crate) async fn client(&self) -> SendRequest<Bytes> {
+        self.client_as(&h2::client::Builder::new()).await
+    }
+
+    /// One with settings of its own.
+    pub(crate) async fn client_as(&self, builder: &h2::client::Builder) -> SendRequest<Bytes> {
         let (stream, _task) = self.rig.connect();
         let value = SecretRef::File(self.folder.path().join("api.pem"));
         let roots = Roots::Pem(At { value, place: Place::default() });
         let config = config(&roots, &[b"h2"]).expect("a client");
         let name = "api.example".try_into().expect("a name");
         let stream = TlsConnector::from(config).connect(name, stream).await.expect("a handshake");
-        let (send, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+        let (send, connection) = builder.handshake(stream).await.expect("HTTP/2");
         spawn_local(async move {
             // Its streams say how it ended.
             let _ended = connection.await;
