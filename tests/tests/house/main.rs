@@ -4,6 +4,7 @@
 mod coverage;
 mod dashboard;
 mod edges;
+mod leftovers;
 mod names;
 mod sizes;
 mod tree;
