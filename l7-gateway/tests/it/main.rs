@@ -33,6 +33,7 @@ mod rate_limit;
 #[cfg(feature = "verify")]
 mod real;
 mod records;
+mod refusals;
 mod reload;
 mod retries;
 mod rig;
