@@ -21,6 +21,7 @@ use crate::access_log::Totals;
 use crate::events::CachePurged;
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
+use crate::traffic::Traffic;
 
 /// The answers.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub struct Inspection {
     published: Arc<Published<Snapshot>>,
     totals: Arc<Totals>,
     connections: Arc<Connections>,
+    traffic: Arc<Traffic>,
     observer: Observer,
 }
 
@@ -43,8 +45,16 @@ impl Inspection {
             published: Arc::clone(published),
             totals: Arc::clone(totals),
             connections: Arc::clone(connections),
+            traffic: Traffic::new(published, observer),
             observer: observer.clone(),
         }
+    }
+}
+
+impl Inspection {
+    /// Measures rates, until it is dropped.
+    pub fn measure(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.traffic).keep()
     }
 }
 
@@ -98,6 +108,10 @@ impl Inspect for Inspection {
             p50_us: micros(0.5),
             p99_us: micros(0.99),
         }
+    }
+
+    fn traffic(&self) -> Option<Value> {
+        Some(self.traffic.show())
     }
 
     fn endpoints(&self) -> Value {

@@ -63,6 +63,7 @@ pub mod stages;
 pub mod telemetry;
 pub mod trace;
 pub mod trace_context;
+pub mod traffic;
 
 /// Why an instance could not start: what, where in the topology file, what to do.
 #[derive(Debug)]
@@ -294,6 +295,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let admin_at = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
         let inspect = Inspection::new(&published, &totals, &connections, observer);
+        control.spawn(inspect.measure());
         let admin = Admin {
             lifecycle: lifecycle.clone(),
             metrics: observer.metrics.clone(),

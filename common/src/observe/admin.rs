@@ -38,6 +38,10 @@ pub trait Inspect: Send + Sync {
     fn unready(&self) -> Vec<String>;
     /// The few numbers of a live view.
     fn summary(&self) -> Summary;
+    /// Rate, errors and quantiles of each part of the traffic. `None`: the tier counts all of it as one.
+    fn traffic(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// Services with their endpoints, their health and their load.
     fn endpoints(&self) -> serde_json::Value;
     /// The flows that carried most bytes, at most so many. `None`: the tier has none, or is ending.
@@ -242,6 +246,10 @@ impl Admin {
             (&Method::GET, "/metrics") => shown("text/plain; version=0.0.4", self.metrics.render()),
             (&Method::GET, "/config") => json(&self.inspect.config()),
             (&Method::GET, "/summary") => json(&self.inspect.summary()),
+            (&Method::GET, "/traffic") => match self.inspect.traffic() {
+                Some(traffic) => json(&traffic),
+                None => text(StatusCode::NOT_FOUND, "this instance counts its traffic as one\n"),
+            },
             (&Method::GET, "/endpoints") => json(&self.inspect.endpoints()),
             (&Method::POST, "/drain") => self.drain(),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
@@ -251,8 +259,8 @@ impl Admin {
             }
             (
                 _,
-                "/" | "/metrics" | "/config" | "/summary" | "/endpoints" | "/flows" | "/drain"
-                | "/log" | "/cache/purge",
+                "/" | "/metrics" | "/config" | "/summary" | "/traffic" | "/endpoints" | "/flows"
+                | "/drain" | "/log" | "/cache/purge",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
         }
@@ -318,7 +326,7 @@ impl Admin {
     }
 }
 
-const HELP: &str = "GET /livez /readyz /metrics /config /summary /endpoints /flows; \
+const HELP: &str = "GET /livez /readyz /metrics /config /summary /traffic /endpoints /flows; \
                     POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain, \
                     POST /cache/purge?all\n";
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
@@ -22,13 +23,28 @@ pub type Labels<'a> = &'a [(&'static str, &'a str)];
 #[derive(Clone)]
 pub struct Metrics {
     recorder: Arc<PrometheusRecorder>,
-    latencies: Arc<Mutex<BTreeMap<&'static str, Family>>>,
+    latencies: Families<Latency>,
+    tallies: Families<AtomicU64>,
 }
 
-/// The histograms of one name.
-struct Family {
+type Families<T> = Arc<Mutex<BTreeMap<&'static str, Family<T>>>>;
+
+/// The series of one name.
+struct Family<T> {
     help: &'static str,
-    series: BTreeMap<String, Arc<Latency>>,
+    series: BTreeMap<String, Arc<T>>,
+}
+
+/// The series of this name and these labels; the same ones give the same series.
+fn series<T: Default>(
+    families: &Families<T>,
+    name: &'static str,
+    help: &'static str,
+    labels: Labels<'_>,
+) -> Arc<T> {
+    let mut families = families.lock().unwrap_or_else(PoisonError::into_inner);
+    let family = families.entry(name).or_insert(Family { help, series: BTreeMap::new() });
+    Arc::clone(family.series.entry(text_of(labels)).or_default())
 }
 
 impl Default for Metrics {
@@ -47,7 +63,7 @@ impl Metrics {
     /// An empty recorder.
     pub fn new() -> Self {
         let recorder = Arc::new(PrometheusBuilder::new().build_recorder());
-        Self { recorder, latencies: Arc::default() }
+        Self { recorder, latencies: Arc::default(), tallies: Arc::default() }
     }
 
     /// A number that only grows; the same name and labels give the same series.
@@ -69,9 +85,17 @@ impl Metrics {
         help: &'static str,
         labels: Labels<'_>,
     ) -> Arc<Latency> {
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let family = latencies.entry(name).or_insert(Family { help, series: BTreeMap::new() });
-        Arc::clone(family.series.entry(text_of(labels)).or_default())
+        series(&self.latencies, name, help, labels)
+    }
+
+    /// A counter that can be read again, for what an operator is shown beside the metrics.
+    pub fn tally(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels<'_>,
+    ) -> Arc<AtomicU64> {
+        series(&self.tallies, name, help, labels)
     }
 
     /// All series in Prometheus text form.
@@ -82,6 +106,16 @@ impl Metrics {
             out.push_str(&format!("# HELP {name} {}\n# TYPE {name} histogram\n", family.help));
             for (labels, latency) in &family.series {
                 latency.render(name, labels, &mut out);
+            }
+            out.push('\n');
+        }
+        drop(latencies);
+        let tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, family) in tallies.iter() {
+            out.push_str(&format!("# HELP {name} {}\n# TYPE {name} counter\n", family.help));
+            for (labels, tally) in &family.series {
+                let (labels, value) = (labels.trim_end_matches(','), tally.load(Ordering::Relaxed));
+                out.push_str(&format!("{name}{{{labels}}} {value}\n"));
             }
             out.push('\n');
         }
@@ -114,12 +148,16 @@ mod tests {
         metrics.counter("aqueduct_test_total", "Tests.", &[("route", "a")]).increment(2);
         metrics.counter("aqueduct_test_total", "Tests.", &[("route", "a")]).increment(3);
         metrics.gauge("aqueduct_test_now", "Now.", &[]).set(7.0);
+        let tally = metrics.tally("aqueduct_test_tally", "Sums.", &[("route", "b")]);
+        tally.fetch_add(9, Ordering::Relaxed);
         let latency = metrics.latency("aqueduct_test_seconds", "Time.", &[("route", "a\"b")]);
         latency.record(Duration::from_millis(3));
         let shown = metrics.render();
         for line in [
             "aqueduct_test_total{route=\"a\"} 5",
             "aqueduct_test_now 7",
+            "# TYPE aqueduct_test_tally counter",
+            "aqueduct_test_tally{route=\"b\"} 9",
             "# TYPE aqueduct_test_seconds histogram",
             "aqueduct_test_seconds_bucket{route=\"a\\\"b\",le=\"0.005\"} 1",
             "aqueduct_test_seconds_bucket{route=\"a\\\"b\",le=\"0.0025\"} 0",

@@ -45,7 +45,8 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     let client = x.peer.address().to_string();
     text(b",\"client\":", Some(&client), out);
     text(b",\"connection_id\":", x.peer.connection_id.as_deref(), out);
-    text(b",\"consumer\":", record.consumer.as_deref(), out);
+    let consumer = record.consumer.as_ref().and_then(|consumer| consumer.to_str().ok());
+    text(b",\"consumer\":", consumer, out);
     text(b",\"principal\":", x.peer.principal().map(Principal::as_str), out);
     let route = Some(record.route.name.as_str()).filter(|name| !name.is_empty());
     text(b",\"route\":", route, out);

@@ -19,6 +19,7 @@ use topology::units::{InstanceName, RouteName, ServiceName};
 use crate::body::BodyProgress;
 use crate::exchange::{Exchange, Stage};
 use crate::telemetry::{Outbox, span};
+use crate::traffic;
 
 pub mod line;
 pub mod ring;
@@ -38,7 +39,7 @@ pub struct Record {
     /// The verified user.
     pub user: Option<HeaderValue>,
     /// Whose API key was shown.
-    pub consumer: Option<Rc<str>>,
+    pub consumer: Option<HeaderValue>,
     /// What the client was answered; `None`: it had gone.
     pub status: Option<StatusCode>,
     /// How a gRPC call ended.
@@ -101,15 +102,15 @@ pub struct RouteStats {
     metrics: Metrics,
     by_status: RefCell<Vec<(StatusCode, Counter)>>,
     seconds: Arc<Latency>,
+    errors: Arc<AtomicU64>,
 }
 
 impl RouteStats {
     /// For a route of this name.
     pub fn new(name: &str, metrics: &Metrics) -> Rc<Self> {
-        let help = "Time from a request's head to the last byte of its answer";
-        let seconds = metrics.latency("aqueduct_http_request_seconds", help, &[("route", name)]);
-        let by_status = RefCell::default();
-        Rc::new(Self { name: RouteName::new(name), metrics: metrics.clone(), by_status, seconds })
+        let (seconds, errors) = traffic::of_route(name, metrics);
+        let (metrics, by_status) = (metrics.clone(), RefCell::default());
+        Rc::new(Self { name: RouteName::new(name), metrics, by_status, seconds, errors })
     }
 
     /// The counter of a status; a service has few of them, so the list is short.
@@ -243,6 +244,7 @@ impl Sink {
         sink.totals.latency.record(elapsed);
         if status.is_server_error() {
             sink.totals.errors.fetch_add(1, Ordering::Relaxed);
+            record.route.errors.fetch_add(1, Ordering::Relaxed);
         }
         record.route.count(status);
         record.route.seconds.record(elapsed);

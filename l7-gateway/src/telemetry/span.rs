@@ -77,12 +77,13 @@ fn server(x: &Exchange, elapsed: Duration) -> Span {
         text("aqueduct.request_id", &request_id),
     ];
     let service = record.service.as_ref().map(topology::ServiceName::as_str);
+    let consumer = record.consumer.as_ref().and_then(|consumer| consumer.to_str().ok());
     let user = record.user.as_ref().and_then(|user| user.to_str().ok());
     let more = [
         ("http.route", Some(route).filter(|route| !route.is_empty())),
         ("aqueduct.service", service),
         ("enduser.id", user),
-        ("aqueduct.consumer", record.consumer.as_deref()),
+        ("aqueduct.consumer", consumer),
         ("aqueduct.connection_id", x.peer.connection_id.as_deref()),
         ("aqueduct.halted", x.progress.halted().map(Stage::name)),
     ];

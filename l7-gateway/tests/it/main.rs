@@ -44,6 +44,7 @@ mod servers;
 mod services2;
 mod split;
 mod traces;
+mod traffic;
 mod upgrade;
 mod websocket2;
 mod wire;

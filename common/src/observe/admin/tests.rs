@@ -52,6 +52,8 @@ fn paths_answer() {
         assert_eq!(ask(&admin, "GET", path, None), StatusCode::OK, "{path}");
     }
     assert_eq!(ask(&admin, "GET", "/nothing", None), StatusCode::NOT_FOUND);
+    assert_eq!(ask(&admin, "GET", "/traffic", None), StatusCode::NOT_FOUND);
+    assert_eq!(ask(&admin, "POST", "/traffic", None), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(ask(&admin, "POST", "/metrics", None), StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(ask(&admin, "POST", "/log?level=debug", None), StatusCode::BAD_REQUEST);
     for query in ["", "?", "?uri=/a", "?prefix=", "?all=1", "?none"] {

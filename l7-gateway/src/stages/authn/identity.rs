@@ -106,6 +106,11 @@ impl Identity {
         matches!(self.facts.voucher, Voucher::ApiKeys(_)).then(|| self.subject())
     }
 
+    /// The same as a header's value.
+    pub fn consumer_header(&self) -> Option<&HeaderValue> {
+        matches!(self.facts.voucher, Voucher::ApiKeys(_)).then_some(&self.subject)
+    }
+
     /// Who vouches for it.
     pub fn voucher(&self) -> Voucher {
         self.facts.voucher

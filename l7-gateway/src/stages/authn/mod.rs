@@ -375,7 +375,7 @@ impl Filter for Authn {
             (Plan::Judge(presented), Auth::Asked(ways)) => {
                 let identity = self.judge(&presented, ways, millis(x.wall)).await?;
                 x.record.user = identity.user().cloned();
-                x.record.consumer = identity.consumer().map(Rc::from);
+                x.record.consumer = identity.consumer_header().cloned();
                 credentials::strip(&mut input.request, &self.vouchers.sources);
                 Caller::Known(identity)
             }

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::balance::{Answered, Costs, Wish};
@@ -169,9 +170,10 @@ impl Dispatch {
             });
         }
         let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
+        let now = Instant::now();
+        watch.count(lane, seen, now);
         // Neither a client that breaks off nor one that gives a call too little time says anything of
         // the endpoint.
-        let now = Instant::now();
         let hurried = streams && end.is_some_and(|end| now >= end);
         if progress.fault().is_none() && !hurried {
             watch.stop(seen, now);
@@ -347,6 +349,19 @@ struct Watch {
 impl Watch {
     fn new(costs: &Rc<Costs>, endpoint: usize, began: Instant) -> Self {
         Self { costs: Rc::clone(costs), endpoint, began, told: false }
+    }
+
+    /// What operators see of the endpoint. A kept connection that had ended was no attempt.
+    fn count(&self, lane: &Lane, seen: Seen, now: Instant) {
+        let failed = match seen {
+            Seen::Failure(Why::Stale | Why::Refused) => return,
+            Seen::Answer { error } => error,
+            Seen::Bad | Seen::Failure(_) => true,
+        };
+        if let Some(counted) = lane.counted.get(self.endpoint) {
+            counted.0.record(now - self.began);
+            counted.1.fetch_add(u64::from(failed), Ordering::Relaxed);
+        }
     }
 
     fn stop(mut self, seen: Seen, now: Instant) {

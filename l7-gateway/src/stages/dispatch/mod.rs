@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::balance::Costs;
 use common::observe::Observer;
 use common::rng::Rng;
+use common::service::Endpoint;
 use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -30,6 +31,7 @@ use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Notes;
 use crate::trace::{Silent, Trace};
+use crate::traffic::{self, Counted};
 use topology::gateway::RouteTo;
 
 mod ask;
@@ -80,6 +82,8 @@ struct Lane {
     budget: RefCell<Budget>,
     /// What answers of its endpoints cost.
     costs: Rc<Costs>,
+    /// What is counted of them.
+    counted: Vec<Counted>,
     /// Copies under way.
     mirrored: Rc<Cell<u32>>,
     /// Requests that were too many.
@@ -114,6 +118,7 @@ impl Dispatch {
                     pool: Pool::new(Arc::clone(upstream)),
                     budget: RefCell::new(Budget::new(Instant::now())),
                     costs: Rc::new(Costs::new(upstream.service.endpoints.len())),
+                    counted: counted(observer, upstream),
                     mirrored: Rc::default(),
                     shed: shed(observer, upstream),
                 })
@@ -244,6 +249,13 @@ impl Plan {
     fn moved(self, by: Duration) -> Self {
         Self { deadline: self.deadline + by, end: self.end.map(|end| end + by), ..self }
     }
+}
+
+fn counted(observer: &Observer, upstream: &service::Upstream) -> Vec<Counted> {
+    let (service, endpoints) = (&upstream.service.name, &upstream.service.endpoints);
+    let of =
+        |endpoint: &Arc<Endpoint>| traffic::of_endpoint(service, &endpoint.name, &observer.metrics);
+    endpoints.iter().map(of).collect()
 }
 
 fn shed(observer: &Observer, upstream: &service::Upstream) -> metrics::Counter {
