@@ -124,7 +124,7 @@ impl Worker {
         let believed = trusted(&site.snapshot, from.ip());
         let mut connection_id = None;
         let client = if believed {
-            match timeout(limit, proxy_protocol::read(&mut io)).await {
+            match Box::pin(timeout(limit, proxy_protocol::read(&mut io))).await {
                 // A balancer's own connection (LOCAL, UNKNOWN) has no client behind it.
                 Ok(Ok(header)) => {
                     let client = header.addresses.map_or(from, |addresses| addresses.source);
@@ -144,16 +144,17 @@ impl Worker {
         drop(site);
         match config {
             None => {
-                let peer = Peer { client, transport: Transport::Plain, connection_id };
+                let peer = Peer::new(client, Transport::Plain, connection_id);
                 let line = Line::new(self, peer, None);
                 self.speak(Protocol::Http1, io, line, shutdown).await;
             }
             Some(config) => {
-                let accepted = match tls::accept(&config, io, limit).await {
+                // Boxed, like the engines: a connection that waits is not to carry what it has left.
+                let accepted = match Box::pin(tls::accept(&config, io, limit)).await {
                     Ok(accepted) => accepted,
                     Err(fault) => return self.observer.emit(HandshakeRefused { client, fault }),
                 };
-                let peer = Peer { client, transport: accepted.transport, connection_id };
+                let peer = Peer::new(client, accepted.transport, connection_id);
                 let line = Line::new(self, peer, Some(accepted.took));
                 self.speak(accepted.protocol, accepted.stream, line, shutdown).await;
             }
@@ -164,10 +165,15 @@ impl Worker {
     where
         IO: Wire + 'static,
     {
-        let front = self.site().snapshot.group.front.clone();
         match protocol {
-            Protocol::Http1 => Http1::new(&front).serve(io, line, shutdown).await,
-            Protocol::Http2 => Http2::new(&front).serve(io, line, shutdown).await,
+            Protocol::Http1 => {
+                let engine = Http1::new(&self.site().snapshot.group.front);
+                Box::pin(engine.serve(io, line, shutdown)).await;
+            }
+            Protocol::Http2 => {
+                let engine = Http2::new(&self.site().snapshot.group.front);
+                Box::pin(engine.serve(io, line, shutdown)).await;
+            }
         }
     }
 }

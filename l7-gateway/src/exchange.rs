@@ -5,10 +5,12 @@
 //! Invariant: a payload type exists only if every stage before it has run: `Identity` is made in
 //! `stages/authn` alone, `Grant` in `stages/authz` alone, and an upstream call demands a `Grant`.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
@@ -82,6 +84,8 @@ pub struct Peer {
     pub transport: Transport,
     /// What the balancer in front calls the connection, escaped; its flow list has the same name.
     pub connection_id: Option<Box<str>>,
+    /// What services are told of the client: the same with every request.
+    forwarded: OnceCell<HeaderValue>,
 }
 
 /// How the downstream connection is protected.
@@ -99,6 +103,24 @@ pub enum Transport {
 }
 
 impl Peer {
+    /// At the end of a new connection.
+    pub fn new(client: SocketAddr, transport: Transport, connection_id: Option<Box<str>>) -> Self {
+        Self { client, transport, connection_id, forwarded: OnceCell::new() }
+    }
+
+    /// The same connection with another client behind it.
+    pub fn named(&self, client: SocketAddr) -> Self {
+        Self::new(client, self.transport.clone(), self.connection_id.clone())
+    }
+
+    /// The client's address as a header's value.
+    pub fn forwarded(&self) -> &HeaderValue {
+        self.forwarded.get_or_init(|| {
+            let text = Bytes::from(self.address().to_string());
+            HeaderValue::from_maybe_shared(text).expect("invariant: an address is visible ASCII")
+        })
+    }
+
     /// Who the client is by its verified certificate.
     pub fn principal(&self) -> Option<&Principal> {
         match &self.transport {
@@ -253,8 +275,9 @@ impl Drop for Exchange {
     /// The one place where records are written: after the answer's last byte, or when a client has
     /// gone.
     fn drop(&mut self) {
-        self.progress.finish(Instant::now());
-        Sink::write(self);
+        let now = Instant::now();
+        self.progress.finish(now);
+        Sink::write(self, now);
     }
 }
 
@@ -423,6 +446,18 @@ pub enum AnsweredBy {
 pub struct Transformed(pub Answered);
 
 impl Exchange {
+    /// A stage's request side begins. Where no record is written nobody asks how long each took, and
+    /// their time is the first one's.
+    pub fn begin(&mut self, stage: Stage) {
+        if self.progress.current.is_none() {
+            self.progress.begin(stage, self.began);
+        } else if self.record.is_written() {
+            self.progress.begin(stage, Instant::now());
+        } else {
+            self.progress.enter(stage);
+        }
+    }
+
     /// A fresh exchange; `began` and `wall` are the same moment.
     pub fn new(
         peer: Rc<Peer>,

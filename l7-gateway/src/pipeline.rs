@@ -7,10 +7,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use common::observe::Observer;
-use tokio::time::Instant;
-
 use crate::access_log::Stats;
+use common::observe::Observer;
 
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
 use crate::halt::Halt;
@@ -78,7 +76,7 @@ pub trait Filter {
         input: Self::In,
     ) -> impl Future<Output = Result<Self::Out, Halt>> {
         async move {
-            x.progress.begin(Self::STAGE, Instant::now());
+            x.begin(Self::STAGE);
             let outcome = self.request(x, input).await;
             if outcome.is_err() {
                 x.progress.halt(Self::STAGE);

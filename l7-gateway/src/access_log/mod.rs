@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use common::observe::{Latency, Metrics};
 use http::{HeaderValue, Method, StatusCode};
 use metrics::Counter;
+use tokio::time::Instant;
 use topology::units::{InstanceName, RouteName, ServiceName};
 
 use crate::body::BodyProgress;
@@ -85,6 +86,11 @@ impl Record {
             bytes_out: 0,
             end: End::Aborted,
         }
+    }
+
+    /// Whether it will be written, not just counted.
+    pub fn is_written(&self) -> bool {
+        self.sink.ring.is_some() || self.sink.outbox.get().is_some()
     }
 }
 
@@ -235,10 +241,10 @@ impl Sink {
         let _first = self.outbox.set(outbox);
     }
 
-    /// Counts and writes an exchange that has ended.
-    pub fn write(x: &Exchange) {
+    /// Counts and writes an exchange that ends now.
+    pub fn write(x: &Exchange, now: Instant) {
         let (sink, record) = (&x.record.sink, &x.record);
-        let elapsed = x.began.elapsed();
+        let elapsed = now.saturating_duration_since(x.began);
         let status = record.status.unwrap_or(line::CLIENT_GONE);
         sink.totals.requests.fetch_add(1, Ordering::Relaxed);
         sink.totals.latency.record(elapsed);

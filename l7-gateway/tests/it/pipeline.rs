@@ -118,8 +118,7 @@ async fn a_plan_is_made_without_any_socket() {
         let site = rig.worker.site();
         let observer = Observer::new("gw");
         let sink = Sink::new(&InstanceName::new("gw"), None, Arc::default(), &observer.metrics);
-        let peer =
-            Rc::new(Peer { client: client(), transport: Transport::Plain, connection_id: None });
+        let peer = Rc::new(Peer::new(client(), Transport::Plain, None));
         let mut rng = SmallRng::seed_from_u64(1);
         let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng, Sample::default()));
         let x =

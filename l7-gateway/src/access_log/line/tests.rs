@@ -21,11 +21,9 @@ fn exchange(instance: &str, fill: impl FnOnce(&mut Record)) -> String {
     let sink = Sink::new(&InstanceName::new(instance), None, Arc::default(), &metrics);
     let mut record = Record::new(&sink);
     fill(&mut record);
-    let peer = Peer {
-        client: "192.0.2.7:4711".parse().expect("an address"),
-        transport: Transport::Tls { sni: None, principal: None },
-        connection_id: Some("0123-1".into()),
-    };
+    let transport = Transport::Tls { sni: None, principal: None };
+    let client = "192.0.2.7:4711".parse().expect("an address");
+    let peer = Peer::new(client, transport, Some("0123-1".into()));
     let mut rng = SmallRng::seed_from_u64(1);
     let ids = (RequestId::new(&mut rng), TraceParent::start(&mut rng, Sample::default()));
     let wall = SystemTime::UNIX_EPOCH + Duration::from_micros(1_793_232_000_123_456);
@@ -147,11 +145,9 @@ fn a_hundred_thousand_hostile_lines_parse() {
         (0..16).map(|_| RouteStats::new(&hostile(&mut rng), &Metrics::new())).collect();
     let (now, wall) = (tokio::time::Instant::now(), SystemTime::UNIX_EPOCH);
     for _ in 0..100_000 {
-        let peer = Peer {
-            client: "[2001:db8::1]:1".parse().expect("an address"),
-            transport: Transport::Tls { sni: Some(hostile(&mut rng)), principal: None },
-            connection_id: Some(hostile(&mut rng).into()),
-        };
+        let client = "[2001:db8::1]:1".parse().expect("an address");
+        let transport = Transport::Tls { sni: Some(hostile(&mut rng)), principal: None };
+        let peer = Peer::new(client, transport, Some(hostile(&mut rng).into()));
         let mut record = Record::new(&sink);
         record.path = hostile(&mut rng).into();
         let method: [u8; 3] = std::array::from_fn(|_| b"!#$%&'*+-.^_`|~A"[rng.random_range(0..16)]);

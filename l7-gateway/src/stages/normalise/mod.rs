@@ -16,7 +16,7 @@ use topology::gateway::RoutePolicy;
 use self::cors::CorsRules;
 use crate::access_log::{RouteStats, Stats};
 use crate::exchange::{
-    Candidate, Exchange, Normalised, Peer, Received, Request, ResponseHead, RouteId, Stage, Target,
+    Candidate, Exchange, Normalised, Received, Request, ResponseHead, RouteId, Stage, Target,
     Transport,
 };
 use crate::grpc;
@@ -210,7 +210,7 @@ impl Filter for Normalise {
         if let Some(trust) = &self.snapshot.group.trust_forwarded_for
             && let Some(client) = forwarded::client(trust, x.peer.address(), &input.head.headers)
         {
-            x.peer = Rc::new(Peer { client, ..Peer::clone(&x.peer) });
+            x.peer = Rc::new(x.peer.named(client));
         }
         x.grpc = grpc::is_call(&input.head);
         x.record.method = input.head.method.clone();

@@ -3,7 +3,6 @@
 //!
 //! Invariant: our own headers are attached last, and no token passes a route that authenticates.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -160,13 +159,9 @@ fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {
     if let Some(state) = x.continued.as_ref().and_then(|before| before.state.as_ref()) {
         headers.insert(TRACE_STATE, state.clone());
     }
-    headers.insert(FORWARDED_FOR, client(x.peer.address()));
+    headers.insert(FORWARDED_FOR, x.peer.forwarded().clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(x.peer.scheme()));
     headers.insert(FORWARDED_HOST, target.authority.clone());
-}
-
-fn client(address: IpAddr) -> HeaderValue {
-    HeaderValue::from_str(&address.to_string()).expect("invariant: an address is visible ASCII")
 }
 
 /// `/path?query` (RFC 9112 §3.2.1).
