@@ -99,3 +99,11 @@ fn names_choose_the_certificate() {
     assert!(loaded[1].covers("WWW.example") && !loaded[1].covers("example"));
     assert!(by_sni.choose(None).is_some_and(|key| Arc::ptr_eq(&key, &loaded[0].key)));
 }
+
+/// Handshakes hash with SHA-256, whatever a client lists first.
+#[test]
+fn the_fastest_suite_comes_first() {
+    let provider = preferring();
+    let first = provider.cipher_suites.first().map(SupportedCipherSuite::suite);
+    assert_eq!(first, Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
+}
