@@ -180,7 +180,7 @@ impl Kind {
             Self::IdentityUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "identity_unavailable",
-                "Tokens cannot be checked at the moment",
+                "Callers cannot be checked at the moment",
             ),
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
@@ -445,7 +445,8 @@ impl From<AuthzError> for Halt {
     fn from(error: AuthzError) -> Self {
         match error {
             AuthzError::Anonymous => challenge(Kind::Unauthenticated, "Bearer".to_owned()),
-            AuthzError::NotAllowed | AuthzError::Closed => {
+            AuthzError::Unanswered => Reply::new(Kind::IdentityUnavailable).retry_after(1).into(),
+            AuthzError::NotAllowed | AuthzError::Closed | AuthzError::Forbidden => {
                 Reply::new(Kind::Forbidden).detail(error.to_string()).into()
             }
             AuthzError::InsufficientScope { required } => {

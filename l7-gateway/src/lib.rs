@@ -48,6 +48,7 @@ pub mod date;
 pub mod engine;
 pub mod events;
 pub mod exchange;
+pub mod fetch;
 pub mod grpc;
 pub mod halt;
 pub mod hops;

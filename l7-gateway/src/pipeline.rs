@@ -126,7 +126,7 @@ impl Pipeline {
         Self {
             normalise: Normalise::new(snapshot, Rc::clone(&limiter), stats),
             authn: Authn::new(Arc::clone(&snapshot.vouchers)),
-            authz: Authz,
+            authz: Authz::new(snapshot, observer),
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
             request_transform: RequestTransform::new(snapshot),

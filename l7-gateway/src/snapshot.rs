@@ -15,6 +15,7 @@ use topology::Place;
 use topology::gateway::Group;
 use topology::units::InstanceName;
 
+use crate::fetch::{FetchError, HttpFetch};
 use crate::matcher::Matcher;
 use crate::stages::authn::{Vouchers, VouchersError};
 use crate::stages::dispatch::cache::Cache;
@@ -33,6 +34,14 @@ pub enum BuildError {
     /// Keys of issuers, API keys.
     #[error(transparent)]
     Vouchers(#[from] VouchersError),
+    /// Who is asked whether requests may go on.
+    #[error("authorize: {source}")]
+    Authorize {
+        /// Where it is named.
+        place: Place,
+        /// Why it cannot be asked.
+        source: FetchError,
+    },
     /// The secret of proofs.
     #[error(transparent)]
     Prover(#[from] ProverError),
@@ -51,6 +60,7 @@ impl BuildError {
             Self::Tls(error) => error.place(),
             Self::Vouchers(error) => error.place(),
             Self::Prover(error) => error.place(),
+            Self::Authorize { place, .. } => *place,
             Self::Limits(error) => error.place(),
             Self::Files(error) => error.place(),
         }
@@ -76,6 +86,8 @@ pub struct Snapshot {
     pub cache: Option<Cache>,
     /// Who can say who a caller is.
     pub vouchers: Arc<Vouchers>,
+    /// Who else is asked whether requests may go on, by address.
+    pub authorizers: Vec<(String, Arc<HttpFetch>)>,
     /// Signs towards services that a gateway spoke; `None`: nobody asks.
     pub prover: Option<Prover>,
     /// Counters of its limits.
@@ -118,6 +130,7 @@ impl Snapshot {
                 &observer.metrics,
             ),
             vouchers: Vouchers::new(group, before.map(|before| &*before.vouchers))?,
+            authorizers: authorizers(group)?,
             prover: group
                 .signed_identity
                 .as_ref()
@@ -137,6 +150,20 @@ impl Snapshot {
         let services = self.upstreams.iter().filter_map(|upstream| upstream.gate.as_ref());
         services.chain(&self.gate).for_each(|gate| gate.open());
     }
+}
+
+/// Everybody who is asked whether requests may go on, each address once.
+fn authorizers(group: &Group) -> Result<Vec<(String, Arc<HttpFetch>)>, BuildError> {
+    let policies = group.routes.iter().map(|route| &route.policy).chain(&group.unmatched);
+    let mut all: Vec<(String, Arc<HttpFetch>)> = Vec::new();
+    for asked in policies.filter_map(|policy| policy.authorize.as_ref()) {
+        let url = &asked.url.value;
+        if all.iter().all(|(known, _)| known != url) {
+            let fault = |source| BuildError::Authorize { place: asked.url.place, source };
+            all.push((url.clone(), Arc::new(HttpFetch::new(url).map_err(fault)?)));
+        }
+    }
+    Ok(all)
 }
 
 /// What is spoken over TLS, the better first.

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
-    Access, Allow, ApiKeys, ApiKeysId, Auth, Certified, Denylist, KeySource, SignedIdentity, Told,
-    Ways,
+    Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, KeySource,
+    SignedIdentity, Told, UnansweredIs, Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
@@ -194,6 +194,8 @@ pub struct RoutePolicy {
     pub allow: Vec<Allow>,
     /// What holds without scopes and rules.
     pub access: Access,
+    /// Who else is asked.
+    pub authorize: Option<Authorize>,
     /// All of these limits are charged.
     pub limits: Vec<LimitId>,
     /// Cross-origin rules; `None`: no CORS header is added and preflight is an ordinary request.

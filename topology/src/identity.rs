@@ -160,3 +160,26 @@ pub struct SignedIdentity {
     /// How long a proof is good (default 30 s).
     pub lifetime: Duration,
 }
+
+/// Stage 4: who is asked over HTTP whether a request may go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorize {
+    /// `http(s)://HOST[:PORT]/PATH`.
+    pub url: At<String>,
+    /// How long an answer may take (default 200 ms).
+    pub timeout: Duration,
+    /// What happens where there is none.
+    pub when_away: UnansweredIs,
+    /// Headers of the request that are passed on to it, lower case.
+    pub headers: Vec<String>,
+}
+
+/// What happens to a request of which nobody says whether it may go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnansweredIs {
+    /// It is 503 (default).
+    #[default]
+    Refused,
+    /// It goes on.
+    Allowed,
+}

@@ -25,6 +25,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
             scopes: vec![],
             allow: vec![],
             access: Access::Allow,
+            authorize: None,
             limits: vec![],
             cors: None,
         },

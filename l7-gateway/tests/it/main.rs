@@ -5,6 +5,7 @@
 
 mod api_keys;
 mod authn;
+mod authorizer;
 mod balancer;
 mod bodies;
 mod cache;

@@ -12,9 +12,9 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Allow, ApiKeys, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice, Findings, Flag,
-    FromTree, Mirror, Named, OneOrMany, Queue, SignedIdentity, SplitPart, Spot, Telemetry, Text,
-    Typed, Upstream,
+    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice,
+    Findings, Flag, FromTree, Mirror, Named, OneOrMany, Queue, SignedIdentity, SplitPart, Spot,
+    Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -239,6 +239,8 @@ section! {
         /// What holds on routes with neither `scopes` nor `allow`: `allow`, or `deny`: nobody may call
         /// them but those that say `auth: none` themselves. Default: `allow`.
         may "access" access: Typed<Access>,
+        /// Who else is asked whether a request may go on. Default: nobody.
+        may "authorize" authorize: AuthorizeChoice,
         /// Limits that are charged. Default: none.
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules. Default: none.
@@ -298,6 +300,8 @@ section! {
         /// Whether it is open to whoever is identified where it has neither `scopes` nor `allow`: `allow` or
         /// `deny`. Default: as `defaults` say.
         may "access" access: Typed<Access>,
+        /// Who else is asked whether a request may go on, or `none`. Default: as `defaults` say.
+        may "authorize" authorize: AuthorizeChoice,
         /// Limits that are charged; with a `+` before each, besides those of `defaults`. Default: as
         /// `defaults` say.
         may "limits" limits: Vec<Typed<Text>>,

@@ -2,9 +2,13 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
+use schemars::{Schema, SchemaGenerator, json_schema};
+
 use crate::expression::Expression;
+use crate::identity::UnansweredIs;
 use crate::raw::schema::section;
-use crate::raw::{Text, Typed};
+use crate::raw::{Findings, FromTree, Spot, Text, Typed};
+use crate::tree::{Kind, Tree};
 use crate::units::{Scope, SecretRef, Time};
 
 section! {
@@ -68,5 +72,42 @@ section! {
         must "key" key: Typed<SecretRef>,
         /// How long a proof is good, at most 5m. Default: 30s.
         may "lifetime" lifetime: Typed<Time>,
+    }
+}
+
+section! {
+    /// Who is asked over HTTP whether a request may go on, after scopes and rules: a GET with
+    /// `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri`, `-For`, `X-Request-Id`, `traceparent`, and of an identified
+    /// caller `X-User-Id`, `X-Consumer` or `X-Client-Principal`, and `X-Scopes`. 2xx lets it go on, 4xx is 403.
+    Authorize {
+        /// `http(s)://HOST[:PORT]/PATH`.
+        must "url" url: Typed<Text>,
+        /// How long an answer may take. Default: 200ms.
+        may "timeout" timeout: Typed<Time>,
+        /// What happens where there is no answer, or another one: `refuse` (503) or `allow`. Default: `refuse`.
+        may "when-away" when_away: Typed<UnansweredIs>,
+        /// Headers of the request that are passed on to it; never `Authorization` or an API key's, which are
+        /// used up. Default: none.
+        may "headers" headers: Vec<Typed<Text>>,
+    }
+}
+
+/// Who is asked, or that nobody is.
+#[derive(Debug)]
+pub(crate) enum AuthorizeChoice {
+    None,
+    Asked(Box<Authorize>),
+}
+
+impl FromTree for AuthorizeChoice {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match &tree.kind {
+            Kind::Text(text) if text == "none" => Some(Self::None),
+            _ => Authorize::from_tree(tree, at, out).map(|asked| Self::Asked(Box::new(asked))),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "enum": ["none"] }, Authorize::schema(generator)] })
     }
 }

@@ -14,7 +14,7 @@ use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
-use crate::identity::{Access, Told};
+use crate::identity::{Access, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode};
 use crate::problem::nearest;
@@ -465,6 +465,10 @@ words! {
         "leaky-bucket" => Self::LeakyBucket,
         "fixed-window" => Self::FixedWindow,
         "sliding-window" => Self::SlidingWindow,
+    }
+    UnansweredIs {
+        "refuse" => Self::Refused,
+        "allow" => Self::Allowed,
     }
     Access {
         "allow" => Self::Allow,

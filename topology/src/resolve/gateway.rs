@@ -236,6 +236,7 @@ fn route(
         scopes: raw.scopes,
         allow: raw.allow,
         access: raw.access,
+        authorize: raw.authorize,
         limits: raw.limits,
         cors: raw.cors,
         methods: &methods,

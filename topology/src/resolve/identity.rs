@@ -5,11 +5,17 @@
 
 use std::time::Duration;
 
-use crate::identity::{Allow, ApiKeys, Denylist, KeySource, SignedIdentity};
+use crate::identity::{
+    Allow, ApiKeys, Authorize, Denylist, KeySource, SignedIdentity, UnansweredIs,
+};
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
-use crate::resolve::{gateway, policy, positive, secret, time};
+use crate::resolve::{gateway, or, policy, positive, secret, time};
 use crate::units::{ApiKeysName, At, SecretRef, is_token};
+
+/// Headers that mean something else.
+const OTHERS: [&str; 6] =
+    ["authorization", "cookie", "host", "connection", "content-length", "transfer-encoding"];
 
 /// Names that `auth` reads otherwise.
 const TAKEN: [&str; 2] = ["none", "certificate"];
@@ -78,6 +84,32 @@ pub(super) fn signed(
     })
 }
 
+/// Who else is asked whether a request may go on.
+pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Authorize> {
+    let url = raw.url?;
+    let rest = url.value.0.strip_prefix("http://").or(url.value.0.strip_prefix("https://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
+    if host.is_empty() || host.contains('@') || url.value.0.contains([' ', '#']) {
+        out.error(&gateway::hidden(&url.spot, host.contains('@')), "nobody can be asked there")
+            .allowed("http://HOST:PORT/PATH, https://HOST/PATH");
+    }
+    let mut headers = Vec::new();
+    for typed in raw.headers.unwrap_or_default() {
+        let name = typed.value.0.to_ascii_lowercase();
+        if !is_token(&name) || OTHERS.contains(&name.as_str()) && name != "cookie" {
+            out.error(&typed.spot, format!("`{name}` cannot be passed on"))
+                .allowed("headers of requests: Cookie, Accept-Language");
+        }
+        headers.push(name);
+    }
+    Some(Authorize {
+        url: At { value: url.value.0, place: url.spot.extent.place },
+        timeout: positive(raw.timeout, Duration::from_millis(200), out),
+        when_away: or(raw.when_away, UnansweredIs::Refused),
+        headers,
+    })
+}
+
 /// The denylist.
 pub(super) fn denylist(raw: raw::Denylist, out: &mut Findings) -> Option<Denylist> {
     let redis = raw.redis?;
@@ -93,8 +125,6 @@ pub(super) fn denylist(raw: raw::Denylist, out: &mut Findings) -> Option<Denylis
 }
 
 fn header(typed: &Typed<Text>, out: &mut Findings) -> String {
-    const OTHERS: [&str; 6] =
-        ["authorization", "cookie", "host", "connection", "content-length", "transfer-encoding"];
     let name = typed.value.0.to_ascii_lowercase();
     if !is_token(&name) || OTHERS.contains(&name.as_str()) {
         out.error(&typed.spot, format!("`{name}` cannot hold a key"))

@@ -28,6 +28,7 @@ pub(super) struct Asked<'r> {
     pub(super) scopes: Option<Vec<Typed<Scope>>>,
     pub(super) allow: Option<Vec<raw::Allow>>,
     pub(super) access: Option<Typed<Access>>,
+    pub(super) authorize: Option<raw::AuthorizeChoice>,
     pub(super) limits: Option<Vec<Typed<Text>>>,
     pub(super) cors: Option<CorsChoice>,
     pub(super) methods: &'r [String],
@@ -111,6 +112,7 @@ impl Policies {
             scopes: raw.scopes,
             allow: raw.allow,
             access: raw.access,
+            authorize: raw.authorize,
             limits: raw.limits,
             cors: raw.cors,
             methods: &[],
@@ -175,6 +177,11 @@ impl Policies {
             None if auth == Auth::None && open => Access::Allow,
             None => base.map_or(Access::Allow, |base| base.access),
         };
+        let authorize = match asked.authorize {
+            Some(raw::AuthorizeChoice::None) => None,
+            Some(raw::AuthorizeChoice::Asked(raw)) => identity::authorize(*raw, out),
+            None => base.and_then(|base| base.authorize.clone()),
+        };
         let inherited = base.map_or(&[][..], |base| &base.limits);
         let limits = match asked.limits {
             Some(limits) => self.charged(&limits, inherited, out),
@@ -185,7 +192,7 @@ impl Policies {
             Some(CorsChoice::Rules(rules)) => Some(cors(*rules, asked.methods, out)),
             None => base.and_then(|base| base.cors.clone()),
         };
-        RoutePolicy { auth, scopes, allow, access, limits, cors }
+        RoutePolicy { auth, scopes, allow, access, authorize, limits, cors }
     }
 
     fn auth(&mut self, words: &[Typed<Text>], at: &Spot, out: &mut Findings) -> Auth {

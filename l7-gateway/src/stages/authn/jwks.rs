@@ -21,10 +21,10 @@ use topology::gateway::{Issuer, IssuerId, IssuerKeys, Unplaced as _};
 use topology::units::{At, IssuerName, Place, SecretRef};
 
 use super::events::{KeyRefused, KeysChanged, KeysTooOld, KeysUnavailable};
-use super::fetch::{Fetch, FetchError, HttpFetch};
 use super::jwt::{JwtFault, Token, Verified};
 use super::key::{KeyFault, KeySet};
 use super::key_file::{self, Audience, SetFault};
+use crate::fetch::{Fetch, FetchError, HttpFetch};
 
 /// Between two refreshes, give or take a tenth.
 pub const REFRESH: Duration = Duration::from_secs(300);

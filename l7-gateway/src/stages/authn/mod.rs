@@ -32,7 +32,6 @@ pub mod cache;
 pub mod credentials;
 pub mod denylist;
 pub mod events;
-pub mod fetch;
 mod identity;
 pub mod json;
 pub mod jwks;

@@ -2,19 +2,24 @@
 //! `pipeline`.
 //!
 //! Invariant: `Grant` is made here alone, after every scope of the policy was found and one of
-//! its rules allowed it.
+//! its rules allowed it, and who is asked beside the file did not refuse.
 
+use common::observe::Observer;
 use common::tls::principal::Principal;
 use topology::gateway::{Access, RoutePolicy};
 use topology::units::Scope;
 
+use self::authorizer::Authorizers;
 use self::evaluate::Asking;
 use crate::exchange::{Caller, Exchange, Granted, Identified, Identity, Stage};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
+use crate::snapshot::Snapshot;
 use crate::trace::Trace;
 
+pub mod authorizer;
 pub mod evaluate;
+pub mod events;
 
 /// Proof that the caller may ask this; an upstream call demands one.
 #[derive(Clone, Debug)]
@@ -44,6 +49,12 @@ pub enum AuthzError {
     /// No rule of the route allows it.
     #[error("no rule allows this")]
     NotAllowed,
+    /// Who is asked beside the file says no.
+    #[error("the caller may not do this")]
+    Forbidden,
+    /// Who is asked beside the file says nothing.
+    #[error("nobody says whether the caller may do this")]
+    Unanswered,
     /// The route has no rules, and without one it allows nothing.
     #[error("nobody may do this")]
     Closed,
@@ -58,9 +69,18 @@ pub enum Plan {
     Refuse(AuthzError),
 }
 
-/// The stage.
-#[derive(Debug, Default)]
-pub struct Authz;
+/// The stage, one per worker.
+#[derive(Debug)]
+pub struct Authz {
+    authorizers: Authorizers,
+}
+
+impl Authz {
+    /// For one worker.
+    pub fn new(snapshot: &Snapshot, observer: &Observer) -> Self {
+        Self { authorizers: Authorizers::new(snapshot, observer) }
+    }
+}
 
 impl Filter for Authz {
     const STAGE: Stage = Stage::Authz;
@@ -86,6 +106,9 @@ impl Filter for Authz {
         match self.plan(x, &input, &mut crate::trace::Silent) {
             Plan::Refuse(error) => Err(error.into()),
             Plan::Grant => {
+                if let Some(asked) = &input.policy.authorize {
+                    self.authorizers.ask(x, &input, asked).await?;
+                }
                 let Identified { request, policy, caller } = input;
                 Ok(Granted { request, policy, grant: Grant { caller } })
             }

@@ -7,7 +7,15 @@ use topology::gateway::{Allow, Auth};
 use super::*;
 
 fn policy(allow: Vec<Allow>, access: Access) -> RoutePolicy {
-    RoutePolicy { auth: Auth::None, scopes: vec![], allow, access, limits: vec![], cors: None }
+    RoutePolicy {
+        auth: Auth::None,
+        scopes: vec![],
+        allow,
+        access,
+        authorize: None,
+        limits: vec![],
+        cors: None,
+    }
 }
 
 fn rule(methods: &[&str], scopes: &[&str], roles: &[&str], when: &str) -> Allow {

@@ -47,7 +47,7 @@ impl Fetch for Counting {
         let takes = *self.takes.lock().unwrap();
         if takes.is_zero() {
             yield_now().await;
-        } else if timeout(super::super::fetch::PATIENCE, sleep(takes)).await.is_err() {
+        } else if timeout(crate::fetch::PATIENCE, sleep(takes)).await.is_err() {
             return Err(FetchError::Timeout { host: "id.example:443".to_owned() });
         }
         let answer = self.answer.lock().unwrap().clone();

@@ -1,8 +1,10 @@
-//! One small GET over HTTP or HTTPS, bounded in size and time. Not a client for services: that is
-//! `dispatch`. Called by `jwks` on the control runtime.
+//! Small requests over HTTP or HTTPS, bounded in size and time: one GET on a connection of its own, or
+//! inquiries on kept ones. Not a client for services: that is `dispatch`. Called by `jwks` on the control
+//! runtime, and by stage 4 on workers.
 //!
 //! Invariant: only the address from the topology file is asked, redirects are not followed.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::tls::TlsError;
 use common::tls::client::{self, Roots};
-use http::{Request, StatusCode, Uri, header};
+use http::{HeaderMap, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -22,7 +24,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 /// For the whole of it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,11 @@ impl HttpFetch {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// `host:port` as `Host` has it.
+    fn authority(&self) -> &str {
+        self.uri.authority().map_or("", |authority| authority.as_str())
+    }
+
     async fn connect_and_ask(&self, most: usize) -> Result<Bytes, FetchError> {
         let failed = |source| FetchError::Connect { host: self.peer(), source };
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
@@ -148,9 +155,8 @@ impl HttpFetch {
 
     fn request(&self) -> Result<Request<Empty<Bytes>>, FetchError> {
         let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         Request::get(path)
-            .header(header::HOST, authority)
+            .header(header::HOST, self.authority())
             .header(header::ACCEPT, "application/jwk-set+json, application/json")
             .header(header::USER_AGENT, "aqueduct")
             .header(header::CONNECTION, "close")
@@ -167,3 +173,107 @@ impl Fetch for HttpFetch {
         }
     }
 }
+
+/// Somebody who is asked again and again by one worker, over connections that are kept.
+pub struct Inquiry {
+    whom: Arc<HttpFetch>,
+    timeout: Duration,
+    idle: RefCell<Vec<Line>>,
+}
+
+/// A kept connection; ends with its handle.
+struct Line {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// Most connections kept by one worker.
+const MOST_IDLE: usize = 32;
+
+impl std::fmt::Debug for Inquiry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Inquiry({})", self.whom.uri)
+    }
+}
+
+impl Inquiry {
+    /// Whoever is behind this address, who has so long for an answer.
+    pub fn new(whom: Arc<HttpFetch>, timeout: Duration) -> Self {
+        Self { whom, timeout, idle: RefCell::default() }
+    }
+
+    /// Asks by a GET with these headers, and answers the status. Cancel safe.
+    pub async fn ask(&self, headers: HeaderMap) -> Result<StatusCode, FetchError> {
+        match timeout(self.timeout, self.exchange(headers)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(FetchError::Timeout { host: self.whom.peer() }),
+        }
+    }
+
+    async fn exchange(&self, headers: HeaderMap) -> Result<StatusCode, FetchError> {
+        loop {
+            let kept = self.idle.borrow_mut().pop();
+            let fresh = kept.is_none();
+            let mut line = match kept {
+                Some(line) if line.sender.is_closed() => continue,
+                Some(line) => line,
+                None => self.connect().await?,
+            };
+            let response = match line.sender.send_request(self.request(&headers)?).await {
+                Ok(response) => response,
+                // A kept connection may end as it is used; a question may be asked twice.
+                Err(_) if !fresh => continue,
+                Err(_) => return Err(FetchError::Broken { host: self.whom.peer() }),
+            };
+            let status = response.status();
+            // What is said beside the status is of no use, and read so that the connection can be kept.
+            let read = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+            let mut idle = self.idle.borrow_mut();
+            if read.is_ok() && !line.sender.is_closed() && idle.len() < MOST_IDLE {
+                idle.push(line);
+            }
+            return Ok(status);
+        }
+    }
+
+    async fn connect(&self) -> Result<Line, FetchError> {
+        let whom = &self.whom;
+        let failed = |source| FetchError::Connect { host: whom.peer(), source };
+        let stream = TcpStream::connect((whom.host.as_str(), whom.port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        match &whom.tls {
+            None => self.line(stream).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
+                self.line(stream).await
+            }
+        }
+    }
+
+    async fn line<S>(&self, stream: S) -> Result<Line, FetchError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let broken = |_| FetchError::Broken { host: self.whom.peer() };
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let driver = tokio::spawn(async move {
+            // Its end is seen by the next question.
+            let _ended = connection.await;
+        });
+        Ok(Line { sender, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    fn request(&self, headers: &HeaderMap) -> Result<Request<Empty<Bytes>>, FetchError> {
+        let uri = &self.whom.uri;
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let mut request = Request::get(path)
+            .header(header::HOST, self.whom.authority())
+            .body(Empty::new())
+            .map_err(|_| FetchError::Address(uri.to_string()))?;
+        request.headers_mut().extend(headers.clone());
+        Ok(request)
+    }
+}
+
+/// Longest body of an answer that is read.
+const LONGEST_ANSWER: usize = 64 << 10;
