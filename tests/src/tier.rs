@@ -51,6 +51,7 @@ impl Draft {
         let draft = Self { address, folder, trust, text };
         draft.secret("hash-key", "0123456789abcdef0123456789abcdef");
         draft.secret("app.scram", "not needed by this test");
+        draft.file("static/avatar.jpg", AVATAR);
         draft
     }
 
@@ -59,9 +60,14 @@ impl Draft {
     /// # Panics
     /// When it cannot be written.
     pub fn secret(&self, name: &str, text: &str) {
-        let secrets = self.folder.path().join("secrets");
-        std::fs::create_dir_all(&secrets).expect("a folder for secrets");
-        std::fs::write(secrets.join(name), text).expect("a secret's file");
+        self.file(&format!("secrets/{name}"), text.as_bytes());
+    }
+
+    fn file(&self, name: &str, content: &[u8]) {
+        let path = self.folder.path().join(name);
+        let folder = path.parent().expect("invariant: a folder's name comes first");
+        std::fs::create_dir_all(folder).expect("a folder");
+        std::fs::write(path, content).expect("a file");
     }
 
     /// Replaces a part of the text.
@@ -91,6 +97,9 @@ impl Draft {
         }
     }
 }
+
+/// What the documented stack serves as a file.
+pub const AVATAR: &[u8] = include_bytes!("../../topology/stacks/static/avatar.jpg");
 
 /// Where access records go, relative to the topology file.
 const RECORDS: &str = "access.ndjson";

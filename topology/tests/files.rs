@@ -175,6 +175,10 @@ fn shipped_stacks_are_clean() {
     let mut seen = 0;
     for entry in fs::read_dir(repository().join("topology/stacks")).unwrap() {
         let path = entry.unwrap().path();
+        // What a stack serves stands beside it.
+        if path.is_dir() {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("# yaml-language-server: $schema=../schema.json\n"), "{path:?}");
         let topology = load(&path).unwrap_or_else(|error| panic!("{error}"));

@@ -7,7 +7,7 @@ use tests::clients::http::{Answer, Connection};
 use tests::fakes::issuer::Issuer;
 use tests::fakes::redis::Redis;
 use tests::fakes::upstream::Upstream;
-use tests::tier::{Draft, Stack};
+use tests::tier::{AVATAR, Draft, Stack};
 
 const PROFILE: &str = "/api/user/profile";
 
@@ -230,4 +230,35 @@ async fn an_issuer_that_is_away_costs_no_valid_request() {
         let answer = connect(&stack).await.get(PROFILE, &fields).await.unwrap();
         assert_eq!(answer.status, status);
     }
+}
+
+/// G22: the documented `/static/avatar.jpg`, through the edge, for everybody: with validators, in part, as
+/// a head; and no service is asked.
+#[tokio::test]
+async fn a_static_file_is_served_beside_the_api() {
+    let scene = Scene::documented().await;
+    let mut connection = scene.connect().await;
+    let path = "/static/avatar.jpg";
+    let whole = connection.get(path, &[]).await.unwrap();
+    assert_eq!((whole.status, whole.header("content-type")), (200, "image/jpeg"));
+    assert_eq!(whole.body, AVATAR);
+    let (tag, modified) = (whole.header("etag"), whole.header("last-modified"));
+    for condition in [("if-none-match", tag), ("if-modified-since", modified)] {
+        let same = connection.get(path, &[condition]).await.unwrap();
+        assert_eq!((same.status, same.header("etag"), same.body.len()), (304, tag, 0));
+    }
+    let part = connection.get(path, &[("range", "bytes=2-11"), ("if-range", tag)]).await.unwrap();
+    let range = format!("bytes 2-11/{}", AVATAR.len());
+    assert_eq!((part.status, part.header("content-range")), (206, range.as_str()));
+    assert_eq!(part.body, AVATAR[2..12]);
+    let head = tests::clients::http::request("HEAD", path, &[]).unwrap();
+    let head = connection.send(head).await.unwrap();
+    assert_eq!((head.status, head.header("content-length"), head.header("etag")), {
+        (200, whole.header("content-length"), tag)
+    });
+    assert!(head.body.is_empty());
+    assert_eq!(connection.get("/static/none", &[]).await.unwrap().status, 404);
+    assert_eq!(scene.reached(), 0);
+    let records = scene.stack.await_records(6).await;
+    assert!(records.iter().all(|record| record["route"] == "/static/*"), "{records:?}");
 }

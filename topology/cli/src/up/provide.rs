@@ -1,5 +1,5 @@
 //! What a topology names and a fresh machine lacks: certificates, role passwords with their
-//! verifiers, the hash key. Makes each once in the folder of the stack. Not for files that the
+//! verifiers, the hash key, folders of files. Makes each once in the folder of the stack. Not for files that the
 //! user brought: those are read, never written. Called by `up` before anything starts.
 //!
 //! Invariant: nothing outside of the folder is written.
@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use topology::units::{HostPattern, SecretRef};
 use topology::{Tls, Topology};
 
-use crate::up::folder::Folder;
+use crate::up::folder::{Folder, write_public};
 use crate::up::pki::{self, Fresh};
 use crate::up::plan::{Does, Plan, Role};
 use crate::up::secrets;
@@ -52,6 +52,7 @@ pub(crate) fn provide(
 ) -> anyhow::Result<Provided> {
     let mut provided = Provided::default();
     certificates(topology, folder, now, &mut provided)?;
+    files(topology, folder)?;
     for part in &plan.parts {
         if let Does::Primary(primary) = &part.does {
             for role in &primary.roles {
@@ -165,6 +166,17 @@ fn certificates(
     Ok(())
 }
 
+/// Folders that routes lead to: with a small picture, as beside the documented stack.
+fn files(topology: &Topology, folder: &Folder) -> anyhow::Result<()> {
+    for path in topology.gateways.iter().flat_map(|group| &group.files) {
+        let path = &path.directory.value;
+        if path.starts_with(folder.root()) && !path.exists() {
+            write_public(&path.join("avatar.jpg"), AVATAR)?;
+        }
+    }
+    Ok(())
+}
+
 /// A secret that is there: a password, or a verifier with the password perhaps beside it.
 fn known(secret: &str, password: &Path) -> anyhow::Result<Credential> {
     let password = if secret.starts_with("SCRAM-SHA-256$") || secret.starts_with("md5") {
@@ -191,6 +203,8 @@ fn within(path: &Path, folder: &Folder) -> anyhow::Result<()> {
     Ok(())
 }
 
+const AVATAR: &[u8] = include_bytes!("../../../stacks/static/avatar.jpg");
+
 /// What every certificate is for.
 const HOSTS: [&str; 4] = ["api.example", "localhost", "127.0.0.1", "::1"];
 
@@ -210,6 +224,7 @@ mod tests {
         let plan = Plan::new(&topology).expect("a plan");
         let first = provide(&topology, &plan, &folder, SystemTime::now()).expect("provided");
         assert_eq!(first.made.len(), 2, "{:?}", first.made);
+        assert_eq!(std::fs::read(scratch.path().join("static/avatar.jpg")).expect("there"), AVATAR);
         let second = provide(&topology, &plan, &folder, SystemTime::now()).expect("provided");
         assert_eq!(second.made, Vec::<String>::new());
         assert_eq!(first.password("app").expect("known"), second.password("app").expect("known"));

@@ -50,8 +50,8 @@ impl Source {
         })
     }
 
-    /// Writes the copy that the tiers read: in it a relative `file:` reference that exists beside
-    /// the user's file is absolute; all others stay, and mean what `up` makes in its folder.
+    /// Writes the copy that the tiers read: in it a relative `file:` or `files:` reference that exists
+    /// beside the user's file is absolute; all others stay, and mean what `up` makes in its folder.
     pub(crate) fn copy_to(&self, folder: &Folder) -> anyhow::Result<PathBuf> {
         let path = folder.path("topology.yaml");
         let text = match &self.base {
@@ -66,8 +66,13 @@ impl Source {
 fn absolute_references(text: &str, base: &Path) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("file:") {
-        let (before, reference) = rest.split_at(at + "file:".len());
+    let begin = |text: &str| {
+        let begins = ["file:", "files: ", "directory: "];
+        begins.into_iter().filter_map(|word| Some(text.find(word)? + word.len())).min()
+    };
+    while let Some(at) = begin(rest) {
+        let at = at + rest[at..].bytes().take_while(|b| matches!(b, b'"' | b' ')).count();
+        let (before, reference) = rest.split_at(at);
         let ends = |c: char| c.is_whitespace() || matches!(c, ',' | '}' | ']' | '"' | '\'');
         let (name, after) = reference.split_at(reference.find(ends).unwrap_or(reference.len()));
         out.push_str(before);
@@ -92,11 +97,14 @@ mod tests {
         let scratch = tempfile::tempdir().expect("a folder");
         let base = scratch.path();
         std::fs::write(base.join("my.pem"), "x").expect("written");
-        let text = "a: { chain: file:my.pem, key: file:other.key }\nb: \"file:/abs\"\n";
+        std::fs::create_dir(base.join("static")).expect("made");
+        let text = "a: { chain: file:my.pem, key: file:other.key }\nb: \"file:/abs\"\nc: [{ files: static }, { files: { directory: \"static\" } }, { files: none }]\n";
         let copied = absolute_references(text, base);
+        let (pem, files) = (base.join("my.pem"), base.join("static"));
         let expected = format!(
-            "a: {{ chain: file:{}, key: file:other.key }}\nb: \"file:/abs\"\n",
-            base.join("my.pem").display()
+            "a: {{ chain: file:{}, key: file:other.key }}\nb: \"file:/abs\"\nc: [{{ files: {files} }}, {{ files: {{ directory: \"{files}\" }} }}, {{ files: none }}]\n",
+            pem.display(),
+            files = files.display()
         );
         assert_eq!(copied, expected);
     }
