@@ -44,6 +44,7 @@ mod secured;
 mod servers;
 mod services2;
 mod split;
+mod store_loss;
 mod traces;
 mod traffic;
 mod upgrade;

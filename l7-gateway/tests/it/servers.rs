@@ -45,6 +45,17 @@ impl Redis {
         std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"))
     }
 
+    /// Stops it in the middle, as a machine that hangs: it answers nothing and refuses nothing.
+    pub(crate) fn freeze(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &id]).status().expect("kill").success());
+        let state = || std::fs::read_to_string(format!("/proc/{id}/stat")).expect("it is there");
+        // The signal is on its way until then.
+        while !state().contains(") T ") {
+            std::thread::yield_now();
+        }
+    }
+
     /// How often a command was run, as the server counts.
     pub(crate) async fn calls(&self, command: &str) -> u64 {
         let client = redis::Client::open(self.address()).expect("an address");
