@@ -15,6 +15,7 @@ mod endpoints;
 mod events;
 mod fakes;
 mod files;
+mod fleets;
 mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod forge;

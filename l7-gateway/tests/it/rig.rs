@@ -68,8 +68,13 @@ pub(crate) fn one(address: SocketAddr) -> Topology {
 
 impl Rig {
     pub(crate) fn new(topology: &Topology) -> Self {
-        let (group, instance) = topology.gateway("gw").expect("the instance");
-        let observer = Observer::new("gw");
+        Self::of(topology, "gw")
+    }
+
+    /// A worker of this instance.
+    pub(crate) fn of(topology: &Topology, name: &str) -> Self {
+        let (group, instance) = topology.gateway(name).expect("the instance");
+        let observer = Observer::new(name);
         let snapshot = Snapshot::build(group, &instance.name, &observer, None).expect("it builds");
         let log = Log::default();
         let dropped = observer.metrics.counter("dropped", "lost lines", &[]);
