@@ -264,6 +264,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
     let exporter = Exporter::new(count.get(), observer);
     let outboxes: Vec<_> = (0..count.get()).map(|i| exporter.outbox(i)).collect();
+    let exporting = exporter.start(Arc::clone(&published));
     let (name, ears) = (model.name.clone(), observer.clone());
     let (of_workers, sums) = (Arc::clone(&published), Arc::clone(&totals));
     let (crew, workers) = crew::start(count, &options, &connections, move |index| {
@@ -313,7 +314,6 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         workers: count.get(),
         routes: group.routes.len(),
     });
-    let exporting = exporter.start(published);
     let listeners = vec![(model.name.as_str().to_owned(), listen)];
     let observer = options.observer;
     Ok(Running {

@@ -80,6 +80,9 @@ impl Exporter {
 
     /// Starts it, inside a runtime.
     pub fn start(self, published: Arc<Published<Snapshot>>) -> Exporting {
+        // The first request may come before the exporter has had its first turn.
+        let wanted = wants_records(&published.load());
+        self.outboxes.iter().for_each(|outbox| outbox.want_records(wanted));
         let (ending, ended) = watch::channel(false);
         Exporting { ending, task: tokio::spawn(self.run(published, ended)) }
     }
@@ -96,7 +99,7 @@ impl Exporter {
             };
             let snapshot = published.load_full();
             let telemetry = &snapshot.group.telemetry;
-            let wanted = telemetry.records && telemetry.otlp.is_some();
+            let wanted = wants_records(&snapshot);
             let mut batch = Batch::default();
             for outbox in &self.outboxes {
                 outbox.want_records(wanted);
@@ -160,6 +163,12 @@ impl Exporter {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// Whether the collector takes records too.
+fn wants_records(snapshot: &Snapshot) -> bool {
+    let telemetry = &snapshot.group.telemetry;
+    telemetry.records && telemetry.otlp.is_some()
 }
 
 /// The end has come, and what was on its way has had its time.
