@@ -257,3 +257,15 @@ async fn a_misdirected_request_is_a_problem_and_a_record() {
     })
     .await;
 }
+
+/// Issue 4: docs/errors.md has the line of every kind.
+#[test]
+fn every_refusal_is_documented() {
+    let text = include_str!("../../../docs/errors.md");
+    let line = |kind: Kind| {
+        let row = kind.row();
+        format!("| {} | `{}` | {} |", row.status.as_u16(), row.code, row.title)
+    };
+    let missing: Vec<_> = Kind::ALL.into_iter().map(line).filter(|l| !text.contains(l)).collect();
+    assert!(missing.is_empty(), "add to docs/errors.md:\n{}", missing.join("\n"));
+}
