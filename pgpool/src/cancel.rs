@@ -51,7 +51,7 @@ fn find(worker: &Worker, key: &CancelKey) -> Option<Rc<Facts>> {
 /// The server cannot be reached.
 pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
     let Some(key) = &facts.key else { return Ok(()) };
-    let (mut io, _) = dialer.dial(facts.address).await?;
+    let mut io = dialer.dial(&facts.peer).await?.io;
     let mut out = Vec::new();
     startup::put_cancel(&mut out, key);
     io.write_all(&out).await?;

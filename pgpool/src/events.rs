@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use common::observe::{Event, Observer};
 pub use common::reload::events::ReloadRefused;
+use topology::pool::ServerAddress;
 use tracing::Level;
 
 /// A server let us in.
@@ -17,7 +18,7 @@ pub struct ServerConnected<'a> {
     /// As whom.
     pub user: &'a str,
     /// Where.
-    pub address: SocketAddr,
+    pub address: &'a ServerAddress,
 }
 
 impl Event for ServerConnected<'_> {
@@ -37,7 +38,7 @@ pub struct ServerFailed<'a> {
     /// As whom.
     pub user: &'a str,
     /// Where.
-    pub address: SocketAddr,
+    pub address: &'a ServerAddress,
     /// Why.
     pub cause: &'a dyn Display,
 }

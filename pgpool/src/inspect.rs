@@ -11,7 +11,7 @@ use common::observe::admin::{Inspect, Summary, Unit};
 use serde_json::{Value, json};
 
 use crate::control::Handle;
-use crate::snapshot::Credential;
+use crate::snapshot::{Credential, Database};
 use crate::worker::{Peers, Tally};
 
 /// A view of a running instance.
@@ -33,7 +33,7 @@ impl Inspect for Inspection {
             json!({
                 "name": database.name,
                 "server_name": database.server_name,
-                "servers": database.servers,
+                "servers": addresses(database),
                 "role": if database.is_replica { "replica" } else { "primary" },
                 "mode": format!("{:?}", database.mode).to_lowercase(),
                 "pool_size": database.pool_size,
@@ -86,10 +86,14 @@ impl Inspect for Inspection {
             json!({
                 "service": database.name,
                 "role": if database.is_replica { "replica" } else { "primary" },
-                "endpoints": database.servers,
+                "endpoints": addresses(database),
                 "connections": database.connections.now(),
             })
         });
         databases.collect()
     }
+}
+
+fn addresses(database: &Database) -> Vec<String> {
+    database.servers.iter().map(ToString::to_string).collect()
 }

@@ -13,7 +13,7 @@ use common::secret::{self, Missing, Secret, SecretError};
 use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
-use topology::pool::{Console, Group, Instance, PoolMode, Servers, Settings};
+use topology::pool::{Console, Group, Instance, PoolMode, ServerAddress, Servers, Settings};
 use topology::{Place, Topology};
 
 use crate::scram::{self, Verifier};
@@ -59,7 +59,7 @@ pub struct Database {
     /// The name on the server.
     pub server_name: String,
     /// Where its servers are; one for a primary.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<ServerAddress>,
     /// Whether these are replicas.
     pub is_replica: bool,
     /// When a server connection goes back.
@@ -271,8 +271,8 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
 fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<Database>> {
     let read = |database: &topology::pool::Database| {
         let (servers, is_replica) = match &database.servers {
-            Servers::Primary(address) => (vec![address.value], false),
-            Servers::Replicas(all) => (all.iter().map(|a| a.value).collect(), true),
+            Servers::Primary(address) => (vec![address.value.clone()], false),
+            Servers::Replicas(all) => (all.iter().map(|a| a.value.clone()).collect(), true),
         };
         let known = before.and_then(|snapshot| snapshot.databases.get(database.name.as_str()));
         Arc::new(Database {

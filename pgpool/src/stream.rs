@@ -1,5 +1,5 @@
-//! The byte streams of clients and servers behind one type: plain TCP, TLS over it, or anything
-//! in memory for tests. Not for what the bytes mean. Built by the listener and by connects.
+//! The byte streams of clients and servers behind one type: plain TCP, TLS over it, a unix socket,
+//! or anything in memory for tests. Not for what the bytes mean. Built by the listener and by connects.
 //!
 //! Invariant: a parked stream belongs to no runtime and can be sent to another thread; reading or
 //! writing it before it is revived is an error, never a wait that does not end.
@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
 /// Anything that carries bytes both ways.
@@ -24,6 +24,8 @@ pub enum Stream {
     Accepted(Box<server::TlsStream<Movable>>),
     /// A server over TLS.
     Connected(Box<client::TlsStream<Movable>>),
+    /// A server's socket of this host; it is never parked.
+    Unix(UnixStream),
     /// In memory; it is never parked.
     Memory(Box<dyn Carrier>),
 }
@@ -84,7 +86,7 @@ impl Stream {
             Self::Plain(socket) => Some(socket),
             Self::Accepted(tls) => Some(tls.get_mut().0),
             Self::Connected(tls) => Some(tls.get_mut().0),
-            Self::Memory(_) => None,
+            Self::Unix(_) | Self::Memory(_) => None,
         }
     }
 
@@ -100,6 +102,7 @@ impl std::fmt::Debug for Stream {
             Self::Plain(_) => "Plain",
             Self::Accepted(_) => "Accepted",
             Self::Connected(_) => "Connected",
+            Self::Unix(_) => "Unix",
             Self::Memory(_) => "Memory",
         })
     }
@@ -143,6 +146,7 @@ impl AsyncRead for Stream {
             Self::Plain(s) => Pin::new(s).poll_read(cx, into),
             Self::Accepted(s) => Pin::new(s).poll_read(cx, into),
             Self::Connected(s) => Pin::new(s).poll_read(cx, into),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, into),
             Self::Memory(s) => Pin::new(s).poll_read(cx, into),
         }
     }
@@ -158,6 +162,7 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Accepted(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Connected(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Memory(s) => Pin::new(s).poll_write(cx, bytes),
         }
     }
@@ -167,6 +172,7 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Accepted(s) => Pin::new(s).poll_flush(cx),
             Self::Connected(s) => Pin::new(s).poll_flush(cx),
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
             Self::Memory(s) => Pin::new(s).poll_flush(cx),
         }
     }
@@ -176,6 +182,7 @@ impl AsyncWrite for Stream {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Accepted(s) => Pin::new(s).poll_shutdown(cx),
             Self::Connected(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
             Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
         }
     }

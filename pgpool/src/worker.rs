@@ -20,6 +20,7 @@ use common::workers::WorkerId;
 use pgpool_wire::startup::{CancelKey, Startup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
+use topology::pool::ServerAddress;
 
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
@@ -27,7 +28,7 @@ use crate::admin::verbs::Hold;
 use crate::client::entry::{Ending, Entry};
 use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
 use crate::prepared::Statements;
-use crate::server::connect;
+use crate::server::connect::{self, Dialled};
 use crate::snapshot::{Held, Snapshot};
 use crate::stream::Stream;
 
@@ -61,19 +62,19 @@ pub struct Arrival {
 
 /// How servers are reached; tests put something in memory in its place.
 pub trait Dial: Send + Sync {
-    /// Connects; also gives our own end's address.
-    fn dial(&self, address: SocketAddr) -> Dialing;
+    /// Connects.
+    fn dial(&self, address: &ServerAddress) -> Dialing;
 }
 
 /// A connection being made.
-pub type Dialing = Pin<Box<dyn Future<Output = io::Result<(Stream, Option<SocketAddr>)>>>>;
+pub type Dialing = Pin<Box<dyn Future<Output = io::Result<Dialled>>>>;
 
 /// The network.
 pub struct Network;
 
 impl Dial for Network {
-    fn dial(&self, address: SocketAddr) -> Dialing {
-        Box::pin(connect::dial(address))
+    fn dial(&self, address: &ServerAddress) -> Dialing {
+        Box::pin(connect::dial(address.clone()))
     }
 }
 

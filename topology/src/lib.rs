@@ -63,6 +63,7 @@ pub mod gateway;
 pub mod identity;
 pub mod l4;
 pub mod model;
+pub mod pgbouncer;
 pub mod pool;
 pub mod problem;
 pub mod split;

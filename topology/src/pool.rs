@@ -3,8 +3,11 @@
 //!
 //! Invariant: every database has a primary, every user a name, and names are unique per group.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::Run;
@@ -64,14 +67,79 @@ pub struct Database {
     pub place: Place,
 }
 
+/// Where a PostgreSQL server is. Written as `ADDRESS:PORT`, `HOST:PORT`, or `unix:/FOLDER:PORT` for its
+/// socket `/FOLDER/.s.PGSQL.PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ServerAddress {
+    /// By number.
+    Ip(SocketAddr),
+    /// By name; looked up for each connection.
+    Name(Box<str>, u16),
+    /// A socket of this host, by its folder and port.
+    Unix(PathBuf, u16),
+}
+
+impl ServerAddress {
+    /// The number, where there is one.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Name(..) | Self::Unix(..) => None,
+        }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Ip(address) => address.port(),
+            Self::Name(_, port) | Self::Unix(_, port) => *port,
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name(host, port) => write!(f, "{host}:{port}"),
+            Self::Unix(folder, port) => write!(f, "unix:{}:{port}", folder.display()),
+        }
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Ip(address));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(())?;
+        let port = port.parse().map_err(|_| ())?;
+        if let Some(folder) = host.strip_prefix("unix:") {
+            let lawful = folder.starts_with('/') && folder.len() < 90;
+            return lawful.then(|| Self::Unix(folder.into(), port)).ok_or(());
+        }
+        let part = |part: &str| {
+            let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+            (1..=63).contains(&part.len()) && part.bytes().all(letter)
+        };
+        let host = host.strip_suffix('.').unwrap_or(host);
+        // Digits and dots alone are a number that went wrong.
+        let number = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let lawful = host.len() <= 253 && host.split('.').all(part) && !number;
+        lawful.then(|| Self::Name(host.into(), port)).ok_or(())
+    }
+}
+
 /// Which servers serve a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Servers {
     /// Reads and writes: the primary.
-    Primary(At<SocketAddr>),
+    Primary(At<ServerAddress>),
     /// Reads alone: any of these. Made for a database with replicas under the name of its
     /// `replica-alias` (default `NAME_ro`).
-    Replicas(Vec<At<SocketAddr>>),
+    Replicas(Vec<At<ServerAddress>>),
 }
 
 /// When a server connection goes back to its pool.
@@ -150,4 +218,24 @@ pub struct Settings {
     pub max_prepared_statements: u32,
     /// Run when a used server connection changes hands in session mode (default `DISCARD ALL`).
     pub server_reset_query: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_servers() {
+        let read = |text: &str| text.parse::<ServerAddress>();
+        for text in
+            ["127.0.0.1:5432", "[::1]:5432", "db-1.internal:5432", "unix:/run/postgresql:5432"]
+        {
+            assert_eq!(read(text).map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+        for text in
+            ["db", "db:", "db:x", ":1", "1.2.3:5", "a b:5", "unix:run:5", "a..b:5", "db:70000"]
+        {
+            assert_eq!(read(text), Err(()), "{text}");
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
-use topology::pool::PoolMode;
+use topology::pool::{PoolMode, ServerAddress};
 
 use super::verbs::Hold;
 use crate::client::entry::{ClientPhase, Entry};
@@ -97,7 +97,7 @@ pub struct ServerRow {
     /// What it does.
     pub phase: ServerPhase,
     /// Where.
-    pub address: SocketAddr,
+    pub address: ServerAddress,
     /// Our own end.
     pub local: Option<SocketAddr>,
     /// When it was made.
@@ -205,7 +205,7 @@ fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
         user: pool.user().name.clone(),
         database: pool.database().name.clone(),
         phase: facts.phase.get(),
-        address: facts.address,
+        address: facts.peer.clone(),
         local: facts.local,
         connected: ago(now.saturating_duration_since(facts.born)),
         requested: ago(now.saturating_duration_since(facts.used.get())),

@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use pgpool_wire::backend::{self, INT8, TEXT};
-use topology::pool::{PoolMode, Settings};
+use topology::pool::{PoolMode, ServerAddress, Settings};
 
 use super::report::{ClientRow, Report, ServerRow};
 use super::stats;
@@ -150,6 +150,15 @@ fn mode(mode: PoolMode) -> &'static str {
     }
 }
 
+/// As PgBouncer shows a server's host: a socket by its folder.
+fn host(address: &ServerAddress) -> String {
+    match address {
+        ServerAddress::Ip(address) => address.ip().to_string(),
+        ServerAddress::Name(host, _) => host.to_string(),
+        ServerAddress::Unix(folder, _) => folder.display().to_string(),
+    }
+}
+
 fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
@@ -256,7 +265,7 @@ fn servers(report: &Report) -> Table {
             server.database.as_str(),
             "none",
             server.phase.name(),
-            server.address.ip().to_string(),
+            host(&server.address),
             u64::from(server.address.port()),
             server.local.map_or_else(String::new, |local| local.ip().to_string()),
             server.local.map_or(0, |local| u64::from(local.port())),
@@ -286,7 +295,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
         let clients = report.clients.iter().filter(|c| c.database == database.name).count();
         row![
             database.name.as_str(),
-            database.servers.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>().join(","),
+            database.servers.iter().map(host).collect::<Vec<_>>().join(","),
             first.map_or(0, |address| u64::from(address.port())),
             database.server_name.as_str(),
             Cell::Null,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use topology::pool::ServerAddress;
 
 use super::{Pool, Welcome};
 use crate::events::{ServerConnected, ServerFailed};
@@ -147,7 +148,7 @@ impl Pool {
         match outcome.unwrap_or(Err(ConnectError::Timeout)) {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().worked(now);
-                self.enrol(&worker, address, ready, places, generation);
+                self.enrol(&worker, &address, ready, places, generation);
             }
             Err(fault) => {
                 drop(places);
@@ -159,15 +160,12 @@ impl Pool {
     }
 
     /// One server after the other until one lets us in, beginning with the least used.
-    async fn try_each(
-        &self,
-        worker: &Worker,
-    ) -> Result<(std::net::SocketAddr, Ready), ConnectError> {
+    async fn try_each(&self, worker: &Worker) -> Result<(ServerAddress, Ready), ConnectError> {
         let mut last = ConnectError::Unexpected;
         for address in self.by_load() {
             let attempt = async {
-                let (io, local) = worker.dialer.dial(address).await?;
-                connect::login(io, local, &self.database(), &self.user(), &self.caught).await
+                let dialled = worker.dialer.dial(&address).await?;
+                connect::login(dialled, &self.database(), &self.user(), &self.caught).await
             };
             match attempt.await {
                 Ok(ready) => return Ok((address, ready)),
@@ -175,7 +173,7 @@ impl Pool {
                     worker.observer.emit(ServerFailed {
                         database: &self.database().name,
                         user: &self.user().name,
-                        address,
+                        address: &address,
                         cause: &fault,
                     });
                     last = fault;
@@ -186,7 +184,7 @@ impl Pool {
     }
 
     /// The database's addresses: fewest connections of this pool first, in turn among equals.
-    fn by_load(&self) -> Vec<std::net::SocketAddr> {
+    fn by_load(&self) -> Vec<ServerAddress> {
         let mut all = self.database().servers.clone();
         let start = self.sizing.borrow().next;
         self.sizing.borrow_mut().next = start.wrapping_add(1);
@@ -200,7 +198,7 @@ impl Pool {
     fn enrol(
         &self,
         worker: &Worker,
-        address: std::net::SocketAddr,
+        address: &ServerAddress,
         ready: Ready,
         places: Places,
         generation: u64,
@@ -208,7 +206,8 @@ impl Pool {
         let now = worker.now();
         let facts = Rc::new(Facts {
             id: worker.next_server(),
-            address,
+            address: address.clone(),
+            peer: ready.peer,
             local: ready.local,
             key: ready.key,
             encrypted: ready.io.is_encrypted(),

@@ -11,7 +11,8 @@ use pgpool_wire::frame::{self, Found};
 use pgpool_wire::startup::{self, CancelKey};
 use pgpool_wire::{FrameError, Malformed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use topology::pool::ServerAddress;
 
 use super::auth::{Caught, Login, LoginError};
 use crate::snapshot::{Database, User};
@@ -27,6 +28,8 @@ pub struct Ready {
     pub io: Stream,
     /// Our end of it.
     pub local: Option<SocketAddr>,
+    /// Where it is.
+    pub peer: ServerAddress,
     /// Cancels its queries.
     pub key: Option<CancelKey>,
     /// All that it reported.
@@ -79,17 +82,35 @@ impl ConnectError {
     }
 }
 
-/// Connects over TCP.
+/// A connection that was made.
+pub struct Dialled {
+    /// The socket.
+    pub io: Stream,
+    /// Our own end.
+    pub local: Option<SocketAddr>,
+    /// Where it leads to: of a name, the address that answered, so that a cancel request goes there too.
+    pub peer: ServerAddress,
+}
+
+/// Connects: to the addresses of a name one after the other, until one answers.
 ///
 /// # Errors
 /// As the system says.
-pub async fn dial(address: SocketAddr) -> io::Result<(Stream, Option<SocketAddr>)> {
-    let socket = TcpStream::connect(address).await?;
+pub async fn dial(address: ServerAddress) -> io::Result<Dialled> {
+    let socket = match &address {
+        ServerAddress::Ip(address) => TcpStream::connect(address).await?,
+        ServerAddress::Name(host, port) => TcpStream::connect((&**host, *port)).await?,
+        ServerAddress::Unix(folder, port) => {
+            let socket = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?;
+            return Ok(Dialled { io: Stream::Unix(socket), local: None, peer: address });
+        }
+    };
     socket.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(std::time::Duration::from_secs(60));
     socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     let local = socket.local_addr().ok();
-    Ok((Stream::Plain(Movable::Live(socket)), local))
+    let peer = ServerAddress::Ip(socket.peer_addr()?);
+    Ok(Dialled { io: Stream::Plain(Movable::Live(socket)), local, peer })
 }
 
 /// Logs in over a connected stream. Cancelling closes it.
@@ -97,12 +118,12 @@ pub async fn dial(address: SocketAddr) -> io::Result<(Stream, Option<SocketAddr>
 /// # Errors
 /// The stream is of no use any more.
 pub async fn login(
-    mut io: Stream,
-    local: Option<SocketAddr>,
+    dialled: Dialled,
     database: &Database,
     user: &User,
     caught: &Caught,
 ) -> Result<Ready, ConnectError> {
+    let Dialled { mut io, local, peer } = dialled;
     let mut out = Vec::new();
     let parameters = [
         ("user", user.name.as_str()),
@@ -112,7 +133,7 @@ pub async fn login(
     startup::put_startup(&mut out, startup::V3_0, &parameters);
     io.write_all(&out).await?;
     let mut ready =
-        Ready { io, local, key: None, welcome: Vec::new(), variables: Variables::default() };
+        Ready { io, local, peer, key: None, welcome: Vec::new(), variables: Variables::default() };
     let mut login = Login::new(user, caught);
     let mut inside = false;
     let mut input = Vec::new();

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use pgpool_wire::startup::CancelKey;
 use tokio::time::Instant;
+use topology::pool::ServerAddress;
 
 use crate::relay::link::{Conversation, Wear};
 use crate::relay::outbox::Outbox;
@@ -41,8 +42,10 @@ pub struct Server {
 pub struct Facts {
     /// Numbers connections of this worker.
     pub id: u64,
+    /// Which of its database's servers it is.
+    pub address: ServerAddress,
     /// Where it is connected to.
-    pub address: SocketAddr,
+    pub peer: ServerAddress,
     /// Our own end.
     pub local: Option<SocketAddr>,
     /// Cancels its query.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use common::workers::WorkerId;
+use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
 use pgpool::stream::Stream;
 use pgpool::worker::{Arrival, Dial, Dialing, Message, Parts, Tally, Worker};
@@ -22,6 +23,7 @@ use pgpool_wire::startup::{self, CancelKey, Opening, Startup, V3_0};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use topology::pool::ServerAddress;
 
 /// Servers that answer `select` at once and `hang` never.
 #[derive(Default)]
@@ -41,7 +43,8 @@ pub(crate) struct Fake {
 struct Dialer(Arc<Fake>);
 
 impl Dial for Dialer {
-    fn dial(&self, _: SocketAddr) -> Dialing {
+    fn dial(&self, address: &ServerAddress) -> Dialing {
+        let peer = address.clone();
         let fake = Arc::clone(&self.0);
         Box::pin(async move {
             if fake.down.load(Ordering::SeqCst) {
@@ -49,7 +52,7 @@ impl Dial for Dialer {
             }
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             tokio::task::spawn_local(serve(fake, theirs));
-            Ok((Stream::Memory(Box::new(ours)), None))
+            Ok(Dialled { io: Stream::Memory(Box::new(ours)), local: None, peer })
         })
     }
 }

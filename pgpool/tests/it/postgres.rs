@@ -62,8 +62,7 @@ impl Postgres {
                 &path(&password),
             ],
         );
-        let hba =
-            "host all legacy all md5\nhost all open all trust\nhost all all all scram-sha-256\n";
+        let hba = "local all open trust\nlocal all all scram-sha-256\nhost all legacy all md5\nhost all open all trust\nhost all all all scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
         give_away(&data.join("pg_hba.conf"));
         let options = format!(
@@ -111,6 +110,11 @@ impl Postgres {
         let root = self.root().await;
         let sql = "select rolpassword from pg_authid where rolname = $1";
         root.query_one(sql, &[&role]).await.expect("role").get(0)
+    }
+
+    /// The folder of its socket.
+    pub(crate) fn sockets(&self) -> &Path {
+        self.folder.path()
     }
 
     fn data(&self) -> PathBuf {

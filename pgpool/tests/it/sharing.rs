@@ -120,6 +120,44 @@ async fn pipelines_and_large_values() {
     assert_eq!(count.await, 200_000);
 }
 
+/// P2, P7, T9: a server may be named, or have a socket of this host; cancels go the same way.
+#[tokio::test]
+async fn servers_by_name_and_by_socket() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let number = format!("127.0.0.1:{}", server.port);
+    let by_name = format!("localhost:{}", server.port);
+    let by_socket = format!("unix:{}:{}", server.sockets().display(), server.port);
+    let mut before = number.clone();
+    let address = "select coalesce(host(inet_server_addr()), 'a socket')";
+    for (written, reached) in
+        [(by_name, "127.0.0.1"), (by_socket, "a socket"), (number, "127.0.0.1")]
+    {
+        pooler.rewrite(|text| text.replace(&before, &written));
+        pooler.reload().await.unwrap_or_else(|fault| panic!("{fault}"));
+        for user in ["app", "other", "open"] {
+            let client = pooler.client(user).await;
+            let row = client.query_one(address, &[]).await.expect("row");
+            assert_eq!(row.get::<_, String>(0), reached, "{written}");
+            let token = client.cancel_token();
+            let over = std::cell::Cell::new(false);
+            let cancel = async {
+                while !over.get() {
+                    token.cancel_query(tokio_postgres::NoTls).await.expect("sent");
+                }
+            };
+            let query = async {
+                let fault =
+                    client.batch_execute("select pg_sleep(100)").await.expect_err("cancelled");
+                over.set(true);
+                assert_eq!(code(&fault), "57014");
+            };
+            tokio::join!(cancel, query);
+        }
+        before = written;
+    }
+}
+
 /// P5: the replica alias goes to replicas alone, and past one that is down.
 #[tokio::test]
 async fn replicas() {

@@ -8,6 +8,7 @@
 mod check;
 mod docs;
 mod fetch;
+mod import;
 mod key;
 mod replay;
 mod revoke;
@@ -31,6 +32,7 @@ struct Cli {
 enum What {
     Up(up::Args),
     Check(check::Args),
+    Import(import::Args),
     Token(token::Args),
     Key(key::Args),
     Revoke(revoke::Args),
@@ -46,6 +48,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Up(args) => up::run(args).await,
         What::Check(args) => check::run(&args),
+        What::Import(args) => import::run(&args),
         What::Token(args) => token::run(&args),
         What::Key(args) => key::run(args).await,
         What::Revoke(args) => revoke::run(args).await,

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use crate::pool::{Console, PoolMode};
+use crate::pool::{Console, PoolMode, ServerAddress};
 use crate::raw::schema::section;
 use crate::raw::{Named, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
@@ -41,10 +41,11 @@ section! {
 section! {
     /// A database as clients name it.
     Database {
-        /// The server for reads and writes, `ADDRESS:PORT`.
-        must "primary" primary: Typed<SocketAddr>,
+        /// The server for reads and writes: `ADDRESS:PORT`; `HOST:PORT`, looked up for each
+        /// connection; or `unix:/FOLDER:PORT`.
+        must "primary" primary: Typed<ServerAddress>,
         /// Servers for reads alone, offered to clients under `replica-alias`. Default: none.
-        may "replicas" replicas: Vec<Typed<SocketAddr>>,
+        may "replicas" replicas: Vec<Typed<ServerAddress>>,
         /// The name under which clients reach the replicas. Default: the database's name with
         /// `_ro`.
         may "replica-alias" replica_alias: Typed<Text>,

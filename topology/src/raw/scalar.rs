@@ -16,7 +16,7 @@ use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
-use crate::pool::{Console, PoolMode};
+use crate::pool::{Console, PoolMode, ServerAddress};
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
@@ -232,6 +232,20 @@ impl Scalar for SocketAddr {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "title": "`ADDRESS:PORT`", "pattern": "^(\\[.+\\]|[0-9.]+):[0-9]{1,5}$" })
+    }
+}
+
+impl Scalar for ServerAddress {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        foreign(text, "address of a server", Self::allowed())
+    }
+
+    fn allowed() -> String {
+        "ADDRESS:PORT, HOST:PORT or unix:/FOLDER:PORT".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "title": "`HOST:PORT` or `unix:/FOLDER:PORT`", "pattern": "^.+:[0-9]{1,5}$" })
     }
 }
 

@@ -124,8 +124,10 @@ fn pools<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
             let raw = &database.value;
             let servers = raw.primary.iter().chain(raw.replicas.iter().flatten());
             for server in servers.filter(|_| raw.run.is_some()) {
+                let Some(address) = server.value.ip() else { continue };
                 let who = format!("a server of database {}", database.name);
-                tcp(server, server.value.ip(), who, all);
+                let (host, at) = (host(address.ip()), &server.spot);
+                all.push(Claim { protocol: Protocol::Tcp, address, host, at, who });
             }
         }
     }

@@ -94,7 +94,11 @@ fn database(
     }
     let mut servers = HashSet::new();
     for server in raw.primary.iter().chain(&replicas) {
-        if !servers.insert(server.value) {
+        if raw.run.is_some() && server.value.ip().is_none() {
+            out.error(&server.spot, "`up` starts servers by number")
+                .allowed("ADDRESS:PORT beside `run`");
+        }
+        if !servers.insert(server.value.clone()) {
             let what = format!("{} is already a server of this database", server.value);
             out.error(&server.spot, what).allowed("each server once");
         }

@@ -244,14 +244,17 @@ fn postgres(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.pools {
         for database in group.databases.iter().filter(|database| is_run(database)) {
             let Servers::Primary(at) = &database.servers else { continue };
+            // The file's check allows nothing else beside `run`.
+            let Some(address) = at.value.ip() else { continue };
             let (primary, _) =
-                primaries.entry(at.value).or_insert_with(|| (Primary::default(), at.place));
+                primaries.entry(address).or_insert_with(|| (Primary::default(), at.place));
             insert(&mut primary.databases, database.server_name.clone());
             for role in roles(group) {
                 insert(&mut primary.roles, role);
             }
             for replica in replicas_of(group, database) {
-                replicas.entry(replica.value).or_insert((at.value, replica.place));
+                let Some(number) = replica.value.ip() else { continue };
+                replicas.entry(number).or_insert((address, replica.place));
             }
         }
     }
@@ -275,7 +278,7 @@ fn is_run(database: &pool::Database) -> bool {
 fn replicas_of<'a>(
     group: &'a pool::Group,
     database: &'a pool::Database,
-) -> impl Iterator<Item = &'a topology::At<SocketAddr>> {
+) -> impl Iterator<Item = &'a topology::At<pool::ServerAddress>> {
     let aliases = group.databases.iter().filter(|other| other.server_name == database.server_name);
     aliases.flat_map(|alias| match &alias.servers {
         Servers::Replicas(list) => list.as_slice(),
@@ -347,8 +350,8 @@ fn pools(topology: &Topology, parts: &mut Vec<Part>) {
 
 fn servers(database: &pool::Database) -> Vec<SocketAddr> {
     match &database.servers {
-        Servers::Primary(at) => vec![at.value],
-        Servers::Replicas(list) => list.iter().map(|at| at.value).collect(),
+        Servers::Primary(at) => at.value.ip().into_iter().collect(),
+        Servers::Replicas(list) => list.iter().filter_map(|at| at.value.ip()).collect(),
     }
 }
 

@@ -113,6 +113,36 @@ fn a_certificate_with_another_key_is_told_at_its_place() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
+/// P2, P4: a pgbouncer.ini with its includes and users becomes a file that `check` takes; nothing is
+/// overwritten, and secrets are their owner's alone.
+#[test]
+fn a_pgbouncer_configuration_is_imported() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = stack::folder("import");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    };
+    write(
+        "pgbouncer.ini",
+        "%include databases.ini\n[pgbouncer]\nauth_file = users.txt\nlogfile = x\n",
+    );
+    write("databases.ini", "[databases]\nshop = host=10.0.0.7 dbname=shop\n");
+    write("users.txt", "\"app\" \"correct horse\"\n");
+    let (ini, file) = (folder.path().join("pgbouncer.ini"), folder.path().join("pool.yaml"));
+    let import = || aqueduct().arg("import").arg(&ini).arg("-o").arg(&file).output().expect("run");
+    let output = import();
+    assert!(output.status.success(), "{output:?}");
+    let told = text(&output.stdout);
+    assert!(told.contains("pgbouncer.ini:5: logfile") && !told.contains("horse"), "{told}");
+    let secret = folder.path().join("secrets/1");
+    assert_eq!(std::fs::read_to_string(&secret).expect("written"), "correct horse");
+    assert_eq!(std::fs::metadata(&secret).expect("there").permissions().mode() & 0o777, 0o600);
+    let checked = aqueduct().arg("check").arg(&file).output().expect("run");
+    assert!(checked.status.success(), "{checked:?}");
+    let again = import();
+    assert_eq!(again.status.code(), Some(1), "{again:?}");
+}
+
 /// T4: the schema that the tool prints is the committed one; completions and man pages exist.
 #[test]
 fn the_tool_documents_itself() {

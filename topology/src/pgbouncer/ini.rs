@@ -1,0 +1,105 @@
+//! PgBouncer's configuration language: sections, `key = value`, connection strings, and the user list.
+//! Not for what the keys mean. Used by `pgbouncer` alone.
+//!
+//! Invariant: every line is a value, a comment, or a fault that names it.
+
+/// One `key = value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) number: u32,
+    pub(super) section: String,
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+/// What a text holds: its lines, and those that could not be read.
+pub(super) fn lines(text: &str) -> (Vec<Line>, Vec<(u32, String)>) {
+    let (mut all, mut faults, mut section) = (Vec::new(), Vec::new(), String::new());
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with([';', '#']) {
+            continue;
+        }
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.trim().to_ascii_lowercase();
+        } else if let Some((key, value)) = line.split_once('=') {
+            let key = key.trim();
+            // Names of databases may be quoted.
+            let plain = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
+            let key = plain.map_or_else(|| key.to_owned(), |key| key.replace("\"\"", "\""));
+            let value = value.trim().to_owned();
+            all.push(Line { number, section: section.clone(), key, value });
+        } else {
+            faults.push((number, format!("`{line}` is neither a section nor `key = value`")));
+        }
+    }
+    (all, faults)
+}
+
+/// The file that a line includes.
+pub(super) fn included(line: &str) -> Option<&str> {
+    let rest = line.trim().strip_prefix("%include")?;
+    rest.starts_with([' ', '\t']).then(|| rest.trim())
+}
+
+/// `host=a port=5 password='it''s'`; `None`: a quote is not closed, or a word has no `=`.
+pub(super) fn connection(text: &str) -> Option<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        let (key, after) = rest.split_once('=')?;
+        let after = after.trim_start();
+        let (value, left) = match after.strip_prefix('\'') {
+            Some(quoted) => quote(quoted)?,
+            None => {
+                let end = after.find(char::is_whitespace).unwrap_or(after.len());
+                let (value, left) = after.split_at(end);
+                (value.to_owned(), left)
+            }
+        };
+        all.push((key.trim().to_ascii_lowercase(), value));
+        rest = left.trim_start();
+    }
+    Some(all)
+}
+
+/// A text up to its quote, of which two stand for one; and what follows.
+fn quote(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut rest = text;
+    loop {
+        let (before, after) = rest.split_once('\'')?;
+        value.push_str(before);
+        match after.strip_prefix('\'') {
+            Some(more) => {
+                value.push('\'');
+                rest = more;
+            }
+            None => return Some((value, after)),
+        }
+    }
+}
+
+/// `"name" "secret"` per line, quotes doubled inside.
+pub(super) fn users(text: &str) -> Vec<(String, String)> {
+    let quoted = |text: &str| {
+        let mut rest = text.trim_start().strip_prefix('"')?;
+        let mut value = String::new();
+        loop {
+            let (before, after) = rest.split_once('"')?;
+            value.push_str(before);
+            match after.strip_prefix('"') {
+                Some(more) => {
+                    value.push('"');
+                    rest = more;
+                }
+                None => return Some((value, after.to_owned())),
+            }
+        }
+    };
+    let user = |line: &str| {
+        let (name, rest) = quoted(line)?;
+        Some((name, quoted(&rest)?.0))
+    };
+    text.lines().filter(|line| !line.trim_start().starts_with(';')).filter_map(user).collect()
+}

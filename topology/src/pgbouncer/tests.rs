@@ -1,0 +1,124 @@
+//! Configurations of PgBouncer and what they become. Run by the test harness.
+//!
+//! Invariant: what is written is read back with the file's own reader.
+
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::pool::{Console, PoolMode, Servers};
+
+fn read(imported: &Imported) -> crate::Topology {
+    let topology = crate::parse("imported.yaml", &imported.text, Path::new("/"));
+    topology.unwrap_or_else(|fault| panic!("{fault}\n{}", imported.text))
+}
+
+const INI: &str = "
+;; as Debian has it
+[databases]
+shop = host=db.internal port=5433 dbname='the shop' pool_size=7 pool_mode=statement
+local =
+\"odd name\" = host=10.0.0.7 connect_query='set x=''1''' user=forced password=hunter2
+* = host=fallback
+
+[users]
+app = pool_mode=session
+
+[pgbouncer]
+listen_addr = *
+listen_port = 6543
+unix_socket_dir = /run/postgresql
+auth_type = scram-sha-256
+auth_file = /etc/pgbouncer/userlist.txt
+auth_query = SELECT 1
+admin_users = root
+stats_users = monitor, app
+pool_mode = transaction
+max_client_conn = 400
+query_wait_timeout = 2.5
+server_lifetime = 1200
+server_reset_query = DISCARD \"ALL\"
+ignore_startup_parameters = extra_float_digits
+logfile = /var/log/pgbouncer.log
+nonsense
+";
+const USERS: &str =
+    "\"app\" \"SCRAM-SHA-256$4096:abc\"\n\"root\" \"it\"\"s\" \"\"\n;\"no\" \"no\"\n";
+
+/// P2, P4: names, modes, limits, users and their rights; and a note for all that is left out.
+#[test]
+fn a_configuration_is_translated() {
+    let imported = import(INI, Some(USERS));
+    let topology = read(&imported);
+    let group = &topology.pools[0];
+    assert_eq!(group.instances[0].listen.value.to_string(), "0.0.0.0:6543");
+    let database = |name: &str| {
+        let found = group.databases.iter().find(|database| database.name.as_str() == name);
+        let found = found.unwrap_or_else(|| panic!("no {name}: {}", imported.text));
+        let Servers::Primary(at) = &found.servers else { panic!("replicas") };
+        (at.value.to_string(), found.server_name.clone(), found.mode, found.pool_size.get())
+    };
+    let shop = ("db.internal:5433".to_owned(), "the shop".to_owned(), PoolMode::Statement, 7);
+    assert_eq!(database("shop"), shop);
+    assert_eq!(database("local").0, "unix:/run/postgresql:5432");
+    assert_eq!(database("odd name").2, PoolMode::Transaction);
+    let rights = |name: &str| {
+        let user = group.users.iter().find(|user| user.name.as_str() == name).expect("a user");
+        (user.console, user.secret.is_some())
+    };
+    assert_eq!(rights("root"), (Console::Admin, true));
+    assert_eq!(rights("app"), (Console::Stats, true));
+    assert!(group.users.iter().all(|user| user.name.as_str() != "monitor"), "anybody would get in");
+    let secret = |n: usize| (imported.secrets[n].0.as_str(), imported.secrets[n].1.as_str());
+    assert_eq!(secret(0), ("app", "SCRAM-SHA-256$4096:abc"));
+    assert_eq!(secret(1), ("root", "it\"s"));
+    assert_eq!(group.settings.max_client_conn.get(), 400);
+    assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
+    assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
+    let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
+    for word in [
+        "connect_query",
+        "user is not",
+        "password",
+        "each database",
+        "[users] app",
+        "auth_query",
+        "logfile",
+        "nonsense",
+        "monitor has no secret",
+    ] {
+        assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
+    }
+    assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
+}
+
+/// What PgBouncer does by default is written where it is not ours.
+#[test]
+fn defaults_are_those_of_pgbouncer() {
+    let topology = read(&import("[databases]\na = host=10.0.0.1\n", None));
+    let group = &topology.pools[0];
+    assert_eq!(group.databases[0].mode, PoolMode::Session);
+    assert_eq!(group.settings.max_client_conn.get(), 100);
+    assert_eq!(group.settings.query_wait_timeout, Duration::from_secs(120));
+}
+
+#[test]
+fn includes_and_user_lists_are_found() {
+    assert_eq!(included(" %include /etc/more.ini "), Some("/etc/more.ini"));
+    assert_eq!(included("%included x"), None);
+    assert_eq!(user_list(INI).as_deref(), Some("/etc/pgbouncer/userlist.txt"));
+    assert_eq!(user_list("[pgbouncer]\nauth_file =\n"), None);
+}
+
+proptest! {
+    /// O5: whatever the file says, the result reads back.
+    #[test]
+    fn what_is_written_is_lawful(
+        lines in proptest::collection::vec("\\[(pgbouncer|databases|users)\\]|(listen_port|listen_addr|pool_mode|max_client_conn|query_timeout|client_tls_sslmode|admin_users|shop|\"a\"\"b\"|\\*) = (host=[a-z0-9.:/,]{0,8} )?(port=[0-9]{0,6} )?['\"\\\\:a-z0-9. -]{0,12}", 0..12),
+        users in proptest::option::of("(\"[a-z:#\\\\ ]{0,5}\" \"[ -~]{0,5}\"\n){0,3}"),
+    ) {
+        read(&import(&lines.join("\n"), users.as_deref()));
+    }
+}
