@@ -1,6 +1,6 @@
 //! Small requests over HTTP or HTTPS, bounded in size and time: one GET on a connection of its own, or
 //! inquiries on kept ones. Not a client for services: that is `dispatch`. Called by `jwks` on the control
-//! runtime, and by stage 4 on workers.
+//! runtime, and by stages 3 and 4 on workers.
 //!
 //! Invariant: only the address from the topology file is asked, redirects are not followed.
 
@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::tls::TlsError;
 use common::tls::client::{self, Roots};
-use http::{HeaderMap, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -183,7 +183,7 @@ pub struct Inquiry {
 
 /// A kept connection; ends with its handle.
 struct Line {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -202,15 +202,23 @@ impl Inquiry {
         Self { whom, timeout, idle: RefCell::default() }
     }
 
-    /// Asks by a GET with these headers, and answers the status. Cancel safe.
-    pub async fn ask(&self, headers: HeaderMap) -> Result<StatusCode, FetchError> {
-        match timeout(self.timeout, self.exchange(headers)).await {
+    /// Asks by a GET with these headers, or by a POST where there is a body. Cancel safe.
+    pub async fn ask(
+        &self,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), FetchError> {
+        match timeout(self.timeout, self.exchange(&headers, &body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Timeout { host: self.whom.peer() }),
         }
     }
 
-    async fn exchange(&self, headers: HeaderMap) -> Result<StatusCode, FetchError> {
+    async fn exchange(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<(StatusCode, Bytes), FetchError> {
         loop {
             let kept = self.idle.borrow_mut().pop();
             let fresh = kept.is_none();
@@ -219,20 +227,20 @@ impl Inquiry {
                 Some(line) => line,
                 None => self.connect().await?,
             };
-            let response = match line.sender.send_request(self.request(&headers)?).await {
+            let response = match line.sender.send_request(self.request(headers, body)?).await {
                 Ok(response) => response,
                 // A kept connection may end as it is used; a question may be asked twice.
                 Err(_) if !fresh => continue,
                 Err(_) => return Err(FetchError::Broken { host: self.whom.peer() }),
             };
             let status = response.status();
-            // What is said beside the status is of no use, and read so that the connection can be kept.
             let read = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+            let read = read.map_err(|_| FetchError::Broken { host: self.whom.peer() })?;
             let mut idle = self.idle.borrow_mut();
-            if read.is_ok() && !line.sender.is_closed() && idle.len() < MOST_IDLE {
+            if !line.sender.is_closed() && idle.len() < MOST_IDLE {
                 idle.push(line);
             }
-            return Ok(status);
+            return Ok((status, read.to_bytes()));
         }
     }
 
@@ -263,12 +271,19 @@ impl Inquiry {
         Ok(Line { sender, _driver: AbortOnDropHandle::new(driver) })
     }
 
-    fn request(&self, headers: &HeaderMap) -> Result<Request<Empty<Bytes>>, FetchError> {
+    fn request(
+        &self,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<Request<Full<Bytes>>, FetchError> {
         let uri = &self.whom.uri;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request = Request::get(path)
+        let method = if body.is_empty() { Method::GET } else { Method::POST };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, self.whom.authority())
-            .body(Empty::new())
+            .body(Full::new(body.clone()))
             .map_err(|_| FetchError::Address(uri.to_string()))?;
         request.headers_mut().extend(headers.clone());
         Ok(request)

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
-    Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, KeySource,
-    SignedIdentity, Told, UnansweredIs, Ways,
+    Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, Introspection,
+    KeySource, SignedIdentity, Told, UnansweredIs, Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
@@ -138,7 +138,7 @@ pub struct Issuer {
     pub audiences: Vec<String>,
     /// Where its keys come from.
     pub keys: IssuerKeys,
-    /// Accepted algorithms; at least one, never `none`.
+    /// Accepted algorithms, never `none`; empty where the issuer is asked.
     pub algorithms: Vec<Algorithm>,
     /// Claim that names the user (default `sub`).
     pub user_claim: String,
@@ -165,6 +165,8 @@ pub enum IssuerKeys {
     JwksFile(At<SecretRef>),
     /// `key: file:PATH`: one PEM public key (or the secret of HS256).
     Key(At<SecretRef>),
+    /// `introspection`: none; the issuer is asked about each token (RFC 7662).
+    Asked(Introspection),
 }
 
 /// A signature algorithm (RFC 7518 §3.1, RFC 8037). `none` cannot be written.
@@ -415,6 +417,11 @@ impl Unplaced for Issuer {
             IssuerKeys::Url(at) => IssuerKeys::Url(at.unplaced()),
             IssuerKeys::JwksFile(at) => IssuerKeys::JwksFile(at.unplaced()),
             IssuerKeys::Key(at) => IssuerKeys::Key(at.unplaced()),
+            IssuerKeys::Asked(asked) => IssuerKeys::Asked(Introspection {
+                url: asked.url.unplaced(),
+                secret: asked.secret.unplaced(),
+                ..asked.clone()
+            }),
         };
         Self { keys, place: Place::default(), ..self.clone() }
     }

@@ -183,3 +183,18 @@ pub enum UnansweredIs {
     /// It goes on.
     Allowed,
 }
+
+/// How an issuer is asked about tokens (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introspection {
+    /// `http(s)://HOST[:PORT]/PATH`.
+    pub url: At<String>,
+    /// Who we are to it.
+    pub client: String,
+    /// What proves that.
+    pub secret: At<SecretRef>,
+    /// How long an answer is believed, within the token's `exp` (default 30 s).
+    pub keep: Duration,
+    /// How long an answer may take (default 1 s).
+    pub timeout: Duration,
+}

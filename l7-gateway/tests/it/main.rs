@@ -26,6 +26,7 @@ mod holders;
 mod identity;
 mod instance;
 mod interim;
+mod introspection;
 mod listeners;
 mod logs;
 mod mutual;

@@ -13,8 +13,8 @@ use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
     Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice,
-    Findings, Flag, FromTree, Mirror, Named, OneOrMany, Queue, SignedIdentity, SplitPart, Spot,
-    Telemetry, Text, Typed, Upstream,
+    Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany, Queue, SignedIdentity,
+    SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -164,7 +164,7 @@ section! {
 }
 
 section! {
-    /// Who may issue tokens. Exactly one of `jwks` and `key`.
+    /// Who may issue tokens. Exactly one of `jwks`, `key` and `introspection`.
     Issuer at spot {
         /// The exact `iss` claim.
         must "issuer" issuer: Typed<Text>,
@@ -174,8 +174,11 @@ section! {
         may "jwks" jwks: Typed<Text>,
         /// One PEM public key, or the secret of HS256: `file:PATH` or `env:NAME`.
         may "key" key: Typed<SecretRef>,
-        /// Accepted signature algorithms.
-        must "algorithms" algorithms: Vec<Typed<Algorithm>>,
+        /// The issuer is asked about each token: for tokens that are no JWT. What its answer says of `aud` and
+        /// `iss` must fit, if it says anything. Default: it is not.
+        may "introspection" introspection: Introspection,
+        /// Accepted signature algorithms. Default: none, which only `introspection` allows.
+        may "algorithms" algorithms: Vec<Typed<Algorithm>>,
         /// The claim that names the user. Default: `sub`.
         may "user" user: Typed<Text>,
         /// The claim with the scopes, a text with spaces or a list. Default: `scope`.

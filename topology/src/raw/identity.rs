@@ -111,3 +111,20 @@ impl FromTree for AuthorizeChoice {
         json_schema!({ "anyOf": [{ "enum": ["none"] }, Authorize::schema(generator)] })
     }
 }
+
+section! {
+    /// How an issuer of opaque tokens is asked about them (RFC 7662).
+    Introspection {
+        /// `http(s)://HOST[:PORT]/PATH`.
+        must "url" url: Typed<Text>,
+        /// Who the gateway is to it (HTTP Basic).
+        must "client" client: Typed<Text>,
+        /// What proves that: `file:PATH` or `env:NAME`.
+        must "secret" secret: Typed<SecretRef>,
+        /// How long an answer is believed, within the token's `exp`: also the longest time until a token
+        /// that was revoked there ends. Default: 30s.
+        may "keep" keep: Typed<Time>,
+        /// How long an answer may take; without one it is 503. Default: 1s.
+        may "timeout" timeout: Typed<Time>,
+    }
+}

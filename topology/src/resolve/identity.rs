@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::identity::{
-    Allow, ApiKeys, Authorize, Denylist, KeySource, SignedIdentity, UnansweredIs,
+    Allow, ApiKeys, Authorize, Denylist, Introspection, KeySource, SignedIdentity, UnansweredIs,
 };
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
@@ -84,15 +84,36 @@ pub(super) fn signed(
     })
 }
 
-/// Who else is asked whether a request may go on.
-pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Authorize> {
-    let url = raw.url?;
-    let rest = url.value.0.strip_prefix("http://").or(url.value.0.strip_prefix("https://"));
+/// How an issuer is asked about tokens.
+pub(super) fn introspection(
+    raw: raw::Introspection,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<Introspection> {
+    Some(Introspection {
+        url: url(raw.url?, out),
+        client: raw.client?.value.0,
+        secret: secret(raw.secret?, names),
+        keep: positive(raw.keep, Duration::from_secs(30), out),
+        timeout: positive(raw.timeout, Duration::from_secs(1), out),
+    })
+}
+
+/// The address of somebody who is asked over HTTP.
+fn url(typed: Typed<Text>, out: &mut Findings) -> At<String> {
+    let text = &typed.value.0;
+    let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"));
     let host = rest.and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
-    if host.is_empty() || host.contains('@') || url.value.0.contains([' ', '#']) {
-        out.error(&gateway::hidden(&url.spot, host.contains('@')), "nobody can be asked there")
+    if host.is_empty() || host.contains('@') || text.contains([' ', '#']) {
+        out.error(&gateway::hidden(&typed.spot, host.contains('@')), "nobody can be asked there")
             .allowed("http://HOST:PORT/PATH, https://HOST/PATH");
     }
+    At { value: typed.value.0, place: typed.spot.extent.place }
+}
+
+/// Who else is asked whether a request may go on.
+pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Authorize> {
+    let url = url(raw.url?, out);
     let mut headers = Vec::new();
     for typed in raw.headers.unwrap_or_default() {
         let name = typed.value.0.to_ascii_lowercase();
@@ -103,7 +124,7 @@ pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Autho
         headers.push(name);
     }
     Some(Authorize {
-        url: At { value: url.value.0, place: url.spot.extent.place },
+        url,
         timeout: positive(raw.timeout, Duration::from_millis(200), out),
         when_away: or(raw.when_away, UnansweredIs::Refused),
         headers,

@@ -318,11 +318,20 @@ impl Policies {
 fn issuer(entry: Entry<raw::Issuer>, names: &Names, out: &mut Findings) -> Option<(Issuer, Spot)> {
     let Entry { name, spot, value: raw } = entry;
     identity::free("issuer", &name, &spot, out);
-    super::filled(raw.algorithms.as_deref(), "algorithms", &spot, out);
     let algorithms = raw.algorithms.unwrap_or_default();
+    if algorithms.is_empty() != raw.introspection.is_some() && !out.wrong(&raw.spot) {
+        out.error(&raw.spot, "`algorithms` say how tokens are signed that nobody is asked about")
+            .allowed("`algorithms: [ES256]` with `jwks` or `key`, none with `introspection`");
+    }
     super::filled(raw.audience.as_ref().map(|all| &*all.0), "audience", &spot, out);
     secret_alone(&algorithms, raw.jwks.is_some(), out);
-    let keys = keys(&raw.spot, raw.jwks, raw.key, names, out);
+    let keys = match raw.introspection {
+        Some(asked) if raw.jwks.is_none() && raw.key.is_none() => {
+            identity::introspection(asked, names, out).map(IssuerKeys::Asked)
+        }
+        Some(_) => keys(&raw.spot, None, None, names, out),
+        None => keys(&raw.spot, raw.jwks, raw.key, names, out),
+    };
     if let Some(leeway) = &raw.leeway
         && leeway.value.0 > Duration::from_secs(300)
     {
@@ -372,8 +381,9 @@ fn keys(
         (None, Some(key)) => return Some(IssuerKeys::Key(secret(key, names))),
         (None, None) if out.wrong(at) => return None,
         _ => {
-            out.error(at, "an issuer has its keys in one place")
-                .allowed("exactly one of `jwks: URL`, `jwks: file:PATH`, `key: file:PATH`");
+            out.error(at, "an issuer has its keys in one place").allowed(
+                "exactly one of `jwks: URL`, `jwks: file:PATH`, `key: file:PATH`, `introspection`",
+            );
             return None;
         }
     };

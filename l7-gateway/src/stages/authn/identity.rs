@@ -35,6 +35,8 @@ pub(super) struct Facts {
     pub(super) plan: Option<Arc<str>>,
     /// When it ends, in milliseconds since the epoch.
     pub(super) expires: u64,
+    /// Until when that is believed without asking again, in milliseconds since the epoch.
+    pub(super) recheck: u64,
     /// By what else it can be revoked than by its subject.
     pub(super) marks: Marks,
 }
@@ -49,6 +51,7 @@ impl Facts {
             claims: Map::new(),
             plan: None,
             expires: u64::MAX,
+            recheck: u64::MAX,
             marks: Marks::default(),
         }
     }
@@ -155,6 +158,11 @@ impl Identity {
     /// The plan of a consumer.
     pub fn plan(&self) -> Option<&str> {
         self.facts.plan.as_deref()
+    }
+
+    /// Until when it is believed without asking again.
+    pub(super) fn recheck(&self) -> u64 {
+        self.facts.recheck
     }
 
     /// By what it can be revoked.

@@ -21,6 +21,7 @@ use topology::gateway::{Issuer, IssuerId, IssuerKeys, Unplaced as _};
 use topology::units::{At, IssuerName, Place, SecretRef};
 
 use super::events::{KeyRefused, KeysChanged, KeysTooOld, KeysUnavailable};
+use super::introspect::Office;
 use super::jwt::{JwtFault, Token, Verified};
 use super::key::{KeyFault, KeySet};
 use super::key_file::{self, Audience, SetFault};
@@ -111,6 +112,8 @@ pub struct Source {
     current: Published<Current>,
     /// Where to fetch; `None`: the keys came from a file and do not change.
     from: Option<HttpFetch>,
+    /// Who is asked about each token instead.
+    office: Option<Arc<Office>>,
     renewal: Renewal,
 }
 
@@ -165,6 +168,11 @@ impl Keys {
         self.sources.get(id.0).map(|source| &**source)
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.sources.len()
+    }
+
     /// Whose keys a token is to be checked with: of the issuers that the route allows, the one it
     /// names; of several with that name, the one with its audience.
     pub(super) fn select(
@@ -188,7 +196,23 @@ impl Keys {
 impl Source {
     fn new(issuer: &Issuer) -> Result<Self, KeysError> {
         let name = || issuer.name.clone();
+        let mut office = None;
         let (keys, from) = match &issuer.keys {
+            IssuerKeys::Asked(asked) => {
+                let place = asked.url.place;
+                let whom = HttpFetch::new(&asked.url.value)
+                    .map_err(|source| KeysError::Address { issuer: name(), place, source })?;
+                let secret = read(issuer, &asked.secret)?;
+                let unreadable = |source| KeysError::Unreadable {
+                    issuer: name(),
+                    place: asked.secret.place,
+                    source,
+                };
+                let text = secret.as_str().map_err(unreadable)?;
+                office = Office::new(whom, asked, text).map(Arc::new);
+                // No key verifies its tokens, and none is waited for.
+                (Some(KeySet::new()), None)
+            }
             IssuerKeys::Url(At { value, place }) => {
                 let from = HttpFetch::new(value).map_err(|source| KeysError::Address {
                     issuer: name(),
@@ -217,6 +241,7 @@ impl Source {
             issuer: issuer.clone(),
             current: Published::new(Current { generation: 1, keys }),
             from,
+            office,
             renewal: Renewal::default(),
         })
     }
@@ -237,6 +262,16 @@ impl Source {
     pub(super) fn generation(&self) -> Option<u64> {
         let current = self.current.load();
         current.keys.as_ref().map(|_| current.generation)
+    }
+
+    /// Who is asked about each of its tokens; `None`: they are verified.
+    pub(super) fn office(&self) -> Option<&Arc<Office>> {
+        self.office.as_ref()
+    }
+
+    /// The issuer.
+    pub(super) fn issuer(&self) -> &Issuer {
+        &self.issuer
     }
 
     /// Its issuer's `iss`.

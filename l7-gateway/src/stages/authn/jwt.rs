@@ -97,6 +97,9 @@ pub enum JwtFault {
         /// Seconds until `nbf`.
         wait: u64,
     },
+    /// Its issuer was asked, and does not know it or has ended it.
+    #[error("the token is not active")]
+    Inactive,
     /// `iat` lies in the future.
     #[error("the token was issued in the future")]
     IssuedLater,
@@ -131,6 +134,40 @@ impl<'t> Token<'t> {
         Ok(Self { signed: &text[..second], signature, algorithm, key_id, claims })
     }
 
+    /// What an issuer that was asked said of a token.
+    pub fn told(claims: Map<String, Value>) -> Self {
+        let (signature, algorithm) = (Vec::new(), String::new());
+        Self { signed: &[], signature, algorithm, key_id: None, claims }
+    }
+
+    /// Whether what an issuer said makes the token good (RFC 7662 §2.2): all but `active` is optional, and
+    /// must fit where it is there.
+    pub fn introspected(&self, issuer: &Issuer, now: u64) -> Result<Verified, JwtFault> {
+        if self.claims.get("active") != Some(&Value::Bool(true)) {
+            return Err(JwtFault::Inactive);
+        }
+        if self.claims.contains_key("iss") && self.issuer() != Some(issuer.issuer.as_str()) {
+            return Err(JwtFault::OtherIssuer);
+        }
+        if self.claims.contains_key("aud") && !self.is_for(&issuer.audiences) {
+            return Err(JwtFault::OtherAudience);
+        }
+        let leeway = millis(issuer.leeway);
+        let expires = match self.time("exp")? {
+            Some(expires) => {
+                check_expiry(expires, leeway, now)?;
+                expires
+            }
+            None => u64::MAX,
+        };
+        match self.time("nbf")? {
+            Some(begins) if now + leeway < begins => {
+                Err(JwtFault::Early { wait: (begins - now).div_ceil(1000) })
+            }
+            _ => self.said(issuer, expires),
+        }
+    }
+
     /// The `iss` claim, unverified: it only selects whose keys are tried.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.get("iss").and_then(Value::as_str)
@@ -161,6 +198,11 @@ impl<'t> Token<'t> {
             return Err(JwtFault::OtherAudience);
         }
         let expires = self.check_times(millis(issuer.leeway), now)?;
+        self.said(issuer, expires)
+    }
+
+    /// What it says, as far as later stages need it.
+    fn said(&self, issuer: &Issuer, expires: u64) -> Result<Verified, JwtFault> {
         Ok(Verified {
             user: self.user(&issuer.user_claim)?,
             scopes: self.scopes(&issuer.scope_claim)?,
@@ -294,7 +336,7 @@ impl<'t> Token<'t> {
 /// Whether a token that ends at `expires` may still be used at `now`: up to, and not on,
 /// `expires` + `leeway` (RFC 7519 §4.1.4); all in milliseconds.
 pub fn check_expiry(expires: u64, leeway: u64, now: u64) -> Result<(), JwtFault> {
-    if now < expires + leeway {
+    if now < expires.saturating_add(leeway) {
         Ok(())
     } else {
         Err(JwtFault::Expired { by: (now - expires) / 1000 })

@@ -19,6 +19,7 @@ use self::credentials::Presented;
 use self::denylist::{Denied, Denylist, DenylistError, Subject};
 use self::identity::{Facts, Marks};
 pub use self::identity::{Identity, Voucher};
+use self::introspect::{Introspector, Waited};
 pub use self::jwks::{Keys, KeysError};
 pub use self::jwt::JwtFault;
 use self::jwt::{Token, Verified};
@@ -33,6 +34,7 @@ pub mod credentials;
 pub mod denylist;
 pub mod events;
 mod identity;
+pub mod introspect;
 pub mod json;
 pub mod jwks;
 pub mod jwt;
@@ -103,6 +105,8 @@ pub struct Authn {
     vouchers: Arc<Vouchers>,
     /// Ends with this snapshot, so no token outlives the configuration it was verified under.
     cache: RefCell<Cache>,
+    /// By issuer: what this worker asks it, where it is asked.
+    introspectors: Vec<Option<Introspector>>,
 }
 
 /// Everybody who can say who a caller is, shared by all workers.
@@ -209,7 +213,10 @@ pub enum Plan {
 impl Authn {
     /// For one worker.
     pub fn new(vouchers: Arc<Vouchers>) -> Self {
-        Self { vouchers, cache: RefCell::default() }
+        let offices =
+            (0..vouchers.keys.len()).map(|id| vouchers.keys.source(IssuerId(id))?.office());
+        let introspectors = offices.map(|office| office.map(Introspector::new)).collect();
+        Self { vouchers, cache: RefCell::default(), introspectors }
     }
 
     async fn judge(
@@ -263,8 +270,23 @@ impl Authn {
         if let Some(known) = self.recall(token, allowed, now)? {
             return Ok(known);
         }
-        let parsed = Token::parse(token)?;
-        let (id, source) = self.vouchers.keys.select(&parsed, allowed)?;
+        let parsed = match Token::parse(token) {
+            // It says nothing by itself: there may be somebody to ask.
+            Err(JwtFault::Malformed) if self.asked(allowed).is_some() => None,
+            parsed => Some(parsed?),
+        };
+        let selected = parsed.as_ref().map(|parsed| self.vouchers.keys.select(parsed, allowed));
+        let asked = match &selected {
+            Some(Ok((id, _))) => Some(*id),
+            _ => self.asked(allowed),
+        };
+        if let Some((id, introspector)) = asked.and_then(|id| self.introspector(id)) {
+            return self.introspect(token, id, introspector, now).await;
+        }
+        let (Some(parsed), Some(selected)) = (parsed, selected) else {
+            return Err(JwtFault::Malformed.into());
+        };
+        let (id, source) = selected?;
         let (mut outcome, mut keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         let perhaps_new = outcome.as_ref().is_err_and(|fault| parsed.may_need_new_keys(fault));
         if perhaps_new && source.renew(Instant::now()).await {
@@ -284,6 +306,54 @@ impl Authn {
         Ok(identity)
     }
 
+    /// The first of these issuers that is asked about its tokens.
+    fn asked(&self, allowed: &[IssuerId]) -> Option<IssuerId> {
+        allowed.iter().copied().find(|id| self.introspector(*id).is_some())
+    }
+
+    fn introspector(&self, id: IssuerId) -> Option<(IssuerId, &Introspector)> {
+        Some((id, self.introspectors.get(id.0)?.as_ref()?))
+    }
+
+    /// Asks the issuer about a token; of many requests with one token, one asks.
+    async fn introspect(
+        &self,
+        token: &[u8],
+        id: IssuerId,
+        introspector: &Introspector,
+        now: u64,
+    ) -> Result<Rc<Identity>, AuthnError> {
+        if token.len() > jwt::LONGEST_TOKEN {
+            return Err(JwtFault::TooLong.into());
+        }
+        match introspector.wait(&Digest::of(token)).await {
+            Waited::Nobody => {}
+            Waited::Failed => return Err(AuthnError::KeysDown),
+            Waited::Answered => {
+                if let Some(known) = self.recall(token, &[id], now)? {
+                    return Ok(known);
+                }
+            }
+        }
+        let source = self.vouchers.keys.source(id).ok_or(AuthnError::KeysDown)?;
+        let kept = &self.vouchers.claims;
+        let answer = introspector.ask(token, source.issuer(), kept, now).await?;
+        let Verified { user, scopes, roles, expires, id: jti, issued } = answer.verified;
+        let facts = Facts {
+            scopes: scopes.into(),
+            roles: roles.into(),
+            claims: answer.claims,
+            expires,
+            recheck: answer.recheck,
+            marks: Marks { id: jti, issued, ..Marks::default() },
+            ..Facts::of(Voucher::Issuer(id))
+        };
+        let identity = Rc::new(Identity::new(&user, facts).ok_or(JwtFault::Unusable("user"))?);
+        let generation = source.generation().unwrap_or_default();
+        self.cache.borrow_mut().insert(token, Rc::clone(&identity), generation);
+        Ok(identity)
+    }
+
     /// A token this worker has verified before, if what that rested on still holds.
     fn recall(
         &self,
@@ -300,6 +370,9 @@ impl Authn {
         let Some(issuer) = known.issuer().filter(|issuer| allowed.contains(issuer)) else {
             return Ok(None);
         };
+        if now >= known.recheck() {
+            return Ok(None);
+        }
         let leeway = keys.source(issuer).map_or(0, jwks::Source::leeway);
         jwt::check_expiry(known.expires_at(), leeway, now)?;
         Ok(Some(known))

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::observe::Observer;
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -61,13 +62,13 @@ impl Authorizers {
         let url = asked.url.value.as_str();
         let Some(authorizer) = self.all.get(url) else { return Err(AuthzError::Unanswered) };
         let inquiry = authorizer.inquiry(asked.timeout);
-        let cause = match inquiry.ask(question(x, input, asked)).await {
-            Ok(status) if status.is_success() => None,
-            Ok(status) if status.is_client_error() => {
+        let cause = match inquiry.ask(question(x, input, asked), Bytes::new()).await {
+            Ok((status, _)) if status.is_success() => None,
+            Ok((status, _)) if status.is_client_error() => {
                 self.tell(authorizer, url, None);
                 return Err(AuthzError::Forbidden);
             }
-            Ok(status) => Some(format!("it answers {status}")),
+            Ok((status, _)) => Some(format!("it answers {status}")),
             Err(fault) => Some(fault.to_string()),
         };
         self.tell(authorizer, url, cause.as_deref());
