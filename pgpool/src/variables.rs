@@ -155,6 +155,19 @@ impl Variables {
         }
     }
 
+    /// Whether a setting has this value.
+    pub fn is(&self, name: &str, value: &Value) -> bool {
+        self.0.get(name.to_ascii_lowercase().as_str()) == Some(value)
+    }
+
+    /// Whether there is something to take over from what a server reports.
+    pub fn differs(&self, server: &Self) -> bool {
+        let news = |(name, value): (&Rc<str>, &Value)| {
+            matches!(value, Value::Reported(_)) && self.0.get(name) != Some(value)
+        };
+        server.0.iter().any(news)
+    }
+
     /// On a client: takes over what a server reports, which is how it understood what it was told.
     pub fn take_reported(&mut self, server: &Self) {
         for (name, value) in &server.0 {

@@ -156,9 +156,10 @@ pub async fn admit(
         .map_err(|name| Refusal::Protocol(format!("unsupported startup parameter: {name}")))?;
     let listed = list(worker, door, startup, address);
     let welcome = welcome(worker, &pool).await?;
-    memory.variables = welcome.variables.clone();
-    memory.variables.overlay(&asked);
-    memory.initial = Rc::new(memory.variables.clone());
+    let mut initial = welcome.variables.clone();
+    initial.overlay(&asked);
+    memory.initial = pool.shared(initial);
+    memory.variables = Rc::clone(&memory.initial);
     let mut out = Vec::new();
     greet(&welcome, &memory, &listed.entry, &mut out);
     door.write(&out).await?;

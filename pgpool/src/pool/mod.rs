@@ -20,6 +20,7 @@ use crate::fatal::Refusal;
 use crate::server::auth::Caught;
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
+use crate::variables::Variables;
 use crate::worker::Worker;
 use sizing::Sizing;
 use waiters::{Waiter, Waiters};
@@ -44,6 +45,8 @@ pub struct Pool {
     paused: Cell<bool>,
     generation: Cell<u64>,
     welcome: RefCell<Option<Rc<Welcome>>>,
+    /// Settings that clients began with lately.
+    initial: RefCell<Vec<Rc<Variables>>>,
     /// Counters at the ends of the last two periods.
     periods: Cell<[Counters; 2]>,
 }
@@ -53,7 +56,7 @@ pub struct Welcome {
     /// All that was reported.
     pub parameters: Vec<(String, String)>,
     /// What of that clients may change.
-    pub variables: crate::variables::Variables,
+    pub variables: Variables,
 }
 
 /// Counters of one pool, shown by metrics, SHOW STATS and the summary.
@@ -102,6 +105,9 @@ pub struct Totals {
     /// Errors that servers sent to clients, and our own.
     pub errors: Cell<u64>,
 }
+
+/// Ways to begin that are remembered; clients of more kinds have settings of their own.
+const MOST_ALIKE: usize = 16;
 
 /// How long PgBouncer's averages look back (its `stats_period`).
 pub const PERIOD: std::time::Duration = std::time::Duration::from_secs(60);
@@ -192,6 +198,7 @@ impl Pool {
             paused: Cell::new(false),
             generation: Cell::new(0),
             welcome: RefCell::default(),
+            initial: RefCell::default(),
             periods: Cell::default(),
         })
     }
@@ -338,6 +345,18 @@ impl Pool {
         !old && !server.talk.retire
             && !server.facts.condemned.get()
             && self.is_current(&server.facts)
+    }
+
+    /// The settings of a login, once for all clients that begin alike.
+    pub fn shared(&self, initial: Variables) -> Rc<Variables> {
+        let mut known = self.initial.borrow_mut();
+        if let Some(same) = known.iter().find(|other| ***other == initial) {
+            return Rc::clone(same);
+        }
+        let fresh = Rc::new(initial);
+        known.truncate(MOST_ALIKE - 1);
+        known.insert(0, Rc::clone(&fresh));
+        fresh
     }
 
     /// What servers said at login, once there was one.

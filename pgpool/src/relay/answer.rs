@@ -148,7 +148,7 @@ impl Answer<'_> {
         self.done(done, &[]);
         if matches!(reply, Reply::Drop) {
             // The query that made the server this client's own.
-            self.client.variables.take_reported(&self.server.variables);
+            self.client.take_reported(&self.server.variables);
             return Ok(false);
         }
         self.server.ready(self.client, status);

@@ -17,8 +17,8 @@ use crate::variables::{Value, Variables};
 pub struct Memory {
     /// Prepared statements.
     pub names: Names,
-    /// Settings.
-    pub variables: Variables,
+    /// Settings; the same value as other clients', as long as it has changed nothing.
+    pub variables: std::rc::Rc<Variables>,
     /// Settings as they were after its login: what `RESET` means.
     pub initial: std::rc::Rc<Variables>,
     /// Why it keeps its server.
@@ -42,6 +42,21 @@ pub struct Said {
     pub sent: u32,
     /// Bind.
     pub binds: u32,
+}
+
+impl Memory {
+    /// Settings that are about to become its own.
+    fn own(&mut self) -> &mut Variables {
+        std::rc::Rc::make_mut(&mut self.variables)
+    }
+
+    /// The server's queries for this client have been answered: what it reports is how it understood
+    /// them.
+    pub fn take_reported(&mut self, server: &Variables) {
+        if self.variables.differs(server) {
+            self.own().take_reported(server);
+        }
+    }
 }
 
 /// A setting that counts when its transaction commits.
@@ -158,7 +173,7 @@ impl Conversation {
                 client.pending.clear();
                 client.tie = None;
                 self.variables.take_unreported(&self.initial);
-                client.variables = (*client.initial).clone();
+                client.variables = std::rc::Rc::clone(&client.initial);
                 self.drifted = true;
                 self.wear = Wear::None;
                 return;
@@ -237,20 +252,21 @@ impl Conversation {
         if status != Status::Idle {
             return;
         }
-        for pending in client.pending.drain(..) {
+        for pending in std::mem::take(&mut client.pending) {
             self.drifted |= !matches!(pending, Pending::Set(_));
             match pending {
                 Pending::Set(setting) => {
                     let value = Value::Statement(std::rc::Rc::clone(&setting.statement));
-                    client.variables.set(&setting.name, value.clone());
+                    client.own().set(&setting.name, value.clone());
                     self.variables.set(&setting.name, value);
                 }
                 Pending::Reset(name) => {
-                    client.variables.restore(&name, &client.initial);
+                    let initial = std::rc::Rc::clone(&client.initial);
+                    client.own().restore(&name, &initial);
                     self.variables.remove_unreported(&name);
                 }
                 Pending::ResetAll => {
-                    client.variables = (*client.initial).clone();
+                    client.variables = std::rc::Rc::clone(&client.initial);
                     self.variables.take_unreported(&self.initial);
                 }
             }
@@ -264,7 +280,7 @@ impl Conversation {
         }
         let value = Value::Reported(std::rc::Rc::from(value));
         self.variables.set(name, value.clone());
-        !client.variables.set(name, value)
+        client.variables.is(name, &value) || !client.own().set(name, value)
     }
 
     /// There is no unnamed statement any more, by a message of the client's or of ours.

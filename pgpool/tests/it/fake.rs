@@ -36,6 +36,8 @@ pub(crate) struct Fake {
     pub(crate) logins: AtomicUsize,
     /// Refuse everybody.
     pub(crate) down: std::sync::atomic::AtomicBool,
+    /// Answer nobody who connects.
+    pub(crate) stuck: std::sync::atomic::AtomicBool,
     /// Cancel requests seen.
     pub(crate) cancels: AtomicUsize,
 }
@@ -49,6 +51,9 @@ impl Dial for Dialer {
         Box::pin(async move {
             if fake.down.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            if fake.stuck.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
             }
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             tokio::task::spawn_local(serve(fake, theirs));

@@ -115,3 +115,20 @@ async fn hostile_openings() {
     }
     pooler.client("app").await.query_one("select 1", &[]).await.expect("served");
 }
+
+/// P2: one client more than `max_client_conn` is refused; when one leaves there is room again. A cancel
+/// request needs no room.
+#[tokio::test]
+async fn max_client_conn() {
+    let server = Postgres::start().await;
+    let setup = Setup { settings: "max_client_conn: 2", ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let config = pooler.config("app", PASSWORD, "shop");
+    let (one, two) = (connect(&config).await.expect("room"), connect(&config).await.expect("room"));
+    let fault = connect(&config).await.expect_err("full");
+    assert_eq!(code(&fault), "53300");
+    two.cancel_token().cancel_query(tokio_postgres::NoTls).await.expect("taken");
+    drop(one);
+    while connect(&config).await.is_err() {}
+    two.query_one("select 1", &[]).await.expect("served");
+}

@@ -112,3 +112,107 @@ async fn drain() {
     })
     .await;
 }
+
+/// P2: `min_pool_size` servers are there before anybody needs them, and stay.
+#[tokio::test(start_paused = true)]
+async fn min_pool_size() {
+    local(async {
+        let bench = Bench::new(5, "min_pool_size: 3, server_idle_timeout: 1s");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 3);
+        assert_eq!(bench.fake.most.load(Ordering::SeqCst), 3);
+    })
+    .await;
+}
+
+/// P2: the reserve opens when somebody has waited `reserve_pool_timeout`, not before, and is closed
+/// when nobody waits any more.
+#[tokio::test(start_paused = true)]
+async fn reserve_pool() {
+    local(async {
+        let bench = Bench::new(1, "reserve_pool_size: 1, reserve_pool_timeout: 3s");
+        let (mut one, mut two) = (bench.client().await, bench.client().await);
+        assert_eq!(one.ask("begin").await, "CZ");
+        let begun = Instant::now();
+        assert_eq!(two.ask("select").await, "CZ");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(3) && took < Duration::from_millis(3300), "{took:?}");
+        assert_eq!(one.ask("commit").await, "CZ");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bench.fake.most.load(Ordering::SeqCst), 2);
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 1);
+    })
+    .await;
+}
+
+/// P2: a database's and a user's connections are bounded whatever the pool's size is.
+#[tokio::test(start_paused = true)]
+async fn connections_of_a_database_and_of_a_user() {
+    for limit in ["max_db_connections: 2", "max_user_connections: 2"] {
+        local(async {
+            let bench = Bench::new(9, limit);
+            let mut clients = Vec::new();
+            for _ in 0..12 {
+                clients.push(bench.client().await);
+            }
+            let work = clients.iter_mut().map(|client| async move {
+                for sql in ["begin", "select", "commit", "select"] {
+                    assert_eq!(client.ask(sql).await, "CZ");
+                }
+            });
+            futures_util::future::join_all(work).await;
+            assert_eq!(bench.fake.most.load(Ordering::SeqCst), 2, "{limit}");
+        })
+        .await;
+    }
+}
+
+/// P2: a server that is too old is closed when it is free, and never inside a transaction.
+#[tokio::test(start_paused = true)]
+async fn server_lifetime() {
+    local(async {
+        let bench = Bench::new(1, "server_lifetime: 5s");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("begin").await, "CZ");
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(client.ask("commit").await, "CZ");
+        assert_eq!(bench.fake.logins.load(Ordering::SeqCst), 1);
+        assert_eq!(client.ask("select").await, "CZ");
+        assert_eq!(bench.fake.logins.load(Ordering::SeqCst), 2);
+        assert_eq!(bench.fake.most.load(Ordering::SeqCst), 1, "one goes before another comes");
+    })
+    .await;
+}
+
+/// P2: a client that says nothing for too long is told and closed.
+#[tokio::test(start_paused = true)]
+async fn client_idle_timeout() {
+    local(async {
+        let bench = Bench::new(1, "client_idle_timeout: 4s");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        let begun = Instant::now();
+        assert_eq!(client.answer().await, "57P05$");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(4) && took < Duration::from_millis(4300), "{took:?}");
+    })
+    .await;
+}
+
+/// P2, O5: a server that takes connections and answers none is given up in time.
+#[tokio::test(start_paused = true)]
+async fn server_connect_timeout() {
+    local(async {
+        let bench = Bench::new(1, "server_connect_timeout: 6s, server_lifetime: 1s");
+        let mut client = bench.client().await;
+        bench.fake.stuck.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let begun = Instant::now();
+        assert_eq!(client.ask("select").await, "57P03$");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(6) && took < Duration::from_secs(7), "{took:?}");
+    })
+    .await;
+}
