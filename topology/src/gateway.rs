@@ -56,6 +56,8 @@ pub struct Group {
     pub signed_identity: Option<SignedIdentity>,
     /// Stage 5: the limits that policies name.
     pub limits: Vec<Limit>,
+    /// The claim of a token that names the caller's device, for limits by it.
+    pub device_claim: Option<String>,
     /// Stage 5: where counters of shared limits live; `None`: in each process.
     pub limit_store: Option<LimitStore>,
     /// Policy of a request that no route matches; `None`: such a request is 404 at once.
@@ -236,6 +238,8 @@ pub struct Limit {
     /// Whose budget: each combination of these has its own. Never empty, each once, in the order of
     /// [`LimitBy`].
     pub by: Vec<LimitBy>,
+    /// Charged to callers with one of these plans alone; empty: to everybody.
+    pub plans: Vec<String>,
     /// How much.
     pub allows: Allowance,
     /// Where its key stands.
@@ -264,7 +268,8 @@ impl Limit {
     /// and by nothing that only a token tells.
     pub fn is_early(&self) -> bool {
         let early = |by: &LimitBy| matches!(by, LimitBy::Address | LimitBy::Route);
-        self.by.contains(&LimitBy::Address) && self.by.iter().all(early)
+        let anybody = self.plans.is_empty();
+        anybody && self.by.contains(&LimitBy::Address) && self.by.iter().all(early)
     }
 }
 
@@ -277,8 +282,12 @@ pub struct LimitId(pub usize);
 pub enum LimitBy {
     /// The client's address (IPv6: its /64). Charged before authentication.
     Address,
-    /// The verified user; anonymous requests are not charged.
+    /// The verified user, or whoever else the caller is; anonymous requests are not charged.
     User,
+    /// The consumer whose API key was shown; others are not charged.
+    Consumer,
+    /// The device that the caller's token names in [`Group::device_claim`]; others are not charged.
+    Device,
     /// All callers of one route together.
     Route,
     /// Everybody together.

@@ -1,6 +1,7 @@
 //! Limits from the outside: who is refused when, what is told, what reaches the service.
 
 use l7_gateway::snapshot::Snapshot;
+use l7_gateway::stages::authn::api_key::{Digest, Record, file};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
@@ -305,6 +306,89 @@ async fn requests_under_way_are_bounded() {
         drop(first);
         serving.await.expect("it ends with its client");
         assert_eq!(status(&ask("/a").await.0), 200);
+    })
+    .await;
+}
+
+/// G7, G10: consumers have the quota of their plan; users are not charged for it, nor consumers of
+/// another plan.
+#[tokio::test]
+async fn consumers_have_the_quota_of_their_plan() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys.ndjson");
+        for (key, consumer, plan) in [
+            ("aqk_gold-gold-gold-gold-1", "acme", Some("gold")),
+            ("aqk_gold-gold-gold-gold-2", "acme", Some("gold")),
+            ("aqk_free-free-free-free", "tiny", Some("free")),
+            ("aqk_none-none-none-none", "none", None),
+        ] {
+            let record = Record {
+                consumer: consumer.into(),
+                plan: plan.map(Into::into),
+                ..Record::default()
+            };
+            file::append(&path, &Digest::of(key.as_bytes()), &record).expect("written");
+        }
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let limits = format!(
+            "    api-keys:
+      partners: {{ from: \"file:{}\", header: X-API-Key }}
+    limits:
+      gold-day: {{ by: consumer, plan: gold, rate: 3/d, algorithm: fixed-window }}
+      free-day: {{ by: consumer, plan: [free, trial], rate: 1/d, algorithm: fixed-window }}
+    routes:
+      - {{ path: /*, to: user, auth: [riders, partners], limits: [gold-day, free-day] }}",
+            path.display()
+        );
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &issuers.gateway(&limits)));
+        let key = |key: &str| format!("X-API-Key: aqk_{key}\r\n");
+        let asked = [
+            (key("gold-gold-gold-gold-1"), 200),
+            (key("gold-gold-gold-gold-2"), 200),
+            (key("gold-gold-gold-gold-1"), 200),
+            (key("gold-gold-gold-gold-2"), 429),
+            (key("free-free-free-free"), 200),
+            (key("free-free-free-free"), 429),
+            (key("none-none-none-none"), 200),
+            (key("none-none-none-none"), 200),
+            (user(&issuers, 1), 200),
+            (user(&issuers, 1), 200),
+        ];
+        for (nth, (lines, expected)) in asked.into_iter().enumerate() {
+            assert_eq!(status(&rig.get("/a", &lines).await), expected, "{nth}");
+        }
+    })
+    .await;
+}
+
+/// G10: a device is what a verified token names, never what a header says.
+#[tokio::test]
+async fn a_device_is_a_verified_claim() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let limits = "    device-claim: device
+    limits:
+      device: { by: device, rate: 2/h }
+    routes:
+      - { path: /*, to: user, auth: riders, limits: [device] }";
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &issuers.gateway(limits)));
+        let with = |user: u32, device: serde_json::Value| {
+            let claims = rider(json!({ "userId": user, "device": device }));
+            bearer(&issuers.riders.token("ES256", None, &claims)) + "X-Device-Id: other\r\n"
+        };
+        let asked = [
+            (with(1, json!("phone-1")), 200),
+            (with(2, json!("phone-1")), 200),
+            (with(1, json!("phone-1")), 429),
+            (with(1, json!("phone-2")), 200),
+            (user(&issuers, 1), 200),
+        ];
+        for (nth, (lines, expected)) in asked.into_iter().enumerate() {
+            assert_eq!(status(&rig.get("/a", &lines).await), expected, "{nth}");
+        }
     })
     .await;
 }

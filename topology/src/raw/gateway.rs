@@ -49,6 +49,8 @@ section! {
         may "signed-identity" signed_identity: SignedIdentity,
         /// Budgets that routes are charged to, by name. Default: none.
         may "limits" limits: Named<Limit>,
+        /// The claim of a token that names the caller's device, for limits `by: device`. Default: none.
+        may "device-claim" device_claim: Typed<Text>,
         /// Where counters live that all instances share. Default: in each process.
         may "limit-store" limit_store: LimitStore,
         /// What a route has unless it says otherwise. Default: nothing is asked.
@@ -194,9 +196,12 @@ section! {
 section! {
     /// One budget. Exactly one of `rate` and `concurrent`.
     Limit {
-        /// Whose: each client `address` (IPv6: its /64; charged before authentication), each
-        /// `user`, each `route`, or `all` together; a list counts each combination.
+        /// Whose: each client `address` (IPv6: its /64; charged before authentication), each `user`
+        /// (or whoever a key or certificate says it is), each `consumer` of API keys, each `device` (by
+        /// `device-claim`), each `route`, or `all` together; a list counts each combination.
         must "by" by: OneOrMany<Typed<LimitBy>>,
+        /// Charged to callers of these plans alone: the quota of a plan. Default: to everybody.
+        may "plan" plan: OneOrMany<Typed<Text>>,
         /// How much, `100/min`. Exactly one of `rate` and `concurrent`.
         may "rate" rate: Typed<Rate>,
         /// How many requests may be under way at a time, until the last byte of their answers; each

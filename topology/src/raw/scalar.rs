@@ -471,6 +471,8 @@ words! {
     LimitBy {
         "address" => Self::Address,
         "user" => Self::User,
+        "consumer" => Self::Consumer,
+        "device" => Self::Device,
         "route" => Self::Route,
         "all" => Self::All,
     }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::gateway::{
-    AccessLog, Expected, Files, Front, Group, Instance, LimitStore, Mirror, Predicate, Route,
-    RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Expected, Files, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate,
+    Route, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
@@ -55,6 +55,13 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let store = cache::store(raw.cache, out);
     let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let (issuers, api_keys, limits) = policies.finish(&routes, certified, out);
+    let device_claim = raw.device_claim.map(|typed| typed.value.0);
+    if let (None, Some(limit)) =
+        (&device_claim, limits.iter().find(|l| l.by.contains(&LimitBy::Device)))
+    {
+        out.error(&spot, format!("`{}` counts devices, but nothing says what one is", limit.name))
+            .allowed("`device-claim: NAME`, the claim of a token that names it");
+    }
     Group {
         name: GroupName::new(&name),
         instances,
@@ -65,6 +72,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         issuers,
         api_keys,
         limits,
+        device_claim,
         identity_headers: raw
             .identity_headers
             .unwrap_or_default()

@@ -299,11 +299,13 @@ impl Policies {
                 );
             }
         }
+        let known = [LimitBy::User, LimitBy::Consumer, LimitBy::Device];
         for (index, (limit, at)) in self.limits.iter().enumerate() {
             let counts = |policy: &RoutePolicy| {
                 policy.auth != Auth::None && policy.limits.contains(&LimitId(index))
             };
-            let used = limit.by.contains(&LimitBy::User) && self.used_limits.contains(&index);
+            let used =
+                limit.by.iter().any(|by| known.contains(by)) && self.used_limits.contains(&index);
             if used && !out.failed() && !routes.iter().any(|(route, _)| counts(&route.policy)) {
                 let what = format!("`{}` counts users, but no route knows who calls", limit.name);
                 out.warning(at, what).hint("add `auth: ISSUER`, or count by address".to_owned());
@@ -430,7 +432,9 @@ fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> 
         }
     };
     let by = counted_by(&raw.by?, &spot, out);
-    let limit = Limit { name: LimitName::new(&name), by, allows, place: spot.extent.place };
+    let plans = raw.plan.into_iter().flat_map(|plans| plans.0).map(|plan| plan.value.0).collect();
+    let place = spot.extent.place;
+    let limit = Limit { name: LimitName::new(&name), by, plans, allows, place };
     Some((limit, spot))
 }
 
@@ -461,7 +465,8 @@ fn rated(
 /// Whose budget a limit is, each once.
 fn counted_by(by: &OneOrMany<Typed<LimitBy>>, spot: &Spot, out: &mut Findings) -> Vec<LimitBy> {
     if by.0.is_empty() {
-        out.error(spot, "`by` names nobody").allowed("address, user, route or all");
+        out.error(spot, "`by` names nobody")
+            .allowed("address, user, consumer, device, route or all");
     }
     if by.0.len() > 1
         && let Some(all) = by.0.iter().find(|one| one.value == LimitBy::All)

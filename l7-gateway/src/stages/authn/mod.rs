@@ -194,6 +194,7 @@ fn claims(group: &Group) -> Vec<Box<str>> {
         Told::Claim(name) => Some(name.as_str()),
         _ => None,
     }));
+    names.extend(group.device_claim.as_deref());
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(Box::from).collect()

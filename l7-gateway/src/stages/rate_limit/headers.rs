@@ -48,7 +48,7 @@ impl Told {
             }
             Allowance::Concurrent(most) => format!("{name};q={most};qu=\"concurrent-requests\""),
         };
-        let own = limit.by.iter().any(|by| matches!(by, LimitBy::Address | LimitBy::User));
+        let own = limit.by.iter().any(|by| !matches!(by, LimitBy::Route | LimitBy::All));
         Self { own, name: name.into(), policy: value(&policy) }
     }
 
@@ -104,6 +104,7 @@ mod tests {
         let limit = |allows| Limit {
             name: LimitName::new("us\"er"),
             by: vec![LimitBy::User],
+            plans: Vec::new(),
             allows,
             place: Place::default(),
         };

@@ -81,6 +81,7 @@ pub struct Limits {
     routes: Vec<Arc<str>>,
     /// Names of the issuers where there are several: then a user's name alone says nothing.
     issuers: Vec<Box<str>>,
+    device_claim: Option<Box<str>>,
     table: Table,
     store: Option<(Arc<Store>, Place)>,
     observer: Observer,
@@ -89,6 +90,8 @@ pub struct Limits {
 #[derive(Debug)]
 struct Rule {
     by: Vec<LimitBy>,
+    /// Charged to callers of these plans alone; empty: to everybody.
+    plans: Vec<String>,
     /// Charged before authentication.
     early: bool,
     /// Counts those under way, in this process.
@@ -114,6 +117,7 @@ impl Limits {
             && store(one) == store(other)
             && routes(one) == routes(other)
             && issuers(one) == issuers(other)
+            && one.device_claim == other.device_claim
     }
 
     /// For the limits of a group; connects to nothing.
@@ -122,6 +126,7 @@ impl Limits {
         let rule = |limit: &topology::gateway::Limit| {
             Ok(Rule {
                 by: limit.by.clone(),
+                plans: limit.plans.clone(),
                 early: limit.is_early(),
                 concurrent: matches!(limit.allows, Allowance::Concurrent(_)),
                 prefix: format!("ratelimit:{}:{}:", group.name, limit.name).into(),
@@ -147,6 +152,7 @@ impl Limits {
             } else {
                 Vec::new()
             },
+            device_claim: group.device_claim.as_deref().map(Box::from),
             table,
             store: store.transpose()?,
             observer,
@@ -166,8 +172,12 @@ impl Limits {
     }
 
     /// Whom a limit charges for this request; `None`: nobody.
-    fn subject(&self, by: &[LimitBy], x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
-        match by {
+    fn subject(&self, rule: &Rule, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
+        let plan = caller.and_then(Identity::plan);
+        if !rule.plans.is_empty() && !rule.plans.iter().any(|one| Some(one.as_str()) == plan) {
+            return None;
+        }
+        match &rule.by[..] {
             [one] => self.one(*one, x, caller),
             several => {
                 let each = several.iter().map(|one| self.one(*one, x, caller));
@@ -180,12 +190,24 @@ impl Limits {
         match by {
             LimitBy::Address => Some(Subject::address(x.peer.address())),
             LimitBy::User => caller.map(|identity| Subject::User(self.user(identity))),
+            LimitBy::Consumer => caller?.consumer().map(|name| Subject::Consumer(name.into())),
+            LimitBy::Device => self.device(caller?).map(Subject::Device),
             LimitBy::Route => {
                 let route = x.candidate.route().and_then(|id| self.routes.get(id.0));
                 Some(Subject::Route(route.map_or_else(|| Arc::from(""), Arc::clone)))
             }
             LimitBy::All => Some(Subject::All),
         }
+    }
+
+    /// A device by its name; one that says nothing, or no text, is none.
+    fn device(&self, identity: &Identity) -> Option<Arc<str>> {
+        let name = identity.claim(self.device_claim.as_deref()?)?.as_str()?;
+        // Issuers name devices apart from each other.
+        Some(match identity.issuer().and_then(|id| self.issuers.get(id.0)) {
+            Some(issuer) => format!("{issuer}:{name}").into(),
+            None => name.into(),
+        })
     }
 
     fn user(&self, identity: &Identity) -> Arc<str> {
@@ -215,6 +237,8 @@ fn write_subject(subject: &Subject, key: &mut String) {
     let _ = match subject {
         Subject::Address(address) => write!(key, "address:{address}"),
         Subject::User(user) => write!(key, "user:{user}"),
+        Subject::Consumer(name) => write!(key, "consumer:{name}"),
+        Subject::Device(name) => write!(key, "device:{name}"),
         Subject::Route(route) => write!(key, "route:{route}"),
         Subject::All => write!(key, "all"),
         Subject::Each(several) => {
@@ -277,7 +301,7 @@ impl Limiter {
             let rule = self.limits.rules.get(id.0).filter(|rule| rule.early == early);
             let twice = charges.iter().any(|other| other.limit == *id);
             if let (Some(rule), false) = (rule, twice)
-                && let Some(subject) = self.limits.subject(&rule.by, x, caller)
+                && let Some(subject) = self.limits.subject(rule, x, caller)
             {
                 charges.push(Charge { limit: *id, subject });
             }
@@ -388,7 +412,7 @@ impl Filter for RateLimit {
         for id in &input.policy.limits {
             let rule = self.limiter.limits.rules.get(id.0).filter(|rule| !rule.early);
             let subject = rule.and_then(|rule| {
-                let subject = self.limiter.limits.subject(&rule.by, x, caller)?;
+                let subject = self.limiter.limits.subject(rule, x, caller)?;
                 trace.note(Stage::RateLimit, || self.limiter.limits.key(rule, &subject));
                 Some(subject)
             });

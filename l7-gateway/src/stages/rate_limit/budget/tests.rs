@@ -14,6 +14,7 @@ fn limit(algorithm: LimitAlgorithm, count: u32, per: Duration, burst: u32) -> Li
     Limit {
         name: LimitName::new("user"),
         by: vec![LimitBy::User],
+        plans: Vec::new(),
         allows: Allowance::Rate {
             rate: Rate { count: NonZeroU32::new(count).unwrap(), per },
             burst: NonZeroU32::new(burst).unwrap(),

@@ -26,6 +26,10 @@ pub enum Subject {
     Address(IpAddr),
     /// A verified user, told apart by issuer where there are several.
     User(Arc<str>),
+    /// The consumer of an API key.
+    Consumer(Arc<str>),
+    /// A device that a verified token names, told apart by issuer where there are several.
+    Device(Arc<str>),
     /// A route by its name.
     Route(Arc<str>),
     /// Everybody.
