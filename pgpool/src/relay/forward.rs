@@ -170,12 +170,16 @@ impl Forward<'_> {
     /// `RESET`, `DISCARD ALL`: to the server they mean its own login, to the client its own. What
     /// it asked for then is set again before anything else is said.
     fn reset(&mut self, trace: Trace, length: usize, edit: &mut Edit<'_>) -> bool {
-        if !self.server.ledger.is_empty() {
+        // Only what ends with ReadyForQuery is sure to be answered: the rest is not waited for.
+        if self.server.ledger.owes_ready() {
             return false;
         }
+        let alone = self.server.ledger.owes_nobody();
         edit.pass(length);
         self.query(trace);
-        edit.put(|out| self.server.set_again(self.client, out));
+        if alone {
+            edit.put(|out| self.server.set_again(self.client, out));
+        }
         true
     }
 
@@ -188,7 +192,7 @@ impl Forward<'_> {
         length: usize,
         edit: &mut Edit<'_>,
     ) -> Result<bool, Refusal> {
-        if self.server.ledger.may_forget() || self.server.ledger.changes(name.as_bytes()) {
+        if self.server.ledger.may_forget() || self.server.ledger.decides(name.as_bytes()) {
             return Ok(false);
         }
         match self.client.names.find(name.as_bytes()).map(Rc::clone) {

@@ -246,6 +246,15 @@ impl Ledger {
         self.due.iter().any(ready)
     }
 
+    /// Whether all that is due answers messages of ours.
+    pub fn owes_nobody(&self) -> bool {
+        let ours = |due: &Due| {
+            matches!(due, Due::Query(To::Pool, _) | Due::Close(To::Pool, _))
+                || matches!(due, Due::Parse(To::Pool, ..) | Due::CloseUnnamed(To::Pool))
+        };
+        self.due.iter().all(ours)
+    }
+
     /// Whether what is due changes what a name means.
     pub fn changes(&self, name: &[u8]) -> bool {
         self.renames > 0 && self.due.iter().any(|due| due.renames() == Some(name))
