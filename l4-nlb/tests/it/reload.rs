@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use l4_nlb::{Change, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,9 +29,18 @@ fn file(listeners: &[(&str, &str, SocketAddr)], endpoints: &[SocketAddr]) -> Top
     topology::parse("test.yaml", &text, Path::new(".")).unwrap()
 }
 
-/// An address that is free; nobody else listens there while the listener is kept.
+/// An address that nobody has, and that no flow of another test is given meanwhile: the ports that
+/// the kernel gives away by itself begin at 32768 (ip(7), `ip_local_port_range`).
 pub(crate) async fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Relaxed).wrapping_add(std::process::id().wrapping_mul(61));
+        let port = 10_000 + u16::try_from(number % 22_000).unwrap();
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(at).await.is_ok() && UdpSocket::bind(at).await.is_ok() {
+            return at;
+        }
+    }
 }
 
 /// An endpoint that sends back what it gets.

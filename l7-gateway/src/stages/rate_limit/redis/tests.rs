@@ -317,7 +317,8 @@ fn a_wrong_address() {
     assert!(fault.contains("host") && !fault.contains("s3cret"), "{fault}");
 }
 
-/// Three nodes of a cluster on ports that were free a moment ago.
+/// Three nodes of a cluster, on ports below those that the kernel gives to sockets by itself (ip(7),
+/// `ip_local_port_range`), so that no other test has one of them a moment later.
 struct Cluster {
     nodes: Vec<Child>,
     ports: Vec<u16>,
@@ -327,7 +328,11 @@ struct Cluster {
 impl Cluster {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let first = std::process::id() % 20_000;
+        let mut ports = (first..).map(|n| 10_000 + u16::try_from(n % 22_000).unwrap());
+        let mut free = || {
+            ports.find_map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).ok()).unwrap()
+        };
         let held: Vec<_> = (0..6).map(|_| free()).collect();
         let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
         drop(held);
