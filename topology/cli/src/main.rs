@@ -8,6 +8,7 @@
 mod check;
 mod docs;
 mod fetch;
+mod graph;
 mod import;
 mod key;
 mod replay;
@@ -32,6 +33,7 @@ struct Cli {
 enum What {
     Up(up::Args),
     Check(check::Args),
+    Graph(graph::Args),
     Import(import::Args),
     Token(token::Args),
     Key(key::Args),
@@ -48,6 +50,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Up(args) => up::run(args).await,
         What::Check(args) => check::run(&args),
+        What::Graph(args) => graph::run(&args),
         What::Import(args) => import::run(&args),
         What::Token(args) => token::run(&args),
         What::Key(args) => key::run(args).await,
@@ -67,5 +70,6 @@ const EXAMPLES: &str = "\
 Examples:
   aqueduct up                                      the documented stack, from nothing to ready
   aqueduct check topology.yaml                     every problem at once, with its place
+  aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
   aqueduct token --user 98765 --scope user:read    a token for curl
   aqueduct replay udp --players 50                 game traffic, with a report";

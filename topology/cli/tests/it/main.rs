@@ -4,6 +4,7 @@
 //!
 //! Invariant: nothing that a test starts outlives it.
 
+mod graph;
 mod stack;
 
 use std::process::Command;

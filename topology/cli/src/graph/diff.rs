@@ -1,0 +1,53 @@
+//! What a change of the file adds to the picture and takes away. Not for values that are not drawn:
+//! those are seen in the file. Called by `mod`.
+//!
+//! Invariant: all of the new picture is in the outcome, and all of the old that is gone.
+
+use super::wiring::{Box, Line, Mark, Row, Wiring};
+
+/// The new picture with the old one's remains.
+pub(crate) fn marked(old: Wiring, mut new: Wiring) -> Wiring {
+    for one in &mut new.boxes {
+        match old.find(&one.id) {
+            Some(before) => rows(before, one),
+            None => added(one),
+        }
+    }
+    for mut gone in old.boxes {
+        if new.find(&gone.id).is_none() {
+            gone.mark = Mark::Removed;
+            gone.rows.iter_mut().for_each(|row| row.mark = Mark::Removed);
+            new.boxes.push(gone);
+        }
+    }
+    let same = |a: &Line, b: &Line| a.from == b.from && a.to == b.to;
+    for line in &mut new.lines {
+        if !old.lines.iter().any(|before| same(before, line)) {
+            line.mark = Mark::Added;
+        }
+    }
+    for mut gone in old.lines {
+        if !new.lines.iter().any(|line| same(line, &gone)) {
+            gone.mark = Mark::Removed;
+            new.lines.push(gone);
+        }
+    }
+    new
+}
+
+fn added(one: &mut Box) {
+    one.mark = Mark::Added;
+    one.rows.iter_mut().for_each(|row| row.mark = Mark::Added);
+}
+
+/// A row that says something else now is one that went and one that came.
+fn rows(before: &Box, one: &mut Box) {
+    let has = |rows: &[Row], row: &Row| rows.iter().any(|r| r.id == row.id && r.text == row.text);
+    let gone: Vec<Row> = before.rows.iter().filter(|row| !has(&one.rows, row)).cloned().collect();
+    for row in &mut one.rows {
+        if !has(&before.rows, row) {
+            row.mark = Mark::Added;
+        }
+    }
+    one.rows.extend(gone.into_iter().map(|row| Row { mark: Mark::Removed, ..row }));
+}
