@@ -32,6 +32,7 @@ use crate::engine::http2::Http2;
 use crate::engine::stall::Stall;
 use crate::events::{HandshakeRefused, Http2Abused, ProxyHeaderRefused};
 use crate::exchange::{Exchange, Peer, Received, Stage, Transport};
+use crate::hints::Hints;
 use crate::ids::{RequestId, TraceParent};
 use crate::pipeline::Pipeline;
 use crate::snapshot::Snapshot;
@@ -222,6 +223,7 @@ impl Line {
         head: Box<Parts>,
         body: BodySource,
         fault: Option<Fault>,
+        hints: Option<Hints>,
     ) -> Emitted {
         let site = self.worker.site();
         let front = &site.snapshot.group.front;
@@ -234,6 +236,7 @@ impl Line {
         let record = Record::new(&self.worker.sink);
         let peer = Rc::clone(&self.peer);
         let mut x = Exchange::new(peer, Instant::now(), SystemTime::now(), ids, record);
+        x.hints = hints;
         if let Some(took) = self.handshake.take() {
             x.progress.enter(Stage::Tls);
             x.progress.spend(Stage::Tls, took);

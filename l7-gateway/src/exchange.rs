@@ -18,6 +18,7 @@ use topology::gateway::{RoutePolicy, RouteTo};
 
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
+use crate::hints::Hints;
 use crate::ids::{RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
@@ -189,6 +190,8 @@ pub struct Exchange {
     pub candidate: Candidate,
     /// `Origin` of a cross-origin request, for the CORS response side.
     pub origin: Option<HeaderValue>,
+    /// Where interim answers go, if the client can be told any.
+    pub hints: Option<Hints>,
     /// The request is a gRPC call: answers of ours are told in its way.
     pub grpc: bool,
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
@@ -476,6 +479,7 @@ impl Exchange {
             notes: None,
             candidate: Candidate::Unmatched,
             origin: None,
+            hints: None,
             grpc: false,
             limit_headers: Vec::new(),
             cookies: Vec::new(),

@@ -1,5 +1,6 @@
-//! Headers that concern one connection and end with it. Not for headers that only we may set: stage
-//! 2 scrubs those. Called by stage 2 for requests and by stage 9 for services' answers.
+//! Headers that concern one connection and end with it, and those that name what is inside. Not for
+//! headers that only we may set: stage 2 scrubs those. Called by stage 2 for requests, by stage 9 for
+//! services' answers and by `hints` for interim ones.
 //!
 //! Invariant: what a peer says about its connection never reaches the next one.
 
@@ -22,6 +23,22 @@ pub fn hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
 }
+
+/// Removes from an answer, interim or final, what services may say to us but not to clients.
+pub fn internal(headers: &mut HeaderMap) {
+    if headers.keys().any(|name| INTERNAL.contains(name)) {
+        for name in INTERNAL {
+            headers.remove(name);
+        }
+    }
+}
+
+const INTERNAL: [HeaderName; 4] = [
+    HeaderName::from_static("x-internal-server"),
+    HeaderName::from_static("x-powered-by"),
+    HeaderName::from_static("x-user-id"),
+    header::SERVER,
+];
 
 fn is_hop(name: &HeaderName) -> bool {
     matches!(

@@ -51,6 +51,7 @@ pub mod exchange;
 pub mod fetch;
 pub mod grpc;
 pub mod halt;
+pub mod hints;
 pub mod hops;
 pub mod ids;
 pub mod inspect;

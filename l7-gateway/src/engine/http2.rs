@@ -169,7 +169,7 @@ impl Service<Request<Incoming>> for Exchanges {
         let line = Rc::clone(&self.line);
         let (head, body) = request.into_parts();
         Box::pin(async move {
-            match line.exchange(Box::new(head), body.into(), None).await {
+            match line.exchange(Box::new(head), body.into(), None, None).await {
                 // To a client that asked for a tunnel, success means that it has one (RFC 8441 §5).
                 Emitted::Answer(response)
                     if websocket.is_some() && response.status().is_success() =>

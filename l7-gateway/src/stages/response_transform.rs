@@ -5,22 +5,14 @@
 
 use std::sync::Arc;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
 use crate::halt::Halt;
-use crate::hops::hop_by_hop;
+use crate::hops::{hop_by_hop, internal};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
-
-/// What services may say to us but not to clients.
-const INTERNAL: [HeaderName; 4] = [
-    HeaderName::from_static("x-internal-server"),
-    HeaderName::from_static("x-powered-by"),
-    HeaderName::from_static("x-user-id"),
-    header::SERVER,
-];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -62,11 +54,7 @@ impl Filter for ResponseTransform {
         if input.by == AnsweredBy::Service {
             hop_by_hop(headers);
         }
-        if headers.keys().any(|name| INTERNAL.contains(name)) {
-            for name in INTERNAL {
-                headers.remove(name);
-            }
-        }
+        internal(headers);
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
             headers.insert(name, value.clone());
         }

@@ -253,7 +253,7 @@ async fn hostile_services_are_cut_off() {
             let rig = Rig::new(&http2(&[hostile, well.address], ", max-attempts: 1"));
             let answers = [rig.get("/", "").await, rig.get("/", "").await];
             let good = answers.iter().filter(|a| a.contains("fine")).count();
-            let bad = answers.iter().filter(|a| a.starts_with("HTTP/1.1 502 ")).count();
+            let bad = answers.iter().filter(|a| a.contains("HTTP/1.1 502 ")).count();
             assert_eq!((good, bad, asked.get()), (1, 1, 1), "{answers:?}");
         }
     })

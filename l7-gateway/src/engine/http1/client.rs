@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
+use http::{HeaderMap, StatusCode, Version};
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
@@ -20,7 +21,9 @@ use crate::body::{BodyFault, BodySource, Intake};
 use crate::codec::body::{Decoder, Piece};
 use crate::codec::head::{self, HeadLimits};
 use crate::codec::request::{self, Expect, Head};
+use crate::codec::write::{self, Framing};
 use crate::codec::{BodyLength, Fault};
+use crate::hints::{self, Hearer, Hints};
 use crate::link::Link;
 
 /// What came instead of silence: a request, or something that is none.
@@ -39,6 +42,8 @@ pub(super) struct Client<IO> {
     watcher: Option<Waker>,
     /// Of the exchange under way.
     number: u64,
+    /// Interim answers that it may still be told before its answer.
+    hints: u32,
 }
 
 impl<IO> fmt::Debug for Client<IO> {
@@ -51,7 +56,7 @@ impl<IO> Client<IO> {
     pub(super) fn new(io: IO, limits: HeadLimits) -> Self {
         let link = Link::new(io);
         let (decoder, word) = (Decoder::NONE, Word::Said);
-        Self { link, limits, scanned: 0, decoder, word, watcher: None, number: 0 }
+        Self { link, limits, scanned: 0, decoder, word, watcher: None, number: 0, hints: 0 }
     }
 
     /// Whether a part of a head is there.
@@ -84,6 +89,7 @@ impl<IO> Client<IO> {
     /// The final answer begins: nothing is said before it any more.
     pub(super) fn answering(&mut self) {
         self.word = Word::Said;
+        self.hints = 0;
     }
 
     fn read(&mut self, bytes: &Bytes) -> Came {
@@ -95,6 +101,9 @@ impl<IO> Client<IO> {
             Expect::Nothing => Word::Said,
         };
         self.number += 1;
+        // RFC 9110 §15.2: HTTP/1.0 knows none.
+        let knows = head.parts.version == Version::HTTP_11;
+        self.hints = if knows { hints::MOST } else { 0 };
         Ok(head)
     }
 }
@@ -184,6 +193,11 @@ struct Gone;
 const EARLY: usize = 16 * 1024;
 
 impl<IO: AsyncWrite + Unpin> Client<IO> {
+    /// Lets interim answers leave.
+    pub(super) fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.link.has_output() { self.link.poll_flush(cx) } else { Poll::Ready(Ok(())) }
+    }
+
     /// Tells a client that waits to go on; false if it cannot be told anything. Nothing else is ever
     /// written by who reads a body: once the answer has begun, its sender alone waits for room.
     fn poll_word(&mut self, cx: &mut Context<'_>) -> bool {
@@ -200,6 +214,16 @@ impl<IO: AsyncWrite + Unpin> Client<IO> {
             }
         }
         true
+    }
+}
+
+impl<IO> Hearer for Client<IO> {
+    fn hear(&mut self, exchange: u64, status: StatusCode, fields: &HeaderMap) {
+        // Never at the cost of memory: who does not read does without.
+        if exchange == self.number && self.hints > 0 && !self.link.is_full() {
+            self.hints -= 1;
+            write::response(self.link.output(), status, fields, Framing::Silent, b"");
+        }
     }
 }
 
@@ -247,6 +271,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Intake for Client<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + 'static> Connection<IO> {
+    /// The way of interim answers to the request whose head was just read.
+    pub(super) fn hints(&self) -> Hints {
+        let client = Rc::downgrade(&self.client);
+        Hints::new(client, self.client.borrow().number)
+    }
+
     /// The body of the request whose head was just read.
     pub(super) fn body(&self, length: BodyLength) -> BodySource {
         let left = match length {

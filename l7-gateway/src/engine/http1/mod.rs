@@ -139,15 +139,20 @@ impl<IO: Wire + 'static> Connection<IO> {
     /// What becomes of a request; `None`: its client has gone.
     async fn exchange(&self, came: Came) -> Option<Emitted> {
         let listening = came.is_ok();
+        let hints = listening.then(|| self.hints());
         let (parts, body, fault) = match came {
             Ok(Head { parts, body, .. }) => (parts, self.body(body), None),
             Err(fault) => (refused(), BodySource::Nothing, Some(fault)),
         };
         // Boxed: an idle connection is not to carry its size.
-        let mut exchange = Box::pin(self.line.exchange(parts, body, fault));
+        let mut exchange = Box::pin(self.line.exchange(parts, body, fault, hints));
         poll_fn(|cx: &mut Context<'_>| {
             if let Poll::Ready(emitted) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(Some(emitted));
+            }
+            // Hints leave as they come; those that nobody takes wait for the answer.
+            if let Poll::Ready(Err(_)) = self.client.borrow_mut().poll_told(cx) {
+                return Poll::Ready(None);
             }
             // An end here would look like a client that has gone before its refusal.
             if listening {

@@ -25,6 +25,7 @@ use super::{Dispatch, Lane, Plan};
 use crate::body::{BodyProgress, RequestBody, Tape};
 use crate::exchange::Grant;
 use crate::grpc;
+use crate::hints::Hints;
 use crate::telemetry::Notes;
 use crate::telemetry::notes::Outcome;
 
@@ -270,6 +271,7 @@ struct Spare {
     head: Rc<Parts>,
     /// Its body, if it has one.
     tape: Option<Rc<Tape>>,
+    hints: Option<Hints>,
 }
 
 impl Spare {
@@ -280,7 +282,8 @@ impl Spare {
         }
         let body = &mut request.body;
         let tape = (!body.is_empty()).then(|| body.record(LARGEST_REPLAY));
-        Some(Self { head: Rc::clone(&request.head), tape })
+        let hints = request.hints.clone();
+        Some(Self { head: Rc::clone(&request.head), tape, hints })
     }
 
     fn request(&self, sent: &BodyProgress) -> Option<Outgoing> {
@@ -288,7 +291,7 @@ impl Spare {
             None => RequestBody::empty(),
             Some(tape) => RequestBody::replay(tape, sent)?,
         };
-        Some(Outgoing { head: Rc::clone(&self.head), body })
+        Some(Outgoing { head: Rc::clone(&self.head), body, hints: self.hints.clone() })
     }
 }
 

@@ -34,7 +34,7 @@ impl Dispatch {
         // They were meant for another service.
         head.headers.remove(header::AUTHORIZATION);
         head.headers.remove(header::COOKIE);
-        let copy = Outgoing { head: Rc::new(head), body };
+        let copy = Outgoing { head: Rc::new(head), body, hints: None };
         let (pool, under_way) = (Rc::clone(&lane.pool), UnderWay::new(&lane.mirrored));
         let deadline = Instant::now() + route.timeout;
         let times = route.times.over(&pool.upstream.model.times);

@@ -219,7 +219,7 @@ impl Dispatch {
         if plan.streams {
             body.stream(plan.times.idle);
         }
-        let request = Outgoing { head: Rc::new(head), body };
+        let request = Outgoing { head: Rc::new(head), body, hints: x.hints.clone() };
         self.admit(&mut x.passes, plan).await?;
         self.mirror(route, &request);
         let asked = self.fetch(&grant, plan, request, x.notes.as_ref()).await;

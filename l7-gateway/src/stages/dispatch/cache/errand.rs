@@ -22,6 +22,7 @@ use super::store::{Entry, Key, Ticket};
 use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{Answered, Grant, RouteId};
 use crate::halt::Halt;
+use crate::hints::Hints;
 use crate::hops::hop_by_hop;
 
 /// What is to be fetched, and how.
@@ -38,6 +39,8 @@ pub struct Errand {
     pub head: Parts,
     /// Proof that the caller may ask this.
     pub grant: Grant,
+    /// Where interim answers go.
+    pub hints: Option<Hints>,
     /// How it is sent.
     pub plan: Plan,
     /// What is kept already.
@@ -76,7 +79,7 @@ impl Errand {
                 }
             }
         }
-        let request = Outgoing { head: Rc::new(head), body: RequestBody::empty() };
+        let request = self.request(head);
         if let Some(route) = mirror {
             stage.mirror(route, &request);
         }
@@ -88,10 +91,13 @@ impl Errand {
         if confirms(&answered.head.headers, &entry.headers) {
             return Ok(Fetched::Confirmed(self.confirm(entry, answered.head.headers, came)));
         }
-        let head = Rc::new(self.head.clone());
-        let request = Outgoing { head, body: RequestBody::empty() };
+        let request = self.request(self.head.clone());
         let (answered, came) = self.ask(stage, request).await?;
         Ok(self.keep(answered, came))
+    }
+
+    fn request(&self, head: Parts) -> Outgoing {
+        Outgoing { head: Rc::new(head), body: RequestBody::empty(), hints: self.hints.clone() }
     }
 
     async fn ask(&self, stage: &Dispatch, request: Outgoing) -> Result<(Answered, Came), Halt> {

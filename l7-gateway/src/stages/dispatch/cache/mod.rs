@@ -303,6 +303,8 @@ impl Visit<'_> {
         let Some(stage) = self.stage.own() else { return };
         let plan = self.plan.moved(x.began.elapsed());
         let errand = self.errand(x, input, Some(Arc::clone(entry)), Some(ticket), plan);
+        // Its client has its answer.
+        let errand = Errand { hints: None, ..errand };
         tokio::task::spawn_local(async move {
             let mut passes = Vec::new();
             if stage.admit(&mut passes, plan).await.is_ok() {
@@ -336,6 +338,7 @@ impl Visit<'_> {
             began: (x.wall, x.began),
             head,
             grant: input.grant.clone(),
+            hints: x.hints.clone(),
             plan,
             entry,
             ticket,

@@ -24,6 +24,7 @@ use super::http1::{Http1, Http1Body};
 use super::http2::{Http2, Http2Body};
 use super::stream::Stream;
 use crate::body::{BodyFault, RequestBody};
+use crate::hints::Hints;
 
 /// A new connection.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub struct Outgoing {
     pub head: Rc<Parts>,
     /// The body, streamed.
     pub body: RequestBody,
+    /// Where interim answers go; `None`: nobody hears them.
+    pub hints: Option<Hints>,
 }
 
 /// No answer came.

@@ -25,12 +25,11 @@ use crate::codec::head::{self, HeadLimits};
 use crate::codec::response;
 use crate::codec::write::{self, Framing};
 use crate::codec::{BodyLength, Fault, Persistence};
+use crate::hints::{Endless, Interim};
 use crate::link::Link;
 
 /// What an answer's head may cost.
 const LIMITS: HeadLimits = HeadLimits { bytes: 128 * 1024, target: 128 * 1024, headers: 200 };
-/// Interim answers to one request (RFC 9110 §15.2).
-const MAX_INTERIM: u32 = 16;
 
 /// A connection.
 #[derive(Clone, Debug)]
@@ -101,7 +100,7 @@ impl Http1 {
         if self.is_closed() {
             return Err(Unanswered { unsent: Some(request), refused: false });
         }
-        let Outgoing { head, body } = request;
+        let Outgoing { head, body, hints } = request;
         let framing = framing(&head.method, &body);
         {
             let mut wire = self.0.borrow_mut();
@@ -111,7 +110,7 @@ impl Http1 {
             // Until its answer was read.
             wire.fate = Fate::Broken;
         }
-        let mut interim = 0;
+        let mut interim = Interim::new(hints);
         let answered = poll_fn(|cx| self.0.borrow_mut().poll_head(cx, &head.method, &mut interim));
         match answered.await {
             Ok(response) => Ok(response.map(|()| Http1Body::new(&self.0))),
@@ -155,7 +154,7 @@ impl Wire {
         &mut self,
         cx: &mut Context<'_>,
         method: &Method,
-        interim: &mut u32,
+        interim: &mut Interim,
     ) -> Poll<Result<Response<()>, Broken>> {
         self.poll_send(cx)?;
         loop {
@@ -171,32 +170,27 @@ impl Wire {
                     let bytes = Bytes::copy_from_slice(head);
                     self.link.input.advance(length);
                     self.scanned = 0;
-                    if let Some(response) = self.read(&bytes, method)? {
-                        return Poll::Ready(Ok(response));
+                    let head = response::parse(&bytes, method, LIMITS.headers)?;
+                    let status = head.parts.status;
+                    if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                        return Poll::Ready(Ok(self.begin(head)));
                     }
-                    *interim += 1;
-                    if *interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Broken));
-                    }
+                    interim.came(status, head.parts.headers).map_err(|Endless| Broken)?;
                 }
             }
         }
     }
 
-    /// A head that has come whole; `None`: an interim one.
-    fn read(&mut self, bytes: &Bytes, method: &Method) -> Result<Option<Response<()>>, Broken> {
-        let head = response::parse(bytes, method, LIMITS.headers)?;
+    /// The final answer's head has come.
+    fn begin(&mut self, head: response::Head) -> Response<()> {
         let status = head.parts.status;
-        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(None);
-        }
         self.decoder = head.body.into();
         self.fate = match (head.persistence, head.body) {
             _ if status == StatusCode::SWITCHING_PROTOCOLS => Fate::Last,
             (Persistence::Close, _) | (_, BodyLength::UntilClose) => Fate::Last,
             (Persistence::Keep, _) => Fate::Serves,
         };
-        Ok(Some(Response::from_parts(head.parts, ())))
+        Response::from_parts(head.parts, ())
     }
 
     /// Ready when the request was sent whole, or can be sent no further.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, RecvStream};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
@@ -28,6 +28,7 @@ use crate::body::BodyFault;
 use crate::engine::frames::Side;
 use crate::engine::watch::{Pulse, Watched};
 use crate::grpc;
+use crate::hints::{Endless, Interim};
 
 /// The connection.
 #[derive(Debug)]
@@ -206,12 +207,13 @@ impl Seat {
             return Err(Unanswered { unsent: Some(request), refused: false });
         }
         let said = http2.head(&request).ok_or_else(Unanswered::lost)?;
-        let Outgoing { head, body } = request;
+        let Outgoing { head, body, hints } = request;
         let ends = body.is_end_stream();
         let sent = http2.send.borrow_mut().send_request(said, ends);
-        let (answer, to) = sent.map_err(|_| Unanswered::lost())?;
+        let (mut answer, to) = sent.map_err(|_| Unanswered::lost())?;
         let upload = if ends { Upload::none(body) } else { Upload::begin(body, to) };
-        match answer.await {
+        let mut interim = Interim::new(hints.clone());
+        match poll_fn(|cx| poll_answer(cx, &mut answer, &mut interim)).await? {
             Ok(response) => {
                 let upload = upload.answered();
                 let left = length(&response);
@@ -223,12 +225,25 @@ impl Seat {
                 }))
             }
             Err(error) if unseen(&error) => {
-                let unsent = upload.take_back().map(|body| Outgoing { head, body });
+                let unsent = upload.take_back().map(|body| Outgoing { head, body, hints });
                 Err(Unanswered { unsent, refused: true })
             }
             Err(_) => Err(Unanswered::lost()),
         }
     }
+}
+
+/// The final answer; interim ones are passed on before it.
+fn poll_answer(
+    cx: &mut Context<'_>,
+    answer: &mut ResponseFuture,
+    interim: &mut Interim,
+) -> Poll<Result<Result<Response<RecvStream>, h2::Error>, Unanswered>> {
+    while let Poll::Ready(Some(Ok(response))) = answer.poll_informational(cx) {
+        let (head, ()) = response.into_parts();
+        interim.came(head.status, head.headers).map_err(|Endless| Unanswered::lost())?;
+    }
+    Pin::new(answer).poll(cx).map(Ok)
 }
 
 /// What is to come; the library below holds the service to it.
