@@ -57,6 +57,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod effective;
 pub mod expression;
 pub mod files;
 pub mod gateway;

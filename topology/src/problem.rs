@@ -76,8 +76,13 @@ impl Problems {
         &self.list
     }
 
+    /// How many errors more there are.
+    pub fn unlisted(&self) -> usize {
+        self.unlisted
+    }
+
     /// The file that they are about.
-    pub fn source(&self) -> &SourceFile {
+    pub fn source(&self) -> &Arc<SourceFile> {
         &self.source
     }
 }

@@ -3,17 +3,23 @@
 //!
 //! Invariant: exit code 0 fine, 2 problems, 1 could not run.
 
+mod report;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::tls::server;
 use common::tls::store::{self, Loaded};
+use topology::effective::ValueFrom;
 use topology::gateway::Route;
 use topology::problem::{LoadError, Problem, Severity, Shown};
 use topology::units::HostPattern;
-use topology::{At, Place, SecretRef, Tls, Topology};
+use topology::{At, Place, SecretRef, SourceFile, Tls, Topology};
+
+use self::report::{Report, effective};
 
 /// Checks a topology file without starting anything
 #[derive(Debug, clap::Args)]
@@ -24,30 +30,74 @@ pub(crate) struct Args {
     /// Warnings count as problems
     #[arg(long)]
     strict: bool,
+    /// How problems are written
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Also prints every value that holds, with its place in the file or `default`
+    #[arg(long)]
+    print_effective: bool,
+}
+
+/// How problems are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people: with the line that is meant, and a remedy
+    Text,
+    /// One JSON object
+    Json,
+    /// SARIF 2.1.0, as code hosts show beside the lines of a change
+    Sarif,
 }
 
 /// Prints what is wrong.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    let topology = match topology::load(&args.file) {
-        Ok(topology) => topology,
+    let (found, source, unlisted) = match topology::load(&args.file) {
+        Ok(topology) => {
+            let mut found = topology.warnings.clone();
+            found.extend(certificates(&topology, SystemTime::now()));
+            found.sort_by_key(|problem| problem.at);
+            (found, topology.source, 0)
+        }
         Err(LoadError::Problems(problems)) => {
-            writeln!(out, "{problems}")?;
-            return Ok(ExitCode::from(2));
+            (problems.list().to_vec(), Arc::clone(problems.source()), problems.unlisted())
         }
         Err(error @ LoadError::Io { .. }) => anyhow::bail!("{error}"),
     };
-    let mut found = topology.warnings.clone();
-    found.extend(certificates(&topology, SystemTime::now()));
-    found.sort_by_key(|problem| problem.at);
-    for problem in &found {
-        writeln!(out, "{}", Shown { problem, source: &topology.source })?;
-    }
     let errors = found.iter().filter(|problem| problem.severity == Severity::Error).count();
     let warnings = found.len() - errors;
-    writeln!(out, "{}: {}", args.file.display(), verdict(errors, warnings))?;
+    let report = Report { found: &found, source: &source, unlisted };
+    match args.format {
+        Format::Text => {
+            for problem in &found {
+                writeln!(out, "{}", Shown { problem, source: &source })?;
+            }
+            if args.print_effective && errors == 0 {
+                print_effective(&mut out, &source)?;
+            }
+            let more = match unlisted {
+                0 => String::new(),
+                n => format!(", and {n} more that are not shown"),
+            };
+            writeln!(out, "{}: {}{more}", source.name, verdict(errors, warnings))?;
+        }
+        Format::Json => writeln!(out, "{:#}", report.json(args.print_effective && errors == 0))?,
+        Format::Sarif => writeln!(out, "{:#}", report.sarif())?,
+    }
     let bad = errors > 0 || (args.strict && warnings > 0);
     Ok(if bad { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+fn print_effective(out: &mut impl Write, source: &SourceFile) -> anyhow::Result<()> {
+    for one in effective(source) {
+        let from = match one.from {
+            ValueFrom::File(at) => format!("{}:{}:{}", source.name, at.line, at.column),
+            ValueFrom::Default => "default".to_owned(),
+        };
+        writeln!(out, "{} = {}  # {from}", one.path, one.value)?;
+    }
+    writeln!(out)?;
+    Ok(())
 }
 
 fn verdict(errors: usize, warnings: usize) -> String {
@@ -177,6 +227,8 @@ const EXAMPLES: &str = "\
 Examples:
   aqueduct check topology.yaml
   aqueduct check --strict topology.yaml      in CI: warnings count too
+  aqueduct check --format sarif topology.yaml > check.sarif
+  aqueduct check --print-effective topology.yaml | grep timeout
 
 Exit code: 0 fine, 2 problems, 1 it could not run.";
 

@@ -10,6 +10,7 @@ mod docs;
 mod fetch;
 mod graph;
 mod import;
+mod init;
 mod key;
 mod replay;
 mod revoke;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum What {
     Up(up::Args),
+    Init(init::Args),
     Check(check::Args),
     Graph(graph::Args),
     Import(import::Args),
@@ -49,6 +51,7 @@ enum What {
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Up(args) => up::run(args).await,
+        What::Init(args) => init::run(&args),
         What::Check(args) => check::run(&args),
         What::Graph(args) => graph::run(&args),
         What::Import(args) => import::run(&args),
@@ -69,6 +72,7 @@ async fn main() -> ExitCode {
 const EXAMPLES: &str = "\
 Examples:
   aqueduct up                                      the documented stack, from nothing to ready
+  aqueduct init gateway                            a commented file to begin with
   aqueduct check topology.yaml                     every problem at once, with its place
   aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
   aqueduct token --user 98765 --scope user:read    a token for curl

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use crate::effective::{Effective, ValueFrom, without_secrets};
 use crate::problem::{Problem, Severity, nearest};
 use crate::raw::Scalar;
 use crate::tree::{Extent, Key, Kind, Tree};
@@ -50,12 +51,37 @@ pub(crate) struct Findings {
     pub(crate) list: Vec<Problem>,
     /// How many errors came after the list was full.
     pub(crate) unlisted: usize,
+    /// Every value that is read and every default that stands in; `None`: nobody wants to know.
+    pub(crate) effective: Option<Vec<Effective>>,
 }
 
 /// Most problems that are listed; nobody reads more, and looking through them stays cheap.
 const MOST: usize = 1000;
 
 impl Findings {
+    /// Tells those who want to know what a key's value is.
+    fn is_given(&mut self, at: &Spot, tree: &Tree) {
+        if let (Some(effective), Kind::Text(text)) = (&mut self.effective, &tree.kind) {
+            let (path, value) = (at.path.to_string(), without_secrets(text));
+            effective.push(Effective { path, value, from: ValueFrom::File(tree.extent.place) });
+        }
+    }
+
+    /// Tells them what stands in for a key that is not there.
+    fn is_left_out(&mut self, at: &Path, key: &KeySpec) {
+        if let Some(effective) = &mut self.effective
+            && !key.required
+        {
+            let meaning = prose(key.doc);
+            let value = meaning.split_once("Default: ").map_or("none", |(_, value)| value);
+            effective.push(Effective {
+                path: at.key(key.name).to_string(),
+                value: value.trim_end_matches('.').to_owned(),
+                from: ValueFrom::Default,
+            });
+        }
+    }
+
     /// Notes something that makes the file unusable.
     pub(crate) fn error(&mut self, at: &Spot, what: impl Into<String>) -> Note<'_> {
         self.note(at, what.into(), Severity::Error)
@@ -206,6 +232,7 @@ impl<T: FromTree> FromTree for Vec<T> {
         let mut all = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             let spot = Spot { extent: item.extent, path: at.path.item(index) };
+            out.is_given(&spot, item);
             all.extend(T::from_tree(item, &spot, out));
         }
         // A list of which nothing is right is not an empty one.
@@ -273,6 +300,7 @@ impl<T: FromTree> FromTree for Named<T> {
         for (key, value) in entries {
             let named = Spot { extent: key.extent, path: at.path.key(&key.text) };
             let child = child(at, key, value);
+            out.is_given(&child, value);
             if let Some(value) = T::from_tree(value, &child, out) {
                 all.push(Entry { name: key.text.clone(), spot: named, value });
             }
@@ -306,6 +334,7 @@ pub(crate) fn prose(doc: &[&str]) -> String {
 /// An opened map whose keys are known.
 pub(crate) struct Fields<'n> {
     entries: &'n [(Key, Tree)],
+    keys: &'static [KeySpec],
     at: Spot,
 }
 
@@ -314,7 +343,7 @@ impl<'n> Fields<'n> {
     pub(crate) fn open(
         tree: &'n Tree,
         at: &Spot,
-        keys: &[KeySpec],
+        keys: &'static [KeySpec],
         out: &mut Findings,
     ) -> Option<Self> {
         let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
@@ -346,13 +375,18 @@ impl<'n> Fields<'n> {
                 ));
             }
         }
-        Some(Self { entries, at: at.clone() })
+        Some(Self { entries, keys, at: at.clone() })
     }
 
     /// The value of a key; `None` when it is absent or wrong.
     pub(crate) fn take<T: FromTree>(&self, name: &str, out: &mut Findings) -> Option<T> {
-        let (key, value) = self.entries.iter().find(|(key, _)| key.text == name)?;
+        let Some((key, value)) = self.entries.iter().find(|(key, _)| key.text == name) else {
+            let key = self.keys.iter().find(|key| key.name == name)?;
+            out.is_left_out(&self.at.path, key);
+            return None;
+        };
         let spot = child(&self.at, key, value);
+        out.is_given(&spot, value);
         if matches!(value.kind, Kind::Empty) {
             out.error(&spot, format!("`{name}` has no value"))
                 .hint("write one, or leave the key out".to_owned());

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use topology::Topology;
+use topology::effective::without_secrets;
 use topology::gateway::{self, IssuerKeys, RouteTo, UpstreamId};
 use topology::l4;
 use topology::model::Dependency;
@@ -386,14 +387,6 @@ fn relative(topology: &Topology, files: &gateway::Files) -> String {
     let directory = &files.directory.value;
     let short = directory.strip_prefix(&topology.source.folder).unwrap_or(directory);
     short.display().to_string()
-}
-
-/// An address as it may be shown: a name and a password before `@` are left out.
-fn without_secrets(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
-        _ => url.to_owned(),
-    }
 }
 
 #[cfg(test)]

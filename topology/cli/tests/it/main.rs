@@ -76,6 +76,32 @@ fn a_busy_port_starts_nothing() {
     assert!(!text(&output.stdout).contains("ready"));
 }
 
+/// T4: programs get the same problems as people, with their places, as JSON and as SARIF.
+#[test]
+fn problems_are_told_to_machines() {
+    let folder = stack::folder("machines");
+    let file = folder.path().join("stack.yaml");
+    std::fs::write(&file, "aqueduct: 1\nservices:\n  user: { endpoint: [127.0.0.1:1] }\n")
+        .expect("written");
+    let check = |format: &str| {
+        let mut command = aqueduct();
+        let output =
+            command.arg("check").arg(&file).args(["--format", format]).output().expect("run");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        serde_json::from_str::<serde_json::Value>(&text(&output.stdout)).expect("JSON")
+    };
+    let json = check("json");
+    let first = &json["problems"][0];
+    assert_eq!((&first["line"], &first["column"]), (&3.into(), &11.into()), "{json}");
+    assert_eq!(first["hint"], "did you mean `endpoints`?");
+    let sarif = check("sarif");
+    assert_eq!(sarif["version"], "2.1.0");
+    let result = &sarif["runs"][0]["results"][0];
+    assert_eq!(result["level"], "error");
+    let region = &result["locations"][0]["physicalLocation"]["region"];
+    assert_eq!((&region["startLine"], &region["endColumn"]), (&3.into(), &19.into()), "{sarif}");
+}
+
 /// T4, O5: a wrong file is told with its place; exit code 2, by `check` and by `up`.
 #[test]
 fn a_wrong_file_is_told_with_its_place() {

@@ -44,9 +44,3 @@ fn routes_of_one_target_share_a_row_and_many_rows_are_cut() {
     assert_eq!(more.count(), 9);
     assert_eq!(wiring.lines.len(), 21);
 }
-
-#[test]
-fn no_password_is_drawn() {
-    assert_eq!(without_secrets("redis://user:p@ss@host:6379/1"), "redis://host:6379/1");
-    assert_eq!(without_secrets("redis://host:6379"), "redis://host:6379");
-}
