@@ -53,6 +53,50 @@ impl Event for ServerFailed<'_> {
     }
 }
 
+/// A database has another primary, or none.
+pub struct PrimaryChanged<'a> {
+    /// Of which database.
+    pub database: &'a str,
+    /// The new one.
+    pub address: Option<&'a ServerAddress>,
+}
+
+impl Event for PrimaryChanged<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, database) = (&*to.instance, self.database);
+        let help = "Times that a server was found to be the primary.";
+        match self.address {
+            Some(address) => {
+                let labels = [("database", database)];
+                to.metrics.counter("aqueduct_pg_primaries_total", help, &labels).increment(1);
+                tracing::event!(Level::INFO, instance, database, %address, "primary");
+            }
+            None => tracing::event!(Level::WARN, instance, database, "no primary"),
+        }
+    }
+}
+
+/// Two servers call themselves primary on the same timeline: neither gets writes.
+pub struct PrimarySplit<'a> {
+    /// Of which database.
+    pub database: &'a str,
+}
+
+impl Event for PrimarySplit<'_> {
+    fn emit(&self, to: &Observer) {
+        let labels = [("database", self.database)];
+        let help = "Times that two servers called themselves primary on one timeline.";
+        to.metrics.counter("aqueduct_pg_splits_total", help, &labels).increment(1);
+        let (instance, database) = (&*to.instance, self.database);
+        tracing::event!(
+            Level::ERROR,
+            instance,
+            database,
+            "two primaries on one timeline: no writes until one of them is stopped"
+        );
+    }
+}
+
 /// A client did not get in.
 pub struct LoginRefused<'a> {
     /// From where.

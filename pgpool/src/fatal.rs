@@ -12,6 +12,18 @@ use pgpool_wire::{FrameError, Malformed, SqlState, startup::StartupError};
 /// A server's "cached plan must not change result type" (`feature_not_supported`).
 pub const STALE_PLAN: SqlState = SqlState::new(b"0A000");
 
+/// A server that does not take connections yet, or no more (`cannot_connect_now`, `admin_shutdown`).
+pub const STARTING: SqlState = SqlState::new(b"57P03");
+/// See [`STARTING`].
+pub const ENDING: SqlState = SqlState::new(b"57P01");
+
+/// Whether a read that failed with this on a replica may do better on the primary: what is not
+/// allowed or not possible during recovery, a conflict with it, and names that are not there yet.
+pub fn depends_on_server(code: Option<SqlState>) -> bool {
+    let code = code.map(|code| code.to_string()).unwrap_or_default();
+    matches!(code.as_str(), "25006" | "0A000" | "40001" | "40P01") || code.starts_with("42")
+}
+
 /// Why a client gets an error from us.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -83,6 +95,9 @@ pub enum Refusal {
     /// The pooler ends.
     #[error("the pooler is shutting down")]
     ShuttingDown,
+    /// Another server has become the primary.
+    #[error("the server is no longer the primary")]
+    Fenced,
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
@@ -139,7 +154,7 @@ impl Refusal {
             Self::Unavailable { .. } => b"57P03",
             Self::ServerLost => b"08006",
             Self::Settings(_) => b"22023",
-            Self::ShuttingDown | Self::Killed | Self::Removed => b"57P01",
+            Self::ShuttingDown | Self::Killed | Self::Removed | Self::Fenced => b"57P01",
             Self::Disabled(_) => b"57P03",
             Self::Reload(_) => b"F0000",
             Self::TooMuchPrepared => b"54000",

@@ -1,9 +1,10 @@
 //! `pgpool`, tier 3 for PostgreSQL: hundreds of clients over a handful of server connections, with
-//! transactions, prepared statements and settings that follow their client. Not for deciding which
-//! query goes to which server by its text, and not for end users' identities.
+//! transactions, prepared statements and settings that follow their client. Not for end users'
+//! identities, and not for sharding.
 //!
 //! One query, top to bottom: [`listener`] takes the client to its home worker; [`client`] waits for
-//! its next message; `pgpool_wire::frontend` reads it; [`query`] tells what it leaves behind;
+//! its next message; `pgpool_wire::frontend` reads it; [`query`] tells what it leaves behind; [`route`]
+//! tells whether a replica may do it, and [`family`] which server is the primary;
 //! [`pool`] gives a [`server`]; [`relay`] passes messages both ways until [`server::status`] proves
 //! that the server is free.
 //!
@@ -15,6 +16,7 @@ pub mod cancel;
 pub mod client;
 pub mod control;
 pub mod events;
+pub mod family;
 pub mod fatal;
 mod inspect;
 pub mod listener;
@@ -22,6 +24,7 @@ pub mod pool;
 pub mod prepared;
 pub mod query;
 pub mod relay;
+pub mod route;
 pub mod scram;
 pub mod server;
 pub mod snapshot;

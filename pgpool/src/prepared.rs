@@ -11,7 +11,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
+use crate::family::Functions;
 use crate::query::Trace;
+use crate::query::reads::{Access, access};
 
 /// What all names of one client may hold together, in bytes of SQL and names.
 pub const MOST_CLIENT_BYTES: usize = 16 << 20;
@@ -30,6 +32,8 @@ pub struct Statement {
     pub trace: Trace,
     /// The settings under which it was parsed.
     terms: u64,
+    /// What it needs of a server, once that was found out.
+    access: Cell<Option<Access>>,
 }
 
 impl Statement {
@@ -41,6 +45,19 @@ impl Statement {
     /// Stays the same while the text is in use anywhere on this worker.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What it needs of a server; see [`access`].
+    pub fn access(&self, functions: Option<&Functions>) -> Access {
+        let text = self.rest.as_deref().and_then(|rest| rest.split(|byte| *byte == 0).next());
+        let Some(text) = text else { return Access::Unknown };
+        // Before the catalogue was read, much is unknown.
+        if functions.is_none_or(Functions::is_empty) {
+            return access(text, functions);
+        }
+        let known = self.access.get().unwrap_or_else(|| access(text, functions));
+        self.access.set(Some(known));
+        known
     }
 
     fn bytes(&self) -> usize {
@@ -142,7 +159,7 @@ impl Statements {
         let id = self.next.get();
         self.next.set(id + 1);
         let name = format!("aqueduct_{id}").into_bytes().into();
-        Rc::new(Statement { id, name, rest, trace, terms })
+        Rc::new(Statement { id, name, rest, trace, terms, access: Cell::new(None) })
     }
 }
 

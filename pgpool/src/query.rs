@@ -6,6 +6,7 @@
 //! Invariant: pure and linear in the text; what cannot be told is [`Trace::Unknown`], never less.
 
 mod lexer;
+pub mod reads;
 
 use std::rc::Rc;
 

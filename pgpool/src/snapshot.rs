@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use topology::pool::{Console, Group, Instance, PoolMode, ServerAddress, Servers, Settings};
 use topology::{Place, Topology};
 
+use crate::family::{Family, Membership, Role};
 use crate::scram::{self, Verifier};
 
 /// Name of the admin database.
@@ -62,6 +63,8 @@ pub struct Database {
     pub servers: Vec<ServerAddress>,
     /// Whether these are replicas.
     pub is_replica: bool,
+    /// Its place in a family of a primary and replicas.
+    pub membership: Option<Membership>,
     /// When a server connection goes back.
     pub mode: PoolMode,
     /// Server connections per user.
@@ -269,7 +272,8 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
 }
 
 fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<Database>> {
-    let read = |database: &topology::pool::Database| {
+    let mut families = BTreeMap::new();
+    let mut read = |database: &topology::pool::Database| {
         let (servers, is_replica) = match &database.servers {
             Servers::Primary(address) => (vec![address.value.clone()], false),
             Servers::Replicas(all) => (all.iter().map(|a| a.value.clone()).collect(), true),
@@ -280,6 +284,7 @@ fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<D
             server_name: database.server_name.clone(),
             servers,
             is_replica,
+            membership: membership(database, before, is_replica, &mut families),
             mode: database.mode,
             pool_size: database.pool_size.get(),
             connections: Count::again(
@@ -289,6 +294,28 @@ fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<D
         })
     };
     group.databases.iter().map(|d| (d.name.to_string(), read(d))).collect()
+}
+
+fn membership(
+    database: &topology::pool::Database,
+    before: Option<&Snapshot>,
+    is_replica: bool,
+    families: &mut BTreeMap<String, Arc<Family>>,
+) -> Option<Membership> {
+    let replication = database.replication.as_ref()?;
+    let name = replication.name.to_string();
+    let known = before.and_then(|snapshot| snapshot.databases.get(&name));
+    let known = known.and_then(|database| database.membership.as_ref());
+    let make = || Family::of(replication, known.map(|membership| &membership.family));
+    let family = Arc::clone(families.entry(name).or_insert_with(make));
+    Some(Membership {
+        family,
+        role: if is_replica { Role::Replica } else { Role::Primary },
+        alias: replication.alias.to_string(),
+        reads: replication.reads,
+        max_lag: replication.max_lag,
+        check_every: replication.check_every,
+    })
 }
 
 fn read_user(
@@ -346,9 +373,20 @@ fn credential(user: &str, place: Place, secret: &Secret) -> Result<Credential, S
 }
 
 impl Database {
+    /// What its pools have in common with those of its alias: they are at home together.
+    pub fn family_name(&self) -> &str {
+        self.membership.as_ref().map_or(&self.name, |membership| membership.family.name())
+    }
+
     /// Whether a server connection of the one would do for the other.
     pub fn reaches_as(&self, other: &Self) -> bool {
-        self.servers == other.servers && self.server_name == other.server_name
+        let family = |database: &Self| {
+            let membership = database.membership.as_ref();
+            membership.map(|membership| (Arc::as_ptr(&membership.family), membership.role))
+        };
+        self.servers == other.servers
+            && self.server_name == other.server_name
+            && family(self) == family(other)
     }
 }
 

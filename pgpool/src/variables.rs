@@ -22,7 +22,7 @@ const THEIRS: [&str; 9] = [
 ];
 
 /// Settings that do not change how a text is understood.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 13] = [
     "application_name",
     "client_min_messages",
     "default_transaction_isolation",
@@ -31,11 +31,15 @@ const HARMLESS: [&str; 12] = [
     "idle_in_transaction_session_timeout",
     "idle_session_timeout",
     "lock_timeout",
+    "pgpool.role",
     "scram_iterations",
     "statement_timeout",
     "synchronous_commit",
     "work_mem",
 ];
+
+/// The setting by which a client says where it wants to read: `replica` or `primary`.
+const ROLE: &str = "pgpool.role";
 
 /// Startup parameters that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["user", "database", "replication"];
@@ -80,6 +84,22 @@ pub fn is_theirs(name: &str) -> bool {
 }
 
 impl Variables {
+    /// What the client has set `pgpool.role` to; `None`: it has not.
+    pub fn role(&self) -> Option<&'static [u8]> {
+        let (Value::Reported(text) | Value::Is(text) | Value::Statement(text)) =
+            self.0.get(ROLE)?;
+        let text = text.to_ascii_lowercase();
+        match text.contains("replica") {
+            true => Some(b"replica"),
+            false => (!text.contains("default")).then_some(b"primary"),
+        }
+    }
+
+    /// Whether its transactions are read-only unless they say otherwise.
+    pub fn is_read_only(&self) -> bool {
+        self.value("default_transaction_read_only") == Some("on")
+    }
+
     /// The value of a setting that is known by value.
     pub fn value(&self, name: &str) -> Option<&str> {
         match self.0.get(name.to_ascii_lowercase().as_str())? {

@@ -443,7 +443,8 @@ pub fn worker_of(pid: u32) -> usize {
 pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> usize {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
-    hasher.write(database.as_bytes());
+    let known = snapshot.databases.get(database);
+    hasher.write(known.map_or(database, |known| known.family_name()).as_bytes());
     if !snapshot.together {
         hasher.write_u8(0);
         hasher.write(user.as_bytes());

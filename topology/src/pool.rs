@@ -57,6 +57,9 @@ pub struct Database {
     pub server_name: String,
     /// Which servers serve it.
     pub servers: Servers,
+    /// Who may become the primary and how reads are spread, where there are replicas; the same for a
+    /// database and its alias.
+    pub replication: Option<Replication>,
     /// When a server connection goes back to the pool.
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
@@ -137,9 +140,39 @@ impl FromStr for ServerAddress {
 pub enum Servers {
     /// Reads and writes: the primary.
     Primary(At<ServerAddress>),
-    /// Reads alone: any of these. Made for a database with replicas under the name of its
-    /// `replica-alias` (default `NAME_ro`).
+    /// Reads: any of these that is fit, or else the primary. Made for a database with replicas under
+    /// the name of its `replica-alias` (default `NAME_ro`).
     Replicas(Vec<At<ServerAddress>>),
+}
+
+/// A primary and its replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// The name of the database.
+    pub name: DatabaseName,
+    /// The name of its replicas.
+    pub alias: DatabaseName,
+    /// The primary of the file, then the replicas; each may become the primary.
+    pub members: Vec<ServerAddress>,
+    /// Which reads of clients of the database go to a replica (default `asked`).
+    pub reads: Reads,
+    /// A replica that is further behind gets no reads (default 10 s).
+    pub max_lag: Duration,
+    /// Time between two looks at each server (default 500 ms).
+    pub check_every: Duration,
+}
+
+/// Which reads of clients of a database go to one of its replicas; each includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reads {
+    /// None: only the alias leads to replicas.
+    Alias,
+    /// Those for which the client says so, by `pgpool.role` or a leading comment (default).
+    Asked,
+    /// Transactions that begin `READ ONLY` as well.
+    ReadOnly,
+    /// Single statements that can be told to read alone as well.
+    Automatic,
 }
 
 /// When a server connection goes back to its pool.

@@ -22,6 +22,8 @@ pub enum Ending {
     Killed,
     /// Its database or user is no longer in the configuration.
     Removed,
+    /// Its server is no longer the primary.
+    Fenced,
     /// `query_wait_timeout`.
     QueryWait,
     /// `query_timeout`.

@@ -21,16 +21,20 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
 use crate::events::{ClientEnded, LoginRefused};
+use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
 use crate::pool::waiters::Waiter;
 use crate::pool::{Pool, add};
 use crate::relay::forward::WHOLE;
 use crate::relay::link::{Memory, Rules};
 use crate::relay::outbox::Outbox;
-use crate::relay::{self, Outcome};
+use crate::relay::{self, Outcome, Trial};
+use crate::route::{self, Way};
 use crate::server::Server;
 use crate::stream::Stream;
 use crate::worker::{Arrival, SCRATCH, Worker};
+use topology::pool::Reads;
+
 use entry::{ClientPhase, Ending, Entry};
 
 /// A client that does not take its last message within this time does not get it.
@@ -44,8 +48,14 @@ pub struct Client {
     pub entry: Rc<Entry>,
     /// Its home.
     pub worker: Rc<Worker>,
-    /// Where its servers come from.
+    /// Where its servers come from: `home`, or the replicas' pool.
     pub pool: Rc<Pool>,
+    /// The pool of the database that it has named.
+    home: Rc<Pool>,
+    /// When it last gave a server back on which it may have written.
+    written: Option<Instant>,
+    /// The messages in the carry were tried on a replica in vain.
+    in_vain: bool,
     /// What follows it from server to server.
     pub memory: Memory,
     /// Messages that were read and not forwarded.
@@ -74,7 +84,10 @@ pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
                 io: door.io,
                 entry: Rc::clone(&listed.entry),
                 worker,
+                home: Rc::clone(&guest.pool),
                 pool: guest.pool,
+                written: None,
+                in_vain: false,
                 memory: guest.memory,
                 carry: door.input,
                 out: Outbox::default(),
@@ -149,16 +162,23 @@ impl Client {
                 Wake::Left => return None,
                 Wake::Refused(refusal) => return Some(refusal),
             }
+            let trial = self.choose_pool();
             let mut server = match self.checkout().await {
                 Wait::Server(server) => *server,
                 Wait::Left => return None,
                 Wait::Refused(refusal) => return Some(refusal),
             };
             self.link(&server);
-            let outcome = relay::run(self, &mut server).await;
+            let outcome = relay::run(self, &mut server, trial).await;
             self.entry.link(None);
+            self.note_writes();
             match outcome {
                 Outcome::Released => self.pool.checkin(server),
+                Outcome::Elsewhere(mut input) => {
+                    self.pool.checkin(server);
+                    input.append(&mut self.carry);
+                    (self.carry, self.in_vain) = (input, true);
+                }
                 Outcome::Left => {
                     self.give_back(server);
                     return None;
@@ -169,6 +189,7 @@ impl Client {
                 }
                 Outcome::Broken(refusal) => {
                     if matches!(refusal, Refusal::ServerLost | Refusal::ServerProtocol(_)) {
+                        self.suspect();
                         self.worker.count_error();
                     }
                     server.talk.ledger.doubt();
@@ -176,11 +197,63 @@ impl Client {
                     return Some(refusal);
                 }
                 Outcome::Lost => {
+                    self.suspect();
                     self.worker.count_error();
                     self.pool.abandon(server);
                     return None;
                 }
             }
+        }
+    }
+
+    /// Decides whether the messages in the carry go to the primary or to a replica; with a trial where
+    /// the primary is asked if a replica cannot do it.
+    fn choose_pool(&mut self) -> Option<Trial> {
+        self.pool = Rc::clone(&self.home);
+        self.memory.stepwise = false;
+        let in_vain = std::mem::take(&mut self.in_vain);
+        let membership = self.home.membership()?;
+        if membership.role == Role::Replica || in_vain {
+            return None;
+        }
+        let family = &membership.family;
+        let way = self.way(&membership);
+        self.memory.stepwise = !matches!(way, Way::Primary | Way::Session);
+        let fresh = || self.written.is_none_or(|since| family.is_fresh(since));
+        let goes = match way {
+            Way::Primary | Way::Harmless => false,
+            Way::Asked | Way::Session => family.has_fit(),
+            Way::Replica | Way::Trial(_) => family.has_fit() && fresh(),
+        };
+        if goes && let Some(replicas) = self.worker.pool(&membership.alias, &self.home.user().name)
+        {
+            replicas.caught.follow(&self.home.caught);
+            self.pool = replicas;
+        } else if way == Way::Replica || way == Way::Asked {
+            // The whole transaction runs on the primary, and may well write there.
+            self.memory.stepwise = false;
+        }
+        match way {
+            Way::Trial(length) if goes => {
+                self.carry.get(..length).map(|it| Trial::new(it.to_vec()))
+            }
+            _ => None,
+        }
+    }
+
+    fn way(&self, membership: &Membership) -> Way {
+        let functions = membership.family.functions();
+        let way = route::judge(&self.carry, &self.memory, membership.reads, &functions);
+        let stays = self.rules().mode == topology::pool::PoolMode::Session;
+        // In session mode the first choice is for good: only the login can say where.
+        if stays && way != Way::Session { Way::Primary } else { way }
+    }
+
+    /// After a server that takes writes, the client's reads must find what it wrote.
+    fn note_writes(&mut self) {
+        let wrote = Rc::ptr_eq(&self.pool, &self.home) && !self.memory.stepwise;
+        if wrote && self.home.membership().is_some_and(|one| one.reads > Reads::Asked) {
+            self.written = Some(Instant::now());
         }
     }
 
@@ -194,6 +267,12 @@ impl Client {
             server.talk.ledger.doubt();
         }
         self.pool.abandon(server);
+    }
+
+    fn suspect(&self) {
+        if let Some(membership) = self.home.membership() {
+            membership.family.suspect();
+        }
     }
 
     fn rest(&self) {
@@ -216,6 +295,7 @@ impl Client {
             Ending::ShuttingDown => Refusal::ShuttingDown,
             Ending::Killed => Refusal::Killed,
             Ending::Removed => Refusal::Removed,
+            Ending::Fenced => Refusal::Fenced,
             Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
             Ending::QueryTimeout => Refusal::QueryTimeout(settings.query_timeout),
             Ending::IdleTransaction => Refusal::IdleTransaction(settings.idle_transaction_timeout),
@@ -322,6 +402,16 @@ impl Client {
         Ok(None)
     }
 
+    /// Reads what comes next while the server works; `false`: the client is gone.
+    pub fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        while self.carry.len() < SCRATCH {
+            if !std::task::ready!(self.poll_read(cx)) {
+                return Poll::Ready(false);
+            }
+        }
+        Poll::Pending
+    }
+
     /// A server for the messages in the carry.
     async fn checkout(&mut self) -> Wait {
         let pool = Rc::clone(&self.pool);
@@ -361,14 +451,7 @@ impl Client {
             Poll::Pending => {}
         }
         // Whoever leaves while waiting must not cost a server.
-        while self.carry.len() < SCRATCH {
-            match self.poll_read(cx) {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(Wait::Left),
-                Poll::Pending => break,
-            }
-        }
-        Poll::Pending
+        self.read_ahead(cx).map(|_| Wait::Left)
     }
 }
 

@@ -16,6 +16,8 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use crate::client::entry::Ending;
+use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
 use crate::server::auth::Caught;
 use crate::server::{Facts, Server, ServerPhase};
@@ -47,6 +49,8 @@ pub struct Pool {
     welcome: RefCell<Option<Rc<Welcome>>>,
     /// Settings that clients began with lately.
     initial: RefCell<Vec<Rc<Variables>>>,
+    /// The last change of its family that it has followed.
+    epoch: Cell<u64>,
     /// Counters at the ends of the last two periods.
     periods: Cell<[Counters; 2]>,
 }
@@ -199,6 +203,7 @@ impl Pool {
             generation: Cell::new(0),
             welcome: RefCell::default(),
             initial: RefCell::default(),
+            epoch: Cell::new(0),
             periods: Cell::default(),
         })
     }
@@ -265,6 +270,56 @@ impl Pool {
             self.put(server);
         }
         self.waiters.borrow_mut().tidy();
+    }
+
+    /// Its place in a family of a primary and replicas.
+    pub fn membership(&self) -> Option<Membership> {
+        self.database.borrow().membership.clone()
+    }
+
+    /// Whether the server is still what the pool is for: the primary, or a replica that is fit.
+    fn serves(&self, facts: &Facts) -> bool {
+        match (&self.database.borrow().membership, facts.member) {
+            (Some(membership), Some(member)) => membership.family.serves(membership.role, member),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// The roles of servers may have changed: what does not serve any more is closed, clients that
+    /// write to what is no longer the primary are ended, and who waits gets another.
+    pub fn follow_family(&self) {
+        let Some(membership) = self.membership() else { return };
+        let epoch = membership.family.epoch();
+        if self.epoch.replace(epoch) == epoch {
+            return;
+        }
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        let now = self.now();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            idle.into_iter().partition(|server| self.is_welcome(server, now));
+        *self.idle.borrow_mut() = stay;
+        go.into_iter().for_each(|server| self.discard(server));
+        if membership.role == Role::Primary {
+            self.end_fenced();
+        }
+        self.sizing.borrow_mut().worked(now);
+        self.grow();
+    }
+
+    fn end_fenced(&self) {
+        let Some(worker) = self.worker.upgrade() else { return };
+        for facts in self.facts.borrow().iter().filter(|facts| !self.serves(facts)) {
+            if let Some(entry) = facts.client.get().and_then(|pid| worker.client(pid)) {
+                entry.end(Ending::Fenced);
+            }
+        }
+    }
+
+    /// Whether the configuration still has it.
+    pub fn is_served(&self) -> bool {
+        let Some(worker) = self.worker.upgrade() else { return false };
+        worker.pools().iter().any(|pool| std::ptr::eq(&raw const **pool, self))
     }
 
     fn assign(&self, server: Server, now: Instant) -> Server {
@@ -345,6 +400,7 @@ impl Pool {
         !old && !server.talk.retire
             && !server.facts.condemned.get()
             && self.is_current(&server.facts)
+            && self.serves(&server.facts)
     }
 
     /// The settings of a login, once for all clients that begin alike.

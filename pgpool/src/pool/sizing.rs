@@ -14,6 +14,7 @@ use topology::pool::ServerAddress;
 
 use super::{Pool, Welcome};
 use crate::events::{ServerConnected, ServerFailed};
+use crate::family::{Role, watch};
 use crate::fatal::Refusal;
 use crate::relay::link::Conversation;
 use crate::server::connect::{self, ConnectError, Ready};
@@ -52,7 +53,8 @@ impl Sizing {
         self.not_before = now + self.pause;
     }
 
-    fn worked(&mut self, now: Instant) {
+    /// Nothing speaks against the next try.
+    pub fn worked(&mut self, now: Instant) {
         self.pause = Duration::ZERO;
         self.not_before = now;
     }
@@ -66,6 +68,9 @@ impl Pool {
         let Some(worker) = self.worker.upgrade() else { return };
         while self.wants_more(&worker) {
             let now = worker.now();
+            if !self.knows_servers() {
+                return;
+            }
             if self.sizing.borrow().not_before > now {
                 return self.arm();
             }
@@ -75,6 +80,13 @@ impl Pool {
             let generation = self.generation.get();
             tokio::task::spawn_local(async move { pool.connect(places, generation).await });
         }
+    }
+
+    /// Whether it is known which server to connect to; where it is not, the watch is asked.
+    fn knows_servers(&self) -> bool {
+        let Some(membership) = self.membership() else { return true };
+        watch::tend(&self.me());
+        !membership.family.serving(membership.role).is_empty()
     }
 
     fn wants_more(&self, worker: &Worker) -> bool {
@@ -91,7 +103,7 @@ impl Pool {
     }
 
     /// Whether a server would let us in without a client's help.
-    fn can_log_in(&self) -> bool {
+    pub fn can_log_in(&self) -> bool {
         !matches!(self.user().credential, crate::snapshot::Credential::Scram(_))
             || self.user().password().is_some()
             || !self.caught.is_empty()
@@ -161,13 +173,9 @@ impl Pool {
 
     /// One server after the other until one lets us in, beginning with the least used.
     async fn try_each(&self, worker: &Worker) -> Result<(ServerAddress, Ready), ConnectError> {
-        let mut last = ConnectError::Unexpected;
+        let mut last = ConnectError::NoPrimary;
         for address in self.by_load() {
-            let attempt = async {
-                let dialled = worker.dialer.dial(&address).await?;
-                connect::login(dialled, &self.database(), &self.user(), &self.caught).await
-            };
-            match attempt.await {
+            match self.try_one(worker, &address).await {
                 Ok(ready) => return Ok((address, ready)),
                 Err(fault) => {
                     worker.observer.emit(ServerFailed {
@@ -183,9 +191,48 @@ impl Pool {
         Err(last)
     }
 
+    /// Connects and logs in, and asks who it is where that matters: a server that does not say that it
+    /// is the primary, on the newest timeline, gets no writes.
+    async fn try_one(
+        &self,
+        worker: &Worker,
+        address: &ServerAddress,
+    ) -> Result<Ready, ConnectError> {
+        let ready = self.log_in(worker, address).await;
+        let Some(membership) = self.membership() else { return ready };
+        let away = ready.as_ref().is_err_and(|fault| !fault.is_refusal());
+        if away {
+            membership.family.suspect();
+        }
+        if membership.role == Role::Replica {
+            return ready;
+        }
+        let mut ready = ready?;
+        match watch::who(&mut ready.io).await {
+            Some(said) if membership.family.admits(&said) => Ok(ready),
+            _ => {
+                membership.family.suspect();
+                Err(ConnectError::NoPrimary)
+            }
+        }
+    }
+
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// The server cannot be reached or does not let us in.
+    pub async fn log_in(
+        &self,
+        worker: &Worker,
+        address: &ServerAddress,
+    ) -> Result<Ready, ConnectError> {
+        let dialled = worker.dialer.dial(address).await?;
+        connect::login(dialled, &self.database(), &self.user(), &self.caught).await
+    }
+
     /// The database's addresses: fewest connections of this pool first, in turn among equals.
     fn by_load(&self) -> Vec<ServerAddress> {
-        let mut all = self.database().servers.clone();
+        let mut all = self.candidates();
         let start = self.sizing.borrow().next;
         self.sizing.borrow_mut().next = start.wrapping_add(1);
         let turn = start % all.len().max(1);
@@ -193,6 +240,14 @@ impl Pool {
         let facts = self.facts.borrow();
         all.sort_by_key(|address| facts.iter().filter(|f| f.address == *address).count());
         all
+    }
+
+    /// Servers that are what the pool is for.
+    fn candidates(&self) -> Vec<ServerAddress> {
+        let Some(membership) = self.membership() else { return self.database().servers.clone() };
+        let family = &membership.family;
+        let serving = family.serving(membership.role).into_iter();
+        serving.filter_map(|at| family.members.get(at).cloned()).collect()
     }
 
     fn enrol(
@@ -207,6 +262,9 @@ impl Pool {
         let facts = Rc::new(Facts {
             id: worker.next_server(),
             address: address.clone(),
+            member: self
+                .membership()
+                .and_then(|one| one.family.members.iter().position(|other| other == address)),
             peer: ready.peer,
             local: ready.local,
             key: ready.key,
@@ -247,9 +305,11 @@ impl Pool {
     }
 
     /// Nobody let us in: who waits is told, unless other servers of the pool still work.
-    fn failed(&self, worker: &Worker, fault: &ConnectError) {
+    pub fn failed(&self, worker: &Worker, fault: &ConnectError) {
+        // Where another server may take over, clients wait for it as long as they would for a free one.
+        let keeps = self.database().membership.is_some() && !fault.is_refusal();
         let connecting = self.sizing.borrow().connecting();
-        if self.facts.borrow().is_empty() && connecting == 0 {
+        if self.facts.borrow().is_empty() && connecting == 0 && !keeps {
             let refusal = Refusal::Unavailable {
                 database: self.database().name.clone(),
                 reason: fault.told(),
@@ -262,6 +322,8 @@ impl Pool {
     /// Closes what is old, unused or dead; opens the reserve. Called about ten times a second.
     pub fn sweep(&self, now: Instant) {
         let Some(worker) = self.worker.upgrade() else { return };
+        watch::tend(&self.me());
+        self.follow_family();
         let most_idle = worker.snapshot().settings.server_idle_timeout;
         let keep = worker.snapshot().settings.min_pool_size as usize;
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

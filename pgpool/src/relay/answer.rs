@@ -25,6 +25,8 @@ pub struct Seen {
     pub transactions: u32,
     /// ErrorResponse for the client.
     pub errors: u32,
+    /// One of these may be due to the server that was asked.
+    pub elsewhere: bool,
 }
 
 /// One side's view while messages go from server to client.
@@ -179,6 +181,7 @@ impl Answer<'_> {
             Reply::Deliver | Reply::Drop => {}
         }
         seen.errors += 1;
+        seen.elsewhere |= fatal::depends_on_server(fields.code());
         Ok(true)
     }
 }

@@ -66,7 +66,8 @@ impl Forward<'_> {
                 edit.pass(count);
                 continue;
             }
-            if self.server.ledger.len() > MOST_DUE {
+            let busy = self.client.stepwise && self.server.ledger.owes_ready();
+            if busy || self.server.ledger.len() > MOST_DUE {
                 return Ok(Stop::Replies);
             }
             match frame::next(rest, frame::LONGEST)? {

@@ -29,6 +29,8 @@ pub struct Memory {
     pub pending: Vec<Pending>,
     /// Bytes of a large message that pass without being looked at.
     pub left: usize,
+    /// One piece of its pipeline at a time goes to this server: the next may belong elsewhere.
+    pub stepwise: bool,
     /// What it has sent and was not counted yet.
     pub said: Said,
 }

@@ -45,11 +45,14 @@ pub enum Outcome {
     Broken(Refusal),
     /// The server is gone; the client has been told by it.
     Lost,
+    /// A replica could not do it: the server is free, and the client's messages, of whose answers
+    /// nothing was told, are to be carried out by the primary.
+    Elsewhere(Vec<u8>),
 }
 
 /// Relays until the server is free or one side is gone. Cancelling it in the middle leaves the
 /// server in an unknown state: drop it then.
-pub async fn run(client: &mut Client, server: &mut Server) -> Outcome {
+pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>) -> Outcome {
     let rules = client.rules();
     let keeps = rules.mode == PoolMode::Session;
     let mut relay = Relay {
@@ -62,6 +65,7 @@ pub async fn run(client: &mut Client, server: &mut Server) -> Outcome {
         query: None,
         transaction: None,
         watch: Watch::None,
+        trial,
     };
     std::future::poll_fn(|cx| relay.poll(cx)).await
 }
@@ -78,7 +82,27 @@ struct Relay<'a> {
     query: Option<Instant>,
     transaction: Option<Instant>,
     watch: Watch,
+    trial: Option<Trial>,
 }
+
+/// A read that a replica is tried with: its answer is kept back until it is known to be one.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// The client's messages.
+    pub input: Vec<u8>,
+    held: Vec<u8>,
+    failed: bool,
+}
+
+impl Trial {
+    /// Of these messages.
+    pub fn new(input: Vec<u8>) -> Self {
+        Self { input, ..Self::default() }
+    }
+}
+
+/// PostgreSQL collects as much before it sends anything: keeping it back costs no time.
+const MOST_HELD: usize = 8 << 10;
 
 /// Where the client's messages stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -143,6 +167,9 @@ impl Relay<'_> {
                 Poll::Pending => return Step::Waits,
             }
         }
+        if self.input == Input::Blocked && self.client.memory.stepwise && !self.deaf {
+            return self.wait_client(cx);
+        }
         if self.deaf || matches!(self.input, Input::Blocked | Input::Leaving) {
             return Step::Waits;
         }
@@ -165,6 +192,14 @@ impl Relay<'_> {
         self.client.carry = Vec::new();
         let input = read.get(..held + count).unwrap_or_default();
         self.push(input, edit, cx)
+    }
+
+    /// The next piece has to wait: it is read all the same, so that a client that goes is noticed.
+    fn wait_client(&mut self, cx: &mut Context<'_>) -> Step {
+        match self.client.read_ahead(cx) {
+            Poll::Ready(false) => Step::End(Outcome::Left),
+            Poll::Ready(true) | Poll::Pending => Step::Waits,
+        }
     }
 
     /// Forwards what can be forwarded of `input`.
@@ -251,10 +286,13 @@ impl Relay<'_> {
         let bytes = edit.finish();
         add(&self.client.pool.meters.totals.sent, bytes.len() as u64);
         // A client that has said goodbye reads no more.
-        let sent = if self.input == Input::Leaving {
-            Ok(())
-        } else {
-            self.client.out.send(&mut self.client.io, cx, bytes)
+        let leaving = self.input == Input::Leaving;
+        let held = hold_back(&mut self.trial, bytes, seen.as_ref().ok());
+        let sent = match &held {
+            _ if leaving => Ok(()),
+            Held::All => Ok(()),
+            Held::Nothing => self.client.out.send(&mut self.client.io, cx, bytes),
+            Held::Before(all) => self.client.out.send(&mut self.client.io, cx, all),
         };
         let seen = match seen {
             Ok(seen) => seen,
@@ -327,8 +365,12 @@ impl Relay<'_> {
         if self.input == Input::Leaving && (clean || self.server.is_settled()) {
             return Some(Outcome::Left);
         }
-        if !clean || matches!(self.input, Input::Begin | Input::Again) {
+        let again = self.input == Input::Again && !self.client.memory.stepwise;
+        if !clean || again || self.input == Input::Begin {
             return None;
+        }
+        if let Some(trial) = self.trial.take().filter(|trial| trial.failed) {
+            return Some(Outcome::Elsewhere(trial.input));
         }
         if !self.keeps && self.client.memory.tie.is_none() {
             return Some(Outcome::Released);
@@ -361,6 +403,29 @@ impl Relay<'_> {
     fn lost(&self) -> Outcome {
         if self.server.talk.dying { Outcome::Lost } else { Outcome::Broken(Refusal::ServerLost) }
     }
+}
+
+/// What becomes of an answer while a replica is tried.
+enum Held {
+    /// There is no trial (any more): it goes on.
+    Nothing,
+    /// It is kept.
+    All,
+    /// All that was kept goes on.
+    Before(Vec<u8>),
+}
+
+fn hold_back(trial: &mut Option<Trial>, bytes: &[u8], seen: Option<&Seen>) -> Held {
+    let Some(tried) = trial else { return Held::Nothing };
+    tried.failed |= seen.is_some_and(|seen| seen.elsewhere);
+    tried.held.extend_from_slice(bytes);
+    let ended = seen.is_none_or(|seen| seen.ready > 0);
+    if tried.failed || !(ended || tried.held.len() >= MOST_HELD) {
+        return Held::All;
+    }
+    let all = std::mem::take(&mut tried.held);
+    *trial = None;
+    Held::Before(all)
 }
 
 fn micros(time: std::time::Duration) -> u64 {

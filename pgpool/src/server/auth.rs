@@ -34,6 +34,7 @@ enum Stage {
 #[derive(Default)]
 pub struct Caught(RefCell<Option<Known>>);
 
+#[derive(Clone)]
 struct Known {
     salt: String,
     iterations: u32,
@@ -44,6 +45,16 @@ impl Caught {
     /// Remembers keys for the verifier with this salt and iteration count.
     pub fn keep(&self, salt: &str, iterations: u32, keys: Rc<Keys>) {
         *self.0.borrow_mut() = Some(Known { salt: salt.to_owned(), iterations, keys });
+    }
+
+    /// Takes over what another pool of the same user has caught.
+    pub fn follow(&self, other: &Self) {
+        let theirs = other.0.borrow();
+        let Some(theirs) = &*theirs else { return };
+        let mut ours = self.0.borrow_mut();
+        if !ours.as_ref().is_some_and(|ours| Rc::ptr_eq(&ours.keys, &theirs.keys)) {
+            *ours = Some(theirs.clone());
+        }
     }
 
     /// Whether any are known.

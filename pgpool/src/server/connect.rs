@@ -9,12 +9,13 @@ use std::net::SocketAddr;
 use pgpool_wire::backend::{self, Authentication, Fields, tag};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::startup::{self, CancelKey};
-use pgpool_wire::{FrameError, Malformed};
+use pgpool_wire::{FrameError, Malformed, SqlState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use topology::pool::ServerAddress;
 
 use super::auth::{Caught, Login, LoginError};
+use crate::fatal;
 use crate::snapshot::{Database, User};
 use crate::stream::{Movable, Stream};
 use crate::variables::{Value, Variables, is_theirs};
@@ -48,8 +49,8 @@ pub enum ConnectError {
     #[error("no answer within the connect timeout")]
     Timeout,
     /// It said no.
-    #[error("the server refused: {0}")]
-    Refused(String),
+    #[error("the server refused: {1}")]
+    Refused(Option<SqlState>, String),
     /// We cannot or will not log in.
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -59,12 +60,26 @@ pub enum ConnectError {
     /// A message that contradicts itself.
     #[error("{0}")]
     Malformed(#[from] Malformed),
+    /// It is no primary any more, or none is known.
+    #[error("there is no primary")]
+    NoPrimary,
     /// A message that does not belong there, or too many.
     #[error("the server sent what no PostgreSQL sends during a login")]
     Unexpected,
 }
 
 impl ConnectError {
+    /// Whether another try would be refused as well, rather than that the server is away.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Login(_) | Self::Frame(_) | Self::Malformed(_) | Self::Unexpected => true,
+            Self::Refused(code, _) => {
+                *code != Some(fatal::STARTING) && *code != Some(fatal::ENDING)
+            }
+            Self::Io(_) | Self::Timeout | Self::NoPrimary => false,
+        }
+    }
+
     /// In words for a client: no address, no inner detail.
     pub fn told(&self) -> String {
         match self {
@@ -73,8 +88,8 @@ impl ConnectError {
                 io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
                 _ => "the connection failed".to_owned(),
             },
-            Self::Refused(message) => format!("the server refused: {message}"),
-            Self::Timeout | Self::Unexpected => self.to_string(),
+            Self::Refused(_, message) => format!("the server refused: {message}"),
+            Self::Timeout | Self::Unexpected | Self::NoPrimary => self.to_string(),
             Self::Login(_) | Self::Frame(_) | Self::Malformed(_) => {
                 "the server's login failed".to_owned()
             }
@@ -145,7 +160,10 @@ pub async fn login(
             return Err(ConnectError::Unexpected);
         }
         match tag {
-            tag::ERROR => return Err(ConnectError::Refused(Fields::new(&body).message())),
+            tag::ERROR => {
+                let fields = Fields::new(&body);
+                return Err(ConnectError::Refused(fields.code(), fields.message()));
+            }
             tag::NOTICE => {}
             tag::AUTHENTICATION if !inside => {
                 let mut out = Vec::new();

@@ -44,6 +44,8 @@ pub struct Facts {
     pub id: u64,
     /// Which of its database's servers it is.
     pub address: ServerAddress,
+    /// Its number among its family's members.
+    pub member: Option<usize>,
     /// Where it is connected to.
     pub peer: ServerAddress,
     /// Our own end.

@@ -17,5 +17,6 @@ mod pooler;
 mod postgres;
 mod raw;
 mod reload;
+mod replicas;
 mod sharing;
 mod time;

@@ -28,11 +28,8 @@ impl Postgres {
     /// database `shop`.
     pub(crate) async fn start() -> Self {
         let bin = find_bin();
-        let folder = tempfile::Builder::new().prefix("pgpool-it").tempdir().expect("folder");
-        give_away(folder.path());
-        // The system chooses; nobody else takes it in the meantime but by great misfortune.
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let folder = folder();
+        let port = free_port();
         let server = Self { folder, bin, port };
         server.init();
         server.seed().await;
@@ -62,17 +59,69 @@ impl Postgres {
                 &path(&password),
             ],
         );
-        let hba = "local all open trust\nlocal all all scram-sha-256\nhost all legacy all md5\nhost all open all trust\nhost all all all scram-sha-256\n";
+        let hba = "local all open trust\nlocal all all scram-sha-256\nhost all legacy all md5\nhost replication root all scram-sha-256\nhost all open all trust\nhost all all all scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
         give_away(&data.join("pg_hba.conf"));
+        self.launch("");
+    }
+
+    /// Starts what is in the folder, with more options.
+    pub(crate) fn launch(&self, more: &str) {
+        let path = |p: &Path| p.to_str().expect("UTF-8").to_owned();
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1,127.0.0.2 -c unix_socket_directories={} \
-             -c fsync=off -c max_connections=60",
+             -c fsync=off -c max_connections=60 {more}",
             self.port,
             path(self.folder.path())
         );
         let log = path(&self.folder.path().join("log"));
-        self.run("pg_ctl", &["-D", &path(&data), "-l", &log, "-w", "-o", &options, "start"]);
+        let data = path(&self.data());
+        self.run("pg_ctl", &["-D", &data, "-l", &log, "-w", "-o", &options, "start"]);
+    }
+
+    /// A streaming replica of it.
+    pub(crate) fn replica(&self) -> Self {
+        let (folder, port) = (folder(), free_port());
+        let replica = Self { folder, bin: self.bin.clone(), port };
+        let source = format!(
+            "host=127.0.0.1 port={} user=root password='{}'",
+            self.port,
+            ROOT_PASSWORD.replace('\'', "\\'")
+        );
+        let data = replica.data();
+        let data = data.to_str().expect("UTF-8");
+        let arguments =
+            ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D", data, "-d", &source];
+        replica.run("pg_basebackup", &arguments);
+        replica.launch("");
+        replica
+    }
+
+    /// Makes a replica the primary.
+    pub(crate) fn promote(&self) {
+        let data = self.data();
+        self.run("pg_ctl", &["-D", data.to_str().expect("UTF-8"), "-w", "promote"]);
+    }
+
+    /// Ends it and all its children with SIGKILL, at once.
+    pub(crate) fn kill(&self) {
+        let file = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("it runs");
+        let pid = file.lines().next().expect("its process").to_owned();
+        let signal = |name: &str, pids: &[String]| {
+            let status = Command::new("kill").arg(name).args(pids).status();
+            assert!(status.expect("kill runs").success(), "{name} {pids:?}");
+        };
+        signal("-STOP", std::slice::from_ref(&pid));
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.unwrap_or_default();
+        let mut all = vec![pid];
+        all.extend(children.split_whitespace().map(str::to_owned));
+        let _ = Command::new("kill").arg("-KILL").args(&all).status();
+        // Nobody may wait for the process: its number seems to be in use.
+        let lock = self.folder.path().join(format!(".s.PGSQL.{}.lock", self.port));
+        for file in [self.data().join("postmaster.pid"), lock] {
+            std::fs::remove_file(file).expect("removed");
+        }
     }
 
     async fn seed(&self) {
@@ -138,6 +187,18 @@ impl Drop for Postgres {
         let data = self.data();
         let _ = command.args(["-m", "immediate", "-W", "stop", "-D"]).arg(data).output();
     }
+}
+
+/// A folder that the server may own.
+fn folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("pgpool-it").tempdir().expect("folder");
+    give_away(folder.path());
+    folder
+}
+
+/// The system chooses; nobody else takes it in the meantime but by great misfortune.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port()
 }
 
 /// `PG_BIN`, or the newest of Debian's.

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use crate::pool::{Console, PoolMode, ServerAddress};
+use crate::pool::{Console, PoolMode, Reads, ServerAddress};
 use crate::raw::schema::section;
 use crate::raw::{Named, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
@@ -44,8 +44,20 @@ section! {
         /// The server for reads and writes: `ADDRESS:PORT`; `HOST:PORT`, looked up for each
         /// connection; or `unix:/FOLDER:PORT`.
         must "primary" primary: Typed<ServerAddress>,
-        /// Servers for reads alone, offered to clients under `replica-alias`. Default: none.
+        /// Its streaming replicas, offered to clients under `replica-alias`. Each may be promoted:
+        /// writes then go to it, and to no server with an older timeline any more. Default: none.
         may "replicas" replicas: Vec<Typed<ServerAddress>>,
+        /// Which reads of clients of the database itself go to a replica, each with those before it:
+        /// `alias`, none; `asked`, those of a client that says so (`SET pgpool.role = replica`,
+        /// `-c pgpool.role=replica`, a leading `/* pgpool: replica */`); `read-only`, transactions
+        /// that begin `READ ONLY`; `automatic`, single statements that can be told to read alone.
+        /// Default: `asked`.
+        may "reads" reads: Typed<Reads>,
+        /// A replica that is further behind the primary gets no reads. Default: 10s.
+        may "max-lag" max_lag: Typed<Time>,
+        /// Time between two looks at each server: who is the primary, how far the replicas are.
+        /// Default: 500ms.
+        may "check-every" check_every: Typed<Time>,
         /// The name under which clients reach the replicas. Default: the database's name with
         /// `_ro`.
         may "replica-alias" replica_alias: Typed<Text>,

@@ -16,7 +16,7 @@ use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
-use crate::pool::{Console, PoolMode, ServerAddress};
+use crate::pool::{Console, PoolMode, Reads, ServerAddress};
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
@@ -503,6 +503,12 @@ words! {
         "session" => Self::Session,
         "transaction" => Self::Transaction,
         "statement" => Self::Statement,
+    }
+    Reads {
+        "alias" => Self::Alias,
+        "asked" => Self::Asked,
+        "read-only" => Self::ReadOnly,
+        "automatic" => Self::Automatic,
     }
     Console {
         "no" => Self::No,

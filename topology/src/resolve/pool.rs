@@ -6,7 +6,10 @@ use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::pool::{Console, Database, Group, Instance, PoolMode, Servers, Settings, User};
+use crate::pool::{
+    Console, Database, Group, Instance, PoolMode, Reads, Replication, ServerAddress, Servers,
+    Settings, User,
+};
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
@@ -78,8 +81,8 @@ fn database(
     size: NonZeroU32,
     out: &mut Findings,
 ) -> Vec<(Database, Spot)> {
-    let Entry { name, spot, value: raw } = entry;
-    let replicas = raw.replicas.unwrap_or_default();
+    let Entry { name, spot, value: mut raw } = entry;
+    let replicas = raw.replicas.take().unwrap_or_default();
     if let Some(typed) = &raw.replica_alias {
         identifier("database", &typed.value.0, &typed.spot, out);
         if replicas.is_empty() {
@@ -104,11 +107,24 @@ fn database(
         }
     }
     let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));
+    alone(&raw, &replicas, out);
+    let check_every = positive(raw.check_every, Duration::from_millis(500), out);
+    let max_lag = positive(raw.max_lag, Duration::from_secs(10), out);
     let Some(primary) = raw.primary else { return Vec::new() };
+    let members = std::iter::once(&primary).chain(&replicas);
+    let replication = (!replicas.is_empty()).then(|| Replication {
+        name: DatabaseName::new(&name),
+        alias: DatabaseName::new(alias),
+        members: members.map(|server| server.value.clone()).collect(),
+        reads: or(raw.reads, Reads::Asked),
+        max_lag,
+        check_every,
+    });
     let main = Database {
         name: DatabaseName::new(&name),
         server_name: raw.server_name.map_or(name, |typed| typed.value.0),
         servers: Servers::Primary(primary.at()),
+        replication,
         mode: or(raw.mode, PoolMode::Transaction),
         pool_size: or(raw.pool_size, size),
         run,
@@ -125,6 +141,28 @@ fn database(
     };
     let alias_at = raw.replica_alias.map_or_else(|| spot.clone(), |typed| typed.spot);
     vec![(main, spot), (replicas, alias_at)]
+}
+
+/// Most servers of one database.
+const MOST_MEMBERS: usize = 32;
+
+/// What only makes sense beside replicas.
+fn alone(raw: &raw::Database, replicas: &[Typed<ServerAddress>], out: &mut Findings) {
+    let keys = [
+        ("reads", raw.reads.as_ref().map(|typed| &typed.spot)),
+        ("max-lag", raw.max_lag.as_ref().map(|typed| &typed.spot)),
+        ("check-every", raw.check_every.as_ref().map(|typed| &typed.spot)),
+    ];
+    for (key, spot) in keys {
+        if let Some(spot) = spot.filter(|_| replicas.is_empty()) {
+            out.warning(spot, format!("`{key}` is about replicas, but there are none"))
+                .hint("add `replicas: [ADDRESS:PORT]`, or leave it out".to_owned());
+        }
+    }
+    if let Some(typed) = replicas.get(MOST_MEMBERS - 1) {
+        let what = format!("more than {MOST_MEMBERS} servers of one database");
+        out.error(&typed.spot, what).allowed("a primary and 31 replicas");
+    }
 }
 
 /// PostgreSQL's names: at most 63 bytes (NAMEDATALEN - 1).

@@ -1,0 +1,134 @@
+//! Elections, fencing, lag and freshness, told by what servers say. Not for asking them. Run by the
+//! test harness.
+//!
+//! Invariant: no clock but the one that a test moves.
+
+use super::*;
+use topology::units::DatabaseName;
+
+const BOUND: Duration = Duration::from_secs(10);
+
+fn family() -> Family {
+    let members = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+    let replication = Replication {
+        name: DatabaseName::new("shop"),
+        alias: DatabaseName::new("shop_ro"),
+        members: members.iter().map(|text| text.parse().expect("address")).collect(),
+        reads: Reads::Asked,
+        max_lag: BOUND,
+        check_every: Duration::from_millis(500),
+    };
+    Family::new(&replication)
+}
+
+struct Times(Instant);
+
+impl Times {
+    fn at(&self, seconds: u64) -> Instant {
+        self.0 + Duration::from_secs(seconds)
+    }
+
+    fn said(&self, seconds: u64, recovers: bool, timeline: u32, position: u64) -> Said {
+        let (asked, age) = (self.at(seconds), Duration::from_secs(3600));
+        Said { recovers, timeline, position, started: 0, age, asked }
+    }
+}
+
+fn primary(
+    times: &Times,
+    seconds: u64,
+    timeline: u32,
+    position: u64,
+    started: u64,
+) -> Option<Said> {
+    Some(Said { started, ..times.said(seconds, false, timeline, position) })
+}
+
+fn replica(times: &Times, seconds: u64, timeline: u32, position: u64) -> Option<Said> {
+    Some(times.said(seconds, true, timeline, position))
+}
+
+/// P5: a primary that does not answer stays the primary; one that was promoted takes over; the old
+/// one never gets a write again.
+#[test]
+fn an_old_primary_is_fenced() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let old = primary(&times, 0, 1, 100, 1);
+    let round = [old, replica(&times, 0, 1, 100), replica(&times, 0, 1, 100)];
+    assert_eq!(all.learn(&round, BOUND), [Change::Primary(0), Change::Replicas]);
+    assert_eq!((all.serving(Role::Primary), all.serving(Role::Replica)), (vec![0], vec![1, 2]));
+
+    let round = [None, replica(&times, 1, 1, 100), replica(&times, 1, 1, 100)];
+    assert_eq!(all.learn(&round, BOUND), []);
+    assert_eq!(all.serving(Role::Primary), [0], "it may come back");
+
+    let new = primary(&times, 2, 2, 120, 2);
+    let round = [None, new, replica(&times, 2, 1, 100)];
+    assert_eq!(all.learn(&round, BOUND), [Change::Primary(1), Change::Replicas]);
+    assert_eq!(all.serving(Role::Replica), [1], "the other replica follows nobody yet");
+
+    // The old one is back, and even says that it has written more.
+    let back = primary(&times, 3, 1, 900, 3);
+    let round = [back, new, replica(&times, 3, 2, 120)];
+    assert_eq!(all.learn(&round, BOUND), [Change::Replicas]);
+    assert_eq!((all.serving(Role::Primary), all.serving(Role::Replica)), (vec![1], vec![2]));
+    assert!(!all.admits(&back.expect("said")) && all.admits(&new.expect("said")));
+
+    // Alone, it gets nothing either.
+    all.learn(&[back, None, None], BOUND);
+    assert_eq!(all.serving(Role::Primary), [1]);
+}
+
+/// P5: two primaries on one timeline get no writes until one of them is gone; one server under two
+/// addresses is not two.
+#[test]
+fn two_primaries_get_no_writes() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let one = primary(&times, 0, 1, 100, 7);
+    all.learn(&[one, one, None], BOUND);
+    assert_eq!((all.serving(Role::Primary), all.serving(Role::Replica)), (vec![0], vec![1]));
+    let round = [one, primary(&times, 1, 1, 100, 8), None];
+    assert_eq!(all.learn(&round, BOUND), [Change::Split, Change::Replicas]);
+    assert!(all.serving(Role::Primary).is_empty());
+    assert_eq!(all.learn(&[None, round[1], None], BOUND), [Change::Primary(1), Change::Replicas]);
+}
+
+/// P5: a replica gets no reads while it is further behind than the bound, by the primary's own
+/// positions; an idle primary and one that is away make no replica late.
+#[test]
+fn late_replicas_get_no_reads() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let round = |seconds, written, replayed| {
+        [primary(&times, seconds, 1, written, 1), replica(&times, seconds, 1, replayed), None]
+    };
+    all.learn(&round(0, 100, 50), BOUND);
+    assert_eq!(all.serving(Role::Replica), [0], "an hour behind, as it says: the primary serves");
+    all.learn(&round(1, 200, 100), BOUND);
+    assert_eq!(all.lag(1), Some(Duration::from_secs(1)));
+    assert_eq!(all.serving(Role::Replica), [1]);
+    all.learn(&round(12, 300, 150), BOUND);
+    assert_eq!(all.lag(1), Some(Duration::from_secs(12)));
+    assert_eq!(all.serving(Role::Replica), [0]);
+    all.learn(&round(13, 300, 300), BOUND);
+    all.learn(&round(900, 300, 300), BOUND);
+    assert_eq!((all.lag(1), all.serving(Role::Replica)), (Some(Duration::ZERO), vec![1]));
+    all.learn(&[None, replica(&times, 2000, 1, 300), None], BOUND);
+    assert_eq!((all.lag(1), all.serving(Role::Replica)), (Some(Duration::ZERO), vec![1]));
+}
+
+/// P5: who has written reads from a replica once it has replayed what the primary had written by
+/// then, and not before.
+#[test]
+fn replicas_are_fresh_when_they_have_what_was_written() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let round = |seconds, written, replayed| {
+        [primary(&times, seconds, 1, written, 1), replica(&times, seconds, 1, replayed), None]
+    };
+    all.learn(&round(0, 100, 100), BOUND);
+    assert!(!all.is_fresh(times.at(1)), "nobody has asked since");
+    all.learn(&round(2, 200, 150), BOUND);
+    assert!(!all.is_fresh(times.at(1)), "it may not have it");
+    all.learn(&round(3, 900, 200), BOUND);
+    assert!(all.is_fresh(times.at(1)), "it has all that was written by then");
+    assert!(!all.is_fresh(times.at(3)));
+}

@@ -1,0 +1,257 @@
+//! A primary and its streaming replica behind one pooler: where reads go, and what becomes of clients
+//! and writes when the primary is killed and the replica promoted. Real PostgreSQL.
+//!
+//! Invariant: a test waits for what a server says, never for time.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use tokio_postgres::Client;
+
+use crate::pooler::{Pooler, Setup, code};
+use crate::postgres::Postgres;
+
+async fn pooler(servers: [&Postgres; 2], reads: &str) -> Pooler {
+    let [primary, replica] = servers;
+    let more =
+        format!(", replicas: [127.0.0.1:{}], reads: {reads}, check-every: 50ms", replica.port);
+    Pooler::start(primary, Setup { size: 4, more: &more, ..Setup::default() }).await
+}
+
+/// The port of the server that carried a statement out.
+async fn port(client: &Client, comment: &str) -> u16 {
+    let sql = format!("{comment} select inet_server_port()");
+    let rows = client.simple_query(&sql).await.unwrap_or_else(|fault| panic!("{fault:?}"));
+    rows.iter().find_map(at).expect("a row")
+}
+
+fn at(message: &tokio_postgres::SimpleQueryMessage) -> Option<u16> {
+    match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Asks again until the statement is carried out by the server that it should reach.
+async fn reaches(client: &Client, comment: &str, wanted: u16) {
+    while port(client, comment).await != wanted {}
+}
+
+/// P5: a client says where it reads, by a setting, at its login, by a comment or by a transaction
+/// that is read-only; it never writes to a replica; and it reads what it has written.
+#[tokio::test]
+async fn reads_go_where_the_client_says() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let pooler = pooler([&primary, &replica], "read-only").await;
+    let mut client = pooler.client("app").await;
+    reaches(&client, "/* pgpool: replica */", replica.port).await;
+    assert_eq!(port(&client, "").await, primary.port);
+
+    // A read-only transaction, once the replica has what this client may have written.
+    loop {
+        let transaction = client.build_transaction().read_only(true).start().await.expect("begin");
+        let row = transaction.query_one("select inet_server_port()", &[]).await.expect("row");
+        let fault = transaction.batch_execute("insert into t values (1)").await;
+        assert_eq!(code(&fault.expect_err("read-only")), "25006");
+        transaction.rollback().await.expect("rollback");
+        if row.get::<_, i32>(0) == i32::from(replica.port) {
+            break;
+        }
+    }
+    client.batch_execute("insert into t values (1, 'one')").await.expect("a write");
+    let transaction = client.build_transaction().read_only(true).start().await.expect("begin");
+    let row = transaction.query_one("select count(*) from t", &[]).await.expect("row");
+    assert_eq!(row.get::<_, i64>(0), 1, "it reads what it wrote");
+    transaction.rollback().await.expect("rollback");
+
+    client.batch_execute("set pgpool.role = 'replica'").await.expect("set");
+    assert_eq!(port(&client, "").await, replica.port);
+    let fault = client.batch_execute("insert into t values (2)").await.expect_err("a replica");
+    assert_eq!(code(&fault), "25006");
+    client.batch_execute("reset pgpool.role").await.expect("reset");
+    assert_eq!(port(&client, "").await, primary.port);
+
+    let mut config = pooler.config("app", crate::postgres::PASSWORD, "shop");
+    config.options("-c pgpool.role=replica");
+    let reader = crate::pooler::connect(&config).await.expect("a client");
+    assert_eq!(port(&reader, "").await, replica.port);
+}
+
+/// P5: single statements that read alone go to the replica by themselves, in every form of the
+/// protocol; a misjudged one is carried out by the primary, and nobody notices.
+#[tokio::test]
+async fn reads_are_told_from_writes() {
+    let primary = Postgres::start().await;
+    let root = primary.root().await;
+    // It says that it changes nothing, and does.
+    let lie =
+        "create function lie() returns int language sql stable as 'select nextval(''s'')::int'";
+    root.batch_execute(&format!("create sequence s; grant all on s to public; {lie}"))
+        .await
+        .expect("a function");
+    root.batch_execute("create unlogged table u as select 7 as a; grant all on u to public")
+        .await
+        .expect("a table");
+    let replica = primary.replica();
+    let pooler = pooler([&primary, &replica], "automatic").await;
+    let client = pooler.client("app").await;
+    reaches(&client, "", replica.port).await;
+    assert_eq!(port(&client, "/* pgpool: primary */").await, primary.port);
+    reaches(&client, "", replica.port).await;
+    let statement = client.prepare("select inet_server_port(), $1::int4").await.expect("prepared");
+    loop {
+        let row = client.query_one(&statement, &[&1]).await.expect("row");
+        if row.get::<_, i32>(0) == i32::from(replica.port) {
+            break;
+        }
+    }
+    for n in 1..20_i32 {
+        reaches(&client, "", replica.port).await;
+        let row = client.query_one("select lie()", &[]).await.expect("on the primary");
+        assert_eq!(row.get::<_, i32>(0), n, "carried out once");
+        let rows = client.simple_query("select a from u").await.expect("an unlogged table");
+        assert_eq!(rows.iter().find_map(at), Some(7));
+        client.execute("insert into t values ($1, 'x')", &[&n]).await.expect("a write");
+        let row = client.query_one("select count(*) from t", &[]).await.expect("row");
+        assert_eq!(row.get::<_, i64>(0), i64::from(n), "it reads what it wrote");
+    }
+    let fault = client.batch_execute("select nonsense").await.expect_err("no such column");
+    assert_eq!(code(&fault), "42703");
+}
+
+/// P5: a replica that is further behind than the bound, or gone, gets no reads; they go to the
+/// primary, and come back when it has caught up.
+#[tokio::test]
+async fn late_replicas_are_left_out() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let more =
+        format!(", replicas: [127.0.0.1:{}], check-every: 50ms, max-lag: 200ms", replica.port);
+    let pooler = Pooler::start(&primary, Setup { more: &more, ..Setup::default() }).await;
+    let config = pooler.config("app", crate::postgres::PASSWORD, "shop_ro");
+    let reader = crate::pooler::connect(&config).await.expect("a client");
+    reaches(&reader, "", replica.port).await;
+    let standby = replica.root().await;
+    standby.batch_execute("select pg_wal_replay_pause()").await.expect("paused");
+    let root = primary.root().await;
+    while port(&reader, "").await != primary.port {
+        root.batch_execute("insert into t values (1)").await.expect("a write");
+    }
+    standby.batch_execute("select pg_wal_replay_resume()").await.expect("resumed");
+    reaches(&reader, "", replica.port).await;
+    replica.kill();
+    loop {
+        // The query under way is lost with its server; the next ones are not.
+        let again = crate::pooler::connect(&config).await.expect("a client");
+        if again.simple_query("select 1").await.is_ok() && port(&again, "").await == primary.port {
+            break;
+        }
+    }
+}
+
+struct Load {
+    acknowledged: RefCell<Vec<(i32, i32)>>,
+    /// Sent, and nobody said what became of it.
+    unknown: RefCell<BTreeSet<(i32, i32)>>,
+    over: Cell<bool>,
+}
+
+impl Load {
+    async fn write(&self, pooler: &Pooler, writer: i32) {
+        let config = pooler.config("app", crate::postgres::PASSWORD, "shop");
+        let mut number = 0;
+        while !self.over.get() {
+            let Ok(client) = crate::pooler::connect(&config).await else { continue };
+            while !self.over.get() {
+                number += 1;
+                let sql = format!("insert into t values ({writer}, '{number}')");
+                match client.batch_execute(&sql).await {
+                    Ok(()) => self.acknowledged.borrow_mut().push((writer, number)),
+                    Err(_) => {
+                        self.unknown.borrow_mut().insert((writer, number));
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn reach(&self, count: usize) {
+        while self.acknowledged.borrow().len() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// P5, R12: the primary is killed under load and its synchronous replica promoted, and nobody tells
+/// the pooler: idle clients stay and go on, every acknowledged write is there once, and the old
+/// primary gets none when it comes back, from this pooler or from one that starts then.
+#[tokio::test]
+async fn a_promoted_replica_takes_the_writes() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let root = primary.root().await;
+    for sql in ["alter system set synchronous_standby_names = '*'", "select pg_reload_conf()"] {
+        root.batch_execute(sql).await.expect("settings");
+    }
+    let sync = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+    while root.query_one(sync, &[]).await.expect("row").get::<_, i64>(0) == 0 {}
+    let pooler = pooler([&primary, &replica], "asked").await;
+    let mut idle = Vec::new();
+    for _ in 0..30 {
+        idle.push(pooler.client("app").await);
+    }
+    let load = Rc::new(Load {
+        acknowledged: RefCell::default(),
+        unknown: RefCell::default(),
+        over: Cell::new(false),
+    });
+    let script = async {
+        load.reach(500).await;
+        primary.kill();
+        let before = load.acknowledged.borrow().len();
+        replica.promote();
+        load.reach(before + 500).await;
+        load.over.set(true);
+    };
+    let writers = (0..8).map(|writer| load.write(&pooler, writer));
+    tokio::join!(script, futures_util::future::join_all(writers));
+    for client in &idle {
+        client.batch_execute("select 1").await.expect("an idle client goes on");
+    }
+
+    let there = replica.root().await;
+    let rows = there.query("select a, b::int4 from t", &[]).await.expect("rows");
+    let found: Vec<(i32, i32)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let once: BTreeSet<_> = found.iter().copied().collect();
+    assert_eq!(found.len(), once.len(), "no write is doubled");
+    let (acknowledged, unknown) = (load.acknowledged.take(), load.unknown.take());
+    for write in &acknowledged {
+        assert!(once.contains(write), "{write:?} was acknowledged and is lost");
+    }
+    let acknowledged: BTreeSet<_> = acknowledged.into_iter().collect();
+    for write in once.difference(&acknowledged) {
+        assert!(unknown.contains(write), "nobody asked for {write:?}");
+    }
+    no_write_to_the_old(&primary, &replica, &pooler).await;
+}
+
+async fn no_write_to_the_old(old: &Postgres, new: &Postgres, pooler: &Pooler) {
+    old.launch("-c synchronous_standby_names=''");
+    let count = "select count(*) from t";
+    let root = old.root().await;
+    let before = root.query_one(count, &[]).await.expect("row").get::<_, i64>(0);
+    let started = self::pooler([old, new], "asked").await;
+    for pooler in [pooler, &started] {
+        pooler.console().await.batch_execute("RECONNECT").await.expect("reconnect");
+        let client = pooler.client("app").await;
+        for _ in 0..50 {
+            client.batch_execute("insert into t values (99)").await.expect("a write");
+            assert_eq!(port(&client, "").await, new.port);
+        }
+    }
+    let after = root.query_one(count, &[]).await.expect("row").get::<_, i64>(0);
+    assert_eq!(after, before, "the old primary got a write");
+}
