@@ -3,11 +3,15 @@
 //!
 //! Invariant: phases only go forward, Running → Draining → Stopped.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
 
 /// Where an instance stands in its life.
@@ -94,8 +98,24 @@ impl Shutdown {
     }
 
     async fn reached(&self, at_least: Phase) {
-        // An error means that the owner is gone, which ends the wait as well.
-        let _ = self.phase.clone().wait_for(|phase| *phase >= at_least).await;
+        let mut phase = self.phase.clone();
+        // Unconstrained: a poll that the runtime puts off would not be woken later.
+        let mut reached = pin!(unconstrained(phase.wait_for(|phase| *phase >= at_least)));
+        let mut sleeper: Option<Waker> = None;
+        poll_fn(|cx| {
+            // Connections poll this with every request. Who sleeps on it already and would have been
+            // woken need not look again.
+            let asleep = sleeper.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if asleep && matches!(self.phase.has_changed(), Ok(false)) {
+                return Poll::Pending;
+            }
+            if !asleep {
+                sleeper = Some(cx.waker().clone());
+            }
+            // An error means that the owner is gone, which ends the wait as well.
+            reached.as_mut().poll(cx).map(|_| ())
+        })
+        .await;
     }
 }
 
@@ -166,6 +186,50 @@ mod tests {
         assert_eq!(shutdown.phase(), Phase::Stopped);
         shutdown.draining().await;
         shutdown.stopped().await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_whoever_polls() {
+        let lifecycle = Lifecycle::new();
+        let shutdown = lifecycle.shutdown();
+        let mut waiting = Box::pin(async move {
+            shutdown.draining().await;
+            shutdown.stopped().await;
+        });
+        for _ in 0..2 {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+        }
+        // Another task goes on with it.
+        let task = tokio::spawn(waiting);
+        tokio::task::yield_now().await;
+        lifecycle.drain();
+        tokio::task::yield_now().await;
+        assert!(!task.is_finished());
+        lifecycle.stop();
+        task.await.expect("no panic");
+    }
+
+    /// A task that has spent its time is polled, but what it polls is put off.
+    #[tokio::test]
+    async fn who_has_no_time_left_is_woken_too() {
+        let lifecycle = Lifecycle::new();
+        let shutdown = lifecycle.shutdown();
+        let task = tokio::spawn(async move {
+            let mut waiting = pin!(shutdown.draining());
+            poll_fn(|cx| {
+                while tokio::task::coop::poll_proceed(cx)
+                    .map(|left| left.made_progress())
+                    .is_ready()
+                {}
+                waiting.as_mut().poll(cx)
+            })
+            .await;
+        });
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        lifecycle.drain();
+        task.await.expect("no panic");
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use common::net::bind;
 use common::snapshot::Published;
 use common::workers::{self, WorkerId, Workers};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{interval, timeout};
 
 use crate::connection::Worker;
@@ -138,7 +138,14 @@ pub(crate) fn start(
             (make.clone(), Arc::clone(&connections), options.clone());
         async move {
             if let Some(inbox) = inbox {
-                run(make(index), inbox, connections, options).await;
+                // In a task of its own: what a worker's runtime itself waits for is polled with every
+                // request.
+                let running = spawn_local(run(make(index), inbox, connections, options));
+                if let Err(panic) = running.await
+                    && panic.is_panic()
+                {
+                    std::panic::resume_unwind(panic.into_panic());
+                }
             }
         }
     })?;
