@@ -7,7 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use common::net::relay::Wire;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
@@ -19,7 +19,9 @@ pub struct Link<IO> {
     pub input: BytesMut,
     /// Bytes to read at once: grows while reads fill it.
     room: usize,
-    output: BytesMut,
+    output: Vec<u8>,
+    /// Bytes of `output` that have left.
+    left: usize,
     /// Comes behind `output`, without a copy.
     large: Bytes,
     /// Comes behind `large`.
@@ -37,8 +39,8 @@ const HIGH: usize = 64 * 1024;
 impl<IO> Link<IO> {
     /// Of a connection on which nothing has been read or written.
     pub fn new(io: IO) -> Self {
-        let (input, output) = (BytesMut::new(), BytesMut::new());
-        Self { io, input, room: LEAST_ROOM, output, large: Bytes::new(), tail: b"" }
+        let (input, output) = (BytesMut::new(), Vec::new());
+        Self { io, input, room: LEAST_ROOM, output, left: 0, large: Bytes::new(), tail: b"" }
     }
 
     /// The stream, and what was read of it and not used.
@@ -47,7 +49,7 @@ impl<IO> Link<IO> {
     }
 
     /// Where heads are written to; nothing may be added while the link [is full](Self::is_full).
-    pub fn output(&mut self) -> &mut BytesMut {
+    pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output
     }
 
@@ -55,8 +57,8 @@ impl<IO> Link<IO> {
     pub fn put(&mut self, data: Bytes, tail: &'static [u8]) {
         if data.len() <= COPIED {
             self.output.reserve(data.len() + tail.len());
-            self.output.put_slice(&data);
-            self.output.put_slice(tail);
+            self.output.extend_from_slice(&data);
+            self.output.extend_from_slice(tail);
         } else {
             self.large = data;
             self.tail = tail;
@@ -65,7 +67,7 @@ impl<IO> Link<IO> {
 
     /// Whether it must be flushed before anything is added.
     pub fn is_full(&self) -> bool {
-        !self.large.is_empty() || self.output.len() >= HIGH
+        !self.large.is_empty() || self.output.len() - self.left >= HIGH
     }
 
     /// Whether something waits to be written.
@@ -80,7 +82,7 @@ impl<IO> Link<IO> {
             self.room = LEAST_ROOM;
         }
         if self.output.is_empty() && self.output.capacity() > LEAST_ROOM {
-            self.output = BytesMut::new();
+            self.output = Vec::new();
         }
     }
 
@@ -90,7 +92,7 @@ impl<IO> Link<IO> {
             self.input = BytesMut::new();
         }
         if self.output.is_empty() {
-            self.output = BytesMut::new();
+            self.output = Vec::new();
         }
         self.room = LEAST_ROOM;
     }
@@ -126,15 +128,13 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_output() {
             let io = Pin::new(&mut self.io);
+            let output = self.output.get(self.left..).unwrap_or_default();
             let count = if self.large.is_empty() {
-                ready!(io.poll_write(cx, &self.output))?
+                ready!(io.poll_write(cx, output))?
             } else {
-                let slices = [
-                    IoSlice::new(&self.output),
-                    IoSlice::new(&self.large),
-                    IoSlice::new(self.tail),
-                ];
-                let empty = usize::from(self.output.is_empty());
+                let slices =
+                    [IoSlice::new(output), IoSlice::new(&self.large), IoSlice::new(self.tail)];
+                let empty = usize::from(output.is_empty());
                 let slices = slices.get(empty..).unwrap_or_default();
                 ready!(io.poll_write_vectored(cx, slices))?
             };
@@ -147,14 +147,21 @@ impl<IO: AsyncWrite + Unpin> Link<IO> {
     }
 
     fn written(&mut self, count: usize) {
-        let first = count.min(self.output.len());
-        self.output.advance(first);
+        let first = count.min(self.output.len() - self.left);
+        self.left += first;
+        if self.left == self.output.len() {
+            self.output.clear();
+            self.left = 0;
+        } else if self.left >= HIGH {
+            self.output.drain(..self.left);
+            self.left = 0;
+        }
         let second = (count - first).min(self.large.len());
         self.large.advance(second);
         let rest = count - first - second;
         if self.large.is_empty() && !self.tail.is_empty() {
             let tail = std::mem::take(&mut self.tail);
-            self.output.put_slice(tail.get(rest..).unwrap_or_default());
+            self.output.extend_from_slice(tail.get(rest..).unwrap_or_default());
         }
     }
 

@@ -109,12 +109,12 @@ fn written(head: &Head) {
     // In origin form, as stage 7 has it.
     let query = uri.query().map_or(String::new(), |query| format!("?{query}"));
     let target: http::Uri = format!("{}{query}", uri.path()).parse().expect("a target");
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     write::request(&mut out, method, &target, headers, head.body.into());
     let limits = HeadLimits { bytes: 1 << 20, target: 1 << 20, headers: 200 };
     let end = head::end(&out, &mut 0, limits).expect("clean").expect("whole");
     assert_eq!(end, out.len(), "{}", out.escape_ascii());
-    let again = request::parse(&out.freeze(), limits).expect("clean");
+    let again = request::parse(&out.into(), limits).expect("clean");
     assert_eq!((&again.parts.method, again.body), (method, head.body));
     assert_eq!(again.parts.uri, target);
     assert!(again.body != BodyLength::UntilClose, "a request ends by itself");

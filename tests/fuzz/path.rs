@@ -5,7 +5,7 @@
 //! disguise, however often it is decoded once more.
 #![no_main]
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use l7_gateway::codec::head::HeadLimits;
 use l7_gateway::codec::{request, write};
@@ -81,7 +81,7 @@ fn arrives(path: &str) -> String {
     let uri: Uri = path.parse().expect("a canonical path is a target");
     let mut headers = HeaderMap::new();
     headers.insert(header::HOST, HeaderValue::from_static("h"));
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
     write::request(&mut out, &Method::GET, &uri, &headers, write::Framing::Silent);
     let limits = HeadLimits { bytes: 1 << 20, target: 1 << 20, headers: 100 };
     let head = request::parse(&Bytes::from(out), limits).expect("clean");

@@ -3,7 +3,6 @@
 //!
 //! Invariant: what is written has one framing field at most, ours, whatever the header map says.
 
-use bytes::{BufMut as _, BytesMut};
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, StatusCode, Uri};
 
@@ -35,7 +34,7 @@ impl From<BodyLength> for Framing {
 
 /// A request's head, its host first (RFC 9112 §3.2).
 pub fn request(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     method: &Method,
     target: &Uri,
     headers: &HeaderMap,
@@ -43,10 +42,10 @@ pub fn request(
 ) {
     let path = target.path_and_query().map_or("/", |target| target.as_str());
     out.reserve(path.len() + size(headers));
-    out.put_slice(method.as_str().as_bytes());
-    out.put_slice(b" ");
-    out.put_slice(path.as_bytes());
-    out.put_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(path.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
     if let Some(host) = headers.get(header::HOST) {
         field(out, &header::HOST, host.as_bytes());
     }
@@ -58,38 +57,38 @@ pub fn request(
     frame(out, framing);
 }
 
-/// An answer's head; `extra` are complete lines of the connection's own.
+/// An answer's head; `extra` writes complete lines of the connection's own.
 pub fn response(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     status: StatusCode,
     headers: &HeaderMap,
     framing: Framing,
-    extra: &[u8],
+    extra: impl FnOnce(&mut Vec<u8>),
 ) {
-    out.reserve(size(headers) + extra.len());
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(status.as_str().as_bytes());
-    out.put_slice(b" ");
-    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.put_slice(b"\r\n");
+    out.reserve(size(headers) + EXTRA);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
     for (name, value) in headers {
         passed(out, name, value.as_bytes(), framing);
     }
-    out.put_slice(extra);
+    extra(out);
     frame(out, framing);
 }
 
 /// Fields behind a chunked body, and its end.
-pub fn trailers(out: &mut BytesMut, trailers: Option<&HeaderMap>) {
-    out.put_slice(b"0\r\n");
+pub fn trailers(out: &mut Vec<u8>, trailers: Option<&HeaderMap>) {
+    out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.into_iter().flatten() {
         field(out, name, value.as_bytes());
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What comes before a chunk of so many bytes; CRLF comes behind it.
-pub fn chunk(out: &mut BytesMut, size: usize) {
+pub fn chunk(out: &mut Vec<u8>, size: usize) {
     let mut digits = [0; 16];
     let mut at = digits.len();
     let mut left = size;
@@ -101,9 +100,12 @@ pub fn chunk(out: &mut BytesMut, size: usize) {
         }
         left >>= 4;
     }
-    out.put_slice(digits.get(at..).unwrap_or_default());
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
 }
+
+/// Room for lines of a connection's own.
+const EXTRA: usize = 64;
 
 fn size(headers: &HeaderMap) -> usize {
     let lines = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
@@ -113,7 +115,7 @@ fn size(headers: &HeaderMap) -> usize {
 /// Fields that say how a body is framed.
 pub const FRAMES: [HeaderName; 2] = [header::TRANSFER_ENCODING, header::CONTENT_LENGTH];
 
-fn passed(out: &mut BytesMut, name: &HeaderName, value: &[u8], framing: Framing) {
+fn passed(out: &mut Vec<u8>, name: &HeaderName, value: &[u8], framing: Framing) {
     let ours = *name == header::TRANSFER_ENCODING
         || (*name == header::CONTENT_LENGTH && framing != Framing::AsTold);
     if !ours {
@@ -121,21 +123,21 @@ fn passed(out: &mut BytesMut, name: &HeaderName, value: &[u8], framing: Framing)
     }
 }
 
-fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.put_slice(name.as_str().as_bytes());
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
+fn field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
-fn frame(out: &mut BytesMut, framing: Framing) {
+fn frame(out: &mut Vec<u8>, framing: Framing) {
     match framing {
         Framing::Exact(bytes) => {
-            out.put_slice(b"content-length: ");
-            out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
-            out.put_slice(b"\r\n\r\n");
+            out.extend_from_slice(b"content-length: ");
+            out.extend_from_slice(itoa::Buffer::new().format(bytes).as_bytes());
+            out.extend_from_slice(b"\r\n\r\n");
         }
-        Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n\r\n"),
-        Framing::Silent | Framing::AsTold => out.put_slice(b"\r\n"),
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n\r\n"),
+        Framing::Silent | Framing::AsTold => out.extend_from_slice(b"\r\n"),
     }
 }

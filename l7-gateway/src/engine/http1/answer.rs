@@ -101,16 +101,18 @@ where
     {
         let mut client = client.borrow_mut();
         client.answering();
-        let mut lines = Vec::new();
-        match (close, asked.version) {
-            (true, _) => lines.extend_from_slice(b"connection: close\r\n"),
-            (false, Version::HTTP_10) => lines.extend_from_slice(b"connection: keep-alive\r\n"),
-            (false, _) => {}
-        }
-        if !head.headers.contains_key(header::DATE) {
-            line.date(&mut lines);
-        }
-        write::response(client.link.output(), head.status, &head.headers, framing, &lines);
+        let dated = head.headers.contains_key(header::DATE);
+        let lines = |out: &mut Vec<u8>| {
+            match (close, asked.version) {
+                (true, _) => out.extend_from_slice(b"connection: close\r\n"),
+                (false, Version::HTTP_10) => out.extend_from_slice(b"connection: keep-alive\r\n"),
+                (false, _) => {}
+            }
+            if !dated {
+                line.date(out);
+            }
+        };
+        write::response(client.link.output(), head.status, &head.headers, framing, lines);
     }
     let left = match framing {
         Framing::Exact(bytes) if !bodiless => bytes,

@@ -203,7 +203,7 @@ impl<IO: AsyncWrite + Unpin> Client<IO> {
     fn poll_word(&mut self, cx: &mut Context<'_>) -> bool {
         if self.word == Word::Awaited {
             self.word = Word::Put;
-            self.link.output().put_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.link.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         if self.word == Word::Put {
             match self.link.poll_flush(cx) {
@@ -222,7 +222,7 @@ impl<IO> Hearer for Client<IO> {
         // Never at the cost of memory: who does not read does without.
         if exchange == self.number && self.hints > 0 && !self.link.is_full() {
             self.hints -= 1;
-            write::response(self.link.output(), status, fields, Framing::Silent, b"");
+            write::response(self.link.output(), status, fields, Framing::Silent, |_| {});
         }
     }
 }

@@ -28,7 +28,9 @@ pub(super) async fn pass<IO>(
     let mut headers = head.headers().clone();
     headers.remove(header::CONNECTION);
     headers.remove(header::UPGRADE);
-    let lines = b"connection: upgrade\r\nupgrade: websocket\r\n";
+    let lines = |out: &mut Vec<u8>| {
+        out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    };
     write::response(link.output(), head.status(), &headers, Framing::Silent, lines);
     let Some((upstream, said)) = tunnel.upstream.into_stream() else { return };
     link.put(said, b"");
