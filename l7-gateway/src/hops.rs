@@ -9,14 +9,19 @@ use http::header::{self, HeaderMap, HeaderName};
 /// Removes what concerns one connection only (RFC 9110 §7.6.1), in both directions. Looks before it
 /// removes: most messages have little or nothing of it.
 pub fn hop_by_hop(headers: &mut HeaderMap) {
-    let mut found: Vec<HeaderName> = headers.keys().filter(|name| is_hop(name)).cloned().collect();
-    if headers.contains_key(header::CONNECTION) {
-        let values = headers.get_all(header::CONNECTION).iter();
-        let names = values.filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-        // The options that name no field beside those that go anyway.
-        let plain = ["close", "keep-alive", "upgrade"];
-        let names = names.map(str::trim).filter(|name| !plain.contains(name));
-        found.extend(names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()));
+    let (mut found, mut named) = (Vec::new(), false);
+    for (name, value) in headers.iter() {
+        if *name == header::CONNECTION {
+            named = true;
+            let names = value.to_str().unwrap_or_default().split(',').map(str::trim);
+            // The options that name no field beside those that go anyway.
+            let names = names.filter(|name| !["close", "keep-alive", "upgrade"].contains(name));
+            found.extend(names.filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok()));
+        } else if is_hop(name) {
+            found.push(name.clone());
+        }
+    }
+    if named {
         headers.remove(header::CONNECTION);
     }
     for name in found {
@@ -26,14 +31,18 @@ pub fn hop_by_hop(headers: &mut HeaderMap) {
 
 /// Removes from an answer, interim or final, what services may say to us but not to clients.
 pub fn internal(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| INTERNAL.contains(name)) {
-        for name in INTERNAL {
-            headers.remove(name);
+    let mut found = [false; INTERNAL.len()];
+    for name in headers.keys() {
+        for (internal, found) in INTERNAL.iter().zip(&mut found) {
+            *found |= name == internal;
         }
+    }
+    for (name, _) in INTERNAL.iter().zip(found).filter(|(_, found)| *found) {
+        headers.remove(name);
     }
 }
 
-const INTERNAL: [HeaderName; 4] = [
+static INTERNAL: [HeaderName; 4] = [
     HeaderName::from_static("x-internal-server"),
     HeaderName::from_static("x-powered-by"),
     HeaderName::from_static("x-user-id"),

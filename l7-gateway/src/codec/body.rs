@@ -108,7 +108,7 @@ fn trailers(mut lines: Vec<u8>) -> Result<Piece, Fault> {
         Ok(httparse::Status::Complete((length, tokens))) if length == lines.len() => tokens,
         _ => return Err(Fault::Chunk),
     };
-    fields(&lines, tokens, |_, _| Ok(())).map(Piece::Trailers)
+    fields(&lines, tokens, 0, |_, _| Ok(())).map(Piece::Trailers)
 }
 
 /// Most fields behind a body.

@@ -175,14 +175,15 @@ fn length(value: &[u8]) -> Result<u64, Fault> {
     text.and_then(|text| text.parse().ok()).ok_or(Fault::Length)
 }
 
-/// The tokenised fields of a head or of trailers, sharing its bytes; each one is told to `seen`.
+/// The tokenised fields of a head or of trailers, sharing its bytes; each one is told to `seen`. There
+/// is room for `spare` more: a map that is too large costs more than one that is full.
 fn fields(
     bytes: &Bytes,
     tokens: &[httparse::Header<'_>],
+    spare: usize,
     mut seen: impl FnMut(&HeaderName, &[u8]) -> Result<(), Fault>,
 ) -> Result<HeaderMap, Fault> {
-    // A gateway adds a few of its own.
-    let mut map = HeaderMap::with_capacity(tokens.len() + SPARE);
+    let mut map = HeaderMap::with_capacity(tokens.len() + spare);
     for token in tokens {
         let name = HeaderName::from_bytes(token.name.as_bytes()).map_err(|_| Fault::Syntax)?;
         seen(&name, token.value)?;
@@ -192,8 +193,6 @@ fn fields(
     Ok(map)
 }
 
-/// Room for fields that are added on the way.
-const SPARE: usize = 8;
 /// Most header fields that any configuration gets.
 const SLOTS: usize = 256;
 

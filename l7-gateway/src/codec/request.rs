@@ -67,7 +67,7 @@ pub fn parse(head: &Bytes, limits: HeadLimits) -> Result<Head, Fault> {
     let method = method(tokens.method.unwrap_or_default())?;
     let uri = target(head, tokens.path.unwrap_or_default().as_bytes(), limits)?;
     let mut known = Fields::default();
-    let headers = fields(head, tokens.headers, |name, value| known.add(name, value))?;
+    let headers = fields(head, tokens.headers, SPARE, |name, value| known.add(name, value))?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     (parts.method, parts.uri, parts.headers) = (method, uri, headers);
     parts.version = match version {
@@ -76,6 +76,9 @@ pub fn parse(head: &Bytes, limits: HeadLimits) -> Result<Head, Fault> {
     };
     framed(Box::new(parts), &known, version)
 }
+
+/// Fields that are added on the way to a service.
+const SPARE: usize = 6;
 
 fn framed(parts: Box<Parts>, known: &Fields, version: Version) -> Result<Head, Fault> {
     if known.hosts != 1 {

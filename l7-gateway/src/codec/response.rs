@@ -42,7 +42,7 @@ pub fn parse(head: &Bytes, method: &Method, most_headers: usize) -> Result<Head,
     let code = tokens.code.filter(|code| *code < 600);
     let status = code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(Fault::Syntax)?;
     let mut known = Fields::default();
-    let headers = fields(head, tokens.headers, |name, value| known.add(name, value))?;
+    let headers = fields(head, tokens.headers, SPARE, |name, value| known.add(name, value))?;
     let named = known.body(version)?;
     let (mut parts, ()) = http::Response::new(()).into_parts();
     (parts.status, parts.headers) = (status, headers);
@@ -57,6 +57,9 @@ pub fn parse(head: &Bytes, method: &Method, most_headers: usize) -> Result<Head,
     };
     Ok(Head { parts, body, persistence })
 }
+
+/// Fields that are added on the way to a client.
+const SPARE: usize = 1;
 
 /// RFC 9112 §6.3, cases 1 and 2: the head is all, whatever it says.
 pub fn bodiless(method: &Method, status: StatusCode) -> bool {
