@@ -38,7 +38,7 @@ impl Dispatch {
         &self,
         _proof: &Grant,
         lane: &Lane,
-        plan: Plan,
+        plan: &Plan,
         request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answer, Why> {
@@ -58,7 +58,8 @@ impl Dispatch {
                 if plan.deadline.saturating_duration_since(now) <= pause {
                     return so_far;
                 }
-                sleep(pause).await;
+                // Boxed: few requests are asked again.
+                Box::pin(sleep(pause)).await;
             }
             let last = tried.attempts >= plan.attempts;
             let spare = if last { None } else { Spare::of(&mut next, rules) };
@@ -160,7 +161,7 @@ impl Dispatch {
         let progress = request.body.progress();
         let reuse = if first.is_some() { Reuse::Allowed } else { Reuse::Fresh };
         let now = first.unwrap_or_else(Instant::now);
-        let Plan { deadline, end, times, streams, .. } = plan;
+        let Plan { deadline, end, ref times, streams, .. } = *plan;
         let aim = Aim { endpoint, reuse, now, deadline, end, times, streams };
         let watch = Watch::new(&lane.costs, endpoint, now);
         let outcome = attempt(&lane.pool, aim, request).await;
@@ -242,7 +243,7 @@ impl Lane {
 #[derive(Clone, Copy, Debug)]
 struct To<'a> {
     lane: &'a Lane,
-    plan: Plan,
+    plan: &'a Plan,
     notes: Option<&'a Rc<Notes>>,
 }
 

@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Response, header};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use topology::gateway::Times;
 
+use super::alarm::Alarms;
 use super::retry::Reached;
 use super::upstream::connection::{Offer, Outgoing, Unanswered, UpstreamBody};
 use super::upstream::{Lease, Pool, Reuse};
@@ -17,7 +18,7 @@ use crate::body::BodyProgress;
 
 /// Where and how an attempt goes.
 #[derive(Clone, Copy, Debug)]
-pub struct Aim {
+pub struct Aim<'a> {
     /// Index into the service's endpoints.
     pub endpoint: usize,
     /// Whether a kept connection will do.
@@ -29,7 +30,7 @@ pub struct Aim {
     /// When the whole exchange must have ended.
     pub end: Option<Instant>,
     /// How long each thing may take.
-    pub times: Times,
+    pub times: &'a Times,
     /// It is a gRPC call.
     pub streams: bool,
 }
@@ -87,22 +88,23 @@ impl Failure {
 /// Sends the request and waits for the answer's head. Dropping the future closes the connection.
 pub async fn attempt(
     pool: &Rc<Pool>,
-    aim: Aim,
+    aim: Aim<'_>,
     request: Outgoing,
 ) -> Result<(Response<UpstreamBody>, Lease), Failure> {
     let patience = Patience::new(&aim, request.body.progress());
     let change = request.head.headers.contains_key(header::UPGRADE);
     let offer = if change { Offer::Http1 } else { Offer::Usual };
     let checkout = pool.checkout(&aim, offer);
-    let lease = match timeout_at(patience.until(), checkout).await {
-        Ok(Ok(lease)) => lease,
-        Ok(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
-        Err(_) => return Err(Failure { why: patience.why(), unsent: Some(request) }),
+    let lease = match pool.alarms.limit(patience.until(), checkout).await {
+        Some(Ok(lease)) => lease,
+        Some(Err(_)) => return Err(Failure { why: Why::Connect, unsent: Some(request) }),
+        None => return Err(Failure { why: patience.why(), unsent: Some(request) }),
     };
-    send(lease, patience, request).await
+    send(&pool.alarms, lease, patience, request).await
 }
 
 async fn send(
+    alarms: &Alarms,
     mut lease: Lease,
     mut patience: Patience,
     request: Outgoing,
@@ -112,10 +114,10 @@ async fn send(
     let answered = {
         let mut answer = std::pin::pin!(lease.send(request));
         loop {
-            match timeout_at(patience.until(), &mut answer).await {
-                Ok(answered) => break answered,
-                Err(_) if patience.goes_on() => {}
-                Err(_) => return Err(Failure { why: patience.why(), unsent: None }),
+            match alarms.limit(patience.until(), &mut answer).await {
+                Some(answered) => break answered,
+                None if patience.goes_on() => {}
+                None => return Err(Failure { why: patience.why(), unsent: None }),
             }
         }
     };
@@ -151,7 +153,7 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(aim: &Aim, body: Rc<BodyProgress>) -> Self {
+    fn new(aim: &Aim<'_>, body: Rc<BodyProgress>) -> Self {
         let now = aim.now;
         Self {
             bytes: body.bytes(),

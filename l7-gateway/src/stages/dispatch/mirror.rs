@@ -44,7 +44,7 @@ impl Dispatch {
             let now = Instant::now();
             let Some(endpoint) = pool.upstream.select(wish, now) else { return };
             let (reuse, end) = (Reuse::Allowed, None);
-            let aim = Aim { endpoint, reuse, now, deadline, end, times, streams: false };
+            let aim = Aim { endpoint, reuse, now, deadline, end, times: &times, streams: false };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {
                 let mut body =
                     ServiceBody::new(response.into_body(), lease, Pace::new(times.idle, None));

@@ -34,6 +34,7 @@ use crate::trace::{Silent, Trace};
 use crate::traffic::{self, Counted};
 use topology::gateway::RouteTo;
 
+mod alarm;
 mod ask;
 pub mod attempt;
 pub mod cache;
@@ -135,7 +136,7 @@ impl Dispatch {
 
     /// Lets a request in where few enough are under way, to its service and to all; it is in for as
     /// long as it keeps its passes.
-    async fn admit(&self, passes: &mut Vec<Pass>, plan: Plan) -> Result<(), Halt> {
+    async fn admit(&self, passes: &mut Vec<Pass>, plan: &Plan) -> Result<(), Halt> {
         let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         // The service's own line first: who waits in it takes no place from other services.
         for gate in [&lane.pool.upstream.gate, &self.snapshot.gate].into_iter().flatten() {
@@ -220,9 +221,9 @@ impl Dispatch {
             body.stream(plan.times.idle);
         }
         let request = Outgoing { head: Rc::new(head), body, hints: x.hints.clone() };
-        self.admit(&mut x.passes, plan).await?;
+        self.admit(&mut x.passes, &plan).await?;
         self.mirror(route, &request);
-        let asked = self.fetch(&grant, plan, request, x.notes.as_ref()).await;
+        let asked = self.fetch(&grant, &plan, request, x.notes.as_ref()).await;
         x.progress.upstream += begun.elapsed();
         asked
     }
@@ -231,7 +232,7 @@ impl Dispatch {
     async fn fetch(
         &self,
         grant: &Grant,
-        plan: Plan,
+        plan: &Plan,
         request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answered, Halt> {

@@ -102,7 +102,7 @@ impl Errand {
 
     async fn ask(&self, stage: &Dispatch, request: Outgoing) -> Result<(Answered, Came), Halt> {
         let sent = Instant::now();
-        let answered = stage.fetch(&self.grant, self.plan, request, None).await?;
+        let answered = stage.fetch(&self.grant, &self.plan, request, None).await?;
         let came = Came { at: self.began.0 + self.began.1.elapsed(), delay: sent.elapsed() };
         Ok((answered, came))
     }

@@ -258,7 +258,7 @@ impl Visit<'_> {
         let asked = input.head.clone();
         let errand = self.errand(x, &input, entry.clone(), ticket, self.plan);
         let begun = Instant::now();
-        let fetched = match self.stage.admit(&mut x.passes, self.plan).await {
+        let fetched = match self.stage.admit(&mut x.passes, &self.plan).await {
             Ok(()) => errand.run(self.stage, Some(input.route)).await,
             Err(halt) => Err(halt),
         };
@@ -307,7 +307,7 @@ impl Visit<'_> {
         let errand = Errand { hints: None, ..errand };
         tokio::task::spawn_local(async move {
             let mut passes = Vec::new();
-            if stage.admit(&mut passes, plan).await.is_ok() {
+            if stage.admit(&mut passes, &plan).await.is_ok() {
                 // Nobody waits for it; the next request sees what came of it.
                 let _told = errand.run(&stage, None).await;
             }

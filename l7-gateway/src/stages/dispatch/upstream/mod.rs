@@ -17,6 +17,7 @@ use self::connection::{Offer, Outgoing, Unanswered, UpstreamBody, of_http1};
 use self::http1::Http1;
 use self::http2::Seat;
 use self::slot::Slot;
+use super::alarm::Alarms;
 use super::attempt::Aim;
 use super::service::Upstream;
 
@@ -35,6 +36,8 @@ mod upload;
 pub struct Pool {
     /// The service.
     pub upstream: Arc<Upstream>,
+    /// Timers of the requests to it.
+    pub alarms: Alarms,
     slots: Vec<Rc<Slot>>,
 }
 
@@ -88,14 +91,14 @@ impl Pool {
     pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
         let endpoints = upstream.service.endpoints.iter();
         let slots = endpoints.map(|at| Slot::new(at.address, Arc::clone(&upstream))).collect();
-        Rc::new(Self { upstream, slots })
+        Rc::new(Self { upstream, alarms: Alarms::default(), slots })
     }
 
     /// A connection to an endpoint, kept or new. Dropping the future drops a half-made connection.
     ///
     /// # Errors
     /// It could not be made in time.
-    pub async fn checkout(&self, aim: &Aim, offer: Offer) -> io::Result<Lease> {
+    pub async fn checkout(&self, aim: &Aim<'_>, offer: Offer) -> io::Result<Lease> {
         let endpoint = aim.endpoint;
         let target = self.upstream.service.endpoints.get(endpoint);
         let target = target.ok_or(io::ErrorKind::NotFound)?;

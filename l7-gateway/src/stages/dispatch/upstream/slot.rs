@@ -74,7 +74,7 @@ impl Slot {
     }
 
     /// What a request can go over.
-    pub(super) async fn way(self: &Rc<Self>, aim: &Aim, offer: Offer) -> io::Result<Way> {
+    pub(super) async fn way(self: &Rc<Self>, aim: &Aim<'_>, offer: Offer) -> io::Result<Way> {
         if aim.reuse == Reuse::Allowed {
             if offer == Offer::Usual
                 && let Some(seat) = self.seat(aim.now)
