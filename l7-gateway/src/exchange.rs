@@ -19,7 +19,7 @@ use topology::gateway::{RoutePolicy, RouteTo};
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
 use crate::hints::Hints;
-use crate::ids::{RequestId, TraceParent};
+use crate::ids::{self, RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
@@ -182,6 +182,8 @@ pub struct Exchange {
     pub request_id: RequestId,
     /// Its trace, and its span in it.
     pub trace: TraceParent,
+    /// Both as they are told.
+    told: OnceCell<(HeaderValue, HeaderValue)>,
     /// The span before it, where the trace began elsewhere.
     pub continued: Option<Box<Continued>>,
     /// What its spans will say; `None`: they are not collected.
@@ -461,6 +463,11 @@ impl Exchange {
         }
     }
 
+    /// Its id and its trace as headers' values; the trace does not change any more.
+    pub fn told(&self) -> &(HeaderValue, HeaderValue) {
+        self.told.get_or_init(|| ids::headers(self.request_id, self.trace))
+    }
+
     /// A fresh exchange; `began` and `wall` are the same moment.
     pub fn new(
         peer: Rc<Peer>,
@@ -475,6 +482,7 @@ impl Exchange {
             wall,
             request_id: ids.0,
             trace: ids.1,
+            told: OnceCell::new(),
             continued: None,
             notes: None,
             candidate: Candidate::Unmatched,

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use http::HeaderValue;
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -22,13 +23,17 @@ impl RequestId {
 
     /// The 32 digits.
     pub fn hex(self) -> [u8; 32] {
-        hex(self.0)
+        hex(self.0.to_be_bytes())
     }
+}
 
-    /// As a header's value.
-    pub fn header(self) -> HeaderValue {
-        ascii(&self.hex())
-    }
+/// Both ids as headers' values, in one piece of memory.
+pub fn headers(id: RequestId, trace: TraceParent) -> (HeaderValue, HeaderValue) {
+    let mut text = [0; 32 + 55];
+    text[..32].copy_from_slice(&id.hex());
+    text[32..].copy_from_slice(&trace.text());
+    let text = Bytes::copy_from_slice(&text);
+    (ascii(text.slice(..32)), ascii(text.slice(32..)))
 }
 
 /// `traceparent` (W3C Trace Context, version 00).
@@ -99,24 +104,26 @@ impl TraceParent {
 
     /// The 16 digits of the span id.
     pub fn span_hex(self) -> [u8; 16] {
-        let mut out = [0; 16];
-        out.copy_from_slice(&hex(u128::from(self.span))[16..]);
-        out
+        hex(self.span.to_be_bytes())
     }
 
     /// The 32 digits of the trace id.
     pub fn trace_hex(self) -> [u8; 32] {
-        hex(self.trace)
+        hex(self.trace.to_be_bytes())
     }
 
     /// As a header's value.
     pub fn header(self) -> HeaderValue {
+        ascii(Bytes::copy_from_slice(&self.text()))
+    }
+
+    fn text(self) -> [u8; 55] {
         let mut text = [b'-'; 55];
         text[..2].copy_from_slice(b"00");
-        text[3..35].copy_from_slice(&hex(self.trace));
+        text[3..35].copy_from_slice(&self.trace_hex());
         text[36..52].copy_from_slice(&self.span_hex());
         text[53..].copy_from_slice(if self.sampled == Sampled::Yes { b"01" } else { b"00" });
-        ascii(&text)
+        text
     }
 }
 
@@ -138,11 +145,11 @@ impl fmt::Debug for TraceParent {
     }
 }
 
-/// 32 lower-case digits; without a table, so that the compiler does many at once.
-fn hex(number: u128) -> [u8; 32] {
+/// Two lower-case digits for each byte; without a table, so that the compiler does many at once.
+fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGITS] {
     let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
-    let mut out = [0; 32];
-    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+    let mut out = [0; DIGITS];
+    for (pair, byte) in out.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
         *pair = [digit(byte >> 4), digit(byte & 15)];
     }
     out
@@ -161,8 +168,8 @@ fn number(digits: &[u8]) -> Option<u128> {
 }
 
 /// A header value of text that we made.
-fn ascii(text: &[u8]) -> HeaderValue {
-    HeaderValue::from_bytes(text)
+fn ascii(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text)
         .expect("invariant: hexadecimal digits and dashes are visible ASCII")
 }
 

@@ -58,7 +58,7 @@ impl Filter for ResponseTransform {
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
             headers.insert(name, value.clone());
         }
-        headers.insert(REQUEST_ID, x.request_id.header());
+        headers.insert(REQUEST_ID, x.told().0.clone());
         Ok(Transformed(input))
     }
 }

@@ -126,8 +126,8 @@ fn question(x: &Exchange, input: &Identified, asked: &Authorize) -> HeaderMap {
     set("x-forwarded-host", Ok(target.authority.clone()));
     set("x-forwarded-uri", HeaderValue::try_from(uri));
     set("x-forwarded-for", HeaderValue::try_from(x.peer.address().to_string()));
-    set("x-request-id", Ok(x.request_id.header()));
-    set("traceparent", Ok(x.trace.header()));
+    set("x-request-id", Ok(x.told().0.clone()));
+    set("traceparent", Ok(x.told().1.clone()));
     if let Some(principal) = x.peer.principal().map(Principal::as_str) {
         set("x-client-principal", HeaderValue::from_str(principal));
     }

@@ -154,8 +154,9 @@ impl Filter for RequestTransform {
 /// Sets what services may believe because only we say it.
 fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {
     headers.insert(header::HOST, target.authority.clone());
-    headers.insert(REQUEST_ID, x.request_id.header());
-    headers.insert(TRACE_PARENT, x.trace.header());
+    let (id, trace) = x.told();
+    headers.insert(REQUEST_ID, id.clone());
+    headers.insert(TRACE_PARENT, trace.clone());
     if let Some(state) = x.continued.as_ref().and_then(|before| before.state.as_ref()) {
         headers.insert(TRACE_STATE, state.clone());
     }
