@@ -165,8 +165,12 @@ impl Normalise {
         {
             return Err(NormaliseError::Misdirected);
         }
-        let authority =
-            HeaderValue::from_str(authority.as_str()).map_err(|_| NormaliseError::Host)?;
+        // As the client wrote it, where it wrote it in a header.
+        let written = head.headers.get(header::HOST).cloned();
+        let authority = match written {
+            Some(written) => written,
+            None => HeaderValue::from_str(authority.as_str()).map_err(|_| NormaliseError::Host)?,
+        };
         Ok(Target { host, authority, path, query: query.map(Box::from) })
     }
 }
