@@ -55,10 +55,13 @@ async fn a_401_carries_cors_headers() {
             assert!(answer.contains("vary: Origin\r\n"), "{answer}");
             let answer = rig.get(path, "Origin: https://evil.example\r\n").await;
             assert!(!answer.contains("access-control-allow-origin"), "{answer}");
+            let answer = rig.get(path, "").await;
+            assert!(answer.contains("vary: Origin\r\n"), "a cache may have it: {answer}");
+            assert!(!answer.contains("access-control"), "{answer}");
         }
         let answer = rig.get("/plain/1", "Origin: https://app.example\r\n").await;
         assert!(!answer.contains("access-control"), "{answer}");
-        assert_eq!(fake.seen.count(), 3);
+        assert_eq!(fake.seen.count(), 4);
     })
     .await;
 }

@@ -39,8 +39,9 @@ impl CorsRules {
         })
     }
 
-    /// Adds what every answer of the route carries.
-    pub fn respond(&self, origin: &HeaderValue, headers: &mut HeaderMap) {
+    /// Adds what every answer of the route carries, so that caches do not take one for another: also
+    /// answers to who names no origin.
+    pub fn respond(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         // A service behind us must not widen the rules.
         for name in [header::ACCESS_CONTROL_ALLOW_ORIGIN, header::ACCESS_CONTROL_ALLOW_CREDENTIALS]
         {
@@ -50,9 +51,10 @@ impl CorsRules {
             Origins::Any => HeaderValue::from_static("*"),
             Origins::Listed(listed) => {
                 headers.append(header::VARY, HeaderValue::from_static("Origin"));
-                if !listed.iter().any(|known| known.as_bytes() == origin.as_bytes()) {
-                    return;
-                }
+                let known = |origin: &&HeaderValue| {
+                    listed.iter().any(|known| known.as_bytes() == origin.as_bytes())
+                };
+                let Some(origin) = origin.filter(known) else { return };
                 origin.clone()
             }
         };

@@ -252,8 +252,8 @@ impl Filter for Normalise {
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
         address::respond(x, head);
         let cors = self.rules(x.candidate).and_then(|rules| rules.cors.as_ref());
-        if let (Some(cors), Some(origin)) = (cors, &x.origin) {
-            cors.respond(origin, &mut head.headers);
+        if let Some(cors) = cors {
+            cors.respond(x.origin.as_ref(), &mut head.headers);
         }
     }
 }
