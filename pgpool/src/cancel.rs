@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::scram;
 use crate::server::Facts;
+use crate::server::tls::Way;
 use crate::worker::{Dial, Worker};
 
 const LONGEST: Duration = Duration::from_secs(5);
@@ -51,12 +52,19 @@ fn find(worker: &Worker, key: &CancelKey) -> Option<Rc<Facts>> {
 /// The server cannot be reached.
 pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
     let Some(key) = &facts.key else { return Ok(()) };
-    let mut io = dialer.dial(&facts.peer).await?.io;
+    let dialled = dialer.dial(&facts.peer).await?;
+    let way = if facts.encrypted { Way::Encrypted } else { Way::Plain };
+    let secured = facts.security.secure(dialled, &facts.address, way).await;
+    let mut io = secured.map_err(|fault| io::Error::other(fault.to_string()))?.io;
     let mut out = Vec::new();
     startup::put_cancel(&mut out, key);
     io.write_all(&out).await?;
     let mut nothing = [0; 1];
-    io.read(&mut nothing).await.map(|_| ())
+    match io.read(&mut nothing).await {
+        // It says no goodbye inside TLS.
+        Err(fault) if fault.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+        outcome => outcome.map(|_| ()),
+    }
 }
 
 /// A request on its way.

@@ -18,6 +18,7 @@ use topology::{Place, Topology};
 
 use crate::family::{Family, Membership, Role};
 use crate::scram::{self, Verifier};
+use crate::server::tls::Security;
 
 /// Name of the admin database.
 pub const CONSOLE: &str = "pgbouncer";
@@ -65,6 +66,8 @@ pub struct Database {
     pub is_replica: bool,
     /// Its place in a family of a primary and replicas.
     pub membership: Option<Membership>,
+    /// How these are reached.
+    pub security: Arc<Security>,
     /// When a server connection goes back.
     pub mode: PoolMode,
     /// Server connections per user.
@@ -242,7 +245,7 @@ impl Snapshot {
             binding,
             group: group.name.to_string(),
             instance: instance.to_owned(),
-            databases: databases(group, before),
+            databases: databases(group, before)?,
             users,
             settings: group.settings.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
@@ -271,7 +274,9 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
     Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
 }
 
-fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<Database>> {
+type Databases = BTreeMap<String, Arc<Database>>;
+
+fn databases(group: &Group, before: Option<&Snapshot>) -> Result<Databases, TlsError> {
     let mut families = BTreeMap::new();
     let mut read = |database: &topology::pool::Database| {
         let (servers, is_replica) = match &database.servers {
@@ -279,7 +284,9 @@ fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<D
             Servers::Replicas(all) => (all.iter().map(|a| a.value.clone()).collect(), true),
         };
         let known = before.and_then(|snapshot| snapshot.databases.get(database.name.as_str()));
-        Arc::new(Database {
+        let security = Arc::new(Security::new(&database.tls)?);
+        Ok(Arc::new(Database {
+            security,
             name: database.name.to_string(),
             server_name: database.server_name.clone(),
             servers,
@@ -291,9 +298,9 @@ fn databases(group: &Group, before: Option<&Snapshot>) -> BTreeMap<String, Arc<D
                 known.map(|database| &database.connections),
                 group.settings.max_db_connections,
             ),
-        })
+        }))
     };
-    group.databases.iter().map(|d| (d.name.to_string(), read(d))).collect()
+    group.databases.iter().map(|d| Ok((d.name.to_string(), read(d)?))).collect()
 }
 
 fn membership(
@@ -387,6 +394,7 @@ impl Database {
         self.servers == other.servers
             && self.server_name == other.server_name
             && family(self) == family(other)
+            && self.security.terms == other.security.terms
     }
 }
 

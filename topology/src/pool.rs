@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::model::Run;
 use crate::tls::Tls;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, Place, SecretRef, UserName};
+use crate::upstream::UpstreamTls;
 
 /// Poolers for the same databases.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ pub struct Database {
     /// Who may become the primary and how reads are spread, where there are replicas; the same for a
     /// database and its alias.
     pub replication: Option<Replication>,
+    /// TLS towards its servers.
+    pub tls: ServerTls,
     /// When a server connection goes back to the pool.
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
@@ -143,6 +146,43 @@ pub enum Servers {
     /// Reads: any of these that is fit, or else the primary. Made for a database with replicas under
     /// the name of its `replica-alias` (default `NAME_ro`).
     Replicas(Vec<At<ServerAddress>>),
+}
+
+/// TLS towards servers, by libpq's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Whether there is any, and what a certificate must prove (default `prefer`).
+    pub mode: SslMode,
+    /// How it begins (default `postgres`).
+    pub negotiation: SslNegotiation,
+    /// Authorities, the name that a certificate must have, and one of ours.
+    pub credentials: UpstreamTls,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslMode {
+    /// In clear.
+    Disable,
+    /// In clear; encrypted where the server refuses that.
+    Allow,
+    /// Encrypted where the server can, in clear over loopback.
+    Prefer,
+    /// Encrypted; the certificate counts only where authorities are named.
+    Require,
+    /// The certificate comes from one of the authorities.
+    VerifyCa,
+    /// And has the server's name.
+    VerifyFull,
+}
+
+/// libpq's `sslnegotiation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SslNegotiation {
+    /// The server is asked first.
+    Postgres,
+    /// TLS from the first byte (PostgreSQL 17).
+    Direct,
 }
 
 /// A primary and its replicas.

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -226,8 +227,18 @@ impl Pool {
         worker: &Worker,
         address: &ServerAddress,
     ) -> Result<Ready, ConnectError> {
-        let dialled = worker.dialer.dial(address).await?;
-        connect::login(dialled, &self.database(), &self.user(), &self.caught).await
+        let (database, user) = (self.database(), self.user());
+        let ways = database.security.ways(address);
+        for (at, way) in ways.iter().enumerate() {
+            let dialled = worker.dialer.dial(address).await?;
+            let secured = database.security.secure(dialled, address, *way).await?;
+            match connect::login(secured, &database, &user, &self.caught).await {
+                // Perhaps another way is let in.
+                Err(ConnectError::Refused(..)) if at + 1 < ways.len() => {}
+                outcome => return outcome,
+            }
+        }
+        Err(ConnectError::NoTls)
     }
 
     /// The database's addresses: fewest connections of this pool first, in turn among equals.
@@ -265,6 +276,7 @@ impl Pool {
             member: self
                 .membership()
                 .and_then(|one| one.family.members.iter().position(|other| other == address)),
+            security: Arc::clone(&self.database().security),
             peer: ready.peer,
             local: ready.local,
             key: ready.key,

@@ -20,12 +20,14 @@ use crate::snapshot::{Credential, User};
 pub struct Login<'a> {
     user: &'a User,
     caught: &'a Caught,
+    /// What the login can be bound to.
+    binding: Option<Vec<u8>>,
     stage: Stage,
 }
 
 enum Stage {
     Start,
-    First { nonce: String, bare: String },
+    First { nonce: String, bare: String, bound: String },
     Final { keys: Rc<Keys>, auth_message: String },
     Proved,
 }
@@ -96,8 +98,8 @@ pub enum LoginError {
 
 impl<'a> Login<'a> {
     /// For one connection.
-    pub fn new(user: &'a User, caught: &'a Caught) -> Self {
-        Self { user, caught, stage: Stage::Start }
+    pub fn new(user: &'a User, caught: &'a Caught, binding: Option<Vec<u8>>) -> Self {
+        Self { user, caught, binding, stage: Stage::Start }
     }
 
     /// Answers one authentication message; `Ok(true)`: we are in.
@@ -153,7 +155,8 @@ impl<'a> Login<'a> {
         if !matches!(self.stage, Stage::Start) {
             return Err(LoginError::OutOfOrder);
         }
-        if !offers(mechanisms, sasl::SCRAM) {
+        let bound = offers(mechanisms, sasl::SCRAM_PLUS) && self.binding.is_some();
+        if !bound && !offers(mechanisms, sasl::SCRAM) {
             return Err(LoginError::Unsupported(10));
         }
         if self.user.password().is_none() && self.caught.is_empty() {
@@ -161,19 +164,28 @@ impl<'a> Login<'a> {
             return Err(LoginError::Missing { asked: "SCRAM-SHA-256", missing });
         }
         let nonce = nonce();
-        let (message, bare) = ClientFirst::write("n,,", &nonce);
-        frontend::put_sasl_initial(out, sasl::SCRAM, message.as_bytes());
-        self.stage = Stage::First { nonce, bare };
+        // RFC 5802 §6: `y` tells a server that could, and whose offer was tampered with.
+        let (header, mechanism) = match (bound, &self.binding) {
+            (true, _) => ("p=tls-server-end-point,,", sasl::SCRAM_PLUS),
+            (false, Some(_)) => ("y,,", sasl::SCRAM),
+            (false, None) => ("n,,", sasl::SCRAM),
+        };
+        let (message, bare) = ClientFirst::write(header, &nonce);
+        frontend::put_sasl_initial(out, mechanism, message.as_bytes());
+        let data = self.binding.as_deref().filter(|_| bound).unwrap_or_default();
+        let bound = scram::base64(&[header.as_bytes(), data].concat());
+        self.stage = Stage::First { nonce, bare, bound };
         Ok(())
     }
 
     async fn sasl_continue(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), LoginError> {
-        let Stage::First { nonce, bare } = std::mem::replace(&mut self.stage, Stage::Start) else {
+        let stage = std::mem::replace(&mut self.stage, Stage::Start);
+        let Stage::First { nonce, bare, bound } = stage else {
             return Err(LoginError::OutOfOrder);
         };
         let first = ServerFirst::read(data, &nonce, MOST_ITERATIONS)?;
         let keys = self.keys(&first).await?;
-        let without_proof = ClientFinal::write_without_proof("biws", first.nonce);
+        let without_proof = ClientFinal::write_without_proof(&bound, first.nonce);
         let server_first = String::from_utf8_lossy(data);
         let auth_message = format!("{bare},{server_first},{without_proof}");
         let message = format!("{without_proof},p={}", keys.proof(&auth_message));

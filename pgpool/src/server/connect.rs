@@ -60,6 +60,12 @@ pub enum ConnectError {
     /// A message that contradicts itself.
     #[error("{0}")]
     Malformed(#[from] Malformed),
+    /// The handshake failed, or its certificate does not prove who it is.
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    /// It knows no TLS, which it must, or none that could be verified.
+    #[error("the server offers no TLS")]
+    NoTls,
     /// It is no primary any more, or none is known.
     #[error("there is no primary")]
     NoPrimary,
@@ -72,7 +78,12 @@ impl ConnectError {
     /// Whether another try would be refused as well, rather than that the server is away.
     pub fn is_refusal(&self) -> bool {
         match self {
-            Self::Login(_) | Self::Frame(_) | Self::Malformed(_) | Self::Unexpected => true,
+            Self::Login(_)
+            | Self::Frame(_)
+            | Self::Malformed(_)
+            | Self::Unexpected
+            | Self::NoTls => true,
+            Self::Tls(fault) => fault.kind() == io::ErrorKind::InvalidData,
             Self::Refused(code, _) => {
                 *code != Some(fatal::STARTING) && *code != Some(fatal::ENDING)
             }
@@ -90,6 +101,7 @@ impl ConnectError {
             },
             Self::Refused(_, message) => format!("the server refused: {message}"),
             Self::Timeout | Self::Unexpected | Self::NoPrimary => self.to_string(),
+            Self::Tls(_) | Self::NoTls => "no secure connection to the server".to_owned(),
             Self::Login(_) | Self::Frame(_) | Self::Malformed(_) => {
                 "the server's login failed".to_owned()
             }
@@ -149,7 +161,7 @@ pub async fn login(
     io.write_all(&out).await?;
     let mut ready =
         Ready { io, local, peer, key: None, welcome: Vec::new(), variables: Variables::default() };
-    let mut login = Login::new(user, caught);
+    let mut login = Login::new(user, caught, super::tls::binding(&ready.io));
     let mut inside = false;
     let mut input = Vec::new();
     let mut seen = 0;

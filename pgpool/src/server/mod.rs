@@ -8,10 +8,12 @@
 pub mod auth;
 pub mod connect;
 pub mod status;
+pub mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use pgpool_wire::startup::CancelKey;
 use tokio::time::Instant;
@@ -21,6 +23,7 @@ use crate::relay::link::{Conversation, Wear};
 use crate::relay::outbox::Outbox;
 use crate::snapshot::Held;
 use crate::stream::Stream;
+use tls::Security;
 
 /// One server connection.
 pub struct Server {
@@ -48,6 +51,8 @@ pub struct Facts {
     pub member: Option<usize>,
     /// Where it is connected to.
     pub peer: ServerAddress,
+    /// How it was reached; a cancel request goes the same way.
+    pub security: Arc<Security>,
     /// Our own end.
     pub local: Option<SocketAddr>,
     /// Cancels its query.

@@ -97,6 +97,36 @@ impl Postgres {
         replica
     }
 
+    /// Turns TLS on, with a certificate and authorities for clients', and lets in whom `hba` says.
+    pub(crate) async fn encrypt(&self, chain: &str, key: &str, ca: &str, hba: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        for (name, text) in
+            [("server.crt", chain), ("server.key", key), ("ca.crt", ca), ("pg_hba.conf", hba)]
+        {
+            let path = self.data().join(name);
+            std::fs::write(&path, text).expect("written");
+            let mode = std::fs::Permissions::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).expect("private");
+            give_away(&path);
+        }
+        let root = self.root().await;
+        for sql in [
+            "alter system set ssl_ca_file = 'ca.crt'",
+            "alter system set ssl = on",
+            "select pg_reload_conf()",
+        ] {
+            root.batch_execute(sql).await.expect("settings");
+        }
+        // The postmaster reads its files in its own time.
+        loop {
+            let root = self.root().await;
+            let ssl: String = root.query_one("show ssl", &[]).await.expect("row").get(0);
+            if ssl == "on" {
+                return;
+            }
+        }
+    }
+
     /// Makes a replica the primary.
     pub(crate) fn promote(&self) {
         let data = self.data();

@@ -5,9 +5,9 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use crate::pool::{Console, PoolMode, Reads, ServerAddress};
+use crate::pool::{Console, PoolMode, Reads, ServerAddress, SslMode, SslNegotiation};
 use crate::raw::schema::section;
-use crate::raw::{Named, Text, Tls, Typed};
+use crate::raw::{Certificate, Named, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
 
 section! {
@@ -63,6 +63,8 @@ section! {
         may "replica-alias" replica_alias: Typed<Text>,
         /// The database's name on the servers. Default: the same.
         may "server-name" server_name: Typed<Text>,
+        /// TLS towards its servers. Default: `mode: prefer`.
+        may "tls" tls: ServerTls,
         /// When a server connection goes back to its pool. Default: `transaction`.
         may "mode" mode: Typed<PoolMode>,
         /// Most server connections per user. Default: `default_pool_size`.
@@ -70,6 +72,24 @@ section! {
         /// What `aqueduct up` starts: `postgres`, a primary and its streaming replicas. Ignored by
         /// `pgpool`. Default: nothing.
         may "run" run: Typed<Text>,
+    }
+}
+
+section! {
+    /// TLS towards servers, by libpq's names. Nothing is encrypted over a unix socket.
+    ServerTls {
+        /// libpq's `sslmode`. `prefer` means encrypted where the server can, and in clear over
+        /// loopback; `require` believes any certificate unless `ca` is given. Default: `prefer`.
+        may "mode" mode: Typed<SslMode>,
+        /// libpq's `sslnegotiation`; `direct` begins TLS at once (PostgreSQL 17) and needs `require`
+        /// or more. Default: `postgres`.
+        may "negotiation" negotiation: Typed<SslNegotiation>,
+        /// Authorities that a server's certificate must come from, `file:PATH`. Default: the system's.
+        may "ca" ca: Typed<SecretRef>,
+        /// The name that its certificate must have. Default: its host name or address.
+        may "name" name: Typed<Text>,
+        /// A certificate of ours to show, for `cert` in `pg_hba.conf`. Default: none.
+        may "certificate" certificate: Certificate,
     }
 }
 

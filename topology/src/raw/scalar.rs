@@ -16,7 +16,7 @@ use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
-use crate::pool::{Console, PoolMode, Reads, ServerAddress};
+use crate::pool::{Console, PoolMode, Reads, ServerAddress, SslMode, SslNegotiation};
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
@@ -503,6 +503,18 @@ words! {
         "session" => Self::Session,
         "transaction" => Self::Transaction,
         "statement" => Self::Statement,
+    }
+    SslMode {
+        "disable" => Self::Disable,
+        "allow" => Self::Allow,
+        "prefer" => Self::Prefer,
+        "require" => Self::Require,
+        "verify-ca" => Self::VerifyCa,
+        "verify-full" => Self::VerifyFull,
+    }
+    SslNegotiation {
+        "postgres" => Self::Postgres,
+        "direct" => Self::Direct,
     }
     Reads {
         "alias" => Self::Alias,

@@ -7,13 +7,15 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, Group, Instance, PoolMode, Reads, Replication, ServerAddress, Servers,
-    Settings, User,
+    Console, Database, Group, Instance, PoolMode, Reads, Replication, ServerAddress, ServerTls,
+    Servers, Settings, SslMode, SslNegotiation, User,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
-use crate::units::{DatabaseName, GroupName, InstanceName, UserName};
+use crate::tls::Certificate;
+use crate::units::{At, DatabaseName, GroupName, InstanceName, UserName};
+use crate::upstream::UpstreamTls;
 
 /// One pool group.
 pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findings) -> Group {
@@ -28,7 +30,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     Group {
         name: GroupName::new(&name),
         instances: instances.filter_map(instance).collect(),
-        databases: databases(raw.databases.unwrap_or_default().0, size, out),
+        databases: databases(raw.databases.unwrap_or_default().0, size, names, out),
         users: users.map(|entry| user(entry, names, out)).collect(),
         tls: raw.tls.map(|tls| tls::tls(tls, names, out)),
         settings,
@@ -55,13 +57,14 @@ pub(super) fn alias(entry: &Entry<raw::Database>) -> String {
 fn databases(
     entries: Vec<Entry<raw::Database>>,
     size: NonZeroU32,
+    names: &Names,
     out: &mut Findings,
 ) -> Vec<Database> {
     let mut all: Vec<Database> = Vec::new();
     for entry in entries {
         identifier("database", &entry.name, &entry.spot, out);
         let alias = alias(&entry);
-        for database in database(entry, &alias, size, out) {
+        for database in database(entry, &alias, (size, names), out) {
             let (database, spot) = database;
             if let Some(first) = all.iter().find(|other| other.name == database.name) {
                 let (name, line) = (&database.name, first.place.line);
@@ -78,7 +81,7 @@ fn databases(
 fn database(
     entry: Entry<raw::Database>,
     alias: &str,
-    size: NonZeroU32,
+    (size, names): (NonZeroU32, &Names),
     out: &mut Findings,
 ) -> Vec<(Database, Spot)> {
     let Entry { name, spot, value: mut raw } = entry;
@@ -125,6 +128,7 @@ fn database(
         server_name: raw.server_name.map_or(name, |typed| typed.value.0),
         servers: Servers::Primary(primary.at()),
         replication,
+        tls: server_tls(raw.tls.take(), names, out),
         mode: or(raw.mode, PoolMode::Transaction),
         pool_size: or(raw.pool_size, size),
         run,
@@ -141,6 +145,35 @@ fn database(
     };
     let alias_at = raw.replica_alias.map_or_else(|| spot.clone(), |typed| typed.spot);
     vec![(main, spot), (replicas, alias_at)]
+}
+
+fn server_tls(raw: Option<raw::ServerTls>, names: &Names, out: &mut Findings) -> ServerTls {
+    let credentials = UpstreamTls { ca: None, name: None, certificate: None };
+    let (mode, negotiation) = (SslMode::Prefer, SslNegotiation::Postgres);
+    let Some(raw) = raw else { return ServerTls { mode, negotiation, credentials } };
+    let mode = raw.mode.map_or(mode, |typed| typed.value);
+    let asks = matches!(mode, SslMode::Disable | SslMode::Allow | SslMode::Prefer);
+    if let Some(typed) =
+        raw.negotiation.as_ref().filter(|typed| typed.value == SslNegotiation::Direct)
+        && asks
+    {
+        out.error(&typed.spot, "a server that is not asked first must know TLS")
+            .hint("write `mode: require` or more beside it".to_owned());
+    }
+    let name =
+        |typed: Typed<raw::Text>| At { place: typed.spot.extent.place, value: typed.value.0 };
+    let pair = raw.certificate.and_then(|pair| {
+        Some(Certificate { chain: secret(pair.chain?, names), key: secret(pair.key?, names) })
+    });
+    ServerTls {
+        mode,
+        negotiation: or(raw.negotiation, negotiation),
+        credentials: UpstreamTls {
+            ca: raw.ca.map(|typed| secret(typed, names)),
+            name: raw.name.map(name),
+            certificate: pair,
+        },
+    }
 }
 
 /// Most servers of one database.

@@ -1,0 +1,231 @@
+//! TLS towards servers: whether, how a certificate is judged, and what a login is bound to. Not for
+//! the login itself. Used by every connection to a server: the pool's, the watch's, a cancel request's.
+//!
+//! Invariant: a byte that comes before the handshake is refused, never taken for one inside it; and
+//! what must be encrypted is never sent in clear, whatever the server answers.
+
+use std::sync::Arc;
+
+use common::tls::client::{self, Roots};
+use common::tls::{TlsError, provider};
+use pgpool_wire::startup;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+};
+use topology::gateway::UpstreamTls;
+use topology::pool::{ServerAddress, ServerTls, SslMode, SslNegotiation};
+
+use super::connect::{ConnectError, Dialled};
+use crate::scram;
+use crate::stream::Stream;
+
+/// PostgreSQL 17's name for itself in TLS.
+const ALPN: &[u8] = b"postgresql";
+
+/// How servers of a database are reached.
+#[derive(Debug)]
+pub struct Security {
+    /// As the file has it.
+    pub terms: ServerTls,
+    config: Arc<ClientConfig>,
+}
+
+/// Which way a connection is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// In clear.
+    Plain,
+    /// Encrypted, or in clear if the server knows no TLS.
+    Either,
+    /// Encrypted.
+    Encrypted,
+}
+
+impl Security {
+    /// Reads what the file names. Blocking.
+    ///
+    /// # Errors
+    /// With the place of the reference that is at fault.
+    pub fn new(terms: &ServerTls) -> Result<Self, TlsError> {
+        let UpstreamTls { ca, certificate, .. } = &terms.credentials;
+        let own = certificate.as_ref();
+        let roots = ca.clone().map_or(Roots::System, Roots::Pem);
+        let config = match terms.mode {
+            SslMode::VerifyFull => client::judged_by(client::verifier(&roots)?, own, &[ALPN])?,
+            // As libpq: authorities that are named are asked.
+            SslMode::VerifyCa | SslMode::Require
+                if terms.mode == SslMode::VerifyCa || ca.is_some() =>
+            {
+                let inner = Some(client::verifier(&roots)?);
+                client::judged_by(Arc::new(Lenient { inner }), own, &[ALPN])?
+            }
+            _ => client::judged_by(Arc::new(Lenient { inner: None }), own, &[ALPN])?,
+        };
+        Ok(Self { terms: terms.clone(), config })
+    }
+
+    /// The ways to try, in order.
+    pub fn ways(&self, address: &ServerAddress) -> &'static [Way] {
+        match (self.terms.mode, address) {
+            (SslMode::Disable, _) | (_, ServerAddress::Unix(..)) => &[Way::Plain],
+            // Nobody is on the way.
+            (SslMode::Prefer, ServerAddress::Ip(at)) if at.ip().is_loopback() => &[Way::Plain],
+            (SslMode::Allow, _) => &[Way::Plain, Way::Encrypted],
+            (SslMode::Prefer, _) => &[Way::Either],
+            (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => &[Way::Encrypted],
+        }
+    }
+
+    /// Encrypts a fresh connection to `address`.
+    ///
+    /// # Errors
+    /// The server knows no TLS and must, or cannot show who it is.
+    pub async fn secure(
+        &self,
+        mut dialled: Dialled,
+        address: &ServerAddress,
+        way: Way,
+    ) -> Result<Dialled, ConnectError> {
+        let direct = self.terms.negotiation == SslNegotiation::Direct;
+        if way == Way::Plain || (!direct && !ask(&mut dialled.io, way).await?) {
+            return Ok(dialled);
+        }
+        let Stream::Plain(socket) = dialled.io else { return Ok(dialled) };
+        let name = self.name(address)?;
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        let tls = connector.connect(name, socket).await.map_err(ConnectError::Tls)?;
+        let alpn = tls.get_ref().1.alpn_protocol();
+        if direct && alpn != Some(ALPN) {
+            return Err(ConnectError::NoTls);
+        }
+        dialled.io = Stream::Connected(Box::new(tls));
+        Ok(dialled)
+    }
+
+    /// The name that the certificate must have.
+    fn name(&self, address: &ServerAddress) -> Result<ServerName<'static>, ConnectError> {
+        if let Some(name) = &self.terms.credentials.name {
+            return ServerName::try_from(name.value.clone()).map_err(|_| ConnectError::NoTls);
+        }
+        match address {
+            ServerAddress::Ip(address) => Ok(ServerName::from(address.ip())),
+            ServerAddress::Name(host, _) => {
+                ServerName::try_from(host.to_string()).map_err(|_| ConnectError::NoTls)
+            }
+            ServerAddress::Unix(..) => Err(ConnectError::NoTls),
+        }
+    }
+}
+
+/// `SSLRequest`; whether the server is ready for a handshake.
+async fn ask(io: &mut Stream, way: Way) -> Result<bool, ConnectError> {
+    let mut out = Vec::new();
+    startup::put_ssl_request(&mut out);
+    io.write_all(&out).await?;
+    let mut answer = [0; 2];
+    // CVE-2021-23222: whatever comes with the answer came before the handshake.
+    match (io.read(&mut answer).await?, answer.first(), way) {
+        (0, ..) => Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+        (1, Some(b'S'), _) => Ok(true),
+        (1, Some(b'N'), Way::Either) => Ok(false),
+        (1, Some(b'N'), _) => Err(ConnectError::NoTls),
+        _ => Err(ConnectError::Unexpected),
+    }
+}
+
+/// What SCRAM-SHA-256-PLUS binds a login to over this connection (RFC 5929 §4).
+pub fn binding(io: &Stream) -> Option<Vec<u8>> {
+    let Stream::Connected(tls) = io else { return None };
+    let leaf = tls.get_ref().1.peer_certificates()?.first()?;
+    scram::end_point(leaf)
+}
+
+/// Takes any name, and without authorities any certificate.
+#[derive(Debug)]
+struct Lenient {
+    inner: Option<Arc<WebPkiServerVerifier>>,
+}
+
+impl ServerCertVerifier for Lenient {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
+        match inner.verify_server_cert(leaf, others, name, ocsp, now) {
+            // The chain is judged before the name.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = provider().signature_verification_algorithms;
+        verify_tls12_signature(message, leaf, signed, &known)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let known = provider().signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signed, &known)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P4, O5: bytes that come with the answer to SSLRequest are refused, and what must be encrypted
+    /// does not go on in clear.
+    #[tokio::test]
+    async fn answers_to_ssl_request() {
+        for (answer, way, expected) in [
+            (&b"S"[..], Way::Encrypted, Some(true)),
+            (b"N", Way::Either, Some(false)),
+            (b"N", Way::Encrypted, None),
+            (b"Sx", Way::Either, None),
+            (b"Nx", Way::Either, None),
+            (b"E", Way::Either, None),
+            (b"", Way::Either, None),
+        ] {
+            let (ours, mut theirs) = tokio::io::duplex(64);
+            theirs.write_all(answer).await.expect("sent");
+            let mut request = [0; 8];
+            let mut io = Stream::Memory(Box::new(ours));
+            let server = async {
+                theirs.read_exact(&mut request).await.expect("asked");
+                theirs.shutdown().await.expect("closed");
+            };
+            let (asked, ()) = tokio::join!(ask(&mut io, way), server);
+            assert_eq!(asked.ok(), expected, "{answer:?}");
+            assert_eq!(request, [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f]);
+        }
+    }
+}
