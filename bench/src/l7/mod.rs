@@ -6,10 +6,11 @@
 pub mod cases;
 pub mod client;
 pub mod compare;
-pub mod goals;
 pub mod load;
 pub mod party;
 pub mod rig;
 
 /// The figures of a run.
 pub type Sheet = crate::figures::Sheet<party::Kind>;
+/// A goal for one of them.
+pub type Goal = crate::goals::Goal<party::Kind>;

@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 
 use super::{Case, Terms, in_turns};
 use crate::figures::Better;
+use crate::goals::Want;
 use crate::l4::clock::pause;
+use crate::l7::Goal;
 use crate::l7::Sheet;
-use crate::l7::goals::{Goal, Want};
 use crate::l7::load::Load;
 use crate::l7::party::{Kind, SERVICE, Wanted};
 use crate::l7::rig::{ECHO, Rig, Running, beside_party};

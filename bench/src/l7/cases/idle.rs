@@ -8,10 +8,11 @@ use anyhow::{Result, ensure};
 
 use super::{Terms, in_turns};
 use crate::figures::Better;
+use crate::goals::Want;
 use crate::l4::clock::pause;
+use crate::l7::Goal;
 use crate::l7::Sheet;
 use crate::l7::client::idle;
-use crate::l7::goals::{Goal, Want};
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Held, Rig, Running};
 

@@ -15,9 +15,8 @@ mod syscalls;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::Sheet;
-use super::goals::Goal;
 use super::rig::{Rig, Running};
+use super::{Goal, Sheet};
 use crate::figures::Column as _;
 use crate::progress;
 

@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result};
 
 use super::speed::turn;
 use super::{Terms, in_turns};
+use crate::goals::Want;
+use crate::l7::Goal;
 use crate::l7::Sheet;
-use crate::l7::goals::{Goal, Want};
 use crate::l7::load::Load;
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Rig, beside_party};

@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result};
 
 use super::{Terms, in_turns};
 use crate::figures::{Better, Column as _};
+use crate::goals::Want;
 use crate::l4::clock::{now, pause};
+use crate::l7::Goal;
 use crate::l7::Sheet;
 use crate::l7::client::mixed::{All, Found};
-use crate::l7::goals::{Goal, Want};
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{ECHO, Held, Rig, Running};
 

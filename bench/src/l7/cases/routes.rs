@@ -8,8 +8,9 @@ use anyhow::Result;
 
 use super::Terms;
 use crate::figures::Better;
+use crate::goals::Want;
+use crate::l7::Goal;
 use crate::l7::Sheet;
-use crate::l7::goals::{Goal, Want};
 use crate::l7::load::Load;
 use crate::l7::party::{Kind, Wanted, route_path};
 use crate::l7::rig::Rig;

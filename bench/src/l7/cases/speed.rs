@@ -8,9 +8,10 @@ use anyhow::{Result, ensure};
 
 use super::{Case, Terms, in_turns};
 use crate::figures::Better;
+use crate::goals::Want;
+use crate::l7::Goal;
 use crate::l7::Sheet;
 use crate::l7::client::Outcome;
-use crate::l7::goals::{Goal, Want};
 use crate::l7::load::Load;
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Rig, Running, client};

@@ -2,21 +2,16 @@
 //!
 //! Invariant: calls are counted from before the first request to after the last.
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
-use anyhow::{Context as _, Result};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::Result;
 
 use super::{Terms, in_turns};
 use crate::figures::Better;
-use crate::l4::clock::pause;
 use crate::l7::Sheet;
 use crate::l7::load::Load;
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Rig, Running};
 use crate::process::Program;
+use crate::strace;
 
 pub(super) fn syscalls(rig: &Rig, _: Terms, sheet: &mut Sheet) {
     for (name, tls, load) in [
@@ -36,19 +31,6 @@ pub(super) fn syscalls(rig: &Rig, _: Terms, sheet: &mut Sheet) {
 
 fn traced(party: &Running, load: &Load) -> Result<f64> {
     let pids = party.program.as_ref().map(Program::pids).unwrap_or_default();
-    let mut command = Command::new("strace");
-    command.args(["-c", "-f"]).stdin(Stdio::null()).stderr(Stdio::piped());
-    for pid in pids {
-        command.args(["-p", &pid.to_string()]);
-    }
-    let tracer = command.spawn().context("apt-get install -y strace")?;
-    pause(Duration::from_millis(500));
-    let run = load.run(&party.url(load.path), 2);
-    kill(Pid::from_raw(i32::try_from(tracer.id())?), Signal::SIGINT)?;
-    let output = tracer.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let total = said.lines().find(|line| line.trim_end().ends_with("total"));
-    // % time, seconds, usecs/call, calls, errors, name
-    let calls = total.and_then(|line| line.split_whitespace().nth(3)?.parse::<f64>().ok());
-    Ok(calls.with_context(|| format!("strace said: {said}"))? / run?.requests as f64)
+    let (calls, run) = strace::during(&pids, || load.run(&party.url(load.path), 2))?;
+    Ok(calls / run.requests as f64)
 }

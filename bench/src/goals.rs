@@ -5,27 +5,26 @@
 
 use serde::Serialize;
 
-use super::party::Kind;
-use crate::figures::{Column as _, Row, number};
+use crate::figures::{Column, Row, number};
 
 /// A goal for a figure of ours.
 #[derive(Clone, Debug)]
-pub struct Goal {
+pub struct Goal<K> {
     /// The figure's name.
     pub figure: String,
     /// What is asked of it.
-    pub want: Want,
+    pub want: Want<K>,
 }
 
 /// What is asked of a figure.
 #[derive(Clone, Copy, Debug)]
-pub enum Want {
+pub enum Want<K> {
     /// At most so many times a rival's.
-    AtMostOf(Kind, f64),
+    AtMostOf(K, f64),
     /// At least so many times a rival's.
-    AtLeastOf(Kind, f64),
+    AtLeastOf(K, f64),
     /// At most a rival's and so much.
-    AtMostOver(Kind, f64),
+    AtMostOver(K, f64),
     /// At most so much.
     AtMost(f64),
 }
@@ -43,17 +42,17 @@ pub struct Verdict {
     pub met: bool,
 }
 
-impl Goal {
+impl<K: Column> Goal<K> {
     /// Of a figure with this name.
-    pub fn new(figure: &str, want: Want) -> Self {
+    pub fn new(figure: &str, want: Want<K>) -> Self {
         Self { figure: figure.to_owned(), want }
     }
 
     /// How it came out, where its figures are.
     pub fn verdict(&self, rows: &[Row]) -> Option<Verdict> {
         let row = rows.iter().find(|row| row.name == self.figure)?;
-        let cell = |kind: Kind| row.parties.get(kind.name());
-        let ours = cell(Kind::Gateway)?;
+        let cell = |kind: K| row.parties.get(kind.name());
+        let ours = cell(K::OURS)?;
         let (goal, value, met) = match self.want {
             Want::AtMostOf(kind, bound) => {
                 let value = cell(kind)?.ours_to_it?;
@@ -95,6 +94,7 @@ mod tests {
     use super::*;
     use crate::figures::Better;
     use crate::l7::Sheet;
+    use crate::l7::party::Kind;
 
     #[test]
     fn goals_are_held_against_the_rows() {
