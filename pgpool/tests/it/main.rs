@@ -17,6 +17,8 @@ mod oracle;
 mod pooler;
 mod postgres;
 mod raw;
+#[cfg(feature = "verify")]
+mod real;
 mod reload;
 mod replicas;
 mod sharing;
