@@ -11,6 +11,10 @@ use pgpool_wire::{FrameError, Malformed, SqlState, startup::StartupError};
 
 /// A server's "cached plan must not change result type" (`feature_not_supported`).
 pub const STALE_PLAN: SqlState = SqlState::new(b"0A000");
+/// A server's "prepared statement does not exist" (`invalid_sql_statement_name`).
+pub const NOT_PREPARED: SqlState = SqlState::new(b"26000");
+/// A server's "prepared statement already exists" (`duplicate_prepared_statement`).
+pub const PREPARED_TWICE: SqlState = SqlState::new(b"42P05");
 
 /// A server that does not take connections yet, or no more (`cannot_connect_now`, `admin_shutdown`).
 pub const STARTING: SqlState = SqlState::new(b"57P03");

@@ -157,49 +157,80 @@ fn statement(lexer: &mut Lexer<'_>) -> (Option<Found>, End) {
     }
 }
 
-/// The first words of a statement, in lower case, and the one before the current token.
+/// A word where it stands in the text, or two joined by a dot: one name.
+#[derive(Clone, Copy, Default)]
+struct Word<'a> {
+    first: &'a [u8],
+    second: Option<&'a [u8]>,
+    /// More than two.
+    long: bool,
+}
+
+impl Word<'_> {
+    fn is(&self, text: &str) -> bool {
+        self.second.is_none() && is(self.first, text)
+    }
+
+    fn is_any(&self, texts: &[&str]) -> bool {
+        texts.iter().any(|text| self.is(text))
+    }
+
+    fn is_none(&self) -> bool {
+        self.first.is_empty() && self.second.is_none()
+    }
+
+    /// As a setting or a statement is called: in lower case.
+    fn name(&self) -> String {
+        let second = self.second.filter(|_| !self.long);
+        let parts = [self.first, second.map_or(&b""[..], |_| b"."), second.unwrap_or_default()];
+        let text = String::from_utf8_lossy(&parts.concat()).to_ascii_lowercase();
+        // What has three parts or more is no setting.
+        if self.long { text + ".." } else { text }
+    }
+}
+
+/// Keywords are the same in either case.
+fn is(word: &[u8], text: &str) -> bool {
+    word.eq_ignore_ascii_case(text.as_bytes())
+}
+
+/// The first words of a statement, and the one before the current token.
 #[derive(Default)]
-struct Words {
-    first: [String; 4],
+struct Words<'a> {
+    first: [Word<'a>; 4],
     count: usize,
     tokens: usize,
-    last: String,
+    last: &'a [u8],
     /// A dot came right after a word.
     dotted: bool,
 }
 
-impl Words {
-    fn see(&mut self, token: &Token<'_>) {
+impl<'a> Words<'a> {
+    fn see(&mut self, token: &Token<'a>) {
         self.tokens += 1;
-        self.last.clear();
+        self.last = b"";
         let dotted = std::mem::replace(&mut self.dotted, *token == Token::Dot && self.count > 0);
-        let Token::Word(word) = token else { return };
-        lower(word, &mut self.last);
+        let Token::Word(word) = *token else { return };
+        self.last = word;
         if dotted {
-            // `a.b` is one name.
             if let Some(slot) = self.first.get_mut(self.count - 1) {
-                slot.push('.');
-                slot.push_str(&self.last);
+                slot.long = slot.second.replace(word).is_some();
             }
             return;
         }
         if let Some(slot) = self.first.get_mut(self.count) {
-            slot.clone_from(&self.last);
+            slot.first = word;
         }
         self.count += 1;
     }
 
     fn starts(&self, words: &[&str]) -> bool {
-        words.iter().zip(&self.first).all(|(wanted, is)| wanted == is)
+        words.iter().zip(&self.first).all(|(wanted, word)| word.is(wanted))
     }
-}
 
-/// Longer words are no keyword and no function that matters.
-const LONGEST_WORD: usize = 64;
-
-fn lower(word: &[u8], into: &mut String) {
-    let word = word.get(..LONGEST_WORD).unwrap_or(word);
-    into.extend(word.iter().map(|b| b.to_ascii_lowercase() as char));
+    fn came_after(&self, words: &[&str]) -> bool {
+        words.iter().any(|wanted| is(self.last, wanted))
+    }
 }
 
 /// What was seen anywhere in a statement.
@@ -214,7 +245,7 @@ struct Scan {
 }
 
 impl Scan {
-    fn see(&mut self, token: &Token<'_>, before: &Words) {
+    fn see(&mut self, token: &Token<'_>, before: &Words<'_>) {
         match token {
             Token::Word(word) => self.word(word, before),
             Token::Text(body) if before.starts(&["do"]) => self.hidden |= hides(body),
@@ -224,37 +255,36 @@ impl Scan {
                 if self.config == Some(self.depth) {
                     self.config = None;
                     // `set_config(name, value, true)` ends with the transaction.
-                    self.settings |= before.last != "true";
+                    self.settings |= !is(before.last, "true");
                 }
             }
             _ => {}
         }
     }
 
-    fn word(&mut self, word: &[u8], before: &Words) {
-        let mut text = String::new();
-        lower(word, &mut text);
-        match text.as_str() {
-            "temp" | "temporary"
-                if matches!(
-                    before.last.as_str(),
-                    "create" | "into" | "local" | "global" | "replace"
-                ) =>
+    fn word(&mut self, word: &[u8], before: &Words<'_>) {
+        // Most words begin otherwise.
+        match word.first().map(u8::to_ascii_lowercase) {
+            Some(b't')
+                if (is(word, "temp") || is(word, "temporary"))
+                    && before.came_after(&["create", "into", "local", "global", "replace"]) =>
             {
                 self.tie = Some(Tie::Temporary);
             }
-            "pg_temp" => self.tie = Some(Tie::Temporary),
-            "hold" if before.last == "with" => self.tie = Some(Tie::Cursor),
-            "pg_advisory_lock"
-            | "pg_advisory_lock_shared"
-            | "pg_try_advisory_lock"
-            | "pg_try_advisory_lock_shared" => self.tie = Some(Tie::Lock),
-            "set_config" => self.config = Some(self.depth),
+            Some(b'h') if is(word, "hold") && before.came_after(&["with"]) => {
+                self.tie = Some(Tie::Cursor);
+            }
+            // `pg_temp`, or the schema itself: `pg_temp_3`.
+            Some(b'p') if word.get(..7).is_some_and(|front| is(front, "pg_temp")) => {
+                self.tie = Some(Tie::Temporary);
+            }
+            Some(b'p') if LOCKS.iter().any(|lock| is(word, lock)) => self.tie = Some(Tie::Lock),
+            Some(b's') if is(word, "set_config") => self.config = Some(self.depth),
             _ => {}
         }
     }
 
-    fn verdict(&self, words: &Words) -> Option<Found> {
+    fn verdict(&self, words: &Words<'_>) -> Option<Found> {
         if words.tokens == 0 {
             return None;
         }
@@ -268,79 +298,97 @@ impl Scan {
         if self.settings || self.config.is_some() {
             return plain(Trace::Settings);
         }
-        match words.first[0].as_str() {
-            "set" => Some(set(words)),
-            "deallocate" => plain(match words.first.each_ref().map(String::as_str) {
-                [_, "all", ..] | [_, "prepare", "all", _] => Trace::Forgets,
-                [_, "prepare", name, ""] | [_, name, "", ""]
-                    if words.tokens == words.count && !name.is_empty() =>
-                {
-                    Trace::Unprepares(Rc::from(name))
-                }
-                _ => Trace::Forgets,
-            }),
-            "discard" => plain(Trace::Forgets),
-            "reset" => plain(match words.first[1].as_str() {
-                "all" => Trace::ResetAll,
-                "" => Trace::Settings,
-                "time" => Trace::Reset(Rc::from("timezone")),
-                "session" | "role" => Trace::Unknown,
-                name if is_name(name) => Trace::Reset(Rc::from(name)),
-                _ => Trace::Settings,
-            }),
+        let [first, ..] = &words.first;
+        match first.first.first().map(u8::to_ascii_lowercase) {
+            Some(b's') if first.is("set") => Some(set(words)),
+            Some(b'd') if first.is("deallocate") => plain(deallocate(words)),
+            Some(b'd') if first.is("discard") => plain(Trace::Forgets),
+            Some(b'r') if first.is("reset") => plain(reset(words)),
             _ => plain(Trace::Nothing),
         }
     }
 }
 
+/// Session-level locks.
+const LOCKS: [&str; 4] = [
+    "pg_advisory_lock",
+    "pg_advisory_lock_shared",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_lock_shared",
+];
+
+fn deallocate(words: &Words<'_>) -> Trace {
+    let [_, second, third, fourth] = &words.first;
+    // `DEALLOCATE prepare` means a statement of that name.
+    let noise = second.is("prepare") && !third.is_none();
+    let (name, next) = if noise { (third, fourth) } else { (second, third) };
+    if name.is("all") || name.is_none() || !next.is_none() || words.tokens != words.count {
+        return Trace::Forgets;
+    }
+    Trace::Unprepares(Rc::from(name.name()))
+}
+
+fn reset(words: &Words<'_>) -> Trace {
+    let [_, second, ..] = &words.first;
+    match second {
+        word if word.is("all") => Trace::ResetAll,
+        word if word.is("time") => Trace::Reset(Rc::from("timezone")),
+        word if word.is_any(&["session", "role"]) => Trace::Unknown,
+        word if is_name(&word.name()) => Trace::Reset(Rc::from(word.name())),
+        _ => Trace::Settings,
+    }
+}
+
 /// Ties that show in how a statement begins.
-fn first_words(words: &Words) -> Option<Tie> {
-    let tie = match words.first[0].as_str() {
-        "listen" => Tie::Listen,
-        "load" => Tie::Library,
-        "prepare" if words.first[1] != "transaction" => Tie::Prepare,
-        "set" if words.first[1] == "role" => Tie::Role,
-        "set" if words.starts(&["set", "session", "authorization"]) => Tie::Role,
-        "set" if words.starts(&["set", "session", "role"]) => Tie::Role,
-        _ => return None,
-    };
-    Some(tie)
+fn first_words(words: &Words<'_>) -> Option<Tie> {
+    let [first, second, ..] = &words.first;
+    match first.first.first().map(u8::to_ascii_lowercase) {
+        Some(b'l') if first.is("listen") => Some(Tie::Listen),
+        Some(b'l') if first.is("load") => Some(Tie::Library),
+        Some(b'p') if first.is("prepare") && !second.is("transaction") => Some(Tie::Prepare),
+        Some(b's') if first.is("set") => {
+            let session = words.starts(&["set", "session", "authorization"])
+                || words.starts(&["set", "session", "role"]);
+            (session || second.is("role")).then_some(Tie::Role)
+        }
+        _ => None,
+    }
 }
 
 /// A `SET` that ties nobody down.
-fn set(words: &Words) -> Found {
+fn set(words: &Words<'_>) -> Found {
     let [_, second, third, _] = &words.first;
-    let name = match second.as_str() {
-        "local" | "transaction" | "constraints" => return Found::Plain(Trace::Nothing),
-        "time" => "timezone",
-        "session" if third == "characteristics" => return Found::Plain(Trace::Settings),
-        "session" if third == "time" => "timezone",
-        "session" => third,
-        "names" => "client_encoding",
-        "schema" => "search_path",
-        name => name,
+    let name = match second {
+        word if word.is_any(&["local", "transaction", "constraints"]) => {
+            return Found::Plain(Trace::Nothing);
+        }
+        word if word.is("time") => "timezone".to_owned(),
+        word if word.is("session") && third.is("characteristics") => {
+            return Found::Plain(Trace::Settings);
+        }
+        word if word.is("session") && third.is("time") => "timezone".to_owned(),
+        word if word.is("session") => third.name(),
+        word if word.is("names") => "client_encoding".to_owned(),
+        word if word.is("schema") => "search_path".to_owned(),
+        word => word.name(),
     };
-    if is_name(name) { Found::Set(Rc::from(name)) } else { Found::Plain(Trace::Settings) }
+    if is_name(&name) { Found::Set(Rc::from(name)) } else { Found::Plain(Trace::Settings) }
 }
 
 /// Whether the body of a `DO` block may leave something behind.
 fn hides(body: &[u8]) -> bool {
+    const LEAVE: [&str; 7] =
+        ["temp", "temporary", "listen", "set", "set_config", "execute", "load"];
     let mut lexer = Lexer::new(body);
-    let mut text = String::new();
     loop {
         match lexer.next_token() {
             Token::End => return false,
             Token::Broken => return true,
             // Text that is executed can hold anything.
-            Token::Text(_) => {}
             Token::Word(word) => {
-                text.clear();
-                lower(word, &mut text);
-                let leaves = matches!(
-                    text.as_str(),
-                    "temp" | "temporary" | "listen" | "set" | "set_config" | "execute" | "load"
-                ) || text.contains("advisory_lock");
-                if leaves {
+                let lock = b"advisory_lock";
+                let locks = || word.windows(lock.len()).any(|part| part.eq_ignore_ascii_case(lock));
+                if LEAVE.iter().any(|keyword| is(word, keyword)) || locks() {
                     return true;
                 }
             }

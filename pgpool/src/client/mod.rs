@@ -68,10 +68,22 @@ pub struct Client {
 
 /// Takes in a client that has arrived at its home worker: login, session, goodbye.
 pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
+    // Apart, so that what only a login needs is given back: thousands of clients are idle.
+    let Some(mut inside) = Box::pin(enter(worker, arrival)).await else { return };
+    inside.client.serve().await;
+}
+
+/// A client, and the places that it gives back when it leaves.
+struct Inside {
+    client: Box<Client>,
+    _listed: startup::Listed,
+    _place: crate::snapshot::Held,
+}
+
+/// The login. A console's session too; nothing comes of it.
+async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
     let Arrival { mut io, address, startup, place, until } = arrival;
-    if io.revive().is_err() {
-        return;
-    }
+    io.revive().ok()?;
     let mut door = startup::Door::new(io);
     let login = startup::admit(&worker, &mut door, &startup, address);
     let outcome = tokio::time::timeout_at(until, login).await.unwrap_or_else(|_| {
@@ -79,31 +91,32 @@ pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
     });
     match outcome {
         Ok(startup::Admitted::Client(guest)) => {
-            let listed = guest.listed;
-            let mut client = Client {
+            let client = Client {
                 io: door.io,
-                entry: Rc::clone(&listed.entry),
+                entry: Rc::clone(&guest.listed.entry),
                 worker,
                 home: Rc::clone(&guest.pool),
                 pool: guest.pool,
                 written: None,
                 in_vain: false,
                 memory: guest.memory,
-                carry: door.input,
+                // Without the room that was for its login.
+                carry: door.input.as_slice().to_vec(),
                 out: Outbox::default(),
                 discard: 0,
             };
-            client.serve().await;
+            Some(Inside { client: Box::new(client), _listed: guest.listed, _place: place })
         }
         Ok(startup::Admitted::Console(guest)) => {
             crate::admin::serve(worker, door, guest).await;
+            None
         }
         Err(refusal) => {
             worker.observer.emit(LoginRefused { address, cause: &refusal });
             goodbye(&mut door.io, &refusal).await;
+            None
         }
     }
-    drop(place);
 }
 
 /// Tells a client why it is ended, if it listens.
@@ -145,12 +158,16 @@ impl Client {
                 user: &self.entry.user,
                 cause: &refusal,
             });
-            // What was answered before comes first.
-            let mut last = std::mem::take(&mut self.out);
-            let flush = std::future::poll_fn(|cx| last.poll_empty(&mut self.io, cx));
-            let _ = timeout(LONGEST_GOODBYE, flush).await;
-            goodbye(&mut self.io, &refusal).await;
+            Box::pin(self.leave(&refusal)).await;
         }
+    }
+
+    /// The last words; what was answered before comes first.
+    async fn leave(&mut self, refusal: &Refusal) {
+        let mut last = std::mem::take(&mut self.out);
+        let flush = std::future::poll_fn(|cx| last.poll_empty(&mut self.io, cx));
+        let _ = timeout(LONGEST_GOODBYE, flush).await;
+        goodbye(&mut self.io, refusal).await;
     }
 
     /// The session; what the client is to be told at its end.
@@ -164,7 +181,7 @@ impl Client {
             }
             let trial = self.choose_pool();
             let mut server = match self.checkout().await {
-                Wait::Server(server) => *server,
+                Wait::Server(server) => server,
                 Wait::Left => return None,
                 Wait::Refused(refusal) => return Some(refusal),
             };
@@ -173,18 +190,18 @@ impl Client {
             self.entry.link(None);
             self.note_writes();
             match outcome {
-                Outcome::Released => self.pool.checkin(server),
+                Outcome::Released => self.pool.checkin(*server),
                 Outcome::Elsewhere(mut input) => {
-                    self.pool.checkin(server);
+                    self.pool.checkin(*server);
                     input.append(&mut self.carry);
                     (self.carry, self.in_vain) = (input, true);
                 }
                 Outcome::Left => {
-                    self.give_back(server);
+                    self.give_back(*server);
                     return None;
                 }
                 Outcome::Ended(ending) => {
-                    self.give_back(server);
+                    self.give_back(*server);
                     return Some(self.refusal(ending));
                 }
                 Outcome::Broken(refusal) => {
@@ -193,13 +210,13 @@ impl Client {
                         self.worker.count_error();
                     }
                     server.talk.ledger.doubt();
-                    self.pool.abandon(server);
+                    self.pool.abandon(*server);
                     return Some(refusal);
                 }
                 Outcome::Lost => {
                     self.suspect();
                     self.worker.count_error();
-                    self.pool.abandon(server);
+                    self.pool.abandon(*server);
                     return None;
                 }
             }

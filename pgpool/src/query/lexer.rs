@@ -59,7 +59,7 @@ impl<'a> Lexer<'a> {
                 self.at += 1;
                 self.string(true)
             }
-            b if is_start(b) => Token::Word(self.word()),
+            b if kind(b) & START != 0 => Token::Word(self.word()),
             b if b.is_ascii_digit() => {
                 self.word();
                 Token::Other
@@ -80,8 +80,9 @@ impl<'a> Lexer<'a> {
     /// White space and comments; `false` when a comment has no end.
     fn skip_blank(&mut self) -> bool {
         loop {
+            let blanks = self.rest().iter().position(|b| kind(*b) & BLANK == 0);
+            self.at = blanks.map_or(self.sql.len(), |end| self.at + end);
             match (self.peek(0), self.peek(1)) {
-                (Some(b), _) if b.is_ascii_whitespace() || b == 0x0b => self.at += 1,
                 (Some(b'-'), Some(b'-')) => {
                     let line = self.rest().iter().position(|b| matches!(b, b'\n' | b'\r'));
                     self.at = line.map_or(self.sql.len(), |end| self.at + end);
@@ -120,7 +121,7 @@ impl<'a> Lexer<'a> {
 
     fn word(&mut self) -> &'a [u8] {
         let rest = self.rest();
-        let end = rest.iter().position(|b| !is_part(*b)).unwrap_or(rest.len());
+        let end = rest.iter().position(|b| kind(*b) & PART == 0).unwrap_or(rest.len());
         self.at += end;
         rest.get(..end).unwrap_or_default()
     }
@@ -156,7 +157,8 @@ impl<'a> Lexer<'a> {
     fn dollar(&mut self) -> Token<'a> {
         let rest = self.rest();
         let inner = rest.get(1..).unwrap_or_default();
-        let tag = inner.iter().position(|b| !is_part(*b) || *b == b'$').unwrap_or(inner.len());
+        let tag =
+            inner.iter().position(|b| kind(*b) & PART == 0 || *b == b'$').unwrap_or(inner.len());
         let opens = inner.get(tag) == Some(&b'$') && !inner.first().is_some_and(u8::is_ascii_digit);
         if !opens {
             self.at += 1;
@@ -174,10 +176,31 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len().max(1)).position(|window| window == wanted)
 }
 
-fn is_start(byte: u8) -> bool {
-    byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80
+/// A word may begin with it.
+const START: u8 = 1;
+/// A word may have it.
+const PART: u8 = 2;
+/// White space.
+const BLANK: u8 = 4;
+
+/// What each byte can be.
+static KINDS: [u8; 256] = kinds();
+
+const fn kinds() -> [u8; 256] {
+    let mut all = [0; 256];
+    let mut byte = 0_u8;
+    loop {
+        let start = byte.is_ascii_alphabetic() || byte == b'_' || byte >= 0x80;
+        let part = start || byte.is_ascii_digit() || byte == b'$';
+        let blank = byte.is_ascii_whitespace() || byte == 0x0b;
+        all[byte as usize] = (start as u8) | (part as u8) << 1 | (blank as u8) << 2;
+        if byte == u8::MAX {
+            return all;
+        }
+        byte += 1;
+    }
 }
 
-fn is_part(byte: u8) -> bool {
-    is_start(byte) || byte.is_ascii_digit() || byte == b'$'
+fn kind(byte: u8) -> u8 {
+    KINDS.get(usize::from(byte)).copied().unwrap_or_default()
 }

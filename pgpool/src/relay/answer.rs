@@ -9,6 +9,7 @@ use pgpool_wire::backend::{self, Fields, Status, tag};
 use pgpool_wire::frame::{self, Found, Frame, Head};
 
 use super::edit::Edit;
+use super::forward::OURS;
 use super::link::{Conversation, Memory};
 use crate::fatal::{self, Refusal};
 use crate::server::status::{Done, Due, Reply, To};
@@ -171,9 +172,9 @@ impl Answer<'_> {
     fn error(&mut self, body: &[u8], seen: &mut Seen) -> Result<bool, Refusal> {
         let fields = Fields::new(body);
         self.server.dying |= fields.is_fatal();
-        // "cached plan must not change result type": every use of it would fail again.
-        self.server.retire |= fields.code() == Some(fatal::STALE_PLAN);
         let (reply, _) = self.server.ledger.reply(tag::ERROR).map_err(out_of_order)?;
+        let first = if let Reply::Failed(never) = &reply { never.first() } else { None };
+        self.server.retire |= is_stale(fields, first);
         self.server.failed(self.client);
         match reply {
             Reply::OursFailed => return Err(Refusal::Settings(fields.message())),
@@ -195,6 +196,22 @@ fn streams(head: Head) -> bool {
         | tag::PARAMETER_DESCRIPTION
         | tag::FUNCTION_RESULT
         | tag::NOTIFICATION => head.total() > WHOLE,
+        _ => false,
+    }
+}
+
+/// Whether a server's prepared statements are no longer what we take them for: the next client that
+/// means one of them would fail as well.
+fn is_stale(fields: Fields<'_>, failed: Option<&Due>) -> bool {
+    let code = fields.code();
+    if code == Some(fatal::STALE_PLAN) {
+        // Many things are "not supported"; this one is found where plans are looked at again.
+        return fields.field(b'R').is_none_or(|routine| routine == b"RevalidateCachedQuery");
+    }
+    let ours = || fields.message().contains(&*String::from_utf8_lossy(OURS));
+    match failed {
+        Some(Due::Parse(..)) => code == Some(fatal::PREPARED_TWICE),
+        Some(Due::Bind | Due::Describe) => code == Some(fatal::NOT_PREPARED) && ours(),
         _ => false,
     }
 }

@@ -531,7 +531,7 @@ enum Large {
 }
 
 /// How our own names begin; a client that uses them means nothing that it has made.
-const OURS: &[u8] = b"aqueduct_";
+pub(super) const OURS: &[u8] = b"aqueduct_";
 
 /// A name that no server has, and that still shows in the server's error what was asked for.
 fn missing(name: &[u8]) -> Vec<u8> {

@@ -5,7 +5,7 @@
 
 use tokio_postgres::SimpleQueryMessage;
 
-use crate::pooler::{Pooler, Setup};
+use crate::pooler::{Pooler, Setup, code};
 use crate::postgres::Postgres;
 
 async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
@@ -66,6 +66,32 @@ async fn prepared_statements_follow() {
         assert_eq!(row.get::<_, i32>(0), (round % 6) as i32);
         transaction.commit().await.expect("commit");
     }
+}
+
+/// P3: what a function forgets cannot be seen before; the first client that misses its statement is
+/// told, and nobody after it. An error about something else costs no server.
+#[tokio::test]
+async fn what_a_function_forgets_is_missed_once() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+    one.batch_execute(
+        "create function forget() returns void language plpgsql as
+         $$ begin execute 'deallocate all'; end $$",
+    )
+    .await
+    .expect("made");
+    let known = two.prepare("select 1, pg_backend_pid()").await.expect("prepared");
+    let before: i32 = two.query_one(&known, &[]).await.expect("there").get(1);
+    one.batch_execute("create table pg_catalog.x ()").await.expect_err("not allowed");
+    one.query("select forget()", &[]).await.expect("forgotten");
+    let fault = two.query(&known, &[]).await.expect_err("gone");
+    assert_eq!(code(&fault), "26000");
+    let after: i32 = two.query_one(&known, &[]).await.expect("there again").get(1);
+    assert_ne!(before, after, "the server that had forgotten is closed");
+    one.batch_execute("do $$ begin raise feature_not_supported; end $$").await.expect_err("raised");
+    let last: i32 = two.query_one(&known, &[]).await.expect("there").get(1);
+    assert_eq!(after, last, "not every unsupported feature is a plan");
 }
 
 /// P3: settings follow the client that made them and reach nobody else; `SET LOCAL` ends with its
