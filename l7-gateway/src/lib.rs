@@ -59,6 +59,7 @@ pub mod link;
 pub mod matcher;
 pub mod pipeline;
 pub mod predicate;
+pub mod redis_server;
 pub mod server;
 pub mod snapshot;
 pub mod stages;
@@ -66,6 +67,11 @@ pub mod telemetry;
 pub mod trace;
 pub mod trace_context;
 pub mod traffic;
+
+#[cfg(test)]
+#[path = "../tests/it/servers.rs"]
+#[expect(dead_code, reason = "the integration tests use more of it")]
+mod servers;
 
 /// Why an instance could not start: what, where in the topology file, what to do.
 #[derive(Debug)]

@@ -110,7 +110,8 @@ impl Snapshot {
     ) -> Result<Self, BuildError> {
         let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
         let front = before.and_then(|before| before.front.as_ref());
-        let limits = before.filter(|before| Limits::same(&before.group, group));
+        let limits = before
+            .filter(|before| Limits::same(&before.group, group) && before.limits.reaches(group));
         Ok(Self {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),

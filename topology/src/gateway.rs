@@ -14,7 +14,7 @@ pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
     Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, Introspection,
-    KeySource, SignedIdentity, Told, UnansweredIs, Ways,
+    KeySource, Login, PostgresTls, SignedIdentity, Told, UnansweredIs, Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
@@ -310,11 +310,13 @@ pub enum LimitAlgorithm {
 /// Where shared counters live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitStore {
-    /// `redis://HOST:PORT[/DB]`; several are nodes of a cluster. Never empty.
+    /// `redis(s)://HOST:PORT[/DB]`; several are nodes of a cluster. Never empty.
     pub redis: Vec<At<String>>,
+    /// Who we are to it.
+    pub login: Login,
     /// What happens while it is away.
     pub when_away: WhenAway,
-    /// How long a decision may wait for it (default 20 ms).
+    /// How long a decision may wait for it (default 20 ms, at most 1 s).
     pub timeout: Duration,
 }
 
@@ -450,7 +452,8 @@ impl Unplaced for Limit {
 
 impl Unplaced for LimitStore {
     fn unplaced(&self) -> Self {
-        Self { redis: self.redis.iter().map(Unplaced::unplaced).collect(), ..self.clone() }
+        let redis = self.redis.iter().map(Unplaced::unplaced).collect();
+        Self { redis, login: self.login.unplaced(), ..self.clone() }
     }
 }
 

@@ -89,10 +89,38 @@ pub struct ApiKeysId(pub usize);
 pub enum KeySource {
     /// `file:PATH`: one JSON object per line, read at start and with the file.
     File(At<PathBuf>),
-    /// `redis://HOST:PORT[/DB]`.
-    Redis(At<String>),
-    /// `postgres://USER@HOST:PORT/DATABASE`, with its password.
-    Postgres(At<String>, Option<At<SecretRef>>),
+    /// `redis(s)://HOST:PORT[/DB]`.
+    Redis(At<String>, Login),
+    /// `postgres://USER@HOST:PORT/DATABASE`.
+    Postgres(At<String>, Login, PostgresTls),
+}
+
+/// Who we are to a store, and whose word counts for who it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// Our name there; PostgreSQL's is in its address.
+    pub user: Option<String>,
+    /// What proves it.
+    pub password: Option<At<SecretRef>>,
+    /// Authorities of its certificate, PEM; `None`: the system's.
+    pub ca: Option<At<SecretRef>>,
+}
+
+impl Unplaced for Login {
+    fn unplaced(&self) -> Self {
+        let bare = |at: &Option<At<SecretRef>>| at.as_ref().map(Unplaced::unplaced);
+        Self { user: self.user.clone(), password: bare(&self.password), ca: bare(&self.ca) }
+    }
+}
+
+/// Whether PostgreSQL is spoken to over TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PostgresTls {
+    /// It is not.
+    #[default]
+    Disable,
+    /// It is, by the name of its address and an authority's word, or not at all.
+    VerifyFull,
 }
 
 impl KeySource {
@@ -100,7 +128,7 @@ impl KeySource {
     pub fn place(&self) -> Place {
         match self {
             Self::File(at) => at.place,
-            Self::Redis(at) | Self::Postgres(at, _) => at.place,
+            Self::Redis(at, _) | Self::Postgres(at, ..) => at.place,
         }
     }
 }
@@ -109,9 +137,9 @@ impl Unplaced for ApiKeys {
     fn unplaced(&self) -> Self {
         let from = match &self.from {
             KeySource::File(at) => KeySource::File(at.unplaced()),
-            KeySource::Redis(at) => KeySource::Redis(at.unplaced()),
-            KeySource::Postgres(at, password) => {
-                KeySource::Postgres(at.unplaced(), password.as_ref().map(Unplaced::unplaced))
+            KeySource::Redis(at, login) => KeySource::Redis(at.unplaced(), login.unplaced()),
+            KeySource::Postgres(at, login, tls) => {
+                KeySource::Postgres(at.unplaced(), login.unplaced(), *tls)
             }
         };
         Self { from, place: Place::default(), ..self.clone() }
@@ -121,15 +149,17 @@ impl Unplaced for ApiKeys {
 /// Stage 3: tokens and keys that ended before their time, shared through Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denylist {
-    /// `redis://HOST:PORT[/DB]`.
+    /// `redis(s)://HOST:PORT[/DB]`.
     pub redis: At<String>,
+    /// Who we are to it.
+    pub login: Login,
     /// How long the last list is believed while Redis is away (default 1 h).
     pub longest_stale: Duration,
 }
 
 impl Unplaced for Denylist {
     fn unplaced(&self) -> Self {
-        Self { redis: self.redis.unplaced(), ..self.clone() }
+        Self { redis: self.redis.unplaced(), login: self.login.unplaced(), ..self.clone() }
     }
 }
 

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use l7_gateway::redis_server::RedisServer;
 use l7_gateway::stages::authn::api_key::{Digest, Record, file};
 use l7_gateway::stages::authn::denylist::{Denylist, Entry, revoke};
 use serde_json::json;
 use tokio::task::{JoinHandle, spawn_local, yield_now};
+use topology::gateway::Login;
 
 use crate::authn::{Issuers, bearer, now, rider};
 use crate::fakes::{Act, Fake};
@@ -67,6 +69,11 @@ impl Drop for Instance {
     }
 }
 
+async fn revoke_at(address: &str, entry: &Entry) -> Result<(), redis::RedisError> {
+    let server = RedisServer::new(address, &Login::default()).expect("an address");
+    revoke(&server, entry, HOUR).await
+}
+
 fn keys(folder: &tempfile::TempDir) -> std::path::PathBuf {
     let path = folder.path().join("keys.ndjson");
     let record = Record { consumer: "acme".into(), ..Record::default() };
@@ -105,7 +112,7 @@ async fn a_revoked_token_is_refused_everywhere() {
             (key_entry, ["401", "401", "200", "401"]),
         ] {
             let before = (one.list.generation(), other.list.generation());
-            revoke(&redis.address(), &entry, HOUR).await.expect("told");
+            revoke_at(&redis.address(), &entry).await.expect("told");
             one.hears(before.0).await;
             other.hears(before.1).await;
             for instance in [&one, &other] {
@@ -141,7 +148,7 @@ async fn a_list_outlives_its_server() {
         let revoked = |jti: &str| Entry::Token { iss: ISS.into(), jti: jti.into() };
         let sign =
             |jti: &str| bearer(&issuers.riders.token("ES256", None, &rider(json!({"jti": jti}))));
-        revoke(&redis.address(), &revoked("old"), HOUR).await.expect("told");
+        revoke_at(&redis.address(), &revoked("old")).await.expect("told");
         let one = Instance::new(&issuers, &fake, &keys, &redis.address());
         one.hears(0).await;
         let before = one.list.generation();
@@ -150,7 +157,7 @@ async fn a_list_outlives_its_server() {
             assert_eq!(one.status("/ride/1", &sign(jti)).await, expected);
         }
         let redis = Redis::start_in(folder);
-        revoke(&redis.address(), &revoked("new"), HOUR).await.expect("told");
+        revoke_at(&redis.address(), &revoked("new")).await.expect("told");
         one.hears(before).await;
         // It was empty when it came back, but for this one.
         for (jti, expected) in [("old", "200"), ("new", "401")] {

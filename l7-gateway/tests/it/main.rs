@@ -42,6 +42,7 @@ mod retries;
 mod rig;
 mod secrets;
 mod secured;
+mod secured_stores;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod servers;
 mod services2;

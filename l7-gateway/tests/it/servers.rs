@@ -1,11 +1,11 @@
-//! Real Redis and PostgreSQL, each on a socket in a folder of its own. Used by the tests of `authn` and
-//! by the integration tests.
+//! Real Redis and PostgreSQL, each on a socket in a folder of its own. Used by the tests of stages and by
+//! the integration tests.
 //!
-//! Invariant: a server ends with its handle, and listens on no port.
+//! Invariant: a server ends with its handle, and listens on no port unless it is told one.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -21,22 +21,31 @@ impl Redis {
         Self::start_in(tempfile::tempdir().expect("a folder"))
     }
 
+    /// One whose ACL user `gateway` has this password, and whose default user has nothing.
+    pub(crate) fn start_asking(password: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let rules = ["on", &format!(">{password}"), "~*", "&*", "+@all"].join(" ");
+        std::fs::write(
+            folder.path().join("redis.conf"),
+            format!("user default off\nuser gateway {rules}\n"),
+        )
+        .expect("it is written");
+        Self::start_in(folder)
+    }
+
     /// In a folder where another has been: at the same address, empty.
     pub(crate) fn start_in(folder: TempDir) -> Self {
-        let mut child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"])
-            .arg(folder.path())
-            .arg("--unixsocket")
-            .arg(folder.path().join("redis.sock"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed (`make` does it)");
-        ready(child.stdout.take().expect("its output"), "eady to accept connections");
+        let socket = folder.path().join("redis.sock");
+        let child = on_a_port(folder.path(), 0, &["--unixsocket", &socket.display().to_string()]);
         Self { child, folder }
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
+        format!("redis+unix://{}", self.socket().display())
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
     }
 
     /// Ends it and keeps its folder.
@@ -54,6 +63,12 @@ impl Redis {
         while !state().contains(") T ") {
             std::thread::yield_now();
         }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-CONT", &id]).status().expect("kill").success());
     }
 
     /// How often a command was run, as the server counts.
@@ -74,6 +89,26 @@ impl Drop for Redis {
     }
 }
 
+/// A Redis that keeps nothing and listens on this port of the loopback (0: on none), by the settings in its
+/// folder, if any.
+pub(crate) fn on_a_port(folder: &Path, port: u16, words: &[&str]) -> Child {
+    let mut command = Command::new("redis-server");
+    let settings = folder.join("redis.conf");
+    if settings.exists() {
+        command.arg(settings);
+    }
+    let mut child = command
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
+        .args(["--appendonly", "no", "--dir"])
+        .arg(folder)
+        .args(words)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("redis-server is installed (`make` does it)");
+    ready(child.stdout.take().expect("its output"), "eady to accept connections");
+    child
+}
+
 /// A PostgreSQL.
 pub(crate) struct Postgres {
     child: Child,
@@ -81,13 +116,28 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
+    /// That believes whoever comes.
     pub(crate) fn start() -> Self {
+        Self::start_with(&["-A", "trust"], tempfile::tempdir().expect("a folder"))
+    }
+
+    /// Whose only user has this password.
+    pub(crate) fn start_asking(password: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let given = Command::new("chown").arg("postgres").arg(folder.path()).status();
+        let file = folder.path().join("password");
+        std::fs::write(&file, password).expect("it is written");
+        let file = format!("--pwfile={}", file.display());
+        Self::start_with(&["-A", "scram-sha-256", &file], folder)
+    }
+
+    fn start_with(login: &[&str], folder: TempDir) -> Self {
+        let given = Command::new("chown").args(["-R", "postgres"]).arg(folder.path()).status();
         assert!(given.expect("chown").success() || !root());
         let data = folder.path().join("data");
         let made = program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-N", "-D"])
+            .args(["-U", "postgres", "-N"])
+            .args(login)
+            .arg("-D")
             .arg(&data)
             .stdout(Stdio::null())
             .status();
@@ -102,6 +152,10 @@ impl Postgres {
             .expect("postgres starts");
         ready(child.stderr.take().expect("its output"), "ready to accept connections");
         Self { child, folder }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
     }
 
     pub(crate) fn address(&self) -> String {
@@ -135,11 +189,11 @@ fn program(name: &str) -> Command {
     command
 }
 
-fn ready(output: impl std::io::Read, wanted: &str) {
+fn ready(output: impl std::io::Read + Send + 'static, wanted: &str) {
     let mut lines = BufReader::new(output).lines();
     assert!(lines.any(|line| line.expect("text").contains(wanted)), "it starts");
-    // What it says later must not block it.
-    std::mem::drop(lines);
+    // What it says later must neither block nor end it.
+    std::thread::spawn(move || lines.for_each(drop));
 }
 
 fn end(child: &mut Child) {

@@ -1,6 +1,8 @@
 //! Limits whose Redis dies in the middle of many requests: what the file says holds, and nobody waits
 //! longer than it says.
 
+use std::time::Duration;
+
 use futures_util::future::{join, join_all};
 use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -32,7 +34,7 @@ const TIMEOUT_US: u64 = 2_000_000;
 
 fn rig(fake: &Fake, redis: &Redis, policy: &str) -> Rig {
     let gateway = format!(
-        "    limit-store: {{ redis: \"redis://127.0.0.1:1\", when-away: {policy}, timeout: 2s }}
+        "    limit-store: {{ redis: \"redis://127.0.0.1:1\", when-away: {policy} }}
     limits:
       address: {{ by: address, rate: 1000/h, algorithm: sliding-window }}
       all: {{ by: route, rate: {BUDGET}/h, algorithm: sliding-window }}
@@ -42,7 +44,9 @@ fn rig(fake: &Fake, redis: &Redis, policy: &str) -> Rig {
     let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
     let mut file = topology(&services, &gateway);
     // On a socket, so that no port is taken.
-    file.gateways[0].limit_store.as_mut().expect("as written").redis[0].value = redis.address();
+    let store = file.gateways[0].limit_store.as_mut().expect("as written");
+    store.redis[0].value = redis.address();
+    store.timeout = Duration::from_micros(TIMEOUT_US);
     Rig::new(&file)
 }
 

@@ -11,7 +11,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use l7_gateway::stages::authn::api_key::store::Store;
 use l7_gateway::stages::authn::api_key::{self, Digest, Entry, Record, file};
-use topology::units::{SecretRef, Time};
+use topology::units::Time;
+
+use crate::login::Login;
 
 /// Makes and revokes API keys
 #[derive(Debug, clap::Args)]
@@ -58,12 +60,20 @@ struct Revoke {
 
 /// As `from` of `api-keys` in the topology file says.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
 struct At {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    login: Login,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Source {
     /// A file of keys
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
-    /// `redis://HOST:PORT[/DB]`
+    /// `redis://HOST:PORT[/DB]`, or `rediss://` over TLS; its password is in `REDISCLI_AUTH`
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// `postgres://USER@HOST:PORT/DATABASE`; its password is in `PGPASSWORD`
@@ -112,7 +122,7 @@ fn new(args: &New) -> anyhow::Result<(String, Record)> {
 }
 
 async fn write(at: &At, digest: &Digest, record: &Record) -> anyhow::Result<()> {
-    match &at.file {
+    match &at.source.file {
         Some(path) => file::append(path, digest, record)?,
         None => store(at)?.put(digest, record).await.context("the key was not written")?,
     }
@@ -120,17 +130,19 @@ async fn write(at: &At, digest: &Digest, record: &Record) -> anyhow::Result<()> 
 }
 
 async fn remove(at: &At, digest: &Digest) -> anyhow::Result<bool> {
-    Ok(match &at.file {
+    Ok(match &at.source.file {
         Some(path) => file::remove(path, digest)?,
         None => store(at)?.remove(digest).await.context("the key was not revoked")?,
     })
 }
 
 fn store(at: &At) -> anyhow::Result<Store> {
-    let password = std::env::var_os("PGPASSWORD").map(|_| SecretRef::Env("PGPASSWORD".to_owned()));
-    match (&at.redis, &at.postgres) {
-        (Some(address), _) => Ok(Store::redis(address)?),
-        (_, Some(address)) => Ok(Store::postgres(address, password.as_ref())?),
+    match (&at.source.redis, &at.source.postgres) {
+        (Some(address), _) => Ok(Store::redis(address, &at.login.redis())?),
+        (_, Some(address)) => {
+            let (login, tls) = at.login.postgres();
+            Ok(Store::postgres(address, &login, tls)?)
+        }
         // Clap asks for one of them.
         _ => bail!("name a file, a Redis or a PostgreSQL"),
     }
@@ -152,7 +164,8 @@ mod tests {
     async fn keys_come_and_go() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys.ndjson");
-        let at = || At { file: Some(path.clone()), redis: None, postgres: None };
+        let source = || Source { file: Some(path.clone()), redis: None, postgres: None };
+        let at = || At { source: source(), login: Login::default() };
         let args = New {
             consumer: "acme".into(),
             plan: Some("gold".into()),

@@ -12,6 +12,7 @@ mod graph;
 mod import;
 mod init;
 mod key;
+mod login;
 mod replay;
 mod revoke;
 mod token;

@@ -8,9 +8,12 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use l7_gateway::redis_server::RedisServer;
 use l7_gateway::stages::authn::api_key::Digest;
 use l7_gateway::stages::authn::denylist::{Entry, revoke};
 use topology::units::Time;
+
+use crate::login::Login;
 
 /// Ends tokens and API keys before their time
 #[derive(Debug, clap::Args)]
@@ -19,6 +22,8 @@ pub(crate) struct Args {
     /// As `redis` of `denylist` in the topology file says
     #[arg(long, value_name = "URL")]
     redis: String,
+    #[command(flatten)]
+    login: Login,
     /// The `iss` claim of the tokens
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["key", "key_sha256"])]
     iss: Option<String>,
@@ -56,7 +61,8 @@ struct What {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let entry = entry(&args)?;
     let Time(remember) = args.remember;
-    revoke(&args.redis, &entry, remember).await.context("nothing was revoked")?;
+    let server = RedisServer::new(&args.redis, &args.login.redis())?;
+    revoke(&server, &entry, remember).await.context("nothing was revoked")?;
     Ok(ExitCode::SUCCESS)
 }
 

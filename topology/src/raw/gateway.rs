@@ -221,14 +221,21 @@ section! {
 section! {
     /// Where counters live that all instances share.
     LimitStore {
-        /// `redis://HOST:PORT[/DB]`; a list names nodes of a cluster, of which one must answer at the
-        /// start. On a cluster each limit of a request is charged by itself, so that one which refuses
+        /// `redis://HOST:PORT[/DB]`, or `rediss://` over TLS; a list names nodes of a cluster, without TLS, of
+        /// which one must answer at the start. On a cluster each limit of a request is charged by itself, so that one which refuses
         /// does not give back what the others took.
         must "redis" redis: OneOrMany<Typed<Text>>,
+        /// Our name to it (an ACL user). Default: its default user.
+        may "user" user: Typed<Text>,
+        /// What proves that: `file:PATH` or `env:NAME`. Default: nothing is asked.
+        may "password" password: Typed<SecretRef>,
+        /// Authorities that the certificate of a `rediss://` server must come from, `file:PATH`. Default: the
+        /// system's.
+        may "ca" ca: Typed<SecretRef>,
         /// While it is away: `local-share` (each instance counts its share), `fail-open` or
         /// `fail-closed`. Default: `local-share`.
         may "when-away" when_away: Typed<WhenAway>,
-        /// How long a decision may wait for it. Default: 20ms.
+        /// How long a decision may wait for it, at most 1s. Default: 20ms.
         may "timeout" timeout: Typed<Time>,
     }
 }

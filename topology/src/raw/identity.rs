@@ -5,7 +5,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::expression::Expression;
-use crate::identity::UnansweredIs;
+use crate::identity::{PostgresTls, UnansweredIs};
 use crate::raw::schema::section;
 use crate::raw::{Findings, FromTree, Spot, Text, Typed};
 use crate::tree::{Kind, Tree};
@@ -15,11 +15,21 @@ section! {
     /// API keys, and whose they are. Stored are SHA-256 digests, never keys; `aqueduct key new` makes one.
     ApiKeys {
         /// Where they are written down: `file:PATH` (one JSON object per line, read again on reload),
-        /// `redis://HOST:PORT[/DB]` or `postgres://USER@HOST:PORT/DATABASE` (a pooler of the stack will
-        /// do).
+        /// `redis://HOST:PORT[/DB]`, `rediss://` the same over TLS, or `postgres://USER@HOST:PORT/DATABASE` (a
+        /// pooler of the stack will do).
         must "from" from: Typed<Text>,
-        /// PostgreSQL's password: `file:PATH` or `env:NAME`. Default: none.
+        /// Our name to Redis (an ACL user). Default: its default user.
+        may "user" user: Typed<Text>,
+        /// What proves who we are to Redis or PostgreSQL: `file:PATH` or `env:NAME`. Default: nothing is
+        /// asked.
         may "password" password: Typed<SecretRef>,
+        /// Whether PostgreSQL is spoken to over TLS: `disable`, or `verify-full`: never without, and never with
+        /// whoever cannot show a certificate of its name. Default: `verify-full` where `ca` is set, else
+        /// `disable`.
+        may "tls" tls: Typed<PostgresTls>,
+        /// Authorities that a certificate of Redis or PostgreSQL must come from, `file:PATH`. Default: the
+        /// system's.
+        may "ca" ca: Typed<SecretRef>,
         /// The header that holds a key. Default: `X-API-Key`, unless `query` is set.
         may "header" header: Typed<Text>,
         /// The query parameter that holds a key; it is taken off before the request goes on. Default:
@@ -36,8 +46,15 @@ section! {
     /// Before an instance has had the list, and when the last one is too old, requests that show a token
     /// or a key are 503.
     Denylist {
-        /// `redis://HOST:PORT[/DB]`.
+        /// `redis://HOST:PORT[/DB]`, or `rediss://` over TLS.
         must "redis" redis: Typed<Text>,
+        /// Our name to it (an ACL user). Default: its default user.
+        may "user" user: Typed<Text>,
+        /// What proves that: `file:PATH` or `env:NAME`. Default: nothing is asked.
+        may "password" password: Typed<SecretRef>,
+        /// Authorities that the certificate of a `rediss://` server must come from, `file:PATH`. Default: the
+        /// system's.
+        may "ca" ca: Typed<SecretRef>,
         /// How long the last list is believed while Redis is away. Default: 1h.
         may "longest-stale" longest_stale: Typed<Time>,
     }

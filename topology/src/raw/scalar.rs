@@ -14,7 +14,7 @@ use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
-use crate::identity::{Access, Told, UnansweredIs};
+use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{Console, PoolMode, Reads, ServerAddress, SslMode, SslNegotiation};
 use crate::problem::nearest;
@@ -485,6 +485,10 @@ words! {
     UnansweredIs {
         "refuse" => Self::Refused,
         "allow" => Self::Allowed,
+    }
+    PostgresTls {
+        "disable" => Self::Disable,
+        "verify-full" => Self::VerifyFull,
     }
     Access {
         "allow" => Self::Allow,

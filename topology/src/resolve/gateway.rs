@@ -16,11 +16,15 @@ use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::split::{Experiments, split, sticky};
+use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, files, filled, identity, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
+
+/// Longest time that a decision may wait for the limit store.
+const LONGEST_DECISION: Duration = Duration::from_secs(1);
 
 /// One gateway group.
 pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Findings) -> Group {
@@ -80,8 +84,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
             .map(|typed| typed.value)
             .collect(),
         signed_identity: raw.signed_identity.and_then(|raw| identity::signed(raw, names, out)),
-        denylist: raw.denylist.and_then(|raw| identity::denylist(raw, out)),
-        limit_store: raw.limit_store.and_then(|store| limit_store(store, out)),
+        denylist: raw.denylist.and_then(|raw| identity::denylist(raw, names, out)),
+        limit_store: raw.limit_store.and_then(|store| limit_store(store, names, out)),
         unmatched,
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
@@ -172,20 +176,29 @@ fn bytes(typed: Option<Typed<Size>>, default: usize, out: &mut Findings) -> std:
     nonzero(usize::try_from(typed.value.0).unwrap_or(default))
 }
 
-fn limit_store(raw: raw::LimitStore, out: &mut Findings) -> Option<LimitStore> {
+fn limit_store(raw: raw::LimitStore, names: &Names, out: &mut Findings) -> Option<LimitStore> {
     let nodes = raw.redis?.0;
-    for node in &nodes {
-        let spot = hidden(&node.spot, node.value.0.contains('@'));
-        if !redis_url(&node.value.0) {
-            let what = "this is no Redis URL that can be used".to_owned();
-            out.error(&spot, what).allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
-        } else if nodes.len() > 1 && node.value.0.trim_start_matches("redis://").contains('/') {
-            out.error(&spot, "a cluster has no databases").allowed("redis://HOST:PORT");
+    if nodes.len() > 1 {
+        for node in &nodes {
+            let text = node.value.0.as_str();
+            if text.starts_with("rediss://") {
+                out.error(&node.spot, "a cluster is not spoken to over TLS")
+                    .allowed("redis://HOST:PORT");
+            } else if text.trim_start_matches("redis://").contains('/') {
+                out.error(&node.spot, "a cluster has no databases").allowed("redis://HOST:PORT");
+            }
         }
     }
-    let at = |node: Typed<Text>| At { value: node.value.0, place: node.spot.extent.place };
+    if let Some(timeout) = raw.timeout.as_ref().filter(|it| it.value.0 > LONGEST_DECISION) {
+        out.error(&timeout.spot, "every request would wait so long for counters that are away")
+            .allowed("up to 1s; 20ms is the default");
+    }
+    let who = Who { user: raw.user, password: raw.password, ca: raw.ca };
+    let (redis, tls): (Vec<_>, Vec<_>) =
+        nodes.into_iter().map(|node| store::redis(node, out)).unzip();
     Some(LimitStore {
-        redis: nodes.into_iter().map(at).collect(),
+        redis,
+        login: who.at_redis(tls.contains(&true), names, out),
         when_away: or(raw.when_away, WhenAway::LocalShare),
         timeout: positive(raw.timeout, Duration::from_millis(20), out),
     })
@@ -198,16 +211,6 @@ pub(super) fn hidden(at: &Spot, secret: bool) -> Spot {
         at.extent.width = 0;
     }
     at
-}
-
-pub(super) fn redis_url(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("redis://") else { return false };
-    let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-    let Some((host, port)) = authority.rsplit_once(':') else { return false };
-    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-    let lawful = |b: u8| b.is_ascii_alphanumeric() || b".-_[]:".contains(&b);
-    let host = !host.is_empty() && host.bytes().all(lawful);
-    host && port.parse::<u16>().is_ok_and(|port| port > 0) && digits(database) && database.len() < 6
 }
 
 fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessLog {

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use crate::identity::{
-    Allow, ApiKeys, Authorize, Denylist, Introspection, KeySource, SignedIdentity, UnansweredIs,
+    Allow, ApiKeys, Authorize, Denylist, Introspection, SignedIdentity, UnansweredIs,
 };
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
+use crate::resolve::store::{self, Who};
 use crate::resolve::{gateway, or, policy, positive, secret, time};
-use crate::units::{ApiKeysName, At, SecretRef, is_token};
+use crate::units::{ApiKeysName, At, is_token};
 
 /// Headers that mean something else.
 const OTHERS: [&str; 6] =
@@ -40,13 +41,14 @@ pub(super) fn api_keys(
     free("API key source", &name, &spot, out);
     let header = raw.header.map(|typed| header(&typed, out));
     let query = raw.query.map(|typed| query(&typed, out));
+    let who = Who { user: raw.user, password: raw.password, ca: raw.ca };
     let default = || query.is_none().then(|| "x-api-key".to_owned());
     let keys = ApiKeys {
         name: ApiKeysName::new(&name),
         header: header.or_else(default),
         query,
         keep: positive(raw.keep, Duration::from_secs(30), out),
-        from: source(&raw.from?, raw.password, names, out)?,
+        from: store::keys(raw.from?, who, raw.tls, names, out)?,
         place: spot.extent.place,
     };
     Some((keys, spot))
@@ -132,15 +134,12 @@ pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Autho
 }
 
 /// The denylist.
-pub(super) fn denylist(raw: raw::Denylist, out: &mut Findings) -> Option<Denylist> {
-    let redis = raw.redis?;
-    if !gateway::redis_url(&redis.value.0) {
-        let spot = gateway::hidden(&redis.spot, redis.value.0.contains('@'));
-        out.error(&spot, "this is no Redis URL that can be used")
-            .allowed("redis://HOST:PORT or redis://HOST:PORT/DATABASE");
-    }
+pub(super) fn denylist(raw: raw::Denylist, names: &Names, out: &mut Findings) -> Option<Denylist> {
+    let who = Who { user: raw.user, password: raw.password, ca: raw.ca };
+    let (redis, tls) = store::redis(raw.redis?, out);
     Some(Denylist {
-        redis: At { value: redis.value.0, place: redis.spot.extent.place },
+        redis,
+        login: who.at_redis(tls, names, out),
         longest_stale: positive(raw.longest_stale, Duration::from_secs(3600), out),
     })
 }
@@ -162,48 +161,4 @@ fn query(typed: &Typed<Text>, out: &mut Findings) -> String {
             .allowed("letters, digits, - . _ ~");
     }
     name
-}
-
-fn source(
-    typed: &Typed<Text>,
-    password: Option<Typed<SecretRef>>,
-    names: &Names,
-    out: &mut Findings,
-) -> Option<KeySource> {
-    let (text, place) = (typed.value.0.as_str(), typed.spot.extent.place);
-    if let Some(password) = password.as_ref().filter(|_| !text.starts_with("postgres://")) {
-        out.error(&password.spot, "only PostgreSQL is asked with a password")
-            .allowed("`password` beside `from: postgres://…`");
-    }
-    if let Ok(SecretRef::File(path)) = text.parse() {
-        return Some(KeySource::File(At { value: names.folder.join(path), place }));
-    }
-    if gateway::redis_url(text) {
-        return Some(KeySource::Redis(At { value: text.to_owned(), place }));
-    }
-    if postgres_url(text) {
-        let at = At { value: text.to_owned(), place };
-        return Some(KeySource::Postgres(at, password.map(|typed| secret(typed, names))));
-    }
-    let spot = gateway::hidden(&typed.spot, text.contains('@'));
-    out.error(&spot, "this is no place of API keys").allowed(
-        "file:PATH, redis://HOST:PORT[/DATABASE], postgres://USER@HOST:PORT/DATABASE (its password in `password`)",
-    );
-    None
-}
-
-/// `postgres://USER@HOST:PORT/DATABASE`, nothing else: a password does not belong in this file.
-fn postgres_url(text: &str) -> bool {
-    let Some(rest) = text.strip_prefix("postgres://") else { return false };
-    let Some((user, rest)) = rest.split_once('@') else { return false };
-    let Some((authority, database)) = rest.split_once('/') else { return false };
-    let Some((host, port)) = authority.rsplit_once(':') else { return false };
-    let word = |text: &str| {
-        let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        !text.is_empty() && text.bytes().all(lawful)
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let host =
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
-    word(user) && host && port.parse::<u16>().is_ok_and(|port| port > 0) && word(database)
 }

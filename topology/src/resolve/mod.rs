@@ -17,6 +17,7 @@ mod policy;
 mod pool;
 mod service;
 mod split;
+mod store;
 mod telemetry;
 mod tls;
 mod upstream;

@@ -469,9 +469,4 @@ fn millis(wall: SystemTime) -> u64 {
 mod forge;
 
 #[cfg(test)]
-#[path = "../../../tests/it/servers.rs"]
-#[expect(dead_code, reason = "the integration tests use more of it")]
-mod servers;
-
-#[cfg(test)]
 mod tests;

@@ -120,6 +120,16 @@ impl Limits {
             && one.device_claim == other.device_claim
     }
 
+    /// Whether its store, if any, is reached as this group says: with the same secrets too. Blocking: it
+    /// reads them.
+    pub fn reaches(&self, group: &Group) -> bool {
+        match (&self.store, &group.limit_store) {
+            (None, None) => true,
+            (Some((store, _)), Some(model)) => Store::new(model).is_ok_and(|new| store.is_as(&new)),
+            _ => false,
+        }
+    }
+
     /// For the limits of a group; connects to nothing.
     pub fn new(group: &Group, observer: Observer) -> Result<Arc<Self>, LimitsError> {
         let instances = group.instances.len() as u64;

@@ -121,12 +121,15 @@ impl Directory {
             let read = file::read(&at.value);
             Kind::Whole(read.map_err(|source| DirectoryError::File { place, source })?)
         } else {
-            let same = before.iter().find(|old| old.model.unplaced() == model.unplaced());
-            if let Some(known) = same {
-                return Ok(Arc::clone(known));
-            }
             let store = Store::new(&model.from)
                 .map_err(|source| DirectoryError::Store { place, source })?;
+            let same = |old: &&Arc<Self>| {
+                let as_before = matches!(&old.kind, Kind::Asked(it) if it.store.is_as(&store));
+                as_before && old.model.unplaced() == model.unplaced()
+            };
+            if let Some(known) = before.iter().find(same) {
+                return Ok(Arc::clone(known));
+            }
             let (questions, inbox) = mpsc::channel(WAITING);
             let heard = Heard { keys: Recent::new(MOST), others: Recent::new(MOST) };
             let (heard, inbox) = (Mutex::new(heard), Mutex::new(Some(inbox)));

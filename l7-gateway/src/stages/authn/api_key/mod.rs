@@ -20,6 +20,7 @@ use topology::units::Scope;
 pub mod directory;
 pub mod file;
 pub mod recent;
+pub mod session;
 pub mod store;
 
 /// Lengths of keys that are looked at, in bytes: a shorter one can be guessed.

@@ -6,16 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::secret::{self, SecretError};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_util::task::AbortOnDropHandle;
-use topology::SecretRef;
-use topology::gateway::KeySource;
+use topology::gateway::{KeySource, Login, PostgresTls};
 
+use super::session::{Postgres, Session, SessionError};
 use super::{Digest, Record};
+use crate::redis_server::{RedisServer, RedisServerError, patient};
 
 /// For connecting and one answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,9 +36,12 @@ pub enum StoreError {
     /// The address is not one.
     #[error("this is no address of Redis or PostgreSQL")]
     Address,
-    /// The password is not there.
-    #[error("password: {0}")]
-    Password(#[from] SecretError),
+    /// Redis cannot be asked.
+    #[error(transparent)]
+    Server(#[from] RedisServerError),
+    /// PostgreSQL cannot be asked.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// No answer in time.
     #[error("no answer within 1 s")]
     Timeout,
@@ -61,20 +63,14 @@ pub struct Store {
 }
 
 enum Kind {
-    Redis(redis::Client),
-    Postgres(Box<tokio_postgres::Config>),
+    Redis(Box<RedisServer>),
+    Postgres(Box<Postgres>),
 }
 
 #[derive(Clone)]
 enum Line {
     Redis(MultiplexedConnection),
     Postgres(Arc<Session>),
-}
-
-/// A login at PostgreSQL; ends with its last user.
-struct Session {
-    client: tokio_postgres::Client,
-    _driver: AbortOnDropHandle<()>,
 }
 
 impl std::fmt::Debug for Store {
@@ -87,41 +83,43 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// For a source that is a store; connects to nothing yet. Blocking: it reads the password.
+    /// For a source that is a store; connects to nothing yet. Blocking: it reads secrets.
     ///
     /// # Errors
-    /// When its address or password cannot be used, or it is a file.
+    /// When its address or a secret cannot be used, or it is a file.
     pub fn new(from: &KeySource) -> Result<Self, StoreError> {
         match from {
             KeySource::File(_) => Err(StoreError::Address),
-            KeySource::Redis(at) => Self::redis(&at.value),
-            KeySource::Postgres(at, password) => {
-                Self::postgres(&at.value, password.as_ref().map(|at| &at.value))
-            }
+            KeySource::Redis(at, login) => Self::redis(&at.value, login),
+            KeySource::Postgres(at, login, tls) => Self::postgres(&at.value, login, *tls),
         }
     }
 
-    /// Redis at this address.
+    /// Redis at this address. Blocking: it reads secrets.
     ///
     /// # Errors
-    /// When it is no address.
-    pub fn redis(address: &str) -> Result<Self, StoreError> {
-        let client = redis::Client::open(address).map_err(|_| StoreError::Address)?;
-        Ok(Self { kind: Kind::Redis(client), line: Mutex::new(None) })
+    /// When it is no address, or a secret is not there.
+    pub fn redis(address: &str, login: &Login) -> Result<Self, StoreError> {
+        let server = RedisServer::new(address, login)?;
+        Ok(Self { kind: Kind::Redis(Box::new(server)), line: Mutex::new(None) })
     }
 
-    /// PostgreSQL at this address. Blocking: it reads the password.
+    /// PostgreSQL at this address. Blocking: it reads secrets.
     ///
     /// # Errors
-    /// When it is no address, or the password is not there.
-    pub fn postgres(address: &str, password: Option<&SecretRef>) -> Result<Self, StoreError> {
-        let mut config: tokio_postgres::Config =
-            address.parse().map_err(|_| StoreError::Address)?;
-        if let Some(reference) = password {
-            config.password(secret::read(reference)?.as_str()?);
+    /// When it is no address, or a secret is not there.
+    pub fn postgres(address: &str, login: &Login, tls: PostgresTls) -> Result<Self, StoreError> {
+        let postgres = Postgres::new(address, login, tls)?;
+        Ok(Self { kind: Kind::Postgres(Box::new(postgres)), line: Mutex::new(None) })
+    }
+
+    /// Whether it is reached in the same way, with the same secrets.
+    pub fn is_as(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Redis(one), Kind::Redis(other)) => one == other,
+            (Kind::Postgres(one), Kind::Postgres(other)) => one == other,
+            _ => false,
         }
-        config.application_name("aqueduct").connect_timeout(PATIENCE);
-        Ok(Self { kind: Kind::Postgres(Box::new(config)), line: Mutex::new(None) })
     }
 
     /// What is written under a digest; `None`: nothing. Cancel safe.
@@ -238,23 +236,8 @@ impl Store {
             return Ok(line.clone());
         }
         let fresh = match &self.kind {
-            Kind::Redis(client) => {
-                let config = redis::AsyncConnectionConfig::new()
-                    .set_connection_timeout(None)
-                    .set_response_timeout(None);
-                Line::Redis(client.get_multiplexed_async_connection_with_config(&config).await?)
-            }
-            Kind::Postgres(config) => {
-                let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-                let driver = tokio::spawn(async move {
-                    // Its end is seen by the next question.
-                    let _ended = connection.await;
-                });
-                Line::Postgres(Arc::new(Session {
-                    client,
-                    _driver: AbortOnDropHandle::new(driver),
-                }))
-            }
+            Kind::Redis(server) => Line::Redis(server.connect(&patient()).await?),
+            Kind::Postgres(postgres) => Line::Postgres(Arc::new(postgres.connect().await?)),
         };
         *line = Some(fresh.clone());
         Ok(fresh)

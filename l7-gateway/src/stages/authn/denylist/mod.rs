@@ -14,7 +14,7 @@ use common::lifecycle::Shutdown;
 use common::observe::Observer;
 use futures_util::StreamExt as _;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use redis::{AsyncConnectionConfig, RedisError};
 use tokio::time::{Instant, sleep, timeout};
 use topology::gateway::{Denylist as Model, Unplaced as _};
 use topology::units::Place;
@@ -22,6 +22,7 @@ use topology::units::Place;
 pub use self::entry::{Entry, Subject};
 use self::list::List;
 use super::events::{DenylistAway, DenylistBack, DenylistOdd, DenylistTooOld, Revoked};
+use crate::redis_server::{RedisServer, RedisServerError, patient};
 
 mod entry;
 mod list;
@@ -44,11 +45,11 @@ const MOST: isize = 1_000_000;
 
 /// Why it cannot be set up.
 #[derive(Debug, thiserror::Error)]
-#[error("denylist: this is no address of Redis: {source}")]
+#[error("denylist: {source}")]
 pub struct DenylistError {
     /// Where the address stands.
     pub place: Place,
-    source: RedisError,
+    source: RedisServerError,
 }
 
 /// Why a caller does not pass.
@@ -64,25 +65,28 @@ pub enum Denied {
 #[derive(Debug)]
 pub struct Denylist {
     model: Model,
-    client: Client,
+    server: RedisServer,
     list: RwLock<List>,
     /// Changes after the list has; 0: there is none that can be believed.
     generation: AtomicU64,
 }
 
 impl Denylist {
-    /// Connects to nothing yet. What `before` has heard is kept if the file says the same of it.
+    /// Connects to nothing yet. What `before` has heard is kept if the file says the same of it. Blocking:
+    /// it reads secrets.
     ///
     /// # Errors
-    /// When the address is none.
+    /// When the address is none, or a secret is not there.
     pub fn new(model: &Model, before: Option<&Arc<Self>>) -> Result<Arc<Self>, DenylistError> {
-        if let Some(known) = before.filter(|old| old.model.unplaced() == model.unplaced()) {
+        let server = RedisServer::new(&model.redis.value, &model.login);
+        let server = server.map_err(|source| DenylistError { place: model.redis.place, source })?;
+        let same =
+            |old: &&Arc<Self>| old.model.unplaced() == model.unplaced() && old.server == server;
+        if let Some(known) = before.filter(same) {
             return Ok(Arc::clone(known));
         }
-        let fault = |source| DenylistError { place: model.redis.place, source };
-        let client = Client::open(model.redis.value.as_str()).map_err(fault)?;
         let (list, generation) = (RwLock::default(), AtomicU64::new(0));
-        Ok(Arc::new(Self { model: model.clone(), client, list, generation }))
+        Ok(Arc::new(Self { model: model.clone(), server, list, generation }))
     }
 
     /// Looks somebody up: a load where nothing was told since it was `cleared`, else a look at the list.
@@ -141,12 +145,9 @@ impl Denylist {
     /// is told. Returns why that ended.
     async fn listen(&self, kept: &mut Kept, observer: &Observer) -> String {
         let begun = async {
-            let mut news = self.client.get_async_pubsub().await?;
+            let mut news = self.server.listen().await?;
             news.subscribe(PLACE).await?;
-            let config = AsyncConnectionConfig::new()
-                .set_connection_timeout(None)
-                .set_response_timeout(None);
-            let line = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let line = self.server.connect(&patient()).await?;
             Ok::<_, RedisError>((news, line))
         };
         let (news, mut line) = match timeout(PATIENCE, begun).await {
@@ -239,8 +240,12 @@ struct Kept {
 ///
 /// # Errors
 /// When it was perhaps not added.
-pub async fn revoke(address: &str, entry: &Entry, remember: Duration) -> Result<(), RedisError> {
-    let mut line = Client::open(address)?.get_multiplexed_async_connection().await?;
+pub async fn revoke(
+    server: &RedisServer,
+    entry: &Entry,
+    remember: Duration,
+) -> Result<(), RedisError> {
+    let mut line = server.connect(&AsyncConnectionConfig::new()).await?;
     let text = serde_json::to_string(entry).unwrap_or_default();
     let now = seconds();
     redis::pipe()

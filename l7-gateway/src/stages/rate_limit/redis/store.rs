@@ -9,11 +9,12 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::cluster::ClusterClient;
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{AsyncConnectionConfig, Client, RedisError, Script, ScriptInvocation};
+use ::redis::{RedisError, Script, ScriptInvocation};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 use topology::gateway::{LimitStore, WhenAway};
 
+use crate::redis_server::{RedisServer, RedisServerError, patient};
 use crate::stages::rate_limit::budget::{Budget, Standing, Verdict};
 
 /// For connecting, logging in and loading the script.
@@ -25,14 +26,12 @@ const MOST_WAITING: usize = 4096;
 /// Why the store made no decision.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The address is not one of Redis.
-    #[error("{address} is not an address of Redis: {source}")]
-    Address {
-        /// As the file has it, without what stands before `@`.
-        address: String,
-        /// Why.
-        source: RedisError,
-    },
+    /// It cannot be asked.
+    #[error(transparent)]
+    Server(#[from] RedisServerError),
+    /// The nodes cannot be those of a cluster.
+    #[error("these are no nodes of a Redis cluster")]
+    Nodes,
     /// There is no connection at the moment.
     #[error("Redis is away")]
     Away,
@@ -50,16 +49,13 @@ pub enum StoreError {
 /// How to reach the store and what to run there; shared by all workers.
 #[derive(Debug)]
 pub struct Store {
-    client: Servers,
+    /// Never empty.
+    nodes: Vec<RedisServer>,
+    /// Where there are several.
+    cluster: Option<Box<ClusterClient>>,
     script: Script,
     timeout: Duration,
     when_away: WhenAway,
-}
-
-#[derive(Debug)]
-enum Servers {
-    One(Client),
-    Cluster(Box<ClusterClient>),
 }
 
 /// A connection to the store. Its driver runs on the runtime on which it was made; cheap to clone.
@@ -90,30 +86,32 @@ pub struct Decision {
 }
 
 impl Store {
-    /// For the store of a topology; connects to nothing yet.
+    /// For the store of a topology; connects to nothing yet. Blocking: it reads secrets.
     ///
     /// # Errors
-    /// An address is not one of Redis.
+    /// An address is not one of Redis, or a secret is not there.
     pub fn new(model: &LimitStore) -> Result<Self, StoreError> {
-        let addresses: Vec<&str> = model.redis.iter().map(|at| at.value.as_str()).collect();
-        let bare = |address: &str| address.rsplit('@').next().unwrap_or_default().to_owned();
-        let named = |source| StoreError::Address {
-            address: addresses.iter().map(|address| bare(address)).collect::<Vec<_>>().join(", "),
-            source,
-        };
-        let client = match addresses[..] {
-            [one] => Servers::One(Client::open(one).map_err(named)?),
-            _ => {
-                // A decision that nobody waits for any more must not be sent twice.
-                let nodes = ClusterClient::builder(addresses.iter().copied())
-                    .retries(0)
-                    .connection_timeout(CONNECT)
-                    .response_timeout(CONNECT);
-                Servers::Cluster(Box::new(nodes.build().map_err(named)?))
+        let addresses = model.redis.iter().map(|at| at.value.as_str());
+        let nodes = addresses.clone().map(|address| RedisServer::new(address, &model.login));
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        let cluster = (nodes.len() > 1).then(|| {
+            // A decision that nobody waits for any more must not be sent twice.
+            let mut client = ClusterClient::builder(addresses)
+                .retries(0)
+                .connection_timeout(CONNECT)
+                .response_timeout(CONNECT);
+            let (user, password) = nodes.first().map(RedisServer::credentials).unwrap_or_default();
+            if let Some(user) = user {
+                client = client.username(user);
             }
-        };
+            if let Some(password) = password {
+                client = client.password(password);
+            }
+            client.build().map(Box::new).map_err(|_| StoreError::Nodes)
+        });
+        let cluster = cluster.transpose()?;
         let script = Script::new(include_str!("../charge.lua"));
-        Ok(Self { client, script, timeout: model.timeout, when_away: model.when_away })
+        Ok(Self { nodes, cluster, script, timeout: model.timeout, when_away: model.when_away })
     }
 
     /// What happens to requests while it is away.
@@ -121,9 +119,15 @@ impl Store {
         self.when_away
     }
 
+    /// Whether it is reached and asked in the same way.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let timing = |store: &Self| (store.timeout, store.when_away);
+        self.nodes == other.nodes && timing(self) == timing(other)
+    }
+
     /// Whether limits of a request are charged apart, each where its key lives.
     pub fn is_cluster(&self) -> bool {
-        matches!(self.client, Servers::Cluster(_))
+        self.cluster.is_some()
     }
 
     /// A connection on the calling runtime, logged in and with the script loaded; a second at most.
@@ -132,23 +136,17 @@ impl Store {
     /// Nobody answers, or not in time.
     pub async fn connect(&self) -> Result<Connection, StoreError> {
         let connected = async {
-            Ok::<_, StoreError>(match &self.client {
-                Servers::One(client) => {
-                    let config = AsyncConnectionConfig::new()
-                        .set_connection_timeout(None)
-                        .set_response_timeout(None)
-                        .set_pipeline_buffer_size(MOST_WAITING)
-                        .set_concurrency_limit(MOST_WAITING);
-                    let made = client.get_multiplexed_async_connection_with_config(&config);
-                    let mut connection = made.await?;
-                    self.script.load_async(&mut connection).await?;
-                    Connection::One(connection)
-                }
+            if let Some(cluster) = &self.cluster {
                 // Nodes get the script when they first need it: one that is away holds up nobody.
-                Servers::Cluster(client) => {
-                    Connection::Cluster(client.get_async_connection().await?)
-                }
-            })
+                return Ok(Connection::Cluster(cluster.get_async_connection().await?));
+            }
+            let config = patient()
+                .set_pipeline_buffer_size(MOST_WAITING)
+                .set_concurrency_limit(MOST_WAITING);
+            let server = self.nodes.first().ok_or(StoreError::Away)?;
+            let mut connection = server.connect(&config).await?;
+            self.script.load_async(&mut connection).await?;
+            Ok::<_, StoreError>(Connection::One(connection))
         };
         timeout(CONNECT, connected).await.map_err(|_| StoreError::Timeout)?
     }

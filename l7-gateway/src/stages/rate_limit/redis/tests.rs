@@ -1,75 +1,21 @@
 //! The script in a real Redis, against the table of this process as its oracle.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use common::observe::Observer;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
-use topology::gateway::{LimitId, LimitStore};
+use topology::gateway::{LimitId, LimitStore, Login};
 use topology::units::{At, Place};
 
 use super::super::budget::Verdict;
 use super::super::local::{Bounds, Charge, Subject, Table};
 use super::*;
+use crate::servers::{Redis, on_a_port};
 
-/// A Redis of its own, on a socket in a folder of its own; both end with it.
-struct Server {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        Self::start_in(tempfile::tempdir().unwrap())
-    }
-
-    fn start_in(folder: TempDir) -> Self {
-        let mut child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--dir"])
-            .arg(folder.path())
-            .arg("--unixsocket")
-            .arg(folder.path().join("redis.sock"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("redis-server is installed (`make` does it)");
-        let log = BufReader::new(child.stdout.take().unwrap());
-        let ready = |line: &str| line.contains("eady to accept connections");
-        assert!(log.lines().any(|line| ready(&line.unwrap())), "redis-server starts");
-        Self { child, folder }
-    }
-
-    /// Ends it and keeps its folder.
-    fn stop(mut self) -> TempDir {
-        self.end();
-        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
-    }
-
-    fn end(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Freezes it (`-STOP`) or lets it go on (`-CONT`).
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    fn address(&self) -> String {
-        format!("redis+unix://{}", self.folder.path().join("redis.sock").display())
-    }
-
-    fn store(&self) -> Store {
-        store_of(&[self.address()], Duration::from_secs(2))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.end();
-    }
+fn store(server: &Redis) -> Store {
+    store_of(&[server.address()], Duration::from_secs(2))
 }
 
 fn store_at(folder: &TempDir) -> Store {
@@ -80,7 +26,9 @@ fn store_at(folder: &TempDir) -> Store {
 fn store_of(addresses: &[String], timeout: Duration) -> Store {
     let at = |value: &String| At { value: value.clone(), place: Place::default() };
     let redis = addresses.iter().map(at).collect();
-    Store::new(&LimitStore { redis, when_away: WhenAway::LocalShare, timeout }).unwrap()
+    let login = Login::default();
+    let model = LimitStore { redis, login, when_away: WhenAway::LocalShare, timeout };
+    Store::new(&model).unwrap()
 }
 
 /// What a store says of all of them.
@@ -118,8 +66,8 @@ const START: u64 = 1_800_000_000_000_000;
 /// requests at the same times.
 #[test]
 fn the_script_decides_as_the_table_does() {
-    let (server, runtime) = (Server::start(), runtime());
-    let store = server.store();
+    let (server, runtime) = (Redis::start(), runtime());
+    let store = store(&server);
     let connection = runtime.block_on(store.connect()).unwrap();
     let budgets = [
         window(3, 1000),
@@ -158,8 +106,8 @@ fn the_script_decides_as_the_table_does() {
 /// exactly 100 pass.
 #[tokio::test]
 async fn gateways_share_one_budget_exactly() {
-    let server = Server::start();
-    let (one, two) = (server.store(), server.store());
+    let server = Redis::start();
+    let (one, two) = (store(&server), store(&server));
     let mut lines = [
         (&one, one.connect().await.unwrap()),
         (&one, one.connect().await.unwrap()),
@@ -185,8 +133,8 @@ async fn gateways_share_one_budget_exactly() {
 /// G10: one refusal and no limit of the request is charged.
 #[tokio::test]
 async fn all_or_none() {
-    let server = Server::start();
-    let store = server.store();
+    let server = Redis::start();
+    let store = store(&server);
     let mut line = store.connect().await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
     let both = [keyed("a", bucket), keyed("b", window(2, 1000))];
@@ -201,8 +149,8 @@ async fn all_or_none() {
 /// Counters go by themselves once they say nothing any more.
 #[tokio::test]
 async fn counters_expire() {
-    let server = Server::start();
-    let store = server.store();
+    let server = Redis::start();
+    let store = store(&server);
     let mut line = store.connect().await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 600_000, capacity: 60_000_000 };
     let both = [keyed("bucket", bucket), keyed("window", window(100, 60_000_000))];
@@ -216,8 +164,8 @@ async fn counters_expire() {
 /// A Redis that has lost the script gets it again; a counter of another kind starts afresh.
 #[tokio::test]
 async fn what_redis_may_have_forgotten() {
-    let server = Server::start();
-    let store = server.store();
+    let server = Redis::start();
+    let store = store(&server);
     let mut line = store.connect().await.unwrap();
     let () = ::redis::cmd("SCRIPT").arg("FLUSH").query_async(bare(&mut line)).await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 5000 };
@@ -237,8 +185,8 @@ async fn what_redis_may_have_forgotten() {
 /// Redis's clock is stepped back by an hour: nobody gains, nobody waits longer than a window.
 #[tokio::test]
 async fn a_clock_that_steps_back() {
-    let server = Server::start();
-    let store = server.store();
+    let server = Redis::start();
+    let store = store(&server);
     let mut line = store.connect().await.unwrap();
     let bucket = Budget::TokenBucket { fill: 1, cost: 1000, capacity: 2000 };
     let hour = 3_600_000_000;
@@ -263,32 +211,32 @@ async fn a_link_survives_its_server() {
     let link = Link::new(Arc::clone(&store), Observer::new("gw-1"));
     let charges = [keyed("k", window(1000, 60_000_000))];
     assert!(matches!(link.charge(&charges).await, Err(StoreError::Away)));
-    let server = Server::start_in(folder);
+    let server = Redis::start_in(folder);
     comes_back(&link, &charges).await;
 
-    server.signal("-STOP");
+    server.freeze();
     let impatient = Link {
         store: Arc::new(store_of(&[server.address()], Duration::from_millis(5))),
         ..link.clone()
     };
     assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Timeout)));
     assert!(matches!(impatient.charge(&charges).await, Err(StoreError::Away)));
-    server.signal("-CONT");
+    server.thaw();
     comes_back(&link, &charges).await;
 
     let folder = server.stop();
     let fault = link.charge(&charges).await.expect_err("nobody is there");
     assert!(matches!(fault, StoreError::Failed(_)), "{fault}");
     assert!(matches!(link.charge(&charges).await, Err(StoreError::Away)));
-    let _server = Server::start_in(folder);
+    let _server = Redis::start_in(folder);
     comes_back(&link, &charges).await;
 }
 
 /// G10: a worker that has just started counts in Redis from its first request on.
 #[tokio::test]
 async fn the_first_decision_waits_for_the_connection() {
-    let server = Server::start();
-    let link = Link::new(Arc::new(server.store()), Observer::new("gw-1"));
+    let server = Redis::start();
+    let link = Link::new(Arc::new(store(&server)), Observer::new("gw-1"));
     let charges = [keyed("k", window(9, 60_000_000))];
     assert_eq!(link.charge(&charges).await.expect("it waits")[0].map(|s| s.remaining), Some(8));
 }
@@ -305,16 +253,15 @@ async fn comes_back(link: &Link, charges: &[(String, Budget)]) {
 /// A wrong address is said without the password in it.
 #[test]
 fn a_wrong_address() {
+    let value = "nonsense://user:s3cret@host".to_owned();
     let model = LimitStore {
-        redis: vec![At {
-            value: "nonsense://user:s3cret@host".to_owned(),
-            place: Place::default(),
-        }],
+        redis: vec![At { value, place: Place::default() }],
+        login: Login::default(),
         when_away: WhenAway::FailOpen,
         timeout: Duration::from_millis(20),
     };
     let fault = Store::new(&model).expect_err("not Redis").to_string();
-    assert!(fault.contains("host") && !fault.contains("s3cret"), "{fault}");
+    assert_eq!(fault, "this is no address of Redis");
 }
 
 /// Three nodes of a cluster, on ports below those that the kernel gives to sockets by itself (ip(7),
@@ -339,24 +286,11 @@ impl Cluster {
         let start = |at: usize| {
             let own = folder.path().join(at.to_string());
             std::fs::create_dir(&own).unwrap();
-            let mut child = Command::new("redis-server")
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args([
-                    "--port",
-                    &ports[at].to_string(),
-                    "--cluster-port",
-                    &ports[at + 3].to_string(),
-                ])
-                .args(["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"])
-                .args(["--cluster-node-timeout", "1000", "--dir"])
-                .arg(own)
-                .stdout(Stdio::piped())
-                .spawn()
-                .expect("redis-server is installed (`make` does it)");
-            let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
-            assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
-            std::thread::spawn(move || log.for_each(drop));
-            child
+            let bus = ports[at + 3].to_string();
+            let words = "--cluster-enabled yes --cluster-require-full-coverage no \
+                         --cluster-node-timeout 1000 --cluster-port";
+            let words: Vec<&str> = words.split_whitespace().chain([bus.as_str()]).collect();
+            on_a_port(&own, ports[at], &words)
         };
         let nodes = (0..3).map(start).collect();
         Self { nodes, ports, _folder: folder }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use tokio::time::{Instant, advance, pause, resume};
-use topology::gateway::{ApiKeys, KeySource};
+use topology::gateway::{ApiKeys, KeySource, Login, PostgresTls};
 use topology::units::{ApiKeysName, At, Place};
 
 use super::super::directory::{Away, Directory};
 use super::super::store::{Store, StoreError, TABLE};
 use super::super::*;
-use crate::stages::authn::servers::{Postgres, Redis};
+use crate::servers::{Postgres, Redis};
 
 const KEY: &[u8] = b"a key of more than sixteen bytes";
 
@@ -42,7 +42,7 @@ async fn keeps_keys(store: &Store) {
 #[tokio::test]
 async fn redis_and_postgresql_hold_keys() {
     let server = Redis::start();
-    let store = Store::redis(&server.address()).unwrap();
+    let store = Store::redis(&server.address(), &Login::default()).unwrap();
     keeps_keys(&store).await;
     let client = ::redis::Client::open(server.address()).unwrap();
     let mut line = client.get_multiplexed_async_connection().await.unwrap();
@@ -57,7 +57,8 @@ async fn redis_and_postgresql_hold_keys() {
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
     let driver = tokio::spawn(connection);
     client.batch_execute(TABLE).await.unwrap();
-    let store = Store::postgres(&server.address(), None).unwrap();
+    let store =
+        Store::postgres(&server.address(), &Login::default(), PostgresTls::Disable).unwrap();
     keeps_keys(&store).await;
     drop(server);
     driver.abort();
@@ -69,7 +70,7 @@ fn source(address: String) -> ApiKeys {
         name: ApiKeysName::new("partners"),
         header: Some("x-api-key".into()),
         query: None,
-        from: KeySource::Redis(At { value: address, place: Place::default() }),
+        from: KeySource::Redis(At { value: address, place: Place::default() }, Login::default()),
         keep: Duration::from_secs(30),
         place: Place::default(),
     }
@@ -80,7 +81,7 @@ fn source(address: String) -> ApiKeys {
 #[tokio::test]
 async fn a_directory_asks_once_and_remembers() {
     let server = Redis::start();
-    let store = Store::redis(&server.address()).unwrap();
+    let store = Store::redis(&server.address(), &Login::default()).unwrap();
     store.put(&Digest::of(KEY), &record("acme")).await.unwrap();
     let directory = Directory::new(&source(server.address()), &[]).unwrap();
     let life = Lifecycle::new();
