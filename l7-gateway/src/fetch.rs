@@ -1,10 +1,11 @@
 //! Small requests over HTTP or HTTPS, bounded in size and time: one GET on a connection of its own, or
-//! inquiries on kept ones. Not a client for services: that is `dispatch`. Called by `jwks` on the control
-//! runtime, and by stages 3 and 4 on workers.
+//! inquiries on kept ones. Not a client for services: that is `dispatch`. Called by `jwks` and by telemetry on
+//! the control runtime, and by stages 3 and 4 on workers.
 //!
 //! Invariant: only the address from the topology file is asked, redirects are not followed.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::tls::TlsError;
 use common::tls::client::{self, Roots};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -94,6 +96,11 @@ impl std::fmt::Debug for HttpFetch {
 impl HttpFetch {
     /// For an address; asks nothing yet.
     pub fn new(address: &str) -> Result<Self, FetchError> {
+        Self::at(address, 80)
+    }
+
+    /// The same, with the port of those that speak no TLS and name none.
+    pub fn at(address: &str, plain: u16) -> Result<Self, FetchError> {
         let wrong = || FetchError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
@@ -106,8 +113,13 @@ impl HttpFetch {
             }
             _ => return Err(wrong()),
         };
-        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { plain });
         Ok(Self { uri, host, port, tls })
+    }
+
+    /// The address.
+    pub fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     fn peer(&self) -> String {
@@ -115,31 +127,48 @@ impl HttpFetch {
     }
 
     /// `host:port` as `Host` has it.
-    fn authority(&self) -> &str {
+    pub fn authority(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
     }
 
-    async fn connect_and_ask(&self, most: usize) -> Result<Bytes, FetchError> {
+    /// A connection of its own. Cancel safe.
+    ///
+    /// # Errors
+    /// When nobody is there, or it is not who it should be.
+    pub async fn open<B>(&self) -> Result<Line<B>, FetchError>
+    where
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static,
+    {
         let failed = |source| FetchError::Connect { host: self.peer(), source };
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
         match &self.tls {
-            None => self.ask(stream, most).await,
+            None => self.line(stream).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
-                self.ask(stream, most).await
+                self.line(stream).await
             }
         }
     }
 
-    async fn ask<S>(&self, stream: S, most: usize) -> Result<Bytes, FetchError>
+    async fn line<S, B>(&self, stream: S) -> Result<Line<B>, FetchError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static,
     {
         let broken = |_| FetchError::Broken { host: self.peer() };
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-        let response = sender.send_request(self.request()?).await.map_err(broken)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let driver = tokio::spawn(async move {
+            // Its end is seen by the next question.
+            let _ended = connection.await;
+        });
+        Ok(Line { sender, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    async fn connect_and_ask(&self, most: usize) -> Result<Bytes, FetchError> {
+        let broken = |_| FetchError::Broken { host: self.peer() };
+        let mut line = self.open().await?;
+        let response = line.sender.send_request(self.request()?).await.map_err(broken)?;
         let status = response.status();
         if status != StatusCode::OK {
             return Err(FetchError::Status { host: self.peer(), status });
@@ -178,12 +207,13 @@ impl Fetch for HttpFetch {
 pub struct Inquiry {
     whom: Arc<HttpFetch>,
     timeout: Duration,
-    idle: RefCell<Vec<Line>>,
+    idle: RefCell<Vec<Line<Full<Bytes>>>>,
 }
 
-/// A kept connection; ends with its handle.
-struct Line {
-    sender: http1::SendRequest<Full<Bytes>>,
+/// A connection; ends with its handle.
+pub struct Line<B> {
+    /// Takes requests, one after the other.
+    pub sender: http1::SendRequest<B>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -207,7 +237,7 @@ impl Inquiry {
         &self,
         headers: HeaderMap,
         body: Bytes,
-    ) -> Result<(StatusCode, Bytes), FetchError> {
+    ) -> Result<Response<Bytes>, FetchError> {
         match timeout(self.timeout, self.exchange(&headers, &body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Timeout { host: self.whom.peer() }),
@@ -218,14 +248,14 @@ impl Inquiry {
         &self,
         headers: &HeaderMap,
         body: &Bytes,
-    ) -> Result<(StatusCode, Bytes), FetchError> {
+    ) -> Result<Response<Bytes>, FetchError> {
         loop {
             let kept = self.idle.borrow_mut().pop();
             let fresh = kept.is_none();
             let mut line = match kept {
                 Some(line) if line.sender.is_closed() => continue,
                 Some(line) => line,
-                None => self.connect().await?,
+                None => self.whom.open().await?,
             };
             let response = match line.sender.send_request(self.request(headers, body)?).await {
                 Ok(response) => response,
@@ -233,42 +263,15 @@ impl Inquiry {
                 Err(_) if !fresh => continue,
                 Err(_) => return Err(FetchError::Broken { host: self.whom.peer() }),
             };
-            let status = response.status();
-            let read = Limited::new(response.into_body(), LONGEST_ANSWER).collect().await;
+            let (head, body) = response.into_parts();
+            let read = Limited::new(body, LONGEST_ANSWER).collect().await;
             let read = read.map_err(|_| FetchError::Broken { host: self.whom.peer() })?;
             let mut idle = self.idle.borrow_mut();
             if !line.sender.is_closed() && idle.len() < MOST_IDLE {
                 idle.push(line);
             }
-            return Ok((status, read.to_bytes()));
+            return Ok(Response::from_parts(head, read.to_bytes()));
         }
-    }
-
-    async fn connect(&self) -> Result<Line, FetchError> {
-        let whom = &self.whom;
-        let failed = |source| FetchError::Connect { host: whom.peer(), source };
-        let stream = TcpStream::connect((whom.host.as_str(), whom.port)).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        match &whom.tls {
-            None => self.line(stream).await,
-            Some((connector, name)) => {
-                let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
-                self.line(stream).await
-            }
-        }
-    }
-
-    async fn line<S>(&self, stream: S) -> Result<Line, FetchError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let broken = |_| FetchError::Broken { host: self.whom.peer() };
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let driver = tokio::spawn(async move {
-            // Its end is seen by the next question.
-            let _ended = connection.await;
-        });
-        Ok(Line { sender, _driver: AbortOnDropHandle::new(driver) })
     }
 
     fn request(

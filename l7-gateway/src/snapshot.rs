@@ -110,8 +110,9 @@ impl Snapshot {
     ) -> Result<Self, BuildError> {
         let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
         let front = before.and_then(|before| before.front.as_ref());
-        let limits = before
-            .filter(|before| Limits::same(&before.group, group) && before.limits.reaches(group));
+        let limits = before.filter(|before| {
+            Limits::same(&before.group, group) && before.limits.has_secrets_of(group)
+        });
         Ok(Self {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),

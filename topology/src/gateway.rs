@@ -13,15 +13,15 @@ use ipnet::IpNet;
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
-    Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, Introspection,
-    KeySource, Login, PostgresTls, SignedIdentity, Told, UnansweredIs, Ways,
+    Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, DeviceCookie,
+    Introspection, KeySource, Login, PostgresTls, SignedIdentity, Told, UnansweredIs, Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
 use crate::units::{
-    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place, Rate,
-    RouteName, Scope, SecretRef,
+    At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place,
+    Quota, Rate, RouteName, Scope, SecretRef,
 };
 pub use crate::upstream::{
     Concurrency, Ejection, HashBy, Retry, RetryOn, RouteTimes, Times, Upstream, UpstreamBalance,
@@ -58,6 +58,8 @@ pub struct Group {
     pub limits: Vec<Limit>,
     /// The claim of a token that names the caller's device, for limits by it.
     pub device_claim: Option<String>,
+    /// The cookie that names a device where no claim does.
+    pub device_cookie: Option<DeviceCookie>,
     /// Stage 5: where counters of shared limits live; `None`: in each process.
     pub limit_store: Option<LimitStore>,
     /// Policy of a request that no route matches; `None`: such a request is 404 at once.
@@ -259,6 +261,8 @@ pub enum Allowance {
         /// How it is counted.
         algorithm: LimitAlgorithm,
     },
+    /// So many requests in each day or month of the calendar.
+    Quota(Quota),
     /// So many requests under way at a time, on each instance.
     Concurrent(NonZeroU32),
 }
@@ -286,7 +290,8 @@ pub enum LimitBy {
     User,
     /// The consumer whose API key was shown; others are not charged.
     Consumer,
-    /// The device that the caller's token names in [`Group::device_claim`]; others are not charged.
+    /// The device that the caller's token names in [`Group::device_claim`], or its
+    /// [`Group::device_cookie`]; others are not charged.
     Device,
     /// All callers of one route together.
     Route,

@@ -182,6 +182,23 @@ pub enum Told {
     Claim(String),
 }
 
+/// Stage 5: a cookie that names a client's device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceCookie {
+    /// Secrets of at least 32 characters, one per line; the first signs, all verify.
+    pub key: At<SecretRef>,
+    /// Its name (default `__Host-device`).
+    pub name: String,
+    /// How long a client keeps it (default 365 d).
+    pub lifetime: Duration,
+}
+
+impl Unplaced for DeviceCookie {
+    fn unplaced(&self) -> Self {
+        Self { key: self.key.unplaced(), ..self.clone() }
+    }
+}
+
 /// Stage 7: a short-lived proof that this group's gateways spoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedIdentity {
@@ -202,6 +219,8 @@ pub struct Authorize {
     pub when_away: UnansweredIs,
     /// Headers of the request that are passed on to it, lower case.
     pub headers: Vec<String>,
+    /// Headers of its answer that are passed on to the service, lower case.
+    pub answer_headers: Vec<String>,
 }
 
 /// What happens to a request of which nobody says whether it may go on.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use text::{LISTEN_AT, PATH, PERCENT, RATE, SIZE, TIME, is_token};
+pub(crate) use text::{LISTEN_AT, PATH, PERCENT, QUOTA, RATE, SIZE, TIME, is_token};
 pub use text::{Size, Time, UnitError};
 
 /// Declares a name: cheap to clone, compared by text.
@@ -152,6 +152,24 @@ pub struct Rate {
     pub count: NonZeroU32,
     /// Within this time.
     pub per: Duration,
+}
+
+/// `100000/month`: so many per day or month of the calendar (UTC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// How many.
+    pub count: NonZeroU32,
+    /// In each of these.
+    pub per: Calendar,
+}
+
+/// What begins anew for everybody at the same moment, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calendar {
+    /// A day.
+    Day,
+    /// A month.
+    Month,
 }
 
 /// Which host a route answers for, compared without case and port.

@@ -236,7 +236,7 @@ gateways:
     assert_eq!(post.name.as_str(), "POST /c");
     let burst = |at: usize| match group.limits[at].allows {
         Allowance::Rate { burst, .. } => burst.get(),
-        Allowance::Concurrent(_) => panic!("a rate"),
+        Allowance::Concurrent(_) | Allowance::Quota(_) => panic!("a rate"),
     };
     assert_eq!((burst(0), burst(1)), (10, 9));
     assert_eq!(group.upstreams.len(), 1);

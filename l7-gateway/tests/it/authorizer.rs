@@ -101,3 +101,37 @@ async fn nobody_answers() {
     })
     .await;
 }
+
+/// G9: of what is answered the service hears what the file names, and of those names nothing of the
+/// client's, also when nobody answers.
+#[tokio::test]
+async fn its_answer_is_passed_on_by_name() {
+    local(async {
+        let (issuers, service) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let said = "HTTP/1.1 200 OK\r\nX-Tenant: acme\r\nX-Tenant: acme-2\r\nX-Secret: 1\r\nContent-Length: 0\r\n\r\n";
+        let broken = "HTTP/1.1 500 No\r\nX-Tenant: evil\r\nContent-Length: 0\r\n\r\n";
+        let judge = Fake::script(move |_, request| Act::Keep(if request == 1 { said } else { broken })).await;
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}", service.address),
+            &issuers.gateway(&format!(
+                "    routes:
+      - {{ path: /*, to: user, authorize: {{ url: \"http://{}/\", when-away: allow, timeout: 1m, answer-headers: [X-Tenant, X-Level] }} }}",
+                judge.address
+            )),
+        ));
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let lines = "X-Tenant: mine\r\nx-LEVEL: 9\r\nX-Other: 1\r\n";
+            assert_eq!(status(&rig.get("/a", lines).await), "200");
+            heard.push(service.seen.last().to_ascii_lowercase());
+        }
+        assert!(heard[0].contains("x-tenant: acme\r\n") && heard[0].contains("x-tenant: acme-2\r\n"));
+        for heard in heard {
+            for never in ["mine", "x-level", "x-secret", "evil"] {
+                assert!(!heard.contains(never), "{never}: {heard}");
+            }
+            assert!(heard.contains("x-other: 1"), "{heard}");
+        }
+    })
+    .await;
+}

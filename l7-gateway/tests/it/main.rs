@@ -46,6 +46,7 @@ mod secured_stores;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
 mod servers;
 mod services2;
+mod signals;
 mod split;
 mod store_loss;
 mod traces;

@@ -392,3 +392,66 @@ async fn a_device_is_a_verified_claim() {
     })
     .await;
 }
+
+/// G10: a device is also who shows the cookie that was handed to it, on whichever instance, and under the
+/// former secret; a forged one, another group's and none are no device, and are handed one.
+#[tokio::test]
+async fn a_device_shows_its_cookie() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("key");
+        let (old, new) =
+            ("an old secret of more than 32 characters", "a new secret of more than 32 characters");
+        std::fs::write(&path, old).expect("written");
+        let fake = Fake::new(Act::Answer("x")).await;
+        let rig = |group: &str| {
+            let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+            let gateway = format!(
+                "    device-cookie: {{ key: \"file:{}\" }}
+    limits: {{ device: {{ by: device, rate: 2/h }} }}
+    routes:
+      - {{ path: /free, to: user }}
+      - {{ path: /*, to: user, limits: [device] }}",
+                path.display()
+            );
+            let mut file = topology(&services, &gateway);
+            file.gateways[0].name = topology::units::GroupName::new(group);
+            Rig::new(&file)
+        };
+        let (one, other) = (rig("app"), rig("app"));
+        let handed = |answer: &str| {
+            let line = answer.lines().find_map(|line| line.strip_prefix("set-cookie: "));
+            line.map(str::to_owned)
+        };
+        assert_eq!(handed(&one.get("/free", "").await), None);
+        let cookie = handed(&one.get("/a", "").await).expect("a cookie");
+        let (pair, attributes) = cookie.split_once("; ").expect("attributes");
+        assert!(pair.starts_with("__Host-device="), "{cookie}");
+        assert_eq!(attributes, "Path=/; Max-Age=31536000; Secure; HttpOnly; SameSite=Lax");
+        assert_ne!(handed(&one.get("/a", "").await).expect("another"), cookie);
+        let line = format!("Cookie: a=1; {pair}\r\n");
+        for (rig, expected) in [(&one, 200), (&one, 200), (&one, 429), (&other, 200)] {
+            let answer = rig.get("/a", &line).await;
+            assert_eq!((status(&answer), handed(&answer)), (expected, None), "{answer}");
+        }
+        // The secret was changed; whoever has a cookie is still known.
+        std::fs::write(&path, format!("{new}\n{old}\n")).expect("written");
+        assert_eq!(handed(&rig("app").get("/a", &line).await), None);
+        let (name, signature) = pair.split_once('.').expect("two parts");
+        let forged = [
+            format!("{name}.{}", "A".repeat(signature.len())),
+            format!("{name}x.{signature}"),
+            format!("{name}."),
+            name.to_owned(),
+            String::from("__Host-device="),
+        ];
+        for forged in forged {
+            let answer = one.get("/a", &format!("Cookie: {forged}\r\n")).await;
+            assert!(status(&answer) == 200 && handed(&answer).is_some(), "{forged}: {answer}");
+        }
+        assert!(handed(&rig("other").get("/a", &line).await).is_some(), "another group's");
+        std::fs::write(&path, new).expect("written");
+        assert!(handed(&rig("app").get("/a", &line).await).is_some(), "the secret is gone");
+    })
+    .await;
+}

@@ -12,13 +12,13 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Denylist, Experiment, FilesChoice,
-    Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany, Queue, SignedIdentity,
-    SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Denylist, DeviceCookie, Experiment,
+    FilesChoice, Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany, Queue,
+    SignedIdentity, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
-use crate::units::{Day, HostPattern, PathPattern, Rate, Scope, SecretRef, Size, Time};
+use crate::units::{Day, HostPattern, PathPattern, Quota, Rate, Scope, SecretRef, Size, Time};
 
 section! {
     /// Gateways that serve the same routes under the same policy.
@@ -51,6 +51,8 @@ section! {
         may "limits" limits: Named<Limit>,
         /// The claim of a token that names the caller's device, for limits `by: device`. Default: none.
         may "device-claim" device_claim: Typed<Text>,
+        /// A cookie that names a client's device, for limits `by: device` where no claim does. Default: none.
+        may "device-cookie" device_cookie: DeviceCookie,
         /// Where counters live that all instances share. Default: in each process.
         may "limit-store" limit_store: LimitStore,
         /// What a route has unless it says otherwise. Default: nothing is asked.
@@ -194,18 +196,21 @@ section! {
 }
 
 section! {
-    /// One budget. Exactly one of `rate` and `concurrent`.
+    /// One budget. Exactly one of `rate`, `quota` and `concurrent`.
     Limit {
         /// Whose: each client `address` (IPv6: its /64; charged before authentication), each `user`
         /// (or whoever a key or certificate says it is), each `consumer` of API keys, each `device` (by
-        /// `device-claim`), each `route`, or `all` together; a list counts each combination.
+        /// `device-claim` or `device-cookie`), each `route`, or `all` together; a list counts each combination.
         must "by" by: OneOrMany<Typed<LimitBy>>,
         /// Charged to callers of these plans alone: the quota of a plan. Default: to everybody.
         may "plan" plan: OneOrMany<Typed<Text>>,
-        /// How much, `100/min`. Exactly one of `rate` and `concurrent`.
+        /// How much, `100/min`. Exactly one of `rate`, `quota` and `concurrent`.
         may "rate" rate: Typed<Rate>,
+        /// How much in each day or month of the calendar (UTC), `1000/d` or `100000/month`. Exactly one of
+        /// `rate`, `quota` and `concurrent`.
+        may "quota" quota: Typed<Quota>,
         /// How many requests may be under way at a time, until the last byte of their answers; each
-        /// instance counts its own. Exactly one of `rate` and `concurrent`.
+        /// instance counts its own. Exactly one of `rate`, `quota` and `concurrent`.
         may "concurrent" concurrent: Typed<NonZeroU32>,
         /// Most at once with a token bucket, or most that wait for their turn with a leaky bucket.
         /// Default: the rate's count, or as many as drain in a second, at least 1.

@@ -79,6 +79,22 @@ section! {
 }
 
 section! {
+    /// A cookie that names a client's device: a random number and a signature, `Secure`, `HttpOnly`,
+    /// `SameSite=Lax`, handed out by routes with a limit `by: device`. Whoever shows none, or one that was not
+    /// signed for this group, has no device, and such a limit does not charge it: give the route one by
+    /// address too.
+    DeviceCookie {
+        /// Secrets that all instances share, one per line of at least 32 characters; the first signs, all of
+        /// them verify. `file:PATH` or `env:NAME`.
+        must "key" key: Typed<SecretRef>,
+        /// Its name. Default: `__Host-device`.
+        may "name" name: Typed<Text>,
+        /// How long a client keeps it. Default: 365d.
+        may "lifetime" lifetime: Typed<Time>,
+    }
+}
+
+section! {
     /// A proof that this group's gateways spoke, in the header `X-Aqueduct-Identity` of every request to a
     /// service: a JWT signed with HS256 whose claims are `iss` (`aqueduct/GROUP`), `aud` (the service), `iat`,
     /// `exp`, `rid` (the request's id), and of an identified caller `sub`, `kind` (`user`, `consumer`,
@@ -106,6 +122,9 @@ section! {
         /// Headers of the request that are passed on to it; never `Authorization` or an API key's, which are
         /// used up. Default: none.
         may "headers" headers: Vec<Typed<Text>>,
+        /// Headers of its answer that the service is told; what a client says there never passes. Default:
+        /// none.
+        may "answer-headers" answer_headers: Vec<Typed<Text>>,
     }
 }
 

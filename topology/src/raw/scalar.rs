@@ -21,8 +21,8 @@ use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
 use crate::units::{
-    Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, RATE, Rate, SIZE, Scope,
-    SecretRef, Size, TIME, Time, UnitError, Weight, is_token,
+    Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, QUOTA, Quota, RATE, Rate,
+    SIZE, Scope, SecretRef, Size, TIME, Time, UnitError, Weight, is_token,
 };
 use crate::upstream::{HashBy, RetryOn, UpstreamBalance};
 
@@ -139,6 +139,7 @@ unit! {
     Time: "time", TIME, "^[0-9]+(ms|s|m|h|d)$";
     Size: "size", SIZE, "^[0-9]+(B|KiB|MiB|GiB)$";
     Rate: "rate", RATE, "^[0-9]+/(s|min|h|d)$";
+    Quota: "quota", QUOTA, "^[0-9]+/(d|month)$";
     Percent: "part", PERCENT, "^(100|[0-9]{1,2})%$";
     Sample: "part", SAMPLE, "^[0-9]{1,3}([.][0-9]{1,4})?%$";
     Day: "day", "a day as YEAR-MONTH-DAY", "^[0-9]{4}-[0-9]{2}-[0-9]{2}$";

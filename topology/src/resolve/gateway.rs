@@ -60,11 +60,15 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let (issuers, api_keys, limits) = policies.finish(&routes, certified, out);
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
-    if let (None, Some(limit)) =
-        (&device_claim, limits.iter().find(|l| l.by.contains(&LimitBy::Device)))
-    {
+    let device_cookie =
+        raw.device_cookie.and_then(|cookie| identity::device_cookie(cookie, names, out));
+    if let (None, None, Some(limit)) = (
+        &device_claim,
+        &device_cookie,
+        limits.iter().find(|limit| limit.by.contains(&LimitBy::Device)),
+    ) {
         out.error(&spot, format!("`{}` counts devices, but nothing says what one is", limit.name))
-            .allowed("`device-claim: NAME`, the claim of a token that names it");
+            .allowed("`device-claim: NAME`, the claim of a token that names it; `device-cookie`, one that the gateway hands out");
     }
     Group {
         name: GroupName::new(&name),
@@ -77,6 +81,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         api_keys,
         limits,
         device_claim,
+        device_cookie,
         identity_headers: raw
             .identity_headers
             .unwrap_or_default()

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::identity::{
-    Allow, ApiKeys, Authorize, Denylist, Introspection, SignedIdentity, UnansweredIs,
+    Allow, ApiKeys, Authorize, Denylist, DeviceCookie, Introspection, SignedIdentity, UnansweredIs,
 };
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::{self, Names};
@@ -17,6 +17,23 @@ use crate::units::{ApiKeysName, At, is_token};
 /// Headers that mean something else.
 const OTHERS: [&str; 6] =
     ["authorization", "cookie", "host", "connection", "content-length", "transfer-encoding"];
+
+/// How headers begin that the gateway writes itself, or that concern a message and not its meaning.
+const OURS: [&str; 13] = [
+    "x-user",
+    "x-consumer",
+    "x-client",
+    "x-scopes",
+    "x-forwarded",
+    "x-real",
+    "x-request-id",
+    "x-aqueduct",
+    "forwarded",
+    "trace",
+    "content-",
+    "te",
+    "upgrade",
+];
 
 /// Names that `auth` reads otherwise.
 const TAKEN: [&str; 2] = ["none", "certificate"];
@@ -86,6 +103,26 @@ pub(super) fn signed(
     })
 }
 
+/// The cookie that names a device.
+pub(super) fn device_cookie(
+    raw: raw::DeviceCookie,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<DeviceCookie> {
+    let name = raw.name.map(|typed| {
+        if !is_token(&typed.value.0) {
+            out.error(&typed.spot, format!("`{}` is no name of a cookie", typed.value.0))
+                .allowed("letters, digits, - and _");
+        }
+        typed.value.0
+    });
+    Some(DeviceCookie {
+        key: secret(raw.key?, names),
+        name: name.unwrap_or_else(|| "__Host-device".to_owned()),
+        lifetime: positive(raw.lifetime, Duration::from_secs(365 * 86_400), out),
+    })
+}
+
 /// How an issuer is asked about tokens.
 pub(super) fn introspection(
     raw: raw::Introspection,
@@ -125,12 +162,26 @@ pub(super) fn authorize(raw: raw::Authorize, out: &mut Findings) -> Option<Autho
         }
         headers.push(name);
     }
+    let answer_headers = raw.answer_headers.unwrap_or_default().into_iter();
+    let answer_headers = answer_headers.map(|typed| told(&typed, out)).collect();
     Some(Authorize {
         url,
+        answer_headers,
         timeout: positive(raw.timeout, Duration::from_millis(200), out),
         when_away: or(raw.when_away, UnansweredIs::Refused),
         headers,
     })
+}
+
+/// A header of an authorizer's answer that a service is told.
+fn told(typed: &Typed<Text>, out: &mut Findings) -> String {
+    let name = typed.value.0.to_ascii_lowercase();
+    let ours = OURS.iter().any(|begin| name.starts_with(begin));
+    if !is_token(&name) || ours || OTHERS.contains(&name.as_str()) {
+        out.error(&typed.spot, format!("`{name}` cannot be told to a service"))
+            .allowed("headers that neither the gateway nor HTTP itself writes: X-Tenant");
+    }
+    name
 }
 
 /// The denylist.

@@ -416,18 +416,23 @@ fn keys(
 fn limit(entry: Entry<raw::Limit>, out: &mut Findings) -> Option<(Limit, Spot)> {
     let Entry { name, spot, value: raw } = entry;
     names::lawful("limit", &name, &spot, out);
-    let allows = match (raw.rate, raw.concurrent) {
-        (Some(rate), None) => rated(&rate, raw.algorithm, raw.burst, out),
-        (None, Some(most)) => {
+    let allows = match (raw.rate, raw.quota, raw.concurrent) {
+        (Some(rate), None, None) => rated(&rate, raw.algorithm, raw.burst, out),
+        (None, quota, most) if quota.is_some() != most.is_some() => {
             let other = raw.burst.map(|burst| burst.spot).or(raw.algorithm.map(|kind| kind.spot));
             if let Some(spot) = other {
-                out.error(&spot, "requests under way have no rate").hint("leave it out".to_owned());
+                let what = "only a `rate` is counted in different ways";
+                out.error(&spot, what).hint("leave it out".to_owned());
             }
-            Allowance::Concurrent(most.value)
+            match (quota, most) {
+                (Some(quota), _) => Allowance::Quota(quota.value),
+                (None, most) => Allowance::Concurrent(most?.value),
+            }
         }
         _ => {
             let what = "a limit allows so many in a time, or so many at a time".to_owned();
-            out.error(&spot, what).allowed("exactly one of `rate: 100/min`, `concurrent: 10`");
+            out.error(&spot, what)
+                .allowed("exactly one of `rate: 100/min`, `quota: 10000/month`, `concurrent: 10`");
             return None;
         }
     };

@@ -11,7 +11,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::l4::ListenAt;
-use crate::units::{Day, HostPattern, PathPattern, Percent, Rate, Scope, SecretRef, Weight};
+use crate::units::{
+    Calendar, Day, HostPattern, PathPattern, Percent, Quota, Rate, Scope, SecretRef, Weight,
+};
 
 /// Why a text is no value of a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +194,35 @@ impl FromStr for Rate {
             }
         };
         Ok(Self { count, per: Duration::from_secs(seconds) })
+    }
+}
+
+/// What may be written for a quota.
+pub(crate) const QUOTA: &str = "a count, a slash and what it is for: 1000/d, 100000/month";
+
+impl FromStr for Quota {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        let wrong = || UnitError::new(format!("`{text}` is no quota"), QUOTA);
+        let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+        let count = count.parse::<NonZeroU32>().map_err(|_| wrong())?;
+        let per = match per {
+            "d" => Calendar::Day,
+            "month" => Calendar::Month,
+            _ => return Err(wrong()),
+        };
+        Ok(Self { count, per })
+    }
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per = match self.per {
+            Calendar::Day => "d",
+            Calendar::Month => "month",
+        };
+        write!(f, "{}/{per}", self.count)
     }
 }
 

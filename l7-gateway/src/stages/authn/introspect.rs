@@ -139,8 +139,8 @@ impl Introspector {
         let body = Bytes::from(format!("token={escaped}&token_type_hint=access_token"));
         let asked = self.inquiry.ask(headers, body).await;
         turn.ended = Some(Ended::Failed);
-        let (status, text) = asked.map_err(|_| AuthnError::KeysDown)?;
-        let claims = json::object(&text).filter(|_| status == StatusCode::OK);
+        let answer = asked.map_err(|_| AuthnError::KeysDown)?;
+        let claims = json::object(answer.body()).filter(|_| answer.status() == StatusCode::OK);
         let claims = claims.ok_or(AuthnError::KeysDown)?;
         turn.ended = Some(Ended::Answered);
         let parsed = Token::told(claims);

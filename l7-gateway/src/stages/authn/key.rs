@@ -11,6 +11,8 @@ use jsonwebtoken::DecodingKey;
 use jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER;
 use topology::gateway::Algorithm;
 
+use super::roca;
+
 /// Keys that an issuer signs with at the moment.
 #[derive(Debug, Default)]
 pub struct KeySet {
@@ -31,6 +33,11 @@ pub enum KeyFault {
     /// RSA below 2048 or above 8192 bits, or an even or tiny exponent; HMAC below 256 bits.
     #[error("it is weak (RSA: 2048 to 8192 bits; HMAC: at least 256 bits)")]
     Weak,
+    /// RSA by a faulty library in chips: who has the key can compute the private one.
+    #[error(
+        "it was made by a faulty chip (CVE-2017-15361), and its private key can be computed from it"
+    )]
+    Computable,
     /// `use` or `key_ops` say that it does not verify signatures.
     #[error("its `use` or `key_ops` is not for verifying signatures")]
     OtherUse,
@@ -168,7 +175,11 @@ impl Material<'_> {
                 let odd = e.last().is_some_and(|low| low % 2 == 1);
                 let tiny = e.len() < 2 && e.first().is_none_or(|only| *only < 3);
                 let fine = (2048..=8192).contains(&bits) && odd && !tiny && e.len() <= 4;
-                if fine { Ok(()) } else { Err(KeyFault::Weak) }
+                match fine {
+                    true if roca::is_of_faulty_chip(n) => Err(KeyFault::Computable),
+                    true => Ok(()),
+                    false => Err(KeyFault::Weak),
+                }
             }
             Self::Secret(secret) if secret.starts_with(b"-----BEGIN") => {
                 Err(KeyFault::OtherAlgorithm)
@@ -207,6 +218,9 @@ impl Material<'_> {
                 let public = PublicEncryptingKey::from_der(parsed.as_ref());
                 if !public.is_ok_and(|key| key.key_size_bytes() >= 256) {
                     return Some(Err(KeyFault::Weak));
+                }
+                if roca::modulus(der).is_none_or(roca::is_of_faulty_chip) {
+                    return Some(Err(KeyFault::Computable));
                 }
                 DecodingKey::from_rsa_der(der)
             }

@@ -40,6 +40,7 @@ pub mod jwks;
 pub mod jwt;
 pub mod key;
 pub mod key_file;
+mod roca;
 
 /// Why nobody could be identified. `halt` says which status each one is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

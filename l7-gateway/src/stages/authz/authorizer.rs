@@ -49,7 +49,7 @@ impl Authorizers {
         Self { all, observer: observer.clone() }
     }
 
-    /// Asks. Cancel safe.
+    /// Asks; the answer's headers are those that the service is to be told. Cancel safe.
     ///
     /// # Errors
     /// When the answer is no, or there is none and the file says that this refuses.
@@ -58,23 +58,26 @@ impl Authorizers {
         x: &Exchange,
         input: &Identified,
         asked: &Authorize,
-    ) -> Result<(), AuthzError> {
+    ) -> Result<HeaderMap, AuthzError> {
         let url = asked.url.value.as_str();
         let Some(authorizer) = self.all.get(url) else { return Err(AuthzError::Unanswered) };
         let inquiry = authorizer.inquiry(asked.timeout);
         let cause = match inquiry.ask(question(x, input, asked), Bytes::new()).await {
-            Ok((status, _)) if status.is_success() => None,
-            Ok((status, _)) if status.is_client_error() => {
+            Ok(answer) if answer.status().is_success() => {
+                self.tell(authorizer, url, None);
+                return Ok(answer.into_parts().0.headers);
+            }
+            Ok(answer) if answer.status().is_client_error() => {
                 self.tell(authorizer, url, None);
                 return Err(AuthzError::Forbidden);
             }
-            Ok((status, _)) => Some(format!("it answers {status}")),
-            Err(fault) => Some(fault.to_string()),
+            Ok(answer) => format!("it answers {}", answer.status()),
+            Err(fault) => fault.to_string(),
         };
-        self.tell(authorizer, url, cause.as_deref());
-        match (cause, asked.when_away) {
-            (None, _) | (Some(_), UnansweredIs::Allowed) => Ok(()),
-            (Some(_), UnansweredIs::Refused) => Err(AuthzError::Unanswered),
+        self.tell(authorizer, url, Some(&cause));
+        match asked.when_away {
+            UnansweredIs::Allowed => Ok(HeaderMap::new()),
+            UnansweredIs::Refused => Err(AuthzError::Unanswered),
         }
     }
 
@@ -96,6 +99,17 @@ impl Authorizer {
         let made = Rc::new(Inquiry::new(Arc::clone(&self.whom), timeout));
         all.push((timeout, Rc::clone(&made)));
         made
+    }
+}
+
+/// Writes what it said into the request, in place of what the client may have said there.
+pub fn pass_on(said: &HeaderMap, asked: &Authorize, headers: &mut HeaderMap) {
+    for name in &asked.answer_headers {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        headers.remove(&name);
+        for value in said.get_all(&name) {
+            headers.append(name.clone(), value.clone());
+        }
     }
 }
 

@@ -102,12 +102,13 @@ impl Filter for Authz {
         plan
     }
 
-    async fn request(&self, x: &mut Exchange, input: Identified) -> Result<Granted, Halt> {
+    async fn request(&self, x: &mut Exchange, mut input: Identified) -> Result<Granted, Halt> {
         match self.plan(x, &input, &mut crate::trace::Silent) {
             Plan::Refuse(error) => Err(error.into()),
             Plan::Grant => {
                 if let Some(asked) = &input.policy.authorize {
-                    self.authorizers.ask(x, &input, asked).await?;
+                    let said = self.authorizers.ask(x, &input, asked).await?;
+                    authorizer::pass_on(&said, asked, &mut input.request.headers);
                 }
                 let Identified { request, policy, caller } = input;
                 Ok(Granted { request, policy, grant: Grant { caller } })

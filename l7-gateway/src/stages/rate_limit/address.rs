@@ -6,14 +6,14 @@
 
 use topology::gateway::RoutePolicy;
 
-use super::{Limiter, headers};
+use super::{Caller, Limiter, headers};
 use crate::exchange::{Exchange, ResponseHead};
 use crate::halt::Halt;
 
 /// Charges those limits of the policy that go by the client's address; a halt says 429 (or 503 when the store is away
 /// and the policy says so). Waits for the store at most its timeout.
 pub async fn charge(limiter: &Limiter, x: &mut Exchange, policy: &RoutePolicy) -> Result<(), Halt> {
-    Ok(limiter.charge(x, &policy.limits, None, true).await?)
+    Ok(limiter.charge(x, &policy.limits, &Caller::default(), true).await?)
 }
 
 /// For stage 2's response side: tells the client how its limits stand, also where the request came

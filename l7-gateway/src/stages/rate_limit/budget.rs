@@ -7,7 +7,12 @@
 //! its count in one of its windows, a sliding window in any window.
 
 use topology::gateway::{Allowance, Limit, LimitAlgorithm};
-use topology::units::{LimitName, Place};
+use topology::units::{Calendar, LimitName, Place, Quota};
+
+use crate::access_log::line::civil;
+
+/// In microseconds.
+const DAY: u64 = 86_400_000_000;
 
 /// Most units a sliding window counts: it keeps one timestamp per admitted unit, which is what makes
 /// it exact.
@@ -49,6 +54,11 @@ pub enum Budget {
         count: u64,
         /// Length of the window in microseconds.
         per: u64,
+    },
+    /// At most `count` units in each month of the calendar (UTC).
+    Month {
+        /// How many.
+        count: u64,
     },
     /// At most `count` units in any `per` microseconds.
     SlidingWindow {
@@ -135,6 +145,13 @@ impl Budget {
         let instances = instances.max(1);
         let (rate, burst, algorithm) = match limit.allows {
             Allowance::Rate { rate, burst, algorithm } => (rate, burst, algorithm),
+            Allowance::Quota(Quota { count, per }) => {
+                let count = (u64::from(count.get()) / instances).max(1);
+                return Ok(match per {
+                    Calendar::Day => Self::FixedWindow { count, per: DAY },
+                    Calendar::Month => Self::Month { count },
+                });
+            }
             Allowance::Concurrent(most) => return Ok(Self::Concurrent { most: most.get().into() }),
         };
         let (count, burst) = (u64::from(rate.count.get()), u64::from(burst.get()));
@@ -172,7 +189,7 @@ impl Budget {
             Self::TokenBucket { fill, .. } | Self::LeakyBucket { fill, .. } => {
                 now.wrapping_mul(fill)
             }
-            Self::FixedWindow { per, .. } => packed(now / per, 0),
+            Self::FixedWindow { .. } | Self::Month { .. } => packed(self.window(now).0, 0),
             Self::SlidingWindow { .. } | Self::Concurrent { .. } => 0,
         }
     }
@@ -195,11 +212,13 @@ impl Budget {
             Self::TokenBucket { cost, .. } | Self::LeakyBucket { cost, .. } => {
                 counter.wrapping_sub(cost)
             }
-            Self::FixedWindow { per, .. } if index(counter) == index(packed(now / per, 0)) => {
-                packed(now / per, used(counter).saturating_sub(1))
+            Self::FixedWindow { .. } | Self::Month { .. } => {
+                let now = self.window(now).0;
+                let same = index(counter) == index(packed(now, 0));
+                if same { packed(now, used(counter).saturating_sub(1)) } else { counter }
             }
             Self::Concurrent { .. } => counter.saturating_sub(1),
-            _ => counter,
+            Self::SlidingWindow { .. } => counter,
         };
         (after, self.standing(after, now))
     }
@@ -214,6 +233,7 @@ impl Budget {
         let (Self::TokenBucket { capacity: most, .. }
         | Self::LeakyBucket { capacity: most, .. }
         | Self::FixedWindow { count: most, .. }
+        | Self::Month { count: most }
         | Self::SlidingWindow { count: most, .. }
         | Self::Concurrent { most }) = *self;
         let part = u128::from(self.owed(counter, now)) * (1 << 16) / u128::from(most.max(1));
@@ -226,8 +246,19 @@ impl Budget {
             Self::TokenBucket { cost, capacity, .. } | Self::LeakyBucket { cost, capacity, .. } => {
                 capacity / cost
             }
-            Self::FixedWindow { count, .. } | Self::SlidingWindow { count, .. } => count,
+            Self::FixedWindow { count, .. }
+            | Self::Month { count }
+            | Self::SlidingWindow { count, .. } => count,
             Self::Concurrent { most } => most,
+        }
+    }
+
+    /// Which window is open, and when it ends.
+    fn window(&self, now: u64) -> (u64, u64) {
+        match *self {
+            Self::FixedWindow { per, .. } => (now / per, (now / per + 1) * per),
+            Self::Month { .. } => month(now),
+            _ => (0, 0),
         }
     }
 
@@ -245,9 +276,9 @@ impl Budget {
                 let stale = owed > capacity.saturating_add(fill.saturating_mul(AHEAD));
                 if stale { 0 } else { owed.min(capacity) }
             }
-            Self::FixedWindow { per, .. } => {
+            Self::FixedWindow { .. } | Self::Month { .. } => {
                 // Another worker's clock may have seen the next window already.
-                let ahead = index(counter).wrapping_sub(index(packed(now / per, 0)));
+                let ahead = index(counter).wrapping_sub(index(packed(self.window(now).0, 0)));
                 if ahead > 1 { 0 } else { used(counter) }
             }
             Self::Concurrent { .. } => counter,
@@ -261,9 +292,9 @@ impl Budget {
             Self::TokenBucket { cost, capacity, .. } | Self::LeakyBucket { cost, capacity, .. } => {
                 (capacity - owed) / cost
             }
-            Self::FixedWindow { count: most, .. } | Self::Concurrent { most } => {
-                most.saturating_sub(owed)
-            }
+            Self::FixedWindow { count: most, .. }
+            | Self::Month { count: most }
+            | Self::Concurrent { most } => most.saturating_sub(owed),
             Self::SlidingWindow { .. } => 0,
         }
     }
@@ -275,8 +306,8 @@ impl Budget {
                 now.wrapping_mul(fill).wrapping_add(owed + cost)
             }
             Self::Concurrent { .. } => counter + 1,
-            Self::FixedWindow { .. } if owed > 0 => counter + 1,
-            Self::FixedWindow { per, .. } => packed(now / per, 1),
+            Self::FixedWindow { .. } | Self::Month { .. } if owed > 0 => counter + 1,
+            Self::FixedWindow { .. } | Self::Month { .. } => packed(self.window(now).0, 1),
             Self::SlidingWindow { .. } => counter,
         }
     }
@@ -289,10 +320,20 @@ impl Budget {
             | Self::LeakyBucket { fill, cost, capacity } => {
                 (cost - (capacity - owed) % cost).div_ceil(fill)
             }
-            Self::FixedWindow { per, .. } => per - now % per,
+            Self::FixedWindow { .. } | Self::Month { .. } => self.window(now).1 - now,
             Self::SlidingWindow { .. } | Self::Concurrent { .. } => 0,
         }
     }
+}
+
+/// Months since the year 0, and when the next one begins, in microseconds since 1970.
+fn month(now: u64) -> (u64, u64) {
+    let days = now / DAY;
+    let (year, month, day) = civil(days);
+    // No month is longer than 31 days: so many after its first lies in the next one.
+    let next = days - day + 32;
+    let (_, _, over) = civil(next);
+    (year * 12 + month - 1, (next - (over - 1)) * DAY)
 }
 
 /// `count` in `per` microseconds, reduced: how much a level rises per microsecond, and what a unit

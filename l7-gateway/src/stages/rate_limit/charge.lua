@@ -7,6 +7,7 @@
 --   'b' fill cost capacity      token bucket; the counter is the text "level stamp cost"
 --   'l' fill cost capacity      leaky bucket; the same, and who is admitted waits for his turn
 --   'f' count per 0             fixed window; the counter is the text "index used"
+--   'm' count 0 0               month of the calendar (UTC); the same
 --   'w' count per 0             sliding window; the counter is a list of admission times, oldest first
 --
 -- Answers four numbers per limit: 1 admit or 0 refuse, units left, microseconds until the next unit,
@@ -70,12 +71,34 @@ local function bucket(key, fill, cost, capacity, leaks)
   }
 end
 
-local function fixed(key, count, per)
-  local index, used = divide(now, per), 0
+-- Months since the year 0 of a day since 1970, and its day of the month.
+local function civil(days)
+  local shifted = days + 719468
+  local era, of_era = divide(shifted, 146097), math.fmod(shifted, 146097)
+  local leaps = divide(of_era, 36524) - divide(of_era, 1460) - divide(of_era, 146096)
+  local year = divide(of_era + leaps, 365)
+  local of_year = of_era - (365 * year + divide(year, 4) - divide(year, 100))
+  local march = divide(5 * of_year + 2, 153)
+  local day = of_year - divide(153 * march + 2, 5) + 1
+  local month = march < 10 and march + 3 or march - 9
+  return (era * 400 + year + (month <= 2 and 1 or 0)) * 12 + month - 1, day
+end
+
+-- The month of now, and when the next one begins.
+local function month()
+  local days = divide(now, 86400000000)
+  local index, day = civil(days)
+  local beyond = days - day + 32
+  local _, over = civil(beyond)
+  return index, (beyond - over + 1) * 86400000000
+end
+
+local function fixed(key, count, index, ends)
+  local used = 0
   local function save()
     redis.call('SET', key, whole(index) .. ' ' .. whole(used))
     if own_clock then
-      redis.call('PEXPIRE', key, whole(divide((index + 1) * per - now, 1000) + 2))
+      redis.call('PEXPIRE', key, whole(divide(ends - now, 1000) + 2))
     end
   end
   local text = read(key, 'GET', key)
@@ -96,7 +119,7 @@ local function fixed(key, count, per)
     left = function() return math.max(count - used, 0) end,
     next = function()
       if used == 0 then return 0 end
-      return per - math.fmod(now, per)
+      return ends - now
     end,
   }
 end
@@ -138,7 +161,10 @@ for i, key in ipairs(KEYS) do
   if kind == 'b' or kind == 'l' then
     limits[i] = bucket(key, a, b, c, kind == 'l')
   elseif kind == 'f' then
-    limits[i] = fixed(key, a, b)
+    local index = divide(now, b)
+    limits[i] = fixed(key, a, index, (index + 1) * b)
+  elseif kind == 'm' then
+    limits[i] = fixed(key, a, month())
   else
     limits[i] = window(key, a, b)
   end

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use http::{HeaderName, HeaderValue};
 use topology::gateway::{Allowance, Limit, LimitBy};
+use topology::units::{Calendar, Quota};
 
 use super::budget::{Standing, Verdict};
 use crate::exchange::{Exchange, ResponseHead};
@@ -46,6 +47,11 @@ impl Told {
                 let window = seconds(u64::try_from(rate.per.as_micros()).unwrap_or(u64::MAX));
                 format!("{name};q={};w={window}", rate.count)
             }
+            Allowance::Quota(Quota { count, per: Calendar::Day }) => {
+                format!("{name};q={count};w=86400")
+            }
+            // Its length is another one each time.
+            Allowance::Quota(Quota { count, per: Calendar::Month }) => format!("{name};q={count}"),
             Allowance::Concurrent(most) => format!("{name};q={most};qu=\"concurrent-requests\""),
         };
         let own = limit.by.iter().any(|by| !matches!(by, LimitBy::Route | LimitBy::All));

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::observe::Observer;
+use http::HeaderMap;
 use tokio::time::sleep;
 use topology::gateway::{Allowance, Group, LimitBy, LimitId, Unplaced, WhenAway};
 use topology::units::Place;
 
-pub use self::budget::BudgetError;
+use self::budget::BudgetError;
 use self::budget::{Budget, Standing, Verdict};
+pub use self::device::{DeviceError, Devices};
 use self::headers::Told;
 pub use self::local::Subject;
 use self::local::{Bounds, Charge, Table};
@@ -29,6 +31,7 @@ use crate::trace::Trace;
 
 pub mod address;
 pub mod budget;
+pub mod device;
 pub mod events;
 pub mod headers;
 pub mod local;
@@ -54,6 +57,9 @@ pub enum LimitsError {
     /// A limit cannot be counted exactly.
     #[error(transparent)]
     Budget(#[from] BudgetError),
+    /// The cookie that names devices.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The store's address is wrong, or it is away at start and its policy is to refuse.
     #[error("limit-store: {source}")]
     Store {
@@ -70,6 +76,7 @@ impl LimitsError {
         match self {
             Self::Budget(error) => error.place(),
             Self::Store { place, .. } => *place,
+            Self::Device(error) => error.place(),
         }
     }
 }
@@ -82,6 +89,7 @@ pub struct Limits {
     /// Names of the issuers where there are several: then a user's name alone says nothing.
     issuers: Vec<Box<str>>,
     device_claim: Option<Box<str>>,
+    devices: Option<Devices>,
     table: Table,
     store: Option<(Arc<Store>, Place)>,
     observer: Observer,
@@ -108,6 +116,7 @@ impl Limits {
         let limits =
             |group: &Group| group.limits.iter().map(Unplaced::unplaced).collect::<Vec<_>>();
         let store = |group: &Group| group.limit_store.as_ref().map(Unplaced::unplaced);
+        let device = |group: &Group| group.device_cookie.as_ref().map(Unplaced::unplaced);
         let routes =
             |group: &Group| group.routes.iter().map(|r| r.name.clone()).collect::<Vec<_>>();
         let issuers =
@@ -118,11 +127,23 @@ impl Limits {
             && routes(one) == routes(other)
             && issuers(one) == issuers(other)
             && one.device_claim == other.device_claim
+            && device(one) == device(other)
     }
 
-    /// Whether its store, if any, is reached as this group says: with the same secrets too. Blocking: it
+    /// Whether the secrets of its store and of its cookie are still those that this group names. Blocking: it
     /// reads them.
-    pub fn reaches(&self, group: &Group) -> bool {
+    pub fn has_secrets_of(&self, group: &Group) -> bool {
+        let cookie = match (&self.devices, &group.device_cookie) {
+            (None, None) => true,
+            (Some(own), Some(model)) => {
+                Devices::new(model, group.name.as_str()).is_ok_and(|new| own.is_as(&new))
+            }
+            _ => false,
+        };
+        cookie && self.reaches(group)
+    }
+
+    fn reaches(&self, group: &Group) -> bool {
         match (&self.store, &group.limit_store) {
             (None, None) => true,
             (Some((store, _)), Some(model)) => Store::new(model).is_ok_and(|new| store.is_as(&new)),
@@ -163,6 +184,10 @@ impl Limits {
                 Vec::new()
             },
             device_claim: group.device_claim.as_deref().map(Box::from),
+            devices: match &group.device_cookie {
+                Some(model) => Some(Devices::new(model, group.name.as_str())?),
+                None => None,
+            },
             table,
             store: store.transpose()?,
             observer,
@@ -182,8 +207,8 @@ impl Limits {
     }
 
     /// Whom a limit charges for this request; `None`: nobody.
-    fn subject(&self, rule: &Rule, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
-        let plan = caller.and_then(Identity::plan);
+    fn subject(&self, rule: &Rule, x: &Exchange, caller: &Caller<'_>) -> Option<Subject> {
+        let plan = caller.identity.and_then(Identity::plan);
         if !rule.plans.is_empty() && !rule.plans.iter().any(|one| Some(one.as_str()) == plan) {
             return None;
         }
@@ -196,12 +221,14 @@ impl Limits {
         }
     }
 
-    fn one(&self, by: LimitBy, x: &Exchange, caller: Option<&Identity>) -> Option<Subject> {
+    fn one(&self, by: LimitBy, x: &Exchange, caller: &Caller<'_>) -> Option<Subject> {
         match by {
             LimitBy::Address => Some(Subject::address(x.peer.address())),
-            LimitBy::User => caller.map(|identity| Subject::User(self.user(identity))),
-            LimitBy::Consumer => caller?.consumer().map(|name| Subject::Consumer(name.into())),
-            LimitBy::Device => self.device(caller?).map(Subject::Device),
+            LimitBy::User => caller.identity.map(|identity| Subject::User(self.user(identity))),
+            LimitBy::Consumer => {
+                caller.identity?.consumer().map(|name| Subject::Consumer(name.into()))
+            }
+            LimitBy::Device => self.device(caller).map(Subject::Device),
             LimitBy::Route => {
                 let route = x.candidate.route().and_then(|id| self.routes.get(id.0));
                 Some(Subject::Route(route.map_or_else(|| Arc::from(""), Arc::clone)))
@@ -210,14 +237,33 @@ impl Limits {
         }
     }
 
-    /// A device by its name; one that says nothing, or no text, is none.
-    fn device(&self, identity: &Identity) -> Option<Arc<str>> {
+    /// A device by its name, first that of a token, then that of a cookie.
+    fn device(&self, caller: &Caller<'_>) -> Option<Arc<str>> {
+        let claimed = caller.identity.and_then(|identity| self.claimed(identity));
+        claimed.or_else(|| {
+            let name = self.devices.as_ref()?.read(caller.headers?)?;
+            Some(format!("cookie {name}").into())
+        })
+    }
+
+    /// The device that a token names; one that says nothing, or no text, names none.
+    fn claimed(&self, identity: &Identity) -> Option<Arc<str>> {
         let name = identity.claim(self.device_claim.as_deref()?)?.as_str()?;
         // Issuers name devices apart from each other.
         Some(match identity.issuer().and_then(|id| self.issuers.get(id.0)) {
             Some(issuer) => format!("{issuer}:{name}").into(),
             None => name.into(),
         })
+    }
+
+    /// Hands a device that has none a name, where a limit of the policy goes by devices.
+    fn introduce(&self, policy: &[LimitId], x: &mut Exchange, caller: &Caller<'_>) {
+        let Some(devices) = &self.devices else { return };
+        let rules = policy.iter().filter_map(|id| self.rules.get(id.0));
+        let counted = rules.into_iter().any(|rule| rule.by.contains(&LimitBy::Device));
+        if counted && self.device(caller).is_none() {
+            x.cookies.extend(devices.hand_out());
+        }
     }
 
     fn user(&self, identity: &Identity) -> Arc<str> {
@@ -262,6 +308,21 @@ fn write_subject(subject: &Subject, key: &mut String) {
     };
 }
 
+/// What says whose counters are charged.
+#[derive(Clone, Copy, Debug, Default)]
+struct Caller<'a> {
+    identity: Option<&'a Identity>,
+    /// Of the request; none before authentication.
+    headers: Option<&'a HeaderMap>,
+}
+
+impl<'a> Caller<'a> {
+    fn of(input: &'a Granted) -> Self {
+        let identity = input.grant.caller().identity();
+        Self { identity, headers: Some(&input.request.headers) }
+    }
+}
+
 /// A place among a key's requests under way, from here to the last byte of the answer.
 #[derive(Debug)]
 pub struct Hold {
@@ -303,7 +364,7 @@ impl Limiter {
         &self,
         x: &mut Exchange,
         policy: &[LimitId],
-        caller: Option<&Identity>,
+        caller: &Caller<'_>,
         early: bool,
     ) -> Result<(), LimitError> {
         let mut charges: Vec<Charge> = Vec::new();
@@ -417,12 +478,12 @@ impl Filter for RateLimit {
     type Plan = Vec<(LimitId, Subject)>;
 
     fn plan(&self, x: &Exchange, input: &Granted, trace: &mut impl Trace) -> Self::Plan {
-        let caller = input.grant.caller().identity();
+        let caller = Caller::of(input);
         let mut plan = Vec::new();
         for id in &input.policy.limits {
             let rule = self.limiter.limits.rules.get(id.0).filter(|rule| !rule.early);
             let subject = rule.and_then(|rule| {
-                let subject = self.limiter.limits.subject(rule, x, caller)?;
+                let subject = self.limiter.limits.subject(rule, x, &caller)?;
                 trace.note(Stage::RateLimit, || self.limiter.limits.key(rule, &subject));
                 Some(subject)
             });
@@ -432,9 +493,11 @@ impl Filter for RateLimit {
     }
 
     async fn request(&self, x: &mut Exchange, input: Granted) -> Result<Admitted, Halt> {
-        let Granted { request, policy, grant } = input;
-        let caller = grant.caller().identity();
-        self.limiter.charge(x, &policy.limits, caller, false).await?;
+        let policy = Rc::clone(&input.policy);
+        let caller = Caller::of(&input);
+        self.limiter.limits.introduce(&policy.limits, x, &caller);
+        self.limiter.charge(x, &policy.limits, &caller, false).await?;
+        let Granted { request, grant, .. } = input;
         Ok(Admitted { request, grant })
     }
 

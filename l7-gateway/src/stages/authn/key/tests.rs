@@ -145,3 +145,52 @@ fn a_set_takes_an_id_once_per_algorithm() {
     assert_eq!(set.candidates(None, EdDSA).count(), 1);
     assert_eq!(set.candidates(Some("k2"), ES256).count(), 0);
 }
+
+/// G5: keys of chips with a faulty library (CVE-2017-15361) are refused, from a set and from a PEM file; keys of
+/// others are not.
+#[test]
+fn keys_of_faulty_chips_are_refused() {
+    // 65537 modulo all primes that are looked at: a small product of them, moved far up, plus 65537.
+    let primes = [
+        3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89,
+        97, 101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+    ];
+    let mut n = vec![1_u8];
+    for prime in primes {
+        let mut carry = 0_u32;
+        for byte in n.iter_mut().rev() {
+            carry += u32::from(*byte) * prime;
+            *byte = carry as u8;
+            carry >>= 8;
+        }
+        while carry > 0 {
+            n.insert(0, carry as u8);
+            carry >>= 8;
+        }
+    }
+    n.resize(254, 0);
+    n.extend([1, 0, 1]);
+    let e = [1, 0, 1];
+    let made = |n: &[u8]| Key::new(None, &Material::Rsa { n, e: &e }, &[RS256]).err();
+    assert_eq!(made(&n), Some(KeyFault::Computable));
+    let other = n.len() - 1;
+    n[other] += 2;
+    assert_ne!(made(&n), Some(KeyFault::Computable));
+    n[other] -= 2;
+    // In PEM.
+    let tlv = |tag: u8, body: &[u8]| {
+        let length = (body.len() as u16).to_be_bytes();
+        [&[tag, 0x82][..], &length, body].concat()
+    };
+    let sign: &[u8] = if n[0] < 0x80 { &[] } else { &[0] };
+    let der = tlv(0x30, &[tlv(2, &[sign, &n[..]].concat()), vec![2, 3, 1, 0, 1]].concat());
+    let name = [0x30, 13, 6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 13, 1, 1, 1, 5, 0];
+    let info = tlv(0x30, &[&name[..], &tlv(3, &[&[0], &der[..]].concat())].concat());
+    for der in [&der, &info] {
+        assert_eq!(roca::modulus(der).map(roca::is_of_faulty_chip), Some(true));
+    }
+    assert_eq!(Key::new(None, &Material::Der(&info), &[RS256]).err(), Some(KeyFault::Computable));
+    for _ in 0..3 {
+        assert!(from_pem(&Signer::rsa(), &[RS256]).is_ok());
+    }
+}

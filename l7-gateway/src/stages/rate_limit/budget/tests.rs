@@ -178,6 +178,17 @@ proptest! {
         }
     }
 
+    /// G10: a month is told as it is, whatever came before.
+    #[test]
+    fn every_month_ends_with_its_last_microsecond(days in 0..200_000_u64, micros in 0..DAY) {
+        let now = days * DAY + micros;
+        let ((this, ends), (next, later)) = (month(now), month(month(now).1));
+        prop_assert!(now < ends && ends - now <= 31 * DAY);
+        prop_assert_eq!(month(ends - 1), (this, ends));
+        prop_assert_eq!(next, this + 1);
+        prop_assert!((28 * DAY..=31 * DAY).contains(&(later - ends)));
+    }
+
     /// G10: `Retry-After` is when the next one passes: not a microsecond earlier, and then surely.
     #[test]
     fn next_is_the_moment(
@@ -296,4 +307,26 @@ fn limits_of_limits() {
     {
         assert!(Budget::new(&limit(LimitAlgorithm::TokenBucket, count, per, count)).is_ok());
     }
+}
+
+/// G10: a quota begins anew on the first of each month, also after a short one.
+#[test]
+fn a_quota_begins_anew_each_month() {
+    let per = Calendar::Month;
+    let allows = Allowance::Quota(Quota { count: NonZeroU32::new(2).unwrap(), per });
+    let month =
+        Limit { allows, ..limit(LimitAlgorithm::FixedWindow, 1, Duration::from_secs(1), 1) };
+    let budget = Budget::new(&month).unwrap();
+    // The first of January, February and March 2027, and of March 2028, in days since 1970.
+    for first in [20_819, 20_850, 20_878, 21_244] {
+        let edge = first * DAY;
+        let told = standings(&budget, &[edge - 5, edge - 4, edge - 3, edge, edge + 1]);
+        let verdicts: Vec<_> = told.iter().map(|standing| standing.verdict).collect();
+        use Verdict::{Admit, Refuse};
+        assert_eq!(verdicts, [Admit, Admit, Refuse, Admit, Admit]);
+        assert_eq!(told[2].next, 3);
+    }
+    let day = Allowance::Quota(Quota { count: NonZeroU32::new(6).unwrap(), per: Calendar::Day });
+    let shared = Budget::share(&Limit { allows: day, ..month }, 3).unwrap();
+    assert_eq!(shared, Budget::FixedWindow { count: 2, per: DAY });
 }

@@ -206,6 +206,7 @@ fn add(invocation: &mut ScriptInvocation<'_>, key: &str, budget: Budget) {
         Budget::TokenBucket { fill, cost, capacity } => ("b", [fill, cost, capacity]),
         Budget::LeakyBucket { fill, cost, capacity } => ("l", [fill, cost, capacity]),
         Budget::FixedWindow { count, per } => ("f", [count, per, 0]),
+        Budget::Month { count } => ("m", [count, 0, 0]),
         Budget::SlidingWindow { count, per } => ("w", [count, per, 0]),
         // Counted by each instance; never asked of a store.
         Budget::Concurrent { most } => ("f", [most, 1, 0]),

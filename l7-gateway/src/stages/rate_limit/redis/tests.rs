@@ -77,9 +77,10 @@ fn the_script_decides_as_the_table_does() {
         Budget::TokenBucket { fill: 3, cost: 86_400_000_011, capacity: 86_400_000_011 * 9 },
         Budget::FixedWindow { count: 4, per: 5000 },
         Budget::LeakyBucket { fill: 7, cost: 3000, capacity: 12_000 },
+        Budget::Month { count: 5 },
     ];
     let gap = prop_oneof![Just(0), Just(1), 0..400_u64, Just(999), Just(1000), 0..20_000_u64];
-    let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6], 1..=5));
+    let step = (gap, proptest::sample::subsequence(vec![0, 1, 2, 3, 4, 5, 6, 7], 1..=5));
     let steps = proptest::collection::vec(step, 1..60);
     let case = std::cell::Cell::new(0);
     let config =
@@ -100,6 +101,27 @@ fn the_script_decides_as_the_table_does() {
         Ok(())
     });
     decided.unwrap();
+}
+
+/// G10: Redis and the process see a month end at the same microsecond.
+#[tokio::test]
+async fn both_know_the_calendar() {
+    let server = Redis::start();
+    let store = store(&server);
+    let mut line = store.connect().await.unwrap();
+    let budget = Budget::Month { count: 2 };
+    let day = 86_400_000_000_u64;
+    // The first of several months, in days since 1970: after 31, 28, 29 and 30 days, and of a year.
+    for first in [20_819, 20_850, 20_878, 21_244, 20_940, 47_541] {
+        let table = Table::new(Bounds::default(), vec![budget]);
+        let key = format!("m{first}");
+        for now in [-5_i64, -4, -3, 0, 1, 2].map(|off| (first * day).wrapping_add_signed(off)) {
+            let charge = Charge { limit: LimitId(0), subject: Subject::All };
+            let here = table.charge(&[charge], now);
+            let there = whole(&store, &mut line, &[keyed(&key, budget)], Some(now)).await;
+            assert_eq!(here, there, "{now}");
+        }
+    }
 }
 
 /// G10: of 120 requests within a minute, spread over two gateways with two connections each,

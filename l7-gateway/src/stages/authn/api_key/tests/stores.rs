@@ -118,6 +118,32 @@ async fn a_directory_asks_once_and_remembers() {
     keeper.abort();
 }
 
+/// G7, O3: a reload keeps what was heard from a store while the file says the same of it, wherever in the file;
+/// not under other terms, nor of another store.
+#[tokio::test]
+async fn a_reload_keeps_what_was_heard() {
+    let before = source("redis://127.0.0.1:1".into());
+    let known = [Directory::new(&before, &[]).unwrap()];
+    let kept = |model: &ApiKeys| {
+        let after = Directory::new(model, &known).unwrap();
+        Arc::ptr_eq(&known[0], &after)
+    };
+    let elsewhere = Place { line: 9, column: 3 };
+    let moved = KeySource::Redis(
+        At { value: "redis://127.0.0.1:1".into(), place: elsewhere },
+        Login::default(),
+    );
+    assert!(kept(&ApiKeys { from: moved, place: elsewhere, ..before.clone() }));
+    assert!(!kept(&ApiKeys { keep: Duration::from_secs(5), ..before.clone() }));
+    assert!(!kept(&source("redis://127.0.0.1:2".into())));
+    let asked = |user: &str| {
+        let login = Login { user: Some(user.into()), ..Login::default() };
+        let at = At { value: "redis://127.0.0.1:1".into(), place: Place::default() };
+        ApiKeys { from: KeySource::Redis(at, login), ..before.clone() }
+    };
+    assert!(!kept(&asked("gateway")));
+}
+
 /// Time passes; what is real goes on by the real clock.
 async fn pass(time: Duration) {
     pause();
