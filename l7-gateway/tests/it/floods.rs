@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::fakes::{Act, Fake};
 use crate::frames::*;
-use crate::instance::{connect, folder, run, run_text, text};
+use crate::instance::{self, connect, folder, run, run_text};
 use crate::rig::local;
 
 /// Makes the frames of a flood, by number.
@@ -66,7 +66,7 @@ async fn floods_are_cut_off() {
         let (folder, fake) = (folder(), Fake::new(Act::Answer("hello")).await);
         // However slow the machine is, nobody is idle.
         let patient = "    front: { idle-timeout: 1h, header-timeout: 1h, body-idle-timeout: 1h }\n    routes:";
-        let text = text("127.0.0.1:0", fake.address, "api").replace("    routes:", patient);
+        let text = instance::text("127.0.0.1:0", fake.address, "api").replace("    routes:", patient);
         let (running, options) = run_text(folder.path(), &text).await;
         let mut other = connect(folder.path(), running.listeners[0].1, b"http/1.1").await;
         for (name, calm, next) in floods() {
