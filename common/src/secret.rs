@@ -56,6 +56,7 @@ pub fn read(reference: &SecretRef) -> Result<Secret, SecretError> {
         SecretRef::Env(name) => std::env::var_os(name)
             .map(|value| Secret(Zeroizing::new(value.into_encoded_bytes())))
             .ok_or_else(|| SecretError::Env { name: name.clone() }),
+        SecretRef::Given(given) => Ok(Secret::new(given.reveal().as_bytes().to_vec())),
     }
 }
 

@@ -4,17 +4,18 @@
 //! Invariant: a change is made whole or not at all, and one at a time.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::lifecycle::{Lifecycle, Phase};
 use common::observe::Observer;
 use common::snapshot::Published;
 use tokio::sync::{Mutex, oneshot};
-use topology::Topology;
+use topology::{SourceFile, Topology};
 
+use crate::admin::report::Report;
 use crate::admin::setting;
-use crate::events::{ReloadRefused, Reloaded};
+use crate::admin::verbs::Command;
+use crate::events::{Noted, ReloadRefused, Reloaded};
 use crate::snapshot::Snapshot;
 use crate::worker::{Message, Peers};
 use crate::{StartError, build};
@@ -30,7 +31,7 @@ struct Shared {
     observer: Observer,
     lifecycle: Lifecycle,
     instance: String,
-    file: PathBuf,
+    file: Arc<SourceFile>,
     /// Held while a change is made.
     turn: Mutex<()>,
 }
@@ -47,7 +48,7 @@ impl Handle {
         snapshot: Arc<Snapshot>,
         peers: Peers,
         options: &common::cli::Options,
-        file: PathBuf,
+        file: Arc<SourceFile>,
     ) -> Self {
         Self(Arc::new(Shared {
             instance: snapshot.instance.clone(),
@@ -86,6 +87,27 @@ impl Handle {
         Ok(())
     }
 
+    /// Tells every worker.
+    pub async fn tell(&self, command: &Command) {
+        for peer in self.0.peers.iter() {
+            let (to, from) = oneshot::channel();
+            if peer.send(Message::Command(command.clone(), to)).is_ok() {
+                // A worker that has ended has nothing to do it to.
+                let _ended = from.await;
+            }
+        }
+    }
+
+    /// Tells an operator.
+    pub(crate) fn note(&self, what: &str) {
+        self.0.observer.emit(Noted { what });
+    }
+
+    /// What all workers have.
+    pub async fn report(&self) -> Report {
+        Report::of_all(&self.0.peers).await
+    }
+
     async fn spread(&self, snapshot: Arc<Snapshot>) {
         self.0.published.replace(Arc::clone(&snapshot));
         for peer in self.0.peers.iter() {
@@ -115,7 +137,7 @@ impl Handle {
     /// # Errors
     /// What is wrong; it has been logged.
     pub async fn reload(&self) -> Result<(), String> {
-        let outcome = match topology::load(&self.0.file) {
+        let outcome = match topology::reload(&self.0.file) {
             Ok(topology) => {
                 self.publish(Arc::new(topology)).await.map_err(|fault| fault.to_string())
             }

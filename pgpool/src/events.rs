@@ -4,12 +4,17 @@
 //! Invariant: no secret and no SQL; labels are names from the topology file.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 
 use common::observe::{Event, Observer};
 pub use common::reload::events::ReloadRefused;
+use pgpool_wire::startup::Startup;
 use topology::pool::ServerAddress;
 use tracing::Level;
+
+use crate::client::entry::Entry;
+use crate::client::source::Source;
+use crate::pool::Counters;
+use crate::server::Facts;
 
 /// A server let us in.
 pub struct ServerConnected<'a> {
@@ -19,6 +24,8 @@ pub struct ServerConnected<'a> {
     pub user: &'a str,
     /// Where.
     pub address: &'a ServerAddress,
+    /// It.
+    pub server: &'a Facts,
 }
 
 impl Event for ServerConnected<'_> {
@@ -27,7 +34,8 @@ impl Event for ServerConnected<'_> {
         let help = "Server connections made.";
         to.metrics.counter("aqueduct_pg_server_connects_total", help, &labels).increment(1);
         let (instance, database, user) = (&*to.instance, self.database, self.user);
-        tracing::event!(Level::DEBUG, instance, database, user, address = %self.address, "server connected");
+        let (id, local) = (self.server.id, self.server.local);
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database, user, address = %self.address, local = local.map(tracing::field::display), "server connected");
     }
 }
 
@@ -97,52 +105,120 @@ impl Event for PrimarySplit<'_> {
     }
 }
 
+/// A server connection ends.
+pub struct ServerClosed<'a> {
+    /// Of which database.
+    pub database: &'a str,
+    /// As whom.
+    pub user: &'a str,
+    /// It.
+    pub server: &'a Facts,
+    /// Why.
+    pub cause: &'static str,
+}
+
+impl Event for ServerClosed<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, database, user) = (&*to.instance, self.database, self.user);
+        let (id, cause, age) = (self.server.id, self.cause, self.server.born.elapsed().as_secs());
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database, user, address = %self.server.peer, cause, age, "server closed");
+    }
+}
+
+/// The target of what is told of every single connection.
+pub const CONNECTIONS: &str = "pgpool::connections";
+
+/// A client is in.
+pub struct ClientConnected<'a> {
+    /// It.
+    pub client: &'a Entry,
+}
+
+impl Event for ClientConnected<'_> {
+    fn emit(&self, to: &Observer) {
+        let Entry { pid: id, database, user, source, encrypted, .. } = self.client;
+        let instance = &*to.instance;
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database = &**database, user = &**user, address = %source, tls = encrypted, "client connected");
+    }
+}
+
+/// A client has said goodbye, or is gone.
+pub struct ClientLeft<'a> {
+    /// It.
+    pub client: &'a Entry,
+}
+
+impl Event for ClientLeft<'_> {
+    fn emit(&self, to: &Observer) {
+        let Entry { pid: id, database, user, source, .. } = self.client;
+        let (instance, age) = (&*to.instance, age(self.client));
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database = &**database, user = &**user, address = %source, age, "client left");
+    }
+}
+
+fn age(client: &Entry) -> u64 {
+    client.connected.elapsed().unwrap_or_default().as_secs()
+}
+
 /// A client did not get in.
 pub struct LoginRefused<'a> {
     /// From where.
-    pub address: SocketAddr,
+    pub source: Source,
+    /// The database that it named.
+    pub database: &'a str,
+    /// Who it says it is.
+    pub user: &'a str,
     /// What it was told.
     pub cause: &'a dyn Display,
+}
+
+impl<'a> LoginRefused<'a> {
+    /// Of a client that has said what it wants.
+    pub fn of(startup: &'a Startup, source: Source, cause: &'a dyn Display) -> Self {
+        let user = startup.parameter("user").unwrap_or_default();
+        let database = startup.parameter("database").unwrap_or(user);
+        Self { source, database, user, cause }
+    }
 }
 
 impl Event for LoginRefused<'_> {
     fn emit(&self, to: &Observer) {
         let help = "Clients that did not get in.";
         to.metrics.counter("aqueduct_pg_logins_refused_total", help, &[]).increment(1);
-        let instance = &*to.instance;
-        tracing::event!(Level::INFO, instance, address = %self.address, cause = %self.cause, "login refused");
+        let (instance, database, user) = (&*to.instance, self.database, self.user);
+        tracing::event!(Level::INFO, instance, database, user, address = %self.source, cause = %self.cause, "login refused");
     }
 }
 
 /// A client was ended by us or by a server's fault.
 pub struct ClientEnded<'a> {
-    /// Its database.
-    pub database: &'a str,
-    /// Its user.
-    pub user: &'a str,
+    /// It.
+    pub client: &'a Entry,
     /// What it was told.
     pub cause: &'a dyn Display,
 }
 
 impl Event for ClientEnded<'_> {
     fn emit(&self, to: &Observer) {
-        let labels = [("database", self.database), ("user", self.user)];
+        let Entry { pid: id, database, user, source, .. } = self.client;
+        let (database, user) = (&**database, &**user);
+        let labels = [("database", database), ("user", user)];
         let help = "Clients ended by the pooler.";
         to.metrics.counter("aqueduct_pg_clients_ended_total", help, &labels).increment(1);
-        let (instance, database, user) = (&*to.instance, self.database, self.user);
-        tracing::event!(Level::INFO, instance, database, user, cause = %self.cause, "client ended");
+        let (instance, age) = (&*to.instance, age(self.client));
+        tracing::event!(Level::INFO, instance, id, database, user, address = %source, age, cause = %self.cause, "client ended");
     }
 }
 
 /// Listening begins.
-pub struct Listening {
+pub struct Listening<'a> {
     /// Where.
-    pub address: SocketAddr,
+    pub address: &'a dyn Display,
     /// With how many workers.
     pub workers: usize,
 }
 
-impl Event for Listening {
+impl Event for Listening<'_> {
     fn emit(&self, to: &Observer) {
         let instance = &*to.instance;
         tracing::event!(Level::INFO, instance, address = %self.address, workers = self.workers, "listening");
@@ -189,5 +265,65 @@ impl Event for ConsoleCommand<'_> {
     fn emit(&self, to: &Observer) {
         let (instance, user, command) = (&*to.instance, self.user, self.command);
         tracing::event!(Level::INFO, instance, user, command, "admin command");
+    }
+}
+
+/// Something worth knowing about the configuration.
+pub struct Noted<'a> {
+    /// What.
+    pub what: &'a str,
+}
+
+impl Event for Noted<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, what) = (&*to.instance, self.what);
+        tracing::event!(Level::WARN, instance, what, "noted");
+    }
+}
+
+/// The process serves; told in the drop-in form alone.
+pub struct ProcessUp {
+    /// Its version.
+    pub version: &'static str,
+}
+
+impl Event for ProcessUp {
+    fn emit(&self, to: &Observer) {
+        let instance = &*to.instance;
+        tracing::event!(Level::INFO, instance, "process up: pgpool {}", self.version);
+    }
+}
+
+/// What a period has brought, in PgBouncer's words; told in the drop-in form alone.
+pub struct Rates {
+    /// Its counts.
+    pub counts: Counters,
+    /// Its length.
+    pub seconds: u64,
+}
+
+impl Event for Rates {
+    fn emit(&self, to: &Observer) {
+        let instance = &*to.instance;
+        let [_, xacts, queries, received, sent, xact_time, query_time, wait, client, server, binds] =
+            self.counts.0;
+        let rate = |count: u64| count / self.seconds.max(1);
+        let each = |time: u64, of: u64| time / of.max(1);
+        tracing::event!(
+            Level::INFO,
+            instance,
+            "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
+             in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
+            rate(xacts),
+            rate(queries),
+            rate(client),
+            rate(server),
+            rate(binds),
+            rate(received),
+            rate(sent),
+            each(xact_time, xacts),
+            each(query_time, queries),
+            rate(wait),
+        );
     }
 }

@@ -43,6 +43,9 @@ pub enum Refusal {
     /// The client and we share no way to authenticate.
     #[error("authentication failed: {0}")]
     Authentication(String),
+    /// `sslmode` asks for TLS.
+    #[error("SSL required")]
+    TlsRequired,
     /// The admin database is for users named in the topology file.
     #[error("user \"{0}\" may not use the admin database")]
     ConsoleDenied(String),
@@ -147,7 +150,7 @@ impl Refusal {
             Self::TooManyClients(_) | Self::QueryWait(_) => b"53300",
             Self::NoSuchDatabase(_) => b"3D000",
             Self::PasswordFailed(_) => b"28P01",
-            Self::Authentication(_) | Self::ConsoleDenied(_) => b"28000",
+            Self::Authentication(_) | Self::ConsoleDenied(_) | Self::TlsRequired => b"28000",
             Self::ConsoleReadOnly(_) => b"42501",
             Self::ConsoleSyntax(_) => b"42601",
             Self::LoginTimeout(_) | Self::QueryTimeout(_) => b"57014",
@@ -170,6 +173,7 @@ impl Refusal {
         Some(match self {
             Self::TooManyClients(_) => "Raise max_client_conn, or connect less often.",
             Self::NoSuchDatabase(_) => "The databases are those under `databases:` of the pool.",
+            Self::TlsRequired => "Connect with sslmode=require or stronger.",
             Self::QueryWait(_) => {
                 "All server connections are busy: look for long transactions, or raise pool_size."
             }

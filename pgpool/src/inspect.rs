@@ -29,11 +29,11 @@ pub(crate) struct Inspection {
 impl Inspect for Inspection {
     fn config(&self) -> Value {
         let snapshot = self.handle.snapshot();
-        let databases = snapshot.databases.values().map(|database| {
+        let databases = snapshot.all_databases().into_iter().map(|database| {
             json!({
                 "name": database.name,
                 "server_name": database.server_name,
-                "servers": addresses(database),
+                "servers": addresses(&database),
                 "role": if database.is_replica { "replica" } else { "primary" },
                 "mode": format!("{:?}", database.mode).to_lowercase(),
                 "pool_size": database.pool_size,
@@ -82,11 +82,11 @@ impl Inspect for Inspection {
 
     fn endpoints(&self) -> Value {
         let snapshot = self.handle.snapshot();
-        let databases = snapshot.databases.values().map(|database| {
+        let databases = snapshot.all_databases().into_iter().map(|database| {
             json!({
                 "service": database.name,
                 "role": if database.is_replica { "replica" } else { "primary" },
-                "endpoints": addresses(database),
+                "endpoints": addresses(&database),
                 "connections": database.connections.now(),
             })
         });

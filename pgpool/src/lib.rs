@@ -15,6 +15,7 @@ pub mod admin;
 pub mod cancel;
 pub mod client;
 pub mod control;
+pub mod dropin;
 pub mod events;
 pub mod family;
 pub mod fatal;
@@ -28,6 +29,7 @@ pub mod route;
 pub mod scram;
 pub mod server;
 pub mod snapshot;
+pub mod sockets;
 pub mod stream;
 pub mod variables;
 pub mod worker;
@@ -42,7 +44,9 @@ use common::net::bind;
 use common::observe::admin::Admin;
 use common::secret::{self, Secret};
 use common::workers::{self, WorkerPanic, Workers};
+use sockets::{Beside, Bound, Seat, SocketFile};
 use tokio::sync::mpsc;
+use topology::pool::ListenAddress;
 use topology::{Place, Topology};
 
 use control::Handle;
@@ -56,8 +60,10 @@ use worker::{Message, Network, Parts, Peers, Tally, Worker};
 pub struct Running {
     /// Where its admin listener is.
     pub admin: Option<SocketAddr>,
-    /// Its listeners by name.
+    /// Its TCP listeners by name.
     pub listeners: Vec<(String, SocketAddr)>,
+    /// Its unix sockets; their files go with it.
+    pub sockets: Vec<SocketFile>,
     workers: Workers,
     lifecycle: common::lifecycle::Lifecycle,
     handle: Handle,
@@ -85,7 +91,7 @@ pub enum StartError {
         /// Where the address stands.
         place: Place,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
         /// Why not.
         source: io::Error,
     },
@@ -111,6 +117,19 @@ pub async fn start(
     instance: &str,
     options: Options,
 ) -> Result<Running, StartError> {
+    start_beside(topology, instance, options, Beside::Nobody).await
+}
+
+/// As [`start`], beside the process that this one replaces.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_beside(
+    topology: Arc<Topology>,
+    instance: &str,
+    options: Options,
+    beside: Beside,
+) -> Result<Running, StartError> {
     let file = topology.source.name.clone();
     let snapshot = build(&topology, instance, None)?;
     let Some((_, found)) = topology.pool(instance) else { return Err(StartError::Ended) };
@@ -125,13 +144,12 @@ pub async fn start(
         let file = file.clone();
         move |source| StartError::Bind { file, place, address, source }
     };
-    let listen = found.listen.value;
-    let listeners =
-        bind::tcp_group(listen, count).map_err(bind_error(found.listen.place, listen))?;
-    let address = listeners.first().and_then(|l| l.local_addr().ok()).unwrap_or(listen);
+    let Bound { seats, addresses, files } = sockets::bind(found, count, beside)
+        .map_err(|fault| bind_error(fault.place, fault.address)(fault.source))?;
     let admin = match &found.admin {
         Some(at) => {
-            Some(bind::tcp(at.value, bind::Reuse::No).map_err(bind_error(at.place, at.value))?)
+            let address = ListenAddress::Ip(at.value);
+            Some(bind::tcp(at.value, bind::Reuse::No).map_err(bind_error(at.place, address))?)
         }
         None => None,
     };
@@ -139,16 +157,23 @@ pub async fn start(
     let tally = Arc::new(Tally::default());
     let snapshot = Arc::new(snapshot);
     let (peers, inboxes) = channels(count);
-    let path = topology.source.name.clone().into();
-    let handle = Handle::new(Arc::clone(&snapshot), Arc::clone(&peers), &options, path);
-    let threads = spawn(count, &handle, &options, (&peers, inboxes, listeners), &tally)?;
-    options.observer.emit(Listening { address, workers: count.get() });
+    let source = Arc::clone(&topology.source);
+    let handle = Handle::new(Arc::clone(&snapshot), Arc::clone(&peers), &options, source);
+    let threads = spawn(count, &handle, &options, (&peers, inboxes, seats), &tally)?;
+    for address in &addresses {
+        options.observer.emit(Listening { address, workers: count.get() });
+    }
+    for file in &files {
+        let address = format!("unix:{}", file.path().display());
+        options.observer.emit(Listening { address: &address, workers: count.get() });
+    }
     let lifecycle = options.lifecycle.clone();
     let inspection = Inspection { handle: handle.clone(), peers, tally, lifecycle };
     let admin_task = admin.map(|listener| serve_admin(listener, inspection, token, &options));
     Ok(Running {
         admin: admin_address,
-        listeners: vec![("listen".to_owned(), address)],
+        listeners: addresses.into_iter().map(|address| ("listen".to_owned(), address)).collect(),
+        sockets: files,
         workers: threads,
         lifecycle: options.lifecycle,
         handle,
@@ -182,12 +207,11 @@ fn spawn(
     count: NonZeroUsize,
     handle: &Handle,
     options: &Options,
-    (peers, inboxes, listeners): (&Peers, Vec<Inbox>, Vec<std::net::TcpListener>),
+    (peers, inboxes, seats): (&Peers, Vec<Inbox>, Vec<Seat>),
     tally: &Arc<Tally>,
 ) -> Result<Workers, StartError> {
     // Each worker takes its own listener and inbox, once.
-    let seats: Vec<_> =
-        inboxes.into_iter().zip(listeners).map(|seat| Mutex::new(Some(seat))).collect();
+    let seats: Vec<_> = inboxes.into_iter().zip(seats).map(|seat| Mutex::new(Some(seat))).collect();
     let seats = Arc::new(seats);
     let (handle, options) = (handle.clone(), options.clone());
     let (all, tally) = (Arc::clone(peers), Arc::clone(tally));
@@ -205,9 +229,15 @@ fn spawn(
             handle: Some(handle.clone()),
         };
         async move {
-            let Some((inbox, listener)) = seat else { return };
+            let Some((inbox, seat)) = seat else { return };
             let worker = Worker::new(parts);
-            tokio::task::spawn_local(listener::listen(std::rc::Rc::clone(&worker), listener));
+            for listener in seat.tcp {
+                tokio::task::spawn_local(listener::listen(std::rc::Rc::clone(&worker), listener));
+            }
+            for (listener, port) in seat.unix {
+                let worker = std::rc::Rc::clone(&worker);
+                tokio::task::spawn_local(listener::listen_unix(worker, listener, port));
+            }
             worker.run(inbox).await;
         }
     };

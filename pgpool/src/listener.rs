@@ -5,24 +5,27 @@
 //! Invariant: nothing a client sends before its startup packet costs more than a bounded buffer and
 //! a bounded time, and bytes sent before a TLS handshake are never taken for bytes inside it.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use common::net::accept::Acceptor;
 use pgpool_wire::startup::{self, Opening, Startup, StartupError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::goodbye;
+use crate::client::source::Source;
 use crate::events::{AcceptExhausted, LoginRefused};
 use crate::fatal::Refusal;
-use crate::snapshot::{CONSOLE, Held};
+use crate::snapshot::{ALPN, CONSOLE, Held};
 use crate::stream::{Movable, Stream};
 use crate::worker::{Arrival, Message, Worker, home, worker_of};
 
 /// SSLRequest and GSSENCRequest, each once; more is a loop.
 const MOST_REQUESTS: usize = 4;
+/// Before the next try when the kernel has no descriptor for a client.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the instance drains.
 pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
@@ -33,16 +36,47 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
         tokio::select! {
             () = shutdown.draining() => return,
             (socket, address) = acceptor.next(exhausted) => {
-                tokio::task::spawn_local(receive(Rc::clone(&worker), socket, address));
+                let stream = Stream::Plain(Movable::Live(socket));
+                let arrives = receive(Rc::clone(&worker), stream, Source::Ip(address));
+                tokio::task::spawn_local(arrives);
             }
         }
     }
 }
 
-async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
+/// Accepts on a unix socket until the instance drains.
+pub async fn listen_unix(
+    worker: Rc<Worker>,
+    listener: std::os::unix::net::UnixListener,
+    port: u16,
+) {
+    let Ok(listener) = UnixListener::from_std(listener) else { return };
+    let shutdown = worker.lifecycle.shutdown();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.draining() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                // Gone already, if the kernel cannot say who it is.
+                let Ok(peer) = socket.peer_cred() else { continue };
+                let pid = peer.pid().unwrap_or_default();
+                let source = Source::Unix { uid: peer.uid(), pid, port };
+                let arrives = receive(Rc::clone(&worker), Stream::Unix(socket), source);
+                tokio::task::spawn_local(arrives);
+            }
+            Err(cause) => {
+                worker.observer.emit(AcceptExhausted { cause: &cause });
+                tokio::time::sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn receive(worker: Rc<Worker>, stream: Stream, source: Source) {
     let limit = worker.snapshot().settings.client_login_timeout;
     let until = Instant::now() + limit;
-    let stream = Stream::Plain(Movable::Live(socket));
     // A place is taken before the first byte: half-open logins count.
     let place = Held::enter(&worker.snapshot().clients);
     let opened = timeout_at(until, open(&worker, stream)).await;
@@ -50,7 +84,7 @@ async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
     let refused = match (opening, place) {
         (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key),
         (Ok(Opening::Startup(startup)), Some(place)) => {
-            return send_client(&worker, Arrival { io, address, startup, place, until });
+            return send_client(&worker, Arrival { io, source, startup, place, until });
         }
         (Ok(_), None) => Refusal::TooManyClients(worker.snapshot().clients.most()),
         (Ok(Opening::Ssl | Opening::Gss), _) => {
@@ -58,7 +92,7 @@ async fn receive(worker: Rc<Worker>, socket: TcpStream, address: SocketAddr) {
         }
         (Err(refusal), _) => refusal,
     };
-    worker.observer.emit(LoginRefused { address, cause: &refused });
+    worker.observer.emit(LoginRefused { source, database: "", user: "", cause: &refused });
     let mut io = io;
     goodbye(&mut io, &refused).await;
 }
@@ -94,7 +128,8 @@ fn home_of(worker: &Worker, startup: &Startup) -> usize {
 type Opened = (Stream, Result<Opening, Refusal>);
 
 /// Reads up to the packet that says what the client wants; `None`: it is gone.
-async fn open(worker: &Worker, mut io: Stream) -> Option<Opened> {
+async fn open(worker: &Worker, io: Stream) -> Option<Opened> {
+    let mut io = direct(worker, io).await?;
     for _ in 0..MOST_REQUESTS {
         let (opening, early) = match packet(&mut io).await? {
             Ok(read) => read,
@@ -124,6 +159,30 @@ async fn open(worker: &Worker, mut io: Stream) -> Option<Opened> {
     }
     Some((io, Ok(Opening::Ssl)))
 }
+
+/// TLS from the first byte on (PostgreSQL 17): no packet begins with 0x16, as it would be far too long.
+/// `None`: the client is gone, or speaks another protocol inside TLS.
+async fn direct(worker: &Worker, io: Stream) -> Option<Stream> {
+    let snapshot = worker.snapshot();
+    let (acceptor, mut socket) = match (&snapshot.tls, io) {
+        (Some(acceptor), Stream::Plain(socket)) => (acceptor, socket),
+        (_, io) => return Some(io),
+    };
+    let mut first = [0];
+    if socket.peek(&mut first).await.ok()? == 0 {
+        return None;
+    }
+    if first != [HANDSHAKE] {
+        return Some(Stream::Plain(socket));
+    }
+    let tls = acceptor.accept(socket).await.ok()?;
+    // Without it anything that speaks TLS could be led here (manual, "SSL Session Encryption").
+    let meant = tls.get_ref().1.alpn_protocol() == Some(ALPN);
+    meant.then(|| Stream::Accepted(Box::new(tls)))
+}
+
+/// The first byte of a TLS record that begins a handshake.
+const HANDSHAKE: u8 = 0x16;
 
 /// One opening packet, and whether more bytes came with it; `None`: the client is gone.
 async fn packet(io: &mut Stream) -> Option<Result<(Opening, bool), StartupError>> {

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use clap::Parser;
 use common::cli::{self, TierArgs};
 use common::lifecycle::{self, Wish};
+use pgpool::dropin;
 
 /// Pools PostgreSQL connections: many clients, few server connections.
 ///
 /// Examples:
 ///   pgpool --topology stack.yaml --instance pool-1
+///   pgpool -d /etc/pgbouncer/pgbouncer.ini
 ///   psql -h 127.0.0.1 -p 6432 -U admin pgbouncer -c 'SHOW POOLS'
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
@@ -24,6 +26,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if dropin::is_asked(&arguments, std::env::var_os("AQUEDUCT_TOPOLOGY").as_ref()) {
+        return dropin::run();
+    }
     let args = Args::parse();
     let instances = |topology: &topology::Topology| {
         let all = topology.pools.iter().flat_map(|group| &group.instances);

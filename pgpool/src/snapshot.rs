@@ -4,17 +4,22 @@
 //!
 //! Invariant: secrets are in here and nowhere else, and nothing in here prints them.
 
+mod count;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use common::secret::{self, Missing, Secret, SecretError};
 use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
-use topology::pool::{Console, Group, Instance, PoolMode, ServerAddress, Servers, Settings};
+use topology::pool::{
+    Console, Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings, SslMode,
+};
 use topology::{Place, Topology};
+
+pub use count::{Count, Held};
 
 use crate::family::{Family, Membership, Role};
 use crate::scram::{self, Verifier};
@@ -34,12 +39,20 @@ pub struct Snapshot {
     pub instance: String,
     /// By the name that clients use.
     pub databases: BTreeMap<String, Arc<Database>>,
+    /// What every other name stands for.
+    any: Option<Arc<Database>>,
+    /// Databases that clients have named and that this stands for.
+    found: Arc<Mutex<BTreeMap<String, Arc<Database>>>>,
     /// By name.
     pub users: BTreeMap<String, Arc<User>>,
     /// Limits and times.
     pub settings: Settings,
     /// TLS towards clients.
     pub tls: Option<TlsAcceptor>,
+    /// What TLS is to clients by TCP.
+    pub sslmode: SslMode,
+    /// As whom this process runs.
+    pub uid: u32,
     /// What SCRAM-SHA-256-PLUS binds a login to (RFC 5929 §4: a hash of the certificate); `None`:
     /// it is not offered, because there is no certificate, or more than one to choose from.
     pub binding: Option<Vec<u8>>,
@@ -51,7 +64,7 @@ pub struct Snapshot {
     /// nobody moves.
     pub together: bool,
     /// Where the instance listens and where its admin listener is.
-    pub addresses: (SocketAddr, Option<SocketAddr>),
+    pub addresses: (Vec<ListenAddress>, Option<SocketAddr>),
 }
 
 /// A database as clients name it.
@@ -74,6 +87,10 @@ pub struct Database {
     pub pool_size: u32,
     /// Server connections of all users together.
     pub connections: Arc<Count>,
+    /// Who logs in to its servers, whoever the client is.
+    login: Option<Arc<User>>,
+    /// What is proved to its servers, for every role.
+    password: Option<Secret>,
 }
 
 /// Who may log in.
@@ -100,66 +117,6 @@ pub enum Credential {
     Md5(String),
     /// A SCRAM proof; we know the password.
     Password(Secret, Verifier),
-}
-
-/// A bounded number that all workers share.
-#[derive(Debug)]
-pub struct Count {
-    now: AtomicU32,
-    most: AtomicU32,
-}
-
-/// One of a [`Count`]; given back when dropped.
-#[derive(Debug)]
-pub struct Held(Arc<Count>);
-
-impl Count {
-    /// At most `most`; 0: no bound.
-    pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { now: AtomicU32::new(0), most: AtomicU32::new(most) })
-    }
-
-    /// The same count with another bound, or a new one: whoever is counted stays counted.
-    fn again(before: Option<&Arc<Self>>, most: u32) -> Arc<Self> {
-        let Some(count) = before else { return Self::new(most) };
-        count.most.store(most, Ordering::Release);
-        Arc::clone(count)
-    }
-
-    /// One more, unless the bound is reached.
-    pub fn enter(&self) -> bool {
-        let most = self.most();
-        let enter = |now: u32| (most == 0 || now < most).then_some(now + 1);
-        self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
-    }
-
-    /// One less.
-    pub fn leave(&self) {
-        self.now.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// How many there are.
-    pub fn now(&self) -> u32 {
-        self.now.load(Ordering::Acquire)
-    }
-
-    /// The bound; 0: none.
-    pub fn most(&self) -> u32 {
-        self.most.load(Ordering::Acquire)
-    }
-}
-
-impl Held {
-    /// Takes one; `None`: the bound is reached.
-    pub fn enter(of: &Arc<Count>) -> Option<Self> {
-        of.enter().then(|| Self(Arc::clone(of)))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.leave();
-    }
 }
 
 /// Why a configuration that reads well cannot run.
@@ -230,7 +187,7 @@ impl Snapshot {
         instance: &str,
         before: Option<&Self>,
     ) -> Result<(Self, &'t Group, &'t Instance), SnapshotError> {
-        let (group, found) = topology
+        let (group, instance_of) = topology
             .pool(instance)
             .ok_or_else(|| SnapshotError::NoInstance(instance.to_owned()))?;
         let mut users = BTreeMap::new();
@@ -239,13 +196,27 @@ impl Snapshot {
             let read = read_user(user, &group.settings, known.map(|user| &**user))?;
             users.insert(user.name.as_str().to_owned(), Arc::new(read));
         }
-        let tls = group.tls.as_ref().map(|tls| common::tls::server::config(tls, &[ALPN]));
-        let binding = group.tls.as_ref().map(channel_binding).transpose()?.flatten();
+        let offered = group.tls.as_ref().filter(|_| group.sslmode > SslMode::Disable);
+        let tls = offered.map(|tls| common::tls::server::config(tls, &[ALPN]));
+        let binding = offered.map(channel_binding).transpose()?.flatten();
+        let (databases, any) = databases(group, &users, before)?;
+        let mut found = BTreeMap::new();
+        for (name, known) in before.map(Self::found).unwrap_or_default() {
+            if let Some(any) = any.as_ref().filter(|_| !databases.contains_key(&name)) {
+                let most = group.settings.max_db_connections;
+                let count = Count::again(Some(&known.connections), most);
+                found.insert(name.clone(), Arc::new(any.named(&name, count)));
+            }
+        }
         let snapshot = Self {
+            any,
+            found: Arc::new(Mutex::new(found)),
+            sslmode: group.sslmode,
+            uid: nix::unistd::geteuid().as_raw(),
             binding,
             group: group.name.to_string(),
             instance: instance.to_owned(),
-            databases: databases(group, before)?,
+            databases,
             users,
             settings: group.settings.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
@@ -258,14 +229,82 @@ impl Snapshot {
                 |snapshot| snapshot.seed,
             ),
             together: before.map_or(group.settings.max_db_connections > 0, |s| s.together),
-            addresses: (found.listen.value, found.admin.as_ref().map(|at| at.value)),
+            addresses: (
+                instance_of.listen.iter().map(|at| at.value.clone()).collect(),
+                instance_of.admin.as_ref().map(|at| at.value),
+            ),
         };
-        Ok((snapshot, group, found))
+        Ok((snapshot, group, instance_of))
+    }
+
+    /// The database that a client means by a name.
+    pub fn database(&self, name: &str) -> Option<Arc<Database>> {
+        if let Some(database) = self.databases.get(name) {
+            return Some(Arc::clone(database));
+        }
+        let any = self.any.as_ref()?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = found.get(name) {
+            return Some(Arc::clone(database));
+        }
+        if found.len() >= MOST_FOUND {
+            // Nobody uses them.
+            found.retain(|_, database| {
+                Arc::strong_count(database) > 1 || database.connections.now() > 0
+            });
+        }
+        let count = Count::new(any.connections.most());
+        let database = Arc::new(any.named(name, count));
+        found.insert(name.to_owned(), Arc::clone(&database));
+        Some(database)
+    }
+
+    /// Whether a database has this name, without making one.
+    pub fn knows(&self, name: &str) -> bool {
+        self.databases.contains_key(name) || self.found().contains_key(name)
+    }
+
+    /// All databases that have a name.
+    pub fn all_databases(&self) -> Vec<Arc<Database>> {
+        let mut all: Vec<_> = self.databases.values().cloned().collect();
+        all.extend(self.found().into_values());
+        all
+    }
+
+    fn found(&self) -> BTreeMap<String, Arc<Database>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who logs in to a database's servers for a client of this name.
+    pub fn role<'a>(&'a self, database: &str, user: &'a str) -> &'a str {
+        let database = self.databases.get(database).or(self.any.as_ref());
+        let login = database.and_then(|database| database.login.as_ref());
+        login.map_or(user, |login| login.name.as_str())
+    }
+
+    /// What is proved to a database's servers by a role.
+    pub fn server_user(&self, database: &Database, role: &str) -> Option<Arc<User>> {
+        if let Some(login) = &database.login {
+            return Some(Arc::clone(login));
+        }
+        let user = self.users.get(role)?;
+        Some(match &database.password {
+            Some(password) => {
+                let count = Arc::clone(&user.connections);
+                Arc::new(User::at_server(role, Some(password.clone()), count))
+            }
+            None => Arc::clone(user),
+        })
     }
 }
 
+/// Databases that clients have named, beyond which unused ones are forgotten.
+const MOST_FOUND: usize = 1000;
+/// The name that stands for every other.
+const ANY: &str = "*";
+
 /// PostgreSQL 17's name for itself in TLS.
-const ALPN: &[u8] = b"postgresql";
+pub const ALPN: &[u8] = b"postgresql";
 
 /// `tls-server-end-point` of the only certificate.
 fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsError> {
@@ -274,33 +313,89 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
     Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
 }
 
-type Databases = BTreeMap<String, Arc<Database>>;
+type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);
 
-fn databases(group: &Group, before: Option<&Snapshot>) -> Result<Databases, TlsError> {
+/// What clients may name, and what stands for every other name.
+fn databases(
+    group: &Group,
+    users: &BTreeMap<String, Arc<User>>,
+    before: Option<&Snapshot>,
+) -> Result<Databases, SnapshotError> {
+    let (mut all, mut any) = (BTreeMap::new(), None);
     let mut families = BTreeMap::new();
-    let mut read = |database: &topology::pool::Database| {
-        let (servers, is_replica) = match &database.servers {
-            Servers::Primary(address) => (vec![address.value.clone()], false),
-            Servers::Replicas(all) => (all.iter().map(|a| a.value.clone()).collect(), true),
-        };
-        let known = before.and_then(|snapshot| snapshot.databases.get(database.name.as_str()));
-        let security = Arc::new(Security::new(&database.tls)?);
-        Ok(Arc::new(Database {
-            security,
-            name: database.name.to_string(),
-            server_name: database.server_name.clone(),
-            servers,
-            is_replica,
-            membership: membership(database, before, is_replica, &mut families),
-            mode: database.mode,
-            pool_size: database.pool_size.get(),
-            connections: Count::again(
-                known.map(|database| &database.connections),
-                group.settings.max_db_connections,
-            ),
-        }))
+    // Databases may log in as the same role, which then shares a limit.
+    let mut logins: BTreeMap<String, Arc<Count>> = BTreeMap::new();
+    for database in &group.databases {
+        let name = database.name.to_string();
+        let mut read = read_database(database, &group.settings, before, &mut families)?;
+        if let Some(login) = &database.login {
+            let secret = |at: &topology::At<topology::SecretRef>| {
+                secret::read(&at.value).map_err(|source| SnapshotError::Secret {
+                    user: format!("of database {name}"),
+                    place: at.place,
+                    source,
+                })
+            };
+            let password = login.password.as_ref().map(secret).transpose()?;
+            match &login.user {
+                Some(role) => {
+                    let known = users.get(role.as_str());
+                    let count = known.map(|user| Arc::clone(&user.connections));
+                    let former = || before.and_then(|s| s.databases.get(&name)?.login.clone());
+                    let fresh = || {
+                        let most = group.settings.max_user_connections;
+                        let former = former().filter(|login| login.name == role.as_str());
+                        Count::again(former.as_ref().map(|login| &login.connections), most)
+                    };
+                    let count = count.unwrap_or_else(|| {
+                        Arc::clone(logins.entry(role.to_string()).or_insert_with(fresh))
+                    });
+                    read.login = Some(match (known, password) {
+                        (Some(user), None) => Arc::clone(user),
+                        (_, password) => Arc::new(User::at_server(role.as_str(), password, count)),
+                    });
+                }
+                None => read.password = password,
+            }
+        }
+        if name == ANY {
+            any = Some(Arc::new(read));
+        } else {
+            all.insert(name, Arc::new(read));
+        }
+    }
+    Ok((all, any))
+}
+
+fn read_database(
+    database: &topology::pool::Database,
+    settings: &Settings,
+    before: Option<&Snapshot>,
+    families: &mut BTreeMap<String, Arc<Family>>,
+) -> Result<Database, TlsError> {
+    let (servers, is_replica) = match &database.servers {
+        Servers::Primary(address) => (vec![address.value.clone()], false),
+        Servers::Replicas(all) => (all.iter().map(|a| a.value.clone()).collect(), true),
     };
-    group.databases.iter().map(|d| Ok((d.name.to_string(), read(d)?))).collect()
+    let name = database.name.as_str();
+    let known = before.filter(|snapshot| snapshot.knows(name));
+    let known = known.and_then(|snapshot| snapshot.database(name));
+    Ok(Database {
+        security: Arc::new(Security::new(&database.tls)?),
+        name: name.to_owned(),
+        server_name: database.server_name.clone(),
+        servers,
+        is_replica,
+        membership: membership(database, before, is_replica, families),
+        mode: database.mode,
+        pool_size: database.pool_size.get(),
+        connections: Count::again(
+            known.as_ref().map(|database| &database.connections),
+            settings.max_db_connections,
+        ),
+        login: None,
+        password: None,
+    })
 }
 
 fn membership(
@@ -385,6 +480,27 @@ impl Database {
         self.membership.as_ref().map_or(&self.name, |membership| membership.family.name())
     }
 
+    /// The same under the name that a client has given.
+    fn named(&self, name: &str, connections: Arc<Count>) -> Self {
+        let own = self.server_name != ANY;
+        Self {
+            name: name.to_owned(),
+            server_name: if own { self.server_name.clone() } else { name.to_owned() },
+            servers: self.servers.clone(),
+            login: self.login.clone(),
+            password: self.password.clone(),
+            membership: None,
+            security: Arc::clone(&self.security),
+            connections,
+            ..*self
+        }
+    }
+
+    /// Whether its servers see the client's own role, proved by the client itself.
+    pub fn passes_clients_on(&self) -> bool {
+        self.login.is_none() && self.password.is_none()
+    }
+
     /// Whether a server connection of the one would do for the other.
     pub fn reaches_as(&self, other: &Self) -> bool {
         let family = |database: &Self| {
@@ -399,6 +515,17 @@ impl Database {
 }
 
 impl User {
+    /// A role as servers know it; no client can prove to be it.
+    fn at_server(name: &str, password: Option<Secret>, connections: Arc<Count>) -> Self {
+        Self {
+            name: name.to_owned(),
+            credential: Credential::Trust,
+            server_password: password,
+            console: Console::No,
+            connections,
+        }
+    }
+
     /// Whether a server connection of the one was logged in as the other would.
     pub fn logs_in_as(&self, other: &Self) -> bool {
         let proof = |user: &Self| match &user.credential {
@@ -430,19 +557,5 @@ impl User {
             Credential::Md5(stored) => Some(scram::md5_answer(stored, salt)),
             _ => None,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_are_exact() {
-        let count = Count::new(2);
-        assert!(count.enter() && count.enter() && !count.enter());
-        count.leave();
-        assert!(count.enter());
-        assert!((0..100).all(|_| Count::new(0).enter()));
     }
 }

@@ -24,8 +24,12 @@ pub enum Stream {
     Accepted(Box<server::TlsStream<Movable>>),
     /// A server over TLS.
     Connected(Box<client::TlsStream<Movable>>),
-    /// A server's socket of this host; it is never parked.
+    /// A socket of this host.
     Unix(UnixStream),
+    /// The same between two runtimes.
+    UnixParked(std::os::unix::net::UnixStream),
+    /// The move of one failed half way.
+    Gone,
     /// In memory; it is never parked.
     Memory(Box<dyn Carrier>),
 }
@@ -56,6 +60,11 @@ impl Movable {
         Ok(())
     }
 
+    /// Looks at what comes without taking it.
+    pub async fn peek(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.live()?.peek(into).await
+    }
+
     fn live(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match self {
             Self::Live(socket) => Ok(Pin::new(socket)),
@@ -70,6 +79,12 @@ impl Stream {
     /// # Errors
     /// The socket cannot be deregistered; it is closed then.
     pub fn park(&mut self) -> io::Result<()> {
+        if let Self::Unix(_) = self {
+            if let Self::Unix(socket) = std::mem::replace(self, Self::Gone) {
+                *self = Self::UnixParked(socket.into_std()?);
+            }
+            return Ok(());
+        }
         self.socket().map_or(Ok(()), Movable::park)
     }
 
@@ -78,6 +93,12 @@ impl Stream {
     /// # Errors
     /// The socket cannot be registered; it is closed then.
     pub fn revive(&mut self) -> io::Result<()> {
+        if let Self::UnixParked(_) = self {
+            if let Self::UnixParked(socket) = std::mem::replace(self, Self::Gone) {
+                *self = Self::Unix(UnixStream::from_std(socket)?);
+            }
+            return Ok(());
+        }
         self.socket().map_or(Ok(()), Movable::revive)
     }
 
@@ -86,7 +107,7 @@ impl Stream {
             Self::Plain(socket) => Some(socket),
             Self::Accepted(tls) => Some(tls.get_mut().0),
             Self::Connected(tls) => Some(tls.get_mut().0),
-            Self::Unix(_) | Self::Memory(_) => None,
+            Self::Unix(_) | Self::UnixParked(_) | Self::Gone | Self::Memory(_) => None,
         }
     }
 
@@ -103,6 +124,8 @@ impl std::fmt::Debug for Stream {
             Self::Accepted(_) => "Accepted",
             Self::Connected(_) => "Connected",
             Self::Unix(_) => "Unix",
+            Self::UnixParked(_) => "UnixParked",
+            Self::Gone => "Gone",
             Self::Memory(_) => "Memory",
         })
     }
@@ -147,6 +170,9 @@ impl AsyncRead for Stream {
             Self::Accepted(s) => Pin::new(s).poll_read(cx, into),
             Self::Connected(s) => Pin::new(s).poll_read(cx, into),
             Self::Unix(s) => Pin::new(s).poll_read(cx, into),
+            Self::UnixParked(_) | Self::Gone => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
             Self::Memory(s) => Pin::new(s).poll_read(cx, into),
         }
     }
@@ -163,6 +189,9 @@ impl AsyncWrite for Stream {
             Self::Accepted(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Connected(s) => Pin::new(s).poll_write(cx, bytes),
             Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::UnixParked(_) | Self::Gone => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
             Self::Memory(s) => Pin::new(s).poll_write(cx, bytes),
         }
     }
@@ -173,6 +202,9 @@ impl AsyncWrite for Stream {
             Self::Accepted(s) => Pin::new(s).poll_flush(cx),
             Self::Connected(s) => Pin::new(s).poll_flush(cx),
             Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::UnixParked(_) | Self::Gone => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
             Self::Memory(s) => Pin::new(s).poll_flush(cx),
         }
     }
@@ -183,6 +215,9 @@ impl AsyncWrite for Stream {
             Self::Accepted(s) => Pin::new(s).poll_shutdown(cx),
             Self::Connected(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::UnixParked(_) | Self::Gone => {
+                Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+            }
             Self::Memory(s) => Pin::new(s).poll_shutdown(cx),
         }
     }

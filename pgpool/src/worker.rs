@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +25,7 @@ use crate::admin::report::Report;
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
 use crate::client::entry::{Ending, Entry};
+use crate::client::source::Source;
 use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
 use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
@@ -51,7 +51,7 @@ pub struct Arrival {
     /// Its parked socket.
     pub io: Stream,
     /// From where.
-    pub address: SocketAddr,
+    pub source: Source,
     /// What it said.
     pub startup: Startup,
     /// Its place among the instance's clients.
@@ -277,9 +277,10 @@ impl Worker {
         *self.snapshot.borrow_mut() = Arc::clone(snapshot);
         let mut gone = Vec::new();
         self.pools.borrow_mut().retain(|(database, user), pool| {
-            let found = snapshot.databases.get(database).zip(snapshot.users.get(user));
-            match found {
-                Some((database, user)) => pool.follow(database, user),
+            let found = snapshot.database(database);
+            let found = found.and_then(|d| Some((snapshot.server_user(&d, user)?, d)));
+            match &found {
+                Some((user, database)) => pool.follow(database, user),
                 None => gone.push(Rc::clone(pool)),
             }
             found.is_some()
@@ -287,7 +288,7 @@ impl Worker {
         for pool in gone {
             let (database, user) = (pool.database(), pool.user());
             let its =
-                |entry: &Entry| *entry.database == *database.name && *entry.user == *user.name;
+                |entry: &Entry| *entry.database == *database.name && *entry.role == *user.name;
             self.end(its, Ending::Removed);
             pool.reconnect();
         }
@@ -320,13 +321,14 @@ impl Worker {
 
     /// The pool of a database and user; made when it is first asked for.
     pub fn pool(self: &Rc<Self>, database: &str, user: &str) -> Option<Rc<Pool>> {
-        let key = (database.to_owned(), user.to_owned());
+        let snapshot = self.snapshot();
+        let role = snapshot.role(database, user);
+        let key = (database.to_owned(), role.to_owned());
         if let Some(pool) = self.pools.borrow().get(&key) {
             return Some(Rc::clone(pool));
         }
-        let snapshot = self.snapshot();
-        let database = Arc::clone(snapshot.databases.get(database)?);
-        let user = Arc::clone(snapshot.users.get(user)?);
+        let database = snapshot.database(database)?;
+        let user = snapshot.server_user(&database, role)?;
         let meters = meters(&self.observer, &database.name, &user.name);
         let pool = Pool::new(self, database, user, meters);
         pool.pause(self.pause_of(&key.0));
@@ -447,7 +449,7 @@ pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> 
     hasher.write(known.map_or(database, |known| known.family_name()).as_bytes());
     if !snapshot.together {
         hasher.write_u8(0);
-        hasher.write(user.as_bytes());
+        hasher.write(snapshot.role(database, user).as_bytes());
     }
     (hasher.finish() % workers.max(1) as u64) as usize
 }

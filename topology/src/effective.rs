@@ -40,6 +40,7 @@ pub fn effective(name: &str, text: &str, folder: &Path) -> Result<Vec<Effective>
         name: name.to_owned(),
         folder: folder.to_owned(),
         text: text.to_owned(),
+        form: crate::Form::Topology,
     });
     let mut out = raw::Findings { effective: Some(Vec::new()), ..raw::Findings::default() };
     let found = crate::read(&source, &mut out);

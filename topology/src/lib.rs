@@ -84,7 +84,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use l4::Balance;
-pub use model::{Endpoint, HealthCheck, Service, SourceFile, Topology};
+pub use model::{Endpoint, Form, HealthCheck, Service, SourceFile, Topology};
 pub use problem::{LoadError, Problem, Problems, Severity, Shown};
 pub use tls::Tls;
 pub use units::{At, EndpointName, Place, SecretRef, ServiceName, Weight};
@@ -108,6 +108,19 @@ pub fn load(path: impl AsRef<Path>) -> Result<Topology, LoadError> {
     parse(&path.display().to_string(), &text, &folder).map_err(LoadError::Problems)
 }
 
+/// Reads the file behind a topology again, in the form that it was written in. Blocks while reading.
+///
+/// # Errors
+/// As [`load`], or `pgbouncer::load`.
+pub fn reload(source: &SourceFile) -> Result<Topology, LoadError> {
+    match source.form {
+        model::Form::Topology => load(&source.name),
+        model::Form::PgBouncer => {
+            pgbouncer::load(Path::new(&source.name)).map(|loaded| loaded.topology)
+        }
+    }
+}
+
 /// Resolves a topology from its text. `name` is how messages call it; relative paths in it start
 /// from `folder`, which should be absolute.
 pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Topology, Problems> {
@@ -115,6 +128,7 @@ pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Topology, Problems
         name: name.to_owned(),
         folder: folder.to_owned(),
         text: text.to_owned(),
+        form: model::Form::Topology,
     });
     let mut out = raw::Findings::default();
     let found = read(&source, &mut out);

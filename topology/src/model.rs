@@ -45,6 +45,17 @@ pub struct SourceFile {
     pub folder: PathBuf,
     /// The whole text.
     pub text: String,
+    /// In which form it is written.
+    pub form: Form,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As `docs/config.md` has it.
+    Topology,
+    /// PgBouncer's.
+    PgBouncer,
 }
 
 /// Named servers that do the same work.

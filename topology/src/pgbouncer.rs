@@ -1,15 +1,18 @@
 //! From `pgbouncer.ini` to the `pools:` section of a topology file, with a list of what could not be
-//! translated. Not for reading files: it is given their texts. Called by `aqueduct import`.
+//! translated. Not for reading files: that is `load`. Called by `aqueduct import`, and by `load` for
+//! `pgpool pgbouncer.ini`.
 //!
 //! Invariant: nothing is dropped without a note, and what is written reads back without an error.
 
 mod ini;
+mod load;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
 use ini::Line;
+pub use load::{Loaded, Process, Switch, Texts, beside, load, read};
 
 /// What a configuration of PgBouncer becomes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,19 @@ pub struct Imported {
     pub secrets: Vec<(String, String)>,
     /// What could not be translated, and what to do about it.
     pub notes: Vec<Note>,
+    /// What is about the process alone.
+    pub process: Process,
+    /// What the file holds only because something must stand there.
+    pub stand_ins: Vec<StandIn>,
+}
+
+/// What is written where the configuration has nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandIn {
+    /// No database.
+    Database,
+    /// No user.
+    User,
 }
 
 /// Something that a person has to look at.
@@ -29,11 +45,8 @@ pub struct Note {
     pub line: u32,
     /// What.
     pub what: String,
-}
-
-/// The file that a line of the ini includes, whose text is to stand in its place.
-pub fn included(line: &str) -> Option<&str> {
-    ini::included(line)
+    /// Whether it would be another pooler without it, so that it cannot run from the ini itself.
+    pub stops: bool,
 }
 
 /// The path of the user list, if the configuration names one.
@@ -82,28 +95,28 @@ const NEEDLESS: [&str; 16] = [
     "tcp_defer_accept",
     "tcp_keepalive",
     "server_reset_query_always",
-    "stats_period",
-    "log_stats",
-    "log_connections",
-    "log_disconnections",
-    "log_pooler_errors",
-    "disable_pqexec",
+    "resolv_conf",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
+    "dns_zone_check_period",
+    "server_round_robin",
+    "server_fast_close",
 ];
 
 /// Translates; `users` is the text of the user list.
 pub fn import(ini: &str, users: Option<&str>) -> Imported {
     let (lines, faults) = ini::lines(ini);
-    let mut out = Out { main: BTreeMap::new(), notes: Vec::new() };
+    let mut out = Out::default();
     for (line, what) in faults {
-        out.note(line, what);
+        out.stop(line, what);
     }
     for line in &lines {
         match line.section.as_str() {
             MAIN => drop(out.main.insert(line.key.to_ascii_lowercase(), line.clone())),
             "databases" => {}
-            "users" => out.note(line.number, format!("[users] {}: no settings per user", line.key)),
-            "peers" => out.note(line.number, format!("[peers] {}: no peers", line.key)),
-            other => out.note(line.number, format!("[{other}] is no section of PgBouncer")),
+            "users" => out.stop(line.number, format!("[users] {}: no settings per user", line.key)),
+            "peers" => out.stop(line.number, format!("[peers] {}: no peers", line.key)),
+            other => out.stop(line.number, format!("[{other}] is no section of PgBouncer")),
         }
     }
     let known = users.map(ini::users).unwrap_or_default();
@@ -111,23 +124,39 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     out.instance(&mut text);
     let databases = lines.iter().filter(|line| line.section == "databases");
     out.databases(databases, &mut text);
-    let secrets = out.users(known, &mut text);
+    out.users(known, &mut text);
     out.tls(&mut text);
     out.settings(&mut text);
+    let process = out.about_process();
     out.rest();
     out.notes.sort_by_key(|note| note.line);
-    Imported { text, secrets, notes: out.notes }
+    let Out { secrets, notes, stand_ins, .. } = out;
+    Imported { text, secrets, notes, process, stand_ins }
 }
 
+#[derive(Default)]
 struct Out {
     /// What of [pgbouncer] was not used yet.
     main: BTreeMap<String, Line>,
     notes: Vec<Note>,
+    secrets: Vec<(String, String)>,
+    stand_ins: Vec<StandIn>,
 }
 
 impl Out {
     fn note(&mut self, line: u32, what: impl Into<String>) {
-        self.notes.push(Note { line, what: what.into() });
+        self.notes.push(Note { line, what: what.into(), stops: false });
+    }
+
+    /// Notes what would make it another pooler.
+    fn stop(&mut self, line: u32, what: impl Into<String>) {
+        self.notes.push(Note { line, what: what.into(), stops: true });
+    }
+
+    /// Keeps a secret; how the file names it.
+    fn secret(&mut self, whose: &str, secret: &str) -> String {
+        self.secrets.push((whose.to_owned(), secret.to_owned()));
+        format!("\"file:secrets/{}\"", self.secrets.len())
     }
 
     /// Uses a key of [pgbouncer].
@@ -144,33 +173,72 @@ impl Out {
         let number = port.as_ref().map_or(0, |line| line.number);
         let port = port.map_or(Ok(6432), |line| line.value.parse::<u16>());
         let port = port.unwrap_or_else(|_| {
-            self.note(number, "listen_port is no port: 6432 is written");
+            self.stop(number, "listen_port is no port: 6432 is written");
             6432
         });
-        let listen = self.take("listen_addr");
-        let number = listen.as_ref().map_or(0, |line| line.number);
-        let all = listen.map(|line| line.value).unwrap_or_default();
-        let mut addresses = all.split(',').map(str::trim).filter(|address| !address.is_empty());
-        let first = addresses.next().unwrap_or("127.0.0.1");
-        let address = match first {
-            "*" => "0.0.0.0".to_owned(),
-            "localhost" => "127.0.0.1".to_owned(),
-            number if number.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{number}]"),
-            number if number.parse::<std::net::Ipv4Addr>().is_ok() => number.to_owned(),
-            other => {
-                let what =
-                    format!("listen_addr: write the number of {other}; 127.0.0.1 is written");
-                self.note(number, what);
-                "127.0.0.1".to_owned()
+        let mut all = self.addresses(port);
+        let folder = self.main.get("unix_socket_dir").map_or("/tmp", |line| line.value.as_str());
+        let number = self.main.get("unix_socket_dir").map_or(0, |line| line.number);
+        let address = format!("unix:{folder}:{port}");
+        if folder.starts_with('@') {
+            self.stop(number, "unix_socket_dir: name a folder; abstract sockets have no mode");
+        } else if !folder.is_empty() {
+            match address.parse::<crate::pool::ListenAddress>() {
+                Ok(_) => all.push(address),
+                Err(()) => self.stop(number, format!("unix_socket_dir: {address} is no address")),
             }
-        };
+        }
+        let sockets = all.iter().any(|address| address.starts_with("unix:"));
         if all.is_empty() {
-            self.note(0, "no listen_addr: clients connected by unix socket; 127.0.0.1 is written");
+            self.stop(0, "nothing to listen on: 127.0.0.1 is written");
+            all.push(format!("127.0.0.1:{port}"));
         }
-        for more in addresses {
-            self.note(number, format!("listen_addr {more}: an instance listens on one address"));
+        let all: Vec<_> = all.iter().map(|address| quoted(address)).collect();
+        let _ = write!(text, "    instances: {{ pool-1: {{ listen: [{}]", all.join(", "));
+        let (mode, group) = (self.take("unix_socket_mode"), self.value("unix_socket_group"));
+        if sockets {
+            // PgBouncer lets everybody knock.
+            let mut octal = mode.as_ref().map_or("0777", |line| line.value.as_str());
+            if octal.parse::<crate::pool::SocketMode>().is_err() {
+                self.stop(
+                    mode.as_ref().map_or(0, |line| line.number),
+                    "unix_socket_mode is no mode",
+                );
+                octal = "0777";
+            }
+            let _ = write!(text, ", socket-mode: {}", quoted(octal));
+            if let Some(group) = group {
+                let _ = write!(text, ", socket-group: {}", quoted(&group));
+            }
         }
-        let _ = writeln!(text, "    instances: {{ pool-1: {{ listen: \"{address}:{port}\" }} }}");
+        text.push_str(" } }\n");
+    }
+
+    /// The addresses of `listen_addr`.
+    fn addresses(&mut self, port: u16) -> Vec<String> {
+        let Some(listen) = self.take("listen_addr") else { return Vec::new() };
+        let mut all = Vec::new();
+        for address in listen.value.split(',').map(str::trim).filter(|a| !a.is_empty()) {
+            let numbers: &[&str] = match address {
+                "*" => &["0.0.0.0", "[::]"],
+                "localhost" => &["127.0.0.1", "[::1]"],
+                other => &[other],
+            };
+            for number in numbers {
+                let bare = number.trim_start_matches('[').trim_end_matches(']');
+                match bare.parse::<std::net::IpAddr>() {
+                    Ok(ip) => {
+                        // A host without IPv6 has no such address; PgBouncer does without as well.
+                        if numbers.len() == 1 || ip.is_ipv4() || has_ipv6() {
+                            all.push(std::net::SocketAddr::new(ip, port).to_string());
+                        }
+                    }
+                    Err(_) => self
+                        .stop(listen.number, format!("listen_addr: write the number of {number}")),
+                }
+            }
+        }
+        all
     }
 
     fn databases<'l>(&mut self, lines: impl Iterator<Item = &'l Line>, text: &mut String) {
@@ -184,6 +252,7 @@ impl Out {
         }
         if !any {
             self.note(0, "no database could be translated: `app` is written in their place");
+            self.stand_ins.push(StandIn::Database);
             text.push_str("      app: { primary: \"127.0.0.1:5432\" }\n");
         }
     }
@@ -194,7 +263,7 @@ impl Out {
             "transaction" => "transaction",
             "statement" => "statement",
             other => {
-                self.note(number, format!("pool_mode {other} is none: session is written"));
+                self.stop(number, format!("pool_mode {other} is none: session is written"));
                 "session"
             }
         }
@@ -209,12 +278,12 @@ impl Out {
     ) -> bool {
         let (name, number) = (&line.key, line.number);
         let what = |what: &str| format!("database {name}: {what}");
-        if name == "*" || name.is_empty() || name.len() > 63 || name == MAIN {
-            self.note(number, what("each database is written by its name"));
+        if name.is_empty() || name.len() > 63 || name == MAIN {
+            self.stop(number, what("this is no name of a database"));
             return false;
         }
         let Some(pairs) = ini::connection(&line.value) else {
-            self.note(number, what("its connection string cannot be read"));
+            self.stop(number, what("its connection string cannot be read"));
             return false;
         };
         let mut pairs: BTreeMap<String, String> = pairs.into_iter().collect();
@@ -228,11 +297,11 @@ impl Out {
             host => format!("{host}:{port}"),
         };
         if address.parse::<crate::pool::ServerAddress>().is_err() || port == "0" {
-            self.note(number, what(&format!("{address} is no address of a server")));
+            self.stop(number, what(&format!("{address} is no address of a server")));
             return false;
         }
         for more in hosts {
-            self.note(
+            self.stop(
                 number,
                 what(&format!("host {more}: one primary is written; replicas have an alias")),
             );
@@ -249,19 +318,27 @@ impl Out {
         if let Some(size) = pairs.remove("pool_size") {
             match size.parse::<u32>() {
                 Ok(size) if size > 0 => drop(write!(text, ", pool-size: {size}")),
-                _ => self.note(number, what("pool_size is no number above 0")),
+                _ => self.stop(number, what("pool_size is no number above 0")),
             }
+        }
+        let (user, password) = (pairs.remove("user"), pairs.remove("password"));
+        if user.is_some() || password.is_some() {
+            let user = user.map(|user| format!("user: {}", quoted(&user)));
+            let password =
+                password.map(|secret| format!("password: {}", self.secret(name, &secret)));
+            let parts: Vec<_> = user.into_iter().chain(password).collect();
+            let _ = write!(text, ", login: {{ {} }}", parts.join(", "));
         }
         text.push_str(" }\n");
         for key in pairs.keys() {
-            // A password is never quoted.
-            self.note(number, what(&format!("{key} is not translated")));
+            // A value is never quoted: it may be a secret.
+            self.stop(number, what(&format!("{key} is not translated")));
         }
         true
     }
 
     /// The users, and the secrets that their entries name.
-    fn users(&mut self, known: Vec<(String, String)>, text: &mut String) -> Vec<(String, String)> {
+    fn users(&mut self, known: Vec<(String, String)>, text: &mut String) {
         let list = |line: Option<String>| -> Vec<String> {
             let text = line.unwrap_or_default();
             text.split(',').map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect()
@@ -274,17 +351,17 @@ impl Out {
         let trust = matches!(kind.as_str(), "trust" | "any");
         match kind.as_str() {
             "trust" | "md5" | "scram-sha-256" | "plain" => {}
-            "any" => self.note(number, "auth_type any: each role is written by its name"),
+            "any" => self.stop(number, "auth_type any: each role is written by its name"),
             other => {
                 let what = format!("auth_type {other}: users prove who they are by secret");
-                self.note(number, what);
+                self.stop(number, what);
             }
         }
         self.take("auth_file");
         let mut all: BTreeMap<String, Option<String>> =
             admins.iter().chain(&viewers).map(|name| (name.clone(), None)).collect();
         all.extend(known.into_iter().map(|(name, secret)| (name, Some(secret))));
-        let (mut secrets, mut any) = (Vec::new(), false);
+        let mut any = false;
         text.push_str("    users:\n");
         for (name, secret) in &all {
             if name.is_empty() || name.len() > 63 {
@@ -298,9 +375,12 @@ impl Out {
             }
             any = true;
             let _ = write!(text, "      {}: {{", quoted(name));
-            if let Some(secret) = secret.filter(|_| !trust) {
-                secrets.push((name.clone(), secret.clone()));
-                let _ = write!(text, " secret: \"file:secrets/{}\",", secrets.len());
+            if let Some(secret) = secret {
+                // With trust it serves towards servers alone; a verifier cannot.
+                let key = if trust { "server-password" } else { "secret" };
+                if !trust || !(secret.starts_with("SCRAM-SHA-256$") || secret.starts_with("md5")) {
+                    let _ = write!(text, " {key}: {},", self.secret(name, secret));
+                }
             }
             if admins.contains(name) {
                 text.push_str(" console: admin");
@@ -312,32 +392,75 @@ impl Out {
         if !any {
             self.note(0, "no user has a secret: `app` is written; put its secret into secrets/app");
             text.push_str("      app: { secret: \"file:secrets/app\" }\n");
+            self.stand_ins.push(StandIn::User);
         }
-        secrets
     }
 
     fn tls(&mut self, text: &mut String) {
+        let number = self.main.get("client_tls_sslmode").map_or(0, |line| line.number);
         let mode = self.value("client_tls_sslmode").unwrap_or_else(|| "disable".to_owned());
         let (key, chain) = (self.value("client_tls_key_file"), self.value("client_tls_cert_file"));
+        let authority = self.value("client_tls_ca_file");
         if mode == "disable" {
             return;
         }
-        match (key, chain) {
-            (Some(key), Some(chain)) => {
-                let (chain, key) =
-                    (quoted(&format!("file:{chain}")), quoted(&format!("file:{key}")));
-                let _ = writeln!(
-                    text,
-                    "    tls: {{ certificates: [{{ chain: {chain}, key: {key} }}] }}"
-                );
+        let (Some(key), Some(chain)) = (key, chain) else {
+            let what = "client_tls_sslmode needs client_tls_key_file and client_tls_cert_file";
+            return self.stop(number, what);
+        };
+        let (chain, key) = (quoted(&format!("file:{chain}")), quoted(&format!("file:{key}")));
+        let verified = mode.starts_with("verify-");
+        let known = verified || matches!(mode.as_str(), "allow" | "prefer" | "require");
+        if !known {
+            self.stop(number, format!("client_tls_sslmode {mode} is none: require is written"));
+        } else if verified && authority.is_none() {
+            self.stop(number, format!("client_tls_sslmode {mode} needs client_tls_ca_file"));
+        }
+        let lawful = known && (!verified || authority.is_some());
+        let mode = if lawful { mode.as_str() } else { "require" };
+        let _ = write!(text, "    tls: {{ certificates: [{{ chain: {chain}, key: {key} }}]");
+        if let Some(authority) = authority {
+            let _ = write!(text, ", client-ca: {}", quoted(&format!("file:{authority}")));
+            if !verified {
+                text.push_str(", client-certificates: optional");
             }
-            _ => self
-                .note(0, "client_tls_sslmode needs client_tls_key_file and client_tls_cert_file"),
         }
-        if mode != "allow" && mode != "prefer" {
-            let what = format!("client_tls_sslmode {mode}: clients without TLS are not refused");
-            self.note(0, what);
+        let _ = writeln!(text, " }}\n    sslmode: {mode}");
+    }
+
+    /// What is about the process alone.
+    fn about_process(&mut self) -> Process {
+        let mut process = Process {
+            pid_file: self.value("pidfile").map(Into::into),
+            log_file: self.value("logfile").map(Into::into),
+            user: self.value("user"),
+            stats_period: 60,
+            ..Process::default()
+        };
+        for (key, switch) in [
+            ("log_connections", &mut process.log_connections),
+            ("log_disconnections", &mut process.log_disconnections),
+            ("log_pooler_errors", &mut process.log_errors),
+            ("log_stats", &mut process.log_stats),
+        ] {
+            if self.main.remove(key).is_some_and(|line| line.value == "0") {
+                *switch = Switch::Off;
+            }
         }
+        for (key, count) in
+            [("stats_period", &mut process.stats_period), ("verbose", &mut process.verbose)]
+        {
+            let Some(line) = self.main.remove(key) else { continue };
+            match line.value.parse() {
+                Ok(value) if key == "verbose" || value > 0 => *count = value,
+                _ => self.notes.push(Note {
+                    line: line.number,
+                    what: format!("{key}: {} is no number", line.value),
+                    stops: true,
+                }),
+            }
+        }
+        process
     }
 
     fn settings(&mut self, text: &mut String) {
@@ -347,10 +470,10 @@ impl Out {
             let Some(line) = self.take(key) else { continue };
             match line.value.parse::<u32>() {
                 Ok(0) if matches!(key, "max_client_conn" | "default_pool_size") => {
-                    self.note(line.number, format!("{key} 0: a number above 0 is needed"));
+                    self.stop(line.number, format!("{key} 0: a number above 0 is needed"));
                 }
                 Ok(count) => all.push((key, count.to_string())),
-                Err(_) => self.note(line.number, format!("{key}: {} is no number", line.value)),
+                Err(_) => self.stop(line.number, format!("{key}: {} is no number", line.value)),
             }
         }
         for key in TIMES {
@@ -362,7 +485,7 @@ impl Out {
                     self.note(line.number, format!("{key} 0: the default is taken"));
                 }
                 Some(time) => all.push((key, format!("{}ms", time.as_millis()))),
-                None => self.note(line.number, format!("{key}: {} is no time", line.value)),
+                None => self.stop(line.number, format!("{key}: {} is no time", line.value)),
             }
         }
         if let Some(reset) = self.value("server_reset_query") {
@@ -378,18 +501,30 @@ impl Out {
     /// What nobody has used.
     fn rest(&mut self) {
         for (key, line) in std::mem::take(&mut self.main) {
+            let off = matches!(line.value.as_str(), "" | "0");
             let what = match key.as_str() {
                 key if NEEDLESS.contains(&key) => continue,
-                "logfile" | "syslog" | "verbose" => "the log goes to standard error; see --log",
-                "pidfile" => "systemd knows the process; see deploy/",
-                "user" => "the process runs as who starts it",
+                "syslog" | "syslog_ident" | "syslog_facility" => {
+                    self.note(line.number, format!("{key}: the log goes to standard error"));
+                    continue;
+                }
+                "job_name" | "conffile" | "service_name" => continue,
+                "server_tls_sslmode" if matches!(line.value.as_str(), "disable" | "allow") => {
+                    continue;
+                }
                 key if key.starts_with("server_tls") => "servers are reached without TLS",
-                key if key.starts_with("auth_") => "users are those of the file",
+                key if key.starts_with("auth_") && !off => "users are those of the file",
+                _ if off => continue,
                 _ => "has no counterpart",
             };
-            self.note(line.number, format!("{key}: {what}"));
+            self.stop(line.number, format!("{key}: {what}"));
         }
     }
+}
+
+/// Whether this host has IPv6.
+fn has_ipv6() -> bool {
+    std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|list| !list.trim().is_empty())
 }
 
 /// Times that cannot be switched off.

@@ -28,6 +28,8 @@ pub struct Group {
     pub users: Vec<User>,
     /// TLS towards clients; `None`: `SSLRequest` is answered `N`.
     pub tls: Option<Tls>,
+    /// What TLS is to clients over TCP.
+    pub sslmode: SslMode,
     /// Limits and times.
     pub settings: Settings,
     /// How long a drain may take before what is left is ended (default 30 s).
@@ -42,17 +44,83 @@ pub struct Instance {
     /// Unique in the file.
     pub name: InstanceName,
     /// Where it listens.
-    pub listen: At<SocketAddr>,
+    pub listen: Vec<At<ListenAddress>>,
+    /// Mode of its unix sockets' files (default 0770).
+    pub socket_mode: SocketMode,
+    /// Group of its unix sockets' files; `None`: the process's.
+    pub socket_group: Option<String>,
     /// Admin listener; `None`: none.
     pub admin: Option<At<SocketAddr>>,
     /// Where its key stands.
     pub place: Place,
 }
 
+impl Instance {
+    /// The first address that others can reach by network.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        self.listen.iter().find_map(|at| at.value.ip())
+    }
+}
+
+/// Where clients connect. Written as `ADDRESS:PORT`, or `unix:/FOLDER:PORT` for the socket
+/// `/FOLDER/.s.PGSQL.PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// By TCP.
+    Ip(SocketAddr),
+    /// By a socket of this host, by its folder and port.
+    Unix(PathBuf, u16),
+}
+
+impl ListenAddress {
+    /// The TCP address, where there is one.
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            Self::Unix(..) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(folder, port) => write!(f, "unix:{}:{port}", folder.display()),
+        }
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.parse()? {
+            ServerAddress::Ip(address) => Ok(Self::Ip(address)),
+            ServerAddress::Unix(folder, port) if port > 0 => Ok(Self::Unix(folder, port)),
+            ServerAddress::Unix(..) | ServerAddress::Name(..) => Err(()),
+        }
+    }
+}
+
+/// Mode of a socket's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketMode(pub u32);
+
+impl FromStr for SocketMode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.bytes().all(|b| b.is_ascii_digit()) && (3..=4).contains(&text.len());
+        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777);
+        mode.map(Self).ok_or(())
+    }
+}
+
 /// A database as clients name it.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// The name that clients use.
+    /// The name that clients use; `*`: every name that no other has.
     pub name: DatabaseName,
     /// The name on the server (default: the same).
     pub server_name: String,
@@ -63,6 +131,8 @@ pub struct Database {
     pub replication: Option<Replication>,
     /// TLS towards its servers.
     pub tls: ServerTls,
+    /// Who logs in to its servers; `None`: the client's own role.
+    pub login: Option<ServerLogin>,
     /// When a server connection goes back to the pool.
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
@@ -71,6 +141,15 @@ pub struct Database {
     pub run: Option<At<Run>>,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// Who logs in to servers, whoever the client is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLogin {
+    /// The role; `None`: the client's.
+    pub user: Option<UserName>,
+    /// Its password; `None`: that of the role in `users`.
+    pub password: Option<At<SecretRef>>,
 }
 
 /// Where a PostgreSQL server is. Written as `ADDRESS:PORT`, `HOST:PORT`, or `unix:/FOLDER:PORT` for its
@@ -159,8 +238,8 @@ pub struct ServerTls {
     pub credentials: UpstreamTls,
 }
 
-/// libpq's `sslmode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// libpq's `sslmode`, towards servers or, the other way round, towards clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SslMode {
     /// In clear.
     Disable,
@@ -296,6 +375,21 @@ pub struct Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_to_listen_on() {
+        for text in ["127.0.0.1:0", "[::]:6432", "unix:/run/pgpool:6432"] {
+            let read = text.parse::<ListenAddress>();
+            assert_eq!(read.map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["db:5432", "unix:/run:0", "unix:run:1", "6432"] {
+            assert_eq!(text.parse::<ListenAddress>(), Err(()), "{text}");
+        }
+        assert_eq!("0777".parse(), Ok(SocketMode(0o777)));
+        for text in ["77", "0888", "1777", "+777"] {
+            assert_eq!(text.parse::<SocketMode>(), Err(()), "{text}");
+        }
+    }
 
     #[test]
     fn addresses_of_servers() {

@@ -208,6 +208,8 @@ pub enum LoadError {
     },
     /// It was read, and it is wrong.
     Problems(Problems),
+    /// A file in another form says what has no counterpart here; each with its place.
+    Foreign(Vec<String>),
 }
 
 impl fmt::Display for LoadError {
@@ -217,6 +219,7 @@ impl fmt::Display for LoadError {
                 write!(f, "cannot read the topology file {}: {source}", path.display())
             }
             Self::Problems(problems) => problems.fmt(f),
+            Self::Foreign(all) => f.write_str(&all.join("\n")),
         }
     }
 }
@@ -225,7 +228,7 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Io { source, .. } => Some(source),
-            Self::Problems(_) => None,
+            Self::Problems(_) | Self::Foreign(_) => None,
         }
     }
 }

@@ -129,6 +129,30 @@ pub enum SecretRef {
     File(PathBuf),
     /// `env:NAME`.
     Env(String),
+    /// What a file of another form holds itself (`pgbouncer`); no topology file can say it.
+    Given(Given),
+}
+
+/// A secret that is already here.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Given(std::sync::Arc<str>);
+
+impl Given {
+    /// Keeps it.
+    pub fn new(secret: &str) -> Self {
+        Self(secret.into())
+    }
+
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// A share of traffic among endpoints, 1 to 1000.

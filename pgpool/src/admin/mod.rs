@@ -235,7 +235,7 @@ impl Talk {
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
         if let Some(database) = command.database()
-            && !self.worker.snapshot().databases.contains_key(database)
+            && !self.worker.snapshot().knows(database)
         {
             return Err(Refusal::NoSuchDatabase(database.to_owned()));
         }

@@ -12,6 +12,7 @@ use topology::pool::{PoolMode, ServerAddress};
 
 use super::verbs::Hold;
 use crate::client::entry::{ClientPhase, Entry};
+use crate::client::source::Source;
 use crate::pool::{Counters, Load, Pool};
 use crate::server::{Facts, ServerPhase};
 use crate::worker::{Message, Worker};
@@ -70,7 +71,7 @@ pub struct ClientRow {
     /// What it does.
     pub phase: ClientPhase,
     /// From where.
-    pub address: SocketAddr,
+    pub source: Source,
     /// When it came.
     pub connected: SystemTime,
     /// When it last began something.
@@ -159,7 +160,7 @@ impl Report {
 }
 
 fn is_of(entry: &Entry, pool: &Pool) -> bool {
-    *entry.database == *pool.database().name && *entry.user == *pool.user().name
+    *entry.database == *pool.database().name && *entry.role == *pool.user().name
 }
 
 fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> PoolRow {
@@ -188,7 +189,7 @@ fn client_row(worker: &Worker, entry: &Entry) -> ClientRow {
         user: entry.user.to_string(),
         database: entry.database.to_string(),
         phase: entry.phase(),
-        address: entry.address,
+        source: entry.source,
         connected: entry.connected,
         requested: ago(now.saturating_duration_since(entry.requested.get())),
         waited: waited.unwrap_or_default(),

@@ -236,8 +236,8 @@ fn clients(report: &Report) -> Table {
             client.database.as_str(),
             "none",
             client.phase.name(),
-            client.address.ip().to_string(),
-            u64::from(client.address.port()),
+            client.source.host(),
+            u64::from(client.source.port()),
             "",
             0u64,
             timestamp(client.connected),
@@ -319,7 +319,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
              #server_lifetime pool_mode load_balance_hosts #max_connections #current_connections \
              #max_client_connections #current_client_connections #paused #disabled",
         ),
-        rows: snapshot.databases.values().map(|database| row(database)).collect(),
+        rows: snapshot.all_databases().iter().map(|database| row(database)).collect(),
     }
 }
 
@@ -352,7 +352,7 @@ fn lists(report: &Report, snapshot: &Snapshot) -> Table {
     let clients = |phase| report.clients.iter().filter(|c| c.phase == phase).count();
     let idle = report.servers.iter().filter(|s| s.phase == ServerPhase::Idle).count();
     let rows = [
-        ("databases", snapshot.databases.len()),
+        ("databases", snapshot.all_databases().len()),
         ("users", snapshot.users.len()),
         ("peers", 0),
         ("pools", report.pools.len()),
@@ -401,7 +401,8 @@ fn config(settings: &Settings) -> Table {
 }
 
 /// As PgBouncer shows times: `2026-11-21 00:20:55 UTC`.
-fn timestamp(time: SystemTime) -> String {
+/// A time as PgBouncer's tables have it.
+pub(crate) fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (since / 86_400, since % 86_400);
     // Days to a date of the Gregorian calendar, in eras of 400 years that begin in March.

@@ -4,13 +4,13 @@
 //! Invariant: an ending is set once and wakes the client's task, wherever it waits.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::source::Source;
 use crate::server::Facts;
 
 /// Why a client is to be ended.
@@ -69,10 +69,12 @@ pub struct Entry {
     pub database: Rc<str>,
     /// As it named it.
     pub user: Rc<str>,
+    /// Who its servers take it for.
+    pub role: Rc<str>,
     /// What it calls itself.
     pub application: RefCell<Rc<str>>,
     /// From where.
-    pub address: SocketAddr,
+    pub source: Source,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
     /// When it came.
@@ -95,10 +97,12 @@ pub struct Who {
     pub database: Rc<str>,
     /// Its user.
     pub user: Rc<str>,
+    /// Who its servers take it for.
+    pub role: Rc<str>,
     /// What it calls itself.
     pub application: Rc<str>,
     /// From where.
-    pub address: SocketAddr,
+    pub source: Source,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
 }
@@ -112,7 +116,8 @@ impl Entry {
             database: who.database,
             user: who.user,
             application: RefCell::new(who.application),
-            address: who.address,
+            source: who.source,
+            role: who.role,
             encrypted: who.encrypted,
             connected: SystemTime::now(),
             requested: Cell::new(now),

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod entry;
+pub mod source;
 pub mod startup;
 
 use std::cell::Cell;
@@ -20,7 +21,7 @@ use pgpool_wire::frontend::{self, Subject, tag};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use crate::events::{ClientEnded, LoginRefused};
+use crate::events::{ClientEnded, ClientLeft, LoginRefused};
 use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
 use crate::pool::waiters::Waiter;
@@ -82,10 +83,10 @@ struct Inside {
 
 /// The login. A console's session too; nothing comes of it.
 async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
-    let Arrival { mut io, address, startup, place, until } = arrival;
+    let Arrival { mut io, source, startup, place, until } = arrival;
     io.revive().ok()?;
     let mut door = startup::Door::new(io);
-    let login = startup::admit(&worker, &mut door, &startup, address);
+    let login = startup::admit(&worker, &mut door, &startup, source);
     let outcome = tokio::time::timeout_at(until, login).await.unwrap_or_else(|_| {
         Err(Refusal::LoginTimeout(worker.snapshot().settings.client_login_timeout))
     });
@@ -112,7 +113,7 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
             None
         }
         Err(refusal) => {
-            worker.observer.emit(LoginRefused { address, cause: &refusal });
+            worker.observer.emit(LoginRefused::of(&startup, source, &refusal));
             goodbye(&mut door.io, &refusal).await;
             None
         }
@@ -152,12 +153,12 @@ impl Client {
 
     /// Serves until the client leaves or is ended.
     async fn serve(&mut self) {
-        if let Some(refusal) = self.session().await {
-            self.worker.observer.emit(ClientEnded {
-                database: &self.entry.database,
-                user: &self.entry.user,
-                cause: &refusal,
-            });
+        let ended = self.session().await;
+        if ended.is_none() {
+            self.worker.observer.emit(ClientLeft { client: &self.entry });
+        }
+        if let Some(refusal) = ended {
+            self.worker.observer.emit(ClientEnded { client: &self.entry, cause: &refusal });
             Box::pin(self.leave(&refusal)).await;
         }
     }

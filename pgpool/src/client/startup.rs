@@ -4,7 +4,6 @@
 //!
 //! Invariant: nothing that depends on the database is told before the client has proved who it is.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use pgpool_wire::backend::{self, Authentication, Status};
@@ -16,13 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::auth;
 use super::entry::{Entry, Who};
+use super::source::Source;
+use crate::events::ClientConnected;
 use crate::fatal::Refusal;
 use crate::pool::{Pool, Welcome};
 use crate::relay::link::Memory;
-use crate::snapshot::{CONSOLE, User};
+use crate::snapshot::{CONSOLE, Snapshot};
 use crate::stream::Stream;
 use crate::worker::Worker;
-use topology::pool::Console;
+use topology::pool::{Console, SslMode};
 
 /// Longest message of a client that is not logged in.
 const LONGEST: u32 = 8192;
@@ -118,7 +119,7 @@ pub async fn admit(
     worker: &Rc<Worker>,
     door: &mut Door,
     startup: &Startup,
-    address: SocketAddr,
+    source: Source,
 ) -> Result<Admitted, Refusal> {
     let name = startup.parameter("user").unwrap_or_default();
     if name.is_empty() {
@@ -130,6 +131,12 @@ pub async fn admit(
     }
     negotiate(door, startup).await?;
     let snapshot = worker.snapshot();
+    if !door.io.is_encrypted() && snapshot.sslmode >= SslMode::Require && source.ip().is_some() {
+        return Err(Refusal::TlsRequired);
+    }
+    if is_owner(&snapshot, name, database, source) {
+        return console(door, name, Console::Admin).await.map(Admitted::Console);
+    }
     let user = snapshot.users.get(name);
     let way = auth::Way {
         seed: &snapshot.seed,
@@ -138,7 +145,7 @@ pub async fn admit(
     let proof = auth::prove(door, user.map(|user| &**user), name, way).await?;
     let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
     if database == CONSOLE {
-        return console(door, user).await.map(Admitted::Console);
+        return console(door, name, user.console).await.map(Admitted::Console);
     }
     let Some(pool) = worker.pool(database, name) else {
         return Err(Refusal::NoSuchDatabase(database.to_owned()));
@@ -146,7 +153,7 @@ pub async fn admit(
     if worker.is_held(database, crate::admin::verbs::Hold::Disabled) {
         return Err(Refusal::Disabled(database.to_owned()));
     }
-    if let Some(caught) = proof {
+    if let Some(caught) = proof.filter(|_| pool.database().passes_clients_on()) {
         pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }
     let mut memory = Memory::default();
@@ -154,7 +161,9 @@ pub async fn admit(
     asked
         .start(&startup.parameters)
         .map_err(|name| Refusal::Protocol(format!("unsupported startup parameter: {name}")))?;
-    let listed = list(worker, door, startup, address);
+    let role = Rc::from(pool.user().name.as_str());
+    let listed = list(worker, door, startup, (source, role));
+    worker.observer.emit(ClientConnected { client: &listed.entry });
     let welcome = welcome(worker, &pool).await?;
     let mut initial = welcome.variables.clone();
     initial.overlay(&asked);
@@ -182,13 +191,19 @@ async fn negotiate(door: &mut Door, startup: &Startup) -> Result<(), Refusal> {
     door.write(&out).await
 }
 
-fn list(worker: &Rc<Worker>, door: &Door, startup: &Startup, address: SocketAddr) -> Listed {
+fn list(
+    worker: &Rc<Worker>,
+    door: &Door,
+    startup: &Startup,
+    (source, role): (Source, Rc<str>),
+) -> Listed {
     let user = startup.parameter("user").unwrap_or_default();
     let who = Who {
         database: Rc::from(startup.parameter("database").unwrap_or(user)),
         user: Rc::from(user),
         application: Rc::from(startup.parameter("application_name").unwrap_or_default()),
-        address,
+        source,
+        role,
         encrypted: door.io.is_encrypted(),
     };
     // Protocol 3.2 allows up to 256 bytes; 32 are beyond guessing.
@@ -230,9 +245,20 @@ fn greet(welcome: &Welcome, memory: &Memory, entry: &Entry, out: &mut Vec<u8>) {
     backend::put_ready(out, Status::Idle);
 }
 
-async fn console(door: &mut Door, user: &User) -> Result<crate::admin::Guest, Refusal> {
-    if user.console == Console::No {
-        return Err(Refusal::ConsoleDenied(user.name.clone()));
+/// Whether it is whoever runs this process, by a socket of this host: PgBouncer's user `pgbouncer`, who
+/// needs no password.
+fn is_owner(snapshot: &Snapshot, name: &str, database: &str, source: Source) -> bool {
+    let owner = matches!(source, Source::Unix { uid, .. } if uid == snapshot.uid);
+    owner && name == CONSOLE && database == CONSOLE && !snapshot.users.contains_key(CONSOLE)
+}
+
+async fn console(
+    door: &mut Door,
+    user: &str,
+    rights: Console,
+) -> Result<crate::admin::Guest, Refusal> {
+    if rights == Console::No {
+        return Err(Refusal::ConsoleDenied(user.to_owned()));
     }
     let mut out = Vec::new();
     backend::put_authentication(&mut out, Authentication::Ok);
@@ -252,5 +278,5 @@ async fn console(door: &mut Door, user: &User) -> Result<crate::admin::Guest, Re
     backend::put_key(&mut out, &CancelKey { pid: 0, secret: vec![0; 4] });
     backend::put_ready(&mut out, Status::Idle);
     door.write(&out).await?;
-    Ok(crate::admin::Guest { user: user.name.clone(), rights: user.console })
+    Ok(crate::admin::Guest { user: user.to_owned(), rights })
 }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use crate::client::entry::Ending;
+use crate::events::ServerClosed;
 use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
 use crate::server::auth::Caught;
@@ -377,8 +378,29 @@ impl Pool {
     /// Closes a server. Its places are free when it has gone as well: PostgreSQL never sees more
     /// connections than the limits say.
     fn discard(&self, server: Server) {
+        if let Some(worker) = self.worker.upgrade() {
+            worker.observer.emit(ServerClosed {
+                database: &self.database().name,
+                user: &self.user().name,
+                server: &server.facts,
+                cause: self.cause(&server, &worker),
+            });
+        }
         server.facts.phase.set(ServerPhase::Closing);
         reset::close(self.me(), server);
+    }
+
+    /// Why a server is closed, in PgBouncer's words.
+    fn cause(&self, server: &Server, worker: &Worker) -> &'static str {
+        if !server.is_clean() {
+            "unclean server"
+        } else if !self.is_current(&server.facts) {
+            "database configuration changed"
+        } else if self.is_welcome(server, worker.now()) {
+            "server idle timeout"
+        } else {
+            "server lifetime over"
+        }
     }
 
     /// A server that was closed is gone.

@@ -305,6 +305,7 @@ impl Pool {
             database: &self.database().name,
             user: &self.user().name,
             address,
+            server: &facts,
         });
         self.put(Server {
             io: ready.io,

@@ -4,7 +4,6 @@
 //! Invariant: no thread, no socket, no wall time.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use common::workers::WorkerId;
+use pgpool::client::source::Source;
 use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
 use pgpool::stream::Stream;
@@ -174,7 +174,7 @@ pools:
         let parameters = parameters.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
         let arrival = Arrival {
             io: Stream::Memory(Box::new(theirs)),
-            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            source: Source::Ip(([127, 0, 0, 1], 1).into()),
             startup: Startup { version: V3_0, parameters },
             place,
             until: Instant::now() + self.worker.snapshot().settings.client_login_timeout,

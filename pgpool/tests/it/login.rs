@@ -87,6 +87,43 @@ async fn tls_with_channel_binding() {
     }
 }
 
+/// P1, P4: TLS from the first byte on, under PostgreSQL's name and no other; `sslmode: require` refuses
+/// who comes without.
+#[tokio::test]
+async fn tls_from_the_first_byte() {
+    use pgpool_wire::startup::{V3_0, put_startup};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+    let server = Postgres::start().await;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("certificate");
+    let pem = (made.cert.pem(), made.signing_key.serialize_pem());
+    let setup = Setup { tls: Some(pem), group: "\n    sslmode: require", ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    for (names, inside) in [(vec![b"postgresql".to_vec()], true), (Vec::new(), false)] {
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("an authority");
+        let provider = std::sync::Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().expect("versions");
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = names;
+        let connector = TlsConnector::from(std::sync::Arc::new(config));
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", pooler.port)).await;
+        let name = "localhost".try_into().expect("a name");
+        let mut tls = connector.connect(name, socket.expect("open")).await.expect("a handshake");
+        let mut hello = Vec::new();
+        put_startup(&mut hello, V3_0, &[("user", "open"), ("database", "shop")]);
+        // Who is refused may be gone already.
+        let _ = tls.write_all(&hello).await;
+        let mut first = [0];
+        let read = tls.read(&mut first).await;
+        assert_eq!(matches!(read, Ok(1)) && first == *b"R", inside, "{read:?} {first:?}");
+    }
+    let fault = connect(&pooler.config("open", "", "shop")).await.expect_err("it came without");
+    assert_eq!(code(&fault), "28000");
+}
+
 /// O5: what is no login is refused or closed at once, and the next client is served.
 #[tokio::test]
 async fn hostile_openings() {

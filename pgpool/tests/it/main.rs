@@ -7,6 +7,7 @@
 #![expect(clippy::panic, reason = "helpers of tests; clippy exempts only the tests themselves")]
 
 mod console;
+mod dropin;
 mod encrypted;
 mod fake;
 mod faults;

@@ -35,6 +35,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) settings: &'a str,
     /// More keys of the database.
     pub(crate) more: &'a str,
+    /// More lines of the group.
+    pub(crate) group: &'a str,
     /// PEM of a certificate and its key.
     pub(crate) tls: Option<(String, String)>,
 }
@@ -76,10 +78,11 @@ pools:
       legacy: {{ secret: file:legacy }}
       open: {{}}
       root: {{ secret: file:root, console: admin }}
-    settings: {{ {settings} }}{tls}
+    settings: {{ {settings} }}{tls}{group}
 ",
             port = server.port,
             more = setup.more,
+            group = setup.group,
             settings = setup.settings,
         );
         std::fs::write(&file, text).expect("written");

@@ -243,7 +243,7 @@ fn find_bin() -> PathBuf {
 }
 
 /// PostgreSQL refuses to run as root.
-fn unprivileged(program: &Path) -> Command {
+pub(crate) fn unprivileged(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -252,7 +252,7 @@ fn unprivileged(program: &Path) -> Command {
     command
 }
 
-fn give_away(path: &Path) {
+pub(crate) fn give_away(path: &Path) {
     if is_root() {
         let status = Command::new("chown").arg("postgres:postgres").arg(path).status();
         assert!(status.expect("chown runs").success());

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Err(LoadError::Problems(problems)) => {
             (problems.list().to_vec(), Arc::clone(problems.source()), problems.unlisted())
         }
-        Err(error @ LoadError::Io { .. }) => anyhow::bail!("{error}"),
+        Err(error @ (LoadError::Io { .. } | LoadError::Foreign(_))) => anyhow::bail!("{error}"),
     };
     let errors = found.iter().filter(|problem| problem.severity == Severity::Error).count();
     let warnings = found.len() - errors;
@@ -150,6 +150,7 @@ fn here(reference: &SecretRef) -> bool {
     match reference {
         SecretRef::File(path) => path.exists(),
         SecretRef::Env(name) => std::env::var_os(name).is_some(),
+        SecretRef::Given(_) => true,
     }
 }
 

@@ -9,11 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use topology::pgbouncer;
-
-/// Files that include files that include files.
-const DEEPEST: usize = 10;
 
 /// Translates a pgbouncer.ini into a topology file
 #[derive(Debug, clap::Args)]
@@ -31,17 +28,9 @@ const EXAMPLES: &str = "Example:\n  aqueduct import /etc/pgbouncer/pgbouncer.ini
 
 /// Writes the file and its secrets, and tells what is left to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut ini = String::new();
-    include(&args.ini, 0, &mut ini)?;
-    let users = match pgbouncer::user_list(&ini) {
-        Some(path) => {
-            let path = beside(&args.ini, Path::new(&path));
-            Some(fs::read_to_string(&path).with_context(|| path.display().to_string())?)
-        }
-        None => None,
-    };
-    let imported = pgbouncer::import(&ini, users.as_deref());
-    let folder = beside(&args.output, Path::new("secrets"));
+    let texts = pgbouncer::read(&args.ini)?;
+    let imported = pgbouncer::import(&texts.ini, texts.users.as_deref());
+    let folder = args.output.parent().unwrap_or(Path::new("")).join("secrets");
     if args.output.exists() || (folder.exists() && !imported.secrets.is_empty()) {
         let (file, folder) = (args.output.display(), folder.display());
         bail!("{file} or {folder} exists: name another file with --output, or move it away");
@@ -58,33 +47,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     fs::write(&args.output, &imported.text)?;
     let mut out = std::io::stdout().lock();
     for note in &imported.notes {
-        match note.line {
-            0 => writeln!(out, "{}: {}", args.ini.display(), note.what)?,
-            line => writeln!(out, "{}:{line}: {}", args.ini.display(), note.what)?,
-        }
+        writeln!(out, "{}: {}", texts.place(note.line), note.what)?;
     }
     writeln!(out, "{} is written; look at it, then: aqueduct check {0}", args.output.display())?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The text of a file with what it includes in its place.
-fn include(file: &Path, depth: usize, into: &mut String) -> anyhow::Result<()> {
-    if depth > DEEPEST {
-        bail!("{}: files include each other", file.display());
-    }
-    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    for line in text.lines() {
-        if let Some(other) = pgbouncer::included(line) {
-            include(&beside(file, Path::new(other)), depth + 1, into)?;
-        } else {
-            into.push_str(line);
-            into.push('\n');
-        }
-    }
-    Ok(())
-}
-
-/// A path that a file names, from that file's folder.
-fn beside(file: &Path, path: &Path) -> PathBuf {
-    file.parent().unwrap_or(Path::new("")).join(path)
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::SecretRef;
 use crate::pool::{Console, PoolMode, Servers};
 
 fn read(imported: &Imported) -> crate::Topology {
@@ -53,7 +54,13 @@ fn a_configuration_is_translated() {
     let imported = import(INI, Some(USERS));
     let topology = read(&imported);
     let group = &topology.pools[0];
-    assert_eq!(group.instances[0].listen.value.to_string(), "0.0.0.0:6543");
+    let listen: Vec<_> = group.instances[0].listen.iter().map(|at| at.value.to_string()).collect();
+    assert_eq!(listen.first().map(String::as_str), Some("0.0.0.0:6543"));
+    assert_eq!(listen.last().map(String::as_str), Some("unix:/run/postgresql:6543"));
+    let odd = group.databases.iter().find(|d| d.name.as_str() == "odd name").expect("a database");
+    let login = odd.login.as_ref().expect("a login");
+    assert_eq!(login.user.as_ref().map(crate::units::UserName::as_str), Some("forced"));
+    assert!(login.password.is_some() && group.databases.iter().any(|d| d.name.as_str() == "*"));
     let database = |name: &str| {
         let found = group.databases.iter().find(|database| database.name.as_str() == name);
         let found = found.unwrap_or_else(|| panic!("no {name}: {}", imported.text));
@@ -72,23 +79,15 @@ fn a_configuration_is_translated() {
     assert_eq!(rights("app"), (Console::Stats, true));
     assert!(group.users.iter().all(|user| user.name.as_str() != "monitor"), "anybody would get in");
     let secret = |n: usize| (imported.secrets[n].0.as_str(), imported.secrets[n].1.as_str());
-    assert_eq!(secret(0), ("app", "SCRAM-SHA-256$4096:abc"));
-    assert_eq!(secret(1), ("root", "it\"s"));
+    assert_eq!(secret(0), ("odd name", "hunter2"));
+    assert_eq!(secret(1), ("app", "SCRAM-SHA-256$4096:abc"));
+    assert_eq!(secret(2), ("root", "it\"s"));
     assert_eq!(group.settings.max_client_conn.get(), 400);
     assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
     assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
     let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
-    for word in [
-        "connect_query",
-        "user is not",
-        "password",
-        "each database",
-        "[users] app",
-        "auth_query",
-        "logfile",
-        "nonsense",
-        "monitor has no secret",
-    ] {
+    for word in ["connect_query", "[users] app", "auth_query", "nonsense", "monitor has no secret"]
+    {
         assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
     }
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
@@ -106,10 +105,47 @@ fn defaults_are_those_of_pgbouncer() {
 
 #[test]
 fn includes_and_user_lists_are_found() {
-    assert_eq!(included(" %include /etc/more.ini "), Some("/etc/more.ini"));
-    assert_eq!(included("%included x"), None);
+    assert_eq!(ini::included(" %include /etc/more.ini "), Some("/etc/more.ini"));
+    assert_eq!(ini::included("%included x"), None);
     assert_eq!(user_list(INI).as_deref(), Some("/etc/pgbouncer/userlist.txt"));
     assert_eq!(user_list("[pgbouncer]\nauth_file =\n"), None);
+}
+
+/// P2, T3: a configuration runs as it is, in pieces; secrets are in no text of it, and what it says
+/// that we cannot do is told with file and line.
+#[test]
+fn a_configuration_is_loaded() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| std::fs::write(path(name), text).expect("written");
+    write("users", "\"app\" \"hunter2\"\n");
+    write(
+        "more.ini",
+        "[databases]\n* = host=/run/pg\nreport = host=db user=boss password=hunter3\n",
+    );
+    let main = format!(
+        "%include more.ini\n[pgbouncer]\nlisten_addr = 127.0.0.1\nunix_socket_dir =\nauth_file = {}\n\
+         pidfile = /run/p.pid\nlog_connections = 0\nverbose = 1\nmax_client_conn = 7\n",
+        path("users")
+    );
+    write("main.ini", &main);
+    let loaded = load(Path::new(&path("main.ini"))).expect("lawful");
+    let group = &loaded.topology.pools[0];
+    assert_eq!(group.settings.max_client_conn.get(), 7);
+    let Some(SecretRef::Given(given)) = group.users[0].secret.as_ref().map(|at| &at.value) else {
+        panic!("the secret is here")
+    };
+    assert_eq!(given.reveal(), "hunter2");
+    let shown = format!("{:?}", loaded.topology);
+    assert!(!shown.contains("hunter"), "{shown}");
+    assert_eq!(loaded.process.pid_file.as_deref(), Some(Path::new("/run/p.pid")));
+    assert_eq!((loaded.process.verbose, loaded.process.log_connections), (1, Switch::Off));
+    assert_eq!(crate::reload(&loaded.topology.source).expect("again").pools.len(), 1);
+
+    write("more.ini", "[databases]\nx = host=db\ny = host=db connect_query='select 1'\n");
+    let fault = load(Path::new(&path("main.ini"))).expect_err("a key without counterpart");
+    let text = fault.to_string();
+    assert!(text.contains("more.ini:3: database y: connect_query") && !text.contains("select"));
 }
 
 proptest! {

@@ -5,9 +5,11 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use crate::pool::{Console, PoolMode, Reads, ServerAddress, SslMode, SslNegotiation};
+use crate::pool::{
+    Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
+};
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Named, Text, Tls, Typed};
+use crate::raw::{Certificate, Named, OneOrMany, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
 
 section! {
@@ -15,12 +17,16 @@ section! {
     PoolGroup {
         /// The `pgpool` processes, by name.
         must "instances" instances: Named<PoolInstance>,
-        /// What clients may name.
+        /// What clients may name; `"*"` stands for every other name.
         must "databases" databases: Named<Database>,
         /// Who may log in, by role.
         must "users" users: Named<User>,
         /// TLS towards clients. Default: none is offered.
         may "tls" tls: Tls,
+        /// What TLS is to clients over TCP: `disable`: none is offered; `allow`, `prefer`: their choice;
+        /// `require`: who comes without is refused; `verify-ca`, `verify-full`: and must show a certificate of
+        /// `client-ca`. Default: `prefer` with `tls`, else `disable`.
+        may "sslmode" sslmode: Typed<SslMode>,
         /// Limits and times under PgBouncer's names. Default: see each.
         may "settings" settings: Settings,
         /// How long a drain may take before what is left is ended. Default: 30s.
@@ -31,8 +37,13 @@ section! {
 section! {
     /// One `pgpool` process.
     PoolInstance {
-        /// Where clients connect, `ADDRESS:PORT`; port 0 lets the system choose.
-        must "listen" listen: Typed<SocketAddr>,
+        /// Where clients connect, one or a list: `ADDRESS:PORT`, where port 0 lets the system choose;
+        /// or `unix:/FOLDER:PORT` for the socket `/FOLDER/.s.PGSQL.PORT`.
+        must "listen" listen: OneOrMany<Typed<ListenAddress>>,
+        /// Who may connect to its unix sockets: the mode of their files. Default: "0770".
+        may "socket-mode" socket_mode: Typed<SocketMode>,
+        /// The group of its unix sockets' files, by name or number. Default: the process's.
+        may "socket-group" socket_group: Typed<Text>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
     }
@@ -65,6 +76,8 @@ section! {
         may "server-name" server_name: Typed<Text>,
         /// TLS towards its servers. Default: `mode: prefer`.
         may "tls" tls: ServerTls,
+        /// Who logs in to its servers. Default: the client's own role.
+        may "login" login: ServerLogin,
         /// When a server connection goes back to its pool. Default: `transaction`.
         may "mode" mode: Typed<PoolMode>,
         /// Most server connections per user. Default: `default_pool_size`.
@@ -90,6 +103,16 @@ section! {
         may "name" name: Typed<Text>,
         /// A certificate of ours to show, for `cert` in `pg_hba.conf`. Default: none.
         may "certificate" certificate: Certificate,
+    }
+}
+
+section! {
+    /// Who logs in to servers, whoever the client is.
+    ServerLogin {
+        /// The role. Default: the client's.
+        may "user" user: Typed<Text>,
+        /// Where its password is, `file:PATH` or `env:NAME`. Default: that of the role in `users`.
+        may "password" password: Typed<SecretRef>,
     }
 }
 

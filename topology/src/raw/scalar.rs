@@ -16,7 +16,9 @@ use crate::gateway::UpstreamProtocol;
 use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
-use crate::pool::{Console, PoolMode, Reads, ServerAddress, SslMode, SslNegotiation};
+use crate::pool::{
+    Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
+};
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
 use crate::tls::{ClientCertificates, Sni};
@@ -247,6 +249,34 @@ impl Scalar for ServerAddress {
 
     fn schema() -> Schema {
         json_schema!({ "type": "string", "title": "`HOST:PORT` or `unix:/FOLDER:PORT`", "pattern": "^.+:[0-9]{1,5}$" })
+    }
+}
+
+impl Scalar for ListenAddress {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        foreign(text, "address to listen on", Self::allowed())
+    }
+
+    fn allowed() -> String {
+        "ADDRESS:PORT or unix:/FOLDER:PORT".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "title": "`ADDRESS:PORT` or `unix:/FOLDER:PORT`", "pattern": "^.+:[0-9]{1,5}$" })
+    }
+}
+
+impl Scalar for SocketMode {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        foreign(text, "mode of a file", Self::allowed())
+    }
+
+    fn allowed() -> String {
+        "three or four octal digits, \"0770\"".to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "title": "mode", "pattern": "^0?[0-7]{3}$" })
     }
 }
 

@@ -115,9 +115,15 @@ fn gateways<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
 fn pools<'f>(file: &'f raw::File, all: &mut Vec<Claim<'f>>) {
     for group in entries(file.pools.as_ref()) {
         for instance in entries(group.value.instances.as_ref()) {
-            let own = instance.value.listen.as_ref().map(|listen| listen.value.ip());
+            let addresses = instance.value.listen.iter().flat_map(|listen| &listen.0);
+            let numbers = addresses.filter_map(|typed| Some((typed.value.ip()?, &typed.spot)));
+            let numbers: Vec<_> = numbers.collect();
+            let own = numbers.first().map(|(address, _)| address.ip());
             admin(instance.value.admin.as_ref(), own, &instance.name, all);
-            listen(instance.value.listen.as_ref(), &instance.name, all);
+            for (address, at) in numbers {
+                let (host, who) = (host(address.ip()), instance.name.clone());
+                all.push(Claim { protocol: Protocol::Tcp, address, host, at, who });
+            }
         }
         // What `up` starts listens on this host too.
         for database in entries(group.value.databases.as_ref()) {

@@ -45,8 +45,11 @@ pub(super) fn check(file: &raw::File, names: &Names, out: &mut Findings) {
     for group in entries(file.pools.as_ref()) {
         for instance in entries(group.value.instances.as_ref()) {
             admin(instance.value.admin.as_ref(), out);
-            if let Some(listen) = instance.value.listen.as_ref().filter(|l| public(l.value.ip())) {
-                let what = format!("a pooler is private, but {}", reach(listen.value.ip()));
+            for listen in instance.value.listen.iter().flat_map(|listen| &listen.0) {
+                let Some(ip) = listen.value.ip().map(|a| a.ip()).filter(|ip| public(*ip)) else {
+                    continue;
+                };
+                let what = format!("a pooler is private, but {}", reach(ip));
                 out.warning(&listen.spot, what).hint("use a private address".to_owned());
             }
         }

@@ -93,7 +93,7 @@ fn secret(typed: Typed<SecretRef>, names: &Names) -> At<SecretRef> {
     let place = typed.spot.extent.place;
     let value = match typed.value {
         SecretRef::File(path) => SecretRef::File(names.folder.join(path)),
-        variable @ SecretRef::Env(_) => variable,
+        other => other,
     };
     At { value, place }
 }

@@ -7,13 +7,13 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, Group, Instance, PoolMode, Reads, Replication, ServerAddress, ServerTls,
-    Servers, Settings, SslMode, SslNegotiation, User,
+    Console, Database, Group, Instance, ListenAddress, PoolMode, Reads, Replication, ServerAddress,
+    ServerLogin, ServerTls, Servers, Settings, SocketMode, SslMode, SslNegotiation, User,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
-use crate::tls::Certificate;
+use crate::tls::{Certificate, ClientCertificates, Tls};
 use crate::units::{At, DatabaseName, GroupName, InstanceName, UserName};
 use crate::upstream::UpstreamTls;
 
@@ -25,27 +25,62 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     filled(raw.users.as_ref().map(|named| &*named.0), "users", &spot, out);
     let settings = settings(raw.settings, out);
     let size = settings.default_pool_size;
+    let tls = raw.tls.map(|tls| tls::tls(tls, names, out));
+    let sslmode = sslmode(raw.sslmode, tls.as_ref(), out);
     let instances = raw.instances.unwrap_or_default().into_iter();
     let users = raw.users.unwrap_or_default().into_iter();
     Group {
         name: GroupName::new(&name),
-        instances: instances.filter_map(instance).collect(),
+        instances: instances.filter_map(|entry| instance(entry, out)).collect(),
         databases: databases(raw.databases.unwrap_or_default().0, size, names, out),
         users: users.map(|entry| user(entry, names, out)).collect(),
-        tls: raw.tls.map(|tls| tls::tls(tls, names, out)),
+        tls,
+        sslmode,
         settings,
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
 }
 
-fn instance(entry: Entry<raw::PoolInstance>) -> Option<Instance> {
+fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Instance> {
+    let raw = entry.value;
+    let listen = raw.listen?.0;
+    filled(Some(&listen), "listen", &entry.spot, out);
+    let sockets = listen.iter().any(|typed| matches!(typed.value, ListenAddress::Unix(..)));
+    let mode = raw.socket_mode.as_ref().map(|typed| ("socket-mode", &typed.spot));
+    let group = raw.socket_group.as_ref().map(|typed| ("socket-group", &typed.spot));
+    for (key, spot) in mode.into_iter().chain(group).filter(|_| !sockets) {
+        out.error(spot, format!("`{key}` means nothing without a unix socket"))
+            .hint("add `unix:/FOLDER:PORT` to `listen`".to_owned());
+    }
     Some(Instance {
         name: InstanceName::new(&entry.name),
-        listen: entry.value.listen?.at(),
-        admin: entry.value.admin.map(Typed::at),
+        listen: listen.into_iter().map(Typed::at).collect(),
+        socket_mode: or(raw.socket_mode, SocketMode(0o770)),
+        socket_group: raw.socket_group.map(|typed| typed.value.0),
+        admin: raw.admin.map(Typed::at),
         place: entry.spot.extent.place,
     })
+}
+
+/// What TLS is to clients, held against what there is for it.
+fn sslmode(raw: Option<Typed<SslMode>>, tls: Option<&Tls>, out: &mut Findings) -> SslMode {
+    let Some(typed) = raw else {
+        return if tls.is_some() { SslMode::Prefer } else { SslMode::Disable };
+    };
+    let mode = typed.value;
+    let verified = tls.is_some_and(|tls| {
+        tls.client_ca.is_some() && tls.client_certificates == ClientCertificates::Required
+    });
+    if mode > SslMode::Disable && tls.is_none() {
+        out.error(&typed.spot, "there is no certificate to offer TLS with")
+            .hint("add `tls: { certificates: [{ chain: file:PATH, key: file:PATH }] }`".to_owned());
+    } else if mode >= SslMode::VerifyCa && !verified {
+        out.error(&typed.spot, "nobody says which certificates of clients are believed").hint(
+            "add `client-ca: file:PATH` to `tls`, with `client-certificates: required`".to_owned(),
+        );
+    }
+    mode
 }
 
 /// The name under which clients reach a database's replicas.
@@ -113,6 +148,11 @@ fn database(
     alone(&raw, &replicas, out);
     let check_every = positive(raw.check_every, Duration::from_millis(500), out);
     let max_lag = positive(raw.max_lag, Duration::from_secs(10), out);
+    let login = raw.login.take().map(|raw| login(raw, names, out));
+    if name == "*" && !replicas.is_empty() {
+        out.error(&spot, "`*` has no replicas: they would need a name each")
+            .hint("give the database an entry of its own".to_owned());
+    }
     let Some(primary) = raw.primary else { return Vec::new() };
     let members = std::iter::once(&primary).chain(&replicas);
     let replication = (!replicas.is_empty()).then(|| Replication {
@@ -126,6 +166,7 @@ fn database(
     let main = Database {
         name: DatabaseName::new(&name),
         server_name: raw.server_name.map_or(name, |typed| typed.value.0),
+        login,
         servers: Servers::Primary(primary.at()),
         replication,
         tls: server_tls(raw.tls.take(), names, out),
@@ -195,6 +236,16 @@ fn alone(raw: &raw::Database, replicas: &[Typed<ServerAddress>], out: &mut Findi
     if let Some(typed) = replicas.get(MOST_MEMBERS - 1) {
         let what = format!("more than {MOST_MEMBERS} servers of one database");
         out.error(&typed.spot, what).allowed("a primary and 31 replicas");
+    }
+}
+
+fn login(raw: raw::ServerLogin, names: &Names, out: &mut Findings) -> ServerLogin {
+    if let Some(typed) = &raw.user {
+        identifier("user", &typed.value.0, &typed.spot, out);
+    }
+    ServerLogin {
+        user: raw.user.map(|typed| UserName::new(&typed.value.0)),
+        password: raw.password.map(|typed| secret(typed, names)),
     }
 }
 

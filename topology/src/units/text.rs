@@ -306,6 +306,7 @@ impl fmt::Display for SecretRef {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Env(name) => write!(f, "env:{name}"),
+            Self::Given(_) => f.write_str("***"),
         }
     }
 }

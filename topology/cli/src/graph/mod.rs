@@ -89,7 +89,7 @@ fn load(path: &Path) -> anyhow::Result<Option<Topology>> {
             writeln!(std::io::stderr().lock(), "{problems}")?;
             Ok(None)
         }
-        Err(error @ LoadError::Io { .. }) => anyhow::bail!("{error}"),
+        Err(error @ (LoadError::Io { .. } | LoadError::Foreign(_))) => anyhow::bail!("{error}"),
     }
 }
 

@@ -338,8 +338,9 @@ fn pools(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.pools {
         let needs: Vec<SocketAddr> = group.databases.iter().flat_map(servers).collect();
         for instance in &group.instances {
-            let purpose = format!("pgpool {}", instance.name);
-            let listens = vec![tcp(instance.listen.value, purpose, instance.listen.place)];
+            let purpose = || format!("pgpool {}", instance.name);
+            let own = instance.listen.iter().filter_map(|at| Some((at.value.ip()?, at.place)));
+            let listens = own.map(|(address, place)| tcp(address, purpose(), place)).collect();
             let mut part = Part::new(instance.name.as_str(), Does::Tier(Tier::Pool), listens);
             with_admin(&mut part, instance.admin.as_ref());
             part.needs.clone_from(&needs);
@@ -401,7 +402,7 @@ fn reach(topology: &Topology, used: &Dependency) -> Option<Use> {
         }
         Dependency::Database(group, name) => {
             let group = topology.pools.iter().find(|g| g.name == *group)?;
-            let address = group.instances.first()?.listen.value;
+            let address = group.instances.first()?.tcp()?;
             let role = roles(group).into_iter().next()?;
             let sql = Reach::Sql { address, database: name.to_string(), role };
             (format!("{}/{name}", group.name), sql)
@@ -432,7 +433,7 @@ fn behind(topology: &Topology, used: &Dependency) -> Vec<SocketAddr> {
         Dependency::Gateway(_) => Vec::new(),
         Dependency::Database(group, _) => {
             let groups = topology.pools.iter().filter(|g| g.name == *group);
-            groups.flat_map(|g| &g.instances).map(|instance| instance.listen.value).collect()
+            groups.flat_map(|g| &g.instances).filter_map(pool::Instance::tcp).collect()
         }
     }
 }

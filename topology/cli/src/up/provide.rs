@@ -93,6 +93,7 @@ impl Provided {
                 self.made.push(format!("the password of database user {}", role.name));
                 made(path, &path.with_extension("password"))?
             }
+            Some(SecretRef::Given(given)) => known(given.reveal(), &folder.path("secrets"))?,
             Some(SecretRef::Env(name)) => match std::env::var(name) {
                 Ok(secret) => known(secret.trim(), &folder.path("secrets").join(name))?,
                 Err(_) => {

@@ -1,0 +1,235 @@
+//! `pgpool pgbouncer.ini`: started as PgBouncer is, from its file, with its options, signals, pid file
+//! and log. Not for the topology form. Called by `main`.
+//!
+//! Invariant: what the file says that we cannot do is told with file and line, and nothing starts.
+
+pub mod lines;
+mod process;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use common::cli;
+use common::lifecycle::{Lifecycle, Phase};
+use tokio::signal::unix::{SignalKind, signal};
+use topology::pgbouncer::{self, Loaded, Process, Switch};
+
+use crate::admin::verbs::Command;
+use crate::control::Handle;
+use crate::pool::Counters;
+use crate::sockets::Beside;
+use crate::{Options, start_beside};
+use lines::{Lines, Loud};
+use process::PidFile;
+
+/// The only instance of such a file.
+const INSTANCE: &str = "pool-1";
+/// Between two looks at whether a pause is complete.
+const PAUSE_LOOK: Duration = Duration::from_millis(100);
+
+/// Runs as PgBouncer does, from its configuration.
+#[derive(Debug, Parser)]
+#[command(name = "pgpool")]
+struct Args {
+    /// PgBouncer's configuration
+    ini: PathBuf,
+    /// Run in the background
+    #[arg(short, long)]
+    daemon: bool,
+    /// Write nothing to standard error
+    #[arg(short, long)]
+    quiet: bool,
+    /// Tell more; twice for all
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+    /// Become this user
+    #[arg(short, long, value_name = "USER")]
+    user: Option<String>,
+    /// Replace the process that the pid file names
+    #[arg(short = 'R', long)]
+    reboot: bool,
+}
+
+/// Whether the arguments are PgBouncer's: no topology file is named, and something is.
+pub fn is_asked(arguments: &[OsString], topology: Option<&OsString>) -> bool {
+    let text = |argument: &OsString| argument.to_string_lossy().into_owned();
+    let all: Vec<String> = arguments.iter().map(text).collect();
+    let named = all.iter().any(|arg| arg.starts_with("-t") || arg.starts_with("--topology"));
+    !named && topology.is_none() && all.iter().skip(1).any(|argument| !argument.starts_with('-'))
+}
+
+/// Runs; the process's exit code.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    let mut loaded = match pgbouncer::load(&args.ini) {
+        Ok(loaded) => loaded,
+        Err(fault) => return cli::refuse(2, &fault),
+    };
+    loaded.process.verbose = loaded.process.verbose.max(u32::from(args.verbose));
+    if let Some(user) = args.user.as_ref().or(loaded.process.user.as_ref())
+        && let Err(fault) = process::become_user(user)
+    {
+        return cli::refuse(1, &fault);
+    }
+    if args.daemon && !process::is_background() {
+        return process::to_background();
+    }
+    if process::is_background() {
+        process::leave_terminal();
+    }
+    let loud = if args.quiet || process::is_background() { Loud::No } else { Loud::Yes };
+    let lines = match Lines::new(loaded.process.clone(), loud) {
+        Ok(lines) => lines,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
+    lines.install();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
+    let outcome = runtime.block_on(serve(loaded, &lines, args.reboot));
+    outcome.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
+}
+
+async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String> {
+    let Loaded { topology, process, notes } = loaded;
+    let options = Options::new(INSTANCE);
+    let lifecycle = options.lifecycle.clone();
+    let signals = Signals::new().map_err(|fault| fault.to_string())?;
+    let former = process.pid_file.as_deref().and_then(process::running).filter(|_| reboot);
+    for note in &notes {
+        options.observer.emit(crate::events::Noted { what: note });
+    }
+    let beside = if former.is_some() { Beside::Former } else { Beside::Nobody };
+    let observer = options.observer.clone();
+    let pid_file = process.pid_file.as_deref();
+    // Before anything is bound: a second process must not disturb the first.
+    let pid_file = pid_file.map(|path| PidFile::write(path, former)).transpose()?;
+    let started = start_beside(Arc::new(topology), INSTANCE, options, beside);
+    let running = started.await.map_err(|fault| fault.to_string())?;
+    if let Some(former) = former {
+        process::retire(former);
+    }
+    observer.emit(crate::events::ProcessUp { version: env!("CARGO_PKG_VERSION") });
+    process::tell_ready();
+    let handle = running.handle();
+    let told = async {
+        tokio::select! {
+            () = signals.follow(&handle, &lifecycle, lines) => {}
+            () = tell_rates(&handle, &process, &observer) => {}
+        }
+    };
+    let finished = async {
+        let outcome = running.finished().await;
+        lifecycle.stop();
+        outcome
+    };
+    let (outcome, ()) = tokio::join!(finished, told);
+    drop(pid_file);
+    outcome.map_err(|fault| fault.to_string())
+}
+
+/// PgBouncer's signals: HUP reads the file again, USR1 pauses, USR2 resumes, INT ends when what was begun
+/// is done, TERM and QUIT end at once.
+struct Signals {
+    hangup: tokio::signal::unix::Signal,
+    pause: tokio::signal::unix::Signal,
+    resume: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// Until the instance has stopped.
+    async fn follow(mut self, handle: &Handle, lifecycle: &Lifecycle, lines: &Lines) {
+        let shutdown = lifecycle.shutdown();
+        let mut paused = false;
+        loop {
+            tokio::select! {
+                () = shutdown.stopped() => return,
+                _ = self.hangup.recv() => {
+                    // Told to the log that could not be opened anew, which goes on.
+                    let reopened = lines.reopen();
+                    // What was wrong has been logged.
+                    let _refused = handle.reload().await;
+                    if let Err(fault) = reopened {
+                        handle.note(&fault);
+                    }
+                }
+                _ = self.pause.recv() => {
+                    paused = true;
+                    handle.tell(&Command::Pause(None)).await;
+                }
+                _ = self.resume.recv() => {
+                    paused = false;
+                    handle.tell(&Command::Resume(None)).await;
+                }
+                // A second one ends at once.
+                _ = self.interrupt.recv() => match lifecycle.phase() {
+                    Phase::Running => lifecycle.drain(),
+                    Phase::Draining | Phase::Stopped => lifecycle.stop(),
+                },
+                _ = self.terminate.recv() => lifecycle.stop(),
+                _ = self.quit.recv() => lifecycle.stop(),
+                // Servers are closed as they become free, as by PAUSE.
+                () = tokio::time::sleep(PAUSE_LOOK), if paused => {
+                    handle.tell(&Command::CloseIdle(None)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Tells the rates of each period, for ever.
+async fn tell_rates(handle: &Handle, process: &Process, to: &common::observe::Observer) {
+    if process.log_stats == Switch::Off {
+        return std::future::pending().await;
+    }
+    let seconds = u64::from(process.stats_period.max(1));
+    let mut before = Counters::default();
+    loop {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let report = handle.report().await;
+        let all = report.pools.iter().fold(Counters::default(), |all, p| all.plus(&p.totals));
+        to.emit(crate::events::Rates { counts: all.since(&before), seconds });
+        before = all;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// O3: which form a command line has.
+    #[test]
+    fn forms_of_the_command_line() {
+        let asked = |line: &str, topology: Option<&str>| {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            is_asked(&words, topology.map(OsString::from).as_ref())
+        };
+        assert!(asked("pgpool /etc/pgbouncer/pgbouncer.ini", None));
+        assert!(asked("pgpool -q -d -u postgres -R pgbouncer.ini", None));
+        assert!(!asked("pgpool --topology stack.yaml", None));
+        assert!(!asked("pgpool -t stack.yaml", None) && !asked("pgpool --help", None));
+        assert!(!asked("pgpool --instance pool-1", Some("stack.yaml")));
+        let args = Args::try_parse_from(["pgpool", "-qvv", "-u", "x", "a.ini"]).expect("lawful");
+        assert!(args.quiet && args.verbose == 2 && args.user.as_deref() == Some("x"));
+    }
+}

@@ -1,0 +1,81 @@
+//! Bounded numbers that all workers share: clients, server connections. Not for what they count. Kept by
+//! the snapshot, from one to the next.
+//!
+//! Invariant: never more than the bound are inside, and who is dropped has left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A bounded number that all workers share.
+#[derive(Debug)]
+pub struct Count {
+    now: AtomicU32,
+    most: AtomicU32,
+}
+
+/// One of a [`Count`]; given back when dropped.
+#[derive(Debug)]
+pub struct Held(Arc<Count>);
+
+impl Count {
+    /// At most `most`; 0: no bound.
+    pub fn new(most: u32) -> Arc<Self> {
+        Arc::new(Self { now: AtomicU32::new(0), most: AtomicU32::new(most) })
+    }
+
+    /// The same count with another bound, or a new one: whoever is counted stays counted.
+    pub(super) fn again(before: Option<&Arc<Self>>, most: u32) -> Arc<Self> {
+        let Some(count) = before else { return Self::new(most) };
+        count.most.store(most, Ordering::Release);
+        Arc::clone(count)
+    }
+
+    /// One more, unless the bound is reached.
+    pub fn enter(&self) -> bool {
+        let most = self.most();
+        let enter = |now: u32| (most == 0 || now < most).then_some(now + 1);
+        self.now.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter).is_ok()
+    }
+
+    /// One less.
+    pub fn leave(&self) {
+        self.now.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How many there are.
+    pub fn now(&self) -> u32 {
+        self.now.load(Ordering::Acquire)
+    }
+
+    /// The bound; 0: none.
+    pub fn most(&self) -> u32 {
+        self.most.load(Ordering::Acquire)
+    }
+}
+
+impl Held {
+    /// Takes one; `None`: the bound is reached.
+    pub fn enter(of: &Arc<Count>) -> Option<Self> {
+        of.enter().then(|| Self(Arc::clone(of)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_exact() {
+        let count = Count::new(2);
+        assert!(count.enter() && count.enter() && !count.enter());
+        count.leave();
+        assert!(count.enter());
+        assert!((0..100).all(|_| Count::new(0).enter()));
+    }
+}

@@ -1,0 +1,327 @@
+//! `pgpool` in PgBouncer's place: Debian's own file, psql, pgbench, signals, log. Not for what is inside:
+//! the binary is started as operators do. Real PostgreSQL and, beside it, Debian's PgBouncer.
+//!
+//! Invariant: nothing here waits for a time: a state is asked for until it is there, or a process ended.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, give_away, unprivileged};
+
+/// PgBouncer's configuration in a folder of its own.
+struct Place {
+    folder: TempDir,
+    port: u16,
+}
+
+impl Place {
+    /// Debian's file with local lines after it, as an operator writes them.
+    async fn new(server: &Postgres, more: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("dropin").tempdir().expect("folder");
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let place = Self { folder, port };
+        give_away(place.folder.path());
+        let users = format!(
+            "\"app\" \"{}\"\n\"legacy\" \"{}\"\n\"other\" \"{PASSWORD}\"\n\"root\" \"{ROOT_PASSWORD}\"\n",
+            server.verifier("app").await,
+            server.verifier("legacy").await,
+        );
+        place.write("userlist.txt", &users);
+        let at = place.folder.path().display();
+        let ini = format!(
+            "%include /etc/pgbouncer/pgbouncer.ini
+[databases]
+shop = host=127.0.0.1 port={server}
+boss = host=127.0.0.1 port={server} dbname=shop user=legacy password='{PASSWORD}'
+* = host=127.0.0.1 port={server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir = {at}
+auth_file = {at}/userlist.txt
+logfile = {at}/log
+pidfile = {at}/pid
+admin_users = root
+pool_mode = transaction
+{more}
+",
+            server = server.port,
+        );
+        place.write("pgbouncer.ini", &ini);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).expect("written");
+        give_away(&self.path(name));
+    }
+
+    /// Starts a pooler and waits until it listens.
+    fn start(&self, program: &str) -> Running {
+        let mut command = unprivileged(Path::new(program));
+        command.arg(self.path("pgbouncer.ini")).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut seen = String::new();
+        loop {
+            let line = lines.next().unwrap_or_else(|| panic!("{program} has ended:\n{seen}"));
+            let line = line.expect("text");
+            seen.push_str(&line);
+            seen.push('\n');
+            if line.contains("process up") {
+                break;
+            }
+        }
+        // The rest is in the log file; its pipe must not fill up.
+        std::thread::spawn(move || lines.for_each(drop));
+        Running(child)
+    }
+
+    fn psql(&self, host: &Path, user: &str, password: &str, database: &str) -> Command {
+        let mut command = Command::new("psql");
+        command
+            .args(["-X", "-A", "-t", "-p", &self.port.to_string(), "-U", user, "-d", database])
+            .arg("-h")
+            .arg(host)
+            .env("PGPASSWORD", password);
+        command
+    }
+
+    fn ask(&self, user: &str, database: &str, sql: &str) -> Output {
+        let password = if user == "root" { ROOT_PASSWORD } else { PASSWORD };
+        let mut command = self.psql(Path::new("127.0.0.1"), user, password, database);
+        command.args(["-c", sql]).output().expect("psql runs")
+    }
+
+    fn told(&self, user: &str, database: &str, sql: &str) -> String {
+        let output = self.ask(user, database, sql);
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Asks the admin database until the answer is as wanted.
+    fn until(&self, sql: &str, wanted: impl Fn(&str) -> bool) {
+        while !wanted(&self.told("root", "pgbouncer", sql)) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).expect("a log")
+    }
+}
+
+/// A pooler that runs; killed if it is still there at the end.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).expect("a number")), signal).expect("sent");
+    }
+
+    fn ended(mut self) -> bool {
+        self.0.wait().expect("it ends").success()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _gone = self.0.wait();
+    }
+}
+
+const PGPOOL: &str = env!("CARGO_BIN_EXE_pgpool");
+
+/// What a pooler answers to psql and pgbench, by network and by socket.
+fn answers(place: &Place) -> Vec<(String, bool, String)> {
+    let mut all = Vec::new();
+    let mut note = |what: String, output: Output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        all.push((what, output.status.success(), text));
+    };
+    let who = "select current_user, session_user, current_database()";
+    let sockets = place.folder.path();
+    for host in [Path::new("127.0.0.1"), sockets] {
+        for user in ["app", "other", "legacy"] {
+            for database in ["shop", "boss", "postgres"] {
+                let mut psql = place.psql(host, user, PASSWORD, database);
+                let output = psql.args(["-c", who]).output().expect("psql runs");
+                note(format!("{} {user} {database}", host.display()), output);
+            }
+        }
+        for (user, password, database) in
+            [("app", "wrong", "shop"), ("nobody", PASSWORD, "shop"), ("app", PASSWORD, "pgbouncer")]
+        {
+            let mut psql = place.psql(host, user, password, database);
+            note(
+                format!("{user} {password} {database}"),
+                psql.args(["-c", who]).output().expect("psql"),
+            );
+        }
+        // Whoever runs it needs no password by socket.
+        let mut psql = unprivileged(Path::new("psql"));
+        psql.args(["-X", "-A", "-t", "-w", "-U", "pgbouncer", "-d", "pgbouncer", "-p"]);
+        psql.arg(place.port.to_string()).arg("-h").arg(host).args(["-c", "show version"]);
+        let output = psql.output().expect("psql runs");
+        note(format!("owner {}", host.display()), Output { stdout: Vec::new(), ..output });
+    }
+    for protocol in ["simple", "extended"] {
+        let mut bench = Command::new("pgbench");
+        bench.args(["-n", "-c", "8", "-t", "20", "-M", protocol, "-h", "127.0.0.1", "-U", "other"]);
+        bench.args(["-p", &place.port.to_string(), "-f"]).arg(place.path("script")).arg("shop");
+        let output = bench.env("PGPASSWORD", PASSWORD).output().expect("pgbench runs");
+        let done = String::from_utf8_lossy(&output.stdout).contains("processed: 160/160");
+        let stdout = format!("{done}").into_bytes();
+        note(format!("pgbench {protocol}"), Output { stdout, ..output });
+    }
+    all
+}
+
+/// T3, P2, P4: Debian's file with local lines, started by PgBouncer and by pgpool: the same answers, by
+/// network and by unix socket, to users with a verifier, an md5 hash and a password, in databases with a
+/// login of their own and in those that `*` stands for.
+#[tokio::test]
+async fn the_same_file_the_same_answers() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "").await;
+    place.write("script", "select 1;\nbegin;\nselect 2;\ncommit;\n");
+    let both = ["/usr/sbin/pgbouncer", PGPOOL].map(|program| {
+        let running = place.start(program);
+        let socket = place.path(&format!(".s.PGSQL.{}", place.port));
+        let file = std::fs::metadata(&socket).expect("a socket");
+        assert!(file.file_type().is_socket());
+        let answers = answers(&place);
+        running.signal(Signal::SIGTERM);
+        let ended = running.ended();
+        // PgBouncer 1.18 ends with 1 and leaves its files to whoever comes next: to us.
+        if program == PGPOOL {
+            assert!(ended && !place.path("pid").exists() && !socket.exists(), "we leave nothing");
+        }
+        answers
+    });
+    let [theirs, ours] = both;
+    assert_eq!(theirs.len(), ours.len());
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        assert_eq!(theirs, ours);
+    }
+    assert!(ours.iter().filter(|(_, done, _)| *done).count() >= 20, "{ours:?}");
+}
+
+/// O2, O3: PgBouncer's signals and log: HUP reads the file again, USR1 pauses, USR2 resumes, INT lets a
+/// transaction end.
+#[tokio::test]
+async fn signals_and_log_are_those_of_pgbouncer() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "").await;
+    let running = place.start(PGPOOL);
+    assert_eq!(place.told("app", "shop", "select 1"), "1");
+    assert!(
+        !place
+            .psql(Path::new("127.0.0.1"), "app", "wrong", "shop")
+            .output()
+            .expect("psql")
+            .status
+            .success()
+    );
+
+    running.signal(Signal::SIGUSR1);
+    place.until("show state", |told| told.contains("paused|yes"));
+    let mut psql = place.psql(Path::new("127.0.0.1"), "app", PASSWORD, "shop");
+    let waits = psql.args(["-c", "select 7"]).stdout(Stdio::piped()).spawn().expect("psql runs");
+    place.until("show clients", |told| {
+        told.contains("|app|shop|none|waiting|") || told.contains("|waiting|")
+    });
+    running.signal(Signal::SIGUSR2);
+    let output = waits.wait_with_output().expect("psql ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "7");
+
+    let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("the file");
+    place.write("pgbouncer.ini", &format!("{ini}\nquery_timeout = 77\n"));
+    std::fs::rename(place.path("log"), place.path("log.1")).expect("moved");
+    running.signal(Signal::SIGHUP);
+    place
+        .until("show config", |told| told.lines().any(|line| line.starts_with("query_timeout|77")));
+    assert_eq!(place.told("app", "shop", "select 1"), "1");
+
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(place.port).user("app").password(PASSWORD).dbname("shop");
+    let client = crate::pooler::connect(&config).await.expect("it gets in");
+    client.batch_execute("begin; create table kept (a int)").await.expect("begun");
+    running.signal(Signal::SIGINT);
+    while place.ask("app", "shop", "select 1").status.success() {}
+    client.batch_execute("commit").await.expect("what was begun ends");
+    assert!(running.ended());
+    let kept = "select count(*) from pg_class where relname = 'kept'";
+    let count: i64 = server.root().await.query_one(kept, &[]).await.expect("answer").get(0);
+    assert_eq!(count, 1);
+
+    let before = std::fs::read_to_string(place.path("log.1")).expect("the log");
+    for line in [
+        ": shop/app@127.0.0.1:",
+        " login attempt: db=shop user=app tls=no",
+        " new connection to server (from 127.0.0.1:",
+        " closing because: client close request (age=",
+        " WARNING C-0x0: shop/app@127.0.0.1:",
+        " pooler error: password authentication failed",
+        "UTC [",
+    ] {
+        assert!(before.contains(line), "{line}: {before}");
+    }
+    assert!(place.log().contains("login attempt"), "the log was opened anew");
+    assert!(!format!("{before}{}", place.log()).contains(PASSWORD));
+}
+
+/// O3, O5: `-d` ends when it serves, a second one is refused, `-R` replaces it and nobody is refused
+/// meanwhile, TERM ends it; what cannot be translated is told with file and line.
+#[tokio::test]
+async fn in_the_background_and_replaced() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "so_reuseport = 1").await;
+    let run = |arguments: &[&str]| {
+        let mut command = unprivileged(Path::new(PGPOOL));
+        command.args(arguments).arg(place.path("pgbouncer.ini")).output().expect("it runs")
+    };
+    let pid = || -> i32 {
+        std::fs::read_to_string(place.path("pid")).expect("a pid").trim().parse().expect("a number")
+    };
+    let output = run(&["-d"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(place.told("app", "shop", "select 1"), "1");
+    let first = pid();
+    let refused = run(&["-q"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("runs already"));
+    assert_eq!(place.told("app", "shop", "select 2"), "2");
+    assert!(run(&["-d", "-R"]).status.success());
+    let second = pid();
+    assert_ne!(first, second);
+    while kill(Pid::from_raw(first), None).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(place.told("app", "shop", "select 3"), "3");
+    kill(Pid::from_raw(second), Signal::SIGTERM).expect("sent");
+    while place.path("pid").exists() {
+        std::thread::yield_now();
+    }
+
+    let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("the file");
+    let lines = ini.lines().count();
+    place.write("pgbouncer.ini", &format!("{ini}auth_type = pam\n"));
+    let refused = run(&[]);
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains(&format!("pgbouncer.ini:{}: auth_type pam", lines + 1)), "{told}");
+}

@@ -1,0 +1,184 @@
+//! A `pgbouncer.ini` as a topology: the file with what it includes, its user list, and what concerns the
+//! process alone. Not for translating keys: that is `pgbouncer` itself. Called by `pgpool pgbouncer.ini`,
+//! at start and on reload, and by `aqueduct import` for the texts.
+//!
+//! Invariant: what cannot be translated stops the load with file and line; nothing is guessed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Imported, ini};
+use crate::model::{Form, SourceFile};
+use crate::problem::LoadError;
+use crate::units::{Given, SecretRef};
+use crate::{At, Topology};
+
+/// Files that include files that include files.
+const DEEPEST: usize = 10;
+
+/// A configuration as one text, and where each line of it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// All lines, those of included files in their place.
+    pub ini: String,
+    /// The user list, if one is named.
+    pub users: Option<String>,
+    origins: Vec<(PathBuf, u32)>,
+    main: PathBuf,
+}
+
+impl Texts {
+    /// Where a line stands, `FILE:LINE`; 0 is the whole.
+    pub fn place(&self, line: u32) -> String {
+        let index = usize::try_from(line).unwrap_or_default();
+        match index.checked_sub(1).and_then(|at| self.origins.get(at)) {
+            Some((file, line)) => format!("{}:{line}", file.display()),
+            None => self.main.display().to_string(),
+        }
+    }
+}
+
+/// What of a configuration is about the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Where its number is kept while it runs.
+    pub pid_file: Option<PathBuf>,
+    /// Where its log goes beside standard error.
+    pub log_file: Option<PathBuf>,
+    /// As whom it runs.
+    pub user: Option<String>,
+    /// How much it tells: 0, 1 or 2.
+    pub verbose: u32,
+    /// Whether clients that come and go are told.
+    pub log_connections: Switch,
+    /// Whether ends of connections are told.
+    pub log_disconnections: Switch,
+    /// Whether what clients are told is told.
+    pub log_errors: Switch,
+    /// Whether rates are told once a period.
+    pub log_stats: Switch,
+    /// Seconds of that period.
+    pub stats_period: u32,
+}
+
+/// Whether something is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Switch {
+    /// It is, as PgBouncer's defaults are.
+    #[default]
+    On,
+    /// It is not.
+    Off,
+}
+
+/// A configuration that can run.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What `pgpool` runs with.
+    pub topology: Topology,
+    /// What is about the process.
+    pub process: Process,
+    /// What is worth knowing and stops nothing, each with its place.
+    pub notes: Vec<String>,
+}
+
+/// Reads a configuration with all that it includes, and its user list.
+///
+/// # Errors
+/// A file cannot be read, or files include each other.
+pub fn read(path: &Path) -> Result<Texts, LoadError> {
+    let mut texts = Texts { main: path.to_owned(), ..Texts::default() };
+    include(path, 0, &mut texts)?;
+    if let Some(users) = super::user_list(&texts.ini) {
+        let users = beside(path, Path::new(&users));
+        texts.users = Some(text(&users)?);
+    }
+    Ok(texts)
+}
+
+fn text(path: &Path) -> Result<String, LoadError> {
+    fs::read_to_string(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
+}
+
+fn include(file: &Path, depth: usize, into: &mut Texts) -> Result<(), LoadError> {
+    if depth > DEEPEST {
+        let source = io::Error::other("files include each other");
+        return Err(LoadError::Io { path: file.to_owned(), source });
+    }
+    for (number, line) in (1..).zip(text(file)?.lines()) {
+        if let Some(other) = ini::included(line) {
+            include(&beside(file, Path::new(other)), depth + 1, into)?;
+        } else {
+            into.ini.push_str(line);
+            into.ini.push('\n');
+            into.origins.push((file.to_owned(), number));
+        }
+    }
+    Ok(())
+}
+
+/// A path that a file names: from where the process runs, as PgBouncer has it, or else from the file's
+/// folder.
+pub fn beside(file: &Path, path: &Path) -> PathBuf {
+    if path.exists() {
+        return path.to_owned();
+    }
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+/// Reads a configuration that is to run.
+///
+/// # Errors
+/// What cannot be read or translated, with its places.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let texts = read(path)?;
+    let imported = super::import(&texts.ini, texts.users.as_deref());
+    let told = |stops: bool| -> Vec<String> {
+        let those = imported.notes.iter().filter(|note| note.stops == stops);
+        those.map(|note| format!("{}: {}", texts.place(note.line), note.what)).collect()
+    };
+    let stops = told(true);
+    if !stops.is_empty() {
+        return Err(LoadError::Foreign(stops));
+    }
+    let name = path.display().to_string();
+    let folder = std::path::absolute(path)
+        .map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+    let folder = folder.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    let mut topology = crate::parse(&name, &imported.text, &folder).map_err(LoadError::Problems)?;
+    fill(&mut topology, &imported);
+    // The ini itself holds secrets.
+    let text = imported.text.clone();
+    let source = SourceFile { name, folder, text, form: Form::PgBouncer };
+    topology.source = Arc::new(source);
+    Ok(Loaded { topology, process: imported.process.clone(), notes: told(false) })
+}
+
+/// Puts secrets where the text only names them, and takes away what stands in for nothing.
+fn fill(topology: &mut Topology, imported: &Imported) {
+    let given = |at: &mut At<SecretRef>| {
+        let SecretRef::File(path) = &at.value else { return };
+        let number = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
+        let number = number.and_then(|n: usize| n.checked_sub(1));
+        if let Some((_, secret)) = number.and_then(|n| imported.secrets.get(n)) {
+            at.value = SecretRef::Given(Given::new(secret));
+        }
+    };
+    for group in &mut topology.pools {
+        for user in &mut group.users {
+            user.secret.iter_mut().chain(&mut user.server_password).for_each(given);
+        }
+        for database in &mut group.databases {
+            let password = database.login.as_mut().and_then(|login| login.password.as_mut());
+            password.into_iter().for_each(given);
+        }
+        if imported.stand_ins.contains(&super::StandIn::Database) {
+            group.databases.clear();
+        }
+        if imported.stand_ins.contains(&super::StandIn::User) {
+            group.users.clear();
+        }
+    }
+}
