@@ -18,6 +18,7 @@ verify: verify-packages properties real fuzz deny ## the long half: many cases o
 bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
 	target/dist/l7 --json bench/results/l7.json
+	target/dist/l7-auth --json bench/results/l7-auth.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 	target/dist/pg --json bench/results/pg.json
 

@@ -3,13 +3,10 @@
 //! Invariant: figures of different runs are never mixed.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
-
 use anyhow::Result;
-use bench::l7::cases::{Case, Terms};
+use bench::l7::cases::Case;
 use bench::l7::client::Client;
 use bench::l7::compare::{self, Plan};
-use bench::l7::party::Kind;
 use clap::{Parser, Subcommand};
 
 /// Compares l7-gateway with its rivals on this machine, which needs two processors.
@@ -21,21 +18,8 @@ struct Args {
     /// The cases to run, with commas between them; default all.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Case>,
-    /// The parties, with commas between them; default all that are installed.
-    #[arg(long, value_delimiter = ',')]
-    parties: Vec<Kind>,
-    /// Turns, each one run of every party.
-    #[arg(long, default_value_t = 3)]
-    rounds: u32,
-    /// Length of a run in seconds.
-    #[arg(long, default_value_t = 3)]
-    seconds: u32,
-    /// One pinned worker alone, not also two that run anywhere.
-    #[arg(long)]
-    pinned: bool,
-    /// Where to write the figures.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    plan: Plan,
 }
 
 #[derive(Subcommand)]
@@ -50,7 +34,7 @@ enum Own {
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo build --profile dist -p l7-gateway -p bench -p demo
+  cargo build --profile dist -p l7-gateway -p bench
   target/dist/l7                                         everything
   target/dist/l7 --only http,http2 --pinned              the speed of small answers
   target/dist/l7 --only https --parties l7-gateway,nginx --rounds 5
@@ -63,6 +47,5 @@ fn main() -> Result<()> {
     if let Some(Own::Client { what }) = args.own {
         return what.run();
     }
-    let terms = Terms { rounds: args.rounds, seconds: args.seconds, free: !args.pinned };
-    compare::run(&Plan { only: args.only, parties: args.parties, terms, json: args.json })
+    compare::run(&args.plan, &args.only)
 }

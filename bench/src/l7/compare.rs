@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use clap::ValueEnum;
+use clap::Args;
 
 use super::Sheet;
-use super::cases::{Case, Terms};
+use super::cases::{Measured, Terms};
 use super::party::Kind;
 use super::rig::Rig;
 use crate::figures::{Column as _, table};
@@ -17,24 +17,32 @@ use crate::report::Report;
 use crate::{goals, progress};
 
 /// How a run is done.
-#[derive(Clone, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Plan {
-    /// The cases; empty: all.
-    pub only: Vec<Case>,
-    /// The parties; empty: all.
-    pub parties: Vec<Kind>,
-    /// How each is run.
-    pub terms: Terms,
+    /// The parties, with commas between them; default all that are installed.
+    #[arg(long, value_delimiter = ',')]
+    parties: Vec<Kind>,
+    /// Turns, each one run of every party.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Length of a run in seconds.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// One pinned worker alone, not also two that run anywhere.
+    #[arg(long)]
+    pinned: bool,
     /// Where to write the figures.
-    pub json: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
-/// Runs the plan.
+/// Runs the plan with these cases, or with all where none is named.
 ///
 /// # Errors
 /// When nobody is there to be measured, or the service cannot be started.
 #[expect(clippy::print_stdout, reason = "the program's output")]
-pub fn run(plan: &Plan) -> Result<()> {
+pub fn run<C: Measured>(plan: &Plan, only: &[C]) -> Result<()> {
+    let terms = Terms { rounds: plan.rounds, seconds: plan.seconds, free: !plan.pinned };
     let wanted = if plan.parties.is_empty() { Kind::ALL.to_vec() } else { plan.parties.clone() };
     let (kinds, missing): (Vec<_>, Vec<_>) =
         wanted.into_iter().partition(|kind| kind.program().is_some());
@@ -47,12 +55,12 @@ pub fn run(plan: &Plan) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let rig = Rig::build(folder.path(), kinds.clone())?;
     let versions = kinds.iter().filter_map(|kind| Some((kind.name(), kind.version()?)));
-    let mut report = Report::begin((plan.terms.rounds, plan.terms.seconds), versions.collect())?;
+    let mut report = Report::begin((plan.rounds, plan.seconds), versions.collect())?;
     report.notes = notes;
-    let cases = if plan.only.is_empty() { Case::value_variants() } else { &plan.only };
+    let cases = if only.is_empty() { C::value_variants() } else { only };
     for &case in cases {
         let mut sheet = Sheet::default();
-        case.measure(&rig, plan.terms, &mut sheet);
+        case.measure(&rig, terms, &mut sheet);
         let rows = sheet.rows();
         let verdicts: Vec<_> = case.goals().iter().filter_map(|it| it.verdict(&rows)).collect();
         progress("");

@@ -8,6 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+/// The processor that load and service have while a party has the first.
+pub const BESIDE: &str = "1";
+/// All of them.
+pub const ANY: &str = "0,1";
+
 /// What to ask for, and how.
 #[derive(Clone, Debug)]
 pub struct Load {
@@ -19,8 +24,8 @@ pub struct Load {
     pub path: &'static str,
     /// Sent along.
     pub headers: Vec<String>,
-    /// On the second processor alone.
-    pub pinned: bool,
+    /// The processors that it may have.
+    pub processors: &'static str,
     /// Of wrk: what to ask for instead, in Lua.
     pub script: Option<PathBuf>,
 }
@@ -48,7 +53,7 @@ impl Load {
             connections,
             path: "/api/user/profile",
             headers: Vec::new(),
-            pinned: true,
+            processors: BESIDE,
             script: None,
         }
     }
@@ -58,15 +63,25 @@ impl Load {
         Self { streams, ..Self::http1(connections) }
     }
 
-    /// Loads `base` with it for so long.
+    /// Loads `url` with it for so long.
     ///
     /// # Errors
-    /// When the generator is missing, refused or not understood.
+    /// When the generator is missing or not understood, or a request was refused.
     pub fn run(&self, url: &str, seconds: u32) -> Result<Run> {
+        let run = self.run_anyway(url, seconds)?;
+        ensure!(run.refused == 0, "{} refused at {url}", run.refused);
+        Ok(run)
+    }
+
+    /// The same where refusals are wanted.
+    ///
+    /// # Errors
+    /// When the generator is missing or not understood.
+    pub fn run_anyway(&self, url: &str, seconds: u32) -> Result<Run> {
         let (program, parse): (_, fn(&str) -> Option<Run>) =
             if self.streams == 0 { ("wrk", wrk) } else { ("h2load", h2load) };
         let mut command = Command::new("taskset");
-        command.args(["-c", if self.pinned { "1" } else { "0,1" }, program, "-t1"]);
+        command.args(["-c", self.processors, program, "-t1"]);
         command.arg(format!("-c{}", self.connections));
         if self.streams == 0 {
             command.arg("--latency").arg(format!("-d{seconds}s"));
@@ -85,7 +100,6 @@ impl Load {
         ensure!(output.status.success(), "{program} failed ({}): {fault}", installed_by(program));
         let run = parse(&text).with_context(|| format!("{program} said:\n{text}"))?;
         ensure!(run.requests > 0, "no answer at {url}");
-        ensure!(run.refused == 0, "{} refused at {url}", run.refused);
         Ok(run)
     }
 }

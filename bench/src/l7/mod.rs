@@ -3,6 +3,7 @@
 //!
 //! Invariant: every figure of a row comes from the same run, in turns.
 
+pub mod auth;
 pub mod cases;
 pub mod client;
 pub mod compare;

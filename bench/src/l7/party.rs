@@ -46,12 +46,14 @@ pub struct Wanted {
     pub workers: u32,
     /// Kept on the first processor; load and service are on the second.
     pub pinned: bool,
-    /// Tokens, limits and a log.
+    /// Tokens, limits and a log, for those who can.
     pub policy: bool,
     /// Routes of ours; rivals have one.
     pub routes: usize,
     /// Where the service is.
     pub service: &'static str,
+    /// Which of several of its kind at a time.
+    pub place: u16,
     /// A number that makes one configuration another.
     pub turn: u32,
 }
@@ -60,7 +62,7 @@ impl Wanted {
     /// One worker on a processor of its own.
     pub fn pinned(tls: bool) -> Self {
         let (pinned, policy) = (true, false);
-        Self { tls, workers: 1, pinned, policy, routes: 1, service: SERVICE, turn: 0 }
+        Self { tls, workers: 1, pinned, policy, routes: 1, service: SERVICE, place: 0, turn: 0 }
     }
 
     /// Two workers anywhere.
@@ -141,7 +143,7 @@ impl Kind {
 
     /// Where it listens.
     pub fn address(self, wanted: &Wanted) -> String {
-        let port = if wanted.tls { 18443 } else { 18080 };
+        let port = wanted.place + if wanted.tls { 18443 } else { 18080 };
         match self {
             Self::Direct => wanted.service.to_owned(),
             _ => format!("127.0.77.{}:{port}", 10 + self as u8),

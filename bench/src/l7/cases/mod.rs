@@ -6,10 +6,9 @@
 mod bodies;
 mod floods;
 mod idle;
-mod policy;
 mod reloads;
 mod routes;
-mod speed;
+pub(super) mod speed;
 mod syscalls;
 
 use anyhow::Result;
@@ -45,8 +44,6 @@ pub enum Case {
     Routes,
     /// A hundred reloads in a minute under load.
     Reloads,
-    /// HTTPS with tokens, limits and a log.
-    Policy,
     /// System calls per request.
     Syscalls,
 }
@@ -62,9 +59,17 @@ pub struct Terms {
     pub free: bool,
 }
 
-impl Case {
+/// A list of cases.
+pub trait Measured: ValueEnum + Copy {
     /// Measures it.
-    pub fn measure(self, rig: &Rig, terms: Terms, sheet: &mut Sheet) {
+    fn measure(self, rig: &Rig, terms: Terms, sheet: &mut Sheet);
+
+    /// What ours shall reach.
+    fn goals(self) -> Vec<Goal>;
+}
+
+impl Measured for Case {
+    fn measure(self, rig: &Rig, terms: Terms, sheet: &mut Sheet) {
         match self {
             Self::Http => speed::http(rig, terms, sheet),
             Self::Https => speed::https(rig, terms, sheet),
@@ -77,13 +82,11 @@ impl Case {
             Self::Floods => floods::floods(rig, terms, sheet),
             Self::Routes => routes::routes(rig, terms, sheet),
             Self::Reloads => reloads::reloads(rig, terms, sheet),
-            Self::Policy => policy::policy(rig, terms, sheet),
             Self::Syscalls => syscalls::syscalls(rig, terms, sheet),
         }
     }
 
-    /// What ours shall reach.
-    pub fn goals(self) -> Vec<Goal> {
+    fn goals(self) -> Vec<Goal> {
         match self {
             Self::Http | Self::Https | Self::Handshakes | Self::Http2 | Self::Pace => {
                 speed::goals(self)
@@ -93,17 +96,22 @@ impl Case {
             Self::Floods => floods::goals(),
             Self::Routes => routes::goals(),
             Self::Reloads => reloads::goals(),
-            Self::Policy => policy::goals(),
             Self::Syscalls => Vec::new(),
         }
     }
 }
 
 /// One turn of a party.
-type Turn<'a> = &'a mut dyn FnMut(&Running, u32, &mut Sheet) -> Result<()>;
+pub(super) type Turn<'a> = &'a mut dyn FnMut(&Running, u32, &mut Sheet) -> Result<()>;
 
 /// Every party once a round, each round begun by another; who fails is noted.
-fn in_turns(what: &str, parties: &[Running], rounds: u32, sheet: &mut Sheet, turn: Turn<'_>) {
+pub(super) fn in_turns(
+    what: &str,
+    parties: &[Running],
+    rounds: u32,
+    sheet: &mut Sheet,
+    turn: Turn<'_>,
+) {
     for round in 0..rounds {
         let first = round as usize % parties.len().max(1);
         let (later, sooner) = parties.split_at(first);

@@ -12,7 +12,7 @@ use crate::goals::Want;
 use crate::l7::Goal;
 use crate::l7::Sheet;
 use crate::l7::client::Outcome;
-use crate::l7::load::Load;
+use crate::l7::load::{ANY, BESIDE, Load};
 use crate::l7::party::{Kind, Wanted};
 use crate::l7::rig::{Rig, Running, client};
 
@@ -78,7 +78,8 @@ fn settings(name: &str, tls: bool, terms: Terms) -> Vec<(String, Wanted)> {
 
 fn kept(rig: &Rig, terms: Terms, sheet: &mut Sheet, (name, tls): (&str, bool), load: &Load) {
     for (name, wanted) in settings(name, tls, terms) {
-        let load = Load { pinned: wanted.pinned, ..load.clone() };
+        let processors = if wanted.pinned { BESIDE } else { ANY };
+        let load = Load { processors, ..load.clone() };
         let parties = rig.start_all(&wanted, |kind| !tls || kind != Kind::Direct, sheet);
         for party in &parties {
             // So that the first round finds what the others find.
@@ -93,7 +94,7 @@ fn kept(rig: &Rig, terms: Terms, sheet: &mut Sheet, (name, tls): (&str, bool), l
 }
 
 /// One run of load through one party.
-pub(super) fn turn(
+pub(in crate::l7) fn turn(
     name: &str,
     load: &Load,
     seconds: u32,
@@ -164,7 +165,7 @@ pub(super) fn pace(rig: &Rig, terms: Terms, sheet: &mut Sheet) {
 }
 
 /// Refuses to make figures of failures.
-fn answered(outcome: &Outcome) -> Result<()> {
+pub(in crate::l7) fn answered(outcome: &Outcome) -> Result<()> {
     let fault = outcome.fault.as_deref().unwrap_or_default();
     let Outcome { done, failed, .. } = *outcome;
     ensure!(failed * 100 < done, "{failed} failed, {done} did not: {fault}");

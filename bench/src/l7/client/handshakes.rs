@@ -63,7 +63,7 @@ async fn once(to: SocketAddr, connector: &TlsConnector) -> Result<()> {
     let stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     let mut stream = connector.connect(tls::name(), stream).await?;
-    ask(&mut stream, request(to).as_bytes()).await
+    ask(&mut stream, request(to, None).as_bytes()).await
 }
 
 /// Asks once and reads the answer to its end.

@@ -80,7 +80,7 @@ async fn one(to: SocketAddr, connector: TlsConnector, http2: bool) -> Result<Tls
     if http2 {
         frames::ask(&mut stream).await?;
     } else {
-        ask(&mut stream, request(to).as_bytes()).await?;
+        ask(&mut stream, request(to, None).as_bytes()).await?;
     }
     Ok(stream)
 }

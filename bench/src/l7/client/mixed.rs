@@ -187,7 +187,7 @@ impl Ask for Kept {
             Err(fault) => return Fate::Hard(fault),
         };
         let mut bytes = Vec::new();
-        match exchange(&mut stream, request(self.to).as_bytes(), &mut bytes).await {
+        match exchange(&mut stream, request(self.to, None).as_bytes(), &mut bytes).await {
             Ok(close) => {
                 self.stream = (!close).then_some(stream);
                 Fate::Answered
@@ -207,7 +207,7 @@ impl Ask for New {
     async fn ask(&mut self) -> Fate {
         let asked = async {
             let mut stream = connect(self.to, &self.connector).await?;
-            exchange(&mut stream, request(self.to).as_bytes(), &mut Vec::new()).await
+            exchange(&mut stream, request(self.to, None).as_bytes(), &mut Vec::new()).await
         };
         asked.await.map_or_else(Fate::Hard, |_| Fate::Answered)
     }

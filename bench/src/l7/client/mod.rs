@@ -12,10 +12,10 @@ pub mod mixed;
 pub mod pace;
 mod tls;
 
-use std::io::Write as _;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Subcommand;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -122,9 +122,28 @@ impl Tally {
     }
 }
 
-/// A small request of HTTP/1.1 over a kept connection.
-fn request(to: SocketAddr) -> String {
-    format!("GET /api/user/profile HTTP/1.1\r\nhost: {to}\r\nuser-agent: bench\r\n\r\n")
+/// A small request of HTTP/1.1 over a kept connection, with a token where one is given.
+pub fn request(to: SocketAddr, token: Option<&str>) -> String {
+    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+    format!("GET /api/user/profile HTTP/1.1\r\nhost: {to}\r\nuser-agent: bench\r\n{token}\r\n")
+}
+
+/// Asks over a kept connection and returns the answer's status.
+///
+/// # Errors
+/// When the answer does not come whole.
+pub fn ask(stream: &mut (impl Read + Write + ?Sized), request: &[u8]) -> Result<u16> {
+    stream.write_all(request)?;
+    stream.flush()?;
+    let (mut bytes, mut filled) = ([0; 4096], 0);
+    loop {
+        let read = stream.read(&mut bytes[filled..])?;
+        ensure!(read > 0, "closed before the answer");
+        filled += read;
+        if let Some(answer) = answer(&bytes[..filled]).filter(|answer| answer.length <= filled) {
+            return Ok(answer.status);
+        }
+    }
 }
 
 /// An answer of HTTP/1.1 as far as it has come.

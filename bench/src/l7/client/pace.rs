@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use rustls::{ClientConnection, StreamOwned};
 
-use super::{Outcome, Tally, answer, request, tls};
+use super::{Outcome, Tally, ask, request, tls};
 use crate::l4::clock::{now, pause};
 
 /// How to do it.
@@ -25,6 +25,9 @@ pub struct Plan {
     /// Over TLS.
     #[arg(long)]
     tls: bool,
+    /// Shown with each request.
+    #[arg(long)]
+    token: Option<String>,
     /// Requests a second over all connections.
     #[arg(long, default_value_t = 1000)]
     rate: u64,
@@ -60,7 +63,7 @@ impl Plan {
         let gap = 1_000_000_000 * self.connections / self.rate;
         let mut due = begin + gap * number / self.connections;
         let end = begin + self.millis * 1_000_000;
-        let request = request(self.to);
+        let request = request(self.to, self.token.as_deref());
         let mut stream = None;
         let mut free = 0;
         while due < end {
@@ -85,7 +88,9 @@ impl Plan {
             Some(stream) => stream,
             None => stream.insert(self.connect()?),
         };
-        ask(stream, request)
+        let status = ask(stream, request)?;
+        ensure!(status == 200, "status {status}");
+        Ok(())
     }
 
     fn connect(&self) -> Result<Box<dyn Stream>> {
@@ -102,18 +107,3 @@ impl Plan {
 
 trait Stream: Read + Write {}
 impl<IO: Read + Write> Stream for IO {}
-
-fn ask(stream: &mut Box<dyn Stream>, request: &[u8]) -> Result<()> {
-    stream.write_all(request)?;
-    stream.flush()?;
-    let (mut bytes, mut filled) = ([0; 4096], 0);
-    loop {
-        let read = stream.read(&mut bytes[filled..])?;
-        ensure!(read > 0, "closed before the answer");
-        filled += read;
-        if let Some(answer) = answer(&bytes[..filled]).filter(|answer| answer.length <= filled) {
-            ensure!(answer.status == 200, "status {}", answer.status);
-            return Ok(());
-        }
-    }
-}
