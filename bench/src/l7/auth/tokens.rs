@@ -36,6 +36,7 @@ fn new_name(algorithm: Algorithm) -> String {
     format!("https + token ({algorithm:?}), each once, + limits + log")
 }
 
+/// Envoy's work 1.7 and 2 times as fast, 1.4 times with RS256 and 1.3 with ES256 where every token is new.
 pub(super) fn goals(case: Case) -> Vec<Goal> {
     let goal = |name: &str, want| Goal::new(&format!("{name}: cpu per request"), want);
     match case {
@@ -44,15 +45,15 @@ pub(super) fn goals(case: Case) -> Vec<Goal> {
             .flat_map(|algorithm| {
                 let name = name(algorithm, "https");
                 [
-                    goal(&name, Want::AtMostOf(Kind::Envoy, 1.0 / 1.7)),
+                    goal(&name, Want::AtMostOf(Kind::Envoy, 0.588)),
                     goal(&name, Want::AtMostOf(Kind::Envoy, 0.5)),
                     goal(&name, Want::AtMostOf(Kind::Nginx, 1.0)),
                 ]
             })
             .collect(),
         Case::NewTokens => vec![
-            goal(&new_name(Algorithm::RS256), Want::AtMostOf(Kind::Envoy, 1.0 / 1.4)),
-            goal(&new_name(Algorithm::ES256), Want::AtMostOf(Kind::Envoy, 1.0 / 1.3)),
+            goal(&new_name(Algorithm::RS256), Want::AtMostOf(Kind::Envoy, 0.714)),
+            goal(&new_name(Algorithm::ES256), Want::AtMostOf(Kind::Envoy, 0.769)),
         ],
         Case::Cost => vec![Goal::new(COST, Want::AtMost(5.0))],
         _ => Vec::new(),
