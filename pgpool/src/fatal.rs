@@ -46,6 +46,20 @@ pub enum Refusal {
     /// `sslmode` asks for TLS.
     #[error("SSL required")]
     TlsRequired,
+    /// No rule lets this client in, or one keeps it out.
+    #[error(
+        "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {tls}"
+    )]
+    NoRule {
+        /// Where it comes from.
+        host: String,
+        /// Who it says it is.
+        user: String,
+        /// What it wants.
+        database: String,
+        /// Whether it came by TLS.
+        tls: &'static str,
+    },
     /// The admin database is for users named in the topology file.
     #[error("user \"{0}\" may not use the admin database")]
     ConsoleDenied(String),
@@ -150,7 +164,10 @@ impl Refusal {
             Self::TooManyClients(_) | Self::QueryWait(_) => b"53300",
             Self::NoSuchDatabase(_) => b"3D000",
             Self::PasswordFailed(_) => b"28P01",
-            Self::Authentication(_) | Self::ConsoleDenied(_) | Self::TlsRequired => b"28000",
+            Self::Authentication(_)
+            | Self::ConsoleDenied(_)
+            | Self::TlsRequired
+            | Self::NoRule { .. } => b"28000",
             Self::ConsoleReadOnly(_) => b"42501",
             Self::ConsoleSyntax(_) => b"42601",
             Self::LoginTimeout(_) | Self::QueryTimeout(_) => b"57014",

@@ -19,6 +19,7 @@ pub mod dropin;
 pub mod events;
 pub mod family;
 pub mod fatal;
+pub mod hba;
 mod inspect;
 pub mod listener;
 pub mod pool;

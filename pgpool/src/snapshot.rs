@@ -22,6 +22,7 @@ use topology::{Place, Topology};
 pub use count::{Count, Held};
 
 use crate::family::{Family, Membership, Role};
+use crate::hba::{HbaError, Maps, Rules};
 use crate::scram::{self, Verifier};
 use crate::server::tls::Security;
 
@@ -51,6 +52,10 @@ pub struct Snapshot {
     pub tls: Option<TlsAcceptor>,
     /// What TLS is to clients by TCP.
     pub sslmode: SslMode,
+    /// Rules of who may log in how; `None`: each user by its secret.
+    pub rules: Option<Rules>,
+    /// From names of the system and of certificates to roles.
+    pub maps: Maps,
     /// As whom this process runs.
     pub uid: u32,
     /// What SCRAM-SHA-256-PLUS binds a login to (RFC 5929 §4: a hash of the certificate); `None`:
@@ -158,6 +163,16 @@ pub enum SnapshotError {
         /// Where it is named.
         place: Place,
     },
+    /// Rules cannot be read.
+    #[error("{reference}: {what}")]
+    Rules {
+        /// Where they are.
+        reference: String,
+        /// Where that is named.
+        place: Place,
+        /// What is wrong with them.
+        what: String,
+    },
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -170,6 +185,7 @@ impl SnapshotError {
             Self::NoInstance(_) => None,
             Self::Secret { place, .. }
             | Self::Empty { place, .. }
+            | Self::Rules { place, .. }
             | Self::Verifier { place, .. } => Some(*place),
             Self::Tls(fault) => Some(fault.place()),
             Self::Admin(fault) => Some(fault.place),
@@ -212,6 +228,11 @@ impl Snapshot {
             any,
             found: Arc::new(Mutex::new(found)),
             sslmode: group.sslmode,
+            rules: group.hba.as_ref().map(|at| read_rules(at, Rules::parse)).transpose()?,
+            maps: group
+                .ident
+                .as_ref()
+                .map_or_else(|| Ok(Maps::default()), |at| read_rules(at, Maps::parse))?,
             uid: nix::unistd::geteuid().as_raw(),
             binding,
             group: group.name.to_string(),
@@ -311,6 +332,20 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
     let [certificate] = tls.certificates.as_slice() else { return Ok(None) };
     let loaded = common::tls::store::load(certificate)?;
     Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
+}
+
+fn read_rules<T>(
+    at: &topology::At<topology::SecretRef>,
+    parse: impl FnOnce(&str) -> Result<T, HbaError>,
+) -> Result<T, SnapshotError> {
+    let fault = |what: String| SnapshotError::Rules {
+        reference: at.value.to_string(),
+        place: at.place,
+        what,
+    };
+    let secret = secret::read(&at.value).map_err(|source| fault(source.to_string()))?;
+    let text = std::str::from_utf8(secret.as_bytes()).map_err(|_| fault("no text".to_owned()))?;
+    parse(text).map_err(|wrong| fault(wrong.to_string()))
 }
 
 type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);

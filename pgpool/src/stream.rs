@@ -111,6 +111,12 @@ impl Stream {
         }
     }
 
+    /// The certificate that a client has shown, verified by the handshake.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        let Self::Accepted(tls) = self else { return None };
+        tls.get_ref().1.peer_certificates()?.first().map(|leaf| &**leaf)
+    }
+
     /// Whether bytes travel encrypted.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Accepted(_) | Self::Connected(_))

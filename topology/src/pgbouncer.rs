@@ -350,7 +350,7 @@ impl Out {
         let kind = kind.map_or_else(|| "md5".to_owned(), |line| line.value);
         let trust = matches!(kind.as_str(), "trust" | "any");
         match kind.as_str() {
-            "trust" | "md5" | "scram-sha-256" | "plain" => {}
+            "trust" | "md5" | "scram-sha-256" | "plain" | "hba" | "cert" => {}
             "any" => self.stop(number, "auth_type any: each role is written by its name"),
             other => {
                 let what = format!("auth_type {other}: users prove who they are by secret");
@@ -358,6 +358,7 @@ impl Out {
             }
         }
         self.take("auth_file");
+        let ruled = self.rules(&kind, number, text);
         let mut all: BTreeMap<String, Option<String>> =
             admins.iter().chain(&viewers).map(|name| (name.clone(), None)).collect();
         all.extend(known.into_iter().map(|(name, secret)| (name, Some(secret))));
@@ -369,7 +370,7 @@ impl Out {
                 continue;
             }
             let secret = secret.as_ref().filter(|secret| !secret.is_empty());
-            if secret.is_none() && !trust {
+            if secret.is_none() && !trust && !ruled {
                 self.note(0, format!("user {name} has no secret in the user list: it is left out"));
                 continue;
             }
@@ -393,6 +394,31 @@ impl Out {
             self.note(0, "no user has a secret: `app` is written; put its secret into secrets/app");
             text.push_str("      app: { secret: \"file:secrets/app\" }\n");
             self.stand_ins.push(StandIn::User);
+        }
+    }
+
+    /// The rules of `auth_type = hba`, and the one that `cert` stands for; whether there are any, without
+    /// which a user that has no secret would be everybody's.
+    fn rules(&mut self, kind: &str, number: u32, text: &mut String) -> bool {
+        let (rules, maps) = (self.value("auth_hba_file"), self.value("auth_ident_file"));
+        match (kind, rules) {
+            ("hba", Some(path)) => {
+                let _ = writeln!(text, "    hba: {}", quoted(&format!("file:{path}")));
+                if let Some(maps) = maps {
+                    let _ = writeln!(text, "    ident: {}", quoted(&format!("file:{maps}")));
+                }
+                true
+            }
+            ("hba", None) => {
+                self.stop(number, "auth_type hba needs auth_hba_file");
+                false
+            }
+            ("cert", _) => {
+                let rule = self.secret("hba", "hostssl all all all cert");
+                let _ = writeln!(text, "    hba: {rule}");
+                true
+            }
+            _ => false,
         }
     }
 

@@ -30,6 +30,10 @@ pub struct Group {
     pub tls: Option<Tls>,
     /// What TLS is to clients over TCP.
     pub sslmode: SslMode,
+    /// Rules of who may log in how; `None`: each user by its secret.
+    pub hba: Option<At<SecretRef>>,
+    /// Maps from names of the system and of certificates to roles.
+    pub ident: Option<At<SecretRef>>,
     /// Limits and times.
     pub settings: Settings,
     /// How long a drain may take before what is left is ended (default 30 s).

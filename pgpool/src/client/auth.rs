@@ -9,9 +9,11 @@ use pgpool_wire::backend::{self, Authentication};
 use pgpool_wire::frontend;
 use pgpool_wire::sasl::{self, Binding, ClientFinal, ClientFirst, SaslError, ServerFirst};
 use rand::RngCore;
+use zeroize::Zeroizing;
 
 use super::startup::Door;
 use crate::fatal::Refusal;
+use crate::hba::Method;
 use crate::scram::{self, Keys, Verifier};
 use crate::server::auth::nonce;
 use crate::snapshot::{Credential, User};
@@ -35,7 +37,7 @@ pub struct Way<'a> {
     pub binding: Option<&'a [u8]>,
 }
 
-/// Lets the client prove that it is `name`.
+/// Lets the client prove that it is `name`, in the way that a rule says, or else as its secret does.
 ///
 /// # Errors
 /// It could not, or did not follow the protocol.
@@ -43,19 +45,78 @@ pub async fn prove(
     door: &mut Door,
     user: Option<&User>,
     name: &str,
-    way: Way<'_>,
+    (method, way): (Option<Method>, Way<'_>),
 ) -> Result<Option<Proof>, Refusal> {
-    match user.map(|user| &user.credential) {
-        Some(Credential::Trust) => Ok(None),
-        Some(Credential::Md5(stored)) => md5(door, stored, name).await.map(|()| None),
-        Some(Credential::Scram(verifier) | Credential::Password(_, verifier)) => {
-            scram(door, verifier, name, way.binding).await.map(Some)
+    let credential = user.map(|user| &user.credential);
+    match (method, credential) {
+        (Some(Method::Trust), Some(_)) | (None, Some(Credential::Trust)) => Ok(None),
+        (Some(Method::Password), Some(credential)) => cleartext(door, credential, name).await,
+        (Some(Method::Md5), Some(Credential::Password(secret, _))) => {
+            let secret = secret.as_str().map_err(|_| wrong(name))?;
+            let stored = scram::md5_hash(secret.as_bytes(), name);
+            md5(door, &stored, name).await.map(|()| None)
+        }
+        (None | Some(Method::Md5), Some(Credential::Md5(stored))) => {
+            md5(door, stored, name).await.map(|()| None)
+        }
+        (
+            None | Some(Method::Md5 | Method::Scram),
+            Some(Credential::Scram(verifier) | Credential::Password(_, verifier)),
+        ) => scram(door, verifier, name, way.binding).await.map(Some),
+        // Asked as others are, so that names which exist are not told from those that do not.
+        (Some(Method::Password), None) => cleartext(door, &Credential::Trust, name).await,
+        (Some(Method::Md5), None) => {
+            let answered = md5(door, &stranger(name, way.seed).salt, name).await;
+            answered.and(Err(wrong(name)))
         }
         // Nobody knows the password of a verifier made of chance.
-        None => {
+        _ => {
             let verifier = stranger(name, way.seed);
             scram(door, &verifier, name, way.binding).await.and(Err(wrong(name)))
         }
+    }
+}
+
+/// The password itself, over TLS or by a unix socket.
+async fn cleartext(
+    door: &mut Door,
+    credential: &Credential,
+    name: &str,
+) -> Result<Option<Proof>, Refusal> {
+    let mut out = Vec::new();
+    backend::put_authentication(&mut out, Authentication::Cleartext);
+    door.write(&out).await?;
+    let body = Zeroizing::new(door.password().await?);
+    let given = frontend::password(&body)?;
+    match credential {
+        Credential::Password(secret, _) => {
+            let known = secret.as_str().map_err(|_| wrong(name))?;
+            if scram::same(given, known.as_bytes()) { Ok(None) } else { Err(wrong(name)) }
+        }
+        Credential::Md5(stored) => {
+            let hash = scram::md5_hash(given, name);
+            if scram::same(hash.as_bytes(), stored.as_bytes()) {
+                Ok(None)
+            } else {
+                Err(wrong(name))
+            }
+        }
+        Credential::Scram(verifier) => {
+            let salt = scram::salt(&verifier.salt).ok_or_else(|| wrong(name))?;
+            let text = std::str::from_utf8(given).map_err(|_| wrong(name))?;
+            let (text, iterations) = (Zeroizing::new(text.to_owned()), verifier.iterations);
+            // Thousands of hashes: not on the worker.
+            let derive = move || Keys::derive(&text, &salt, iterations);
+            let keys = tokio::task::spawn_blocking(derive).await.map_err(|_| wrong(name))?;
+            // Both know the same key if they sign alike.
+            if !keys.confirms("login", &verifier.signature("login")) {
+                return Err(wrong(name));
+            }
+            let salt = verifier.salt.clone();
+            Ok(Some(Proof { salt, iterations, keys: Rc::new(keys) }))
+        }
+        // Without a secret nothing is right.
+        Credential::Trust => Err(wrong(name)),
     }
 }
 

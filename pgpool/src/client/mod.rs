@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod entry;
+pub mod rules;
 pub mod source;
 pub mod startup;
 

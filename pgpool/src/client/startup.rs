@@ -15,9 +15,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::auth;
 use super::entry::{Entry, Who};
+use super::rules;
 use super::source::Source;
 use crate::events::ClientConnected;
 use crate::fatal::Refusal;
+use crate::hba::Asking;
 use crate::pool::{Pool, Welcome};
 use crate::relay::link::Memory;
 use crate::snapshot::{CONSOLE, Snapshot};
@@ -142,7 +144,9 @@ pub async fn admit(
         seed: &snapshot.seed,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
-    let proof = auth::prove(door, user.map(|user| &**user), name, way).await?;
+    let asking = Asking { database, user: name, source, encrypted: door.io.is_encrypted() };
+    let method = rules::method(&snapshot, &door.io, &asking)?;
+    let proof = auth::prove(door, user.map(|user| &**user), name, (method, way)).await?;
     let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
     if database == CONSOLE {
         return console(door, name, user.console).await.map(Admitted::Console);

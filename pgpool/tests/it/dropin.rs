@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::pooler::certificates;
 use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, give_away, unprivileged};
 
 /// PgBouncer's configuration in a folder of its own.
@@ -54,6 +55,7 @@ pool_mode = transaction
 {more}
 ",
             server = server.port,
+            more = more.replace("@", &at.to_string()),
         );
         place.write("pgbouncer.ini", &ini);
         place
@@ -324,4 +326,76 @@ async fn in_the_background_and_replaced() {
     assert_eq!(refused.status.code(), Some(2));
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(told.contains(&format!("pgbouncer.ini:{}: auth_type pam", lines + 1)), "{told}");
+}
+
+/// P4: rules by kind, database, user, address and method, certificates and the system's users: who gets in
+/// under PgBouncer gets in here, and nobody else.
+#[tokio::test]
+async fn the_same_rules_the_same_answers() {
+    let server = Postgres::start().await;
+    let more = "auth_type = hba\nauth_hba_file = @/hba\nclient_tls_sslmode = allow\n\
+                client_tls_key_file = @/key.pem\nclient_tls_cert_file = @/chain.pem\n\
+                client_tls_ca_file = @/ca.pem";
+    let place = Place::new(&server, more).await;
+    for name in certificates(place.folder.path()) {
+        give_away(&place.path(name));
+    }
+    place.write(
+        "hba",
+        "local   all   root                  peer
+local   all   postgres              peer
+local   shop  all                   scram-sha-256
+hostssl shop  app   127.0.0.1/32    cert
+hostssl shop  other 127.0.0.1/32    md5
+host    shop  other 127.0.0.1/32    reject
+host    shop  legacy 127.0.0.0 255.0.0.0 md5
+host    pgbouncer root 127.0.0.1/32 md5
+host    shop  app   10.0.0.0/8      trust
+",
+    );
+    let own = format!(
+        "sslcert={} sslkey={}",
+        place.path("app.pem").display(),
+        place.path("app.key").display()
+    );
+    let both = ["/usr/sbin/pgbouncer", PGPOOL].map(|program| {
+        let running = place.start(program);
+        let mut all = Vec::new();
+        for (user, database, how) in [
+            ("app", "shop", "sslmode=require"),
+            ("app", "shop", &format!("sslmode=require {own}")),
+            ("other", "shop", &format!("sslmode=require {own}")),
+            ("app", "boss", &format!("sslmode=require {own}")),
+            ("app", "shop", "sslmode=disable"),
+            ("other", "shop", "sslmode=require"),
+            ("other", "shop", "sslmode=disable"),
+            ("legacy", "shop", "sslmode=disable"),
+            ("legacy", "boss", "sslmode=disable"),
+            ("other", "shop", "unix"),
+            ("root", "shop", "unix"),
+            ("app", "boss", "unix"),
+        ] {
+            let host = match how {
+                "unix" => place.folder.path().display().to_string(),
+                _ => "127.0.0.1".to_owned(),
+            };
+            let how = if how == "unix" { "" } else { how };
+            let target =
+                format!("host={host} port={} user={user} dbname={database} {how}", place.port);
+            let mut psql = Command::new("psql");
+            psql.args(["-X", "-A", "-t", "-d", &target, "-c", "select current_user"]);
+            let output = psql.env("PGPASSWORD", PASSWORD).output().expect("psql runs");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            all.push((user, database, how.to_owned(), output.status.success(), text));
+        }
+        running.signal(Signal::SIGTERM);
+        assert!(running.ended() || program != PGPOOL);
+        all
+    });
+    let [theirs, ours] = both;
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        assert_eq!(theirs, ours);
+    }
+    let inside = ours.iter().filter(|(.., inside, _)| *inside).count();
+    assert!((4..8).contains(&inside), "{ours:?}");
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a refusal names no more than the client said itself.
 
-use crate::pooler::{Pooler, Setup, code, connect};
+use crate::pooler::{Pooler, Setup, certificates, code, connect};
 use crate::postgres::{PASSWORD, Postgres};
 
 /// P4: SCRAM by verifier (the client's own proof logs in to the server), by password, md5 and
@@ -122,6 +122,74 @@ async fn tls_from_the_first_byte() {
     }
     let fault = connect(&pooler.config("open", "", "shop")).await.expect_err("it came without");
     assert_eq!(code(&fault), "28000");
+}
+
+/// P4, O3, O5: passwords in clear over TLS alone, certificates beside a password and by map, and who fits no
+/// rule stays out; changed rules hold from the next login on, and broken ones leave those that held.
+#[tokio::test]
+async fn rules_decide_who_logs_in_how() {
+    let server = Postgres::start().await;
+    let folder = tempfile::tempdir().expect("folder");
+    certificates(folder.path());
+    let at = folder.path().display();
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    };
+    write("hba", "host all all 127.0.0.1/32 password\n");
+    write("ident", "names /^a(pp)$ other\n");
+    let group = format!(
+        "\n    tls: {{ certificates: [{{ chain: \"file:{at}/chain.pem\", key: \"file:{at}/key.pem\" }}], \
+         client-ca: \"file:{at}/ca.pem\", client-certificates: optional }}\n    \
+         hba: \"file:{at}/hba\"\n    ident: \"file:{at}/ident\""
+    );
+    let pooler = Pooler::start(&server, Setup { group: &group, ..Setup::default() }).await;
+    let own = format!("sslmode=require sslcert={at}/app.pem sslkey={at}/app.key");
+    let none = "sslmode=require sslcert=none";
+    let in_clear = "in clear is taken with TLS alone";
+    let login = async |user: &str, password: &str, options: &str, refusal: &str| {
+        let target =
+            format!("host=127.0.0.1 port={} dbname=shop user={user} {options}", pooler.port);
+        let mut psql = tokio::process::Command::new("psql");
+        psql.args(["-X", "-A", "-t", "-d", &target, "-c", "select 'in as ' || current_user"]);
+        let output = psql.env("PGPASSWORD", password).output().await.expect("psql runs");
+        let fault = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), refusal.is_empty(), "{user} {options}: {fault}");
+        assert!(fault.contains(refusal), "{user} {options}: {fault}");
+    };
+    for user in ["app", "other", "legacy"] {
+        login(user, PASSWORD, none, "").await;
+        login(user, "wrong", none, "password authentication failed").await;
+        login(user, PASSWORD, "sslmode=disable", in_clear).await;
+    }
+    for user in ["open", "nobody"] {
+        login(user, PASSWORD, none, "password authentication failed").await;
+    }
+    write(
+        "hba",
+        "hostssl shop app    127.0.0.1/32 scram-sha-256 clientcert=verify-full
+hostssl shop legacy 127.0.0.1/32 md5 clientcert=verify-full
+hostssl shop other  127.0.0.1/32 cert map=names
+host    shop other  127.0.0.1/32 reject
+host    shop all    10.0.0.0/8   trust
+host    shop nobody 127.0.0.1/32 md5
+",
+    );
+    pooler.reload().await.expect("lawful");
+    let missing = "requires a valid client certificate";
+    login("app", PASSWORD, &own, "").await;
+    login("app", "wrong", &own, "password authentication failed").await;
+    login("app", PASSWORD, none, missing).await;
+    login("legacy", PASSWORD, &own, "certificate authentication failed").await;
+    login("other", "wrong", &own, "").await;
+    login("other", PASSWORD, none, missing).await;
+    for user in ["app", "other", "open"] {
+        login(user, PASSWORD, "sslmode=disable", "no pg_hba.conf entry").await;
+    }
+    login("nobody", PASSWORD, "sslmode=disable", "password authentication failed").await;
+    write("hba", "host all all all trust\nhost all all all ldap\n");
+    let fault = pooler.reload().await.expect_err("a method that is not spoken");
+    assert!(fault.contains("line 2: the method ldap"), "{fault}");
+    login("open", PASSWORD, "sslmode=disable", "no pg_hba.conf entry").await;
 }
 
 /// O5: what is no login is refused or closed at once, and the next client is served.

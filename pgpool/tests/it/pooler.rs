@@ -4,10 +4,14 @@
 //! Invariant: it listens on a port that the system chose and ends with its value.
 
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 
 use common::lifecycle::Lifecycle;
 use pgpool::{Options, Running};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+};
 use tempfile::TempDir;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -129,6 +133,32 @@ pools:
         let config = self.config("root", ROOT_PASSWORD, "pgbouncer");
         connect(&config).await.unwrap_or_else(|fault| panic!("{fault:?}"))
     }
+}
+
+/// Writes an authority, `ca.pem`, and what it has signed: a server's `chain.pem` and `key.pem`, and
+/// `app.pem` with `app.key`, which names `app`.
+pub(crate) fn certificates(folder: &Path) -> [&'static str; 5] {
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.join(name), text).expect("written");
+    };
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
+    write("ca.pem", &authority.pem());
+    for (name, file) in [("localhost", ["chain.pem", "key.pem"]), ("app", ["app.pem", "app.key"])] {
+        let key = KeyPair::generate().expect("a key");
+        let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+        leaf.distinguished_name = DistinguishedName::new();
+        leaf.distinguished_name.push(DnType::CommonName, name);
+        let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
+        write(file[0], &leaf.pem());
+        write(file[1], &key.serialize_pem());
+    }
+    // psql wants its key for itself.
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(folder.join("app.key"), private).expect("private");
+    ["ca.pem", "chain.pem", "key.pem", "app.pem", "app.key"]
 }
 
 /// Connects and lets the connection run.

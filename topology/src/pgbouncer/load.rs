@@ -160,6 +160,10 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 fn fill(topology: &mut Topology, imported: &Imported) {
     let given = |at: &mut At<SecretRef>| {
         let SecretRef::File(path) = &at.value else { return };
+        // A file of the operator's may have a number for its name.
+        if !path.parent().is_some_and(|folder| folder.ends_with("secrets")) {
+            return;
+        }
         let number = path.file_name().and_then(|name| name.to_str()).and_then(|n| n.parse().ok());
         let number = number.and_then(|n: usize| n.checked_sub(1));
         if let Some((_, secret)) = number.and_then(|n| imported.secrets.get(n)) {
@@ -167,6 +171,7 @@ fn fill(topology: &mut Topology, imported: &Imported) {
         }
     };
     for group in &mut topology.pools {
+        group.hba.iter_mut().for_each(given);
         for user in &mut group.users {
             user.secret.iter_mut().chain(&mut user.server_password).for_each(given);
         }

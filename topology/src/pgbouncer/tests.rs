@@ -93,6 +93,30 @@ fn a_configuration_is_translated() {
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
 }
 
+/// P4: `auth_type` hba and cert become rules; without rules nobody is left without a secret.
+#[test]
+fn rules_are_translated() {
+    let ini = |more: &str| {
+        format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\nadmin_users = boss\n{more}\n")
+    };
+    let hba = "auth_type = hba\nauth_hba_file = /etc/hba\nauth_ident_file = /etc/ident";
+    let imported = import(&ini(hba), Some(USERS));
+    let group = &read(&imported).pools[0];
+    let path = |at: &Option<crate::At<SecretRef>>| at.as_ref().map(|at| at.value.to_string());
+    assert_eq!(path(&group.hba).as_deref(), Some("file:/etc/hba"));
+    assert_eq!(path(&group.ident).as_deref(), Some("file:/etc/ident"));
+    let boss = |group: &crate::pool::Group| group.users.iter().any(|u| u.name.as_str() == "boss");
+    assert!(boss(group) && !imported.notes.iter().any(|note| note.stops), "{:?}", imported.notes);
+    let imported = import(&ini("auth_type = cert"), Some(USERS));
+    assert!(read(&imported).pools[0].hba.is_some());
+    let rule = ("hba".to_owned(), "hostssl all all all cert".to_owned());
+    assert!(imported.secrets.contains(&rule), "{}", imported.text);
+    let imported = import(&ini("auth_type = hba"), Some(USERS));
+    let group = &read(&imported).pools[0];
+    assert!(group.hba.is_none() && !boss(group), "{}", imported.text);
+    assert!(imported.notes.iter().any(|note| note.stops && note.what.contains("auth_hba_file")));
+}
+
 /// What PgBouncer does by default is written where it is not ours.
 #[test]
 fn defaults_are_those_of_pgbouncer() {

@@ -27,6 +27,15 @@ section! {
         /// `require`: who comes without is refused; `verify-ca`, `verify-full`: and must show a certificate of
         /// `client-ca`. Default: `prefer` with `tls`, else `disable`.
         may "sslmode" sslmode: Typed<SslMode>,
+        /// Rules of who may log in how, as PostgreSQL's `pg_hba.conf` has them, `file:PATH`: kinds `local`,
+        /// `host`, `hostssl`, `hostnossl`; methods `trust`, `reject`, `md5`, `scram-sha-256`, `password` (with TLS
+        /// or by unix socket), `cert`, `peer`; options `map` and `clientcert`, which like `cert` needs `client-ca` in `tls`,
+        /// with `client-certificates: optional` if others come without. Default: each user proves who it is by its
+        /// secret, from everywhere.
+        may "hba" hba: Typed<SecretRef>,
+        /// Maps for `peer` and `cert`, as PostgreSQL's `pg_ident.conf` has them, `file:PATH`. Default: names must
+        /// be the same.
+        may "ident" ident: Typed<SecretRef>,
         /// Limits and times under PgBouncer's names. Default: see each.
         may "settings" settings: Settings,
         /// How long a drain may take before what is left is ended. Default: 30s.

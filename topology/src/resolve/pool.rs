@@ -28,14 +28,21 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     let tls = raw.tls.map(|tls| tls::tls(tls, names, out));
     let sslmode = sslmode(raw.sslmode, tls.as_ref(), out);
     let instances = raw.instances.unwrap_or_default().into_iter();
+    let ruled = if raw.hba.is_some() { Ruled::Yes } else { Ruled::No };
+    if let (Some(typed), None) = (&raw.ident, &raw.hba) {
+        out.error(&typed.spot, "`ident` means nothing without rules that name a map")
+            .hint("add `hba: file:PATH`".to_owned());
+    }
     let users = raw.users.unwrap_or_default().into_iter();
     Group {
         name: GroupName::new(&name),
         instances: instances.filter_map(|entry| instance(entry, out)).collect(),
         databases: databases(raw.databases.unwrap_or_default().0, size, names, out),
-        users: users.map(|entry| user(entry, names, out)).collect(),
+        users: users.map(|entry| user(entry, ruled, names, out)).collect(),
         tls,
         sslmode,
+        hba: raw.hba.map(|typed| secret(typed, names)),
+        ident: raw.ident.map(|typed| secret(typed, names)),
         settings,
         drain: drain(raw.drain),
         place: spot.extent.place,
@@ -259,10 +266,17 @@ fn identifier(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
     }
 }
 
-fn user(entry: Entry<raw::User>, names: &Names, out: &mut Findings) -> User {
+/// Whether rules say how users prove who they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ruled {
+    Yes,
+    No,
+}
+
+fn user(entry: Entry<raw::User>, ruled: Ruled, names: &Names, out: &mut Findings) -> User {
     identifier("user", &entry.name, &entry.spot, out);
     let raw = entry.value;
-    if raw.secret.is_none() && !out.wrong(&entry.spot) {
+    if raw.secret.is_none() && ruled == Ruled::No && !out.wrong(&entry.spot) {
         let what = format!("`{}` has no `secret`: anybody may log in under this name", entry.name);
         out.warning(&entry.spot, what).hint("add `secret: file:PATH`".to_owned());
     }
