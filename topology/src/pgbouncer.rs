@@ -6,6 +6,7 @@
 
 mod ini;
 mod load;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -122,6 +123,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     let known = users.map(ini::users).unwrap_or_default();
     let mut text = String::from("aqueduct: 1\npools:\n  pgbouncer:\n");
     out.instance(&mut text);
+    out.server_tls = out.server_tls();
     let databases = lines.iter().filter(|line| line.section == "databases");
     out.databases(databases, &mut text);
     out.users(known, &mut text);
@@ -141,6 +143,8 @@ struct Out {
     notes: Vec<Note>,
     secrets: Vec<(String, String)>,
     stand_ins: Vec<StandIn>,
+    /// What ends the section of a database that is reached by network.
+    server_tls: String,
 }
 
 impl Out {
@@ -329,6 +333,9 @@ impl Out {
             let parts: Vec<_> = user.into_iter().chain(password).collect();
             let _ = write!(text, ", login: {{ {} }}", parts.join(", "));
         }
+        if !address.starts_with("unix:") {
+            text.push_str(&self.server_tls);
+        }
         text.push_str(" }\n");
         for key in pairs.keys() {
             // A value is never quoted: it may be a secret.
@@ -422,38 +429,6 @@ impl Out {
         }
     }
 
-    fn tls(&mut self, text: &mut String) {
-        let number = self.main.get("client_tls_sslmode").map_or(0, |line| line.number);
-        let mode = self.value("client_tls_sslmode").unwrap_or_else(|| "disable".to_owned());
-        let (key, chain) = (self.value("client_tls_key_file"), self.value("client_tls_cert_file"));
-        let authority = self.value("client_tls_ca_file");
-        if mode == "disable" {
-            return;
-        }
-        let (Some(key), Some(chain)) = (key, chain) else {
-            let what = "client_tls_sslmode needs client_tls_key_file and client_tls_cert_file";
-            return self.stop(number, what);
-        };
-        let (chain, key) = (quoted(&format!("file:{chain}")), quoted(&format!("file:{key}")));
-        let verified = mode.starts_with("verify-");
-        let known = verified || matches!(mode.as_str(), "allow" | "prefer" | "require");
-        if !known {
-            self.stop(number, format!("client_tls_sslmode {mode} is none: require is written"));
-        } else if verified && authority.is_none() {
-            self.stop(number, format!("client_tls_sslmode {mode} needs client_tls_ca_file"));
-        }
-        let lawful = known && (!verified || authority.is_some());
-        let mode = if lawful { mode.as_str() } else { "require" };
-        let _ = write!(text, "    tls: {{ certificates: [{{ chain: {chain}, key: {key} }}]");
-        if let Some(authority) = authority {
-            let _ = write!(text, ", client-ca: {}", quoted(&format!("file:{authority}")));
-            if !verified {
-                text.push_str(", client-certificates: optional");
-            }
-        }
-        let _ = writeln!(text, " }}\n    sslmode: {mode}");
-    }
-
     /// What is about the process alone.
     fn about_process(&mut self) -> Process {
         let mut process = Process {
@@ -535,10 +510,7 @@ impl Out {
                     continue;
                 }
                 "job_name" | "conffile" | "service_name" => continue,
-                "server_tls_sslmode" if matches!(line.value.as_str(), "disable" | "allow") => {
-                    continue;
-                }
-                key if key.starts_with("server_tls") => "servers are reached without TLS",
+                "server_tls_protocols" if line.value == "secure" => continue,
                 key if key.starts_with("auth_") && !off => "users are those of the file",
                 _ if off => continue,
                 _ => "has no counterpart",

@@ -117,6 +117,42 @@ fn rules_are_translated() {
     assert!(imported.notes.iter().any(|note| note.stops && note.what.contains("auth_hba_file")));
 }
 
+/// P4: `server_tls_*` hold for every database that is reached by network.
+#[test]
+fn tls_to_servers_is_translated() {
+    use crate::pool::SslMode;
+    let ini = |more: &str| {
+        format!("[databases]\na = host=10.0.0.1\nb =\n* = host=db\n[pgbouncer]\n{more}\n")
+    };
+    let all = "server_tls_sslmode = verify-full\nserver_tls_ca_file = /ca.pem\n\
+               server_tls_cert_file = /own.pem\nserver_tls_key_file = /own.key";
+    let topology = read(&import(&ini(all), Some(USERS)));
+    for database in &topology.pools[0].databases {
+        let by_network = database.name.as_str() != "b";
+        let (tls, mode) = (&database.tls.credentials, database.tls.mode);
+        assert_eq!(mode == SslMode::VerifyFull, by_network, "{}", database.name);
+        let authority = tls.ca.as_ref().map(|at| at.value.to_string());
+        assert_eq!(authority.as_deref(), Some("file:/ca.pem").filter(|_| by_network));
+        let key = tls.certificate.as_ref().map(|pair| pair.key.value.to_string());
+        assert_eq!(key.as_deref(), Some("file:/own.key").filter(|_| by_network));
+    }
+    for (more, mode, stops) in [
+        ("", SslMode::Prefer, false),
+        ("server_tls_sslmode = disable", SslMode::Disable, false),
+        ("server_tls_sslmode = require\nserver_tls_ca_file = /ca.pem", SslMode::Require, false),
+        ("server_tls_sslmode = verify-ca", SslMode::VerifyCa, true),
+        ("server_tls_sslmode = verify", SslMode::Prefer, true),
+        ("server_tls_key_file = /own.key", SslMode::Prefer, true),
+        ("server_tls_ciphers = HIGH", SslMode::Prefer, true),
+    ] {
+        let imported = import(&ini(more), Some(USERS));
+        let database = &read(&imported).pools[0].databases[0];
+        assert_eq!((database.tls.mode, database.tls.credentials.ca.is_some()), (mode, false));
+        let stopped = imported.notes.iter().any(|note| note.stops && note.what.contains("_tls_"));
+        assert_eq!(stopped, stops, "{more}: {:?}", imported.notes);
+    }
+}
+
 /// What PgBouncer does by default is written where it is not ours.
 #[test]
 fn defaults_are_those_of_pgbouncer() {
