@@ -399,3 +399,32 @@ host    shop  app   10.0.0.0/8      trust
     let inside = ours.iter().filter(|(.., inside, _)| *inside).count();
     assert!((4..8).contains(&inside), "{ours:?}");
 }
+
+/// P4: `server_tls_*` reach a server that insists on TLS, and hold it to the authority and the name.
+#[tokio::test]
+async fn tls_to_servers_is_that_of_the_file() {
+    let server = Postgres::start().await;
+    let made = tempfile::Builder::new().prefix("made").tempdir().expect("folder");
+    give_away(made.path());
+    let texts = certificates(made.path()).map(|name| {
+        give_away(&made.path().join(name));
+        std::fs::read_to_string(made.path().join(name)).expect("written")
+    });
+    let [authority, chain, key, ..] = &texts;
+    let hba = "host all root all scram-sha-256\nhostssl all all all scram-sha-256\n";
+    server.encrypt(chain, key, authority, hba).await;
+    let ca = format!("server_tls_ca_file = {}", made.path().join("ca.pem").display());
+    for (mode, inside) in
+        [("disable", false), ("require", true), ("verify-ca", true), ("verify-full", false)]
+    {
+        let place = Place::new(&server, &format!("server_tls_sslmode = {mode}\n{ca}")).await;
+        let running = place.start(PGPOOL);
+        let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+        let output = place.ask("other", "shop", sql);
+        let fault = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), inside, "{mode}: {fault}");
+        assert!(!inside || output.stdout == b"t\n", "{mode}: in clear");
+        running.signal(Signal::SIGTERM);
+        assert!(running.ended());
+    }
+}
