@@ -26,6 +26,8 @@ pub struct Imported {
     pub notes: Vec<Note>,
     /// What is about the process alone.
     pub process: Process,
+    /// Of that, what is written: a topology file has no place for it.
+    pub about_process: Vec<Note>,
     /// What the file holds only because something must stand there.
     pub stand_ins: Vec<StandIn>,
 }
@@ -132,8 +134,8 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     let process = out.about_process();
     out.rest();
     out.notes.sort_by_key(|note| note.line);
-    let Out { secrets, notes, stand_ins, .. } = out;
-    Imported { text, secrets, notes, process, stand_ins }
+    let Out { secrets, notes, about_process, stand_ins, .. } = out;
+    Imported { text, secrets, notes, process, about_process, stand_ins }
 }
 
 #[derive(Default)]
@@ -143,6 +145,7 @@ struct Out {
     notes: Vec<Note>,
     secrets: Vec<(String, String)>,
     stand_ins: Vec<StandIn>,
+    about_process: Vec<Note>,
     /// What ends the section of a database that is reached by network.
     server_tls: String,
 }
@@ -431,6 +434,13 @@ impl Out {
 
     /// What is about the process alone.
     fn about_process(&mut self) -> Process {
+        for key in ["logfile", "pidfile", "user"] {
+            if let Some(line) = self.main.get(key) {
+                let what =
+                    format!("{key}: only `pgpool pgbouncer.ini` heeds it; systemd has its own");
+                self.about_process.push(Note { line: line.number, what, stops: false });
+            }
+        }
         let mut process = Process {
             pid_file: self.value("pidfile").map(Into::into),
             log_file: self.value("logfile").map(Into::into),

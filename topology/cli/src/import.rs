@@ -46,7 +46,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     fs::write(&args.output, &imported.text)?;
     let mut out = std::io::stdout().lock();
-    for note in &imported.notes {
+    let mut notes: Vec<_> = imported.notes.iter().chain(&imported.about_process).collect();
+    notes.sort_by_key(|note| note.line);
+    for note in notes {
         writeln!(out, "{}: {}", texts.place(note.line), note.what)?;
     }
     writeln!(out, "{} is written; look at it, then: aqueduct check {0}", args.output.display())?;
