@@ -31,7 +31,8 @@ const SHARED: &str = "127.0.77.33:18080";
 
 pub(super) fn goals(case: Case) -> Vec<Goal> {
     match case {
-        Case::Redis => vec![Goal::new(TRIPS, Want::AtMost(1.001))],
+        // wrk ends with requests under way that Redis has counted; a second script would be another 1.
+        Case::Redis => vec![Goal::new(TRIPS, Want::AtMost(1.05))],
         Case::Keys => vec![Goal::new(MEMORY, Want::AtMost(64.0))],
         _ => Vec::new(),
     }
