@@ -160,7 +160,7 @@ fn a_pgbouncer_configuration_is_imported() {
     let output = import();
     assert!(output.status.success(), "{output:?}");
     let told = text(&output.stdout);
-    assert!(told.contains("pgbouncer.ini:5: logfile") && !told.contains("horse"), "{told}");
+    assert!(told.contains("pgbouncer.ini:4: logfile") && !told.contains("horse"), "{told}");
     let secret = folder.path().join("secrets/1");
     assert_eq!(std::fs::read_to_string(&secret).expect("written"), "correct horse");
     assert_eq!(std::fs::metadata(&secret).expect("there").permissions().mode() & 0o777, 0o600);
