@@ -38,7 +38,7 @@ impl Draft {
         Self::new(include_str!("../../topology/stacks/instagram-valorant.yaml"))
             .edit("env:AQUEDUCT_HASH_KEY", "file:secrets/hash-key")
             .edit("algorithms: [RS256, ES256]", "algorithms: [ES256]")
-            .edit("when-away: local-share", "when-away: local-share, timeout: 10s")
+            .edit("when-away: local-share", "when-away: local-share, timeout: 1s")
             .edit("    trust-proxy", &format!("    access-log: file:{RECORDS}\n    trust-proxy"))
     }
 
