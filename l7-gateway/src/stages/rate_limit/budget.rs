@@ -331,7 +331,7 @@ fn month(now: u64) -> (u64, u64) {
     let days = now / DAY;
     let (year, month, day) = civil(days);
     // No month is longer than 31 days: so many after its first lies in the next one.
-    let next = days - day + 32;
+    let next = days + 32 - day;
     let (_, _, over) = civil(next);
     (year * 12 + month - 1, (next - (over - 1)) * DAY)
 }

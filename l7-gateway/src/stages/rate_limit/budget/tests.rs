@@ -309,6 +309,12 @@ fn limits_of_limits() {
     }
 }
 
+/// G10: the first day of all has a month too.
+#[test]
+fn the_first_month_of_all() {
+    assert_eq!(month(0), (1970 * 12, 31 * DAY));
+}
+
 /// G10: a quota begins anew on the first of each month, also after a short one.
 #[test]
 fn a_quota_begins_anew_each_month() {
