@@ -4,6 +4,7 @@
 //! Invariant: an error names the reference's place in the topology file.
 
 pub mod client;
+pub mod lenient;
 pub mod principal;
 pub mod server;
 pub mod store;

@@ -6,20 +6,14 @@
 
 use std::sync::Arc;
 
+use common::tls::TlsError;
 use common::tls::client::{self, Roots};
-use common::tls::{TlsError, provider};
+use common::tls::lenient::Lenient;
 use pgpool_wire::startup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 use topology::gateway::UpstreamTls;
 use topology::pool::{ServerAddress, ServerTls, SslMode, SslNegotiation};
 
@@ -64,10 +58,10 @@ impl Security {
             SslMode::VerifyCa | SslMode::Require
                 if terms.mode == SslMode::VerifyCa || ca.is_some() =>
             {
-                let inner = Some(client::verifier(&roots)?);
-                client::judged_by(Arc::new(Lenient { inner }), own, &[ALPN])?
+                let judge = Lenient::about_names(client::verifier(&roots)?);
+                client::judged_by(Arc::new(judge), own, &[ALPN])?
             }
-            _ => client::judged_by(Arc::new(Lenient { inner: None }), own, &[ALPN])?,
+            _ => client::judged_by(Arc::new(Lenient::about_all()), own, &[ALPN])?,
         };
         Ok(Self { terms: terms.clone(), config })
     }
@@ -146,56 +140,6 @@ pub fn binding(io: &Stream) -> Option<Vec<u8>> {
     let Stream::Connected(tls) = io else { return None };
     let leaf = tls.get_ref().1.peer_certificates()?.first()?;
     scram::end_point(leaf)
-}
-
-/// Takes any name, and without authorities any certificate.
-#[derive(Debug)]
-struct Lenient {
-    inner: Option<Arc<WebPkiServerVerifier>>,
-}
-
-impl ServerCertVerifier for Lenient {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        others: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
-        match inner.verify_server_cert(leaf, others, name, ocsp, now) {
-            // The chain is judged before the name.
-            Err(Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = provider().signature_verification_algorithms;
-        verify_tls12_signature(message, leaf, signed, &known)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let known = provider().signature_verification_algorithms;
-        verify_tls13_signature(message, leaf, signed, &known)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]
