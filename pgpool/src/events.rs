@@ -61,6 +61,23 @@ impl Event for ServerFailed<'_> {
     }
 }
 
+/// Nobody could say what a role must prove.
+pub struct LookupFailed<'a> {
+    /// Which database was asked.
+    pub database: &'a str,
+    /// Why.
+    pub cause: &'a str,
+}
+
+impl Event for LookupFailed<'_> {
+    fn emit(&self, to: &Observer) {
+        let help = "Lookups of roles that failed.";
+        to.metrics.counter("aqueduct_pg_lookup_failures_total", help, &[]).increment(1);
+        let (instance, database, cause) = (&*to.instance, self.database, self.cause);
+        tracing::event!(Level::WARN, instance, database, cause, "lookup of a role failed");
+    }
+}
+
 /// A database has another primary, or none.
 pub struct PrimaryChanged<'a> {
     /// Of which database.

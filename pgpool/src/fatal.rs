@@ -40,6 +40,9 @@ pub enum Refusal {
     /// Name or password are wrong; the same for both, so that names cannot be tried out.
     #[error("password authentication failed for user \"{0}\"")]
     PasswordFailed(String),
+    /// Nobody can say who may log in.
+    #[error("the user could not be looked up: {0}")]
+    Lookup(&'static str),
     /// The client and we share no way to authenticate.
     #[error("authentication failed: {0}")]
     Authentication(String),
@@ -175,7 +178,7 @@ impl Refusal {
             Self::Replication | Self::StatementMode => b"0A000",
             Self::IdleTransaction(_) => b"25P03",
             Self::ClientIdle(_) => b"57P05",
-            Self::Unavailable { .. } => b"57P03",
+            Self::Unavailable { .. } | Self::Lookup(_) => b"57P03",
             Self::ServerLost => b"08006",
             Self::Settings(_) => b"22023",
             Self::ShuttingDown | Self::Killed | Self::Removed | Self::Fenced => b"57P01",
@@ -195,6 +198,7 @@ impl Refusal {
                 "All server connections are busy: look for long transactions, or raise pool_size."
             }
             Self::Unavailable { .. } => "The pooler tries again; see its log for the server.",
+            Self::Lookup(_) => "The pooler's log says more; see `lookup` of its configuration.",
             Self::Replication => "Connect to the PostgreSQL server itself.",
             Self::StatementMode => "Use a database whose mode is `transaction`.",
             Self::ConsoleSyntax(_) => "Use SHOW HELP for the commands there are.",

@@ -22,6 +22,7 @@ pub mod fatal;
 pub mod hba;
 mod inspect;
 pub mod listener;
+pub mod lookup;
 pub mod pool;
 pub mod prepared;
 pub mod query;

@@ -5,6 +5,7 @@
 //! Invariant: secrets are in here and nowhere else, and nothing in here prints them.
 
 mod count;
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,21 +16,21 @@ use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
 use topology::pool::{
-    Console, Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings, SslMode,
+    Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings, SslMode,
 };
 use topology::{Place, Topology};
 
 pub use count::{Count, Held};
+pub use users::{Credential, Lookup, User};
+use users::{Learned, lookup, read_user};
 
 use crate::family::{Family, Membership, Role};
 use crate::hba::{HbaError, Maps, Rules};
-use crate::scram::{self, Verifier};
+use crate::scram;
 use crate::server::tls::Security;
 
 /// Name of the admin database.
 pub const CONSOLE: &str = "pgbouncer";
-/// As PostgreSQL's default, for verifiers made from plain passwords.
-const ITERATIONS: u32 = 4096;
 
 /// One instance's configuration in force.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub struct Snapshot {
     found: Arc<Mutex<BTreeMap<String, Arc<Database>>>>,
     /// By name.
     pub users: BTreeMap<String, Arc<User>>,
+    /// Who was looked up and has proved to be it.
+    learned: Arc<Learned>,
     /// Limits and times.
     pub settings: Settings,
     /// TLS towards clients.
@@ -96,32 +99,8 @@ pub struct Database {
     login: Option<Arc<User>>,
     /// What is proved to its servers, for every role.
     password: Option<Secret>,
-}
-
-/// Who may log in.
-pub struct User {
-    /// The role.
-    pub name: String,
-    /// What a client must prove.
-    pub credential: Credential,
-    /// What we prove to servers, where the credential alone does not do.
-    pub server_password: Option<Secret>,
-    /// Rights on the admin database.
-    pub console: Console,
-    /// Server connections of all databases together.
-    pub connections: Arc<Count>,
-}
-
-/// What a client must prove.
-pub enum Credential {
-    /// Nothing.
-    Trust,
-    /// A SCRAM proof.
-    Scram(Verifier),
-    /// An md5 answer.
-    Md5(String),
-    /// A SCRAM proof; we know the password.
-    Password(Secret, Verifier),
+    /// Where roles are looked up that are not among the users.
+    lookup: Option<Arc<Lookup>>,
 }
 
 /// Why a configuration that reads well cannot run.
@@ -216,6 +195,8 @@ impl Snapshot {
         let tls = offered.map(|tls| common::tls::server::config(tls, &[ALPN]));
         let binding = offered.map(channel_binding).transpose()?.flatten();
         let (databases, any) = databases(group, &users, before)?;
+        let learned = before.map_or_else(Default::default, |snapshot| snapshot.learned.clone());
+        learned.bound(group.settings.max_user_connections);
         let mut found = BTreeMap::new();
         for (name, known) in before.map(Self::found).unwrap_or_default() {
             if let Some(any) = any.as_ref().filter(|_| !databases.contains_key(&name)) {
@@ -239,6 +220,7 @@ impl Snapshot {
             instance: instance.to_owned(),
             databases,
             users,
+            learned,
             settings: group.settings.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
             clients: Count::again(
@@ -308,14 +290,40 @@ impl Snapshot {
         if let Some(login) = &database.login {
             return Some(Arc::clone(login));
         }
-        let user = self.users.get(role)?;
+        let known = self.users.get(role).cloned();
+        let learned = || database.lookup.as_ref().and(self.learned.get(&database.name, role));
+        let user = known.or_else(learned)?;
         Some(match &database.password {
             Some(password) => {
                 let count = Arc::clone(&user.connections);
                 Arc::new(User::at_server(role, Some(password.clone()), count))
             }
-            None => Arc::clone(user),
+            None => user,
         })
+    }
+
+    /// Where a role is looked up that wants a database, if it is not among the users.
+    pub fn lookup(&self, database: &str, role: &str) -> Option<Arc<Lookup>> {
+        if self.users.contains_key(role) {
+            return None;
+        }
+        self.databases.get(database).or(self.any.as_ref())?.lookup.clone()
+    }
+
+    /// The lookup by which a role asks a database.
+    pub fn asking(&self, database: &str, role: &str) -> Option<Arc<Lookup>> {
+        let all =
+            self.databases.values().chain(&self.any).filter_map(|d| Some((d, d.lookup.as_ref()?)));
+        let asks = |(one, lookup): &(&Arc<Database>, &Arc<Lookup>)| {
+            let own = one.name == ANY || one.name == database;
+            lookup.user.name == role && lookup.database.as_deref().map_or(own, |d| d == database)
+        };
+        all.into_iter().find(asks).map(|(_, lookup)| Arc::clone(lookup))
+    }
+
+    /// Keeps a role that was looked up and has proved to be it.
+    pub fn learn(&self, database: &str, role: &str, credential: Credential) {
+        self.learned.keep(database, role, credential, self.settings.max_user_connections);
     }
 }
 
@@ -363,6 +371,12 @@ fn databases(
     for database in &group.databases {
         let name = database.name.to_string();
         let mut read = read_database(database, &group.settings, before, &mut families)?;
+        if let Some(said) = &database.lookup {
+            let most = group.settings.max_user_connections;
+            let former = before.and_then(|snapshot| snapshot.databases.get(&name)?.lookup.clone());
+            let read_lookup = lookup(said, users, former.as_deref(), most)?;
+            read.lookup = Some(Arc::new(read_lookup));
+        }
         if let Some(login) = &database.login {
             let secret = |at: &topology::At<topology::SecretRef>| {
                 secret::read(&at.value).map_err(|source| SnapshotError::Secret {
@@ -430,6 +444,7 @@ fn read_database(
         ),
         login: None,
         password: None,
+        lookup: None,
     })
 }
 
@@ -455,60 +470,6 @@ fn membership(
     })
 }
 
-fn read_user(
-    user: &topology::pool::User,
-    settings: &Settings,
-    known: Option<&User>,
-) -> Result<User, SnapshotError> {
-    let name = user.name.to_string();
-    let read = |reference: &topology::At<topology::SecretRef>| {
-        secret::read(&reference.value).map_err(|source| SnapshotError::Secret {
-            user: name.clone(),
-            place: reference.place,
-            source,
-        })
-    };
-    let credential = match &user.secret {
-        None => Credential::Trust,
-        Some(reference) => credential(&name, reference.place, &read(reference)?)?,
-    };
-    let server_password = user.server_password.as_ref().map(read).transpose()?;
-    Ok(User {
-        credential,
-        server_password,
-        console: user.console,
-        connections: Count::again(
-            known.map(|user| &user.connections),
-            settings.max_user_connections,
-        ),
-        name,
-    })
-}
-
-fn credential(user: &str, place: Place, secret: &Secret) -> Result<Credential, SnapshotError> {
-    let text = secret.as_str().map_err(|source| SnapshotError::Secret {
-        user: user.to_owned(),
-        place,
-        source,
-    })?;
-    if text.is_empty() {
-        return Err(SnapshotError::Empty { user: user.to_owned(), place });
-    }
-    if text.starts_with("SCRAM-SHA-256$") {
-        let verifier = Verifier::parse(text);
-        let wrong = || SnapshotError::Verifier { user: user.to_owned(), place };
-        return verifier.map(Credential::Scram).ok_or_else(wrong);
-    }
-    let hex = text.strip_prefix("md5").filter(|hex| hex.len() == 32);
-    if hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) {
-        return Ok(Credential::Md5(text.to_owned()));
-    }
-    let mut salt = [0; 16];
-    rand::rng().fill_bytes(&mut salt);
-    let verifier = Verifier::derive(text, &salt, ITERATIONS);
-    Ok(Credential::Password(Secret::new(text.as_bytes().to_vec()), verifier))
-}
-
 impl Database {
     /// What its pools have in common with those of its alias: they are at home together.
     pub fn family_name(&self) -> &str {
@@ -524,10 +485,21 @@ impl Database {
             servers: self.servers.clone(),
             login: self.login.clone(),
             password: self.password.clone(),
+            lookup: self.lookup.clone(),
             membership: None,
             security: Arc::clone(&self.security),
             connections,
             ..*self
+        }
+    }
+
+    /// The same for lookups: over few connections, by whoever asks.
+    pub fn asked(&self, most: u32) -> Self {
+        Self {
+            mode: PoolMode::Transaction,
+            pool_size: self.pool_size.min(most),
+            membership: self.membership.clone(),
+            ..self.named(&self.name, Arc::clone(&self.connections))
         }
     }
 
@@ -546,51 +518,5 @@ impl Database {
             && self.server_name == other.server_name
             && family(self) == family(other)
             && self.security.terms == other.security.terms
-    }
-}
-
-impl User {
-    /// A role as servers know it; no client can prove to be it.
-    fn at_server(name: &str, password: Option<Secret>, connections: Arc<Count>) -> Self {
-        Self {
-            name: name.to_owned(),
-            credential: Credential::Trust,
-            server_password: password,
-            console: Console::No,
-            connections,
-        }
-    }
-
-    /// Whether a server connection of the one was logged in as the other would.
-    pub fn logs_in_as(&self, other: &Self) -> bool {
-        let proof = |user: &Self| match &user.credential {
-            Credential::Trust => String::new(),
-            Credential::Md5(stored) => stored.clone(),
-            Credential::Scram(verifier) => format!("{} {}", verifier.salt, verifier.iterations),
-            // Its verifier is made of chance: the password counts.
-            Credential::Password(secret, _) => secret.as_str().unwrap_or_default().to_owned(),
-        };
-        self.password() == other.password() && proof(self) == proof(other)
-    }
-
-    /// The password towards servers, where one is known.
-    pub fn password(&self) -> Option<&str> {
-        let own = match &self.credential {
-            Credential::Password(secret, _) => Some(secret),
-            _ => None,
-        };
-        self.server_password.as_ref().or(own)?.as_str().ok()
-    }
-
-    /// The md5 answer to a server's challenge, where hash or password are known.
-    pub fn md5_answer(&self, salt: [u8; 4]) -> Option<String> {
-        if let Some(password) = self.password() {
-            let stored = scram::md5_hash(password.as_bytes(), &self.name);
-            return Some(scram::md5_answer(&stored, salt));
-        }
-        match &self.credential {
-            Credential::Md5(stored) => Some(scram::md5_answer(stored, salt)),
-            _ => None,
-        }
     }
 }

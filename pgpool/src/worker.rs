@@ -26,6 +26,7 @@ use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
 use crate::client::entry::{Ending, Entry};
 use crate::client::source::Source;
+use crate::lookup::{Answer, Lookups, Question};
 use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
 use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
@@ -38,6 +39,8 @@ pub enum Message {
     Client(Box<Arrival>),
     /// A cancel request for one of the clients here; the stream is closed when it was forwarded.
     Cancel(Stream, CancelKey),
+    /// A role to be looked up by who is at home here.
+    Lookup(Question, oneshot::Sender<Answer>),
     /// Somebody wants to see what is here.
     Report(oneshot::Sender<Report>),
     /// A configuration to go by from now on.
@@ -114,6 +117,8 @@ pub struct Worker {
     /// What the instance counts for its summary.
     pub tally: Arc<Tally>,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
+    /// Who may log in that is not among the users.
+    pub lookups: Lookups,
     clients: RefCell<HashMap<u32, Rc<Entry>>>,
     now: Cell<Instant>,
     servers: Cell<u64>,
@@ -192,6 +197,7 @@ impl Worker {
                 edit: Vec::with_capacity(SCRATCH),
             }),
             pools: RefCell::default(),
+            lookups: Lookups::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
             servers: Cell::new(1),
@@ -236,6 +242,7 @@ impl Worker {
                     drop(stream);
                 });
             }
+            Message::Lookup(question, to) => self.lookups.ask(self, question, to),
             Message::Report(to) => drop(to.send(Report::of(self))),
             Message::Snapshot(snapshot, to) => {
                 self.follow(&snapshot);
@@ -257,7 +264,7 @@ impl Worker {
         for entry in self.clients.borrow().values() {
             entry.check(now);
         }
-        let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
+        let pools = self.pools();
         pools.iter().for_each(|pool| pool.sweep(now));
         if now >= self.period.get() {
             self.period.set(now + PERIOD);
@@ -285,6 +292,7 @@ impl Worker {
             }
             found.is_some()
         });
+        self.lookups.follow(snapshot);
         for pool in gone {
             let (database, user) = (pool.database(), pool.user());
             let its =
@@ -363,14 +371,17 @@ impl Worker {
         self.held.borrow().clone()
     }
 
-    fn pause_of(&self, database: &str) -> Pause {
+    /// Whether servers of a database are held up.
+    pub fn pause_of(&self, database: &str) -> Pause {
         let is = self.is_held(database, Hold::Paused);
         if is { Pause::Paused } else { Pause::Running }
     }
 
     /// All pools that are at home here.
     pub fn pools(&self) -> Vec<Rc<Pool>> {
-        self.pools.borrow().values().cloned().collect()
+        let mut all: Vec<_> = self.pools.borrow().values().cloned().collect();
+        all.extend(self.lookups.pools());
+        all
     }
 
     /// Closes an idle server of another pool that shares a limit with `asking`.
@@ -382,9 +393,9 @@ impl Worker {
             (pool.database().name == database.name && full(&database.connections))
                 || (pool.user().name == asking.user().name && full(&asking.user().connections))
         };
-        let pools = self.pools.borrow();
+        let pools = self.pools();
         let others: Vec<_> =
-            pools.values().filter(|pool| !std::ptr::eq(&***pool, asking) && shares(pool)).collect();
+            pools.iter().filter(|pool| !std::ptr::eq(&***pool, asking) && shares(pool)).collect();
         if others.iter().any(|pool| pool.is_closing()) {
             return;
         }
@@ -454,7 +465,8 @@ pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> 
     (hasher.finish() % workers.max(1) as u64) as usize
 }
 
-fn meters(observer: &Observer, database: &str, user: &str) -> Meters {
+/// What a pool counts.
+pub fn meters(observer: &Observer, database: &str, user: &str) -> Meters {
     let labels = [("database", database), ("user", user)];
     let metrics = &observer.metrics;
     Meters {

@@ -6,6 +6,7 @@
 
 mod ini;
 mod load;
+mod lookup;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use ini::Line;
 pub use load::{Loaded, Process, Switch, Texts, beside, load, read};
+use lookup::Lookup;
 
 /// What a configuration of PgBouncer becomes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,6 +128,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     let mut text = String::from("aqueduct: 1\npools:\n  pgbouncer:\n");
     out.instance(&mut text);
     out.server_tls = out.server_tls();
+    out.lookup = Lookup::of(|key| out.value(key));
     let databases = lines.iter().filter(|line| line.section == "databases");
     out.databases(databases, &mut text);
     out.users(known, &mut text);
@@ -148,6 +151,10 @@ struct Out {
     about_process: Vec<Note>,
     /// What ends the section of a database that is reached by network.
     server_tls: String,
+    /// Where roles are looked up, unless a database says otherwise.
+    lookup: Lookup,
+    /// A database has a lookup.
+    looks_up: bool,
 }
 
 impl Out {
@@ -336,6 +343,12 @@ impl Out {
             let parts: Vec<_> = user.into_iter().chain(password).collect();
             let _ = write!(text, ", login: {{ {} }}", parts.join(", "));
         }
+        let lookup = self.lookup.or(Lookup::of(|key| pairs.remove(key)));
+        if lookup.is_some() {
+            self.looks_up = true;
+            text.push_str(", ");
+            text.push_str(&lookup.text());
+        }
         if !address.starts_with("unix:") {
             text.push_str(&self.server_tls);
         }
@@ -373,6 +386,7 @@ impl Out {
             admins.iter().chain(&viewers).map(|name| (name.clone(), None)).collect();
         all.extend(known.into_iter().map(|(name, secret)| (name, Some(secret))));
         let mut any = false;
+        let start = text.len();
         text.push_str("    users:\n");
         for (name, secret) in &all {
             if name.is_empty() || name.len() > 63 {
@@ -400,7 +414,10 @@ impl Out {
             }
             text.push_str(" }\n");
         }
-        if !any {
+        if !any && self.looks_up {
+            text.truncate(start);
+            text.push_str("    users: {}\n");
+        } else if !any {
             self.note(0, "no user has a secret: `app` is written; put its secret into secrets/app");
             text.push_str("      app: { secret: \"file:secrets/app\" }\n");
             self.stand_ins.push(StandIn::User);

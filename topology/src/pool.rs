@@ -137,6 +137,8 @@ pub struct Database {
     pub tls: ServerTls,
     /// Who logs in to its servers; `None`: the client's own role.
     pub login: Option<ServerLogin>,
+    /// Where roles are looked up that are not in `users`; `None`: they may not log in.
+    pub lookup: Option<Lookup>,
     /// When a server connection goes back to the pool.
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
@@ -155,6 +157,27 @@ pub struct ServerLogin {
     /// Its password; `None`: that of the role in `users`.
     pub password: Option<At<SecretRef>>,
 }
+
+/// A query that says what a role must prove: PgBouncer's `auth_query`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lookup {
+    /// Who asks: `auth_user`.
+    pub user: UserName,
+    /// Its password; `None`: that of the role in `users`, if it is there.
+    pub password: Option<At<SecretRef>>,
+    /// Which database is asked, as clients name it: `auth_dbname`; `None`: the one that the client wants.
+    pub database: Option<At<DatabaseName>>,
+    /// With the role as `$1`; one row of a name and a verifier (default [`LOOKUP`]).
+    pub query: String,
+    /// How long an answer holds (default 1 s).
+    pub cache: Duration,
+}
+
+/// Roles that may log in, with NULL in place of a verifier that is valid no more. Every name in it is
+/// qualified, so that no `search_path` leads it astray.
+pub const LOOKUP: &str = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_catalog.<) pg_catalog.now() \
+     THEN NULL ELSE rolpassword END FROM pg_catalog.pg_authid \
+     WHERE rolname OPERATOR(pg_catalog.=) $1::pg_catalog.text AND rolcanlogin";
 
 /// Where a PostgreSQL server is. Written as `ADDRESS:PORT`, `HOST:PORT`, or `unix:/FOLDER:PORT` for its
 /// socket `/FOLDER/.s.PGSQL.PORT`.

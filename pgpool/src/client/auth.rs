@@ -16,7 +16,7 @@ use crate::fatal::Refusal;
 use crate::hba::Method;
 use crate::scram::{self, Keys, Verifier};
 use crate::server::auth::nonce;
-use crate::snapshot::{Credential, User};
+use crate::snapshot::Credential;
 
 /// What a SCRAM proof has shown us.
 pub struct Proof {
@@ -43,11 +43,10 @@ pub struct Way<'a> {
 /// It could not, or did not follow the protocol.
 pub async fn prove(
     door: &mut Door,
-    user: Option<&User>,
+    credential: Option<&Credential>,
     name: &str,
     (method, way): (Option<Method>, Way<'_>),
 ) -> Result<Option<Proof>, Refusal> {
-    let credential = user.map(|user| &user.credential);
     match (method, credential) {
         (Some(Method::Trust), Some(_)) | (None, Some(Credential::Trust)) => Ok(None),
         (Some(Method::Password), Some(credential)) => cleartext(door, credential, name).await,

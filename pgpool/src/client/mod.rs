@@ -474,6 +474,27 @@ impl Client {
     }
 }
 
+/// A server for a login or a lookup, within `query_wait_timeout`.
+///
+/// # Errors
+/// What its client must be told.
+pub async fn server_of(worker: &Worker, pool: &Rc<Pool>) -> Result<Server, Refusal> {
+    let wait = worker.snapshot().settings.query_wait_timeout;
+    let now = worker.now();
+    if let Some(server) = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await {
+        return Ok(server);
+    }
+    let place = Place::new(Rc::clone(pool), pool.queue(now));
+    let server = std::future::poll_fn(|cx| place.poll(cx, worker.now()));
+    let server = if wait.is_zero() {
+        server.await?
+    } else {
+        timeout(wait, server).await.map_err(|_| Refusal::QueryWait(wait))??
+    };
+    place.served();
+    Ok(server)
+}
+
 /// What the messages at the front need.
 enum Local {
     /// A server.

@@ -20,9 +20,10 @@ use super::source::Source;
 use crate::events::ClientConnected;
 use crate::fatal::Refusal;
 use crate::hba::Asking;
+use crate::lookup;
 use crate::pool::{Pool, Welcome};
 use crate::relay::link::Memory;
-use crate::snapshot::{CONSOLE, Snapshot};
+use crate::snapshot::{CONSOLE, Credential, Snapshot};
 use crate::stream::Stream;
 use crate::worker::Worker;
 use topology::pool::{Console, SslMode};
@@ -139,17 +140,27 @@ pub async fn admit(
     if is_owner(&snapshot, name, database, source) {
         return console(door, name, Console::Admin).await.map(Admitted::Console);
     }
-    let user = snapshot.users.get(name);
     let way = auth::Way {
         seed: &snapshot.seed,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
     let asking = Asking { database, user: name, source, encrypted: door.io.is_encrypted() };
     let method = rules::method(&snapshot, &door.io, &asking)?;
-    let proof = auth::prove(door, user.map(|user| &**user), name, (method, way)).await?;
-    let user = user.ok_or_else(|| Refusal::PasswordFailed(name.to_owned()))?;
+    let user = snapshot.users.get(name);
+    let looked_up = match user {
+        Some(_) => None,
+        None => lookup::find(worker, database, name).await?,
+    };
+    let credential = user.map(|user| &user.credential).or(looked_up.as_ref());
+    let proof = auth::prove(door, credential, name, (method, way)).await?;
+    let unknown = || Refusal::PasswordFailed(name.to_owned());
     if database == CONSOLE {
-        return console(door, name, user.console).await.map(Admitted::Console);
+        let rights = user.ok_or_else(unknown)?.console;
+        return console(door, name, rights).await.map(Admitted::Console);
+    }
+    match looked_up {
+        Some(credential) => learn(worker, (database, name), credential),
+        None => drop(user.ok_or_else(unknown)?),
     }
     let Some(pool) = worker.pool(database, name) else {
         return Err(Refusal::NoSuchDatabase(database.to_owned()));
@@ -177,6 +188,18 @@ pub async fn admit(
     greet(&welcome, &memory, &listed.entry, &mut out);
     door.write(&out).await?;
     Ok(Admitted::Client(Guest { listed, pool, memory }))
+}
+
+/// Keeps what a role has proved that was looked up. Its servers were perhaps logged in to by another
+/// verifier.
+fn learn(worker: &Rc<Worker>, (database, role): (&str, &str), credential: Credential) {
+    let snapshot = worker.snapshot();
+    snapshot.learn(database, role, credential);
+    let Some(pool) = worker.pool(database, role) else { return };
+    let known = pool.database();
+    if let Some(user) = snapshot.server_user(&known, role).filter(|u| !pool.user().logs_in_as(u)) {
+        pool.follow(&known, &user);
+    }
 }
 
 fn asks_for_replication(startup: &Startup) -> bool {
@@ -223,16 +246,7 @@ async fn welcome(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Rc<Welcome>, Re
     if let Some(welcome) = pool.welcome() {
         return Ok(welcome);
     }
-    let wait = worker.snapshot().settings.query_wait_timeout;
-    let waiter = pool.queue(worker.now());
-    let place = super::Place::new(Rc::clone(pool), waiter);
-    let server = std::future::poll_fn(|cx| place.poll(cx, worker.now()));
-    let server = if wait.is_zero() {
-        server.await?
-    } else {
-        tokio::time::timeout(wait, server).await.map_err(|_| Refusal::QueryWait(wait))??
-    };
-    place.served();
+    let server = super::server_of(worker, pool).await?;
     pool.checkin(server);
     pool.welcome().ok_or(Refusal::ServerLost)
 }

@@ -14,6 +14,7 @@ mod faults;
 mod follow;
 mod leak;
 mod login;
+mod lookup;
 mod oracle;
 mod pooler;
 mod postgres;

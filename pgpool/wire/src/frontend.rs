@@ -182,6 +182,14 @@ pub fn put_bind_head(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], rest: u
     put_text(out, statement);
 }
 
+/// Appends an Execute of all rows of a portal.
+pub fn put_execute(out: &mut Vec<u8>, portal: &[u8]) {
+    put(out, tag::EXECUTE, |out| {
+        put_text(out, portal);
+        out.extend_from_slice(&[0; 4]);
+    });
+}
+
 /// Appends a simple query.
 pub fn put_query(out: &mut Vec<u8>, sql: &[u8]) {
     put(out, tag::QUERY, |out| put_text(out, sql));

@@ -33,7 +33,6 @@ listen_port = 6543
 unix_socket_dir = /run/postgresql
 auth_type = scram-sha-256
 auth_file = /etc/pgbouncer/userlist.txt
-auth_query = SELECT 1
 admin_users = root
 stats_users = monitor, app
 pool_mode = transaction
@@ -86,8 +85,7 @@ fn a_configuration_is_translated() {
     assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
     assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
     let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
-    for word in ["connect_query", "[users] app", "auth_query", "nonsense", "monitor has no secret"]
-    {
+    for word in ["connect_query", "[users] app", "nonsense", "monitor has no secret"] {
         assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
     }
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
@@ -115,6 +113,31 @@ fn rules_are_translated() {
     let group = &read(&imported).pools[0];
     assert!(group.hba.is_none() && !boss(group), "{}", imported.text);
     assert!(imported.notes.iter().any(|note| note.stops && note.what.contains("auth_hba_file")));
+}
+
+/// P4: `auth_user`, `auth_query` and `auth_dbname`, of all databases and of one; nobody needs to be in the
+/// user list then.
+#[test]
+fn lookups_are_translated() {
+    let ini = "[databases]\na = host=10.0.0.1\nb = host=10.0.0.1 auth_user=other auth_dbname=a\n\
+               * = host=10.0.0.1\n[pgbouncer]\nauth_user = asker\nauth_query = select \"n\", $1\n";
+    let imported = import(ini, None);
+    assert!(imported.notes.is_empty(), "{:?}", imported.notes);
+    let group = &read(&imported).pools[0];
+    assert!(group.users.is_empty());
+    let lookup = |name: &str| {
+        let found = group.databases.iter().find(|database| database.name.as_str() == name);
+        let lookup = found.and_then(|database| database.lookup.clone()).expect("a lookup");
+        let database = lookup.database.map(|at| at.value.to_string());
+        (lookup.user.to_string(), lookup.query, database)
+    };
+    let query = "select \"n\", $1".to_owned();
+    assert_eq!(lookup("a"), ("asker".to_owned(), query.clone(), None));
+    assert_eq!(lookup("*"), ("asker".to_owned(), query.clone(), None));
+    assert_eq!(lookup("b"), ("other".to_owned(), query, Some("a".to_owned())));
+    let imported =
+        import("[databases]\na = host=10.0.0.1\n[pgbouncer]\nauth_query = select $1\n", None);
+    assert!(read(&imported).pools[0].databases[0].lookup.is_none(), "as in PgBouncer");
 }
 
 /// P4: `server_tls_*` hold for every database that is reached by network.

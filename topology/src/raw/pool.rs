@@ -21,6 +21,9 @@ section! {
         must "databases" databases: Named<Database>,
         /// Who may log in, by role.
         must "users" users: Named<User>,
+        /// Where roles are looked up that are not in `users` (PgBouncer's `auth_query`); a database may
+        /// have one of its own. Default: such roles may not log in.
+        may "lookup" lookup: Lookup,
         /// TLS towards clients. Default: none is offered.
         may "tls" tls: Tls,
         /// What TLS is to clients over TCP: `disable`: none is offered; `allow`, `prefer`: their choice;
@@ -87,6 +90,9 @@ section! {
         may "tls" tls: ServerTls,
         /// Who logs in to its servers. Default: the client's own role.
         may "login" login: ServerLogin,
+        /// Where roles are looked up that are not in `users`, for clients of this database. Default: as
+        /// the group says.
+        may "lookup" lookup: Lookup,
         /// When a server connection goes back to its pool. Default: `transaction`.
         may "mode" mode: Typed<PoolMode>,
         /// Most server connections per user. Default: `default_pool_size`.
@@ -122,6 +128,26 @@ section! {
         may "user" user: Typed<Text>,
         /// Where its password is, `file:PATH` or `env:NAME`. Default: that of the role in `users`.
         may "password" password: Typed<SecretRef>,
+    }
+}
+
+section! {
+    /// A query that says which verifier a role has, asked once per login at most.
+    Lookup {
+        /// Who asks (PgBouncer's `auth_user`); must be able to read what `query` reads.
+        must "user" user: Typed<Text>,
+        /// Where its password is, `file:PATH` or `env:NAME`. Default: that of the role in `users`.
+        may "password" password: Typed<SecretRef>,
+        /// Which database is asked, as clients name it (`auth_dbname`). Default: the one that the client
+        /// wants.
+        may "database" database: Typed<Text>,
+        /// With the role's name as `$1`; its answer is one row: the name, and a SCRAM-SHA-256 verifier or an
+        /// md5 hash, or NULL if it may not log in. Default: `rolpassword` of `pg_authid` for a role with
+        /// `LOGIN` and without a past `VALID UNTIL`.
+        may "query" query: Typed<Text>,
+        /// How long an answer holds, at most 1m; `0s`: each login asks. Logins at the same time share one
+        /// question anyhow. Default: 1s.
+        may "cache" cache: Typed<Time>,
     }
 }
 

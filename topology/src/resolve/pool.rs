@@ -7,8 +7,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, Group, Instance, ListenAddress, PoolMode, Reads, Replication, ServerAddress,
-    ServerLogin, ServerTls, Servers, Settings, SocketMode, SslMode, SslNegotiation, User,
+    Console, Database, Group, Instance, LOOKUP, ListenAddress, Lookup, PoolMode, Reads,
+    Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings, SocketMode, SslMode,
+    SslNegotiation, User,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
@@ -22,9 +23,14 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     let Entry { name, spot, value: raw } = entry;
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.databases.as_ref().map(|named| &*named.0), "databases", &spot, out);
-    filled(raw.users.as_ref().map(|named| &*named.0), "users", &spot, out);
+    let looks_up = |entry: &Entry<raw::Database>| entry.value.lookup.is_some();
+    if raw.lookup.is_none() && !raw.databases.iter().flat_map(|all| &all.0).any(looks_up) {
+        filled(raw.users.as_ref().map(|named| &*named.0), "users", &spot, out);
+    }
     let settings = settings(raw.settings, out);
     let size = settings.default_pool_size;
+    let around = Around { size, names, known: &known(raw.databases.as_ref()) };
+    let lookup = raw.lookup.map(|raw| lookup(raw, around, out));
     let tls = raw.tls.map(|tls| tls::tls(tls, names, out));
     let sslmode = sslmode(raw.sslmode, tls.as_ref(), out);
     let instances = raw.instances.unwrap_or_default().into_iter();
@@ -34,10 +40,14 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
             .hint("add `hba: file:PATH`".to_owned());
     }
     let users = raw.users.unwrap_or_default().into_iter();
+    let mut databases = databases(raw.databases.unwrap_or_default().0, around, out);
+    for database in &mut databases {
+        database.lookup = database.lookup.take().or_else(|| lookup.clone());
+    }
     Group {
         name: GroupName::new(&name),
         instances: instances.filter_map(|entry| instance(entry, out)).collect(),
-        databases: databases(raw.databases.unwrap_or_default().0, size, names, out),
+        databases,
         users: users.map(|entry| user(entry, ruled, names, out)).collect(),
         tls,
         sslmode,
@@ -90,6 +100,21 @@ fn sslmode(raw: Option<Typed<SslMode>>, tls: Option<&Tls>, out: &mut Findings) -
     mode
 }
 
+/// What databases of a group have around them.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    /// `default_pool_size`.
+    size: NonZeroU32,
+    names: &'a Names,
+    /// What clients may name.
+    known: &'a HashSet<String>,
+}
+
+fn known(databases: Option<&raw::Named<raw::Database>>) -> HashSet<String> {
+    let entries = databases.iter().flat_map(|all| &all.0);
+    entries.flat_map(|entry| [entry.name.clone(), alias(entry)]).collect()
+}
+
 /// The name under which clients reach a database's replicas.
 pub(super) fn alias(entry: &Entry<raw::Database>) -> String {
     let own = text(entry.value.replica_alias.as_ref()).map(|(alias, _)| alias.to_owned());
@@ -98,15 +123,14 @@ pub(super) fn alias(entry: &Entry<raw::Database>) -> String {
 
 fn databases(
     entries: Vec<Entry<raw::Database>>,
-    size: NonZeroU32,
-    names: &Names,
+    around: Around<'_>,
     out: &mut Findings,
 ) -> Vec<Database> {
     let mut all: Vec<Database> = Vec::new();
     for entry in entries {
         identifier("database", &entry.name, &entry.spot, out);
         let alias = alias(&entry);
-        for database in database(entry, &alias, (size, names), out) {
+        for database in database(entry, &alias, around, out) {
             let (database, spot) = database;
             if let Some(first) = all.iter().find(|other| other.name == database.name) {
                 let (name, line) = (&database.name, first.place.line);
@@ -123,9 +147,10 @@ fn databases(
 fn database(
     entry: Entry<raw::Database>,
     alias: &str,
-    (size, names): (NonZeroU32, &Names),
+    around: Around<'_>,
     out: &mut Findings,
 ) -> Vec<(Database, Spot)> {
+    let Around { size, names, .. } = around;
     let Entry { name, spot, value: mut raw } = entry;
     let replicas = raw.replicas.take().unwrap_or_default();
     if let Some(typed) = &raw.replica_alias {
@@ -156,6 +181,7 @@ fn database(
     let check_every = positive(raw.check_every, Duration::from_millis(500), out);
     let max_lag = positive(raw.max_lag, Duration::from_secs(10), out);
     let login = raw.login.take().map(|raw| login(raw, names, out));
+    let lookup = raw.lookup.take().map(|raw| lookup(raw, around, out));
     if name == "*" && !replicas.is_empty() {
         out.error(&spot, "`*` has no replicas: they would need a name each")
             .hint("give the database an entry of its own".to_owned());
@@ -174,6 +200,7 @@ fn database(
         name: DatabaseName::new(&name),
         server_name: raw.server_name.map_or(name, |typed| typed.value.0),
         login,
+        lookup,
         servers: Servers::Primary(primary.at()),
         replication,
         tls: server_tls(raw.tls.take(), names, out),
@@ -253,6 +280,39 @@ fn login(raw: raw::ServerLogin, names: &Names, out: &mut Findings) -> ServerLogi
     ServerLogin {
         user: raw.user.map(|typed| UserName::new(&typed.value.0)),
         password: raw.password.map(|typed| secret(typed, names)),
+    }
+}
+
+/// An answer that holds longer would let in who may no more.
+const LONGEST_CACHE: Duration = Duration::from_secs(60);
+
+fn lookup(raw: raw::Lookup, around: Around<'_>, out: &mut Findings) -> Lookup {
+    let Around { names, known, .. } = around;
+    if let Some(typed) = &raw.user {
+        identifier("user", &typed.value.0, &typed.spot, out);
+    }
+    if let Some(typed) = raw.query.as_ref().filter(|typed| !typed.value.0.contains("$1")) {
+        out.error(&typed.spot, "the query does not say for which role it is asked")
+            .allowed("a query with `$1` for the role's name");
+    }
+    let known = |name: &str| known.contains(name) || known.contains("*");
+    if let Some(typed) = raw.database.as_ref().filter(|typed| !known(&typed.value.0)) {
+        out.error(&typed.spot, format!("there is no database `{}` to ask", typed.value.0))
+            .hint("name one of `databases`".to_owned());
+    }
+    if let Some(typed) = raw.cache.as_ref().filter(|typed| typed.value.0 > LONGEST_CACHE) {
+        out.error(&typed.spot, "who may log in no more would get in for that long")
+            .allowed("0s to 1m");
+    }
+    Lookup {
+        user: UserName::new(raw.user.as_ref().map_or("", |typed| typed.value.0.as_str())),
+        password: raw.password.map(|typed| secret(typed, names)),
+        database: raw.database.map(|typed| At {
+            place: typed.spot.extent.place,
+            value: DatabaseName::new(&typed.value.0),
+        }),
+        query: raw.query.map_or_else(|| LOOKUP.to_owned(), |typed| typed.value.0),
+        cache: time(raw.cache, Duration::from_secs(1)),
     }
 }
 

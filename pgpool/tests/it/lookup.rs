@@ -1,0 +1,114 @@
+//! Roles that are looked up: `auth_query`. Not for proofs: those are `login`'s. Real PostgreSQL.
+//!
+//! Invariant: who asks is a role of its own, so that its connections are told from all others.
+
+use futures_util::future::join_all;
+
+use crate::pooler::{Pooler, Setup, code, connect};
+use crate::postgres::{PASSWORD, Postgres};
+
+/// A role that may ask by a function, which counts how often it is asked.
+async fn asker(server: &Postgres) {
+    let sql = format!(
+        "create role asker login password '{PASSWORD}'; create sequence asked;
+         create function looked(role text) returns table (name text, secret text)
+         language plpgsql security definer as $$ begin
+           perform nextval('asked');
+           return query select rolname::text, rolpassword from pg_authid where rolname = role;
+         end $$"
+    );
+    server.root().await.batch_execute(&sql).await.expect("the function");
+}
+
+async fn asked(server: &Postgres) -> i64 {
+    let sql = "select last_value - (not is_called)::int from asked";
+    server.root().await.query_one(sql, &[]).await.expect("a count").get(0)
+}
+
+const BY_FUNCTION: &str = "user: asker, password: file:other, query: \"select * from looked($1)\"";
+
+/// P4: a role that no file names logs in by what `pg_authid` says at that moment: the password changes,
+/// its time passes, it goes; its name is a value and no SQL; and a client that is in stays in.
+#[tokio::test]
+async fn roles_are_looked_up() {
+    let server = Postgres::start().await;
+    let odd = "x' or true; drop table t --";
+    let root = server.root().await;
+    let sql = format!(
+        "create role late login password '{PASSWORD}'; create role \"{odd}\" login password '{PASSWORD}';
+         create role past login password '{PASSWORD}' valid until 'yesterday';
+         create role nobody nologin password '{PASSWORD}'; create role bare login;
+         set password_encryption = md5; create role aged login password '{PASSWORD}'; grant legacy to aged;
+         reset password_encryption"
+    );
+    root.batch_execute(&sql).await.expect("roles");
+    let group = "\n    lookup: { user: root, password: file:root, cache: 0s }";
+    let pooler = Pooler::start(&server, Setup { group, size: 2, ..Setup::default() }).await;
+    let enter = async |user: &str, password: &str| {
+        let client = connect(&pooler.config(user, password, "shop")).await;
+        client.map_err(|fault| code(&fault))
+    };
+    for user in ["late", "aged", odd, "app"] {
+        let client = enter(user, PASSWORD).await.expect(user);
+        let row = client.query_one("select current_user::text", &[]).await.expect("answer");
+        assert_eq!(row.get::<_, String>(0), user);
+        assert_eq!(enter(user, "wrong").await.err().as_deref(), Some("28P01"), "{user}");
+    }
+    for user in ["past", "nobody", "bare", "missing", &"long".repeat(20)] {
+        assert_eq!(enter(user, PASSWORD).await.err().as_deref(), Some("28P01"), "{user}");
+    }
+    let inside = enter("late", PASSWORD).await.expect("in");
+    root.batch_execute("alter role late password 'another'").await.expect("changed");
+    assert_eq!(enter("late", PASSWORD).await.err().as_deref(), Some("28P01"));
+    let fresh = enter("late", "another").await.expect("by the new password");
+    fresh.query_one("select 1", &[]).await.expect("a server by the new password");
+    root.batch_execute("alter role late valid until 'yesterday'").await.expect("changed");
+    assert_eq!(enter("late", "another").await.err().as_deref(), Some("28P01"));
+    inside.query_one("select 1", &[]).await.expect("who is in stays in");
+    root.query_one("select count(*) from t", &[]).await.expect("the table is still there");
+}
+
+/// P4, O5: however many come at once, one question is asked per name, over a few connections; a query that
+/// fails keeps out who is looked up and nobody else, and a reload mends it.
+#[tokio::test]
+async fn lookups_are_bounded() {
+    let server = Postgres::start().await;
+    asker(&server).await;
+    let root = server.root().await;
+    let sql = format!("create role late login password '{PASSWORD}'");
+    root.batch_execute(&sql).await.expect("a role");
+    let group = format!("\n    lookup: {{ {BY_FUNCTION}, cache: 1m }}");
+    let setup = Setup { group: &group, size: 20, ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let config = pooler.config("late", PASSWORD, "shop");
+    let clients = join_all((0..40).map(|_| connect(&config))).await;
+    assert!(clients.iter().all(Result::is_ok), "{clients:?}");
+    assert_eq!(asked(&server).await, 1, "they share one question");
+    let strangers = (0..150).map(|n| pooler.config(&format!("stranger{n}"), PASSWORD, "shop"));
+    let strangers: Vec<_> = strangers.collect();
+    let refused = join_all(strangers.iter().chain(&strangers).map(connect)).await;
+    for outcome in refused {
+        assert_eq!(code(&outcome.expect_err("a stranger")), "28P01");
+    }
+    assert_eq!(asked(&server).await, 151, "one question per name");
+    let sql = "select count(*) from pg_stat_activity where usename = 'asker'";
+    let connections: i64 = root.query_one(sql, &[]).await.expect("a count").get(0);
+    assert!((1..=4).contains(&connections), "{connections}");
+
+    let whole = "select * from looked($1)";
+    for broken in ["select $1::text", "select 1/0, $1::text", "select 'other', $1::text"] {
+        pooler.rewrite(|text| text.replace(whole, broken));
+        pooler.reload().await.expect("lawful");
+        let fault = connect(&config).await.expect_err("nobody knows");
+        assert_eq!(code(&fault), "57P03", "{broken}");
+        connect(&pooler.config("app", PASSWORD, "shop")).await.expect("one of the file");
+        pooler.rewrite(|text| text.replace(broken, whole));
+    }
+    pooler.reload().await.expect("lawful");
+    connect(&config).await.expect("mended");
+    pooler.rewrite(|text| text.replace(&group, ""));
+    pooler.reload().await.expect("lawful");
+    assert_eq!(code(&connect(&config).await.expect_err("not looked up")), "28P01");
+    let gone = clients.into_iter().next().and_then(Result::ok).expect("one that was in");
+    gone.query_one("select 1", &[]).await.expect_err("nobody serves it any more");
+}
