@@ -285,6 +285,10 @@ impl Client {
         if self.memory.left > 0 {
             server.talk.ledger.doubt();
         }
+        if !self.memory.pending.is_empty() {
+            // A commit may be on its way.
+            server.talk.wear(relay::link::Wear::Settings);
+        }
         self.pool.abandon(server);
     }
 

@@ -345,13 +345,16 @@ impl Pool {
         }
     }
 
-    /// Takes a server back whose client left in the middle of something.
+    /// Takes a server back whose client left in the middle of something: what it runs is cancelled and
+    /// answered, a transaction is rolled back, and only then somebody else gets it.
     pub fn abandon(&self, server: Server) {
         server.facts.client.set(None);
         if server.is_clean() {
             self.checkin(server);
         } else if server.is_settled() {
             reset::roll_back(self.me(), server);
+        } else if server.is_tractable() {
+            reset::drain(self.me(), server);
         } else {
             reset::cancel(self, &server);
             self.discard(server);

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 
 use super::Pool;
+use crate::relay::answer::Answer;
+use crate::relay::edit::Edit;
 use crate::relay::link::{Memory, Wear};
 use crate::server::{Server, ServerPhase};
 
@@ -26,6 +28,56 @@ const LONGEST_CANCEL: Duration = Duration::from_secs(5);
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 /// Answers to cleaning are short.
 const MOST_BYTES: usize = 64 << 10;
+
+/// Answers to a client that is gone are read up to so many bytes, and so long.
+const MOST_DRAINED: usize = 8 << 20;
+/// See [`MOST_DRAINED`].
+const LONGEST_DRAIN: Duration = Duration::from_secs(2);
+
+/// The client left in the middle of something: cancels it, reads its answers, then goes on as if it
+/// had left after them. The cancel request is over before anything else is said.
+pub fn drain(pool: Rc<Pool>, mut server: Server) {
+    server.facts.phase.set(ServerPhase::Cleaning);
+    let Some(worker) = pool.worker.upgrade() else { return };
+    tokio::task::spawn_local(async move {
+        let facts = Rc::clone(&server.facts);
+        let cancel = timeout(LONGEST_CANCEL, crate::cancel::send(&*worker.dialer, &facts));
+        let answers = timeout(LONGEST_DRAIN, read_out(&mut server));
+        let (cancelled, drained) = tokio::join!(cancel, answers);
+        if matches!((cancelled, drained), (Ok(Ok(())), Ok(Some(())))) {
+            pool.abandon(server);
+        } else {
+            pool.discard(server);
+        }
+    });
+}
+
+/// Reads until nothing is due any more; `None`: it came otherwise than it should.
+async fn read_out(server: &mut Server) -> Option<()> {
+    let mut nobody = Memory::default();
+    let mut input = std::mem::take(&mut server.carry);
+    let (mut out, mut scrap, mut total) = (Vec::new(), Vec::new(), 0);
+    loop {
+        scrap.clear();
+        let mut edit = Edit::new(&input, &mut scrap);
+        Answer { client: &mut nobody, server: &mut server.talk }.run(&mut edit).ok()?;
+        let used = edit.consumed();
+        input.drain(..used);
+        if !server.is_tractable() || total > MOST_DRAINED {
+            return None;
+        }
+        server.talk.ledger.conclude(&mut out);
+        server.io.write_all(&std::mem::take(&mut out)).await.ok()?;
+        if server.is_settled() && input.is_empty() {
+            break;
+        }
+        total += server.io.read_buf(&mut input).await.ok().filter(|count| *count > 0)?;
+    }
+    if nobody.tie.is_some() {
+        server.talk.wear(Wear::Full);
+    }
+    Some(())
+}
 
 /// The client left inside a transaction: ends it, then hands the server on.
 pub fn roll_back(pool: Rc<Pool>, server: Server) {

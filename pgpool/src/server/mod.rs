@@ -124,6 +124,12 @@ impl Server {
             && !self.talk.dying
     }
 
+    /// Whether it can be brought back from the middle of something: all that was sent was sent
+    /// whole, and what is due is known.
+    pub fn is_tractable(&self) -> bool {
+        self.talk.ledger.is_certain() && self.out.is_empty() && !self.talk.dying
+    }
+
     /// Whether it must be cleaned before somebody else gets it.
     pub fn is_worn(&self) -> bool {
         self.talk.wear != Wear::None

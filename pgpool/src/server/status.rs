@@ -10,9 +10,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use pgpool_wire::backend::{Status, tag};
+use pgpool_wire::frontend::{self, Subject};
 
 use crate::prepared::Statement;
 use crate::query::Trace;
+
+/// Why a COPY of a client that is gone fails.
+const LOST: &str = "the client is gone";
 
 /// Who gets the reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -205,6 +209,34 @@ impl Ledger {
         self.piece
     }
 
+    /// Whether what is due can be waited for although its client is gone.
+    pub fn is_certain(&self) -> bool {
+        !self.odd
+    }
+
+    /// The client is gone: appends what makes the server answer everything that is due, and then
+    /// wait. Call it again when more was answered.
+    pub fn conclude(&mut self, out: &mut Vec<u8>) {
+        if self.copy == Copy::In && !self.copy_is_ending() {
+            frontend::put_copy_fail(out, LOST);
+            self.sent(Due::CopyEnd);
+        }
+        if self.unsynced && !self.skipping {
+            // A Sync alone would commit what the client never asked to be committed.
+            frontend::put_subject(
+                out,
+                frontend::tag::DESCRIBE,
+                Subject::Statement,
+                LOST.as_bytes(),
+            );
+            self.sent(Due::Describe);
+        }
+        if self.skipping || self.unsynced {
+            frontend::put_empty(out, frontend::tag::SYNC);
+            self.sent(Due::Sync);
+        }
+    }
+
     /// Order is no longer certain: never reuse this server.
     pub fn doubt(&mut self) {
         self.odd = true;
@@ -288,6 +320,14 @@ impl Ledger {
         if self.earlier().any(decides) { Unnamed::Waits } else { Unnamed::Settled }
     }
 
+    /// Whether something is due that sets how later texts are read.
+    pub fn may_set(&self) -> bool {
+        self.due.iter().any(|due| match due {
+            Due::Query(To::Client, trace) | Due::Execute(trace) => *trace != Trace::Nothing,
+            _ => false,
+        })
+    }
+
     /// What is due up to the last Sync.
     fn earlier(&self) -> impl Iterator<Item = &Due> {
         let end = self.due.iter().rposition(|due| matches!(due, Due::Sync)).map_or(0, |at| at + 1);
@@ -339,12 +379,14 @@ impl Ledger {
         Ok((reply, done))
     }
 
+    /// Whether the server is answering a query of ours.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Query(To::Pool, _)))
+    }
+
     /// A message that may come at any time.
     fn aside(&self) -> Reply {
-        match self.due.front() {
-            Some(Due::Query(To::Pool, _)) => Reply::Drop,
-            _ => Reply::Deliver,
-        }
+        if self.is_ours() { Reply::Drop } else { Reply::Deliver }
     }
 
     /// A message that answers the front of the queue; `None`: it does not.

@@ -61,6 +61,92 @@ async fn a_client_may_vanish_at_any_byte() {
     }
 }
 
+/// P7, P3: the same with a COPY's data on its way to the server, and with an unnamed statement of the
+/// stranger's that a survivor binds who never parsed any.
+#[tokio::test]
+async fn what_a_stranger_sent_reaches_nobody_else() {
+    use crate::raw::{bare, bind, data, execute, parse, query};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let lines: Vec<u8> = (0..4).flat_map(|n| data(&format!("{n}\tstranger\n"))).collect();
+    let extended = [
+        parse("", "copy t from stdin"),
+        bind("", "", &[]),
+        execute("", 0),
+        lines.clone(),
+        bare(b'c'),
+        bare(b'H'),
+    ];
+    let simple = [query("begin; copy t from stdin"), lines, bare(b'f')];
+    let unnamed = [
+        parse("", "select 'stranger'"),
+        bare(b'S'),
+        query("set app.who = 'stranger'"),
+        parse("", "select 'stranger'"),
+        bare(b'S'),
+        bind("", "", &[]),
+        bare(b'H'),
+    ];
+    let mut next = Raw::login(pooler.port).await;
+    for script in [extended.concat(), simple.concat(), unnamed.concat()] {
+        for cut in 0..=script.len() {
+            let mut doomed = Raw::login(pooler.port).await;
+            doomed.send(&script[..cut]).await;
+            let answers = script[0] == b'Q' && cut > 30 && cut % 3 == 0;
+            if answers || cut == script.len() {
+                // The server has begun.
+                let _ = doomed.message().await;
+            }
+            drop(doomed);
+            let bound = [bind("", "", &[]), execute("", 0), bare(b'S')].concat();
+            let (tags, bytes) = next.ask(&bound).await;
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            assert!(tags == "EZ" && text.contains("C26000"), "cut at {cut}: {tags} {text}");
+            let probe = query(
+                "select (select count(*) from t), current_setting('app.who', true) is not distinct \
+                 from 'stranger', pg_current_xact_id_if_assigned() is null",
+            );
+            next.send(&probe).await;
+            let messages = next.until_ready(1).await;
+            let row = messages.iter().find(|(tag, _)| *tag == b'D').expect("a row");
+            assert_eq!(crate::raw::columns(&row.1), ["0", "f", "t"], "cut at {cut}");
+            assert_eq!(messages.last().map(|(_, body)| &body[..]), Some(&b"I"[..]));
+        }
+    }
+}
+
+/// P7: a client that is lost in the middle of a query, of its rows or of a COPY costs no server: it is
+/// cancelled, read to its end and rolled back.
+#[tokio::test]
+async fn a_server_outlives_its_lost_clients() {
+    use crate::raw::{bare, bind, columns, data, execute, parse, query};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let mut next = Raw::login(pooler.port).await;
+    let pid = query("select pg_backend_pid(), current_setting('work_mem')");
+    next.send(&pid).await;
+    let first = next.until_ready(1).await;
+    let many = "select repeat('stranger', 1000) from generate_series(1, 100000)";
+    for (said, heard) in [
+        (query("begin; select pg_sleep(100)"), "C"),
+        ([parse("", many), bind("", "", &[]), execute("", 0), bare(b'H')].concat(), "1"),
+        ([query("begin"), query("set work_mem = '66kB'"), query(many)].concat(), "C"),
+        ([query("copy t from stdin"), data("1\tx\n")].concat(), "G"),
+        ([parse("s", "selekt"), bind("", "s", &[]), bare(b'H')].concat(), "E"),
+    ] {
+        let mut doomed = Raw::login(pooler.port).await;
+        doomed.send(&said).await;
+        if !said.ends_with(b"pg_sleep(100)\0") {
+            let message = doomed.message().await.expect("an answer");
+            assert_eq!(message.0 as char, heard.chars().next().expect("one"));
+        }
+        drop(doomed);
+        next.send(&pid).await;
+        let again = next.until_ready(1).await;
+        assert_eq!(columns(&again[1].1), columns(&first[1].1), "after {heard}");
+    }
+}
+
 /// P7, P3: the same with rows and COPY data on their way, and a survivor whose unnamed statement was
 /// parsed before and is bound after.
 #[tokio::test]
