@@ -64,6 +64,7 @@ unit:
 properties:
 	PROPTEST_CASES=2000 cargo test --workspace --lib
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
+	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
 real: pg-clients        ## real clients and servers of other packages
 	cargo test -p l4-nlb --features verify --test it

@@ -32,6 +32,8 @@ pub struct Statement {
     pub trace: Trace,
     /// The settings under which it was parsed.
     terms: u64,
+    /// All who send this text under these settings mean it.
+    shared: bool,
     /// What it needs of a server, once that was found out.
     access: Cell<Option<Access>>,
 }
@@ -40,6 +42,11 @@ impl Statement {
     /// The name that servers know it by.
     pub fn name(&self) -> &[u8] {
         &self.name
+    }
+
+    /// The settings under which it was parsed; `None`: nobody else uses it.
+    pub fn terms(&self) -> Option<u64> {
+        self.shared.then_some(self.terms)
     }
 
     /// Stays the same while the text is in use anywhere on this worker.
@@ -145,21 +152,27 @@ impl Statements {
             self.known.retain(|Text(statement)| Rc::strong_count(statement) > 1);
             self.sweep_at = (self.known.len() * 2).max(1024);
         }
-        let statement = self.make_under(Some(rest.into()), terms, trace());
+        let statement = self.make_under(Some(rest.into()), Some(terms), trace());
         self.known.insert(Text(Rc::clone(&statement)));
         statement
     }
 
     /// A statement that nobody shares: unnamed, or too large to keep (`rest` is `None`).
     pub fn make(&self, rest: Option<Box<[u8]>>, trace: Trace) -> Rc<Statement> {
-        self.make_under(rest, 0, trace)
+        self.make_under(rest, None, trace)
     }
 
-    fn make_under(&self, rest: Option<Box<[u8]>>, terms: u64, trace: Trace) -> Rc<Statement> {
+    fn make_under(
+        &self,
+        rest: Option<Box<[u8]>>,
+        terms: Option<u64>,
+        trace: Trace,
+    ) -> Rc<Statement> {
         let id = self.next.get();
         self.next.set(id + 1);
         let name = format!("aqueduct_{id}").into_bytes().into();
-        Rc::new(Statement { id, name, rest, trace, terms, access: Cell::new(None) })
+        let (shared, terms) = (terms.is_some(), terms.unwrap_or_default());
+        Rc::new(Statement { id, name, rest, trace, terms, shared, access: Cell::new(None) })
     }
 }
 
@@ -189,6 +202,14 @@ impl Names {
         self.bytes += more;
         self.named.insert(name.into(), statement);
         true
+    }
+
+    /// Lets a name mean the same text parsed anew.
+    pub fn replace(&mut self, name: &[u8], statement: &Rc<Statement>) {
+        if let Some(known) = self.named.get_mut(name) {
+            debug_assert_eq!(known.rest, statement.rest, "the same text");
+            *known = Rc::clone(statement);
+        }
     }
 
     /// Forgets a name.
@@ -226,6 +247,8 @@ struct Hold {
     confirmed: bool,
     piece: u64,
     used: u64,
+    /// The answer (see [`Holdings::end_answer`]) in which it was confirmed.
+    answer: u64,
 }
 
 /// The statements that one server holds.
@@ -233,6 +256,11 @@ struct Hold {
 pub struct Holdings {
     held: HashMap<u64, Hold, foldhash::fast::RandomState>,
     turn: u64,
+    /// Counts answers.
+    answers: u64,
+    /// The server may have statements under our names that are not what we take them for: each
+    /// Parse needs a Close before it.
+    pub doubtful: bool,
     /// Id of the statement that stands as the unnamed one.
     pub unnamed: Option<u64>,
 }
@@ -255,8 +283,13 @@ impl Holdings {
     /// A Parse of it was sent in `piece`.
     pub fn sent(&mut self, statement: &Rc<Statement>, piece: u64) {
         self.turn += 1;
-        let hold =
-            Hold { statement: Rc::clone(statement), confirmed: false, piece, used: self.turn };
+        let hold = Hold {
+            statement: Rc::clone(statement),
+            confirmed: false,
+            piece,
+            used: self.turn,
+            answer: 0,
+        };
         self.held.insert(statement.id, hold);
     }
 
@@ -264,7 +297,28 @@ impl Holdings {
     pub fn confirm(&mut self, id: u64) {
         if let Some(hold) = self.held.get_mut(&id) {
             hold.confirmed = true;
+            hold.answer = self.answers;
         }
+    }
+
+    /// ReadyForQuery came.
+    pub fn end_answer(&mut self) {
+        self.answers += 1;
+    }
+
+    /// A setting that parsing reads has changed somewhere in this answer: what was parsed in it, or
+    /// is on its way, may have been parsed under either value, and is shared with nobody.
+    pub fn misparsed(&mut self) {
+        let answer = self.answers;
+        let before = self.held.len();
+        self.held.retain(|_, hold| hold.confirmed && hold.answer != answer);
+        self.doubtful |= self.held.len() != before;
+    }
+
+    /// The server has shown that it holds something else than we think.
+    pub fn doubt(&mut self) {
+        self.clear_confirmed();
+        self.doubtful = true;
     }
 
     /// Its Parse failed or was skipped, or it was closed.

@@ -180,6 +180,11 @@ impl Variables {
         self.0.get(name.to_ascii_lowercase().as_str()) == Some(value)
     }
 
+    /// Whether a setting may change what a text means when it is parsed.
+    pub fn is_read_by_parsing(name: &str) -> bool {
+        !HARMLESS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     /// Whether there is something to take over from what a server reports.
     pub fn differs(&self, server: &Self) -> bool {
         let news = |(name, value): (&Rc<str>, &Value)| {

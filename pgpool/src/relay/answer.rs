@@ -174,7 +174,11 @@ impl Answer<'_> {
         self.server.dying |= fields.is_fatal();
         let (reply, _) = self.server.ledger.reply(tag::ERROR).map_err(out_of_order)?;
         let first = if let Reply::Failed(never) = &reply { never.first() } else { None };
-        self.server.retire |= is_stale(fields, first);
+        if is_stale(fields, first) {
+            // What the client has not sent yet is parsed anew; the server itself goes afterwards.
+            self.server.retire = true;
+            self.server.holdings.doubt();
+        }
         self.server.failed(self.client);
         match reply {
             Reply::OursFailed => return Err(Refusal::Settings(fields.message())),

@@ -199,9 +199,9 @@ impl Forward<'_> {
         match self.client.names.find(name.as_bytes()).map(Rc::clone) {
             None => edit.pass(length),
             Some(statement) => {
-                if !self.ensure(&statement, edit)? {
+                let Some(statement) = self.ensure(name.as_bytes(), &statement, edit) else {
                     return Ok(false);
-                }
+                };
                 let sql = [&b"DEALLOCATE "[..], statement.name()].concat();
                 edit.skip(length);
                 edit.put(|out| frontend::put_query(out, &sql));
@@ -238,9 +238,14 @@ impl Forward<'_> {
         if let Some(known) = self.client.names.find(parse.name).map(Rc::clone) {
             return self.parse_again(&known, &parse, frame.raw.len(), edit);
         }
-        let statement = self
-            .statements
-            .intern(parse.rest, self.client.variables.terms(), || query::judge(parse.query));
+        let settled = self.client.pending.is_empty() && !self.server.ledger.may_set();
+        let statement = if settled {
+            let terms = self.client.variables.terms();
+            self.statements.intern(parse.rest, terms, || query::judge(parse.query))
+        } else {
+            // Nobody can say yet under which settings it is parsed, or they may be undone.
+            self.statements.make(Some(parse.rest.into()), query::judge(parse.query))
+        };
         match self.server.holdings.holding(&statement, self.server.ledger.piece()) {
             Holding::Unknown => return Ok(false),
             Holding::Held if self.server.ledger.owes_ready() => return Ok(false),
@@ -270,9 +275,19 @@ impl Forward<'_> {
         self.client.said.sent += 1;
         self.server.holdings.sent(statement, self.server.ledger.piece());
         let due = Due::Parse(To::Client, Rc::clone(statement), Some(parse.name.into()));
+        self.close_first(statement, edit);
         self.server.ledger.sent(due);
         edit.skip(length);
         edit.put(|out| frontend::put_parse(out, statement.name(), parse.rest));
+    }
+
+    /// Where the server may have something else under the name, it goes before the Parse.
+    fn close_first(&mut self, statement: &Statement, edit: &mut Edit<'_>) {
+        if self.server.holdings.doubtful {
+            self.server.ledger.sent(Due::Close(To::Pool, None));
+            let name = statement.name();
+            edit.put(|out| frontend::put_subject(out, tag::CLOSE, Subject::Statement, name));
+        }
     }
 
     /// In a failed transaction the server takes the end of a transaction and refuses all else: it is
@@ -301,9 +316,7 @@ impl Forward<'_> {
         length: usize,
         edit: &mut Edit<'_>,
     ) -> Result<bool, Refusal> {
-        if !self.ensure(known, edit)? {
-            return Ok(false);
-        }
+        let Some(known) = self.ensure(parse.name, known, edit) else { return Ok(false) };
         self.server.ledger.sent(Due::ParsePlain);
         edit.skip(length);
         edit.put(|out| frontend::put_parse(out, known.name(), parse.rest));
@@ -354,24 +367,43 @@ impl Forward<'_> {
         }
     }
 
-    /// Makes sure that the server has the statement when the next message arrives; `false`: nobody
-    /// can say yet whether it has.
-    fn ensure(&mut self, statement: &Rc<Statement>, edit: &mut Edit<'_>) -> Result<bool, Refusal> {
+    /// Makes sure that the server has the statement of a name when the next message arrives, and
+    /// tells which one that is; `None`: nobody can say yet whether it has.
+    fn ensure(
+        &mut self,
+        name: &[u8],
+        statement: &Rc<Statement>,
+        edit: &mut Edit<'_>,
+    ) -> Option<Rc<Statement>> {
         let piece = self.server.ledger.piece();
         match self.server.holdings.holding(statement, piece) {
-            Holding::Held | Holding::SentHere => Ok(true),
-            Holding::Unknown => Ok(false),
+            Holding::Held | Holding::SentHere => Some(Rc::clone(statement)),
+            Holding::Unknown => None,
             Holding::Missing => {
                 // What was too large to keep is on the server that its client keeps, or nowhere.
-                let Some(rest) = &statement.rest else { return Ok(true) };
+                let Some(rest) = &statement.rest else { return Some(Rc::clone(statement)) };
+                if let Some(other) = self.reread(statement, rest) {
+                    self.client.names.replace(name, &other);
+                    return self.ensure(name, &other, edit);
+                }
                 self.client.said.sent += 1;
+                self.close_first(statement, edit);
                 self.server.holdings.sent(statement, piece);
                 let due = Due::Parse(To::Pool, Rc::clone(statement), None);
                 self.server.ledger.sent(due);
                 edit.put(|out| frontend::put_parse(out, statement.name(), rest));
-                Ok(true)
+                Some(Rc::clone(statement))
             }
         }
+    }
+
+    /// Constants are read when a text is parsed (`date '01/02/2020'`). If its client has changed how
+    /// since it named it, a server that parses it now parses another statement than those who share
+    /// the first one mean.
+    fn reread(&mut self, statement: &Statement, rest: &[u8]) -> Option<Rc<Statement>> {
+        let terms = self.client.variables.terms();
+        let differs = statement.terms().is_some_and(|known| known != terms);
+        differs.then(|| self.statements.intern(rest, terms, || statement.trace.clone()))
     }
 
     /// Bind, or its front when the rest is still to come; `length` of the input are consumed.
@@ -392,9 +424,9 @@ impl Forward<'_> {
                 self.unknown_bind(&bind, declared, length, edit);
                 return Ok(true);
             };
-            if !self.ensure(&statement, edit)? {
+            let Some(statement) = self.ensure(bind.statement, &statement, edit) else {
                 return Ok(false);
-            }
+            };
             let taken = bind.portal.len() + bind.statement.len() + 2;
             let rest = declared - u32::try_from(taken).unwrap_or(0);
             edit.put(|out| {
@@ -474,9 +506,7 @@ impl Forward<'_> {
         } else if self.server.ledger.decides(name) {
             return Ok(false);
         } else if let Some(statement) = self.client.names.find(name).map(Rc::clone) {
-            if !self.ensure(&statement, edit)? {
-                return Ok(false);
-            }
+            let Some(statement) = self.ensure(name, &statement, edit) else { return Ok(false) };
             edit.skip(length);
             edit.put(|out| {
                 frontend::put_subject(out, tag::DESCRIBE, subject, statement.name());

@@ -251,6 +251,7 @@ impl Conversation {
 
     /// ReadyForQuery came.
     pub fn ready(&mut self, client: &mut Memory, status: Status) {
+        self.holdings.end_answer();
         if status != Status::Idle {
             return;
         }
@@ -281,7 +282,10 @@ impl Conversation {
             return false;
         }
         let value = Value::Reported(std::rc::Rc::from(value));
-        self.variables.set(name, value.clone());
+        let changed = self.variables.set(name, value.clone());
+        if changed && !self.ledger.is_ours() && Variables::is_read_by_parsing(name) {
+            self.holdings.misparsed();
+        }
         client.variables.is(name, &value) || !client.own().set(name, value)
     }
 

@@ -87,8 +87,8 @@ async fn what_a_function_forgets_is_missed_once() {
     one.query("select forget()", &[]).await.expect("forgotten");
     let fault = two.query(&known, &[]).await.expect_err("gone");
     assert_eq!(code(&fault), "26000");
-    // The driver goes on as soon as it hears the error: what it asks before the server is ready again is
-    // asked of the same one.
+    // The driver goes on as soon as it hears the error, so this may still be asked of the same server.
+    two.query_one(&known, &[]).await.expect("mended");
     two.batch_execute("").await.expect("ready");
     let after: i32 = two.query_one(&known, &[]).await.expect("there again").get(1);
     assert_ne!(before, after, "the server that had forgotten is closed");
@@ -217,4 +217,94 @@ async fn unknown_names_fail() {
     let (tags, bytes) = raw.ask(&twice).await;
     assert_eq!(tags, "1EZ");
     assert!(String::from_utf8_lossy(&bytes).contains("42P05"));
+}
+
+/// P3: whoever goes on in the pipeline after a server has shown that it forgot something is served by
+/// it all the same, and rightly.
+#[tokio::test]
+async fn a_pipeline_goes_on_after_a_stale_statement() {
+    use crate::raw::{Raw, bare, bind, execute, parse, query};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let mut raw = Raw::login(pooler.port).await;
+    raw.ask(&query("create table shape as select 1 as a")).await;
+    let run = |name: &str| [bind("", name, &[]), execute("", 0), bare(b'S')].concat();
+    let parsed = [
+        parse("mine", "select * from shape"),
+        parse("other", "select 'other' from shape"),
+        bare(b'S'),
+    ];
+    assert_eq!(raw.ask(&parsed.concat()).await.0, "11Z");
+    assert_eq!(raw.ask(&run("mine")).await.0, "2DCZ");
+    for forget in [
+        "alter table shape add b int",
+        "do $$ begin execute 'deallocate all'; end $$",
+        // What somebody else has put in the name's place.
+        "do $$ begin execute 'deallocate all'; \
+         execute 'prepare aqueduct_0 as select 1'; execute 'prepare aqueduct_1 as select 1'; end $$",
+    ] {
+        let mut thief = Raw::login(pooler.port).await;
+        assert_eq!(thief.ask(&query(forget)).await.0, "CZ");
+        raw.send(&run("mine")).await;
+        // As a driver does that need not wait for the end of a piece: the error is enough.
+        let first = raw.message().await.expect("an answer");
+        raw.send(&[run("mine"), run("other")].concat()).await;
+        let rest = crate::raw::tags(&raw.until_ready(3).await);
+        let heard = format!("{}{rest}", first.0 as char);
+        assert!(heard == "EZ2DCZ2DCZ" || heard == "2DCZ2DCZ2DCZ", "{forget}: {heard}");
+    }
+}
+
+/// P3: constants are read when a text is parsed, under the settings of the client that sends it: the
+/// same text of another client with other settings is another statement, even when the setting is in
+/// the same pipeline, or made after the statement was named.
+#[tokio::test]
+async fn a_statement_is_read_under_its_own_clients_settings() {
+    use crate::raw::{Raw, bare, bind, columns, execute, parse, query};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let text = "select extract(month from date '01/02/2020')::text";
+    let run = [bind("", "mine", &[]), execute("", 0), bare(b'S')].concat();
+    let month = async |raw: &mut Raw, bytes: &[u8], ready: usize| {
+        raw.send(bytes).await;
+        let messages = raw.until_ready(ready).await;
+        let row = messages.iter().find(|(tag, _)| *tag == b'D');
+        columns(&row.unwrap_or_else(|| panic!("{}", crate::raw::text(&messages))).1)[0].clone()
+    };
+    let mut american = Raw::login_with(pooler.port, &[("datestyle", "ISO, MDY")]).await;
+    // It sets and parses at once, in one piece and in two, so that nobody knows yet what counts.
+    for set in [
+        query("set datestyle = 'ISO, DMY'"),
+        [parse("", "set datestyle = 'ISO, DMY'"), bind("", "", &[]), execute("", 0)].concat(),
+        [parse("", "select set_config('datestyle', 'ISO, DMY', false)"), bind("", "", &[])]
+            .into_iter()
+            .chain([execute("", 0)])
+            .collect::<Vec<_>>()
+            .concat(),
+    ] {
+        let mut european = Raw::login_with(pooler.port, &[("datestyle", "ISO, MDY")]).await;
+        let first = usize::from(set[0] == b'Q');
+        let all = [&set[..], &parse("mine", text), &bare(b'S')].concat();
+        european.send(&all).await;
+        european.until_ready(1 + first).await;
+        assert_eq!(month(&mut european, &run, 1).await, "2");
+        // The same text on the same server.
+        let named = [parse("mine", text), run.clone()].concat();
+        let mut other = Raw::login_with(pooler.port, &[("datestyle", "ISO, MDY")]).await;
+        assert_eq!(month(&mut other, &named, 1).await, "1");
+        assert_eq!(month(&mut european, &run, 1).await, "2");
+    }
+    // Named before, set since, and carried out on a server that has to parse it first.
+    assert_eq!(month(&mut american, &[parse("mine", text), run.clone()].concat(), 1).await, "1");
+    assert_eq!(american.ask(&query("set datestyle = 'ISO, DMY'")).await.0, "CSZ");
+    let mut holder = Raw::login(pooler.port).await;
+    for _ in 0..2 {
+        // One server after the other is held up.
+        assert_eq!(holder.ask(&query("begin")).await.0, "CZ");
+        month(&mut american, &run, 1).await;
+        let mut fresh = Raw::login_with(pooler.port, &[("datestyle", "ISO, MDY")]).await;
+        let named = [parse("mine", text), run.clone()].concat();
+        assert_eq!(month(&mut fresh, &named, 1).await, "1");
+        assert_eq!(holder.ask(&query("commit")).await.0, "CZ");
+    }
 }

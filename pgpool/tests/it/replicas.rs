@@ -79,6 +79,35 @@ async fn reads_go_where_the_client_says() {
     assert_eq!(port(&reader, "").await, replica.port);
 }
 
+/// P5: a transaction that becomes read-only only after its BEGIN stays where it began, on the primary,
+/// and is read-only there; nobody after it is.
+#[tokio::test]
+async fn read_only_after_begin_stays_on_the_primary() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let pooler = pooler([&primary, &replica], "automatic").await;
+    let client = pooler.client("app").await;
+    reaches(&client, "", replica.port).await;
+    for end in ["commit", "rollback"] {
+        client.batch_execute("begin").await.expect("begin");
+        client.batch_execute("set transaction read only").await.expect("read-only");
+        assert_eq!(port(&client, "").await, primary.port);
+        let fault = client.batch_execute("insert into t values (1)").await.expect_err("read-only");
+        assert_eq!(code(&fault), "25006");
+        client.batch_execute(end).await.expect("ended");
+        client.batch_execute("insert into t values (1)").await.expect("a write");
+        let other = pooler.client("app").await;
+        other.batch_execute("insert into t values (1)").await.expect("a write");
+        // And the other way round: a transaction on a replica cannot become one that writes.
+        reaches(&client, "", replica.port).await;
+        client.batch_execute("begin read only").await.expect("begin");
+        assert_eq!(port(&client, "").await, replica.port);
+        let fault = client.batch_execute("set transaction read write").await;
+        assert!(["25006", "0A000", "25001"].contains(&&*code(&fault.expect_err("a replica"))));
+        client.batch_execute("rollback").await.expect("ended");
+    }
+}
+
 /// P5: single statements that read alone go to the replica by themselves, in every form of the
 /// protocol; a misjudged one is carried out by the primary, and nobody notices.
 #[tokio::test]
