@@ -247,6 +247,15 @@ impl RequestBody {
         self.0.returned = frames.into();
     }
 
+    /// Bytes that stand in for what came.
+    pub fn whole(bytes: Bytes, limits: BodyLimits) -> Self {
+        let mut body = Self::of(None, limits);
+        if !bytes.is_empty() {
+            body.give_back(vec![bytes]);
+        }
+        body
+    }
+
     /// It is a stream of messages: no bound to its size or its pace, but nobody holds it in silence for
     /// longer than `idle`.
     pub fn stream(&mut self, idle: Duration) {

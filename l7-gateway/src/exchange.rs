@@ -26,6 +26,7 @@ use crate::stages::dispatch::gate::Pass;
 use crate::stages::rate_limit::Hold;
 use crate::telemetry::Notes;
 use crate::trace_context::Continued;
+use crate::transform::Passage;
 
 /// The positions of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +200,8 @@ pub struct Exchange {
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
+    /// What the file changes of it; `None`: nothing, or nobody has looked yet.
+    pub passage: Option<Box<Passage>>,
     /// Cookies that stage 6 hands the client.
     pub cookies: Vec<HeaderValue>,
     /// Which stages ran, for how long, and which one halted.
@@ -490,6 +493,7 @@ impl Exchange {
             hints: None,
             grpc: false,
             limit_headers: Vec::new(),
+            passage: None,
             cookies: Vec::new(),
             progress: Progress::default(),
             passes: Vec::new(),

@@ -21,6 +21,7 @@ use crate::stages::dispatch::files::open::Lack;
 use crate::stages::normalise::NormaliseError;
 use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
+use crate::transform::{Refused, TransformError};
 
 /// How an exchange ends before a service has answered.
 #[derive(Debug)]
@@ -70,6 +71,8 @@ pub enum Kind {
     RangeNotSatisfiable,
     FilesUnavailable,
     NotKept,
+    Unchangeable,
+    AnswerUnchangeable,
 }
 
 /// One line of the table.
@@ -85,7 +88,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -113,6 +116,8 @@ impl Kind {
         Self::RangeNotSatisfiable,
         Self::FilesUnavailable,
         Self::NotKept,
+        Self::Unchangeable,
+        Self::AnswerUnchangeable,
     ];
 
     /// Its line of the table.
@@ -191,6 +196,25 @@ impl Kind {
             | Self::RangeNotSatisfiable
             | Self::FilesUnavailable
             | Self::NotKept => return self.row_of_held(),
+            Self::Unchangeable | Self::AnswerUnchangeable => return self.row_of_changes(),
+        };
+        Row { status, code, title }
+    }
+
+    /// The lines about what the file changes.
+    const fn row_of_changes(self) -> Row {
+        let (status, code, title) = match self {
+            Self::Unchangeable => (
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "request_not_transformed",
+                "The request cannot be put into the form that the service takes",
+            ),
+            // Self::AnswerUnchangeable
+            _ => (
+                StatusCode::BAD_GATEWAY,
+                "answer_not_transformed",
+                "The answer of the service cannot be put into the form that is promised",
+            ),
         };
         Row { status, code, title }
     }
@@ -515,6 +539,17 @@ impl From<DispatchError> for Halt {
             }
             DispatchError::Overloaded => Reply::new(Kind::Overloaded).retry_after(1).into(),
             DispatchError::Broken => Kind::UpstreamFailed.into(),
+        }
+    }
+}
+
+impl From<Refused> for Halt {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Request(TransformError::Body(fault)) => DispatchError::Body(fault).into(),
+            Refused::Request(why) => Reply::new(Kind::Unchangeable).detail(why.to_string()).into(),
+            // Clients need not know what services answer.
+            Refused::Answer(_) => Kind::AnswerUnchangeable.into(),
         }
     }
 }

@@ -67,6 +67,7 @@ pub mod telemetry;
 pub mod trace;
 pub mod trace_context;
 pub mod traffic;
+pub mod transform;
 
 #[cfg(test)]
 #[path = "../tests/it/servers.rs"]

@@ -23,6 +23,7 @@ use crate::stages::request_transform::RequestTransform;
 use crate::stages::response_transform::ResponseTransform;
 use crate::stages::route::Route;
 use crate::trace::Trace;
+use crate::transform::Changes;
 
 /// One stage. `In` and `Out` make a wrong order fail to compile:
 ///
@@ -120,6 +121,7 @@ impl Pipeline {
         observer: &Observer,
         before: Option<&Self>,
     ) -> Self {
+        let changes = Changes::new(&snapshot.group);
         let known = before.map(|before| &before.limiter);
         let known = known.filter(|limiter| limiter.is_for(&snapshot.limits)).cloned();
         let limiter = known.unwrap_or_else(|| Limiter::new(Arc::clone(&snapshot.limits)));
@@ -129,9 +131,9 @@ impl Pipeline {
             authz: Authz::new(snapshot, observer),
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
-            request_transform: RequestTransform::new(snapshot),
+            request_transform: RequestTransform::new(snapshot, changes.as_ref()),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
-            response_transform: ResponseTransform::new(snapshot),
+            response_transform: ResponseTransform::new(snapshot, changes),
             emit: Emit,
             limiter,
         }

@@ -19,6 +19,7 @@ pub use crate::identity::{
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
+use crate::transform::Transform;
 use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place,
     Quota, Rate, RouteName, Scope, SecretRef,
@@ -66,6 +67,10 @@ pub struct Group {
     pub unmatched: Option<RoutePolicy>,
     /// Stage 6.
     pub routes: Vec<Route>,
+    /// Stages 7 and 9: what is changed whatever the route.
+    pub transform: Option<Transform>,
+    /// Stages 7 and 9: what is changed for consumers of API keys, by their names.
+    pub consumers: Vec<(String, Transform)>,
     /// Stage 6: the experiments that routes name.
     pub experiments: Vec<Experiment>,
     /// Stage 8: where routes lead.
@@ -373,6 +378,8 @@ pub struct Route {
     pub times: RouteTimes,
     /// Headers set on every answer of it, our own included.
     pub response_headers: Vec<(String, String)>,
+    /// Stages 7 and 9: what is changed of its requests and answers; `None`: nothing.
+    pub transform: Option<Transform>,
     /// Where it is written.
     pub place: Place,
 }

@@ -69,7 +69,9 @@ pub mod pool;
 pub mod problem;
 pub mod split;
 pub mod telemetry;
+pub mod template;
 pub mod tls;
+pub mod transform;
 pub mod units;
 pub mod upstream;
 

@@ -225,6 +225,24 @@ impl PathPattern {
     pub fn whole(pattern: &str) -> String {
         format!("^(?:{pattern})$")
     }
+
+    /// Names of what a path stands for in it: those in braces, groups of a regular expression, and `rest`
+    /// for what `/*` takes.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Exact(_) => Vec::new(),
+            Self::Prefix(_) => vec!["rest".to_owned()],
+            Self::Template(text) => {
+                let braced = |s: &str| Some(s.strip_prefix('{')?.strip_suffix('}')?.to_owned());
+                text.split('/').filter_map(braced).collect()
+            }
+            Self::Regex(pattern) => {
+                let read = regex::Regex::new(&Self::whole(pattern));
+                let read = read.expect("invariant: it was compiled when the file was read");
+                read.capture_names().flatten().map(str::to_owned).collect()
+            }
+        }
+    }
 }
 
 /// A calendar day (UTC), for `sunset`.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::gateway::{Certificate, Unplaced};
 use crate::model::{Endpoint, HealthCheck};
+use crate::transform::Transform;
 use crate::units::{At, Percent, Place, SecretRef, ServiceName};
 
 /// Index into [`Group::upstreams`](crate::gateway::Group::upstreams).
@@ -54,6 +55,8 @@ pub struct Upstream {
     pub max_requests_per_endpoint: Option<NonZeroU32>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<UpstreamTls>,
+    /// What is changed of requests to it and of its answers; `None`: nothing.
+    pub transform: Option<Transform>,
 }
 
 /// How long a service may take.

@@ -39,6 +39,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         timeout: Duration::from_secs(15),
         times: topology::gateway::RouteTimes::default(),
         response_headers: vec![],
+        transform: None,
         place: Place::default(),
     }
 }

@@ -3,16 +3,20 @@
 //!
 //! Invariant: no header that names a server inside leaves, and ours are set last.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HeaderName, HeaderValue};
+use http::Method;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::body::AnswerBody;
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
 use crate::halt::Halt;
 use crate::hops::{hop_by_hop, internal};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+use crate::transform::{self, Changes, Refused};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -20,11 +24,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 #[derive(Debug)]
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
+    changes: Option<Rc<Changes>>,
 }
 
 impl ResponseTransform {
     /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>) -> Self {
+    pub fn new(snapshot: &Arc<Snapshot>, changes: Option<Rc<Changes>>) -> Self {
         let header = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_str(value).ok()?))
@@ -32,8 +37,39 @@ impl ResponseTransform {
         let of = |route: &topology::gateway::Route| {
             route.response_headers.iter().filter_map(header).collect()
         };
-        Self { routes: snapshot.group.routes.iter().map(of).collect() }
+        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes }
     }
+
+    /// Carries out what the file changes of this answer.
+    async fn change(&self, x: &mut Exchange, changes: &Changes, answer: Answered) -> Answered {
+        let mut passage = transform::passage(x, changes);
+        let mut answer = answer;
+        let service = answer.by == AnsweredBy::Service;
+        let streams = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_)) || x.grpc;
+        if service && passage.changes_bodies() && !streams && x.record.method != Method::HEAD {
+            let Answered { head, body, .. } = &mut answer;
+            match passage.body(&mut head.headers, body).await {
+                Ok(Some(bytes)) => *body = AnswerBody::Whole(bytes),
+                Ok(None) => {}
+                Err(why) => answer = instead(x, &answer.head.headers, Refused::Answer(why)),
+            }
+        }
+        let service = service && answer.by == AnsweredBy::Service;
+        passage.head(&mut answer.head.status, &mut answer.head.headers, service);
+        answer
+    }
+}
+
+/// Our answer in place of a service's that could not be changed; what stages have said to the client stays.
+fn instead(x: &Exchange, before: &HeaderMap, why: Refused) -> Answered {
+    let mut answer = Answered::ours(x, why.into());
+    let ours = |name: &HeaderName| {
+        let name = name.as_str();
+        name == "vary" || name.starts_with("access-control-") || name.starts_with("ratelimit")
+    };
+    let kept = before.iter().filter(|(name, _)| ours(name));
+    answer.head.headers.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+    answer
 }
 
 impl Filter for ResponseTransform {
@@ -55,6 +91,11 @@ impl Filter for ResponseTransform {
             hop_by_hop(headers);
         }
         internal(headers);
+        if let Some(changes) = self.changes.as_ref().filter(|_| input.by != AnsweredBy::Nobody) {
+            // Boxed: few files change anything, and bodies are awaited in it.
+            input = Box::pin(self.change(x, changes, input)).await;
+        }
+        let headers = &mut input.head.headers;
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
             headers.insert(name, value.clone());
         }

@@ -51,6 +51,7 @@ mod split;
 mod store_loss;
 mod traces;
 mod traffic;
+mod transforms;
 mod upgrade;
 mod websocket2;
 mod wire;

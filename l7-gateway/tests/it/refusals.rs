@@ -97,6 +97,13 @@ fn leads_to(kind: Kind, issuers: &Issuers, folder: &Path) -> Option<Case> {
         | Kind::RangeNotSatisfiable
         | Kind::FilesUnavailable
         | Kind::NotKept => Some(held(kind, folder)),
+        Kind::Unchangeable => with(", transform: { request: { path: '/${request.query.a}' } }"),
+        Kind::AnswerUnchangeable => {
+            let answer =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n{";
+            let change = ", transform: { response: { body: { json: [{ remove: a }] } } }";
+            Some(Case { act: Act::Raw(answer), ..case(&route(change), &get("/", "")) })
+        }
     }
 }
 

@@ -12,9 +12,9 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Denylist, DeviceCookie, Experiment,
-    FilesChoice, Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany, Queue,
-    SignedIdentity, SplitPart, Spot, Telemetry, Text, Typed, Upstream,
+    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Consumer, Denylist, DeviceCookie,
+    Experiment, FilesChoice, Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany,
+    Queue, SignedIdentity, SplitPart, Spot, Telemetry, Text, Transform, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -62,6 +62,8 @@ section! {
         may "unmatched" unmatched: Defaults,
         /// Which requests go where.
         must "routes" routes: Vec<Route>,
+        /// What holds for consumers of API keys, by their names. Default: nothing special.
+        may "consumers" consumers: Named<Consumer>,
         /// Users divided among variants, by name. Default: none.
         may "experiments" experiments: Named<Experiment>,
         /// How a service that routes lead to is called, by what `to:` says. Default: see each.
@@ -265,6 +267,8 @@ section! {
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules. Default: none.
         may "cors" cors: CorsChoice,
+        /// What is changed of all requests and answers, besides what routes change. Default: nothing.
+        may "transform" transform: Transform,
     }
 }
 
@@ -345,6 +349,8 @@ section! {
         may "total-timeout" total_timeout: Typed<Time>,
         /// Headers set on every answer, by name. Default: none.
         may "response-headers" response_headers: Named<Typed<Text>>,
+        /// What is changed of its requests and answers. Default: nothing.
+        may "transform" transform: Transform,
     }
 }
 

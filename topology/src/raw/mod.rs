@@ -17,6 +17,7 @@ mod schema;
 mod service;
 mod split;
 mod telemetry;
+mod transform;
 mod upstream;
 
 pub(crate) use cache::*;
@@ -33,4 +34,5 @@ pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;
 pub(crate) use split::*;
 pub(crate) use telemetry::*;
+pub(crate) use transform::*;
 pub(crate) use upstream::*;

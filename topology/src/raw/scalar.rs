@@ -21,6 +21,7 @@ use crate::pool::{
 };
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
+use crate::template::{TEMPLATE, Template};
 use crate::tls::{ClientCertificates, Sni};
 use crate::units::{
     Day, HostPattern, LISTEN_AT, PATH, PERCENT, PathPattern, Percent, QUOTA, Quota, RATE, Rate,
@@ -150,6 +151,23 @@ unit! {
     HostPattern: "host", "a host name, or *.example for every host below it", "^[^ /]+$";
     PathPattern: "path", PATH, "^[/~]";
     ListenAt: "`*:PORT` or `ADDRESS:PORT`", LISTEN_AT, ":[0-9]{1,5}$";
+}
+
+impl Scalar for Template {
+    fn parse(text: &str) -> Result<Self, UnitError> {
+        if !text.is_empty() {
+            Text::parse(text)?;
+        }
+        text.parse()
+    }
+
+    fn allowed() -> String {
+        TEMPLATE.to_owned()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["string", "number"], "title": "template" })
+    }
 }
 
 impl Scalar for SecretRef {

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Text, Typed};
+use crate::raw::{Certificate, Text, Transform, Typed};
 use crate::units::{Percent, SecretRef, Time};
 use crate::upstream::{RetryOn, UpstreamBalance, UpstreamProtocol};
 
@@ -54,6 +54,8 @@ section! {
         /// A safe request without a body that has no answer after so long is sent to another endpoint
         /// too, and the first good answer counts. Default: never.
         may "hedge-after" hedge_after: Typed<Time>,
+        /// What is changed of requests to it and of its answers. Default: nothing.
+        may "transform" transform: Transform,
         /// When failures take an endpoint out for a while. Default: see each.
         may "eject" eject: Eject,
         /// Most requests of all workers under way at a time, from head to the last byte of the answer;

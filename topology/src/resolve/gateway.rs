@@ -19,8 +19,10 @@ use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
+use crate::resolve::transform::{Scope, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, files, filled, identity, or, overlap, positive};
+use crate::transform::Transform;
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// Longest time that a decision may wait for the limit store.
@@ -28,7 +30,7 @@ const LONGEST_DECISION: Duration = Duration::from_secs(1);
 
 /// One gateway group.
 pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Findings) -> Group {
-    let Entry { name, spot, value: raw } = entry;
+    let Entry { name, spot, value: mut raw } = entry;
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances: Vec<Instance> =
@@ -37,6 +39,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
+    let changes = raw.defaults.as_mut().and_then(|defaults| defaults.transform.take());
+    let changes = changes.map(|raw| transform(raw, Scope::SEVERAL, out));
     let defaults = raw.defaults.map(|defaults| policies.defaults(defaults, out));
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
     let mut upstreams = Upstreams::new(raw.upstreams);
@@ -92,6 +96,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         denylist: raw.denylist.and_then(|raw| identity::denylist(raw, names, out)),
         limit_store: raw.limit_store.and_then(|store| limit_store(store, names, out)),
         unmatched,
+        transform: changes,
+        consumers: consumers(raw.consumers, out),
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: upstreams.finish(),
@@ -102,6 +108,15 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
+}
+
+/// What holds for consumers of API keys.
+fn consumers(raw: Option<Named<raw::Consumer>>, out: &mut Findings) -> Vec<(String, Transform)> {
+    let each = |entry: Entry<raw::Consumer>| {
+        let change = entry.value.transform?;
+        Some((entry.name, transform(change, Scope::SEVERAL, out)))
+    };
+    raw.unwrap_or_default().into_iter().filter_map(each).collect()
 }
 
 fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {
@@ -288,6 +303,9 @@ fn route(
         total: bound(raw.total_timeout, out),
     };
     let response_headers = headers(raw.response_headers, out);
+    let pattern = raw.path.as_ref().map(|path| path.value.clone());
+    let scope = Scope { path: pattern.as_ref(), auth: Some(&policy.auth) };
+    let transform = raw.transform.map(|raw| transform(raw, scope, out));
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
     let path = raw.path?.value;
     let name = raw.name.map_or_else(|| path.to_string(), |typed| typed.value.0);
@@ -308,6 +326,7 @@ fn route(
         timeout,
         times,
         response_headers,
+        transform,
         place: raw.spot.extent.place,
     };
     Some((route, raw.spot))
@@ -333,17 +352,12 @@ fn predicates(
     headers.chain(query).chain(all(cookies).map(|(name, value)| Predicate::Cookie(name, value)))
 }
 
-/// Headers that a route sets; not those that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
+/// Headers that frame a message (RFC 9110 §7.6.1, RFC 9112 §6).
+pub(super) const FRAMING: [&str; 7] =
+    ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// Headers that a route sets; not those that frame a message.
 fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, String)> {
-    const FRAMING: [&str; 7] = [
-        "connection",
-        "content-length",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
     let mut all: Vec<(String, String)> = Vec::new();
     for entry in raw.unwrap_or_default() {
         let name = entry.name.to_ascii_lowercase();

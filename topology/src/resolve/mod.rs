@@ -20,6 +20,7 @@ mod split;
 mod store;
 mod telemetry;
 mod tls;
+mod transform;
 mod upstream;
 mod wiring;
 

@@ -13,6 +13,7 @@ use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
 use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
+use crate::resolve::transform::{Scope, transform};
 use crate::resolve::{bound, count, or, positive, secret};
 use crate::units::{At, Percent, Time};
 use crate::upstream::{
@@ -52,9 +53,17 @@ impl Upstreams {
             names.unknown(&to.spot, text, Wanted::Traffic, out);
             return None;
         };
-        let entries = self.settings.as_ref().map_or(&[][..], |named| &named.0);
-        let raw = entries.iter().find(|entry| entry.name == text).map(|entry| &entry.value);
+        let entries = self.settings.as_mut().map_or(&mut [][..], |named| &mut named.0);
+        let raw = entries.iter_mut().find(|entry| entry.name == text).map(|entry| &mut entry.value);
+        let (raw, change) = match raw {
+            Some(raw) => {
+                let change = raw.transform.take();
+                (Some(&*raw), change.map(|change| transform(change, Scope::SEVERAL, out)))
+            }
+            None => (None, None),
+        };
         let upstream = upstream(destination, raw, &to.spot, names, out);
+        let upstream = Upstream { transform: change, ..upstream };
         self.all.push((text.to_owned(), upstream));
         Some(UpstreamId(self.all.len() - 1))
     }
@@ -135,6 +144,7 @@ fn upstream(
             .and_then(|raw| raw.max_per_endpoint.as_ref())
             .map(|t| t.value),
         tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
+        transform: None,
     }
 }
 

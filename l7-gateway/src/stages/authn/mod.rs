@@ -10,6 +10,8 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Told, Ways};
+use topology::template::Template;
+use topology::transform::Transform;
 use topology::units::Place;
 
 use self::api_key::Digest;
@@ -195,6 +197,10 @@ fn claims(group: &Group) -> Vec<Box<str>> {
         Told::Claim(name) => Some(name.as_str()),
         _ => None,
     }));
+    let changes = group.routes.iter().filter_map(|route| route.transform.as_ref());
+    let changes = changes.chain(group.upstreams.iter().filter_map(|to| to.transform.as_ref()));
+    let changes = changes.chain(&group.transform).chain(group.consumers.iter().map(|(_, of)| of));
+    names.extend(changes.flat_map(Transform::templates).flat_map(Template::claims));
     names.extend(group.device_claim.as_deref());
     names.sort_unstable();
     names.dedup();

@@ -3,6 +3,7 @@
 //!
 //! Invariant: our own headers are attached last, and no token passes a route that authenticates.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+use crate::transform::facts::Known;
+use crate::transform::{Changes, Passage, Refused, TransformError};
 
 pub mod proof;
 
@@ -34,14 +37,30 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub struct RequestTransform {
     snapshot: Arc<Snapshot>,
     told: Vec<(HeaderName, Told)>,
+    changes: Option<Rc<Changes>>,
 }
 
 impl RequestTransform {
     /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>) -> Self {
+    pub fn new(snapshot: &Arc<Snapshot>, changes: Option<&Rc<Changes>>) -> Self {
         let told = snapshot.group.identity_headers.iter();
         let told = told.filter_map(|told| Some((header_of(told)?, told.clone()))).collect();
-        Self { snapshot: Arc::clone(snapshot), told }
+        Self { snapshot: Arc::clone(snapshot), told, changes: changes.cloned() }
+    }
+
+    /// Carries out what the file changes of this request.
+    async fn change(&self, x: &mut Exchange, input: &mut Routed) -> Result<(), TransformError> {
+        let Some(changes) = &self.changes else { return Ok(()) };
+        let caller = input.grant.caller().identity();
+        let Some(passed) = changes.on(input.route, input.to, caller) else { return Ok(()) };
+        let route = self.snapshot.group.routes.get(input.route.0);
+        let path = input.request.target.path.clone();
+        let captured = changes.captures(input.route).map(|captures| (captures, &*path));
+        let route = route.map_or("", |route| route.name.as_str());
+        let known = Known { x, caller, route, captured };
+        let passage = Passage::begin(passed, &mut input.request, known).await?;
+        x.passage = Some(Box::new(passage));
+        Ok(())
     }
 
     /// Attaches what services are told of a caller.
@@ -115,10 +134,20 @@ impl Filter for RequestTransform {
             Caller::Anonymous => Token::Passed,
         };
         trace.note(Stage::RequestTransform, || format!("Authorization is {token:?}"));
+        let caller = input.grant.caller().identity();
+        if let Some(names) =
+            self.changes.as_ref().map(|all| all.names(input.route, input.to, caller))
+        {
+            trace.note(Stage::RequestTransform, || format!("changed by {}", names.join(", ")));
+        }
         token
     }
 
-    async fn request(&self, x: &mut Exchange, input: Routed) -> Result<Prepared, Halt> {
+    async fn request(&self, x: &mut Exchange, mut input: Routed) -> Result<Prepared, Halt> {
+        if self.changes.is_some() {
+            // Boxed: few files change anything, and bodies are awaited in it.
+            Box::pin(self.change(x, &mut input)).await.map_err(Refused::Request)?;
+        }
         let token = self.plan(x, &input, &mut Silent);
         let Routed { request, grant, route, to } = input;
         let request = *request;

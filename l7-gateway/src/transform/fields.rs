@@ -1,0 +1,142 @@
+//! Changes of fields with names: headers, and parameters of a query. Not for which of them may be changed:
+//! the topology refuses those that may not. Called by `transform`.
+//!
+//! Invariant: what cannot stand in a field is left out, never cut.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use topology::template::Template;
+use topology::transform::FieldChange;
+
+/// A change of headers, compiled.
+#[derive(Debug)]
+pub struct Fields {
+    remove: Vec<HeaderName>,
+    rename: Vec<(HeaderName, HeaderName)>,
+    set: Vec<(HeaderName, Value)>,
+    add: Vec<(HeaderName, Value)>,
+}
+
+#[derive(Debug)]
+enum Value {
+    Fixed(HeaderValue),
+    Filled(Template),
+}
+
+impl Fields {
+    pub(super) fn new(model: &FieldChange) -> Self {
+        let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
+        let pair = |(from, to): &(String, String)| Some((name(from)?, name(to)?));
+        let value = |(field, template): &(String, Template)| {
+            let value = match template.plain() {
+                Some(text) => Value::Fixed(HeaderValue::from_str(text).ok()?),
+                None => Value::Filled(template.clone()),
+            };
+            Some((name(field)?, value))
+        };
+        Self {
+            remove: model.remove.iter().filter_map(name).collect(),
+            rename: model.rename.iter().filter_map(pair).collect(),
+            set: model.set.iter().filter_map(value).collect(),
+            add: model.add.iter().filter_map(value).collect(),
+        }
+    }
+
+    /// Values of the templates in it, in their order.
+    pub(super) fn values(
+        &self,
+        fill: impl Fn(&Template) -> Option<String>,
+    ) -> Vec<Option<HeaderValue>> {
+        let all = self.set.iter().chain(&self.add).filter_map(|(_, value)| match value {
+            Value::Fixed(_) => None,
+            Value::Filled(template) => {
+                Some(fill(template).and_then(|text| HeaderValue::try_from(text).ok()))
+            }
+        });
+        all.collect()
+    }
+
+    /// Carries it out; `values` are those of its templates.
+    pub(super) fn apply(
+        &self,
+        headers: &mut HeaderMap,
+        values: &mut impl Iterator<Item = Option<HeaderValue>>,
+    ) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (from, to) in &self.rename {
+            let all: Vec<HeaderValue> = headers.get_all(from).iter().cloned().collect();
+            if !all.is_empty() {
+                headers.remove(from);
+                headers.remove(to);
+                all.into_iter().for_each(|value| _ = headers.append(to, value));
+            }
+        }
+        for (name, value) in &self.set {
+            match value.known(values) {
+                Some(value) => _ = headers.insert(name, value),
+                // A client's own would stand there in its place.
+                None => _ = headers.remove(name),
+            }
+        }
+        for (name, value) in &self.add {
+            if let Some(value) = value.known(values) {
+                headers.append(name, value);
+            }
+        }
+    }
+}
+
+impl Value {
+    fn known(&self, values: &mut impl Iterator<Item = Option<HeaderValue>>) -> Option<HeaderValue> {
+        match self {
+            Self::Fixed(value) => Some(value.clone()),
+            Self::Filled(_) => values.next().flatten(),
+        }
+    }
+}
+
+/// A query after a change; `None`: nothing is left of it. Parameters that are not named stay as they came,
+/// byte by byte.
+pub(super) fn query(
+    asked: Option<&str>,
+    change: &FieldChange,
+    fill: impl Fn(&Template) -> Option<String>,
+) -> Option<Box<str>> {
+    let pairs = asked.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let mut all: Vec<(String, String)> = pairs
+        .filter_map(|pair| {
+            Some((form_urlencoded::parse(pair.as_bytes()).next()?.0.into_owned(), pair.to_owned()))
+        })
+        .collect();
+    all.retain(|(name, _)| !change.remove.contains(name));
+    for (from, to) in &change.rename {
+        if all.iter().any(|(name, _)| name == from) {
+            all.retain(|(name, _)| name != to);
+        }
+        for (name, pair) in all.iter_mut().filter(|(name, _)| name == from) {
+            let value = pair.split_once('=').map(|(_, value)| format!("={value}"));
+            *pair = escaped(to) + value.as_deref().unwrap_or_default();
+            name.clone_from(to);
+        }
+    }
+    let set = change.set.iter().map(|field| (field, true));
+    for ((name, template), alone) in set.chain(change.add.iter().map(|field| (field, false))) {
+        if alone {
+            all.retain(|(known, _)| known != name);
+        }
+        if let Some(value) = fill(template) {
+            all.push((name.clone(), format!("{}={}", escaped(name), escaped(&value))));
+        }
+    }
+    let pairs: Vec<String> = all.into_iter().map(|(_, pair)| pair).collect();
+    (!pairs.is_empty()).then(|| pairs.join("&").into())
+}
+
+fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, VALUE).to_string()
+}
+
+/// What has no meaning in a query (RFC 3986 §2.3).
+const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -1,0 +1,263 @@
+//! Changes of a JSON document by path. Only what lies on the way to a member is read; all else, numbers of
+//! any length among it, stays as it was written. Not for schemas. Called by `transform`.
+//!
+//! Invariant: a document in which a member on the way stands twice is refused: two programs would read it
+//! differently (RFC 8259 §4).
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use thiserror::Error;
+use topology::transform::{JsonName, JsonStep, JsonValue};
+
+/// Why a document cannot be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum JsonError {
+    /// It is none.
+    #[error("it is no JSON")]
+    Syntax,
+    /// A name stands twice in one object.
+    #[error("`{0}` stands twice in an object")]
+    Twice(String),
+    /// A member is wanted of what has none.
+    #[error("`{0}` cannot be set there")]
+    NoObject(String),
+    /// There is nothing to set a member to.
+    #[error("there is no value for `{0}`")]
+    NoValue(String),
+}
+
+/// A document, read as far as was needed.
+#[derive(Debug)]
+pub struct Document<'a>(Node<'a>);
+
+#[derive(Clone, Debug)]
+enum Node<'a> {
+    /// As it was written.
+    Raw(&'a str),
+    /// Ours.
+    Made(String),
+    Object(Vec<(String, Node<'a>)>),
+    List(Vec<Node<'a>>),
+}
+
+/// An object or a list, one level of it.
+enum Level<'a> {
+    Object(Vec<(String, Node<'a>)>),
+    List(Vec<Node<'a>>),
+}
+
+impl<'a> Document<'a> {
+    /// Of a text.
+    ///
+    /// # Errors
+    /// It is no JSON.
+    pub fn read(text: &'a str) -> Result<Self, JsonError> {
+        let whole: &RawValue = serde_json::from_str(text).map_err(|_| JsonError::Syntax)?;
+        Ok(Self(Node::Raw(whole.get())))
+    }
+
+    /// Carries a step out; `texts` are those of templates.
+    ///
+    /// # Errors
+    /// The document is as it was then, or of no use.
+    pub fn apply(
+        &mut self,
+        step: &JsonStep,
+        texts: &mut impl Iterator<Item = Option<String>>,
+    ) -> Result<(), JsonError> {
+        match step {
+            JsonStep::Set(path, value) => {
+                let made = match value {
+                    JsonValue::Json(json) => json.clone(),
+                    JsonValue::Text(_) => {
+                        let text = texts.next().flatten();
+                        let text = text.ok_or_else(|| JsonError::NoValue(name_of(path)))?;
+                        serde_json::Value::String(text).to_string()
+                    }
+                };
+                self.0.set(path, &Node::Made(made))
+            }
+            JsonStep::Remove(path) => self.0.each(path, &mut |members, at| {
+                members.remove(at);
+            }),
+            JsonStep::Rename(path, to) => self.0.each(path, &mut |members, at| {
+                if let Some((name, _)) = members.get_mut(at) {
+                    name.clone_from(to);
+                }
+                // What had the name before makes room.
+                let mut place = 0..;
+                members.retain(|(name, _)| place.next() == Some(at) || name != to);
+            }),
+            JsonStep::Move(from, to) => {
+                let mut taken = None;
+                self.0.each(from, &mut |members, at| taken = Some(members.remove(at).1))?;
+                taken.map_or(Ok(()), |value| self.0.set(to, &value))
+            }
+        }
+    }
+
+    /// As text.
+    pub fn written(&self) -> String {
+        let mut out = String::new();
+        self.0.write(&mut out);
+        out
+    }
+}
+
+fn name_of(path: &[JsonName]) -> String {
+    let name = path.iter().rev().find_map(|name| match name {
+        JsonName::Member(name) => Some(name.clone()),
+        JsonName::Each => None,
+    });
+    name.unwrap_or_default()
+}
+
+impl<'a> Node<'a> {
+    /// Reads one level, where that is not done yet.
+    fn open(&mut self) -> Result<&mut Self, JsonError> {
+        if let Self::Raw(text) = self
+            && text.starts_with(['{', '['])
+        {
+            *self = match serde_json::from_str(text).map_err(|_| JsonError::Syntax)? {
+                Level::List(items) => Self::List(items),
+                Level::Object(members) => {
+                    distinct(&members)?;
+                    Self::Object(members)
+                }
+            };
+        } else if let Self::Made(text) = self
+            && text.starts_with(['{', '['])
+        {
+            // Ours, out of the file: small.
+            let value: serde_json::Value =
+                serde_json::from_str(text).map_err(|_| JsonError::Syntax)?;
+            let made = |value: serde_json::Value| Self::Made(value.to_string());
+            *self = match value {
+                serde_json::Value::Array(items) => {
+                    Self::List(items.into_iter().map(made).collect())
+                }
+                serde_json::Value::Object(map) => {
+                    Self::Object(map.into_iter().map(|(name, value)| (name, made(value))).collect())
+                }
+                other => made(other),
+            };
+        }
+        Ok(self)
+    }
+
+    /// Calls `change` for every member that the path leads to, with its place among its siblings.
+    fn each(
+        &mut self,
+        path: &[JsonName],
+        change: &mut impl FnMut(&mut Vec<(String, Self)>, usize),
+    ) -> Result<(), JsonError> {
+        let Some((first, rest)) = path.split_first() else { return Ok(()) };
+        match (self.open()?, first) {
+            (Self::List(items), JsonName::Each) => {
+                items.iter_mut().try_for_each(|item| item.each(rest, change))
+            }
+            (Self::Object(members), JsonName::Member(wanted)) => {
+                let Some(at) = members.iter().position(|(name, _)| name == wanted) else {
+                    return Ok(());
+                };
+                if rest.is_empty() {
+                    change(members, at);
+                    return Ok(());
+                }
+                members.get_mut(at).map_or(Ok(()), |(_, value)| value.each(rest, change))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn set(&mut self, path: &[JsonName], new: &Self) -> Result<(), JsonError> {
+        let Some((first, rest)) = path.split_first() else {
+            *self = new.clone();
+            return Ok(());
+        };
+        match (self.open()?, first) {
+            (Self::List(items), JsonName::Each) => {
+                items.iter_mut().try_for_each(|item| item.set(rest, new))
+            }
+            (Self::Object(members), JsonName::Member(wanted)) => {
+                let at = members.iter().position(|(name, _)| name == wanted).unwrap_or_else(|| {
+                    members.push((wanted.clone(), Self::Object(Vec::new())));
+                    members.len() - 1
+                });
+                members.get_mut(at).map_or(Ok(()), |(_, value)| value.set(rest, new))
+            }
+            // There is no list, and so nothing in it.
+            (_, JsonName::Each) => Ok(()),
+            (_, JsonName::Member(name)) => Err(JsonError::NoObject(name.clone())),
+        }
+    }
+
+    fn write(&self, out: &mut String) {
+        let name = |name: &String| serde_json::Value::String(name.clone()).to_string();
+        match self {
+            Self::Raw(text) => out.push_str(text),
+            Self::Made(text) => out.push_str(text),
+            Self::Object(members) => {
+                out.push('{');
+                for (index, (key, value)) in members.iter().enumerate() {
+                    out.push_str(if index > 0 { "," } else { "" });
+                    out.push_str(&name(key));
+                    out.push(':');
+                    value.write(out);
+                }
+                out.push('}');
+            }
+            Self::List(items) => {
+                out.push('[');
+                for (index, item) in items.iter().enumerate() {
+                    out.push_str(if index > 0 { "," } else { "" });
+                    item.write(out);
+                }
+                out.push(']');
+            }
+        }
+    }
+}
+
+/// Refuses an object in which a name stands twice, in time that its size bounds.
+fn distinct(members: &[(String, Node<'_>)]) -> Result<(), JsonError> {
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    let twice = names.iter().zip(names.iter().skip(1)).find(|(one, other)| one == other);
+    twice.map_or(Ok(()), |(name, _)| Err(JsonError::Twice((*name).to_owned())))
+}
+
+impl<'de> Deserialize<'de> for Level<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Level<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object or a list")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    members.push((name, Node::Raw(value.get())));
+                }
+                Ok(Level::Object(members))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(value) = list.next_element::<&'de RawValue>()? {
+                    items.push(Node::Raw(value.get()));
+                }
+                Ok(Level::List(items))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,362 @@
+//! What the file changes of requests and answers on their way (spec G13), compiled. Not for what a gateway
+//! always does: its own headers (stage 7) and what names a server inside (stage 9). Called by both.
+//!
+//! A request passes the listener's change first, then the consumer's, the route's and the service's; its
+//! answer passes them the other way round.
+//!
+//! Invariant: a change that fails leaves no half-changed message: the exchange ends with an answer of ours.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use thiserror::Error;
+use topology::gateway::{Group, RouteTo};
+use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
+
+use crate::body::BodyFault;
+use crate::exchange::{Exchange, Identity, Request, RouteId};
+
+pub mod facts;
+pub mod fields;
+pub mod json;
+
+use self::facts::{Captures, Facts};
+use self::fields::{Fields, query};
+
+/// Why a message could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum TransformError {
+    /// A request's path has no value, or none that is a path.
+    #[error("no path can be made of `{0}`")]
+    Path(String),
+    /// A request's `Host`, likewise.
+    #[error("no host can be made of `{0}`")]
+    Host(String),
+    /// The body could not be read.
+    #[error(transparent)]
+    Body(BodyFault),
+    /// It is compressed.
+    #[error("a compressed body cannot be changed")]
+    Coded,
+    /// It is no JSON, or ambiguous.
+    #[error("the body cannot be changed: {0}")]
+    Json(#[from] json::JsonError),
+}
+
+/// Which message could not be changed.
+#[derive(Debug)]
+pub enum Refused {
+    /// A client's.
+    Request(TransformError),
+    /// A service's.
+    Answer(TransformError),
+}
+
+/// What one place of the file changes.
+#[derive(Debug)]
+pub struct Change {
+    model: Transform,
+    request: Fields,
+    answer: Fields,
+    status: Vec<(StatusCode, StatusCode)>,
+}
+
+impl Change {
+    fn new(model: &Transform) -> Rc<Self> {
+        let known = |code: &u16| StatusCode::from_u16(*code).ok();
+        let status = model.answer.status.iter();
+        Rc::new(Self {
+            request: Fields::new(&model.request.headers),
+            answer: Fields::new(&model.answer.headers),
+            status: status.filter_map(|(from, to)| Some((known(from)?, known(to)?))).collect(),
+            model: model.clone(),
+        })
+    }
+}
+
+/// All changes of a group.
+#[derive(Debug)]
+pub struct Changes {
+    listener: Option<Rc<Change>>,
+    consumers: HashMap<Box<str>, Rc<Change>>,
+    routes: Vec<Option<Rc<Change>>>,
+    services: Vec<Option<Rc<Change>>>,
+    captures: Vec<Option<Captures>>,
+}
+
+/// The changes that one exchange passes, from the outermost; what the answer's templates say was found out
+/// when the request passed.
+#[derive(Debug)]
+pub struct Passage {
+    changes: Vec<Rc<Change>>,
+    /// Values of the answer's headers, in the order in which they are set.
+    values: Vec<Option<HeaderValue>>,
+    /// Texts of the answer's body, likewise.
+    texts: Vec<Option<String>>,
+}
+
+impl Changes {
+    /// For one worker; `None`: the file changes nothing.
+    pub fn new(group: &Group) -> Option<Rc<Self>> {
+        let some = |model: &Option<Transform>| model.as_ref().map(Change::new);
+        let own = |(name, model): &(String, Transform)| (name.as_str().into(), Change::new(model));
+        let changes = Self {
+            listener: some(&group.transform),
+            consumers: group.consumers.iter().map(own).collect(),
+            routes: group.routes.iter().map(|route| some(&route.transform)).collect(),
+            services: group.upstreams.iter().map(|upstream| some(&upstream.transform)).collect(),
+            captures: group
+                .routes
+                .iter()
+                .map(|route| {
+                    route.transform.as_ref().and_then(|model| Captures::new(&route.path, model))
+                })
+                .collect(),
+        };
+        let any = changes.listener.is_some()
+            || !changes.consumers.is_empty()
+            || changes.routes.iter().chain(&changes.services).any(Option::is_some);
+        any.then(|| Rc::new(changes))
+    }
+
+    /// What an exchange passes; `None`: nothing.
+    pub fn on(
+        &self,
+        route: RouteId,
+        to: RouteTo,
+        caller: Option<&Identity>,
+    ) -> Option<Vec<Rc<Change>>> {
+        let all = self.places(route, to, caller).into_iter();
+        let all: Vec<_> = all.filter_map(|(_, change)| change.cloned()).collect();
+        (!all.is_empty()).then_some(all)
+    }
+
+    /// Where the changes stand that an exchange passes, from the outermost.
+    pub fn names(
+        &self,
+        route: RouteId,
+        to: RouteTo,
+        caller: Option<&Identity>,
+    ) -> Vec<&'static str> {
+        let all = self.places(route, to, caller).into_iter();
+        all.filter(|(_, change)| change.is_some()).map(|(name, _)| name).collect()
+    }
+
+    fn places(
+        &self,
+        route: RouteId,
+        to: RouteTo,
+        caller: Option<&Identity>,
+    ) -> [(&'static str, Option<&Rc<Change>>); 4] {
+        let consumer = caller.and_then(Identity::consumer);
+        let service = to.service().and_then(|id| self.services.get(id.0));
+        [
+            ("the listener", self.listener.as_ref()),
+            ("the consumer", consumer.and_then(|name| self.consumers.get(name))),
+            ("the route", self.routes.get(route.0).and_then(Option::as_ref)),
+            ("the service", service.and_then(Option::as_ref)),
+        ]
+    }
+
+    /// What the answer to a request passes that ended before its changes were looked for.
+    pub fn early(&self, route: Option<RouteId>) -> Passage {
+        let own = route.and_then(|id| self.routes.get(id.0)).and_then(Option::as_ref);
+        let changes = self.listener.iter().chain(own).map(Rc::clone).collect();
+        Passage { changes, values: Vec::new(), texts: Vec::new() }
+    }
+
+    /// The names in a route's path, where its change asks for them.
+    pub fn captures(&self, route: RouteId) -> Option<&Captures> {
+        self.captures.get(route.0)?.as_ref()
+    }
+}
+
+impl Passage {
+    /// Changes a request; what is known of it is taken from `facts`, which see what is changed so far.
+    ///
+    /// # Errors
+    /// What the client's answer is made of.
+    pub async fn begin(
+        changes: Vec<Rc<Change>>,
+        request: &mut Request,
+        known: facts::Known<'_>,
+    ) -> Result<Self, TransformError> {
+        let mut passage = Self { changes, values: Vec::new(), texts: Vec::new() };
+        let client = Facts { known, request };
+        for change in passage.changes.iter().rev() {
+            passage.values.extend(change.answer.values(|template| client.text(template)));
+            let body = change.model.answer.body.as_ref();
+            passage
+                .texts
+                .extend(body.into_iter().flat_map(texts).map(|template| client.text(template)));
+        }
+        let mut texts_of_bodies = Vec::new();
+        for change in &passage.changes {
+            let wanted = &change.model.request;
+            let facts = Facts { known, request };
+            let path = wanted.path.as_ref().map(|template| facts.path(template)).transpose()?;
+            let host = wanted.host.as_ref().map(|template| facts.host(template)).transpose()?;
+            let asked = request.target.query.as_deref();
+            let query = (!wanted.query.is_empty())
+                .then(|| query(asked, &wanted.query, |template| facts.text(template)));
+            let values = change.request.values(|template| facts.text(template));
+            let body = wanted.body.iter().flat_map(texts).map(|template| facts.text(template));
+            texts_of_bodies.extend(body);
+            let target = &mut request.target;
+            target.path = path.unwrap_or_else(|| std::mem::take(&mut target.path));
+            if let Some(host) = host {
+                target.authority = host;
+            }
+            if let Some(query) = query {
+                target.query = query;
+            }
+            change.request.apply(&mut request.headers, &mut values.into_iter());
+        }
+        if passage.changes.iter().any(|change| change.model.answer.body.is_some()) {
+            whole(&mut request.headers);
+        }
+        let bodies = passage.changes.iter().filter_map(|change| change.model.request.body.as_ref());
+        let bodies: Vec<_> = bodies.collect();
+        if !bodies.is_empty() && !request.body.is_empty() && request.upgrade.is_none() {
+            let limits = request.body.limits();
+            let bytes =
+                changed(&request.headers, &mut request.body, &bodies, texts_of_bodies).await?;
+            let bytes = bytes.ok_or(TransformError::Json(json::JsonError::Syntax))?;
+            stale(&mut request.headers);
+            request.body = crate::body::RequestBody::whole(bytes, limits);
+        }
+        Ok(passage)
+    }
+
+    /// Changes status and headers of an answer; the status only of a service's.
+    pub fn head(&mut self, status: &mut StatusCode, headers: &mut HeaderMap, service: bool) {
+        let mut values = std::mem::take(&mut self.values).into_iter();
+        for change in self.changes.iter().rev() {
+            let other = change.status.iter().find(|(from, _)| service && from == status);
+            *status = other.map_or(*status, |(_, to)| *to);
+            change.answer.apply(headers, &mut values);
+        }
+    }
+
+    /// Whether bodies of answers are changed.
+    pub fn changes_bodies(&self) -> bool {
+        self.changes.iter().any(|change| change.model.answer.body.is_some())
+    }
+
+    /// The body of a service's answer as it is from now on; `None`: it is no JSON, and nothing was read.
+    ///
+    /// # Errors
+    /// What cannot be changed is not passed on.
+    pub async fn body<B>(
+        &mut self,
+        headers: &mut HeaderMap,
+        body: &mut B,
+    ) -> Result<Option<Bytes>, TransformError>
+    where
+        B: Body<Data = Bytes, Error = BodyFault> + Unpin,
+    {
+        let bodies =
+            self.changes.iter().rev().filter_map(|change| change.model.answer.body.as_ref());
+        let bodies: Vec<_> = bodies.collect();
+        let bytes = changed(headers, body, &bodies, std::mem::take(&mut self.texts)).await?;
+        if bytes.is_some() {
+            stale(headers);
+        }
+        Ok(bytes)
+    }
+}
+
+/// What stands in texts of a body, in the order of its steps.
+fn texts(body: &BodyChange) -> impl Iterator<Item = &topology::template::Template> {
+    body.steps.iter().filter_map(|step| match step {
+        JsonStep::Set(_, JsonValue::Text(template)) => Some(template),
+        _ => None,
+    })
+}
+
+/// The body after all steps; `None`: it is no JSON.
+async fn changed<B>(
+    headers: &HeaderMap,
+    body: &mut B,
+    changes: &[&BodyChange],
+    texts: Vec<Option<String>>,
+) -> Result<Option<Bytes>, TransformError>
+where
+    B: Body<Data = Bytes, Error = BodyFault> + Unpin,
+{
+    if !is_json(headers) {
+        return Ok(None);
+    }
+    let coding = headers.get(header::CONTENT_ENCODING);
+    if coding.is_some_and(|coding| coding != "identity") {
+        return Err(TransformError::Coded);
+    }
+    let most = changes.iter().map(|change| change.most).min().unwrap_or(0);
+    let bytes = gathered(body, most).await.map_err(TransformError::Body)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| json::JsonError::Syntax)?;
+    let mut document = json::Document::read(text)?;
+    let mut texts = texts.into_iter();
+    for step in changes.iter().flat_map(|change| &change.steps) {
+        document.apply(step, &mut texts)?;
+    }
+    Ok(Some(Bytes::from(document.written())))
+}
+
+/// All of a body, up to so many bytes; trailers are dropped.
+async fn gathered<B>(body: &mut B, most: u64) -> Result<Bytes, BodyFault>
+where
+    B: Body<Data = Bytes, Error = BodyFault> + Unpin,
+{
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            if (all.len() + data.len()) as u64 > most {
+                return Err(BodyFault::TooLarge);
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(all.freeze())
+}
+
+/// `application/json`, or a type that is written as JSON (RFC 6839 §3.1).
+fn is_json(headers: &HeaderMap) -> bool {
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let media = media.to_ascii_lowercase();
+    media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
+}
+
+/// The service is asked for all of it and as it is: neither a part nor a compressed form can be changed.
+fn whole(headers: &mut HeaderMap) {
+    for name in [header::RANGE, header::IF_RANGE] {
+        headers.remove(name);
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// What was said of the body before it was changed holds no more; a validator stands for what is made of
+/// the same thing, no longer for the same bytes (RFC 9110 §8.8.1).
+fn stale(headers: &mut HeaderMap) {
+    headers.remove(header::CONTENT_LENGTH);
+    headers.remove(header::ACCEPT_RANGES);
+    for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
+        headers.remove(name);
+    }
+    let strong = headers.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
+    let weak =
+        strong.and_then(|tag| HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()).ok());
+    if let Some(weak) = weak {
+        headers.insert(header::ETAG, weak);
+    }
+}
+
+/// What is passed to an answer: taken from its exchange, or found late.
+pub fn passage(x: &mut Exchange, changes: &Changes) -> Passage {
+    let route = x.candidate.route();
+    x.passage.take().map_or_else(|| changes.early(route), |passage| *passage)
+}

@@ -1,0 +1,229 @@
+//! What the file changes of requests and answers on their way.
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, topology};
+
+/// A gateway with these lines below `gateways: app:`, before its routes; one service `user`.
+fn rig(fake: &Fake, lines: &str) -> Rig {
+    Rig::new(&topology(&format!("  user: {{ endpoints: [{}] }}", fake.address), lines))
+}
+
+const ALL: &str = "    defaults:
+      transform:
+        request: { headers: { set: { x-order: listener, x-tenant: '${request.header.x-shop|none}' }, remove: X-Debug } }
+        response: { headers: { set: { x-order: listener, x-asked: '${request.path}' } } }
+    upstreams:
+      user:
+        transform:
+          request: { path: '/base${request.path}', headers: { add: { x-order: service } } }
+          response: { headers: { set: { x-order: service }, rename: { x-old: x-new }, remove: [x-secret] } }
+    routes:
+      - path: /api/v1/users/{id}
+        to: user
+        transform:
+          request:
+            path: /users/${path.id}
+            host: users.internal
+            query: { remove: [debug], rename: { q: query }, set: { id: '${path.id}' }, add: { via: a b } }
+            headers: { add: { x-order: route }, rename: { x-a: x-b } }
+          response: { status: { 404: 410 }, headers: { set: { x-order: route } } }
+      - { path: /files/*, to: user, transform: { request: { path: '/store/${path.rest}' } } }
+      - { path: '~/v(?<version>[0-9]+)/.*', to: user, transform: { request: { path: '/${path.version}/${request.query.name}' } } }
+      - { path: /plain, to: user, auth: none }
+";
+
+/// G13, G2: paths, hosts, parameters and headers are changed; the listener's change comes first, the
+/// service's last, and the other way round on the way back.
+#[tokio::test]
+async fn requests_and_answers_are_changed_in_order() {
+    local(async {
+        let answer =
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nX-Old: 1\r\nX-Secret: 2\r\n\r\n";
+        let fake = Fake::new(Act::Keep(answer)).await;
+        let rig = rig(&fake, ALL);
+        let lines = "X-Debug: 1\r\nX-A: kept\r\nX-B: gone\r\nX-Shop: shop-7\r\nX-Order: client\r\n";
+        let answer = rig.get("/api/v1/users/a%2Bb?debug=1&q=1%202&x=%41", lines).await;
+        let sent = fake.seen.last();
+        assert!(
+            sent.starts_with(
+                "GET /base/users/a%2Bb?query=1%202&x=%41&id=a%2Bb&via=a%20b HTTP/1.1\r\n"
+            ),
+            "{sent}"
+        );
+        for line in [
+            "host: users.internal\r\n",
+            "x-b: kept\r\n",
+            "x-tenant: shop-7\r\n",
+            "x-forwarded-host: users.internal\r\n",
+        ] {
+            assert!(sent.contains(line), "{line}: {sent}");
+        }
+        let order: Vec<&str> =
+            sent.lines().filter_map(|line| line.strip_prefix("x-order: ")).collect();
+        assert_eq!(order, ["listener", "route", "service"]);
+        assert!(!sent.contains("x-debug") && !sent.contains("x-a:"), "{sent}");
+        assert!(answer.starts_with("HTTP/1.1 410 Gone\r\n"), "{answer}");
+        for line in ["x-order: listener\r\n", "x-new: 1\r\n", "x-asked: /api/v1/users/a%2Bb\r\n"] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+        assert!(!answer.contains("x-secret") && !answer.contains("x-old"), "{answer}");
+        for (path, expected) in [
+            ("/files/a/b.txt", "/base/store/a/b.txt"),
+            ("/files", "/base/store/"),
+            ("/v2/x?name=%C3%A9%2Fx%3Fy", ""),
+            ("/v12/x?name=%C3%A9%3Fy", "/base/12/%C3%A9%3Fy"),
+        ] {
+            let answer = rig.get(path, "").await;
+            let sent = fake.seen.last();
+            if expected.is_empty() {
+                assert!(answer.starts_with("HTTP/1.1 422 "), "{path}: {answer}");
+                assert!(answer.contains("request_not_transformed"), "{answer}");
+            } else {
+                assert!(sent.starts_with(&format!("GET {expected}")), "{path}: {sent}");
+            }
+        }
+    })
+    .await;
+}
+
+/// G13: no value of a client leaves its segment, and a path that lacks one is refused before the service.
+#[tokio::test]
+async fn what_is_filled_in_stays_in_its_place() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let rig = rig(&fake, ALL);
+        for name in ["..", ".", "a%2F..%2Fadmin", "%2e%2e", "", "a%5Cb", "..%3Bx"] {
+            let answer = rig.get(&format!("/v1/x?name={name}"), "").await;
+            assert!(answer.starts_with("HTTP/1.1 422 "), "{name}: {answer}");
+        }
+        let answer = rig.get("/v1/x", "").await;
+        assert!(
+            answer.contains("no path can be made of `/${path.version}/${request.query.name}`"),
+            "{answer}"
+        );
+        assert_eq!(fake.seen.count(), 0);
+        let answer = rig.get("/v1/x?name=a%0d%0aEvil:%201%20HTTP/1.1", "").await;
+        assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+        rig.get("/plain", "X-Shop: a\u{e9}\r\n").await;
+        let sent = fake.seen.last();
+        assert!(sent.contains("x-tenant: none\r\n"), "{sent}");
+    })
+    .await;
+}
+
+/// G2: our own answers pass the listener's and the route's change too, but not its statuses.
+#[tokio::test]
+async fn our_own_answers_are_changed_too() {
+    local(async {
+        let fake = Fake::new(Act::Hang).await;
+        let rig = rig(&fake, ALL);
+        let answer = rig.get("/nobody", "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 404 ") && answer.contains("x-order: listener\r\n"),
+            "{answer}"
+        );
+        let answer = rig.get("/api/v1/users/7", "").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 502 ") && answer.contains("x-order: listener\r\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("x-asked: /api/v1/users/7\r\n"), "{answer}");
+    })
+    .await;
+}
+
+const BODIES: &str = "    routes:
+      - path: /orders
+        to: user
+        transform:
+          request:
+            body:
+              max: 64B
+              json: [{ set: meta.ip, to: '${client.address}' }, { remove: admin }, { rename: name, to: title }, { move: a.b, to: c }]
+          response:
+            body: { max: 64B, json: [{ remove: 'items[].cost' }, { set: served, json: 'true' }] }
+";
+
+async fn post(rig: &Rig, kind: &str, body: &str) -> String {
+    let (length, (mut stream, _task)) = (body.len(), rig.connect());
+    let text = format!(
+        "POST /orders HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(text.as_bytes()).await.expect("taken");
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await.expect("an end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// G13: fields of JSON are set, removed, renamed and moved, both ways; lengths and validators follow.
+#[tokio::test]
+async fn json_bodies_are_changed() {
+    local(async {
+        let body = "{\"items\":[{\"id\":1,\"cost\":2.50}],\"n\":10000000000000000000000}";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.shop+json; charset=utf-8\r\nETag: \"1\"\r\nContent-Digest: x\r\n";
+        let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let fake = Fake::new(Act::Keep(Box::leak(answer.into_boxed_str()))).await;
+        let rig = rig(&fake, BODIES);
+        let answer = post(&rig, "application/json", "{\"name\":\"x\",\"admin\":true,\"a\":{\"b\":[1]}}").await;
+        let sent = fake.seen.last();
+        let expected = "{\"title\":\"x\",\"a\":{},\"meta\":{\"ip\":\"192.0.2.7\"},\"c\":[1]}";
+        assert!(sent.ends_with(expected), "{sent}");
+        assert!(sent.contains(&format!("content-length: {}\r\n", expected.len())), "{sent}");
+        assert!(sent.contains("accept-encoding: identity\r\n"), "{sent}");
+        let expected = "{\"items\":[{\"id\":1}],\"n\":10000000000000000000000,\"served\":true}";
+        assert!(answer.ends_with(expected), "{answer}");
+        assert!(answer.contains(&format!("content-length: {}\r\n", expected.len())), "{answer}");
+        assert!(answer.contains("etag: W/\"1\"\r\n") && !answer.contains("digest"), "{answer}");
+    })
+    .await;
+}
+
+/// G13: what cannot be changed is refused whole: no service sees half of a request, no client half of an
+/// answer.
+#[tokio::test]
+async fn bodies_that_cannot_be_changed_are_refused() {
+    local(async {
+        let fake = Fake::new(Act::Answer("plain text")).await;
+        let rig = rig(&fake, BODIES);
+        let large = format!("{{\"a\":\"{}\"}}", "x".repeat(64));
+        for (kind, body, status) in [
+            ("text/plain", "hello", "422"),
+            ("application/json", "{\"a\":", "422"),
+            ("application/json", "{\"meta\":1}", "422"),
+            ("application/json", "{\"admin\":1,\"admin\":2}", "422"),
+            ("application/json", "\u{feff}{}", "422"),
+            ("application/json", large.as_str(), "413"),
+        ] {
+            let answer = post(&rig, kind, body).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{body}: {answer}");
+        }
+        assert_eq!(fake.seen.count(), 0);
+        let answer = post(&rig, "application/json", "{}").await;
+        assert!(answer.ends_with("plain text"), "what is no JSON passes as it is: {answer}");
+        let answer = post(&rig, "application/json", "").await;
+        assert!(answer.ends_with("plain text"), "no body is none to change: {answer}");
+    })
+    .await;
+    for (lines, body) in [
+        ("Content-Type: application/json\r\n", "{\"items\":[{\"cost\":1,\"cost\":2}]}"),
+        ("Content-Type: application/json\r\n", "{"),
+        ("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", "{}"),
+        (
+            "Content-Type: application/json\r\n",
+            "{\"long\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}",
+        ),
+    ] {
+        local(async {
+            let text =
+                format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
+            let fake = Fake::new(Act::Keep(Box::leak(text.into_boxed_str()))).await;
+            let rig = rig(&fake, BODIES);
+            let answer = rig.get("/orders", "").await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{body}: {answer}");
+            assert!(answer.contains("answer_not_transformed"), "{answer}");
+        })
+        .await;
+    }
+}

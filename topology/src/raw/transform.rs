@@ -1,0 +1,101 @@
+//! The `transform:` key of routes, services, consumers and defaults as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use crate::raw::schema::section;
+use crate::raw::{Named, OneOrMany, Text, Typed};
+use crate::template::Template;
+use crate::units::Size;
+
+section! {
+    /// What is changed of requests and answers. Of a request the listener's (`defaults`) come first, then the
+    /// consumer's, the route's and the service's; of an answer the other way round.
+    Transform {
+        /// Of requests. Default: nothing.
+        may "request" request: RequestChange,
+        /// Of answers. Default: nothing.
+        may "response" answer: AnswerChange,
+    }
+}
+
+section! {
+    /// What is changed of requests, after the route is chosen.
+    RequestChange {
+        /// The path that the service is asked for, a template: `/users/${path.id}`, `/v2/${path.rest}`. What is
+        /// filled in is one segment, except for `path.rest` and `request.path`. Default: the client's.
+        may "path" path: Typed<Template>,
+        /// `Host` that the service is told, a template. Default: the client's.
+        may "host" host: Typed<Template>,
+        /// Query parameters. Default: the client's.
+        may "query" query: FieldChange,
+        /// Headers; those that the gateway itself sets cannot be. Default: the client's.
+        may "headers" headers: FieldChange,
+        /// A JSON body. Default: it is streamed as it is.
+        may "body" body: BodyChange,
+    }
+}
+
+section! {
+    /// What is changed of answers.
+    AnswerChange {
+        /// Statuses of the service that clients see as others, `404: 410`. Default: none.
+        may "status" status: Named<Typed<Text>>,
+        /// Headers, of our own answers too. Default: none.
+        may "headers" headers: FieldChange,
+        /// A JSON body of the service. Default: it is streamed as it is.
+        may "body" body: BodyChange,
+    }
+}
+
+section! {
+    /// What is changed of fields: first `remove`, then `rename`, `set` and `add`.
+    FieldChange {
+        /// These go. Default: none.
+        may "remove" remove: OneOrMany<Typed<Text>>,
+        /// These get other names, `OLD: NEW`. Default: none.
+        may "rename" rename: Named<Typed<Text>>,
+        /// These have this value and no other, a template; where something is missing that it asks for, the
+        /// field is left out. Default: none.
+        may "set" set: Named<Typed<Template>>,
+        /// These have this value too. Default: none.
+        may "add" add: Named<Typed<Template>>,
+    }
+}
+
+section! {
+    /// What is changed of a JSON body. The body is held until it is whole; one that is no JSON is 422 of a
+    /// request, and passes as it is of an answer.
+    BodyChange {
+        /// One after the other.
+        must "json" json: Vec<JsonStep>,
+        /// Most bytes of such a body; a larger one is 413 of a request, and 502 of an answer. Default: 1MiB.
+        may "max" max: Typed<Size>,
+    }
+}
+
+section! {
+    /// One change of a JSON document. Exactly one of `set`, `remove`, `rename` and `move`, each with the path of
+    /// a member: `user.name`; `items[].price` means that of every element.
+    JsonStep at spot {
+        /// This member gets a value, of `to` or `json`. Default: none.
+        may "set" set: Typed<Text>,
+        /// This member goes. Default: none.
+        may "remove" remove: Typed<Text>,
+        /// This member gets another name, that of `to`. Default: none.
+        may "rename" rename: Typed<Text>,
+        /// This member goes elsewhere, to the path of `to`. Default: none.
+        may "move" from: Typed<Text>,
+        /// The text to set, a template; the new name or path. Default: none.
+        may "to" to: Typed<Template>,
+        /// The value to set as JSON: `true`, `5`, `[]`. Default: none.
+        may "json" json: Typed<Text>,
+    }
+}
+
+section! {
+    /// What holds for a consumer of API keys, wherever it calls.
+    Consumer {
+        /// What is changed of its requests and answers. Default: nothing.
+        may "transform" transform: Transform,
+    }
+}
