@@ -34,6 +34,9 @@ pub enum Refusal {
     /// `max_client_conn` is reached.
     #[error("no more connections allowed (max_client_conn is {0})")]
     TooManyClients(u32),
+    /// A limit on clients is reached.
+    #[error("no more connections allowed ({0} is {1})")]
+    TooManyOf(&'static str, u32),
     /// The startup packet names a database that the topology file does not have.
     #[error("database \"{0}\" does not exist")]
     NoSuchDatabase(String),
@@ -93,6 +96,9 @@ pub enum Refusal {
     /// `idle_transaction_timeout` is over.
     #[error("the transaction was idle longer than {}", seconds(.0))]
     IdleTransaction(Duration),
+    /// `transaction_timeout` is over.
+    #[error("the transaction took longer than {}", seconds(.0))]
+    TransactionTimeout(Duration),
     /// `client_idle_timeout` is over.
     #[error("the connection was idle longer than {}", seconds(.0))]
     ClientIdle(Duration),
@@ -164,7 +170,7 @@ impl Refusal {
     /// Its SQLSTATE.
     pub fn code(&self) -> SqlState {
         SqlState::new(match self {
-            Self::TooManyClients(_) | Self::QueryWait(_) => b"53300",
+            Self::TooManyClients(_) | Self::TooManyOf(..) | Self::QueryWait(_) => b"53300",
             Self::NoSuchDatabase(_) => b"3D000",
             Self::PasswordFailed(_) => b"28P01",
             Self::Authentication(_)
@@ -177,6 +183,7 @@ impl Refusal {
             Self::Startup(_) | Self::Protocol(_) | Self::ServerProtocol(_) => b"08P01",
             Self::Replication | Self::StatementMode => b"0A000",
             Self::IdleTransaction(_) => b"25P03",
+            Self::TransactionTimeout(_) => b"25P04",
             Self::ClientIdle(_) => b"57P05",
             Self::Unavailable { .. } | Self::Lookup(_) => b"57P03",
             Self::ServerLost => b"08006",

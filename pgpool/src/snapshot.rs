@@ -16,15 +16,17 @@ use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
 use topology::pool::{
-    Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings, SslMode,
+    DatabaseTerms, Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings,
+    SslMode,
 };
 use topology::{Place, Topology};
 
 pub use count::{Count, Held};
-pub use users::{Credential, Lookup, User};
-use users::{Learned, lookup, read_user};
+pub use users::{Credential, Lookup, Standing, User};
+use users::{Learned, Standings, lookup, read_user};
 
 use crate::family::{Family, Membership, Role};
+use crate::fatal::Refusal;
 use crate::hba::{HbaError, Maps, Rules};
 use crate::scram;
 use crate::server::tls::Security;
@@ -49,6 +51,7 @@ pub struct Snapshot {
     pub users: BTreeMap<String, Arc<User>>,
     /// Who was looked up and has proved to be it.
     learned: Arc<Learned>,
+    standings: Standings,
     /// Limits and times.
     pub settings: Settings,
     /// TLS towards clients.
@@ -93,8 +96,14 @@ pub struct Database {
     pub mode: PoolMode,
     /// Server connections per user.
     pub pool_size: u32,
+    /// Server connections per user, whatever a user is granted.
+    pub most_per_user: u32,
+    /// What holds for it in place of what holds for all.
+    pub terms: DatabaseTerms,
     /// Server connections of all users together.
     pub connections: Arc<Count>,
+    /// Clients of all users together.
+    pub clients: Arc<Count>,
     /// Who logs in to its servers, whoever the client is.
     login: Option<Arc<User>>,
     /// What is proved to its servers, for every role.
@@ -185,24 +194,25 @@ impl Snapshot {
         let (group, instance_of) = topology
             .pool(instance)
             .ok_or_else(|| SnapshotError::NoInstance(instance.to_owned()))?;
+        let standings = Standings::new(group, before.map(|snapshot| &snapshot.standings));
         let mut users = BTreeMap::new();
         for user in &group.users {
-            let known = before.and_then(|snapshot| snapshot.users.get(user.name.as_str()));
-            let read = read_user(user, &group.settings, known.map(|user| &**user))?;
+            if user.looked_up {
+                continue;
+            }
+            let read = read_user(user, &standings)?;
             users.insert(user.name.as_str().to_owned(), Arc::new(read));
         }
         let offered = group.tls.as_ref().filter(|_| group.sslmode > SslMode::Disable);
         let tls = offered.map(|tls| common::tls::server::config(tls, &[ALPN]));
         let binding = offered.map(channel_binding).transpose()?.flatten();
-        let (databases, any) = databases(group, &users, before)?;
+        let (databases, any) = databases(group, (&users, &standings), before)?;
         let learned = before.map_or_else(Default::default, |snapshot| snapshot.learned.clone());
-        learned.bound(group.settings.max_user_connections);
         let mut found = BTreeMap::new();
         for (name, known) in before.map(Self::found).unwrap_or_default() {
             if let Some(any) = any.as_ref().filter(|_| !databases.contains_key(&name)) {
-                let most = group.settings.max_db_connections;
-                let count = Count::again(Some(&known.connections), most);
-                found.insert(name.clone(), Arc::new(any.named(&name, count)));
+                let counts = any.counts(&known.connections, &known.clients);
+                found.insert(name.clone(), Arc::new(any.named(&name, counts)));
             }
         }
         let snapshot = Self {
@@ -221,6 +231,7 @@ impl Snapshot {
             databases,
             users,
             learned,
+            standings,
             settings: group.settings.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
             clients: Count::again(
@@ -231,7 +242,7 @@ impl Snapshot {
                 || std::array::from_fn(|_| rand::rng().next_u32() as u8),
                 |snapshot| snapshot.seed,
             ),
-            together: before.map_or(group.settings.max_db_connections > 0, |s| s.together),
+            together: before.map_or_else(|| shares(group), |snapshot| snapshot.together),
             addresses: (
                 instance_of.listen.iter().map(|at| at.value.clone()).collect(),
                 instance_of.admin.as_ref().map(|at| at.value),
@@ -253,11 +264,13 @@ impl Snapshot {
         if found.len() >= MOST_FOUND {
             // Nobody uses them.
             found.retain(|_, database| {
-                Arc::strong_count(database) > 1 || database.connections.now() > 0
+                Arc::strong_count(database) > 1
+                    || database.connections.now() > 0
+                    || database.clients.now() > 0
             });
         }
-        let count = Count::new(any.connections.most());
-        let database = Arc::new(any.named(name, count));
+        let counts = (Count::new(any.connections.most()), Count::new(any.clients.most()));
+        let database = Arc::new(any.named(name, counts));
         found.insert(name.to_owned(), Arc::clone(&database));
         Some(database)
     }
@@ -290,16 +303,38 @@ impl Snapshot {
         if let Some(login) = &database.login {
             return Some(Arc::clone(login));
         }
-        let known = self.users.get(role).cloned();
-        let learned = || database.lookup.as_ref().and(self.learned.get(&database.name, role));
-        let user = known.or_else(learned)?;
+        let user = self.client_user(database, role)?;
         Some(match &database.password {
             Some(password) => {
-                let count = Arc::clone(&user.connections);
-                Arc::new(User::at_server(role, Some(password.clone()), count))
+                let standing = user.standing.clone();
+                Arc::new(User::at_server(role, Some(password.clone()), standing))
             }
             None => user,
         })
+    }
+
+    /// A role that has logged in as a client: of the file, or looked up.
+    fn client_user(&self, database: &Database, role: &str) -> Option<Arc<User>> {
+        if let Some(user) = self.users.get(role) {
+            return Some(Arc::clone(user));
+        }
+        database.lookup.as_ref()?;
+        let credential = self.learned.get(&database.name, role)?;
+        Some(Arc::new(User::learned(role, credential, self.standings.of(role))))
+    }
+
+    /// Places for a client of a database among those of its database and user.
+    ///
+    /// # Errors
+    /// One of the two has too many.
+    pub fn admit(&self, database: &Database, role: &str) -> Result<(Held, Held), Refusal> {
+        let full = |limit, count: &Count| Refusal::TooManyOf(limit, count.most());
+        let clients = &self.standings.of(role).clients;
+        Ok((
+            Held::enter(&database.clients)
+                .ok_or_else(|| full("max_db_client_connections", &database.clients))?,
+            Held::enter(clients).ok_or_else(|| full("max_user_client_connections", clients))?,
+        ))
     }
 
     /// Where a role is looked up that wants a database, if it is not among the users.
@@ -323,7 +358,7 @@ impl Snapshot {
 
     /// Keeps a role that was looked up and has proved to be it.
     pub fn learn(&self, database: &str, role: &str, credential: Credential) {
-        self.learned.keep(database, role, credential, self.settings.max_user_connections);
+        self.learned.keep(database, role, credential, &self.standings);
     }
 }
 
@@ -358,24 +393,26 @@ fn read_rules<T>(
 
 type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);
 
+/// Whether users of a database share a limit on server connections.
+fn shares(group: &Group) -> bool {
+    let most = group.settings.max_db_connections;
+    let bounds = |database: &topology::pool::Database| database.terms.max_connections;
+    group.databases.iter().any(|database| bounds(database).unwrap_or(most) > 0)
+}
+
 /// What clients may name, and what stands for every other name.
 fn databases(
     group: &Group,
-    users: &BTreeMap<String, Arc<User>>,
+    (users, standings): (&BTreeMap<String, Arc<User>>, &Standings),
     before: Option<&Snapshot>,
 ) -> Result<Databases, SnapshotError> {
     let (mut all, mut any) = (BTreeMap::new(), None);
     let mut families = BTreeMap::new();
-    // Databases may log in as the same role, which then shares a limit.
-    let mut logins: BTreeMap<String, Arc<Count>> = BTreeMap::new();
     for database in &group.databases {
         let name = database.name.to_string();
         let mut read = read_database(database, &group.settings, before, &mut families)?;
         if let Some(said) = &database.lookup {
-            let most = group.settings.max_user_connections;
-            let former = before.and_then(|snapshot| snapshot.databases.get(&name)?.lookup.clone());
-            let read_lookup = lookup(said, users, former.as_deref(), most)?;
-            read.lookup = Some(Arc::new(read_lookup));
+            read.lookup = Some(Arc::new(lookup(said, users, standings)?));
         }
         if let Some(login) = &database.login {
             let secret = |at: &topology::At<topology::SecretRef>| {
@@ -388,20 +425,13 @@ fn databases(
             let password = login.password.as_ref().map(secret).transpose()?;
             match &login.user {
                 Some(role) => {
-                    let known = users.get(role.as_str());
-                    let count = known.map(|user| Arc::clone(&user.connections));
-                    let former = || before.and_then(|s| s.databases.get(&name)?.login.clone());
-                    let fresh = || {
-                        let most = group.settings.max_user_connections;
-                        let former = former().filter(|login| login.name == role.as_str());
-                        Count::again(former.as_ref().map(|login| &login.connections), most)
-                    };
-                    let count = count.unwrap_or_else(|| {
-                        Arc::clone(logins.entry(role.to_string()).or_insert_with(fresh))
-                    });
-                    read.login = Some(match (known, password) {
+                    // Databases that log in as the same role share its limit.
+                    let standing = || standings.of(role.as_str());
+                    read.login = Some(match (users.get(role.as_str()), password) {
                         (Some(user), None) => Arc::clone(user),
-                        (_, password) => Arc::new(User::at_server(role.as_str(), password, count)),
+                        (_, password) => {
+                            Arc::new(User::at_server(role.as_str(), password, standing()))
+                        }
                     });
                 }
                 None => read.password = password,
@@ -438,9 +468,15 @@ fn read_database(
         membership: membership(database, before, is_replica, families),
         mode: database.mode,
         pool_size: database.pool_size.get(),
+        most_per_user: u32::MAX,
+        terms: database.terms,
         connections: Count::again(
             known.as_ref().map(|database| &database.connections),
-            settings.max_db_connections,
+            database.terms.max_connections.unwrap_or(settings.max_db_connections),
+        ),
+        clients: Count::again(
+            known.as_ref().map(|database| &database.clients),
+            database.terms.max_clients.unwrap_or(settings.max_db_client_connections),
         ),
         login: None,
         password: None,
@@ -476,8 +512,14 @@ impl Database {
         self.membership.as_ref().map_or(&self.name, |membership| membership.family.name())
     }
 
+    /// Counts of one by the name that a client has given, with the bounds that hold now.
+    fn counts(&self, connections: &Arc<Count>, clients: &Arc<Count>) -> (Arc<Count>, Arc<Count>) {
+        let again = |count, like: &Count| Count::again(Some(count), like.most());
+        (again(connections, &self.connections), again(clients, &self.clients))
+    }
+
     /// The same under the name that a client has given.
-    fn named(&self, name: &str, connections: Arc<Count>) -> Self {
+    fn named(&self, name: &str, (connections, clients): (Arc<Count>, Arc<Count>)) -> Self {
         let own = self.server_name != ANY;
         Self {
             name: name.to_owned(),
@@ -489,6 +531,7 @@ impl Database {
             membership: None,
             security: Arc::clone(&self.security),
             connections,
+            clients,
             ..*self
         }
     }
@@ -497,9 +540,9 @@ impl Database {
     pub fn asked(&self, most: u32) -> Self {
         Self {
             mode: PoolMode::Transaction,
-            pool_size: self.pool_size.min(most),
+            most_per_user: most,
             membership: self.membership.clone(),
-            ..self.named(&self.name, Arc::clone(&self.connections))
+            ..self.named(&self.name, (Arc::clone(&self.connections), Arc::clone(&self.clients)))
         }
     }
 

@@ -391,7 +391,8 @@ impl Worker {
             let full =
                 |count: &crate::snapshot::Count| count.most() > 0 && count.now() >= count.most();
             (pool.database().name == database.name && full(&database.connections))
-                || (pool.user().name == asking.user().name && full(&asking.user().connections))
+                || (pool.user().name == asking.user().name
+                    && full(&asking.user().standing.connections))
         };
         let pools = self.pools();
         let others: Vec<_> =

@@ -7,7 +7,9 @@
 mod ini;
 mod load;
 mod lookup;
+mod terms;
 mod tls;
+mod users;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -64,18 +66,20 @@ pub fn user_list(ini: &str) -> Option<String> {
 const MAIN: &str = "pgbouncer";
 
 /// Numbers that mean the same here.
-const COUNTS: [&str; 7] = [
+const COUNTS: [&str; 9] = [
     "max_client_conn",
     "default_pool_size",
     "min_pool_size",
     "reserve_pool_size",
     "max_db_connections",
     "max_user_connections",
+    "max_db_client_connections",
+    "max_user_client_connections",
     "max_prepared_statements",
 ];
 
 /// Times in seconds that mean the same here.
-const TIMES: [&str; 9] = [
+const TIMES: [&str; 10] = [
     "reserve_pool_timeout",
     "query_wait_timeout",
     "server_idle_timeout",
@@ -85,6 +89,7 @@ const TIMES: [&str; 9] = [
     "client_idle_timeout",
     "idle_transaction_timeout",
     "query_timeout",
+    "transaction_timeout",
 ];
 
 /// Keys that need no counterpart, because the default does what they ask for, or because they only
@@ -119,7 +124,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
         match line.section.as_str() {
             MAIN => drop(out.main.insert(line.key.to_ascii_lowercase(), line.clone())),
             "databases" => {}
-            "users" => out.stop(line.number, format!("[users] {}: no settings per user", line.key)),
+            "users" => {}
             "peers" => out.stop(line.number, format!("[peers] {}: no peers", line.key)),
             other => out.stop(line.number, format!("[{other}] is no section of PgBouncer")),
         }
@@ -131,7 +136,9 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     out.lookup = Lookup::of(|key| out.value(key));
     let databases = lines.iter().filter(|line| line.section == "databases");
     out.databases(databases, &mut text);
-    out.users(known, &mut text);
+    let terms = lines.iter().filter(|line| line.section == "users");
+    let terms = terms.map(|line| (line.key.clone(), out.user_terms(line))).collect();
+    out.users(known, terms, &mut text);
     out.tls(&mut text);
     out.settings(&mut text);
     let process = out.about_process();
@@ -261,7 +268,17 @@ impl Out {
         let folder = self.value("unix_socket_dir").unwrap_or_else(|| "/tmp".to_owned());
         text.push_str("    databases:\n");
         let mut any = false;
+        // The last of a name holds, as in PgBouncer.
+        let mut all: Vec<&Line> = Vec::new();
         for line in lines {
+            if let Some(at) = all.iter().position(|before| before.key == line.key) {
+                let before = all.remove(at);
+                let what = format!("database {}: line {} holds", before.key, line.number);
+                self.note(before.number, what);
+            }
+            all.push(line);
+        }
+        for line in all {
             any |= self.database(line, mode, &folder, text);
         }
         if !any {
@@ -329,12 +346,7 @@ impl Out {
         if let Some(server) = pairs.remove("dbname").filter(|server| server != name) {
             let _ = write!(text, ", server-name: {}", quoted(&server));
         }
-        if let Some(size) = pairs.remove("pool_size") {
-            match size.parse::<u32>() {
-                Ok(size) if size > 0 => drop(write!(text, ", pool-size: {size}")),
-                _ => self.stop(number, what("pool_size is no number above 0")),
-            }
-        }
+        text.push_str(&self.database_terms(line, &mut pairs));
         let (user, password) = (pairs.remove("user"), pairs.remove("password"));
         if user.is_some() || password.is_some() {
             let user = user.map(|user| format!("user: {}", quoted(&user)));
@@ -358,95 +370,6 @@ impl Out {
             self.stop(number, what(&format!("{key} is not translated")));
         }
         true
-    }
-
-    /// The users, and the secrets that their entries name.
-    fn users(&mut self, known: Vec<(String, String)>, text: &mut String) {
-        let list = |line: Option<String>| -> Vec<String> {
-            let text = line.unwrap_or_default();
-            text.split(',').map(|name| name.trim().to_owned()).filter(|n| !n.is_empty()).collect()
-        };
-        let admins = list(self.value("admin_users"));
-        let viewers = list(self.value("stats_users"));
-        let kind = self.take("auth_type");
-        let number = kind.as_ref().map_or(0, |line| line.number);
-        let kind = kind.map_or_else(|| "md5".to_owned(), |line| line.value);
-        let trust = matches!(kind.as_str(), "trust" | "any");
-        match kind.as_str() {
-            "trust" | "md5" | "scram-sha-256" | "plain" | "hba" | "cert" => {}
-            "any" => self.stop(number, "auth_type any: each role is written by its name"),
-            other => {
-                let what = format!("auth_type {other}: users prove who they are by secret");
-                self.stop(number, what);
-            }
-        }
-        self.take("auth_file");
-        let ruled = self.rules(&kind, number, text);
-        let mut all: BTreeMap<String, Option<String>> =
-            admins.iter().chain(&viewers).map(|name| (name.clone(), None)).collect();
-        all.extend(known.into_iter().map(|(name, secret)| (name, Some(secret))));
-        let mut any = false;
-        let start = text.len();
-        text.push_str("    users:\n");
-        for (name, secret) in &all {
-            if name.is_empty() || name.len() > 63 {
-                self.note(0, "a user of the user list has no name that a role may have");
-                continue;
-            }
-            let secret = secret.as_ref().filter(|secret| !secret.is_empty());
-            if secret.is_none() && !trust && !ruled {
-                self.note(0, format!("user {name} has no secret in the user list: it is left out"));
-                continue;
-            }
-            any = true;
-            let _ = write!(text, "      {}: {{", quoted(name));
-            if let Some(secret) = secret {
-                // With trust it serves towards servers alone; a verifier cannot.
-                let key = if trust { "server-password" } else { "secret" };
-                if !trust || !(secret.starts_with("SCRAM-SHA-256$") || secret.starts_with("md5")) {
-                    let _ = write!(text, " {key}: {},", self.secret(name, secret));
-                }
-            }
-            if admins.contains(name) {
-                text.push_str(" console: admin");
-            } else if viewers.contains(name) {
-                text.push_str(" console: stats");
-            }
-            text.push_str(" }\n");
-        }
-        if !any && self.looks_up {
-            text.truncate(start);
-            text.push_str("    users: {}\n");
-        } else if !any {
-            self.note(0, "no user has a secret: `app` is written; put its secret into secrets/app");
-            text.push_str("      app: { secret: \"file:secrets/app\" }\n");
-            self.stand_ins.push(StandIn::User);
-        }
-    }
-
-    /// The rules of `auth_type = hba`, and the one that `cert` stands for; whether there are any, without
-    /// which a user that has no secret would be everybody's.
-    fn rules(&mut self, kind: &str, number: u32, text: &mut String) -> bool {
-        let (rules, maps) = (self.value("auth_hba_file"), self.value("auth_ident_file"));
-        match (kind, rules) {
-            ("hba", Some(path)) => {
-                let _ = writeln!(text, "    hba: {}", quoted(&format!("file:{path}")));
-                if let Some(maps) = maps {
-                    let _ = writeln!(text, "    ident: {}", quoted(&format!("file:{maps}")));
-                }
-                true
-            }
-            ("hba", None) => {
-                self.stop(number, "auth_type hba needs auth_hba_file");
-                false
-            }
-            ("cert", _) => {
-                let rule = self.secret("hba", "hostssl all all all cert");
-                let _ = writeln!(text, "    hba: {rule}");
-                true
-            }
-            _ => false,
-        }
     }
 
     /// What is about the process alone.
@@ -506,13 +429,11 @@ impl Out {
         }
         for key in TIMES {
             let Some(line) = self.take(key) else { continue };
-            let seconds = line.value.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-            let day = Duration::from_secs(86_400);
-            match seconds.filter(|time| *time <= day * 366) {
-                Some(time) if time.is_zero() && needed(key) => {
+            match milliseconds(&line.value) {
+                Some(0) if needed(key) => {
                     self.note(line.number, format!("{key} 0: the default is taken"));
                 }
-                Some(time) => all.push((key, format!("{}ms", time.as_millis()))),
+                Some(time) => all.push((key, format!("{time}ms"))),
                 None => self.stop(line.number, format!("{key}: {} is no time", line.value)),
             }
         }
@@ -545,6 +466,13 @@ impl Out {
             self.stop(line.number, format!("{key}: {what}"));
         }
     }
+}
+
+/// A time that is written in seconds; at most a year.
+fn milliseconds(seconds: &str) -> Option<u128> {
+    let time = seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let year = Duration::from_secs(366 * 86_400);
+    time.filter(|time| *time <= year).map(|time| time.as_millis())
 }
 
 /// Whether this host has IPv6.

@@ -143,10 +143,50 @@ pub struct Database {
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
     pub pool_size: NonZeroU32,
+    /// What holds for it in place of what holds for all.
+    pub terms: DatabaseTerms,
     /// What `aqueduct up` starts; ignored by `pgpool`.
     pub run: Option<At<Run>>,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// What a database has in place of what `settings` say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DatabaseTerms {
+    /// `min_pool_size`.
+    pub min_pool_size: Option<u32>,
+    /// `reserve_pool_size`.
+    pub reserve_pool_size: Option<u32>,
+    /// `max_db_connections`.
+    pub max_connections: Option<u32>,
+    /// `max_db_client_connections`.
+    pub max_clients: Option<u32>,
+    /// `server_lifetime`.
+    pub server_lifetime: Option<Duration>,
+}
+
+/// What a role has in place of what its database and `settings` say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UserTerms {
+    /// `pool_mode`.
+    pub mode: Option<PoolMode>,
+    /// `pool_size`.
+    pub pool_size: Option<NonZeroU32>,
+    /// `reserve_pool_size`.
+    pub reserve_pool_size: Option<u32>,
+    /// `max_user_connections`.
+    pub max_connections: Option<u32>,
+    /// `max_user_client_connections`.
+    pub max_clients: Option<u32>,
+    /// `query_timeout`.
+    pub query_timeout: Option<Duration>,
+    /// `transaction_timeout`.
+    pub transaction_timeout: Option<Duration>,
+    /// `idle_transaction_timeout`.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// `client_idle_timeout`.
+    pub client_idle_timeout: Option<Duration>,
 }
 
 /// Who logs in to servers, whoever the client is.
@@ -339,6 +379,10 @@ pub struct User {
     pub name: UserName,
     /// A SCRAM-SHA-256 verifier, an md5 hash or a password; `None`: trust, which is a warning.
     pub secret: Option<At<SecretRef>>,
+    /// It is looked up as who is not in the file; the entry has its terms alone.
+    pub looked_up: bool,
+    /// What holds for it in place of what holds for all.
+    pub terms: UserTerms,
     /// Password towards servers where the secret alone cannot log in before a client has
     /// (`min_pool_size`, checks); `None`: the client's own proof is reused.
     pub server_password: Option<At<SecretRef>>,
@@ -376,6 +420,10 @@ pub struct Settings {
     pub max_db_connections: u32,
     /// Most server connections of one user, all databases (default 0: no bound of its own).
     pub max_user_connections: u32,
+    /// Most clients of one database (default 0: no bound of its own).
+    pub max_db_client_connections: u32,
+    /// Most clients of one user, all databases (default 0: no bound of its own).
+    pub max_user_client_connections: u32,
     /// How long a query waits for a server connection (default 120 s; zero: for ever).
     pub query_wait_timeout: Duration,
     /// An unused server connection is closed after it (default 10 min).
@@ -392,6 +440,8 @@ pub struct Settings {
     pub idle_transaction_timeout: Duration,
     /// A query that takes longer is cancelled (default zero: never).
     pub query_timeout: Duration,
+    /// A transaction that takes longer is ended (default zero: never).
+    pub transaction_timeout: Duration,
     /// Named prepared statements kept per server connection (default 200; 0: not in transaction
     /// mode).
     pub max_prepared_statements: u32,

@@ -170,7 +170,7 @@ fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> Poo
     PoolRow {
         database: pool.database().name.clone(),
         user: pool.user().name.clone(),
-        mode: pool.database().mode,
+        mode: pool.mode(),
         load: pool.load(),
         active: active.count(),
         waited: pool.oldest_wait(worker.now()),

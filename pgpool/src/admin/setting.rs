@@ -27,6 +27,7 @@ fn slot<'a>(settings: &'a mut Settings, key: &str) -> Option<Slot<'a>> {
         "client_login_timeout" => Slot::Time(&mut settings.client_login_timeout),
         "client_idle_timeout" => Slot::Time(&mut settings.client_idle_timeout),
         "idle_transaction_timeout" => Slot::Time(&mut settings.idle_transaction_timeout),
+        "transaction_timeout" => Slot::Time(&mut settings.transaction_timeout),
         "query_timeout" => Slot::Time(&mut settings.query_timeout),
         "server_reset_query" => Slot::Text(&mut settings.server_reset_query),
         _ => return None,

@@ -4,6 +4,7 @@
 //! Invariant: a column of PgBouncer's that we have nothing for is there, with the value that
 //! PgBouncer shows when it is not in use.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 use pgpool_wire::backend::{self, INT8, TEXT};
@@ -88,7 +89,7 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         "PEERS" => Table { columns: columns("#peer_id host #port #pool_size"), rows: Vec::new() },
         "PEER_POOLS" => Table { columns: columns(PEER_POOLS), rows: Vec::new() },
         "DATABASES" => databases(report, snapshot),
-        "USERS" => users(report, snapshot),
+        "USERS" => users(snapshot),
         "LISTS" => lists(report, snapshot),
         "CONFIG" => config(&snapshot.settings),
         "VERSION" => Table {
@@ -292,7 +293,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
         let first = database.servers.first();
         let paused = report.held.contains(&(database.name.clone(), Hold::Paused));
         let disabled = report.held.contains(&(database.name.clone(), Hold::Disabled));
-        let clients = report.clients.iter().filter(|c| c.database == database.name).count();
+        let terms = &database.terms;
         row![
             database.name.as_str(),
             database.servers.iter().map(host).collect::<Vec<_>>().join(","),
@@ -300,15 +301,15 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             database.server_name.as_str(),
             Cell::Null,
             database.pool_size,
-            settings.min_pool_size,
-            settings.reserve_pool_size,
-            settings.server_lifetime.as_secs(),
+            terms.min_pool_size.unwrap_or(settings.min_pool_size),
+            terms.reserve_pool_size.unwrap_or(settings.reserve_pool_size),
+            terms.server_lifetime.unwrap_or(settings.server_lifetime).as_secs(),
             mode(database.mode),
             Cell::Null,
-            settings.max_db_connections,
+            database.connections.most(),
             database.connections.now(),
-            0u64,
-            clients,
+            database.clients.most(),
+            database.clients.now(),
             u64::from(paused),
             u64::from(disabled),
         ]
@@ -323,18 +324,19 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
     }
 }
 
-fn users(report: &Report, snapshot: &Snapshot) -> Table {
+fn users(snapshot: &Snapshot) -> Table {
     let rows = snapshot.users.values().map(|user| {
-        let clients = report.clients.iter().filter(|client| client.user == user.name).count();
+        let (standing, terms) = (&user.standing, &user.standing.terms);
+        let own = |count: Option<u32>| count.map_or(Cell::Null, Cell::from);
         row![
             user.name.as_str(),
-            Cell::Null,
-            Cell::Null,
-            Cell::Null,
-            snapshot.settings.max_user_connections,
-            user.connections.now(),
-            0u64,
-            clients,
+            own(terms.pool_size.map(NonZeroU32::get)),
+            own(terms.reserve_pool_size),
+            terms.mode.map_or(Cell::Null, |own| mode(own).into()),
+            standing.connections.most(),
+            standing.connections.now(),
+            standing.clients.most(),
+            standing.clients.now(),
         ]
     });
     Table {
@@ -391,6 +393,9 @@ fn config(settings: &Settings) -> Table {
         ("client_idle_timeout", seconds(settings.client_idle_timeout), "0"),
         ("idle_transaction_timeout", seconds(settings.idle_transaction_timeout), "0"),
         ("query_timeout", seconds(settings.query_timeout), "0"),
+        ("transaction_timeout", seconds(settings.transaction_timeout), "0"),
+        ("max_db_client_connections", settings.max_db_client_connections.to_string(), "0"),
+        ("max_user_client_connections", settings.max_user_client_connections.to_string(), "0"),
         ("max_prepared_statements", settings.max_prepared_statements.to_string(), "200"),
         ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
     ];

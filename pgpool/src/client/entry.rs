@@ -30,6 +30,8 @@ pub enum Ending {
     QueryTimeout,
     /// `idle_transaction_timeout`.
     IdleTransaction,
+    /// `transaction_timeout`.
+    TransactionTimeout,
     /// `client_idle_timeout`.
     ClientIdle,
 }

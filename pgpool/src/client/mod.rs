@@ -33,6 +33,7 @@ use crate::relay::outbox::Outbox;
 use crate::relay::{self, Outcome, Trial};
 use crate::route::{self, Way};
 use crate::server::Server;
+use crate::snapshot::Held;
 use crate::stream::Stream;
 use crate::worker::{Arrival, SCRATCH, Worker};
 use topology::pool::Reads;
@@ -79,7 +80,8 @@ pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
 struct Inside {
     client: Box<Client>,
     _listed: startup::Listed,
-    _place: crate::snapshot::Held,
+    _place: Held,
+    _shares: (Held, Held),
 }
 
 /// The login. A console's session too; nothing comes of it.
@@ -107,7 +109,12 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
                 out: Outbox::default(),
                 discard: 0,
             };
-            Some(Inside { client: Box::new(client), _listed: guest.listed, _place: place })
+            Some(Inside {
+                client: Box::new(client),
+                _listed: guest.listed,
+                _place: place,
+                _shares: guest.shares,
+            })
         }
         Ok(startup::Admitted::Console(guest)) => {
             crate::admin::serve(worker, door, guest).await;
@@ -147,7 +154,7 @@ impl Client {
     /// What the configuration says about relaying for it.
     pub fn rules(&self) -> Rules {
         Rules {
-            mode: self.pool.database().mode,
+            mode: self.pool.mode(),
             max_prepared: self.worker.snapshot().settings.max_prepared_statements as usize,
         }
     }
@@ -299,7 +306,7 @@ impl Client {
     }
 
     fn rest(&self) {
-        let time = self.worker.snapshot().settings.client_idle_timeout;
+        let time = self.pool.limits(&self.worker).client_idle;
         let until = self.worker.now() + time;
         let deadline = (!time.is_zero()).then_some((until, Ending::ClientIdle));
         self.entry.enter(ClientPhase::Idle, deadline);
@@ -314,15 +321,17 @@ impl Client {
     /// What an ending means in words.
     fn refusal(&self, ending: Ending) -> Refusal {
         let settings = &self.worker.snapshot().settings;
+        let limits = self.pool.limits(&self.worker);
         match ending {
             Ending::ShuttingDown => Refusal::ShuttingDown,
             Ending::Killed => Refusal::Killed,
             Ending::Removed => Refusal::Removed,
             Ending::Fenced => Refusal::Fenced,
             Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
-            Ending::QueryTimeout => Refusal::QueryTimeout(settings.query_timeout),
-            Ending::IdleTransaction => Refusal::IdleTransaction(settings.idle_transaction_timeout),
-            Ending::ClientIdle => Refusal::ClientIdle(settings.client_idle_timeout),
+            Ending::QueryTimeout => Refusal::QueryTimeout(limits.query),
+            Ending::IdleTransaction => Refusal::IdleTransaction(limits.idle_transaction),
+            Ending::TransactionTimeout => Refusal::TransactionTimeout(limits.transaction),
+            Ending::ClientIdle => Refusal::ClientIdle(limits.client_idle),
         }
     }
 

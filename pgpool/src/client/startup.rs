@@ -23,7 +23,7 @@ use crate::hba::Asking;
 use crate::lookup;
 use crate::pool::{Pool, Welcome};
 use crate::relay::link::Memory;
-use crate::snapshot::{CONSOLE, Credential, Snapshot};
+use crate::snapshot::{CONSOLE, Credential, Held, Snapshot};
 use crate::stream::Stream;
 use crate::worker::Worker;
 use topology::pool::{Console, SslMode};
@@ -55,6 +55,8 @@ pub struct Guest {
     pub pool: Rc<Pool>,
     /// Its session.
     pub memory: Memory,
+    /// Its places among the clients of its database and user.
+    pub shares: (Held, Held),
 }
 
 /// A client's place in its worker's list; given back when dropped.
@@ -168,6 +170,7 @@ pub async fn admit(
     if worker.is_held(database, crate::admin::verbs::Hold::Disabled) {
         return Err(Refusal::Disabled(database.to_owned()));
     }
+    let shares = worker.snapshot().admit(&pool.database(), name)?;
     if let Some(caught) = proof.filter(|_| pool.database().passes_clients_on()) {
         pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }
@@ -187,7 +190,7 @@ pub async fn admit(
     let mut out = Vec::new();
     greet(&welcome, &memory, &listed.entry, &mut out);
     door.write(&out).await?;
-    Ok(Admitted::Client(Guest { listed, pool, memory }))
+    Ok(Admitted::Client(Guest { listed, pool, memory, shares }))
 }
 
 /// Keeps what a role has proved that was looked up. Its servers were perhaps logged in to by another

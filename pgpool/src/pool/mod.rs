@@ -13,8 +13,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
+use topology::pool::PoolMode;
 
 use crate::client::entry::Ending;
 use crate::events::ServerClosed;
@@ -166,6 +168,19 @@ pub fn add(counter: &Cell<u64>, more: u64) {
     counter.set(counter.get().wrapping_add(more));
 }
 
+/// Times that hold for the clients of a pool; zero: none.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `query_timeout`.
+    pub query: Duration,
+    /// `transaction_timeout`.
+    pub transaction: Duration,
+    /// `idle_transaction_timeout`.
+    pub idle_transaction: Duration,
+    /// `client_idle_timeout`.
+    pub client_idle: Duration,
+}
+
 /// How many servers and waiters a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -217,6 +232,25 @@ impl Pool {
     /// The user.
     pub fn user(&self) -> Arc<User> {
         Arc::clone(&self.user.borrow())
+    }
+
+    /// When a server connection goes back: as its user has it, or else its database.
+    pub fn mode(&self) -> PoolMode {
+        self.user.borrow().standing.terms.mode.unwrap_or(self.database.borrow().mode)
+    }
+
+    /// Times that hold for its clients.
+    pub fn limits(&self, worker: &Worker) -> Limits {
+        let terms = self.user.borrow().standing.terms;
+        let settings = &worker.snapshot().settings;
+        Limits {
+            query: terms.query_timeout.unwrap_or(settings.query_timeout),
+            transaction: terms.transaction_timeout.unwrap_or(settings.transaction_timeout),
+            idle_transaction: terms
+                .idle_transaction_timeout
+                .unwrap_or(settings.idle_transaction_timeout),
+            client_idle: terms.client_idle_timeout.unwrap_or(settings.client_idle_timeout),
+        }
     }
 
     /// Goes by another configuration of the same database and user. Servers that would be another
@@ -418,14 +452,19 @@ impl Pool {
 
     /// Whether the server may go on: not condemned, of this generation, not too old.
     fn is_welcome(&self, server: &Server, now: Instant) -> bool {
-        let lifetime = self.worker.upgrade().map(|w| w.snapshot().settings.server_lifetime);
-        let old = lifetime.is_some_and(|most| {
-            !most.is_zero() && now.saturating_duration_since(server.facts.born) > most
-        });
+        let most = self.lifetime();
+        let old = !most.is_zero() && now.saturating_duration_since(server.facts.born) > most;
         !old && !server.talk.retire
             && !server.facts.condemned.get()
             && self.is_current(&server.facts)
             && self.serves(&server.facts)
+    }
+
+    /// `server_lifetime`; zero: for ever.
+    fn lifetime(&self) -> Duration {
+        let own = self.database.borrow().terms.server_lifetime;
+        own.or_else(|| Some(self.worker.upgrade()?.snapshot().settings.server_lifetime))
+            .unwrap_or_default()
     }
 
     /// The settings of a login, once for all clients that begin alike.

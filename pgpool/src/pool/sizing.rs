@@ -6,12 +6,13 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use topology::pool::ServerAddress;
+use topology::pool::{ServerAddress, Settings};
 
 use super::{Pool, Welcome};
 use crate::events::{ServerConnected, ServerFailed};
@@ -96,11 +97,28 @@ impl Pool {
         let total = self.facts.borrow().len() + sizing.connecting;
         let waiting = self.waiters.borrow().len();
         let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
-        let size = self.database().pool_size as usize;
-        let most = size + if reserve { settings.reserve_pool_size as usize } else { 0 };
-        let least = if self.can_log_in() { settings.min_pool_size as usize } else { 0 };
+        let size = self.size();
+        let most = size + if reserve { self.reserve(settings) } else { 0 };
+        let least = if self.can_log_in() { self.least(settings) } else { 0 };
         let wanted = waiting > sizing.connecting || total < least.min(size);
         wanted && total < most && sizing.connecting < MOST_CONNECTING && !self.paused.get()
+    }
+
+    /// `pool_size`: as its user has it, or else its database.
+    pub fn size(&self) -> usize {
+        let (database, user) = (self.database(), self.user());
+        let own = user.standing.terms.pool_size.map_or(database.pool_size, NonZeroU32::get);
+        own.min(database.most_per_user) as usize
+    }
+
+    fn reserve(&self, settings: &Settings) -> usize {
+        let own = self.user().standing.terms.reserve_pool_size;
+        let own = own.or(self.database().terms.reserve_pool_size);
+        own.unwrap_or(settings.reserve_pool_size) as usize
+    }
+
+    fn least(&self, settings: &Settings) -> usize {
+        self.database().terms.min_pool_size.unwrap_or(settings.min_pool_size) as usize
     }
 
     /// Whether a server would let us in without a client's help.
@@ -114,7 +132,7 @@ impl Pool {
     pub(super) fn is_too_many(&self) -> bool {
         let stays = |facts: &&Rc<Facts>| facts.phase.get() != ServerPhase::Closing;
         self.waiters.borrow().is_empty()
-            && self.facts.borrow().iter().filter(stays).count() > self.database().pool_size as usize
+            && self.facts.borrow().iter().filter(stays).count() > self.size()
     }
 
     /// Whether a server of it is on its way out.
@@ -126,7 +144,7 @@ impl Pool {
     fn places(&self) -> Option<Places> {
         let enter = || {
             let database = Held::enter(&self.database().connections)?;
-            Some((database, Held::enter(&self.user().connections)?))
+            Some((database, Held::enter(&self.user().standing.connections)?))
         };
         enter().or_else(|| {
             self.worker.upgrade()?.make_room(self);
@@ -338,7 +356,7 @@ impl Pool {
         watch::tend(&self.me());
         self.follow_family();
         let most_idle = worker.snapshot().settings.server_idle_timeout;
-        let keep = worker.snapshot().settings.min_pool_size as usize;
+        let keep = self.least(&worker.snapshot().settings);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut left = idle.len();

@@ -15,6 +15,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pgpool_wire::backend::Status;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -64,7 +65,7 @@ pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>)
         deaf: false,
         query: None,
         transaction: None,
-        watch: Watch::None,
+        watch: (Watch::None, None, None),
         trial,
     };
     std::future::poll_fn(|cx| relay.poll(cx)).await
@@ -81,7 +82,8 @@ struct Relay<'a> {
     deaf: bool,
     query: Option<Instant>,
     transaction: Option<Instant>,
-    watch: Watch,
+    /// What the deadline is for, and since when its query and transaction run.
+    watch: (Watch, Option<Instant>, Option<Instant>),
     trial: Option<Trial>,
 }
 
@@ -387,17 +389,22 @@ impl Relay<'_> {
             (true, Status::Idle) => Watch::Idle,
             (true, Status::Transaction | Status::Failed) => Watch::Transaction,
         };
-        if std::mem::replace(&mut self.watch, watch) == watch {
+        let all = (watch, self.query, self.transaction);
+        if std::mem::replace(&mut self.watch, all) == all {
             return;
         }
-        let settings = &self.client.worker.snapshot().settings;
+        let limits = self.client.pool.limits(&self.client.worker);
         let (time, ending) = match watch {
-            Watch::Query => (settings.query_timeout, Ending::QueryTimeout),
-            Watch::Transaction => (settings.idle_transaction_timeout, Ending::IdleTransaction),
-            Watch::Idle | Watch::None => (settings.client_idle_timeout, Ending::ClientIdle),
+            Watch::Query => (limits.query, Ending::QueryTimeout),
+            Watch::Transaction => (limits.idle_transaction, Ending::IdleTransaction),
+            Watch::Idle | Watch::None => (limits.client_idle, Ending::ClientIdle),
         };
-        let deadline = (!time.is_zero()).then(|| (self.client.worker.now() + time, ending));
-        self.client.entry.limit(deadline);
+        let until = |since: Instant, time: Duration| (!time.is_zero()).then(|| since + time);
+        let own = until(self.client.worker.now(), time).map(|until| (until, ending));
+        let whole = self.transaction.and_then(|since| until(since, limits.transaction));
+        let whole = whole.map(|until| (until, Ending::TransactionTimeout));
+        let first = own.into_iter().chain(whole).min_by_key(|(until, _)| *until);
+        self.client.entry.limit(first);
     }
 
     fn lost(&self) -> Outcome {
@@ -428,7 +435,7 @@ fn hold_back(trial: &mut Option<Trial>, bytes: &[u8], seen: Option<&Seen>) -> He
     Held::Before(all)
 }
 
-fn micros(time: std::time::Duration) -> u64 {
+fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

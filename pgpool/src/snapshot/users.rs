@@ -4,13 +4,13 @@
 //! Invariant: of a role that was looked up a verifier or a hash is kept, never a password.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::secret::{self, Secret};
 use rand::RngCore;
 use topology::Place;
-use topology::pool::{Console, Settings};
+use topology::pool::{Console, Group, UserTerms};
 
 use super::{Count, SnapshotError};
 use crate::scram::{self, Verifier};
@@ -28,8 +28,79 @@ pub struct User {
     pub server_password: Option<Secret>,
     /// Rights on the admin database.
     pub console: Console,
-    /// Server connections of all databases together.
+    /// What is counted of it, and what holds for it alone.
+    pub standing: Standing,
+}
+
+/// What is counted of a role in all databases together, and what holds for it alone.
+#[derive(Clone)]
+pub struct Standing {
+    /// Server connections.
     pub connections: Arc<Count>,
+    /// Clients.
+    pub clients: Arc<Count>,
+    /// What holds for it in place of what holds for all.
+    pub terms: UserTerms,
+}
+
+/// Standings by role: of those in the file, of those who log in to servers, and of those who were
+/// looked up and have proved to be it. A role keeps its counts from one configuration to the next.
+#[derive(Clone, Default)]
+pub(super) struct Standings {
+    counts: Arc<Mutex<BTreeMap<String, Counts>>>,
+    terms: Arc<BTreeMap<String, UserTerms>>,
+    /// Bounds of who has none of its own.
+    most: (u32, u32),
+}
+
+/// Server connections and clients.
+type Counts = (Arc<Count>, Arc<Count>);
+
+/// Roles and databases beyond which those are forgotten that nobody uses.
+const MOST_LEARNED: usize = 10_000;
+
+impl Standings {
+    pub(super) fn new(group: &Group, before: Option<&Self>) -> Self {
+        let terms = group.users.iter().map(|user| (user.name.to_string(), user.terms));
+        let settings = &group.settings;
+        let standings = Self {
+            counts: before.map_or_else(Default::default, |before| Arc::clone(&before.counts)),
+            terms: Arc::new(terms.collect()),
+            most: (settings.max_user_connections, settings.max_user_client_connections),
+        };
+        for (role, counts) in &*standings.lock() {
+            let (connections, clients) = standings.bounds(role);
+            Count::again(Some(&counts.0), connections);
+            Count::again(Some(&counts.1), clients);
+        }
+        standings
+    }
+
+    pub(super) fn of(&self, role: &str) -> Standing {
+        let mut all = self.lock();
+        if all.len() >= MOST_LEARNED && !all.contains_key(role) {
+            all.retain(|_, counts| Arc::strong_count(&counts.0) > 1 || counts.1.now() > 0);
+        }
+        let (connections, clients) = all.entry(role.to_owned()).or_insert_with(|| {
+            let (connections, clients) = self.bounds(role);
+            (Count::new(connections), Count::new(clients))
+        });
+        Standing {
+            connections: Arc::clone(connections),
+            clients: Arc::clone(clients),
+            terms: self.terms.get(role).copied().unwrap_or_default(),
+        }
+    }
+
+    fn bounds(&self, role: &str) -> (u32, u32) {
+        let terms = self.terms.get(role).copied().unwrap_or_default();
+        let (connections, clients) = self.most;
+        (terms.max_connections.unwrap_or(connections), terms.max_clients.unwrap_or(clients))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Counts>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a client must prove.
@@ -59,8 +130,7 @@ pub struct Lookup {
 
 pub(super) fn read_user(
     user: &topology::pool::User,
-    settings: &Settings,
-    known: Option<&User>,
+    standings: &Standings,
 ) -> Result<User, SnapshotError> {
     let name = user.name.to_string();
     let read = |reference: &topology::At<topology::SecretRef>| {
@@ -79,10 +149,7 @@ pub(super) fn read_user(
         credential,
         server_password,
         console: user.console,
-        connections: Count::again(
-            known.map(|user| &user.connections),
-            settings.max_user_connections,
-        ),
+        standing: standings.of(&name),
         name,
     })
 }
@@ -117,8 +184,7 @@ pub(super) fn credential(
 pub(super) fn lookup(
     said: &topology::pool::Lookup,
     users: &BTreeMap<String, Arc<User>>,
-    former: Option<&Lookup>,
-    most: u32,
+    standings: &Standings,
 ) -> Result<Lookup, SnapshotError> {
     let name = said.user.to_string();
     let secret = |at: &topology::At<topology::SecretRef>| {
@@ -126,17 +192,9 @@ pub(super) fn lookup(
         secret::read(&at.value).map_err(fault)
     };
     let password = said.password.as_ref().map(secret).transpose()?;
-    let known = users.get(&name);
-    let former = former.filter(|former| former.user.name == name).map(|former| &former.user);
-    let user = match (known, password) {
+    let user = match (users.get(&name), password) {
         (Some(user), None) => Arc::clone(user),
-        (known, password) => {
-            let count = match known {
-                Some(user) => Arc::clone(&user.connections),
-                None => Count::again(former.map(|user| &user.connections), most),
-            };
-            Arc::new(User::at_server(&name, password, count))
-        }
+        (_, password) => Arc::new(User::at_server(&name, password, standings.of(&name))),
     };
     Ok(Lookup {
         user,
@@ -146,48 +204,32 @@ pub(super) fn lookup(
     })
 }
 
-/// Roles that were looked up, by database and name. None is in here that has not proved to be it, so
-/// that nobody fills it with names of his invention.
+/// What roles must prove that were looked up, by database and name. None is in here that has not proved
+/// to be it, so that nobody fills it with names of his invention.
 #[derive(Default)]
-pub(super) struct Learned(Mutex<BTreeMap<(String, String), Arc<User>>>);
-
-/// Roles beyond which those are forgotten that nobody uses.
-const MOST_LEARNED: usize = 10_000;
+pub(super) struct Learned(Mutex<BTreeMap<(String, String), Credential>>);
 
 impl Learned {
-    pub(super) fn get(&self, database: &str, role: &str) -> Option<Arc<User>> {
+    pub(super) fn get(&self, database: &str, role: &str) -> Option<Credential> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&(database.to_owned(), role.to_owned())).cloned()
     }
 
-    pub(super) fn keep(&self, database: &str, role: &str, credential: Credential, most: u32) {
+    pub(super) fn keep(
+        &self,
+        database: &str,
+        role: &str,
+        credential: Credential,
+        standings: &Standings,
+    ) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= MOST_LEARNED {
-            all.retain(|_, user| Arc::strong_count(user) > 1 || user.connections.now() > 0);
+            all.retain(|(_, role), _| {
+                let standing = standings.of(role);
+                standing.clients.now() > 0 || standing.connections.now() > 0
+            });
         }
-        // One limit for a role, whatever the database.
-        let same = all.iter().find(|((_, name), _)| name == role);
-        let connections =
-            same.map_or_else(|| Count::new(most), |(_, user)| user.connections.clone());
-        let fresh = User {
-            name: role.to_owned(),
-            credential,
-            server_password: None,
-            console: Console::No,
-            connections,
-        };
-        let key = (database.to_owned(), role.to_owned());
-        if !all.get(&key).is_some_and(|known| known.logs_in_as(&fresh)) {
-            all.insert(key, Arc::new(fresh));
-        }
-    }
-
-    /// Another bound for each.
-    pub(super) fn bound(&self, most: u32) {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for user in all.values() {
-            Count::again(Some(&user.connections), most);
-        }
+        all.insert((database.to_owned(), role.to_owned()), credential);
     }
 }
 
@@ -214,14 +256,19 @@ fn derived(password: &str) -> Verifier {
 
 impl User {
     /// A role as servers know it; no client can prove to be it.
-    pub(super) fn at_server(name: &str, password: Option<Secret>, connections: Arc<Count>) -> Self {
+    pub(super) fn at_server(name: &str, password: Option<Secret>, standing: Standing) -> Self {
         Self {
             name: name.to_owned(),
             credential: Credential::Trust,
             server_password: password,
             console: Console::No,
-            connections,
+            standing,
         }
+    }
+
+    /// One that was looked up.
+    pub(super) fn learned(name: &str, credential: Credential, standing: Standing) -> Self {
+        Self { credential, ..Self::at_server(name, None, standing) }
     }
 
     /// Whether a server connection of the one was logged in as the other would.

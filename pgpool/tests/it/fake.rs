@@ -135,13 +135,18 @@ pub(crate) struct Bench {
 impl Bench {
     /// A worker with one database `shop` and a trusted user `open`. Call it on a `LocalSet`.
     pub(crate) fn new(size: u32, settings: &str) -> Self {
+        Self::with(size, "", settings)
+    }
+
+    /// The same, with keys of the user's own.
+    pub(crate) fn with(size: u32, user: &str, settings: &str) -> Self {
         let text = format!(
             "aqueduct: 1
 pools:
   data:
     instances: {{ pool-1: {{ listen: 127.0.0.1:0 }} }}
     databases: {{ shop: {{ primary: 127.0.0.1:5432, pool-size: {size} }} }}
-    users: {{ open: {{}} }}
+    users: {{ open: {{ {user} }} }}
     settings: {{ {settings} }}
 "
         );

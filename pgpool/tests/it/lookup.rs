@@ -112,3 +112,55 @@ async fn lookups_are_bounded() {
     let gone = clients.into_iter().next().and_then(Result::ok).expect("one that was in");
     gone.query_one("select 1", &[]).await.expect_err("nobody serves it any more");
 }
+
+/// P2, P4: a database and a user have terms of their own in place of those of all, a role that is looked up
+/// too; a reload changes them, and places are given back.
+#[tokio::test]
+async fn terms_of_databases_and_users() {
+    let server = Postgres::start().await;
+    let root = server.root().await;
+    let sql = format!("create role late login password '{PASSWORD}'");
+    root.batch_execute(&sql).await.expect("a role");
+    let group = "\n    lookup: { user: root, password: file:root }";
+    let pooler = Pooler::start(&server, Setup { group, ..Setup::default() }).await;
+    pooler.rewrite(|text| {
+        text.replace("pool-size: 1", "pool-size: 1, max-client-connections: 4, server-lifetime: 1h")
+            .replace(
+                "secret: file:app }",
+                "secret: file:app, pool-size: 2, max-client-connections: 2 }",
+            )
+            .replace("open: {}", "open: {}\n      late: { looked-up: true, mode: session }")
+    });
+    pooler.reload().await.expect("lawful");
+    let enter = async |user: &str| {
+        let client = connect(&pooler.config(user, PASSWORD, "shop")).await;
+        client.map_err(|fault| (code(&fault), format!("{fault:?}")))
+    };
+    let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+    for client in [&one, &two] {
+        client.batch_execute("begin").await.expect("two servers for app");
+    }
+    let (code, text) = enter("app").await.expect_err("a third");
+    assert!(code == "53300" && text.contains("max_user_client_connections is 2"), "{text}");
+    let late = pooler.client("late").await;
+    late.batch_execute("set enable_seqscan = off; create temp table own ()").await.expect("state");
+    late.batch_execute("table own").await.expect("its server is its own");
+    let other = pooler.client("other").await;
+    let (code, text) = enter("legacy").await.expect_err("a fifth");
+    assert!(code == "53300" && text.contains("max_db_client_connections is 4"), "{text}");
+    drop(other);
+    while enter("legacy").await.is_err() {}
+    let console = pooler.console().await;
+    let shown = console.simple_query("show users").await.expect("users");
+    let app = shown.iter().find_map(|row| match row {
+        tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("app") => Some(row),
+        _ => None,
+    });
+    let app = app.expect("a row");
+    let columns = ["pool_size", "max_user_client_connections", "current_client_connections"];
+    assert_eq!(columns.map(|name| app.get(name)), [Some("2"), Some("2"), Some("2")]);
+    pooler.rewrite(|text| text.replace("max-client-connections: 2", "max-client-connections: 3"));
+    pooler.reload().await.expect("lawful");
+    drop(late);
+    while enter("app").await.is_err() {}
+}

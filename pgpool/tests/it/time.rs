@@ -216,3 +216,57 @@ async fn server_connect_timeout() {
     })
     .await;
 }
+
+/// P2: a transaction over its time ends with its client, however busy it is; each has its own time, and a
+/// user's own holds in place of that of all.
+#[tokio::test(start_paused = true)]
+async fn transaction_timeout() {
+    for (user, settings) in [
+        ("", "transaction_timeout: 5s"),
+        ("transaction-timeout: 5s", "transaction_timeout: 1s"),
+        ("transaction-timeout: 5s, query-timeout: 9s", ""),
+    ] {
+        local(async {
+            let bench = Bench::with(1, user, settings);
+            let (mut busy, mut next) = (bench.client().await, bench.client().await);
+            for _ in 0..3 {
+                assert_eq!(busy.ask("begin").await, "CZ");
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                assert_eq!(busy.ask("commit").await, "CZ");
+            }
+            let begun = Instant::now();
+            assert_eq!(busy.ask("begin").await, "CZ");
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(busy.ask("select").await, "CZ");
+            }
+            assert_eq!(busy.ask("hang").await, "25P04$");
+            let took = begun.elapsed();
+            let most = Duration::from_millis(5300);
+            assert!(took >= Duration::from_secs(5) && took < most, "{user} {settings}: {took:?}");
+            assert_eq!(next.ask("select").await, "CZ");
+        })
+        .await;
+    }
+}
+
+/// P2: a user's times hold in place of those of all, zero included.
+#[tokio::test(start_paused = true)]
+async fn a_user_has_times_of_its_own() {
+    local(async {
+        let user = "query-timeout: 2s, idle-transaction-timeout: 3s, client-idle-timeout: 0s";
+        let settings = "query_timeout: 1m, idle_transaction_timeout: 1m, client_idle_timeout: 4s";
+        let bench = Bench::with(2, user, settings);
+        let (mut slow, mut idle) = (bench.client().await, bench.client().await);
+        let mut quiet = bench.client().await;
+        let begun = Instant::now();
+        assert_eq!(slow.ask("hang").await, "57014$");
+        assert!(begun.elapsed() < Duration::from_secs(3));
+        assert_eq!(idle.ask("begin").await, "CZ");
+        assert_eq!(idle.answer().await, "25P03$");
+        assert!(begun.elapsed() < Duration::from_secs(7));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(quiet.ask("select").await, "CZ");
+    })
+    .await;
+}

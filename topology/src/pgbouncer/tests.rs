@@ -20,12 +20,12 @@ const INI: &str = "
 ;; as Debian has it
 [databases]
 shop = host=db.internal port=5433 dbname='the shop' pool_size=7 pool_mode=statement
-local =
+local = min_pool_size=1 reserve_pool_size=2 max_db_connections=3 max_db_client_connections=4 server_lifetime=5
 \"odd name\" = host=10.0.0.7 connect_query='set x=''1''' user=forced password=hunter2
 * = host=fallback
 
 [users]
-app = pool_mode=session
+app = pool_mode=session pool_size=3 query_timeout=2.5 client_idle_timeout=0 max_user_connections=-1
 
 [pgbouncer]
 listen_addr = *
@@ -76,6 +76,23 @@ fn a_configuration_is_translated() {
     };
     assert_eq!(rights("root"), (Console::Admin, true));
     assert_eq!(rights("app"), (Console::Stats, true));
+    let app = group.users.iter().find(|user| user.name.as_str() == "app").expect("a user");
+    let terms = crate::pool::UserTerms {
+        mode: Some(PoolMode::Session),
+        pool_size: std::num::NonZeroU32::new(3),
+        query_timeout: Some(Duration::from_millis(2500)),
+        ..Default::default()
+    };
+    assert_eq!(app.terms, terms);
+    let local = group.databases.iter().find(|d| d.name.as_str() == "local").expect("a database");
+    let terms = crate::pool::DatabaseTerms {
+        min_pool_size: Some(1),
+        reserve_pool_size: Some(2),
+        max_connections: Some(3),
+        max_clients: Some(4),
+        server_lifetime: Some(Duration::from_secs(5)),
+    };
+    assert_eq!(local.terms, terms);
     assert!(group.users.iter().all(|user| user.name.as_str() != "monitor"), "anybody would get in");
     let secret = |n: usize| (imported.secrets[n].0.as_str(), imported.secrets[n].1.as_str());
     assert_eq!(secret(0), ("odd name", "hunter2"));
@@ -85,7 +102,7 @@ fn a_configuration_is_translated() {
     assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
     assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
     let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
-    for word in ["connect_query", "[users] app", "nonsense", "monitor has no secret"] {
+    for word in ["connect_query", "nonsense", "monitor has no secret"] {
         assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
     }
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
@@ -119,12 +136,14 @@ fn rules_are_translated() {
 /// user list then.
 #[test]
 fn lookups_are_translated() {
-    let ini = "[databases]\na = host=10.0.0.1\nb = host=10.0.0.1 auth_user=other auth_dbname=a\n\
+    let ini = "[users]\nlate = pool_size=2\n[databases]\na = host=10.0.0.1\nb = host=10.0.0.1 auth_user=other auth_dbname=a\n\
                * = host=10.0.0.1\n[pgbouncer]\nauth_user = asker\nauth_query = select \"n\", $1\n";
     let imported = import(ini, None);
     assert!(imported.notes.is_empty(), "{:?}", imported.notes);
     let group = &read(&imported).pools[0];
-    assert!(group.users.is_empty());
+    let late = group.users.first().expect("terms of a role that is looked up");
+    assert!(late.looked_up && late.secret.is_none() && group.users.len() == 1);
+    assert_eq!(late.terms.pool_size.map(std::num::NonZeroU32::get), Some(2));
     let lookup = |name: &str| {
         let found = group.databases.iter().find(|database| database.name.as_str() == name);
         let lookup = found.and_then(|database| database.lookup.clone()).expect("a lookup");

@@ -9,7 +9,7 @@ use crate::pool::{
     Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
 };
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Named, OneOrMany, Text, Tls, Typed};
+use crate::raw::{Certificate, Flag, Named, OneOrMany, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
 
 section! {
@@ -97,6 +97,16 @@ section! {
         may "mode" mode: Typed<PoolMode>,
         /// Most server connections per user. Default: `default_pool_size`.
         may "pool-size" pool_size: Typed<NonZeroU32>,
+        /// PgBouncer's `min_pool_size` for it. Default: as `settings` say.
+        may "min-pool-size" min_pool_size: Typed<u32>,
+        /// PgBouncer's `reserve_pool_size` for it. Default: as `settings` say.
+        may "reserve-pool-size" reserve_pool_size: Typed<u32>,
+        /// Most server connections of it, all users; 0: no bound. Default: `max_db_connections`.
+        may "max-connections" max_connections: Typed<u32>,
+        /// Most clients of it; 0: no bound. Default: `max_db_client_connections`.
+        may "max-client-connections" max_clients: Typed<u32>,
+        /// PgBouncer's `server_lifetime` for it. Default: as `settings` say.
+        may "server-lifetime" server_lifetime: Typed<Time>,
         /// What `aqueduct up` starts: `postgres`, a primary and its streaming replicas. Ignored by
         /// `pgpool`. Default: nothing.
         may "run" run: Typed<Text>,
@@ -162,6 +172,27 @@ section! {
         may "server-password" server_password: Typed<SecretRef>,
         /// Rights on the admin database `pgbouncer`. Default: `no`.
         may "console" console: Typed<Console>,
+        /// `true`: what it must prove is looked up, as for roles that are not here; the entry says what else
+        /// holds for it. Default: false.
+        may "looked-up" looked_up: Typed<Flag>,
+        /// When a server connection goes back to its pool. Default: as its database says.
+        may "mode" mode: Typed<PoolMode>,
+        /// Most server connections per database. Default: as its database says.
+        may "pool-size" pool_size: Typed<NonZeroU32>,
+        /// PgBouncer's `reserve_pool_size` for it. Default: as its database says.
+        may "reserve-pool-size" reserve_pool_size: Typed<u32>,
+        /// Most server connections of it, all databases; 0: no bound. Default: `max_user_connections`.
+        may "max-connections" max_connections: Typed<u32>,
+        /// Most clients of it, all databases; 0: no bound. Default: `max_user_client_connections`.
+        may "max-client-connections" max_clients: Typed<u32>,
+        /// PgBouncer's `query_timeout` for it. Default: as `settings` say.
+        may "query-timeout" query_timeout: Typed<Time>,
+        /// PgBouncer's `transaction_timeout` for it. Default: as `settings` say.
+        may "transaction-timeout" transaction_timeout: Typed<Time>,
+        /// PgBouncer's `idle_transaction_timeout` for it. Default: as `settings` say.
+        may "idle-transaction-timeout" idle_transaction_timeout: Typed<Time>,
+        /// PgBouncer's `client_idle_timeout` for it. Default: as `settings` say.
+        may "client-idle-timeout" client_idle_timeout: Typed<Time>,
     }
 }
 
@@ -182,6 +213,10 @@ section! {
         may "max_db_connections" max_db_connections: Typed<u32>,
         /// Most server connections of one user, all databases; 0: no bound. Default: 0.
         may "max_user_connections" max_user_connections: Typed<u32>,
+        /// Most clients of one database; 0: no bound. Default: 0.
+        may "max_db_client_connections" max_db_client_connections: Typed<u32>,
+        /// Most clients of one user, all databases; 0: no bound. Default: 0.
+        may "max_user_client_connections" max_user_client_connections: Typed<u32>,
         /// How long a query waits for a server connection; 0s: for ever. Default: 2m.
         may "query_wait_timeout" query_wait_timeout: Typed<Time>,
         /// An unused server connection is closed after it. Default: 10m.
@@ -198,6 +233,8 @@ section! {
         may "idle_transaction_timeout" idle_transaction_timeout: Typed<Time>,
         /// A query that takes longer is cancelled; 0s: never. Default: 0s.
         may "query_timeout" query_timeout: Typed<Time>,
+        /// A transaction that takes longer is ended, with its client; 0s: never. Default: 0s.
+        may "transaction_timeout" transaction_timeout: Typed<Time>,
         /// Named prepared statements kept per server connection; 0: none in transaction mode.
         /// Default: 200.
         may "max_prepared_statements" max_prepared_statements: Typed<u32>,

@@ -7,14 +7,15 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, Group, Instance, LOOKUP, ListenAddress, Lookup, PoolMode, Reads,
-    Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings, SocketMode, SslMode,
-    SslNegotiation, User,
+    Console, Database, DatabaseTerms, Group, Instance, LOOKUP, ListenAddress, Lookup, PoolMode,
+    Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings, SocketMode,
+    SslMode, SslNegotiation, User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
 use crate::tls::{Certificate, ClientCertificates, Tls};
+use crate::units::Time;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, UserName};
 use crate::upstream::UpstreamTls;
 
@@ -34,21 +35,22 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     let tls = raw.tls.map(|tls| tls::tls(tls, names, out));
     let sslmode = sslmode(raw.sslmode, tls.as_ref(), out);
     let instances = raw.instances.unwrap_or_default().into_iter();
-    let ruled = if raw.hba.is_some() { Ruled::Yes } else { Ruled::No };
     if let (Some(typed), None) = (&raw.ident, &raw.hba) {
         out.error(&typed.spot, "`ident` means nothing without rules that name a map")
             .hint("add `hba: file:PATH`".to_owned());
     }
-    let users = raw.users.unwrap_or_default().into_iter();
     let mut databases = databases(raw.databases.unwrap_or_default().0, around, out);
     for database in &mut databases {
         database.lookup = database.lookup.take().or_else(|| lookup.clone());
     }
+    let lookups = databases.iter().any(|database| database.lookup.is_some());
+    let proofs = Proofs { rules: raw.hba.is_some(), lookups };
+    let users = raw.users.unwrap_or_default().into_iter();
     Group {
         name: GroupName::new(&name),
         instances: instances.filter_map(|entry| instance(entry, out)).collect(),
         databases,
-        users: users.map(|entry| user(entry, ruled, names, out)).collect(),
+        users: users.map(|entry| user(entry, proofs, names, out)).collect(),
         tls,
         sslmode,
         hba: raw.hba.map(|typed| secret(typed, names)),
@@ -206,6 +208,13 @@ fn database(
         tls: server_tls(raw.tls.take(), names, out),
         mode: or(raw.mode, PoolMode::Transaction),
         pool_size: or(raw.pool_size, size),
+        terms: DatabaseTerms {
+            min_pool_size: said(raw.min_pool_size),
+            reserve_pool_size: said(raw.reserve_pool_size),
+            max_connections: said(raw.max_connections),
+            max_clients: said(raw.max_clients),
+            server_lifetime: span(raw.server_lifetime),
+        },
         run,
         place: spot.extent.place,
     };
@@ -326,22 +335,54 @@ fn identifier(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
     }
 }
 
-/// Whether rules say how users prove who they are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ruled {
-    Yes,
-    No,
+fn said<T>(typed: Option<Typed<T>>) -> Option<T> {
+    typed.map(|typed| typed.value)
 }
 
-fn user(entry: Entry<raw::User>, ruled: Ruled, names: &Names, out: &mut Findings) -> User {
+fn span(typed: Option<Typed<Time>>) -> Option<Duration> {
+    said(typed).map(|time| time.0)
+}
+
+/// What there is for a user that proves who it is by no secret of the file.
+#[derive(Clone, Copy)]
+struct Proofs {
+    /// Rules say how.
+    rules: bool,
+    /// Some database looks roles up.
+    lookups: bool,
+}
+
+fn user(entry: Entry<raw::User>, proofs: Proofs, names: &Names, out: &mut Findings) -> User {
     identifier("user", &entry.name, &entry.spot, out);
     let raw = entry.value;
-    if raw.secret.is_none() && ruled == Ruled::No && !out.wrong(&entry.spot) {
+    let looked_up = raw.looked_up.as_ref().filter(|typed| typed.value.0);
+    if let Some(typed) = looked_up {
+        if !proofs.lookups {
+            out.error(&typed.spot, "nothing is looked up here")
+                .hint("add `lookup: { user: ROLE }` to the group".to_owned());
+        }
+        if raw.secret.is_some() {
+            out.error(&typed.spot, "what it must prove is here and looked up")
+                .hint("leave `secret` or `looked-up` out".to_owned());
+        }
+    } else if raw.secret.is_none() && !proofs.rules && !out.wrong(&entry.spot) {
         let what = format!("`{}` has no `secret`: anybody may log in under this name", entry.name);
         out.warning(&entry.spot, what).hint("add `secret: file:PATH`".to_owned());
     }
     User {
         name: UserName::new(&entry.name),
+        looked_up: looked_up.is_some(),
+        terms: UserTerms {
+            mode: said(raw.mode),
+            pool_size: said(raw.pool_size),
+            reserve_pool_size: said(raw.reserve_pool_size),
+            max_connections: said(raw.max_connections),
+            max_clients: said(raw.max_clients),
+            query_timeout: span(raw.query_timeout),
+            transaction_timeout: span(raw.transaction_timeout),
+            idle_transaction_timeout: span(raw.idle_transaction_timeout),
+            client_idle_timeout: span(raw.client_idle_timeout),
+        },
         secret: raw.secret.map(|typed| secret(typed, names)),
         server_password: raw.server_password.map(|typed| secret(typed, names)),
         console: or(raw.console, Console::No),
@@ -361,6 +402,8 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         reserve_pool_timeout: time(raw.reserve_pool_timeout, base.reserve_pool_timeout),
         max_db_connections: or(raw.max_db_connections, 0),
         max_user_connections: or(raw.max_user_connections, 0),
+        max_db_client_connections: or(raw.max_db_client_connections, 0),
+        max_user_client_connections: or(raw.max_user_client_connections, 0),
         query_wait_timeout: time(raw.query_wait_timeout, base.query_wait_timeout),
         server_idle_timeout: time(raw.server_idle_timeout, base.server_idle_timeout),
         server_lifetime: time(raw.server_lifetime, base.server_lifetime),
@@ -369,6 +412,7 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         client_idle_timeout: time(raw.client_idle_timeout, Duration::ZERO),
         idle_transaction_timeout: time(raw.idle_transaction_timeout, Duration::ZERO),
         query_timeout: time(raw.query_timeout, Duration::ZERO),
+        transaction_timeout: time(raw.transaction_timeout, Duration::ZERO),
         max_prepared_statements: or(raw.max_prepared_statements, base.max_prepared_statements),
         server_reset_query: raw
             .server_reset_query
@@ -385,6 +429,8 @@ fn defaults() -> Settings {
         reserve_pool_timeout: Duration::from_secs(5),
         max_db_connections: 0,
         max_user_connections: 0,
+        max_db_client_connections: 0,
+        max_user_client_connections: 0,
         query_wait_timeout: Duration::from_secs(120),
         server_idle_timeout: Duration::from_secs(600),
         server_lifetime: Duration::from_secs(3600),
@@ -393,6 +439,7 @@ fn defaults() -> Settings {
         client_idle_timeout: Duration::ZERO,
         idle_transaction_timeout: Duration::ZERO,
         query_timeout: Duration::ZERO,
+        transaction_timeout: Duration::ZERO,
         max_prepared_statements: 200,
         server_reset_query: "DISCARD ALL".to_owned(),
     }
