@@ -263,6 +263,11 @@ impl RequestBody {
         self.0.streams = true;
     }
 
+    /// No more than so many bytes of it.
+    pub fn bound(&mut self, bytes: u64) {
+        self.0.limits.bytes = bytes;
+    }
+
     /// The limits it is read under.
     pub fn limits(&self) -> BodyLimits {
         self.0.limits

@@ -28,6 +28,8 @@ use crate::transform::{Refused, TransformError};
 pub enum Halt {
     /// With this answer of ours.
     Reply(Reply),
+    /// With this answer, which the file gives.
+    Given(Box<Answered>),
     /// Without an answer: the connection or stream ends.
     Disconnect,
 }
@@ -73,6 +75,7 @@ pub enum Kind {
     NotKept,
     Unchangeable,
     AnswerUnchangeable,
+    Closed,
 }
 
 /// One line of the table.
@@ -88,7 +91,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -118,6 +121,7 @@ impl Kind {
         Self::NotKept,
         Self::Unchangeable,
         Self::AnswerUnchangeable,
+        Self::Closed,
     ];
 
     /// Its line of the table.
@@ -196,12 +200,14 @@ impl Kind {
             | Self::RangeNotSatisfiable
             | Self::FilesUnavailable
             | Self::NotKept => return self.row_of_held(),
-            Self::Unchangeable | Self::AnswerUnchangeable => return self.row_of_changes(),
+            Self::Unchangeable | Self::AnswerUnchangeable | Self::Closed => {
+                return self.row_of_changes();
+            }
         };
         Row { status, code, title }
     }
 
-    /// The lines about what the file changes.
+    /// The lines about what the file changes and closes.
     const fn row_of_changes(self) -> Row {
         let (status, code, title) = match self {
             Self::Unchangeable => (
@@ -209,6 +215,9 @@ impl Kind {
                 "request_not_transformed",
                 "The request cannot be put into the form that the service takes",
             ),
+            Self::Closed => {
+                (StatusCode::SERVICE_UNAVAILABLE, "maintenance", "This is closed for a while")
+            }
             // Self::AnswerUnchangeable
             _ => (
                 StatusCode::BAD_GATEWAY,
@@ -384,6 +393,7 @@ impl Answered {
                 body: AnswerBody::Empty,
                 by: AnsweredBy::Nobody,
             },
+            Halt::Given(answer) => *answer,
             Halt::Reply(reply) if x.grpc => reply.for_call(),
             Halt::Reply(reply) => {
                 let mut headers = HeaderMap::new();
@@ -516,6 +526,10 @@ impl From<RouteError> for Halt {
                 Reply::new(Kind::MethodNotAllowed).header(header::ALLOW, allow).into()
             }
             RouteError::Sunset => Kind::Gone.into(),
+            RouteError::Closed(rules) => {
+                let reply = Reply::new(Kind::Closed).retry_after(rules.retry_after.as_secs());
+                rules.detail.into_iter().fold(reply, Reply::detail).into()
+            }
         }
     }
 }

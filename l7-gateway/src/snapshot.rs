@@ -15,6 +15,7 @@ use topology::Place;
 use topology::gateway::Group;
 use topology::units::InstanceName;
 
+use crate::exchange::RouteId;
 use crate::fetch::{FetchError, HttpFetch};
 use crate::matcher::Matcher;
 use crate::stages::authn::{Vouchers, VouchersError};
@@ -24,6 +25,7 @@ use crate::stages::dispatch::gate::Gate;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
 use crate::stages::request_transform::proof::{Prover, ProverError};
+use crate::transform::facts::Captures;
 
 /// Why a configuration that reads well cannot run here.
 #[derive(Debug, Error)]
@@ -76,6 +78,8 @@ pub struct Snapshot {
     pub group: Group,
     /// Its routes, compiled.
     pub matcher: Matcher,
+    /// What names in the paths of its routes stand for, where that is asked.
+    pub captures: Vec<Option<Captures>>,
     /// Its services with the state of their endpoints, in the order of the group.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its directories, in the order of the group.
@@ -116,6 +120,7 @@ impl Snapshot {
         Ok(Self {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),
+            captures: Captures::all(group),
             upstreams: group
                 .upstreams
                 .iter()
@@ -145,6 +150,11 @@ impl Snapshot {
             front: group.tls.as_ref().map(|tls| Server::new(tls, &ALPN, front)).transpose()?,
             group: group.clone(),
         })
+    }
+
+    /// What names in the path of a route stand for, where that is asked.
+    pub fn captures(&self, route: RouteId) -> Option<&Captures> {
+        self.captures.get(route.0)?.as_ref()
     }
 
     /// It comes into force: its bounds of requests under way hold from now on.

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::answers::{AggregateId, GivenId};
 use crate::gateway::Unplaced;
 use crate::units::{At, Place};
 use crate::upstream::UpstreamId;
@@ -16,6 +17,10 @@ pub enum RouteTo {
     Service(UpstreamId),
     /// To files.
     Files(FilesId),
+    /// To an answer that is in the file.
+    Given(GivenId),
+    /// To several services, whose answers become one.
+    Aggregate(AggregateId),
 }
 
 impl RouteTo {
@@ -23,7 +28,7 @@ impl RouteTo {
     pub fn service(self) -> Option<UpstreamId> {
         match self {
             Self::Service(id) => Some(id),
-            Self::Files(_) => None,
+            Self::Files(_) | Self::Given(_) | Self::Aggregate(_) => None,
         }
     }
 }

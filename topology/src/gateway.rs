@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::answers::{Aggregate, Deprecation, Given, Maintenance, SecurityHeaders};
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
@@ -77,6 +78,10 @@ pub struct Group {
     pub upstreams: Vec<Upstream>,
     /// Stage 8: directories that routes lead to.
     pub files: Vec<Files>,
+    /// Stage 6: answers of the file that routes lead to.
+    pub given: Vec<Given>,
+    /// Stage 8: aggregates that routes lead to.
+    pub aggregates: Vec<Aggregate>,
     /// Stage 8: what is kept of answers; `None`: no route asks for it.
     pub cache: Option<CacheStore>,
     /// Stage 10.
@@ -371,6 +376,14 @@ pub struct Route {
     pub mirror: Option<Mirror>,
     /// From the day after, it answers 410 (spec G14).
     pub sunset: Option<Day>,
+    /// What its clients are told before that.
+    pub deprecation: Deprecation,
+    /// It is closed for a while.
+    pub maintenance: Option<Maintenance>,
+    /// Stage 9: what browsers are told where the answer says nothing.
+    pub security_headers: Option<SecurityHeaders>,
+    /// Most bytes of a body; `None`: as the front has it.
+    pub max_body_bytes: Option<u64>,
     /// How long all attempts together may take until the answer's head, while the client is not
     /// sending (default 15 s).
     pub timeout: Duration,

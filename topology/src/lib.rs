@@ -56,6 +56,7 @@
 //! [`Topology`]. All problems of a file are found in one run.
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod cache;
 pub mod effective;
 pub mod expression;

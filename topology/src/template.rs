@@ -58,6 +58,8 @@ pub enum Variable {
     Cookie(String),
     /// `path.NAME`: what a name in the route's path stands for; `path.rest`: what its `/*` does.
     Capture(String),
+    /// `call.NAME.MEMBER`: of another call's answer, in an aggregate.
+    Call(Vec<String>),
     /// `route`: its name.
     Route,
     /// `service`: its name.
@@ -175,9 +177,15 @@ impl Variable {
         }
         let sound = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic());
         let of = |prefix: &str| text.strip_prefix(prefix).filter(sound).map(str::to_owned);
-        if let Some(path) = of("claim.") {
+        let members = |path: String| {
             let names: Vec<String> = path.split('.').map(str::to_owned).collect();
-            return names.iter().all(|name| !name.is_empty()).then_some(Self::Claim(names));
+            names.iter().all(|name| !name.is_empty()).then_some(names)
+        };
+        if let Some(path) = of("claim.") {
+            return members(path).map(Self::Claim);
+        }
+        if let Some(path) = of("call.") {
+            return members(path).filter(|names| names.len() > 1).map(Self::Call);
         }
         of("request.query.")
             .map(Self::Query)
@@ -196,6 +204,7 @@ impl fmt::Display for Variable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Claim(path) => write!(f, "claim.{}", path.join(".")),
+            Self::Call(path) => write!(f, "call.{}", path.join(".")),
             Self::Query(name) => write!(f, "request.query.{name}"),
             Self::Header(name) => write!(f, "request.header.{name}"),
             Self::Cookie(name) => write!(f, "request.cookie.{name}"),

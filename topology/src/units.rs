@@ -255,3 +255,15 @@ pub struct Day {
     /// Day of the month, 1 to 31, valid for its month.
     pub day: u8,
 }
+
+impl Day {
+    /// Seconds from 1970 to its first.
+    pub fn begins(self) -> u64 {
+        // Years that begin in March, so that the day that is not always there is the last.
+        let (year, month) = (u64::from(self.year), u64::from(self.month));
+        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let days = (153 * month + 2) / 5 + u64::from(self.day) - 1;
+        let before = year * 365 + year / 4 - year / 100 + year / 400;
+        (before + days - 719_468) * 86_400
+    }
+}

@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::Method;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use topology::answers::SecurityHeaders;
 
 use crate::body::AnswerBody;
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
@@ -25,6 +26,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
+    careful: Vec<Option<SecurityHeaders>>,
 }
 
 impl ResponseTransform {
@@ -37,7 +39,10 @@ impl ResponseTransform {
         let of = |route: &topology::gateway::Route| {
             route.response_headers.iter().filter_map(header).collect()
         };
-        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes }
+        let careful = snapshot.group.routes.iter().map(|route| route.security_headers);
+        let careful: Vec<_> = careful.collect();
+        let careful = if careful.iter().any(Option::is_some) { careful } else { Vec::new() };
+        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, careful }
     }
 
     /// Carries out what the file changes of this answer.
@@ -57,6 +62,25 @@ impl ResponseTransform {
         let service = service && answer.by == AnsweredBy::Service;
         passage.head(&mut answer.head.status, &mut answer.head.headers, service);
         answer
+    }
+}
+
+/// Tells browsers to be careful, where nobody has said anything.
+fn careful(preset: SecurityHeaders, secure: bool, headers: &mut HeaderMap) {
+    let mut say = |name: HeaderName, value: &'static str| {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    if secure {
+        // RFC 6797 §7.2: never over plain HTTP.
+        say(header::STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+    say(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    say(header::REFERRER_POLICY, "strict-origin-when-cross-origin");
+    match preset {
+        SecurityHeaders::Api => {
+            say(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'");
+        }
+        SecurityHeaders::Web => say(header::X_FRAME_OPTIONS, "DENY"),
     }
 }
 
@@ -96,6 +120,9 @@ impl Filter for ResponseTransform {
             input = Box::pin(self.change(x, changes, input)).await;
         }
         let headers = &mut input.head.headers;
+        if let Some(preset) = route.and_then(|id| *self.careful.get(id.0)?) {
+            careful(preset, x.peer.scheme() == "https", headers);
+        }
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
             headers.insert(name, value.clone());
         }

@@ -5,12 +5,16 @@
 
 use std::borrow::Cow;
 
-use http::HeaderValue;
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use regex::Regex;
 use serde_json::Value;
+use topology::answers::{Call, Given};
+use topology::gateway::{Group, Route, RouteTo};
 use topology::template::{Part, Template, Variable};
-use topology::transform::Transform;
 use topology::units::PathPattern;
 
 use super::TransformError;
@@ -18,7 +22,7 @@ use crate::exchange::{Exchange, Identity, Request};
 use crate::predicate::cookie;
 use crate::stages::normalise::path;
 
-/// What does not change with the request.
+/// What does not change on the request's way.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// Its exchange.
@@ -29,6 +33,42 @@ pub struct Known<'a> {
     pub route: &'a str,
     /// What names in the path of its route stand for.
     pub captured: Option<(&'a Captures, &'a str)>,
+    /// Answers of calls, by name.
+    pub answers: &'a [(&'a str, Bytes)],
+}
+
+/// A request, as it stands by now.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Without a port.
+    pub host: &'a str,
+    /// Canonical.
+    pub path: &'a str,
+    /// Without the `?`.
+    pub query: Option<&'a str>,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> From<&'a Request> for Seen<'a> {
+    fn from(request: &'a Request) -> Self {
+        let target = &request.target;
+        let (host, path, query) = (&*target.host, &*target.path, target.query.as_deref());
+        Self { method: &request.method, host, path, query, headers: &request.headers }
+    }
+}
+
+impl<'a> From<&'a Parts> for Seen<'a> {
+    fn from(head: &'a Parts) -> Self {
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let host = host.and_then(|host| host.parse::<Authority>().ok().map(|known| (host, known)));
+        // The authority's own host is a part of the header's text.
+        let host = host.map_or("", |(text, known)| text.get(..known.host().len()).unwrap_or(""));
+        let (path, query) = (head.uri.path(), head.uri.query());
+        Self { method: &head.method, host, path, query, headers: &head.headers }
+    }
 }
 
 /// What is known of a request, as it stands by now.
@@ -37,7 +77,7 @@ pub struct Facts<'a> {
     /// What does not change.
     pub known: Known<'a>,
     /// What does.
-    pub request: &'a Request,
+    pub seen: Seen<'a>,
 }
 
 impl<'a> Facts<'a> {
@@ -56,26 +96,63 @@ impl<'a> Facts<'a> {
         Some(text)
     }
 
+    /// A link with this query: what is filled in is a segment or a path; a host is the one asked for.
+    ///
+    /// # Errors
+    /// Something is missing.
+    pub fn link(
+        &self,
+        template: &Template,
+        query: Option<&str>,
+    ) -> Result<HeaderValue, TransformError> {
+        let wrong = || TransformError::Link(template.to_string());
+        let mut link = String::new();
+        for part in template.parts() {
+            match part {
+                Part::Hole(Variable::Host, _) => {
+                    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+                    let host = Some(self.seen.host).filter(|host| host.bytes().all(lawful));
+                    link.push_str(host.filter(|host| !host.is_empty()).ok_or_else(wrong)?);
+                }
+                other => self.push(other, &mut link).ok_or_else(wrong)?,
+            }
+        }
+        if let Some(query) = query {
+            link.push(if link.contains('?') { '&' } else { '?' });
+            link.push_str(query);
+        }
+        HeaderValue::try_from(link).map_err(|_| wrong())
+    }
+
     /// A path in canonical form. What is filled in is a segment, or a part of one; only what was a path
     /// before has several.
-    pub(super) fn path(&self, template: &Template) -> Result<Box<str>, TransformError> {
+    ///
+    /// # Errors
+    /// Something is missing, or it would be no path.
+    pub fn path(&self, template: &Template) -> Result<Box<str>, TransformError> {
         let wrong = || TransformError::Path(template.to_string());
         let mut made = String::new();
         for part in template.parts() {
-            match part {
-                Part::Text(text) => made.push_str(text),
-                Part::Hole(Variable::Path, _) => made.push_str(&self.request.target.path),
-                Part::Hole(Variable::Capture(name), _) if name == "rest" => {
-                    made.push_str(self.capture(name).unwrap_or_default());
-                }
-                Part::Hole(variable, other) => {
-                    let value = self.value(variable).filter(|value| !value.is_empty());
-                    let value = value.or(other.as_deref().map(Cow::Borrowed)).ok_or_else(wrong)?;
-                    made.extend(utf8_percent_encode(&value, SEGMENT));
-                }
-            }
+            self.push(part, &mut made).ok_or_else(wrong)?;
         }
         path::canonical(&made).map(|path| path.into_owned().into()).map_err(|_| wrong())
+    }
+
+    /// A part of a path.
+    fn push(&self, part: &Part, path: &mut String) -> Option<()> {
+        match part {
+            Part::Text(text) => path.push_str(text),
+            Part::Hole(Variable::Path, _) => path.push_str(self.seen.path),
+            Part::Hole(Variable::Capture(name), _) if name == "rest" => {
+                path.push_str(self.capture(name).unwrap_or_default());
+            }
+            Part::Hole(variable, other) => {
+                let value = self.value(variable).filter(|value| !value.is_empty());
+                let value = value.or(other.as_deref().map(Cow::Borrowed))?;
+                path.extend(utf8_percent_encode(&value, SEGMENT));
+            }
+        }
+        Some(())
     }
 
     /// A host, perhaps with a port.
@@ -89,7 +166,7 @@ impl<'a> Facts<'a> {
 
     fn value(&self, variable: &Variable) -> Option<Cow<'a, str>> {
         let Known { x, caller, route, .. } = self.known;
-        let target = &self.request.target;
+        let Seen { method, host, path, query, headers } = self.seen;
         Some(match variable {
             Variable::User => Cow::Borrowed(caller?.user()?.to_str().ok()?),
             Variable::Claim(names) => claim(caller?, names)?,
@@ -98,23 +175,36 @@ impl<'a> Facts<'a> {
             Variable::Principal => Cow::Borrowed(x.peer.principal()?.as_str()),
             Variable::Address => Cow::Owned(x.peer.address().to_string()),
             Variable::RequestId => Cow::Owned(x.request_id.to_string()),
-            Variable::Method => Cow::Borrowed(self.request.method.as_str()),
+            Variable::Method => Cow::Borrowed(method.as_str()),
             Variable::Scheme => Cow::Borrowed(x.peer.scheme()),
-            Variable::Host => Cow::Borrowed(&*target.host),
-            Variable::Path => Cow::Borrowed(&*target.path),
-            Variable::WholeQuery => Cow::Borrowed(target.query.as_deref()?),
+            Variable::Host => Cow::Borrowed(host),
+            Variable::Path => Cow::Borrowed(path),
+            Variable::WholeQuery => Cow::Borrowed(query?),
             Variable::Query(name) => {
-                let mut pairs = form_urlencoded::parse(target.query.as_deref()?.as_bytes());
+                let mut pairs = form_urlencoded::parse(query?.as_bytes());
                 pairs.find(|(key, _)| key == name)?.1
             }
-            Variable::Header(name) => Cow::Borrowed(self.request.headers.get(name)?.to_str().ok()?),
-            Variable::Cookie(name) => Cow::Borrowed(cookie(&self.request.headers, name)?),
+            Variable::Header(name) => Cow::Borrowed(headers.get(name)?.to_str().ok()?),
+            Variable::Cookie(name) => Cow::Borrowed(cookie(headers, name)?),
             Variable::Capture(name) => {
                 percent_decode_str(self.capture(name)?).decode_utf8().ok()?
             }
+            Variable::Call(path) => Cow::Owned(self.called(path)?),
             Variable::Route => Cow::Borrowed(route),
             Variable::Service => Cow::Borrowed(x.record.service.as_ref()?.as_str()),
         })
+    }
+
+    /// A member of a call's answer, if it is no list and no object.
+    fn called(&self, path: &[String]) -> Option<String> {
+        let (name, members) = path.split_first()?;
+        let (_, answer) = self.known.answers.iter().find(|(known, _)| known == name)?;
+        let whole: Value = serde_json::from_slice(answer).ok()?;
+        let inner = members.iter().try_fold(&whole, |value, name| match value {
+            Value::Array(items) => items.get(name.parse::<usize>().ok()?),
+            value => value.get(name),
+        })?;
+        plain(inner).map(Cow::into_owned)
     }
 
     fn capture(&self, name: &str) -> Option<&'a str> {
@@ -126,6 +216,11 @@ impl<'a> Facts<'a> {
 fn claim<'a>(caller: &'a Identity, names: &[String]) -> Option<Cow<'a, str>> {
     let (first, members) = names.split_first()?;
     let value = members.iter().try_fold(caller.claim(first)?, |value, name| value.get(name))?;
+    plain(value)
+}
+
+/// The text of a value that is one.
+fn plain(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
         Value::Number(_) | Value::Bool(_) => Some(Cow::Owned(value.to_string())),
@@ -148,12 +243,32 @@ pub enum Captures {
 }
 
 impl Captures {
-    /// `None`: nobody asks.
-    pub(super) fn new(pattern: &PathPattern, model: &Transform) -> Option<Self> {
-        let asks = |variable: &Variable| matches!(variable, Variable::Capture(_));
-        if !model.templates().any(|template| template.variables().any(asks)) {
-            return None;
-        }
+    /// Of each route of a group; `None`: nobody asks.
+    pub fn all(group: &Group) -> Vec<Option<Self>> {
+        let asks = |template: &Template| {
+            template.variables().any(|variable| matches!(variable, Variable::Capture(_)))
+        };
+        let given = |route: &Route| match route.to {
+            RouteTo::Given(id) => match group.given.get(id.0) {
+                Some(Given::Redirect { to, .. }) => asks(to),
+                _ => false,
+            },
+            RouteTo::Aggregate(id) => group.aggregates.get(id.0).is_some_and(|all| {
+                let query = |call: &Call| call.query.iter().any(|(_, value)| asks(value));
+                all.calls.iter().any(|call| asks(&call.path) || query(call))
+            }),
+            RouteTo::Service(_) | RouteTo::Files(_) => false,
+        };
+        let changed = |route: &Route| {
+            route.transform.as_ref().is_some_and(|model| model.templates().any(asks))
+        };
+        let each = |route: &Route| {
+            (given(route) || changed(route)).then(|| Self::of(&route.path)).flatten()
+        };
+        group.routes.iter().map(each).collect()
+    }
+
+    fn of(pattern: &PathPattern) -> Option<Self> {
         match pattern {
             PathPattern::Exact(_) => None,
             PathPattern::Prefix(text) => Some(Self::Rest(path::canonical_pattern(text).len() + 1)),

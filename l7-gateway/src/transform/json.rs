@@ -98,12 +98,36 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// Takes the members of another document; of two of one name the new one stands.
+    ///
+    /// # Errors
+    /// One of both is no object.
+    pub fn extend(&mut self, text: &'a str) -> Result<(), JsonError> {
+        let mut other = Self::read(text)?;
+        let (Node::Object(own), Node::Object(new)) = (self.0.open()?, other.0.open()?) else {
+            return Err(JsonError::NoObject(String::new()));
+        };
+        for (name, value) in std::mem::take(new) {
+            own.retain(|(known, _)| *known != name);
+            own.push((name, value));
+        }
+        Ok(())
+    }
+
     /// As text.
     pub fn written(&self) -> String {
         let mut out = String::new();
         self.0.write(&mut out);
         out
     }
+}
+
+/// An object of members that are JSON.
+pub fn object<'t>(members: impl Iterator<Item = (&'t str, &'t str)>) -> String {
+    let member = |(name, value): (&str, &'t str)| (name.to_owned(), Node::Raw(value));
+    let (mut out, whole) = (String::new(), Node::Object(members.map(member).collect()));
+    whole.write(&mut out);
+    out
 }
 
 fn name_of(path: &[JsonName]) -> String {

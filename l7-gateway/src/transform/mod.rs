@@ -24,7 +24,7 @@ pub mod facts;
 pub mod fields;
 pub mod json;
 
-use self::facts::{Captures, Facts};
+use self::facts::Facts;
 use self::fields::{Fields, query};
 
 /// Why a message could not be changed.
@@ -33,6 +33,9 @@ pub enum TransformError {
     /// A request's path has no value, or none that is a path.
     #[error("no path can be made of `{0}`")]
     Path(String),
+    /// A redirect's place, likewise.
+    #[error("no link can be made of `{0}`")]
+    Link(String),
     /// A request's `Host`, likewise.
     #[error("no host can be made of `{0}`")]
     Host(String),
@@ -85,7 +88,6 @@ pub struct Changes {
     consumers: HashMap<Box<str>, Rc<Change>>,
     routes: Vec<Option<Rc<Change>>>,
     services: Vec<Option<Rc<Change>>>,
-    captures: Vec<Option<Captures>>,
 }
 
 /// The changes that one exchange passes, from the outermost; what the answer's templates say was found out
@@ -109,13 +111,6 @@ impl Changes {
             consumers: group.consumers.iter().map(own).collect(),
             routes: group.routes.iter().map(|route| some(&route.transform)).collect(),
             services: group.upstreams.iter().map(|upstream| some(&upstream.transform)).collect(),
-            captures: group
-                .routes
-                .iter()
-                .map(|route| {
-                    route.transform.as_ref().and_then(|model| Captures::new(&route.path, model))
-                })
-                .collect(),
         };
         let any = changes.listener.is_some()
             || !changes.consumers.is_empty()
@@ -168,11 +163,6 @@ impl Changes {
         let changes = self.listener.iter().chain(own).map(Rc::clone).collect();
         Passage { changes, values: Vec::new(), texts: Vec::new() }
     }
-
-    /// The names in a route's path, where its change asks for them.
-    pub fn captures(&self, route: RouteId) -> Option<&Captures> {
-        self.captures.get(route.0)?.as_ref()
-    }
 }
 
 impl Passage {
@@ -186,7 +176,7 @@ impl Passage {
         known: facts::Known<'_>,
     ) -> Result<Self, TransformError> {
         let mut passage = Self { changes, values: Vec::new(), texts: Vec::new() };
-        let client = Facts { known, request };
+        let client = Facts { known, seen: (&*request).into() };
         for change in passage.changes.iter().rev() {
             passage.values.extend(change.answer.values(|template| client.text(template)));
             let body = change.model.answer.body.as_ref();
@@ -197,7 +187,7 @@ impl Passage {
         let mut texts_of_bodies = Vec::new();
         for change in &passage.changes {
             let wanted = &change.model.request;
-            let facts = Facts { known, request };
+            let facts = Facts { known, seen: (&*request).into() };
             let path = wanted.path.as_ref().map(|template| facts.path(template)).transpose()?;
             let host = wanted.host.as_ref().map(|template| facts.host(template)).transpose()?;
             let asked = request.target.query.as_deref();

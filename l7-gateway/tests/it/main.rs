@@ -3,6 +3,7 @@
 //!
 //! Invariant: no test waits for wall time; where time matters the clock is paused.
 
+mod answers;
 mod api_keys;
 mod authn;
 mod authorizer;

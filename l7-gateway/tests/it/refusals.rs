@@ -97,6 +97,7 @@ fn leads_to(kind: Kind, issuers: &Issuers, folder: &Path) -> Option<Case> {
         | Kind::RangeNotSatisfiable
         | Kind::FilesUnavailable
         | Kind::NotKept => Some(held(kind, folder)),
+        Kind::Closed => with(", maintenance: true"),
         Kind::Unchangeable => with(", transform: { request: { path: '/${request.query.a}' } }"),
         Kind::AnswerUnchangeable => {
             let answer =

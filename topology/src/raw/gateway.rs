@@ -12,9 +12,10 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Allow, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Consumer, Denylist, DeviceCookie,
-    Experiment, FilesChoice, Findings, Flag, FromTree, Introspection, Mirror, Named, OneOrMany,
-    Queue, SignedIdentity, SplitPart, Spot, Telemetry, Text, Transform, Typed, Upstream,
+    Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Consumer,
+    Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree, Introspection,
+    MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Redirect, SignedIdentity, SplitPart, Spot,
+    Telemetry, Text, Transform, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -267,6 +268,11 @@ section! {
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules. Default: none.
         may "cors" cors: CorsChoice,
+        /// All routes are closed for a while: `true`, `false`, or a section. Default: false.
+        may "maintenance" maintenance: MaintenanceChoice,
+        /// Headers that tell browsers to be careful, where an answer has none of its own: `api` (nothing in it is
+        /// to be shown or run), `web`, or `none`. Default: none.
+        may "security-headers" security_headers: Typed<Text>,
         /// What is changed of all requests and answers, besides what routes change. Default: nothing.
         may "transform" transform: Transform,
     }
@@ -297,11 +303,23 @@ section! {
         /// What `User-Agent` says it is: `mobile` or `desktop`. Default: any.
         may "client" client: Typed<Client>,
         /// Where it leads: a service, or GROUP/LISTENER of the balancers in front of one. Exactly one of
-        /// `to` and `files`.
+        /// `to`, `files`, `aggregate`, `redirect` and `answer`.
         may "to" to: Typed<Text>,
-        /// A directory whose files are the answers: its path, or a section. Exactly one of `to` and
-        /// `files`.
+        /// A directory whose files are the answers: its path, or a section. Exactly one of `to`, `files`,
+        /// `aggregate`, `redirect` and `answer`.
         may "files" files: FilesChoice,
+        /// Several services are asked, and their answers become one. Exactly one of `to`, `files`,
+        /// `aggregate`, `redirect` and `answer`.
+        may "aggregate" aggregate: Aggregate,
+        /// Clients are told to ask elsewhere. Exactly one of `to`, `files`, `aggregate`, `redirect` and
+        /// `answer`.
+        may "redirect" redirect: Redirect,
+        /// A text of the file. Exactly one of `to`, `files`, `aggregate`, `redirect` and `answer`.
+        may "answer" answer: Answer,
+        /// It is closed for a while: `true`, `false`, or a section. Default: as `defaults` say.
+        may "maintenance" maintenance: MaintenanceChoice,
+        /// Most bytes of a request's body. Default: as `front` says.
+        may "max-body" max_body: Typed<Size>,
         /// Whether its answers are kept as RFC 9111 allows: `true`, `false`, or a section. Default: false.
         may "cache" cache: CacheChoice,
         /// Parts of its requests that lead elsewhere. Default: none.
@@ -331,7 +349,17 @@ section! {
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules, or `none`. Default: as `defaults` say.
         may "cors" cors: CorsChoice,
-        /// Its last day (UTC); afterwards it answers 410. Default: it stays.
+        /// The day since which nobody should begin to use it: answers say so (RFC 9745), and who still calls is
+        /// counted. Default: none.
+        may "deprecated" deprecated: Typed<Day>,
+        /// Where that is explained, for people. Default: nowhere.
+        may "deprecation-link" deprecation_link: Typed<Text>,
+        /// What follows it: a URL or a path. Default: nothing.
+        may "successor" successor: Typed<Text>,
+        /// Headers that tell browsers to be careful, where the answer has none of its own: `api`, `web` or
+        /// `none`. Default: as `defaults` say.
+        may "security-headers" security_headers: Typed<Text>,
+        /// Its last day (UTC), which answers tell (RFC 8594); afterwards it answers 410. Default: it stays.
         may "sunset" sunset: Typed<Day>,
         /// How long all tries together may take until the answer's head, while the client is not
         /// sending. Default: 15s.

@@ -5,6 +5,7 @@
 //! Invariant: reading never stops at the first problem, and a missing or wrong value is `None`
 //! only after a problem about it has been noted.
 
+mod answers;
 mod cache;
 mod files;
 mod gateway;
@@ -20,6 +21,7 @@ mod telemetry;
 mod transform;
 mod upstream;
 
+pub(crate) use answers::*;
 pub(crate) use cache::*;
 pub(crate) use files::*;
 pub(crate) use gateway::*;

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use schemars::{Schema, json_schema};
 
+use crate::answers::Merge;
 use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
@@ -218,6 +219,7 @@ macro_rules! number {
 
 number! {
     u8: 0, u8::MAX;
+    u16: 0, u16::MAX;
     u32: 0, u32::MAX;
     NonZeroU32: 1, u32::MAX;
     NonZeroUsize: 1, u32::MAX;
@@ -542,6 +544,10 @@ words! {
     Access {
         "allow" => Self::Allow,
         "deny" => Self::Deny,
+    }
+    Merge {
+        "by-name" => Self::ByName,
+        "flat" => Self::Flat,
     }
     Links {
         "inside" => Self::Inside,

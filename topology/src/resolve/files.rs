@@ -1,53 +1,16 @@
-//! Where a route leads: to a service or to files. Not for whether the files are there: that is checked
-//! where they are opened.
+//! Directories whose files are answers. Not for whether the files are there: that is checked where they are
+//! opened.
 //!
-//! Invariant: a `FilesId` that is handed out is in range.
+//! Invariant: none beyond `resolve`'s.
 
-use crate::files::{Files, FilesId, Links, RouteTo};
-use crate::raw::{self, Findings, Spot, Text, Typed};
+use crate::files::{Files, Links};
+use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::or;
-use crate::resolve::upstream::Upstreams;
 use crate::units::At;
 
-/// What the file says of a route's way.
-pub(super) struct Way<'r> {
-    /// The route.
-    pub(super) at: &'r Spot,
-    pub(super) to: Option<&'r Typed<Text>>,
-    pub(super) files: Option<raw::FilesChoice>,
-    /// Keys of the route that only make sense with a service.
-    pub(super) beside: Option<&'static str>,
-}
-
-/// Where a route leads.
-pub(super) fn lead(
-    way: Way<'_>,
-    upstreams: &mut Upstreams,
-    all: &mut Vec<Files>,
-    names: &Names,
-    out: &mut Findings,
-) -> Option<RouteTo> {
-    match (way.to, way.files) {
-        (Some(to), None) => upstreams.lead(to, names, out).map(RouteTo::Service),
-        (None, Some(files)) => {
-            if let Some(key) = way.beside {
-                out.error(way.at, format!("a route to files has no `{key}`"))
-                    .allowed(format!("`files`, or `to` with `{key}`"));
-            }
-            all.push(self::files(files, names, out)?);
-            Some(RouteTo::Files(FilesId(all.len() - 1)))
-        }
-        (None, None) if out.wrong(way.at) => None,
-        _ => {
-            out.error(way.at, "a route leads to one place")
-                .allowed("exactly one of `to: SERVICE` and `files: DIRECTORY`");
-            None
-        }
-    }
-}
-
-fn files(raw: raw::FilesChoice, names: &Names, out: &mut Findings) -> Option<Files> {
+/// A directory whose files are answers.
+pub(super) fn files(raw: raw::FilesChoice, names: &Names, out: &mut Findings) -> Option<Files> {
     let raw = match raw {
         raw::FilesChoice::Section(raw) => *raw,
         raw::FilesChoice::Directory(directory) => raw::Files {

@@ -6,12 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use crate::answers::{Deprecation, Maintenance, SecurityHeaders};
 use crate::gateway::{
-    AccessLog, Expected, Files, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate,
-    Route, RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate, Route,
+    RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
+use crate::resolve::answers::{self, Leads, Way};
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
@@ -21,7 +23,7 @@ use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
 use crate::resolve::transform::{Scope, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
-use crate::resolve::{bound, cache, count, drain, files, filled, identity, or, overlap, positive};
+use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
 use crate::transform::Transform;
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
@@ -30,7 +32,7 @@ const LONGEST_DECISION: Duration = Duration::from_secs(1);
 
 /// One gateway group.
 pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Findings) -> Group {
-    let Entry { name, spot, value: mut raw } = entry;
+    let Entry { name, spot, value: raw } = entry;
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances: Vec<Instance> =
@@ -39,26 +41,22 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
-    let changes = raw.defaults.as_mut().and_then(|defaults| defaults.transform.take());
-    let changes = changes.map(|raw| transform(raw, Scope::SEVERAL, out));
-    let defaults = raw.defaults.map(|defaults| policies.defaults(defaults, out));
+    let (changes, inherited) = inherited(raw.defaults, &mut policies, out);
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
-    let mut upstreams = Upstreams::new(raw.upstreams);
-    let mut files = Vec::new();
+    let mut leads = Leads::new(Upstreams::new(raw.upstreams));
     let mut experiments = Experiments::new(raw.experiments, out);
     let routes = raw.routes.unwrap_or_default();
     let mut routes: Vec<(Route, Spot)> = routes
         .into_iter()
         .filter_map(|mut route| {
             let named = experiments.ids(route.experiments.take(), out);
-            let way = (&mut upstreams, &mut files);
-            let found = self::route(route, defaults.as_ref(), &mut policies, way, names, out);
+            let found = self::route(route, &inherited, &mut policies, &mut leads, names, out);
             found.map(|(route, spot)| (Route { experiments: named, ..route }, spot))
         })
         .collect();
     distinct(&mut routes, out);
     overlap::check(&routes, out);
-    upstreams.unused(out);
+    leads.upstreams.unused(out);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
     let store = cache::store(raw.cache, out);
     let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
@@ -100,14 +98,38 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         consumers: consumers(raw.consumers, out),
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
-        upstreams: upstreams.finish(),
-        files,
+        upstreams: leads.upstreams.finish(),
+        files: leads.files,
+        given: leads.given,
+        aggregates: leads.aggregates,
         cache: kept.then_some(store),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         telemetry: telemetry(raw.telemetry, out),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
+}
+
+/// What routes have unless they say otherwise.
+struct Inherited {
+    policy: Option<policy::Defaults>,
+    maintenance: Option<Maintenance>,
+    security: Option<SecurityHeaders>,
+}
+
+/// What `defaults` say: of all messages, and of routes.
+fn inherited(
+    raw: Option<raw::Defaults>,
+    policies: &mut Policies,
+    out: &mut Findings,
+) -> (Option<Transform>, Inherited) {
+    let Some(mut raw) = raw else {
+        return (None, Inherited { policy: None, maintenance: None, security: None });
+    };
+    let changes = raw.transform.take().map(|raw| transform(raw, Scope::SEVERAL, out));
+    let maintenance = answers::maintenance(raw.maintenance.take(), None, out);
+    let security = answers::security(raw.security_headers.take(), None, out);
+    (changes, Inherited { policy: Some(policies.defaults(raw, out)), maintenance, security })
 }
 
 /// What holds for consumers of API keys.
@@ -253,14 +275,18 @@ fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessL
 }
 
 fn route(
-    raw: raw::Route,
-    defaults: Option<&policy::Defaults>,
+    mut raw: raw::Route,
+    inherited: &Inherited,
     policies: &mut Policies,
-    (upstreams, directories): (&mut Upstreams, &mut Vec<Files>),
+    leads: &mut Leads,
     names: &Names,
     out: &mut Findings,
 ) -> Option<(Route, Spot)> {
-    let methods = policy::methods(raw.methods.as_deref().unwrap_or_default(), out);
+    let (when, times, deprecation) = (when(&mut raw), times(&mut raw, out), ending(&mut raw, out));
+    let mut methods = policy::methods(raw.methods.as_deref().unwrap_or_default(), out);
+    if raw.aggregate.is_some() {
+        answers::reads_only(&mut methods, &raw.spot, out);
+    }
     let asked = policy::Asked {
         at: &raw.spot,
         auth: raw.auth,
@@ -272,40 +298,37 @@ fn route(
         cors: raw.cors,
         methods: &methods,
     };
-    let policy = policies.route(asked, defaults, out);
+    let policy = policies.route(asked, inherited.policy.as_ref(), out);
     let beside = [
         raw.split.as_ref().map(|_| "split"),
         raw.mirror.as_ref().map(|_| "mirror"),
         raw.cache.as_ref().map(|_| "cache"),
     ];
     let beside = beside.into_iter().flatten().next();
-    let way = files::Way { at: &raw.spot, to: raw.to.as_ref(), files: raw.files, beside };
-    let to = files::lead(way, upstreams, directories, names, out);
-    let split = split(raw.split.unwrap_or_default(), upstreams, names, out);
+    let pattern = raw.path.as_ref().map(|path| path.value.clone());
+    let scope = Scope { path: pattern.as_ref(), auth: Some(&policy.auth), calls: &[] };
+    let way = Way {
+        at: &raw.spot,
+        scope,
+        to: raw.to.as_ref(),
+        files: raw.files,
+        redirect: raw.redirect,
+        answer: raw.answer,
+        aggregate: raw.aggregate,
+        beside,
+    };
+    let to = leads.lead(way, names, out);
+    let transform = raw.transform.map(|raw| transform(raw, scope, out));
+    let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| {
-        let to = upstreams.lead(&mirror.to?, names, out)?;
+        let to = leads.upstreams.lead(&mirror.to?, names, out)?;
         Some(Mirror { to, part: mirror.part?.value })
     });
-    let when = predicates(&raw.headers, &raw.query, &raw.cookies)
-        .chain(raw.accept_version.map(|versions| {
-            let version = |typed: Typed<Text>| Some(typed.value.0).filter(|text| text != "none");
-            Predicate::AcceptVersion(versions.0.into_iter().map(version).collect())
-        }))
-        .chain(raw.client.map(|typed| Predicate::Client(typed.value)))
-        .collect();
     let timeout = positive(raw.timeout, Duration::from_secs(15), out);
-    let times = RouteTimes {
-        connect: bound(raw.connect_timeout, out),
-        first_byte: bound(raw.first_byte_timeout, out),
-        attempt: bound(raw.try_timeout, out),
-        idle: bound(raw.answer_idle_timeout, out),
-        total: bound(raw.total_timeout, out),
-    };
     let response_headers = headers(raw.response_headers, out);
-    let pattern = raw.path.as_ref().map(|path| path.value.clone());
-    let scope = Scope { path: pattern.as_ref(), auth: Some(&policy.auth) };
-    let transform = raw.transform.map(|raw| transform(raw, scope, out));
+    let maintenance = answers::maintenance(raw.maintenance, inherited.maintenance.as_ref(), out);
+    let security_headers = answers::security(raw.security_headers, inherited.security, out);
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
     let path = raw.path?.value;
     let name = raw.name.map_or_else(|| path.to_string(), |typed| typed.value.0);
@@ -323,6 +346,10 @@ fn route(
         experiments: Vec::new(),
         mirror,
         sunset: raw.sunset.map(|typed| typed.value),
+        deprecation,
+        maintenance,
+        security_headers,
+        max_body_bytes: raw.max_body.map(|typed| typed.value.0),
         timeout,
         times,
         response_headers,
@@ -330,6 +357,32 @@ fn route(
         place: raw.spot.extent.place,
     };
     Some((route, raw.spot))
+}
+
+/// What a request must have beside host, path and method.
+fn when(raw: &mut raw::Route) -> Vec<Predicate> {
+    let versions = raw.accept_version.take().map(|versions| {
+        let version = |typed: Typed<Text>| Some(typed.value.0).filter(|text| text != "none");
+        Predicate::AcceptVersion(versions.0.into_iter().map(version).collect())
+    });
+    let client = raw.client.take().map(|typed| Predicate::Client(typed.value));
+    predicates(&raw.headers, &raw.query, &raw.cookies).chain(versions).chain(client).collect()
+}
+
+fn times(raw: &mut raw::Route, out: &mut Findings) -> RouteTimes {
+    RouteTimes {
+        connect: bound(raw.connect_timeout.take(), out),
+        first_byte: bound(raw.first_byte_timeout.take(), out),
+        attempt: bound(raw.try_timeout.take(), out),
+        idle: bound(raw.answer_idle_timeout.take(), out),
+        total: bound(raw.total_timeout.take(), out),
+    }
+}
+
+fn ending(raw: &mut raw::Route, out: &mut Findings) -> Deprecation {
+    let since = raw.deprecated.take().map(|typed| typed.value);
+    let link = answers::link(raw.deprecation_link.take(), out);
+    Deprecation { since, link, successor: answers::link(raw.successor.take(), out) }
 }
 
 /// What a request must have.

@@ -4,6 +4,7 @@
 //!
 //! Invariant: when no error was noted, the result keeps every promise of `model`.
 
+mod answers;
 mod cache;
 mod claims;
 mod exposure;

@@ -21,11 +21,13 @@ pub(super) struct Scope<'r> {
     pub(super) path: Option<&'r PathPattern>,
     /// Who may call; `None`: that differs.
     pub(super) auth: Option<&'r Auth>,
+    /// Calls whose answers can be asked for.
+    pub(super) calls: &'r [String],
 }
 
 impl Scope<'_> {
     /// Of what holds for several routes.
-    pub(super) const SEVERAL: Scope<'static> = Scope { path: None, auth: None };
+    pub(super) const SEVERAL: Scope<'static> = Scope { path: None, auth: None, calls: &[] };
 }
 
 /// What is changed there.
@@ -37,7 +39,7 @@ pub(super) fn transform(raw: raw::Transform, scope: Scope<'_>, out: &mut Finding
 
 fn request(raw: raw::RequestChange, scope: Scope<'_>, out: &mut Findings) -> RequestChange {
     RequestChange {
-        path: raw.path.and_then(|path| rewrite(path, scope, out)),
+        path: raw.path.and_then(|typed| path(typed, scope, out)),
         host: raw.host.and_then(|host| filled(host, scope, out)),
         query: raw.query.map(|raw| fields(raw, Of::Query, scope, out)).unwrap_or_default(),
         headers: raw.headers.map(|raw| fields(raw, Of::Request, scope, out)).unwrap_or_default(),
@@ -68,7 +70,11 @@ fn answer(raw: raw::AnswerChange, scope: Scope<'_>, out: &mut Findings) -> Answe
 }
 
 /// A template that can be filled there.
-fn filled(typed: Typed<Template>, scope: Scope<'_>, out: &mut Findings) -> Option<Template> {
+pub(super) fn filled(
+    typed: Typed<Template>,
+    scope: Scope<'_>,
+    out: &mut Findings,
+) -> Option<Template> {
     for variable in typed.value.variables() {
         match variable {
             Variable::Header(name) if SECRET.contains(&name.as_str()) => {
@@ -77,6 +83,13 @@ fn filled(typed: Typed<Template>, scope: Scope<'_>, out: &mut Findings) -> Optio
                 return None;
             }
             Variable::Capture(name) => known(name, &typed.spot, scope, out)?,
+            Variable::Call(path)
+                if !path.first().is_some_and(|name| scope.calls.contains(name)) =>
+            {
+                let calls = scope.calls.iter().map(String::as_str);
+                out.unknown(&typed.spot, "call", path.first().map_or("", String::as_str), calls);
+                return None;
+            }
             variable if variable.is_identity() && scope.auth == Some(&Auth::None) => {
                 out.error(
                     &typed.spot,
@@ -106,7 +119,12 @@ fn known(name: &str, at: &Spot, scope: Scope<'_>, out: &mut Findings) -> Option<
     None
 }
 
-fn rewrite(typed: Typed<Template>, scope: Scope<'_>, out: &mut Findings) -> Option<Template> {
+/// A template that makes a path.
+pub(super) fn path(
+    typed: Typed<Template>,
+    scope: Scope<'_>,
+    out: &mut Findings,
+) -> Option<Template> {
     let mut parts = typed.value.parts().iter();
     let slash = match typed.value.parts().first() {
         Some(Part::Text(text)) => text.starts_with('/'),
@@ -220,11 +238,12 @@ fn body(raw: raw::BodyChange, scope: Scope<'_>, out: &mut Findings) -> BodyChang
 
 fn step(raw: raw::JsonStep, scope: Scope<'_>, out: &mut Findings) -> Option<JsonStep> {
     let at = raw.spot;
-    let path = |typed: Typed<Text>, out: &mut Findings| json_path(&typed.value.0, &typed.spot, out);
+    let member =
+        |typed: Typed<Text>, out: &mut Findings| json_path(&typed.value.0, &typed.spot, out);
     match (raw.set, raw.remove, raw.rename, raw.from, raw.to, raw.json) {
         (Some(set), None, None, None, Some(to), None) => {
             let value = JsonValue::Text(filled(to, scope, out)?);
-            Some(JsonStep::Set(path(set, out)?, value))
+            Some(JsonStep::Set(member(set, out)?, value))
         }
         (Some(set), None, None, None, None, Some(json)) => {
             let text = json.value.0;
@@ -233,16 +252,18 @@ fn step(raw: raw::JsonStep, scope: Scope<'_>, out: &mut Findings) -> Option<Json
                     .allowed("true, 5, [], \"text\"");
                 return None;
             }
-            Some(JsonStep::Set(path(set, out)?, JsonValue::Json(text)))
+            Some(JsonStep::Set(member(set, out)?, JsonValue::Json(text)))
         }
-        (None, Some(remove), None, None, None, None) => Some(JsonStep::Remove(path(remove, out)?)),
+        (None, Some(remove), None, None, None, None) => {
+            Some(JsonStep::Remove(member(remove, out)?))
+        }
         (None, None, Some(rename), None, Some(to), None) => {
             let name = plain(&to, out)?;
-            Some(JsonStep::Rename(path(rename, out)?, name))
+            Some(JsonStep::Rename(member(rename, out)?, name))
         }
         (None, None, None, Some(from), Some(to), None) => {
             let target = json_path(&plain(&to, out)?, &to.spot, out)?;
-            let from_path = path(from, out)?;
+            let from_path = member(from, out)?;
             if from_path.contains(&JsonName::Each) || target.contains(&JsonName::Each) {
                 out.error(&at, "what is in a list stays in it")
                     .allowed("`move` with paths without []");

@@ -16,8 +16,9 @@ use common::service::Endpoint;
 use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
-use topology::gateway::{Times, UpstreamProtocol};
+use topology::gateway::{Times, UpstreamId, UpstreamProtocol};
 
+use self::aggregate::LastGood;
 use self::attempt::Why;
 use self::gate::{Pass, Shed};
 use self::retry::Budget;
@@ -34,6 +35,7 @@ use crate::trace::{Silent, Trace};
 use crate::traffic::{self, Counted};
 use topology::gateway::RouteTo;
 
+mod aggregate;
 mod alarm;
 mod ask;
 pub mod attempt;
@@ -74,6 +76,7 @@ pub struct Dispatch {
     observer: Observer,
     lanes: Vec<Rc<Lane>>,
     rng: Rng,
+    last_good: RefCell<LastGood>,
 }
 
 /// One service on one worker.
@@ -131,6 +134,7 @@ impl Dispatch {
             observer: observer.clone(),
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
+            last_good: RefCell::default(),
         })
     }
 
@@ -164,16 +168,42 @@ impl Filter for Dispatch {
     type Plan = Option<Plan>;
 
     fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
-        let route = self.snapshot.group.routes.get(input.route.0)?;
         let to = input.to.service()?;
-        let upstream = &self.lanes.get(to.0)?.pool.upstream;
-        let model = &upstream.model;
+        let model = &self.lanes.get(to.0)?.pool.upstream.model;
         trace.note(Stage::Dispatch, || {
             format!(
                 "to {} through {:?}, at most {} attempts",
                 model.service, model.via, model.retry.attempts
             )
         });
+        self.planned_to(x, to, input)
+    }
+
+    async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
+        match input.to {
+            RouteTo::Files(id) => {
+                let site = self.snapshot.files.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
+                let route = self.snapshot.group.routes.get(input.route.0);
+                let route = route.ok_or(Halt::from(Kind::NoRoute))?;
+                // Boxed: opening a file takes more room than asking a service.
+                return Box::pin(site.answer(x, &route.path, input)).await;
+            }
+            RouteTo::Aggregate(id) => return Box::pin(self.aggregate(x, id, input)).await,
+            RouteTo::Service(_) | RouteTo::Given(_) => {}
+        }
+        match &self.snapshot.cache {
+            Some(cache) => Box::pin(cache::through(self, cache, x, input)).await,
+            None => self.forward(x, input).await,
+        }
+    }
+}
+
+impl Dispatch {
+    /// How a request is sent to one of the services.
+    fn planned_to(&self, x: &Exchange, to: UpstreamId, input: &Prepared) -> Option<Plan> {
+        let route = self.snapshot.group.routes.get(input.route.0)?;
+        let upstream = &self.lanes.get(to.0)?.pool.upstream;
+        let model = &upstream.model;
         let times = route.times.over(&model.times);
         // What a gRPC client will wait, if the service can speak it at all.
         let streams = x.grpc && model.protocol != UpstreamProtocol::Http1;
@@ -186,22 +216,6 @@ impl Filter for Dispatch {
         Some(Plan { lane: to.0, deadline, end, times, streams, attempts, hash, upgrade })
     }
 
-    async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
-        if let RouteTo::Files(id) = input.to {
-            let site = self.snapshot.files.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
-            let route = self.snapshot.group.routes.get(input.route.0);
-            let route = route.ok_or(Halt::from(Kind::NoRoute))?;
-            // Boxed: opening a file takes more room than asking a service.
-            return Box::pin(site.answer(x, &route.path, input)).await;
-        }
-        match &self.snapshot.cache {
-            Some(cache) => Box::pin(cache::through(self, cache, x, input)).await,
-            None => self.forward(x, input).await,
-        }
-    }
-}
-
-impl Dispatch {
     /// For what goes on when its exchange has ended.
     fn own(&self) -> Option<Rc<Self>> {
         self.own.upgrade()

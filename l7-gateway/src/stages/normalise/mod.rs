@@ -86,12 +86,14 @@ struct RouteRules {
     policy: Rc<RoutePolicy>,
     cors: Option<CorsRules>,
     stats: Option<Rc<RouteStats>>,
+    /// Most bytes of a body; `None`: as the front has it.
+    most: Option<u64>,
 }
 
 impl RouteRules {
-    fn new(policy: &RoutePolicy, stats: Option<Rc<RouteStats>>) -> Self {
+    fn new(policy: &RoutePolicy, stats: Option<Rc<RouteStats>>, most: Option<u64>) -> Self {
         let cors = policy.cors.as_ref().and_then(CorsRules::new);
-        Self { policy: Rc::new(policy.clone()), cors, stats }
+        Self { policy: Rc::new(policy.clone()), cors, stats, most }
     }
 }
 
@@ -126,7 +128,7 @@ impl Normalise {
             limiter,
             stats: Rc::clone(stats),
             routes: group.routes.iter().map(|_| OnceCell::new()).collect(),
-            default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, None)),
+            default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, None, None)),
         }
     }
 
@@ -134,7 +136,8 @@ impl Normalise {
         match candidate.route() {
             Some(RouteId(index)) => {
                 let route = self.snapshot.group.routes.get(index)?;
-                let made = || RouteRules::new(&route.policy, Some(self.stats.of(&route.name)));
+                let stats = || Some(self.stats.of(&route.name));
+                let made = || RouteRules::new(&route.policy, stats(), route.max_body_bytes);
                 self.routes.get(index).map(|rules| rules.get_or_init(made))
             }
             None => self.default.as_ref(),
@@ -196,7 +199,7 @@ impl Filter for Normalise {
             format!("{method} {}{} is {:?}", target.host, target.path, found.candidate)
         });
         let rules = self.rules(found.candidate).ok_or(NormaliseError::NoRoute)?;
-        if input.body.size_hint().lower() > input.body.limits().bytes {
+        if input.body.size_hint().lower() > rules.most.unwrap_or(input.body.limits().bytes) {
             return Err(NormaliseError::BodyTooLarge);
         }
         let answered = asked.is_some() && rules.cors.is_some();
@@ -237,7 +240,10 @@ impl Filter for Normalise {
             }
         }
         let upgrade = upgrade(&input);
-        let Received { head, body, .. } = input;
+        let Received { head, mut body, .. } = input;
+        if let Some(most) = self.rules(form.candidate).and_then(|rules| rules.most) {
+            body.bound(most);
+        }
         let mut headers = head.headers;
         scrub::scrub(&mut headers)?;
         address::charge(&self.limiter, x, &form.policy).await?;

@@ -55,9 +55,9 @@ impl RequestTransform {
         let Some(passed) = changes.on(input.route, input.to, caller) else { return Ok(()) };
         let route = self.snapshot.group.routes.get(input.route.0);
         let path = input.request.target.path.clone();
-        let captured = changes.captures(input.route).map(|captures| (captures, &*path));
+        let captured = self.snapshot.captures(input.route).map(|captures| (captures, &*path));
         let route = route.map_or("", |route| route.name.as_str());
-        let known = Known { x, caller, route, captured };
+        let known = Known { x, caller, route, captured, answers: &[] };
         let passage = Passage::begin(passed, &mut input.request, known).await?;
         x.passage = Some(Box::new(passage));
         Ok(())

@@ -10,9 +10,11 @@ use std::time::SystemTime;
 use common::observe::Metrics;
 use http::{HeaderValue, header};
 use thiserror::Error;
+use topology::answers::{GivenId, Maintenance};
 use topology::gateway::{ExperimentId, RouteTo};
 use topology::units::{Day, ServiceName};
 
+use self::ending::Endings;
 use self::experiment::Trial;
 use self::split::{Split, Subject};
 use crate::access_log::line::civil;
@@ -24,8 +26,12 @@ use crate::pipeline::Filter;
 use crate::predicate::Asked;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+use crate::transform::Refused;
+use crate::transform::facts::{Facts, Known};
 
+pub mod ending;
 pub mod experiment;
+pub mod given;
 pub mod split;
 
 /// Why there is no route.
@@ -43,6 +49,9 @@ pub enum RouteError {
     /// Its day has passed.
     #[error("the route was withdrawn")]
     Sunset,
+    /// It is closed for a while.
+    #[error("the route is closed for a while")]
+    Closed(Maintenance),
 }
 
 /// The stage, one per worker.
@@ -53,6 +62,7 @@ pub struct Route {
     /// Routes whose requests are divided.
     splits: HashMap<RouteId, Split>,
     experiments: Vec<Trial>,
+    endings: Endings,
 }
 
 /// What is decided of a request.
@@ -80,7 +90,26 @@ impl Route {
             .map(|(index, route)| (RouteId(index), Split::new(route, &services, metrics)))
             .collect();
         let experiments = group.experiments.iter().map(|e| Trial::new(e, metrics)).collect();
-        Self { snapshot: Arc::clone(snapshot), services, splits, experiments }
+        let endings = Endings::new(&group.routes, metrics);
+        Self { snapshot: Arc::clone(snapshot), services, splits, experiments, endings }
+    }
+
+    /// The end at an answer that is in the file.
+    fn given(&self, x: &Exchange, input: &Admitted, route: RouteId, id: GivenId) -> Halt {
+        let Some(given) = self.snapshot.group.given.get(id.0) else {
+            return RouteError::NoRoute.into();
+        };
+        let request = &*input.request;
+        let known = Known {
+            x,
+            caller: input.grant.caller().identity(),
+            route: self.snapshot.group.routes.get(route.0).map_or("", |route| route.name.as_str()),
+            captured: self.snapshot.captures(route).map(|all| (all, &*request.target.path)),
+            answers: &[],
+        };
+        let answer = given::answer(given, &Facts { known, seen: request.into() });
+        answer
+            .map_or_else(|why| Refused::Request(why).into(), |answer| Halt::Given(Box::new(answer)))
     }
 
     /// Which side of its split a request is on, and its variants.
@@ -146,6 +175,9 @@ impl Filter for Route {
         if route.sunset.is_some_and(|last| day_of(x.wall) > last) {
             return Err(RouteError::Sunset);
         }
+        if let Some(maintenance) = &route.maintenance {
+            return Err(RouteError::Closed(maintenance.clone()));
+        }
         let who = Subject {
             user: input.grant.caller().identity().map(Identity::subject_header),
             address: x.peer.address(),
@@ -156,6 +188,12 @@ impl Filter for Route {
 
     async fn request(&self, x: &mut Exchange, mut input: Admitted) -> Result<Routed, Halt> {
         let chosen = self.plan(x, &input, &mut Silent)?;
+        if let Some(route) = self.snapshot.group.routes.get(chosen.route.0) {
+            self.endings.count(chosen.route, route, input.grant.caller());
+        }
+        if let RouteTo::Given(id) = chosen.to {
+            return Err(self.given(x, &input, chosen.route, id));
+        }
         x.record.service = chosen.to.service().and_then(|id| self.services.get(id.0).cloned());
         let secure = x.peer.scheme() == "https";
         if let Some(split) = self.splits.get(&chosen.route) {
@@ -176,6 +214,7 @@ impl Filter for Route {
     }
 
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        self.endings.respond(x.candidate.route(), &mut head.headers);
         // Nobody is to stay where it fails.
         if !head.status.is_server_error() {
             for cookie in &x.cookies {

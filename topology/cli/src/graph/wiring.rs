@@ -144,7 +144,8 @@ impl Wiring {
                 .service()
                 .into_iter()
                 .chain(route.split.iter().map(|part| part.to))
-                .chain(route.mirror.iter().map(|mirror| mirror.to));
+                .chain(route.mirror.iter().map(|mirror| mirror.to))
+                .chain(called(group, route.to));
             let mut to: Vec<End> =
                 targets.filter_map(|id| upstream_end(topology, group, id)).collect();
             if let RouteTo::Files(files) = route.to {
@@ -380,6 +381,15 @@ fn used_end(used: &Dependency) -> End {
         Dependency::Listener(group, name) => End::row(&format!("nlb:{group}"), name.as_str()),
         Dependency::Database(group, name) => End::row(&format!("pool:{group}"), name.as_str()),
     }
+}
+
+/// Whom the calls of an aggregate ask.
+fn called(group: &gateway::Group, to: RouteTo) -> impl Iterator<Item = gateway::UpstreamId> {
+    let all = match to {
+        RouteTo::Aggregate(id) => group.aggregates.get(id.0),
+        RouteTo::Service(_) | RouteTo::Files(_) | RouteTo::Given(_) => None,
+    };
+    all.into_iter().flat_map(|all| &all.calls).map(|call| call.to)
 }
 
 /// A directory as the file names it.

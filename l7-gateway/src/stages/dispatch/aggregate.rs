@@ -1,0 +1,328 @@
+//! Several services' answers as one (spec G16). Kept thin: what an answer means is nobody's business here.
+//! Called by `dispatch`.
+//!
+//! Invariant: one request makes at most as many calls as the file lists, each once but for safe retries, and
+//! no answer of one caller stands in for another's.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http_body_util::BodyExt as _;
+use serde_json::value::RawValue;
+use tokio::time::{Instant, timeout_at};
+use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge};
+
+use super::Dispatch;
+use super::upstream::connection::Outgoing;
+use crate::body::{AnswerBody, RequestBody};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Prepared, ResponseHead};
+use crate::halt::{Halt, Held, Kind, Reply};
+use crate::transform::facts::{Captures, Facts, Known};
+use crate::transform::json::{self, Document};
+
+/// Names the calls that failed in an answer that was given all the same.
+const PARTIAL: &str = "x-partial-failure";
+
+/// What came of a call.
+#[derive(Clone, Debug)]
+enum Came {
+    /// Its answer, JSON.
+    Good(Bytes),
+    /// None, and nothing stands in for it.
+    Missing,
+    /// What stands in for it.
+    Instead(Bytes),
+}
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fails {
+    /// It took too long.
+    Late,
+    /// Anything else.
+    Otherwise,
+}
+
+impl Dispatch {
+    /// Asks all of them, and puts their answers together.
+    pub(super) async fn aggregate(
+        &self,
+        x: &mut Exchange,
+        id: AggregateId,
+        input: Prepared,
+    ) -> Result<Answered, Halt> {
+        let model = self.snapshot.group.aggregates.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
+        let begun = Instant::now();
+        let came = self.all(x, id, model, &input).await;
+        x.progress.upstream += begun.elapsed();
+        let came = came?;
+        let body = merged(model, &came).ok_or(Halt::from(Kind::UpstreamFailed))?;
+        let failed: Vec<&str> = model
+            .calls
+            .iter()
+            .zip(&came)
+            .filter(|(_, came)| !matches!(came, Came::Good(_)))
+            .map(|(call, _)| call.name.as_str())
+            .collect();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        if let Ok(names) = HeaderValue::try_from(failed.join(", "))
+            && !failed.is_empty()
+        {
+            headers.insert(PARTIAL, names);
+        }
+        let head = ResponseHead::held(Held::Whole, headers);
+        let body = if input.head.method == Method::HEAD { Bytes::new() } else { body };
+        Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Gateway })
+    }
+
+    /// Every call as soon as those have ended that it waits for.
+    async fn all(
+        &self,
+        x: &Exchange,
+        id: AggregateId,
+        model: &Aggregate,
+        input: &Prepared,
+    ) -> Result<Vec<Came>, Halt> {
+        let mut came: Vec<Option<Came>> = vec![None; model.calls.len()];
+        let mut begun = vec![false; model.calls.len()];
+        let (mut left, mut under_way) = (model.most, FuturesUnordered::new());
+        loop {
+            for (index, call) in model.calls.iter().enumerate() {
+                let ready = |at: &usize| came.get(*at).is_some_and(Option::is_some);
+                let Some(begun) = begun.get_mut(index).filter(|begun| !**begun) else { continue };
+                if call.after.iter().all(ready) {
+                    *begun = true;
+                    let captures = self.snapshot.captures(input.route);
+                    let request = outgoing(x, input, (model, call), &came, captures);
+                    under_way.push(self.one(x, input, (index, call), request, model.most));
+                }
+            }
+            let Some((index, outcome)) = under_way.next().await else { break };
+            let Some(call) = model.calls.get(index) else { break };
+            let key = Key::new(id, index, input.grant.caller().identity(), x);
+            let result = match outcome {
+                Ok(bytes) => {
+                    left = left
+                        .checked_sub(bytes.len() as u64)
+                        .ok_or(Halt::from(Kind::UpstreamFailed))?;
+                    if call.failing == Failing::LastGood {
+                        self.last_good.borrow_mut().keep(key, &bytes);
+                    }
+                    Came::Good(bytes)
+                }
+                Err(fails) => match &call.failing {
+                    Failing::Fails => return Err(failed(call, fails)),
+                    Failing::Omitted => Came::Missing,
+                    Failing::Default(json) => Came::Instead(Bytes::from(json.clone())),
+                    Failing::LastGood => {
+                        let known = self.last_good.borrow().find(&key);
+                        known.map_or(Came::Missing, Came::Instead)
+                    }
+                },
+            };
+            if let Some(place) = came.get_mut(index) {
+                *place = Some(result);
+            }
+        }
+        Ok(came.into_iter().map(|one| one.unwrap_or(Came::Missing)).collect())
+    }
+
+    /// One call, with its place among the calls.
+    async fn one(
+        &self,
+        x: &Exchange,
+        input: &Prepared,
+        (index, call): (usize, &Call),
+        request: Option<Parts>,
+        most: u64,
+    ) -> (usize, Result<Bytes, Fails>) {
+        let until = Instant::now() + call.timeout;
+        let asked = async {
+            let head = request.ok_or(Fails::Otherwise)?;
+            let plan = self.planned_to(x, call.to, input).ok_or(Fails::Otherwise)?;
+            let plan = super::Plan { deadline: plan.deadline.min(until), ..plan };
+            let mut passes = Vec::new();
+            self.admit(&mut passes, &plan).await.map_err(|_| Fails::Otherwise)?;
+            let request = Outgoing { head: Rc::new(head), body: RequestBody::empty(), hints: None };
+            let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await;
+            let answer = answer.map_err(|_| Fails::Otherwise)?;
+            if !answer.head.status.is_success() {
+                return Err(Fails::Otherwise);
+            }
+            whole(answer.body, most).await.ok_or(Fails::Otherwise)
+        };
+        let outcome = timeout_at(until, asked).await;
+        let outcome = match outcome {
+            Ok(Err(_)) if Instant::now() >= until => Err(Fails::Late),
+            Ok(outcome) => outcome,
+            Err(_) => Err(Fails::Late),
+        };
+        (index, outcome)
+    }
+}
+
+/// The whole fails with a call that it needs.
+fn failed(call: &Call, fails: Fails) -> Halt {
+    let kind = match fails {
+        Fails::Late => Kind::UpstreamTimeout,
+        Fails::Otherwise => Kind::UpstreamFailed,
+    };
+    Reply::new(kind).detail(format!("the call `{}` failed", call.name)).into()
+}
+
+/// The head of a call; `None`: something is missing that it asks for.
+fn outgoing<'m>(
+    x: &Exchange,
+    input: &Prepared,
+    (model, call): (&'m Aggregate, &'m Call),
+    came: &[Option<Came>],
+    captures: Option<&Captures>,
+) -> Option<Parts> {
+    let there = |(call, came): (&'m Call, &Option<Came>)| match came.as_ref()? {
+        Came::Good(bytes) | Came::Instead(bytes) => Some((call.name.as_str(), bytes.clone())),
+        Came::Missing => None,
+    };
+    let answers: Vec<_> = model.calls.iter().zip(came).filter_map(there).collect();
+    let path = &*x.record.path;
+    let known = Known {
+        x,
+        caller: input.grant.caller().identity(),
+        route: "",
+        captured: captures.map(|captures| (captures, path)),
+        answers: &answers,
+    };
+    let facts = Facts { known, seen: (&input.head).into() };
+    let mut target = facts.path(&call.path).ok()?.into_string();
+    for (index, (name, template)) in call.query.iter().enumerate() {
+        let value = facts.text(template)?;
+        target.push(if index == 0 { '?' } else { '&' });
+        let pair =
+            form_urlencoded::Serializer::new(String::new()).append_pair(name, &value).finish();
+        let _ = write!(target, "{pair}");
+    }
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = Method::GET;
+    head.uri = Uri::from_maybe_shared(Bytes::from(target)).ok()?;
+    head.version = Version::HTTP_11;
+    head.headers = input.head.headers.clone();
+    for name in OF_ONE {
+        head.headers.remove(name);
+    }
+    head.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    Some(head)
+}
+
+/// What a client says of one answer or body, and none of the calls.
+const OF_ONE: [header::HeaderName; 9] = [
+    header::RANGE,
+    header::IF_RANGE,
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::EXPECT,
+];
+
+/// A body, if it is JSON and not too long.
+async fn whole(mut body: AnswerBody, most: u64) -> Option<Bytes> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.ok()?.into_data() {
+            if (all.len() + data.len()) as u64 > most {
+                return None;
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+    let all = all.freeze();
+    let sound = std::str::from_utf8(&all).ok().map(serde_json::from_str::<&RawValue>);
+    sound.is_some_and(|read| read.is_ok()).then_some(all)
+}
+
+/// All answers as one, numbers and order as they came; `None`: two members of one name in one answer, or an
+/// answer without members where they are to stand side by side.
+fn merged(model: &Aggregate, came: &[Came]) -> Option<Bytes> {
+    let named = model.calls.iter().zip(came).filter_map(|(call, came)| match came {
+        Came::Good(bytes) | Came::Instead(bytes) => {
+            Some((call.name.as_str(), std::str::from_utf8(bytes).ok()?.trim()))
+        }
+        Came::Missing => None,
+    });
+    let text = match model.merge {
+        Merge::ByName => json::object(named),
+        Merge::Flat => {
+            let mut whole = Document::read("{}").ok()?;
+            for (_, text) in named {
+                whole.extend(text).ok()?;
+            }
+            whole.written()
+        }
+    };
+    Some(Bytes::from(text))
+}
+
+/// What callers were told last, on one worker.
+#[derive(Debug, Default)]
+pub(super) struct LastGood {
+    known: HashMap<Key, (Bytes, Instant)>,
+    bytes: usize,
+}
+
+/// Which call of whom for what.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    aggregate: AggregateId,
+    call: usize,
+    caller: Option<Box<str>>,
+    path: Box<str>,
+}
+
+impl Key {
+    fn new(aggregate: AggregateId, call: usize, caller: Option<&Identity>, x: &Exchange) -> Self {
+        let caller =
+            caller.map(|identity| format!("{:?} {}", identity.voucher(), identity.subject()));
+        Self { aggregate, call, caller: caller.map(Into::into), path: x.record.path.clone() }
+    }
+}
+
+/// How long an answer stands in for a newer one.
+const FRESH: Duration = Duration::from_secs(600);
+/// Bytes of them on one worker, and of a single one.
+const ROOM: usize = 4 << 20;
+const LARGEST: usize = 64 << 10;
+
+impl LastGood {
+    fn keep(&mut self, key: Key, bytes: &Bytes) {
+        if bytes.len() > LARGEST {
+            return;
+        }
+        if self.bytes + bytes.len() > ROOM {
+            // Rare, and simpler than an order of ages: everybody begins anew.
+            self.known.clear();
+            self.bytes = 0;
+        }
+        // Copied: it must not hold a larger buffer.
+        let copy = Bytes::copy_from_slice(bytes);
+        self.bytes += copy.len();
+        if let Some((old, _)) = self.known.insert(key, (copy, Instant::now())) {
+            self.bytes -= old.len();
+        }
+    }
+
+    fn find(&self, key: &Key) -> Option<Bytes> {
+        let (bytes, since) = self.known.get(key)?;
+        (since.elapsed() < FRESH).then(|| bytes.clone())
+    }
+}

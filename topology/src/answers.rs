@@ -1,0 +1,121 @@
+//! Answers that the file itself gives: redirects, texts, and several services' answers put together (spec
+//! G13, G16), resolved. Not for asking anybody: stages 6 and 8 do. Read by them.
+//!
+//! Invariant: a call names only calls before it in its order, so that no two wait for each other.
+
+use std::time::Duration;
+
+use crate::template::Template;
+use crate::upstream::UpstreamId;
+
+/// Index into [`Group::given`](crate::gateway::Group::given).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GivenId(pub usize);
+
+/// Index into [`Group::aggregates`](crate::gateway::Group::aggregates).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AggregateId(pub usize);
+
+/// An answer that is in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// Elsewhere, please.
+    Redirect {
+        /// Where, a path or a URL; its host is the file's.
+        to: Template,
+        /// 301, 302, 303, 307 or 308 (default 308).
+        status: u16,
+        /// Whether the request's query goes along (default true).
+        query: bool,
+    },
+    /// A text.
+    Text {
+        /// Its status (default 200).
+        status: u16,
+        /// Its type (default `text/plain; charset=utf-8`).
+        kind: String,
+        /// The text.
+        body: String,
+    },
+}
+
+/// Several calls whose answers become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// Each after all that it waits for; 1 to 16.
+    pub calls: Vec<Call>,
+    /// How answers are put together.
+    pub merge: Merge,
+    /// Most bytes of all answers together (default 4 MiB).
+    pub most: u64,
+}
+
+/// One call of an aggregate: a GET.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its name: the member that its answer becomes.
+    pub name: String,
+    /// Whom it asks.
+    pub to: UpstreamId,
+    /// For what, a template.
+    pub path: Template,
+    /// Parameters, by name.
+    pub query: Vec<(String, Template)>,
+    /// How long it may take (default 1 s).
+    pub timeout: Duration,
+    /// What becomes of the whole when it fails.
+    pub failing: Failing,
+    /// Places in `calls` of those whose answers it needs.
+    pub after: Vec<usize>,
+}
+
+/// What becomes of an aggregate when a call fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// It fails too.
+    Fails,
+    /// Its member is missing.
+    Omitted,
+    /// Its member is this JSON.
+    Default(String),
+    /// Its member is what the same caller was last told, if that is known; else it is missing.
+    LastGood,
+}
+
+/// How answers are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// A member for each call, of its name (default).
+    ByName,
+    /// The members of all answers side by side; of two of one name the later call's.
+    Flat,
+}
+
+/// How a version of an interface ends (RFC 9745, RFC 8594).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deprecation {
+    /// The day since which nobody should begin to use it.
+    pub since: Option<crate::units::Day>,
+    /// Where that is explained.
+    pub link: Option<String>,
+    /// What follows it.
+    pub successor: Option<String>,
+}
+
+/// A route is closed for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maintenance {
+    /// When clients may ask again (default 1 min).
+    pub retry_after: Duration,
+    /// What they are told.
+    pub detail: Option<String>,
+}
+
+/// Headers by which browsers are told to be careful, where a service says nothing itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecurityHeaders {
+    /// For answers that programs read: nothing in them is to be shown or run.
+    Api,
+    /// For pages.
+    Web,
+}

@@ -1,0 +1,102 @@
+//! Answers that the file itself gives, as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::answers::Merge;
+use crate::raw::schema::section;
+use crate::raw::{Findings, Flag, FromTree, Named, Spot, Text, Typed};
+use crate::template::Template;
+use crate::tree::{Kind, Tree};
+use crate::units::{Size, Time};
+
+section! {
+    /// Clients are told to ask elsewhere.
+    Redirect {
+        /// Where: a path, or a URL whose host is written out, a template: `/v2/${path.rest}`,
+        /// `https://${request.host}${request.path}`.
+        must "to" to: Typed<Template>,
+        /// 301, 302, 303, 307 or 308. Default: 308.
+        may "status" status: Typed<u16>,
+        /// Whether the query goes along. Default: true.
+        may "query" query: Typed<Flag>,
+    }
+}
+
+section! {
+    /// An answer that is in the file.
+    Answer {
+        /// The text, one line.
+        must "body" body: Typed<Text>,
+        /// 200 to 599. Default: 200.
+        may "status" status: Typed<u16>,
+        /// Its media type. Default: text/plain; charset=utf-8.
+        may "type" kind: Typed<Text>,
+    }
+}
+
+section! {
+    /// Several services' answers become one: `{"NAME": answer, …}`. The calls are GETs and begin at once, except
+    /// those that need another's answer.
+    Aggregate at spot {
+        /// The calls by name, 1 to 16.
+        must "calls" calls: Named<Call>,
+        /// How answers are put together: `by-name`, or `flat` (members of all answers, side by side).
+        /// Default: by-name.
+        may "merge" merge: Typed<Merge>,
+        /// Most bytes of all answers together. Default: 4MiB.
+        may "max" max: Typed<Size>,
+    }
+}
+
+section! {
+    /// One call of an aggregate.
+    Call {
+        /// Whom it asks: a service, or GROUP/LISTENER of the balancers in front of one.
+        must "to" to: Typed<Text>,
+        /// The path, a template: `/orders/${user}`. `${call.NAME.MEMBER}` is a member of another call's answer,
+        /// which is waited for.
+        must "path" path: Typed<Template>,
+        /// Query parameters by name, templates. Default: none.
+        may "query" query: Named<Typed<Template>>,
+        /// How long it may take. Default: 1s.
+        may "timeout" timeout: Typed<Time>,
+        /// What happens when it fails, is late, or is answered by anything but JSON and 200 to 299: `fail` (the
+        /// whole is 502 or 504), `omit` (its member is missing), or `last-good` (what the same caller was last
+        /// told, at most 10 minutes before, else it is missing). Default: fail.
+        may "on-failure" on_failure: Typed<Text>,
+        /// JSON that stands in for a failed call's answer, in place of `on-failure`. Default: none.
+        may "default" default: Typed<Text>,
+    }
+}
+
+section! {
+    /// A route is closed for a while: its callers are told 503.
+    Maintenance {
+        /// When they may ask again. Default: 1m.
+        may "retry-after" retry_after: Typed<Time>,
+        /// What they are told. Default: nothing more.
+        may "detail" detail: Typed<Text>,
+    }
+}
+
+/// `true`, `false` or a section.
+#[derive(Debug)]
+pub(crate) enum MaintenanceChoice {
+    Flag(Typed<Flag>),
+    Section(Box<Maintenance>),
+}
+
+impl FromTree for MaintenanceChoice {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match &tree.kind {
+            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
+            _ => Maintenance::from_tree(tree, at, out).map(|raw| Self::Section(Box::new(raw))),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), Maintenance::schema(generator)] })
+    }
+}
