@@ -6,7 +6,6 @@
 
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
 use pgpool_wire::startup::{self, CancelKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +16,6 @@ use crate::server::Facts;
 use crate::server::tls::Way;
 use crate::worker::{Dial, Worker};
 
-const LONGEST: Duration = Duration::from_secs(5);
 /// Requests to one server at a time; more are no use.
 const MOST_AT_ONCE: u32 = 2;
 
@@ -32,7 +30,8 @@ pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
     let _guard = Underway(Rc::clone(&facts));
     // Late or failed, the client learns it by its query going on, as with PostgreSQL itself. But
     // nobody can say any more whether and when it arrives: whoever came next could be hit.
-    if !matches!(timeout(LONGEST, send(&*worker.dialer, &facts)).await, Ok(Ok(()))) {
+    let longest = worker.snapshot().settings.cancel_wait_timeout;
+    if !matches!(timeout(longest, send(&*worker.dialer, &facts)).await, Ok(Ok(()))) {
         facts.condemned.set(true);
     }
 }

@@ -128,6 +128,9 @@ pub enum Refusal {
     /// Another server has become the primary.
     #[error("the server is no longer the primary")]
     Fenced,
+    /// `server_fast_close`.
+    #[error("the server connection is closed after RECONNECT or a reload")]
+    Reconnected,
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
@@ -188,7 +191,11 @@ impl Refusal {
             Self::Unavailable { .. } | Self::Lookup(_) => b"57P03",
             Self::ServerLost => b"08006",
             Self::Settings(_) => b"22023",
-            Self::ShuttingDown | Self::Killed | Self::Removed | Self::Fenced => b"57P01",
+            Self::ShuttingDown
+            | Self::Reconnected
+            | Self::Killed
+            | Self::Removed
+            | Self::Fenced => b"57P01",
             Self::Disabled(_) => b"57P03",
             Self::Reload(_) => b"F0000",
             Self::TooMuchPrepared => b"54000",

@@ -37,6 +37,8 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
             () = shutdown.draining() => return,
             (socket, address) = acceptor.next(exhausted) => {
                 let stream = Stream::Plain(Movable::Live(socket));
+                // Gone already, if the kernel cannot do it.
+                let _gone = stream.keep_alive(&worker.snapshot().settings.keepalive);
                 let arrives = receive(Rc::clone(&worker), stream, Source::Ip(address));
                 tokio::task::spawn_local(arrives);
             }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
+use topology::pool::Keepalive;
 
 /// Anything that carries bytes both ways.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -109,6 +110,29 @@ impl Stream {
             Self::Connected(tls) => Some(tls.get_mut().0),
             Self::Unix(_) | Self::UnixParked(_) | Self::Gone | Self::Memory(_) => None,
         }
+    }
+
+    /// How the system notices that the other side has gone without a word.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn keep_alive(&self, terms: &Keepalive) -> io::Result<()> {
+        let Self::Plain(Movable::Live(socket)) = self else { return Ok(()) };
+        let socket = socket2::SockRef::from(socket);
+        if terms.user_timeout.is_some() {
+            socket.set_tcp_user_timeout(terms.user_timeout)?;
+        }
+        if !terms.on {
+            return socket.set_keepalive(false);
+        }
+        let mut alive = socket2::TcpKeepalive::new().with_time(terms.idle);
+        if let Some(interval) = terms.interval {
+            alive = alive.with_interval(interval);
+        }
+        if let Some(count) = terms.count {
+            alive = alive.with_retries(count);
+        }
+        socket.set_tcp_keepalive(&alive)
     }
 
     /// The certificate that a client has shown, verified by the handshake.

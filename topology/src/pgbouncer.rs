@@ -79,7 +79,7 @@ const COUNTS: [&str; 9] = [
 ];
 
 /// Times in seconds that mean the same here.
-const TIMES: [&str; 10] = [
+const TIMES: [&str; 16] = [
     "reserve_pool_timeout",
     "query_wait_timeout",
     "server_idle_timeout",
@@ -90,27 +90,39 @@ const TIMES: [&str; 10] = [
     "idle_transaction_timeout",
     "query_timeout",
     "transaction_timeout",
+    "server_login_retry",
+    "query_wait_notify",
+    "cancel_wait_timeout",
+    "server_check_delay",
+    "tcp_keepidle",
+    "tcp_keepintvl",
 ];
+
+/// What is on or off here as there.
+const SWITCHES: [&str; 3] = ["server_round_robin", "server_fast_close", "tcp_keepalive"];
 
 /// Keys that need no counterpart, because the default does what they ask for, or because they only
 /// tune PgBouncer's inside.
-const NEEDLESS: [&str; 16] = [
+const NEEDLESS: [&str; 9] = [
     "ignore_startup_parameters",
     "track_extra_parameters",
     "so_reuseport",
-    "pkt_buf",
-    "max_packet_size",
-    "sbuf_loopcnt",
-    "listen_backlog",
     "tcp_defer_accept",
-    "tcp_keepalive",
     "server_reset_query_always",
     "resolv_conf",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "dns_zone_check_period",
-    "server_round_robin",
-    "server_fast_close",
+];
+
+/// Keys that have no counterpart, and what is here in their place.
+const INSTEAD: [(&str, &str); 6] = [
+    ("pkt_buf", "clients have no buffers of their own; each worker has one of 64 KiB"),
+    ("sbuf_loopcnt", "a client that sends much takes turns with the others by the runtime"),
+    ("max_packet_size", "a long message is passed on as it comes, never held"),
+    ("listen_backlog", "as long as the system allows (net.core.somaxconn)"),
+    ("tcp_socket_buffer", "the system sizes the buffers of sockets"),
+    ("suspend_timeout", "SUSPEND has nothing to wait for: no bytes are held back"),
 ];
 
 /// Translates; `users` is the text of the user list.
@@ -416,7 +428,8 @@ impl Out {
 
     fn settings(&mut self, text: &mut String) {
         // Where PgBouncer's default is another one.
-        let mut all = vec![("max_client_conn", "100".to_owned())];
+        let mut all =
+            vec![("max_client_conn", "100".to_owned()), ("server_login_retry", "15s".to_owned())];
         for key in COUNTS {
             let Some(line) = self.take(key) else { continue };
             match line.value.parse::<u32>() {
@@ -437,6 +450,23 @@ impl Out {
                 None => self.stop(line.number, format!("{key}: {} is no time", line.value)),
             }
         }
+        for key in SWITCHES {
+            if let Some(value) = self.value(key) {
+                all.push((key, if value == "0" { "false" } else { "true" }.to_owned()));
+            }
+        }
+        if let Some(line) = self.take("server_check_query") {
+            let query = if line.value.is_empty() { "-" } else { &line.value };
+            all.push(("server_check_query", quoted(query)));
+        }
+        for (key, unit) in [("tcp_keepcnt", ""), ("tcp_user_timeout", "ms")] {
+            let Some(line) = self.take(key) else { continue };
+            match line.value.parse::<u32>() {
+                Ok(0) => {}
+                Ok(value) => all.push((key, format!("{value}{unit}"))),
+                Err(_) => self.stop(line.number, format!("{key}: {} is no number", line.value)),
+            }
+        }
         if let Some(reset) = self.value("server_reset_query") {
             all.push(("server_reset_query", quoted(&reset)));
         }
@@ -453,6 +483,11 @@ impl Out {
             let off = matches!(line.value.as_str(), "" | "0");
             let what = match key.as_str() {
                 key if NEEDLESS.contains(&key) => continue,
+                key if INSTEAD.iter().any(|(known, _)| *known == key) => {
+                    let found = INSTEAD.iter().find(|(known, _)| *known == key);
+                    self.note(line.number, format!("{key}: {}", found.map_or("", |it| it.1)));
+                    continue;
+                }
                 "syslog" | "syslog_ident" | "syslog_facility" => {
                     self.note(line.number, format!("{key}: the log goes to standard error"));
                     continue;
@@ -482,7 +517,14 @@ fn has_ipv6() -> bool {
 
 /// Times that cannot be switched off.
 fn needed(key: &str) -> bool {
-    matches!(key, "server_connect_timeout" | "client_login_timeout")
+    matches!(
+        key,
+        "server_connect_timeout"
+            | "client_login_timeout"
+            | "server_login_retry"
+            | "cancel_wait_timeout"
+            | "tcp_keepidle"
+    )
 }
 
 /// A text as YAML writes it in double quotes.

@@ -403,6 +403,21 @@ pub enum Console {
     Admin,
 }
 
+/// TCP's signs of life, towards clients and servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// `tcp_keepalive` (default yes).
+    pub on: bool,
+    /// `tcp_keepidle`, the silence before the first (default 1 min).
+    pub idle: Duration,
+    /// `tcp_keepintvl`, the time between two; `None`: the system's.
+    pub interval: Option<Duration>,
+    /// `tcp_keepcnt`, how many may be lost; `None`: as the system says.
+    pub count: Option<u32>,
+    /// `tcp_user_timeout`, how long what was sent may stay without an answer; `None`: as the system says.
+    pub user_timeout: Option<Duration>,
+}
+
 /// Limits and times, PgBouncer's names and meanings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -445,6 +460,24 @@ pub struct Settings {
     /// Named prepared statements kept per server connection (default 200; 0: not in transaction
     /// mode).
     pub max_prepared_statements: u32,
+    /// The longest pause between two tries of a server that lets nobody in (default 5 s).
+    pub server_login_retry: Duration,
+    /// A client that has waited so long for a server is told (default 5 s; zero: never).
+    pub query_wait_notify: Duration,
+    /// A cancel request takes no longer (default 10 s).
+    pub cancel_wait_timeout: Duration,
+    /// Asked of servers that nobody has used for `server_check_delay` (default `select 1`; empty: they
+    /// are not asked).
+    pub server_check_query: String,
+    /// See `server_check_query` (default 30 s).
+    pub server_check_delay: Duration,
+    /// The server that has rested longest is used next, not the one that rested least (default no).
+    pub server_round_robin: bool,
+    /// In session mode a server that is to be closed is closed after the transaction (default no: when its
+    /// client leaves).
+    pub server_fast_close: bool,
+    /// How a peer is noticed that has gone without a word.
+    pub keepalive: Keepalive,
     /// Run when a used server connection changes hands in session mode (default `DISCARD ALL`).
     pub server_reset_query: String,
 }

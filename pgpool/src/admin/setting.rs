@@ -29,6 +29,11 @@ fn slot<'a>(settings: &'a mut Settings, key: &str) -> Option<Slot<'a>> {
         "idle_transaction_timeout" => Slot::Time(&mut settings.idle_transaction_timeout),
         "transaction_timeout" => Slot::Time(&mut settings.transaction_timeout),
         "query_timeout" => Slot::Time(&mut settings.query_timeout),
+        "server_login_retry" => Slot::Time(&mut settings.server_login_retry),
+        "query_wait_notify" => Slot::Time(&mut settings.query_wait_notify),
+        "cancel_wait_timeout" => Slot::Time(&mut settings.cancel_wait_timeout),
+        "server_check_delay" => Slot::Time(&mut settings.server_check_delay),
+        "server_check_query" => Slot::Text(&mut settings.server_check_query),
         "server_reset_query" => Slot::Text(&mut settings.server_reset_query),
         _ => return None,
     })
@@ -44,7 +49,12 @@ pub fn is_known(settings: &Settings, key: &str) -> bool {
 /// # Errors
 /// What is wrong with the key or the value.
 pub fn set(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
-    let never = ["server_connect_timeout", "client_login_timeout"];
+    let never = [
+        "server_connect_timeout",
+        "client_login_timeout",
+        "server_login_retry",
+        "cancel_wait_timeout",
+    ];
     let slot = slot(settings, key)
         .ok_or_else(|| format!("{key} is changed in the file, and by RELOAD"))?;
     match slot {

@@ -397,6 +397,14 @@ fn config(settings: &Settings) -> Table {
         ("max_db_client_connections", settings.max_db_client_connections.to_string(), "0"),
         ("max_user_client_connections", settings.max_user_client_connections.to_string(), "0"),
         ("max_prepared_statements", settings.max_prepared_statements.to_string(), "200"),
+        ("server_login_retry", seconds(settings.server_login_retry), "15"),
+        ("query_wait_notify", seconds(settings.query_wait_notify), "5"),
+        ("cancel_wait_timeout", seconds(settings.cancel_wait_timeout), "10"),
+        ("server_check_query", settings.server_check_query.clone(), "select 1"),
+        ("server_check_delay", seconds(settings.server_check_delay), "30"),
+        ("server_round_robin", u8::from(settings.server_round_robin).to_string(), "0"),
+        ("server_fast_close", u8::from(settings.server_fast_close).to_string(), "0"),
+        ("tcp_keepalive", u8::from(settings.keepalive.on).to_string(), "1"),
         ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
     ];
     let row = |(key, value, default)| {

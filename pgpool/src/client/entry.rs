@@ -32,6 +32,8 @@ pub enum Ending {
     IdleTransaction,
     /// `transaction_timeout`.
     TransactionTimeout,
+    /// `server_fast_close`.
+    Reconnected,
     /// `client_idle_timeout`.
     ClientIdle,
 }
@@ -88,6 +90,8 @@ pub struct Entry {
     phase: Cell<ClientPhase>,
     deadline: Cell<Option<(Instant, Ending)>>,
     ending: Cell<Option<Ending>>,
+    /// When it is to be told that it waits; then, that it is time.
+    nudge: Cell<Nudge>,
     waker: RefCell<Option<Waker>>,
     server: RefCell<Option<Rc<Facts>>>,
     busy: Cell<bool>,
@@ -127,6 +131,7 @@ impl Entry {
             phase: Cell::new(ClientPhase::Login),
             deadline: Cell::new(None),
             ending: Cell::new(None),
+            nudge: Cell::new(Nudge::No),
             waker: RefCell::new(None),
             server: RefCell::new(None),
             busy: Cell::new(false),
@@ -185,8 +190,22 @@ impl Entry {
         }
     }
 
+    /// It begins to wait, and is to be told so at a time.
+    pub fn nudge_at(&self, at: Option<Instant>) {
+        self.nudge.set(at.map_or(Nudge::No, Nudge::At));
+    }
+
+    /// Whether it is to be told now that it waits; once.
+    pub fn is_nudged(&self) -> bool {
+        self.nudge.get() == Nudge::Now && self.nudge.replace(Nudge::No) == Nudge::Now
+    }
+
     /// Ends it if its time is over.
     pub fn check(&self, now: Instant) {
+        if matches!(self.nudge.get(), Nudge::At(at) if now >= at) {
+            self.nudge.set(Nudge::Now);
+            self.wake();
+        }
         if let Some((deadline, ending)) = self.deadline.get()
             && now >= deadline
         {
@@ -202,6 +221,14 @@ impl Entry {
         }
         self.ending.get()
     }
+}
+
+/// Whether a client that waits has been told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nudge {
+    No,
+    At(Instant),
+    Now,
 }
 
 /// Whether a server works for its client.

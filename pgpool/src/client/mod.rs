@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::events::{ClientEnded, ClientLeft, LoginRefused};
 use crate::family::{Membership, Role};
-use crate::fatal::Refusal;
+use crate::fatal::{self, Refusal};
 use crate::pool::waiters::Waiter;
 use crate::pool::{Pool, add};
 use crate::relay::forward::WHOLE;
@@ -40,6 +40,8 @@ use topology::pool::Reads;
 
 use entry::{ClientPhase, Ending, Entry};
 
+/// PgBouncer's words, which people search for.
+const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 /// A client that does not take its last message within this time does not get it.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 
@@ -326,6 +328,7 @@ impl Client {
             Ending::ShuttingDown => Refusal::ShuttingDown,
             Ending::Killed => Refusal::Killed,
             Ending::Removed => Refusal::Removed,
+            Ending::Reconnected => Refusal::Reconnected,
             Ending::Fenced => Refusal::Fenced,
             Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
             Ending::QueryTimeout => Refusal::QueryTimeout(limits.query),
@@ -459,11 +462,14 @@ impl Client {
         let deadline = (!time.is_zero()).then_some((now + time, Ending::QueryWait));
         self.entry.enter(ClientPhase::Waiting, deadline);
         self.entry.waiting.set(Some(now));
+        let notify = self.worker.snapshot().settings.query_wait_notify;
+        self.entry.nudge_at((!notify.is_zero()).then(|| now + notify));
         let outcome = std::future::poll_fn(|cx| self.poll_wait(&place, cx)).await;
         if matches!(outcome, Wait::Server(_)) {
             place.served();
         }
         self.entry.waiting.set(None);
+        self.entry.nudge_at(None);
         self.worker.tick();
         let waited = self.worker.now().saturating_duration_since(now);
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
@@ -481,6 +487,12 @@ impl Client {
             Poll::Ready(Ok(server)) => return Poll::Ready(Wait::Server(Box::new(server))),
             Poll::Ready(Err(refusal)) => return Poll::Ready(Wait::Refused(refusal)),
             Poll::Pending => {}
+        }
+        if self.entry.is_nudged() {
+            self.out.fill(|out| fatal::put_notice(out, QUEUED));
+        }
+        if let Poll::Ready(Err(_)) = self.out.poll_empty(&mut self.io, cx) {
+            return Poll::Ready(Wait::Left);
         }
         // Whoever leaves while waiting must not cost a server.
         self.read_ahead(cx).map(|_| Wait::Left)

@@ -7,6 +7,7 @@
 
 pub mod reset;
 pub mod sizing;
+pub mod terms;
 pub mod waiters;
 
 use std::cell::{Cell, RefCell};
@@ -168,19 +169,6 @@ pub fn add(counter: &Cell<u64>, more: u64) {
     counter.set(counter.get().wrapping_add(more));
 }
 
-/// Times that hold for the clients of a pool; zero: none.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// `query_timeout`.
-    pub query: Duration,
-    /// `transaction_timeout`.
-    pub transaction: Duration,
-    /// `idle_transaction_timeout`.
-    pub idle_transaction: Duration,
-    /// `client_idle_timeout`.
-    pub client_idle: Duration,
-}
-
 /// How many servers and waiters a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
@@ -234,25 +222,6 @@ impl Pool {
         Arc::clone(&self.user.borrow())
     }
 
-    /// When a server connection goes back: as its user has it, or else its database.
-    pub fn mode(&self) -> PoolMode {
-        self.user.borrow().standing.terms.mode.unwrap_or(self.database.borrow().mode)
-    }
-
-    /// Times that hold for its clients.
-    pub fn limits(&self, worker: &Worker) -> Limits {
-        let terms = self.user.borrow().standing.terms;
-        let settings = &worker.snapshot().settings;
-        Limits {
-            query: terms.query_timeout.unwrap_or(settings.query_timeout),
-            transaction: terms.transaction_timeout.unwrap_or(settings.transaction_timeout),
-            idle_transaction: terms
-                .idle_transaction_timeout
-                .unwrap_or(settings.idle_transaction_timeout),
-            client_idle: terms.client_idle_timeout.unwrap_or(settings.client_idle_timeout),
-        }
-    }
-
     /// Goes by another configuration of the same database and user. Servers that would be another
     /// one now, or be logged in to otherwise, are closed when they are free.
     pub fn follow(&self, database: &Arc<Database>, user: &Arc<User>) {
@@ -271,14 +240,23 @@ impl Pool {
             return None;
         }
         loop {
-            // Last in, first out: the rest may grow old and be closed.
-            let mut server = self.idle.borrow_mut().pop()?;
+            let mut server = self.next_idle()?;
             // One that was closed, or that said anything but a notice, is of no use.
             if reset::is_quiet(&mut server, cx) && self.is_welcome(&server, now) {
                 return Some(self.assign(server, now));
             }
             self.discard(server);
         }
+    }
+
+    /// Last in, first out, so that the rest may grow old and be closed; or `server_round_robin`.
+    fn next_idle(&self) -> Option<Server> {
+        let mut idle = self.idle.borrow_mut();
+        let in_turn = || Some(self.worker.upgrade()?.snapshot().settings.server_round_robin);
+        if idle.len() > 1 && in_turn() == Some(true) {
+            return Some(idle.remove(0));
+        }
+        idle.pop()
     }
 
     /// A place in the queue; [`Pool::leave`] it when it is not wanted any more.
@@ -403,8 +381,21 @@ impl Pool {
             self.discard(server);
             return;
         }
-        server.facts.phase.set(ServerPhase::Idle);
         server.facts.used.set(now);
+        self.offer(server);
+    }
+
+    /// Hands a server that was idle to the next waiter, or keeps it: nobody has used it.
+    fn restore(&self, server: Server) {
+        if self.is_welcome(&server, self.now()) && server.is_clean() {
+            self.offer(server);
+        } else {
+            self.discard(server);
+        }
+    }
+
+    fn offer(&self, server: Server) {
+        server.facts.phase.set(ServerPhase::Idle);
         let server =
             if self.paused.get() { Some(server) } else { self.waiters.borrow_mut().give(server) };
         if let Some(server) = server {
@@ -458,13 +449,6 @@ impl Pool {
             && !server.facts.condemned.get()
             && self.is_current(&server.facts)
             && self.serves(&server.facts)
-    }
-
-    /// `server_lifetime`; zero: for ever.
-    fn lifetime(&self) -> Duration {
-        let own = self.database.borrow().terms.server_lifetime;
-        own.or_else(|| Some(self.worker.upgrade()?.snapshot().settings.server_lifetime))
-            .unwrap_or_default()
     }
 
     /// The settings of a login, once for all clients that begin alike.
@@ -548,6 +532,12 @@ impl Pool {
     pub fn reconnect(&self) {
         self.generation.set(self.generation.get() + 1);
         self.close_idle();
+        let Some(worker) = self.worker.upgrade() else { return };
+        if worker.snapshot().settings.server_fast_close && self.mode() == PoolMode::Session {
+            // Those who have a server look whether it is to go.
+            let theirs = self.servers().into_iter().filter_map(|facts| facts.client.get());
+            theirs.filter_map(|pid| worker.client(pid)).for_each(|entry| entry.wake());
+        }
     }
 
     /// Closes all idle servers if it is paused.

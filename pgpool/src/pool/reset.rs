@@ -12,13 +12,14 @@ use pgpool_wire::backend::{self, Status, tag};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Pool;
 use crate::relay::answer::Answer;
 use crate::relay::edit::Edit;
 use crate::relay::link::{Memory, Wear};
 use crate::server::{Server, ServerPhase};
+use crate::worker::Worker;
 
 /// A server that does not finish cleaning within this time is closed.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -94,6 +95,26 @@ pub fn clean(pool: Rc<Pool>, server: Server) {
         },
     };
     run(pool, server, sql);
+}
+
+/// Whether a server that nobody has used for long is to be asked if it lives.
+pub fn is_due(worker: &Worker, server: &Server, now: Instant) -> bool {
+    let settings = &worker.snapshot().settings;
+    let last = server.facts.used.get().max(server.facts.checked.get());
+    let due = now.saturating_duration_since(last) >= settings.server_check_delay;
+    due && !settings.server_check_query.is_empty()
+}
+
+/// Asks a server whether it lives; a dead one is closed before a client meets it.
+pub fn check(pool: Rc<Pool>, mut server: Server) {
+    let Some(worker) = pool.worker.upgrade() else { return };
+    let sql = worker.snapshot().settings.server_check_query.clone();
+    server.facts.phase.set(ServerPhase::Cleaning);
+    tokio::task::spawn_local(async move {
+        let done = timeout(LONGEST, query(&mut server, sql.as_bytes())).await;
+        server.facts.checked.set(worker.now());
+        if matches!(done, Ok(true)) { pool.restore(server) } else { pool.discard(server) }
+    });
 }
 
 fn run(pool: Rc<Pool>, mut server: Server, sql: Vec<u8>) {
@@ -174,7 +195,7 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
             }
             None
         }
-        tag::COMMAND_COMPLETE | tag::NOTICE => None,
+        tag::COMMAND_COMPLETE | tag::NOTICE | tag::ROW_DESCRIPTION | tag::DATA_ROW => None,
         _ => Some(false),
     }
 }

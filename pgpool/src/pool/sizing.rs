@@ -6,13 +6,12 @@
 
 use std::cell::Cell;
 use std::cell::RefCell;
-use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use topology::pool::{ServerAddress, Settings};
+use topology::pool::ServerAddress;
 
 use super::{Pool, Welcome};
 use crate::events::{ServerConnected, ServerFailed};
@@ -27,7 +26,6 @@ use crate::worker::Worker;
 /// Connects of one pool at a time: a burst of clients must not become a burst of logins.
 const MOST_CONNECTING: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Where a pool stands with its connects.
 pub struct Sizing {
@@ -50,8 +48,8 @@ impl Sizing {
         self.connecting
     }
 
-    fn failed(&mut self, now: Instant) {
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+    fn failed(&mut self, now: Instant, longest: Duration) {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE.min(longest), longest);
         self.not_before = now + self.pause;
     }
 
@@ -102,23 +100,6 @@ impl Pool {
         let least = if self.can_log_in() { self.least(settings) } else { 0 };
         let wanted = waiting > sizing.connecting || total < least.min(size);
         wanted && total < most && sizing.connecting < MOST_CONNECTING && !self.paused.get()
-    }
-
-    /// `pool_size`: as its user has it, or else its database.
-    pub fn size(&self) -> usize {
-        let (database, user) = (self.database(), self.user());
-        let own = user.standing.terms.pool_size.map_or(database.pool_size, NonZeroU32::get);
-        own.min(database.most_per_user) as usize
-    }
-
-    fn reserve(&self, settings: &Settings) -> usize {
-        let own = self.user().standing.terms.reserve_pool_size;
-        let own = own.or(self.database().terms.reserve_pool_size);
-        own.unwrap_or(settings.reserve_pool_size) as usize
-    }
-
-    fn least(&self, settings: &Settings) -> usize {
-        self.database().terms.min_pool_size.unwrap_or(settings.min_pool_size) as usize
     }
 
     /// Whether a server would let us in without a client's help.
@@ -183,7 +164,8 @@ impl Pool {
             }
             Err(fault) => {
                 drop(places);
-                self.sizing.borrow_mut().failed(now);
+                let longest = worker.snapshot().settings.server_login_retry;
+                self.sizing.borrow_mut().failed(now, longest);
                 self.failed(&worker, &fault);
             }
         }
@@ -249,6 +231,7 @@ impl Pool {
         let ways = database.security.ways(address);
         for (at, way) in ways.iter().enumerate() {
             let dialled = worker.dialer.dial(address).await?;
+            dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
             let secured = database.security.secure(dialled, address, *way).await?;
             match connect::login(secured, &database, &user, &self.caught).await {
                 // Perhaps another way is let in.
@@ -301,6 +284,7 @@ impl Pool {
             encrypted: ready.io.is_encrypted(),
             born: now,
             used: Cell::new(now),
+            checked: Cell::new(now),
             phase: Cell::new(ServerPhase::Idle),
             client: Cell::new(None),
             cancels: Cell::new(0),
@@ -361,6 +345,7 @@ impl Pool {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         let mut left = idle.len();
         let (mut stay, mut close) = (Vec::with_capacity(left), Vec::new());
+        let mut check = Vec::new();
         for mut server in idle {
             let rested = now.saturating_duration_since(server.facts.used.get());
             let unused = !most_idle.is_zero() && rested > most_idle && left > keep;
@@ -368,10 +353,16 @@ impl Pool {
                 && super::reset::is_quiet(&mut server, &mut cx)
                 && self.is_welcome(&server, now);
             left -= usize::from(!stays);
-            if stays { &mut stay } else { &mut close }.push(server);
+            let list = match stays {
+                false => &mut close,
+                true if super::reset::is_due(&worker, &server, now) => &mut check,
+                true => &mut stay,
+            };
+            list.push(server);
         }
         *self.idle.borrow_mut() = stay;
         close.into_iter().for_each(|server| self.discard(server));
+        check.into_iter().for_each(|server| super::reset::check(self.me(), server));
         self.grow();
     }
 

@@ -377,7 +377,17 @@ impl Relay<'_> {
         if !self.keeps && self.client.memory.tie.is_none() {
             return Some(Outcome::Released);
         }
-        self.client.worker.is_draining().then_some(Outcome::Ended(Ending::ShuttingDown))
+        if self.client.worker.is_draining() {
+            return Some(Outcome::Ended(Ending::ShuttingDown));
+        }
+        self.is_to_close().then_some(Outcome::Ended(Ending::Reconnected))
+    }
+
+    /// In session mode: the server was condemned, and `server_fast_close` says not to wait for its client.
+    fn is_to_close(&self) -> bool {
+        let (pool, facts) = (&self.client.pool, &self.server.facts);
+        let condemned = facts.condemned.get() || !pool.is_current(facts);
+        condemned && self.client.worker.snapshot().settings.server_fast_close
     }
 
     /// Sets the deadline that fits what the client is doing, when that has changed.

@@ -133,8 +133,6 @@ pub async fn dial(address: ServerAddress) -> io::Result<Dialled> {
         }
     };
     socket.set_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new().with_time(std::time::Duration::from_secs(60));
-    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
     let local = socket.local_addr().ok();
     let peer = ServerAddress::Ip(socket.peer_addr()?);
     Ok(Dialled { io: Stream::Plain(Movable::Live(socket)), local, peer })

@@ -63,6 +63,8 @@ pub struct Facts {
     pub born: Instant,
     /// When it was last given or taken.
     pub used: Cell<Instant>,
+    /// When it was last asked whether it lives.
+    pub checked: Cell<Instant>,
     /// What it is doing.
     pub phase: Cell<ServerPhase>,
     /// The client that uses it.

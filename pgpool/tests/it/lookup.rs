@@ -164,3 +164,29 @@ async fn terms_of_databases_and_users() {
     drop(late);
     while enter("app").await.is_err() {}
 }
+
+/// P2: `server_round_robin` uses servers in turn; without it the same one again. TCP's signs of life are as
+/// the file says, towards servers.
+#[tokio::test]
+async fn servers_in_turn() {
+    let server = Postgres::start().await;
+    for (settings, turns) in [("server_round_robin: true, tcp_keepidle: 7s", true), ("", false)] {
+        let pooler = Pooler::start(&server, Setup { size: 2, settings, ..Setup::default() }).await;
+        let (one, two) = (pooler.client("open").await, pooler.client("open").await);
+        for sql in ["begin", "commit"] {
+            one.batch_execute(sql).await.expect(sql);
+            two.batch_execute(sql).await.expect(sql);
+        }
+        let mut pids = Vec::new();
+        for _ in 0..4 {
+            let rows = one.simple_query("select pg_backend_pid()").await.expect("a row");
+            pids.extend(rows.iter().find_map(|row| match row {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            }));
+        }
+        assert_eq!(pids.len(), 4);
+        assert!(pids[0] == pids[2] && pids[1] == pids[3], "{pids:?}");
+        assert_eq!(pids[0] != pids[1], turns, "{pids:?}");
+    }
+}

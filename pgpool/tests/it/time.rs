@@ -270,3 +270,91 @@ async fn a_user_has_times_of_its_own() {
     })
     .await;
 }
+
+/// P2: who waits for a server is told once, after `query_wait_notify`, and served all the same.
+#[tokio::test(start_paused = true)]
+async fn query_wait_notify() {
+    local(async {
+        let bench = Bench::new(1, "query_wait_notify: 3s");
+        let (mut one, mut two) = (bench.client().await, bench.client().await);
+        assert_eq!(one.ask("begin").await, "CZ");
+        two.send("select").await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        assert_eq!(one.ask("commit").await, "CZ");
+        // An N with its SQLSTATE is shown by its type.
+        assert_eq!(two.answer().await, "NCZ");
+        assert_eq!(two.ask("select").await, "CZ");
+    })
+    .await;
+}
+
+/// P2: a server that has rested is asked whether it lives and closed if not, before a client meets it; and
+/// being asked is not being used.
+#[tokio::test(start_paused = true)]
+async fn server_check_query() {
+    local(async {
+        let settings = "server_check_query: hang, server_check_delay: 5s";
+        let bench = Bench::new(1, settings);
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 1);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0, "it gave no answer");
+        assert_eq!(client.ask("select").await, "CZ");
+        let bench = Bench::new(1, "server_check_delay: 2s, server_idle_timeout: 7s");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(bench.fake.logins.load(Ordering::SeqCst), 1);
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 1, "it answered");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0, "nobody has used it");
+    })
+    .await;
+}
+
+/// P2: the pause between two tries of a server that is down grows no longer than `server_login_retry`.
+#[tokio::test(start_paused = true)]
+async fn server_login_retry() {
+    local(async {
+        let bench = Bench::new(1, "server_login_retry: 1s, server_idle_timeout: 1s");
+        let mut client = bench.client().await;
+        bench.fake.down.store(true, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for _ in 0..8 {
+            client = match client.ask("select").await.as_str() {
+                "57P03$" => bench.client().await,
+                other => panic!("{other}"),
+            };
+        }
+        bench.fake.down.store(false, Ordering::SeqCst);
+        let begun = Instant::now();
+        assert_eq!(client.ask("select").await, "CZ");
+        assert!(begun.elapsed() <= Duration::from_millis(1100), "{:?}", begun.elapsed());
+    })
+    .await;
+}
+
+/// P2: with `server_fast_close` a client in session mode does not keep a server that is to go, but may end its
+/// transaction; without, it keeps it until it leaves.
+#[tokio::test(start_paused = true)]
+async fn server_fast_close() {
+    for (settings, closes) in [("server_fast_close: true", true), ("", false)] {
+        local(async {
+            let bench = Bench::with(1, "mode: session", settings);
+            let mut client = bench.client().await;
+            assert_eq!(client.ask("begin").await, "CZ");
+            bench.worker.pools().iter().for_each(|pool| pool.reconnect());
+            assert_eq!(client.ask("select").await, "CZ");
+            assert_eq!(client.ask("commit").await, "CZ");
+            if closes {
+                assert_eq!(client.answer().await, "57P01$");
+            } else {
+                assert_eq!(one_moment(&mut client).await, None);
+                assert_eq!(client.ask("select").await, "CZ");
+            }
+        })
+        .await;
+    }
+}

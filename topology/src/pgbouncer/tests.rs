@@ -260,3 +260,38 @@ proptest! {
         read(&import(&lines.join("\n"), users.as_deref()));
     }
 }
+
+/// P2: what tunes PgBouncer is translated, or what is here in its place is told; none of it stops a start.
+#[test]
+fn every_setting_is_translated_or_named() {
+    let ini = "[databases]\na = host=10.0.0.1\n[pgbouncer]\nserver_login_retry = 3\n\
+        query_wait_notify = 0\ncancel_wait_timeout = 4\nserver_check_query =\nserver_check_delay = 5\n\
+        server_fast_close = 1\nserver_round_robin = 1\ntcp_keepalive = 0\ntcp_keepcnt = 0\n\
+        tcp_keepidle = 6\ntcp_keepintvl = 7\ntcp_user_timeout = 250\nsuspend_timeout = 10\n\
+        pkt_buf = 8192\nlisten_backlog = 256\nmax_packet_size = 1\nsbuf_loopcnt = 5\n\
+        tcp_socket_buffer = 0\ntcp_defer_accept = 1\ntransaction_timeout = 8\n";
+    let imported = import(ini, Some(USERS));
+    assert!(imported.notes.iter().all(|note| !note.stops), "{:?}", imported.notes);
+    let told = |word: &str| imported.notes.iter().any(|note| note.what.starts_with(word));
+    for key in ["suspend_timeout", "pkt_buf", "listen_backlog", "max_packet_size", "sbuf_loopcnt"] {
+        assert!(told(key), "{key}: {:?}", imported.notes);
+    }
+    let settings = &read(&imported).pools[0].settings;
+    let seconds = Duration::from_secs;
+    assert_eq!(settings.server_login_retry, seconds(3));
+    assert_eq!(settings.query_wait_notify, Duration::ZERO);
+    assert_eq!(settings.cancel_wait_timeout, seconds(4));
+    assert_eq!(
+        (settings.server_check_query.as_str(), settings.server_check_delay),
+        ("", seconds(5))
+    );
+    assert!(settings.server_fast_close && settings.server_round_robin);
+    let keepalive = crate::pool::Keepalive {
+        on: false,
+        idle: seconds(6),
+        interval: Some(seconds(7)),
+        count: None,
+        user_timeout: Some(Duration::from_millis(250)),
+    };
+    assert_eq!((settings.keepalive, settings.transaction_timeout), (keepalive, seconds(8)));
+}

@@ -238,6 +238,34 @@ section! {
         /// Named prepared statements kept per server connection; 0: none in transaction mode.
         /// Default: 200.
         may "max_prepared_statements" max_prepared_statements: Typed<u32>,
+        /// The longest pause between two tries of a server that lets nobody in; the first is a tenth of a
+        /// second, each next one twice as long. Default: 5s.
+        may "server_login_retry" server_login_retry: Typed<Time>,
+        /// A client that has waited so long for a server gets a notice; 0s: never. Default: 5s.
+        may "query_wait_notify" query_wait_notify: Typed<Time>,
+        /// A cancel request takes no longer. Default: 10s.
+        may "cancel_wait_timeout" cancel_wait_timeout: Typed<Time>,
+        /// Asked of servers that nobody has used for `server_check_delay`, so that a dead one is closed
+        /// before a client meets it; "-": they are not asked. Default: select 1.
+        may "server_check_query" server_check_query: Typed<Text>,
+        /// See `server_check_query`. Default: 30s.
+        may "server_check_delay" server_check_delay: Typed<Time>,
+        /// `true`: servers are used in turn, so that all stay in use. Default: false, the one that was used last,
+        /// so that those which are not needed grow old and are closed.
+        may "server_round_robin" server_round_robin: Typed<Flag>,
+        /// `true`: in session mode, after `RECONNECT` or a reload that changes how a server is reached, its
+        /// client is ended after its transaction. Default: false, when its client leaves.
+        may "server_fast_close" server_fast_close: Typed<Flag>,
+        /// Whether TCP notices peers that have gone without a word. Default: true.
+        may "tcp_keepalive" tcp_keepalive: Typed<Flag>,
+        /// Silence before TCP's first question. Default: 1m.
+        may "tcp_keepidle" tcp_keepidle: Typed<Time>,
+        /// Time between two questions. Default: the system's.
+        may "tcp_keepintvl" tcp_keepintvl: Typed<Time>,
+        /// Questions without an answer before the connection is closed. Default: the system's.
+        may "tcp_keepcnt" tcp_keepcnt: Typed<NonZeroU32>,
+        /// How long sent bytes may stay unconfirmed. Default: the system's.
+        may "tcp_user_timeout" tcp_user_timeout: Typed<Time>,
         /// Run when a used server connection changes hands in session mode. Default: `DISCARD ALL`.
         may "server_reset_query" server_reset_query: Typed<Text>,
     }

@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, DatabaseTerms, Group, Instance, LOOKUP, ListenAddress, Lookup, PoolMode,
-    Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings, SocketMode,
-    SslMode, SslNegotiation, User, UserTerms,
+    Console, Database, DatabaseTerms, Group, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
+    PoolMode, Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings,
+    SocketMode, SslMode, SslNegotiation, User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
@@ -414,6 +414,24 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         query_timeout: time(raw.query_timeout, Duration::ZERO),
         transaction_timeout: time(raw.transaction_timeout, Duration::ZERO),
         max_prepared_statements: or(raw.max_prepared_statements, base.max_prepared_statements),
+        server_login_retry: positive(raw.server_login_retry, base.server_login_retry, out),
+        query_wait_notify: time(raw.query_wait_notify, base.query_wait_notify),
+        cancel_wait_timeout: positive(raw.cancel_wait_timeout, base.cancel_wait_timeout, out),
+        server_check_query: match raw.server_check_query {
+            Some(typed) if typed.value.0 == "-" => String::new(),
+            Some(typed) => typed.value.0,
+            None => base.server_check_query,
+        },
+        server_check_delay: time(raw.server_check_delay, base.server_check_delay),
+        server_round_robin: said(raw.server_round_robin).is_some_and(|flag| flag.0),
+        server_fast_close: said(raw.server_fast_close).is_some_and(|flag| flag.0),
+        keepalive: Keepalive {
+            on: said(raw.tcp_keepalive).is_none_or(|flag| flag.0),
+            idle: positive(raw.tcp_keepidle, base.keepalive.idle, out),
+            interval: span(raw.tcp_keepintvl).filter(|time| !time.is_zero()),
+            count: said(raw.tcp_keepcnt).map(NonZeroU32::get),
+            user_timeout: span(raw.tcp_user_timeout).filter(|time| !time.is_zero()),
+        },
         server_reset_query: raw
             .server_reset_query
             .map_or(base.server_reset_query, |typed| typed.value.0),
@@ -441,6 +459,20 @@ fn defaults() -> Settings {
         query_timeout: Duration::ZERO,
         transaction_timeout: Duration::ZERO,
         max_prepared_statements: 200,
+        server_login_retry: Duration::from_secs(5),
+        query_wait_notify: Duration::from_secs(5),
+        cancel_wait_timeout: Duration::from_secs(10),
+        server_check_query: "select 1".to_owned(),
+        server_check_delay: Duration::from_secs(30),
+        server_round_robin: false,
+        server_fast_close: false,
+        keepalive: Keepalive {
+            on: true,
+            idle: Duration::from_secs(60),
+            interval: None,
+            count: None,
+            user_timeout: None,
+        },
         server_reset_query: "DISCARD ALL".to_owned(),
     }
 }

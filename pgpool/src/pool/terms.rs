@@ -1,0 +1,70 @@
+//! What holds for one pool: its user's own terms, or else its database's, or else those of all. Not for what
+//! is done by them. Called by the pool and its clients.
+//!
+//! Invariant: a term is looked up when it is needed, so that a reload and `SET` change it at once.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use topology::pool::{PoolMode, Settings};
+
+use super::Pool;
+use crate::worker::Worker;
+
+/// Times that hold for the clients of a pool; zero: none.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `query_timeout`.
+    pub query: Duration,
+    /// `transaction_timeout`.
+    pub transaction: Duration,
+    /// `idle_transaction_timeout`.
+    pub idle_transaction: Duration,
+    /// `client_idle_timeout`.
+    pub client_idle: Duration,
+}
+
+impl Pool {
+    /// When a server connection goes back: as its user has it, or else its database.
+    pub fn mode(&self) -> PoolMode {
+        self.user.borrow().standing.terms.mode.unwrap_or(self.database.borrow().mode)
+    }
+
+    /// Times that hold for its clients.
+    pub fn limits(&self, worker: &Worker) -> Limits {
+        let terms = self.user.borrow().standing.terms;
+        let settings = &worker.snapshot().settings;
+        Limits {
+            query: terms.query_timeout.unwrap_or(settings.query_timeout),
+            transaction: terms.transaction_timeout.unwrap_or(settings.transaction_timeout),
+            idle_transaction: terms
+                .idle_transaction_timeout
+                .unwrap_or(settings.idle_transaction_timeout),
+            client_idle: terms.client_idle_timeout.unwrap_or(settings.client_idle_timeout),
+        }
+    }
+
+    /// `server_lifetime`; zero: for ever.
+    pub(super) fn lifetime(&self) -> Duration {
+        let own = self.database.borrow().terms.server_lifetime;
+        own.or_else(|| Some(self.worker.upgrade()?.snapshot().settings.server_lifetime))
+            .unwrap_or_default()
+    }
+
+    /// `pool_size`: as its user has it, or else its database.
+    pub fn size(&self) -> usize {
+        let (database, user) = (self.database(), self.user());
+        let own = user.standing.terms.pool_size.map_or(database.pool_size, NonZeroU32::get);
+        own.min(database.most_per_user) as usize
+    }
+
+    pub(super) fn reserve(&self, settings: &Settings) -> usize {
+        let own = self.user().standing.terms.reserve_pool_size;
+        let own = own.or(self.database().terms.reserve_pool_size);
+        own.unwrap_or(settings.reserve_pool_size) as usize
+    }
+
+    pub(super) fn least(&self, settings: &Settings) -> usize {
+        self.database().terms.min_pool_size.unwrap_or(settings.min_pool_size) as usize
+    }
+}
