@@ -1,4 +1,4 @@
-//! Cancel requests: from a client's key to the query that its owner runs right now, and no other.
+//! Cancel requests: from a client's key, by way of the process that has given it, to the query that its owner runs right now, and no other.
 //! Not for `query_timeout`'s decision. Called by the listener (through the home worker) and by
 //! whoever has to end a query.
 //!
@@ -14,7 +14,80 @@ use tokio::time::timeout;
 use crate::scram;
 use crate::server::Facts;
 use crate::server::tls::Way;
+use crate::snapshot::{Held, Snapshot};
 use crate::worker::{Dial, Worker};
+
+/// How clients' numbers are made of the process, the worker and a count. With peers seven bits each name
+/// process and worker; without, no bit names a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbers {
+    peer: u32,
+    count_bits: u32,
+}
+
+/// Most workers of a process that has peers.
+pub const MOST_WORKERS: usize = 128;
+const PEER_SHIFT: u32 = 25;
+
+impl Numbers {
+    /// Those of an instance.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let peer = u32::from(snapshot.peer_id);
+        Self { peer, count_bits: if peer == 0 { 22 } else { 18 } }
+    }
+
+    /// The number of a worker's client; `None`: not with this count.
+    pub fn make(self, worker: usize, count: u32) -> Option<u32> {
+        let count = count % (1 << self.count_bits);
+        let worker = u32::try_from(worker).ok()?;
+        (count != 0).then_some(self.peer << PEER_SHIFT | worker << self.count_bits | count)
+    }
+
+    /// The worker that a number names.
+    pub fn worker(self, pid: u32) -> usize {
+        let number = if self.peer == 0 { pid } else { pid % (1 << PEER_SHIFT) };
+        (number >> self.count_bits) as usize
+    }
+
+    /// The process that a number names, if that is another one.
+    pub fn elsewhere(self, pid: u32) -> Option<u8> {
+        let peer = pid >> PEER_SHIFT;
+        let other = self.peer != 0 && peer != self.peer;
+        other.then(|| u8::try_from(peer).ok()).flatten()
+    }
+}
+
+/// A request that a peer has forwarded ends with this beside the secret, which is 4 or 32 bytes long: it goes
+/// no further, whatever tables say.
+const FORWARDED: u8 = 1;
+
+/// Takes the mark off a request that a peer has forwarded; whether there was one.
+pub fn unmark(key: &mut CancelKey) -> bool {
+    let marked = matches!(key.secret.len(), 5 | 33) && key.secret.last() == Some(&FORWARDED);
+    if marked {
+        key.secret.pop();
+    }
+    marked
+}
+
+/// Forwards a request to the process that its key names. Ends when that has closed the connection, as
+/// [`send`] does.
+pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
+    let snapshot = worker.snapshot();
+    let Some(peer) = snapshot.peers.get(&peer) else { return };
+    let Some(_held) = Held::enter(&peer.requests) else { return };
+    key.secret.push(FORWARDED);
+    let passed = async {
+        let mut io = worker.dialer.dial(&peer.at).await?.io;
+        let mut out = Vec::new();
+        startup::put_cancel(&mut out, &key);
+        io.write_all(&out).await?;
+        let mut nothing = [0; 1];
+        io.read(&mut nothing).await.map(|_| ())
+    };
+    // Late or failed, the client learns it by its query going on, as with PostgreSQL itself.
+    let _outcome = timeout(snapshot.settings.cancel_wait_timeout, passed).await;
+}
 
 /// Requests to one server at a time; more are no use.
 const MOST_AT_ONCE: u32 = 2;
@@ -74,5 +147,31 @@ impl Drop for Underway {
         self.0.cancels.set(self.0.cancels.get().saturating_sub(1));
         self.0.settled.notify_waiters();
         self.0.settled.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P7: a client's number leads back to its process and worker, and a forwarded request is told from one
+    /// of a client.
+    #[test]
+    fn numbers_name_their_process_and_worker() {
+        let alone = Numbers { peer: 0, count_bits: 22 };
+        let pid = alone.make(1000, 5).expect("a number");
+        assert_eq!((alone.worker(pid), alone.elsewhere(pid)), (1000, None));
+        let (one, last) =
+            (Numbers { peer: 1, count_bits: 18 }, Numbers { peer: 127, count_bits: 18 });
+        let pid = last.make(MOST_WORKERS - 1, (1 << 18) - 1).expect("a number");
+        assert_eq!((last.worker(pid), last.elsewhere(pid)), (127, None));
+        assert_eq!(one.elsewhere(pid), Some(127));
+        assert_eq!(one.make(3, 1 << 18), None, "no client has the number 0");
+        for length in [4, 32] {
+            let mut key = CancelKey { pid, secret: vec![FORWARDED; length] };
+            assert!(!unmark(&mut key));
+            key.secret.push(FORWARDED);
+            assert!(unmark(&mut key) && key.secret.len() == length);
+        }
     }
 }

@@ -141,7 +141,10 @@ pub async fn start_beside(
         place: source.place(),
         source,
     })?;
-    let count = options.workers.unwrap_or_else(workers::available);
+    let mut count = options.workers.unwrap_or_else(workers::available);
+    if found.peer_id.is_some() {
+        count = count.min(NonZeroUsize::new(cancel::MOST_WORKERS).unwrap_or(count));
+    }
     let bind_error = |place, address| {
         let file = file.clone();
         move |source| StartError::Bind { file, place, address, source }

@@ -14,13 +14,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout_at};
 
+use crate::cancel::{self, Numbers};
 use crate::client::goodbye;
 use crate::client::source::Source;
 use crate::events::{AcceptExhausted, LoginRefused};
 use crate::fatal::Refusal;
 use crate::snapshot::{ALPN, CONSOLE, Held};
 use crate::stream::{Movable, Stream};
-use crate::worker::{Arrival, Message, Worker, home, worker_of};
+use crate::worker::{Arrival, Message, Worker, home};
 
 /// SSLRequest and GSSENCRequest, each once; more is a loop.
 const MOST_REQUESTS: usize = 4;
@@ -84,7 +85,7 @@ async fn receive(worker: Rc<Worker>, stream: Stream, source: Source) {
     let opened = timeout_at(until, open(&worker, stream)).await;
     let Ok(Some((io, opening))) = opened else { return };
     let refused = match (opening, place) {
-        (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key),
+        (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key).await,
         (Ok(Opening::Startup(startup)), Some(place)) => {
             return send_client(&worker, Arrival { io, source, startup, place, until });
         }
@@ -99,9 +100,17 @@ async fn receive(worker: Rc<Worker>, stream: Stream, source: Source) {
     goodbye(&mut io, &refused).await;
 }
 
-fn send_cancel(worker: &Worker, mut io: Stream, key: startup::CancelKey) {
+async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKey) {
+    let numbers = Numbers::of(&worker.snapshot());
+    let forwarded = cancel::unmark(&mut key);
+    if let Some(peer) = numbers.elsewhere(key.pid) {
+        if !forwarded {
+            cancel::pass_on(worker, peer, key).await;
+        }
+        return;
+    }
     if io.park().is_ok()
-        && let Some(peer) = worker.peers.get(worker_of(key.pid))
+        && let Some(peer) = worker.peers.get(numbers.worker(key.pid))
     {
         // A worker that has ended has no queries.
         let _ = peer.send(Message::Cancel(io, key));

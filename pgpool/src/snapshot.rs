@@ -71,6 +71,10 @@ pub struct Snapshot {
     pub clients: Arc<Count>,
     /// Makes the salts of users that do not exist.
     pub seed: [u8; 32],
+    /// Its own number among its peers; 0: it has none. As at start: clients have been told.
+    pub peer_id: u8,
+    /// Where cancel requests of others' clients go.
+    pub peers: BTreeMap<u8, Peer>,
     /// All users of a database are at home on one worker, because they share a limit. As at start:
     /// nobody moves.
     pub together: bool,
@@ -110,6 +114,15 @@ pub struct Database {
     password: Option<Secret>,
     /// Where roles are looked up that are not among the users.
     lookup: Option<Arc<Lookup>>,
+}
+
+/// A process that shares a port with this one.
+#[derive(Clone)]
+pub struct Peer {
+    /// Where it alone listens.
+    pub at: ServerAddress,
+    /// Cancel requests on their way to it.
+    pub requests: Arc<Count>,
 }
 
 /// Why a configuration that reads well cannot run.
@@ -242,6 +255,8 @@ impl Snapshot {
                 || std::array::from_fn(|_| rand::rng().next_u32() as u8),
                 |snapshot| snapshot.seed,
             ),
+            peer_id: before.map_or(instance_of.peer_id.unwrap_or(0), |snapshot| snapshot.peer_id),
+            peers: peers(group, before),
             together: before.map_or_else(|| shares(group), |snapshot| snapshot.together),
             addresses: (
                 instance_of.listen.iter().map(|at| at.value.clone()).collect(),
@@ -392,6 +407,15 @@ fn read_rules<T>(
 }
 
 type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);
+
+fn peers(group: &Group, before: Option<&Snapshot>) -> BTreeMap<u8, Peer> {
+    let peer = |said: &topology::pool::Peer| {
+        let known = before.and_then(|snapshot| snapshot.peers.get(&said.id));
+        let requests = Count::again(known.map(|peer| &peer.requests), said.most.get());
+        (said.id, Peer { at: said.at.clone(), requests })
+    };
+    group.peers.iter().map(peer).collect()
+}
 
 /// Whether users of a database share a limit on server connections.
 fn shares(group: &Group) -> bool {

@@ -24,6 +24,8 @@ pub enum Beside {
     Nobody,
     /// The process that this one replaces.
     Former,
+    /// Processes that share TCP ports with this one for good.
+    Peers,
 }
 
 /// What one worker listens on.
@@ -92,6 +94,10 @@ pub fn bind(instance: &Instance, count: NonZeroUsize, beside: Beside) -> Result<
     };
     for at in &instance.listen {
         let done = match &at.value {
+            // A port that the system chooses is nobody else's.
+            ListenAddress::Ip(address) if instance.peer_id.is_some() && address.port() > 0 => {
+                bound.tcp(*address, count, Beside::Peers)
+            }
             ListenAddress::Ip(address) => bound.tcp(*address, count, beside),
             ListenAddress::Unix(folder, port) => bound.unix(instance, folder, *port, beside),
         };
@@ -105,7 +111,7 @@ impl Bound {
     fn tcp(&mut self, address: SocketAddr, count: NonZeroUsize, beside: Beside) -> io::Result<()> {
         let all = match beside {
             Beside::Nobody => bind::tcp_group(address, count)?,
-            Beside::Former => {
+            Beside::Former | Beside::Peers => {
                 let one = |_| bind::tcp(address, bind::Reuse::Port);
                 (0..count.get()).map(one).collect::<io::Result<_>>()?
             }
@@ -125,7 +131,7 @@ impl Bound {
         beside: Beside,
     ) -> io::Result<()> {
         let path = folder.join(format!(".s.PGSQL.{port}"));
-        if beside == Beside::Nobody {
+        if beside != Beside::Former {
             refuse_busy(&path)?;
         }
         // Made under another name, so that it appears with its mode and group.
@@ -183,6 +189,7 @@ mod tests {
             listen: vec![At { value, place: Place::default() }],
             socket_mode: SocketMode(mode),
             socket_group: None,
+            peer_id: None,
             admin: None,
             place: Place::default(),
         }

@@ -252,3 +252,38 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// P2: TCP's signs of life are as the file says.
+    #[tokio::test]
+    async fn signs_of_life() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let socket = TcpStream::connect(address).await.expect("connected");
+        let stream = Stream::Plain(Movable::Live(socket));
+        let seconds = Duration::from_secs;
+        let mut terms = Keepalive {
+            on: true,
+            idle: seconds(7),
+            interval: Some(seconds(3)),
+            count: Some(4),
+            user_timeout: Some(seconds(9)),
+        };
+        stream.keep_alive(&terms).expect("set");
+        let Stream::Plain(Movable::Live(socket)) = &stream else { panic!("TCP") };
+        let set = socket2::SockRef::from(socket);
+        assert!(set.keepalive().expect("read"));
+        assert_eq!(set.tcp_keepalive_time().expect("read"), seconds(7));
+        assert_eq!(set.tcp_keepalive_interval().expect("read"), seconds(3));
+        assert_eq!(set.tcp_keepalive_retries().expect("read"), 4);
+        assert_eq!(set.tcp_user_timeout().expect("read"), Some(seconds(9)));
+        terms.on = false;
+        stream.keep_alive(&terms).expect("set");
+        assert!(!set.keepalive().expect("read"));
+    }
+}

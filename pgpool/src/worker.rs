@@ -24,6 +24,7 @@ use topology::pool::ServerAddress;
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
+use crate::cancel::Numbers;
 use crate::client::entry::{Ending, Entry};
 use crate::client::source::Source;
 use crate::lookup::{Answer, Lookups, Question};
@@ -156,8 +157,6 @@ impl Default for Tally {
 
 /// Time between two sweeps: how exact timeouts are.
 const TICK: Duration = Duration::from_millis(100);
-/// Bits of a client's number that count clients; the others name its worker.
-const PID_BITS: u32 = 22;
 
 /// What a worker is made of.
 pub struct Parts {
@@ -410,12 +409,13 @@ impl Worker {
     /// Enters a client; its number names this worker, so that a cancel request finds its way.
     pub fn enter(&self, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
         let mut clients = self.clients.borrow_mut();
+        let numbers = Numbers::of(&self.snapshot());
         let pid = loop {
-            let next = self.pids.get() % (1 << PID_BITS);
-            self.pids.set(next + 1);
-            let pid = (self.id.0 as u32) << PID_BITS | next;
-            if next != 0 && !clients.contains_key(&pid) {
-                break pid;
+            let next = self.pids.get();
+            self.pids.set(next.wrapping_add(1));
+            let pid = numbers.make(self.id.0, next);
+            if pid.is_some_and(|pid| !clients.contains_key(&pid)) {
+                break pid.unwrap_or_default();
             }
         };
         let entry = Rc::new(make(pid));
@@ -445,11 +445,6 @@ impl Worker {
         ended.iter().for_each(|entry| entry.end(ending));
         ended.len()
     }
-}
-
-/// Which worker a client's number names.
-pub fn worker_of(pid: u32) -> usize {
-    (pid >> PID_BITS) as usize
 }
 
 /// The worker that a pool is at home on. Limits that several users of a database share keep them

@@ -137,13 +137,15 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
             MAIN => drop(out.main.insert(line.key.to_ascii_lowercase(), line.clone())),
             "databases" => {}
             "users" => {}
-            "peers" => out.stop(line.number, format!("[peers] {}: no peers", line.key)),
+            "peers" => {}
             other => out.stop(line.number, format!("[{other}] is no section of PgBouncer")),
         }
     }
     let known = users.map(ini::users).unwrap_or_default();
     let mut text = String::from("aqueduct: 1\npools:\n  pgbouncer:\n");
     out.instance(&mut text);
+    let peers: Vec<_> = lines.iter().filter(|line| line.section == "peers").collect();
+    out.peers(&peers, &mut text);
     out.server_tls = out.server_tls();
     out.lookup = Lookup::of(|key| out.value(key));
     let databases = lines.iter().filter(|line| line.section == "databases");
@@ -244,7 +246,53 @@ impl Out {
                 let _ = write!(text, ", socket-group: {}", quoted(&group));
             }
         }
+        if let Some(line) = self.take("peer_id") {
+            match line.value.parse::<u32>() {
+                Ok(0) => {}
+                Ok(id) if id <= 127 => drop(write!(text, ", peer-id: {id}")),
+                _ => self.stop(line.number, "peer_id: 1 to 127 are numbers of peers"),
+            }
+        }
         text.push_str(" } }\n");
+    }
+
+    /// The processes that share a port.
+    fn peers(&mut self, lines: &[&Line], text: &mut String) {
+        let mut all: BTreeMap<u8, String> = BTreeMap::new();
+        for line in lines {
+            let what = |what: &str| format!("peer {}: {what}", line.key);
+            let id = line.key.parse::<u8>().ok().filter(|id| (1..=127).contains(id));
+            let (Some(id), Some(pairs)) = (id, ini::connection(&line.value)) else {
+                self.stop(line.number, what("a number from 1 to 127 and its host are needed"));
+                continue;
+            };
+            let mut pairs: BTreeMap<String, String> = pairs.into_iter().collect();
+            let host = pairs.remove("host").unwrap_or_default();
+            let port = pairs.remove("port").unwrap_or_else(|| "6432".to_owned());
+            let address = address(&host, &port);
+            if address.parse::<crate::pool::ServerAddress>().is_err() || port == "0" {
+                self.stop(line.number, what(&format!("{address} is no address")));
+                continue;
+            }
+            let size = match pairs.remove("pool_size").map(|size| size.parse::<u32>()) {
+                Some(Ok(size)) if size > 0 => format!(", pool-size: {size}"),
+                None => String::new(),
+                Some(_) => {
+                    self.stop(line.number, what("pool_size is no number above 0"));
+                    continue;
+                }
+            };
+            for key in pairs.keys() {
+                self.stop(line.number, what(&format!("{key} is not translated")));
+            }
+            all.insert(id, format!("      \"{id}\": {{ at: {}{size} }}\n", quoted(&address)));
+        }
+        if !all.is_empty() && !text.contains(", peer-id: ") {
+            self.stop(0, "[peers] means nothing without peer_id");
+        } else if !all.is_empty() {
+            text.push_str("    peers:\n");
+            all.values().for_each(|peer| text.push_str(peer));
+        }
     }
 
     /// The addresses of `listen_addr`.
@@ -334,11 +382,7 @@ impl Out {
         let hosts = pairs.remove("host").unwrap_or_else(|| folder.to_owned());
         let mut hosts = hosts.split(',').map(str::trim);
         let host = hosts.next().unwrap_or_default();
-        let address = match host {
-            path if path.starts_with('/') => format!("unix:{path}:{port}"),
-            v6 if v6.contains(':') => format!("[{v6}]:{port}"),
-            host => format!("{host}:{port}"),
-        };
+        let address = address(host, &port);
         if address.parse::<crate::pool::ServerAddress>().is_err() || port == "0" {
             self.stop(number, what(&format!("{address} is no address of a server")));
             return false;
@@ -500,6 +544,15 @@ impl Out {
             };
             self.stop(line.number, format!("{key}: {what}"));
         }
+    }
+}
+
+/// Where a host and port of PgBouncer's lead.
+fn address(host: &str, port: &str) -> String {
+    match host {
+        path if path.starts_with('/') => format!("unix:{path}:{port}"),
+        v6 if v6.contains(':') => format!("[{v6}]:{port}"),
+        host => format!("{host}:{port}"),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Group {
     pub hba: Option<At<SecretRef>>,
     /// Maps from names of the system and of certificates to roles.
     pub ident: Option<At<SecretRef>>,
+    /// Processes that may share a port with each other, by their `peer-id`.
+    pub peers: Vec<Peer>,
     /// Limits and times.
     pub settings: Settings,
     /// How long a drain may take before what is left is ended (default 30 s).
@@ -53,10 +55,23 @@ pub struct Instance {
     pub socket_mode: SocketMode,
     /// Group of its unix sockets' files; `None`: the process's.
     pub socket_group: Option<String>,
+    /// Its number among `peers`; its TCP ports may be shared with theirs. `None`: it has none.
+    pub peer_id: Option<u8>,
     /// Admin listener; `None`: none.
     pub admin: Option<At<SocketAddr>>,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// A process that cancel requests are forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its `peer-id`, 1 to 127.
+    pub id: u8,
+    /// Where it listens and no other does.
+    pub at: ServerAddress,
+    /// Requests to it at a time (default `default_pool_size`).
+    pub most: NonZeroU32,
 }
 
 impl Instance {

@@ -86,7 +86,7 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         }
         "DNS_HOSTS" => Table { columns: columns("hostname #ttl addrs"), rows: Vec::new() },
         "DNS_ZONES" => Table { columns: columns("zonename #serial #count"), rows: Vec::new() },
-        "PEERS" => Table { columns: columns("#peer_id host #port #pool_size"), rows: Vec::new() },
+        "PEERS" => peers(snapshot),
         "PEER_POOLS" => Table { columns: columns(PEER_POOLS), rows: Vec::new() },
         "DATABASES" => databases(report, snapshot),
         "USERS" => users(snapshot),
@@ -322,6 +322,13 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
         ),
         rows: snapshot.all_databases().iter().map(|database| row(database)).collect(),
     }
+}
+
+fn peers(snapshot: &Snapshot) -> Table {
+    let rows = snapshot.peers.iter().map(|(id, peer)| {
+        row![u32::from(*id), host(&peer.at), u32::from(peer.at.port()), peer.requests.most()]
+    });
+    Table { columns: columns("#peer_id host #port #pool_size"), rows: rows.collect() }
 }
 
 fn users(snapshot: &Snapshot) -> Table {

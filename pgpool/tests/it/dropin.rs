@@ -428,3 +428,65 @@ async fn tls_to_servers_is_that_of_the_file() {
         assert!(running.ended());
     }
 }
+
+/// P7: two processes behind one port, as PgBouncer's manual has them: whichever a cancel request meets, it hits
+/// the query that it means; `SHOW PEERS` names both.
+#[tokio::test]
+async fn cancels_reach_the_right_process() {
+    let server = Postgres::start().await;
+    let first = Place::new(&server, "").await;
+    let second = Place::new(&server, "").await;
+    let port = first.port;
+    let folders = [&first, &second].map(|place| place.folder.path().display().to_string());
+    for (id, place) in [(1, &first), (2, &second)] {
+        let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("its file");
+        let ini = ini.replace(
+            &format!("listen_port = {}", place.port),
+            &format!(
+                "listen_port = {port}\nso_reuseport = 1\npeer_id = {id}\ndefault_pool_size = 30"
+            ),
+        );
+        let [one, two] = &folders;
+        let peers = format!(
+            "[peers]\n1 = host={one} port={port}\n2 = host={two} port={port} pool_size=9\n"
+        );
+        place.write("pgbouncer.ini", &(ini + &peers));
+    }
+    let running = [first.start(PGPOOL), second.start(PGPOOL)];
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user("app").password(PASSWORD).dbname("shop");
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        clients.push(crate::pooler::connect(&config).await.expect("a client"));
+    }
+    let work = clients.iter().map(|client| async {
+        let slow = client.batch_execute("select pg_sleep(600)");
+        let token = client.cancel_token();
+        let cancels = async {
+            // One that comes before the query runs hits nothing.
+            loop {
+                token.cancel_query(tokio_postgres::NoTls).await.expect("taken");
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            outcome = slow => outcome.expect_err("cancelled"),
+            () = cancels => unreachable!("it goes on for ever"),
+        }
+    });
+    for fault in futures_util::future::join_all(work).await {
+        assert_eq!(crate::pooler::code(&fault), "57014", "{fault:?}");
+    }
+    // By the kernel's hash all clients may have met one process, but hardly.
+    let counts = [&first, &second].map(|place| {
+        let mut psql = Command::new("psql");
+        psql.args(["-X", "-A", "-t", "-p", &port.to_string(), "-U", "root", "-d", "pgbouncer"]);
+        psql.arg("-h").arg(place.folder.path()).env("PGPASSWORD", ROOT_PASSWORD);
+        let shown = psql.args(["-c", "show peers"]).output().expect("psql runs");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert_eq!(shown.trim(), format!("1|{}|{port}|30\n2|{}|{port}|9", folders[0], folders[1]));
+        place.log().matches("login attempt").count()
+    });
+    assert!(counts.iter().sum::<usize>() >= 12, "{counts:?}");
+    drop(running);
+}

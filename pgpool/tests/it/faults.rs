@@ -342,3 +342,45 @@ async fn drain() {
     let row = server.root().await.query_one("select count(*) from t where a = 8", &[]).await;
     assert_eq!(row.expect("row").get::<_, i64>(0), 1);
 }
+
+/// P7, O5: a request that was forwarded goes no further, even if its process believes that a peer is at its own
+/// address; and a key of a peer that nobody knows costs nothing.
+#[tokio::test]
+async fn a_cancel_is_forwarded_once() {
+    use pgpool_wire::startup::{CancelKey, put_cancel};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    drop(pooler);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    let port = port.expect("a port").port();
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("stack.yaml");
+    let text = format!(
+        "aqueduct: 1
+pools:
+  data:
+    instances: {{ pool-1: {{ listen: 127.0.0.1:{port}, peer-id: 1 }} }}
+    databases: {{ shop: {{ primary: 127.0.0.1:{} }} }}
+    users: {{ open: {{}} }}
+    peers: {{ \"2\": {{ at: 127.0.0.1:{port}, pool-size: 1 }} }}
+",
+        server.port
+    );
+    std::fs::write(&file, text).expect("written");
+    let topology = topology::load(&file).unwrap_or_else(|fault| panic!("{fault}"));
+    let options = pgpool::Options::new("pool-1");
+    let lifecycle = options.lifecycle.clone();
+    let running = pgpool::start(std::sync::Arc::new(topology), "pool-1", options).await;
+    let running = running.unwrap_or_else(|fault| panic!("{fault}"));
+    for peer in [2u32, 3] {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+        let mut out = Vec::new();
+        put_cancel(&mut out, &CancelKey { pid: peer << 25 | 1, secret: vec![7; 4] });
+        socket.write_all(&out).await.expect("sent");
+        // It ends when the peer, which is itself, has ended it: a loop would never.
+        assert_eq!(socket.read(&mut [0]).await.expect("an end"), 0, "{peer}");
+    }
+    lifecycle.stop();
+    running.finished().await.expect("it ends");
+}

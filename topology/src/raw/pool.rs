@@ -39,6 +39,9 @@ section! {
         /// Maps for `peer` and `cert`, as PostgreSQL's `pg_ident.conf` has them, `file:PATH`. Default: names must
         /// be the same.
         may "ident" ident: Typed<SecretRef>,
+        /// Processes that may share a port, by their `peer-id`: a cancel request that meets the wrong one is
+        /// forwarded to the right one. Default: none.
+        may "peers" peers: Named<Peer>,
         /// Limits and times under PgBouncer's names. Default: see each.
         may "settings" settings: Settings,
         /// How long a drain may take before what is left is ended. Default: 30s.
@@ -56,8 +59,21 @@ section! {
         may "socket-mode" socket_mode: Typed<SocketMode>,
         /// The group of its unix sockets' files, by name or number. Default: the process's.
         may "socket-group" socket_group: Typed<Text>,
+        /// Its number among `peers`, 1 to 127; its TCP ports may then be shared with other processes, among
+        /// which the kernel spreads clients. Default: none, and no port is shared.
+        may "peer-id" peer_id: Typed<u32>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
+    }
+}
+
+section! {
+    /// A process that cancel requests are forwarded to.
+    Peer {
+        /// Where it listens and no other process does: `ADDRESS:PORT`, `HOST:PORT` or `unix:/FOLDER:PORT`.
+        must "at" at: Typed<ServerAddress>,
+        /// Requests to it at a time. Default: `default_pool_size`.
+        may "pool-size" pool_size: Typed<NonZeroU32>,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::pool::{
     Console, Database, DatabaseTerms, Group, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
-    PoolMode, Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings,
+    Peer, PoolMode, Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings,
     SocketMode, SslMode, SslNegotiation, User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
@@ -46,19 +46,66 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     let lookups = databases.iter().any(|database| database.lookup.is_some());
     let proofs = Proofs { rules: raw.hba.is_some(), lookups };
     let users = raw.users.unwrap_or_default().into_iter();
+    let peers = peers(raw.peers.map(|all| all.0).unwrap_or_default(), size, out);
     Group {
         name: GroupName::new(&name),
-        instances: instances.filter_map(|entry| instance(entry, out)).collect(),
+        instances: numbered(instances, &peers, out),
         databases,
         users: users.map(|entry| user(entry, proofs, names, out)).collect(),
         tls,
         sslmode,
+        peers,
         hba: raw.hba.map(|typed| secret(typed, names)),
         ident: raw.ident.map(|typed| secret(typed, names)),
         settings,
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
+}
+
+/// Highest number of a peer: seven bits of a cancel key.
+const HIGHEST_PEER: u32 = 127;
+
+fn peers(entries: Vec<Entry<raw::Peer>>, size: NonZeroU32, out: &mut Findings) -> Vec<Peer> {
+    let mut all = Vec::new();
+    for entry in entries {
+        let id = entry.name.parse::<u8>().ok().filter(|id| (1..=127).contains(id));
+        let Some(id) = id else {
+            out.error(&entry.spot, "a peer is named by its number").allowed("1 to 127");
+            continue;
+        };
+        let Some(at) = entry.value.at else { continue };
+        all.push(Peer { id, at: at.value, most: or(entry.value.pool_size, size) });
+    }
+    all
+}
+
+/// The instances, each with a number of its own if there are peers.
+fn numbered(
+    entries: impl Iterator<Item = Entry<raw::PoolInstance>>,
+    peers: &[Peer],
+    out: &mut Findings,
+) -> Vec<Instance> {
+    let mut seen = HashSet::new();
+    let mut all = Vec::new();
+    for entry in entries {
+        match &entry.value.peer_id {
+            Some(typed) if !(1..=HIGHEST_PEER).contains(&typed.value) => {
+                out.error(&typed.spot, "this is no number of a peer").allowed("1 to 127");
+            }
+            Some(typed) if !seen.insert(typed.value) => {
+                out.error(&typed.spot, "another instance has this number")
+                    .allowed("a number of its own");
+            }
+            None if !peers.is_empty() => {
+                out.error(&entry.spot, "there are peers, but this instance has no number")
+                    .hint("add `peer-id: NUMBER`".to_owned());
+            }
+            _ => {}
+        }
+        all.extend(instance(entry, out));
+    }
+    all
 }
 
 fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Instance> {
@@ -77,6 +124,7 @@ fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Insta
         listen: listen.into_iter().map(Typed::at).collect(),
         socket_mode: or(raw.socket_mode, SocketMode(0o770)),
         socket_group: raw.socket_group.map(|typed| typed.value.0),
+        peer_id: raw.peer_id.and_then(|typed| u8::try_from(typed.value).ok()),
         admin: raw.admin.map(Typed::at),
         place: entry.spot.extent.place,
     })
