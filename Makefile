@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients lint unit properties real fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients pictures lint unit properties real fuzz deny
 
 up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -21,6 +21,11 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	target/dist/l7-auth --json bench/results/l7-auth.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 	target/dist/pg --json bench/results/pg.json
+
+pictures: page-clients   ## docs/pictures: the live page, the terminal view and the wiring; takes six minutes
+	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
+	target/quick/aqueduct graph topology/stacks/instagram-valorant.yaml -o docs/pictures/stack.svg
+	PAGE_CLIENTS=$(CURDIR)/$(CLIENTS)/page node topology/cli/tests/it/page/pictures.mjs target/quick/aqueduct docs/pictures
 
 docs:                   ## generated files: topology/schema.json, docs/config.md, golden messages
 	UPDATE_GOLDEN=1 cargo test -q -p topology
@@ -48,6 +53,14 @@ $(CLIENTS)/done: $(wildcard pgpool/tests/it/clients/*.txt pgpool/tests/it/client
 	cd $(PG18)/.. && node scripts/hydrate-symlinks.js
 	touch $@
 
+# What drives Chromium, judges the live page and reads a terminal.
+PAGE := topology/cli/tests/it/page
+page-clients: $(CLIENTS)/page/done
+$(CLIENTS)/page/done: $(wildcard $(PAGE)/package*.json) | verify-packages
+	mkdir -p $(CLIENTS)/page && cp $(PAGE)/package*.json $(CLIENTS)/page
+	cd $(CLIENTS)/page && npm ci --silent --ignore-scripts --no-audit --no-fund
+	touch $@
+
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
 	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace pgbouncer)
@@ -66,10 +79,11 @@ properties:
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
 	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
-real: pg-clients        ## real clients and servers of other packages
+real: pg-clients page-clients ## real clients and servers of other packages
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real
+	cargo test -p aqueduct --features verify --test it browser
 	# That package has no pg_basebackup, which makes replicas.
 	PG_BIN=$(CURDIR)/$(PG18)/bin cargo test -p pgpool --test it -- --skip replicas::
 

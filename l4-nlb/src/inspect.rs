@@ -3,6 +3,7 @@
 //!
 //! Invariant: no secret is shown: the model holds only references to them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::observe::Observer;
@@ -71,6 +72,16 @@ impl Inspect for View {
             p50_us: connecting(0.5),
             p99_us: connecting(0.99),
         }
+    }
+
+    fn latency(&self) -> Vec<(u64, u64)> {
+        let mut counts = BTreeMap::new();
+        for lane in &self.published.load().lanes {
+            for (upper, count) in lane.meters.connect_counts() {
+                *counts.entry(upper).or_insert(0) += count;
+            }
+        }
+        counts.into_iter().collect()
     }
 
     fn endpoints(&self) -> Value {

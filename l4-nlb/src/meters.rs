@@ -123,6 +123,11 @@ impl Meters {
         self.connect.quantile(quantile)
     }
 
+    /// The same in counts, each with the time in µs that it stands for.
+    pub fn connect_counts(&self) -> Vec<(u64, u64)> {
+        self.connect.counts()
+    }
+
     /// Datagrams were passed on.
     pub fn datagrams(&self, direction: Direction, count: u64, bytes: u64) {
         let [up, down] = &self.datagrams;

@@ -21,6 +21,7 @@ use crate::access_log::Totals;
 use crate::events::CachePurged;
 use crate::server::Connections;
 use crate::snapshot::Snapshot;
+use crate::stages::rate_limit::refused::Row;
 use crate::traffic::Traffic;
 
 /// The answers.
@@ -108,6 +109,23 @@ impl Inspect for Inspection {
             p50_us: micros(0.5),
             p99_us: micros(0.99),
         }
+    }
+
+    fn latency(&self) -> Vec<(u64, u64)> {
+        self.totals.latency.counts()
+    }
+
+    fn requests(&self, most: usize) -> Option<Vec<Value>> {
+        Some(self.totals.recent.look(most))
+    }
+
+    fn limited(&self) -> Option<Value> {
+        let snapshot = self.published.load();
+        let row = |row: Row| {
+            let limit = snapshot.group.limits.get(row.limit.0).map(|limit| limit.name.as_str());
+            json!({ "limit": limit, "key": row.key, "refused": row.count })
+        };
+        Some(snapshot.limits.refused().rows().into_iter().map(row).collect())
     }
 
     fn traffic(&self) -> Option<Value> {

@@ -80,6 +80,10 @@ impl Inspect for Inspection {
         }
     }
 
+    fn latency(&self) -> Vec<(u64, u64)> {
+        self.tally.latency.counts()
+    }
+
     fn endpoints(&self) -> Value {
         let snapshot = self.handle.snapshot();
         let databases = snapshot.all_databases().into_iter().map(|database| {

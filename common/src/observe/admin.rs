@@ -38,6 +38,20 @@ pub trait Inspect: Send + Sync {
     fn unready(&self) -> Vec<String>;
     /// The few numbers of a live view.
     fn summary(&self) -> Summary;
+    /// How long work took since the start: counts, each with the time in µs that it stands for.
+    fn latency(&self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
+    /// A sample of the requests that ended last, at most so many, the newest last; more are kept for
+    /// a while once it was asked for. `None`: the tier has none.
+    fn requests(&self, most: usize) -> Option<Vec<serde_json::Value>> {
+        let _ = most;
+        None
+    }
+    /// Whom limits refused most. `None`: the tier has no such limits.
+    fn limited(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// Rate, errors and quantiles of each part of the traffic. `None`: the tier counts all of it as one.
     fn traffic(&self) -> Option<serde_json::Value> {
         None
@@ -220,11 +234,7 @@ impl Admin {
 
     /// `/flows` or `/flows?most=N`.
     async fn flows(&self, query: Option<&str>) -> Response<Full<Bytes>> {
-        let most = match query {
-            None => Some(20),
-            Some(query) => query.strip_prefix("most=").and_then(|most| most.parse().ok()),
-        };
-        let Some(most @ 1..=1000) = most else {
+        let Some(most) = most(query) else {
             return text(
                 StatusCode::BAD_REQUEST,
                 "write GET /flows?most=N with N from 1 to 1000\n",
@@ -245,7 +255,12 @@ impl Admin {
             _ if !self.admits(request) => refusal(),
             (&Method::GET, "/metrics") => shown("text/plain; version=0.0.4", self.metrics.render()),
             (&Method::GET, "/config") => json(&self.inspect.config()),
-            (&Method::GET, "/summary") => json(&self.inspect.summary()),
+            (&Method::GET, "/summary") => self.summary(),
+            (&Method::GET, "/requests") => self.requests(request.uri().query()),
+            (&Method::GET, "/limited") => match self.inspect.limited() {
+                Some(limited) => json(&limited),
+                None => text(StatusCode::NOT_FOUND, "this instance has no limits\n"),
+            },
             (&Method::GET, "/traffic") => match self.inspect.traffic() {
                 Some(traffic) => json(&traffic),
                 None => text(StatusCode::NOT_FOUND, "this instance counts its traffic as one\n"),
@@ -260,9 +275,34 @@ impl Admin {
             (
                 _,
                 "/" | "/metrics" | "/config" | "/summary" | "/traffic" | "/endpoints" | "/flows"
-                | "/drain" | "/log" | "/cache/purge",
+                | "/requests" | "/limited" | "/drain" | "/log" | "/cache/purge",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
+        }
+    }
+
+    /// The few numbers, and what quantiles of any span of time are made of.
+    fn summary(&self) -> Response<Full<Bytes>> {
+        #[derive(Serialize)]
+        struct Shown {
+            #[serde(flatten)]
+            summary: Summary,
+            latency_us: Vec<(u64, u64)>,
+        }
+        json(&Shown { summary: self.inspect.summary(), latency_us: self.inspect.latency() })
+    }
+
+    /// `/requests` or `/requests?most=N`.
+    fn requests(&self, query: Option<&str>) -> Response<Full<Bytes>> {
+        let Some(most) = most(query) else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "write GET /requests?most=N with N from 1 to 1000\n",
+            );
+        };
+        match self.inspect.requests(most) {
+            Some(requests) => json(&requests),
+            None => text(StatusCode::NOT_FOUND, "this instance shows no requests\n"),
         }
     }
 
@@ -326,7 +366,17 @@ impl Admin {
     }
 }
 
-const HELP: &str = "GET /livez /readyz /metrics /config /summary /traffic /endpoints /flows; \
+/// `most=N`, else 20; `None`: it is no number, or none from 1 to 1000.
+fn most(query: Option<&str>) -> Option<usize> {
+    let most = match query {
+        None => Some(20),
+        Some(query) => query.strip_prefix("most=").and_then(|most| most.parse().ok()),
+    };
+    most.filter(|most| (1..=1000).contains(most))
+}
+
+const HELP: &str = "GET /livez /readyz /metrics /config /summary /traffic /endpoints /flows /requests \
+                    /limited; \
                     POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain, \
                     POST /cache/purge?all\n";
 

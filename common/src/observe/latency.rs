@@ -48,6 +48,13 @@ impl Latency {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
+    /// The buckets that are not empty: the largest duration of each, in µs, and how many it holds.
+    /// Differences of two of these are what came in between.
+    pub fn counts(&self) -> Vec<(u64, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
+        counts.filter(|(_, count)| *count > 0).map(|(n, count)| (upper(n), count)).collect()
+    }
+
     /// The duration that the share `quantile` (0 to 1) of all stays below, rounded up to its
     /// bucket; `None` while nothing was counted.
     pub fn quantile(&self, quantile: f64) -> Option<Duration> {
@@ -125,6 +132,7 @@ mod tests {
             micros.sort_unstable();
             let rank = (q * micros.len() as f64).ceil().max(1.0) as usize;
             let exact = micros[rank - 1];
+            prop_assert_eq!(latency.counts().iter().map(|(_, n)| n).sum::<u64>(), micros.len() as u64);
             let shown = latency.quantile(q).expect("counted").as_micros() as u64;
             prop_assert!(shown >= exact && shown <= exact + exact / SUB);
         }

@@ -23,10 +23,12 @@ use crate::telemetry::{Outbox, span};
 use crate::traffic;
 
 pub mod line;
+pub mod recent;
 pub mod ring;
 pub mod trouble;
 pub mod writer;
 
+pub use recent::Recent;
 pub use ring::{Fate, Ring};
 pub use writer::{Reopener, Writer};
 
@@ -90,7 +92,8 @@ impl Record {
 
     /// Whether it will be written, not just counted.
     pub fn is_written(&self) -> bool {
-        self.sink.ring.is_some() || self.sink.outbox.get().is_some()
+        let watched = || self.sink.totals.recent.is_watched();
+        self.sink.ring.is_some() || self.sink.outbox.get().is_some() || watched()
     }
 }
 
@@ -197,6 +200,8 @@ pub struct Totals {
     pub errors: AtomicU64,
     /// Of all requests.
     pub latency: Latency,
+    /// What an operator sees of them one by one.
+    pub recent: Recent,
 }
 
 /// Where a worker's records go.
@@ -264,7 +269,8 @@ impl Sink {
             span::spans(x, notes, elapsed).for_each(|span| outbox.span(span));
         }
         let records = outbox.filter(|outbox| outbox.wants_records());
-        if sink.ring.is_none() && records.is_none() {
+        let wanted = sink.totals.recent.wants(now);
+        if sink.ring.is_none() && records.is_none() && !wanted {
             return;
         }
         let mut text = sink.scratch.borrow_mut();
@@ -272,6 +278,9 @@ impl Sink {
         line::write(x, sink.instance.as_str(), elapsed, &mut text);
         if let Some(ring) = &sink.ring {
             ring.push(&text);
+        }
+        if wanted {
+            sink.totals.recent.keep(&text);
         }
         if let Some(outbox) = records {
             outbox.record(span::record(x, &text));

@@ -17,6 +17,7 @@ mod replay;
 mod revoke;
 mod token;
 mod up;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum What {
     Up(up::Args),
+    Watch(watch::Args),
     Init(init::Args),
     Check(check::Args),
     Graph(graph::Args),
@@ -52,6 +54,7 @@ enum What {
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().what {
         What::Up(args) => up::run(args).await,
+        What::Watch(args) => watch::run(args).await,
         What::Init(args) => init::run(&args),
         What::Check(args) => check::run(&args),
         What::Graph(args) => graph::run(&args),
@@ -76,5 +79,6 @@ Examples:
   aqueduct init gateway                            a commented file to begin with
   aqueduct check topology.yaml                     every problem at once, with its place
   aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
+  aqueduct watch topology.yaml                     the running instances on a live page
   aqueduct token --user 98765 --scope user:read    a token for curl
   aqueduct replay udp --players 50                 game traffic, with a report";

@@ -21,6 +21,7 @@ mod status;
 mod view;
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -40,6 +41,9 @@ use self::postgres::Postgres;
 use self::progress::Progress;
 use self::source::Source;
 use self::view::{Key, Picture, Screen};
+use crate::watch::page::Page;
+use crate::watch::roster::Roster;
+use crate::watch::watcher::Watcher;
 
 /// Starts everything in a topology file on this machine and keeps it running
 #[derive(Debug, clap::Args)]
@@ -60,6 +64,17 @@ pub(crate) struct Args {
     /// How long connections may take to end after Ctrl-C before they are cut, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     drain: u16,
+    /// Where the live page is served, on loopback [default: 127.0.0.1:9180, or another port where that
+    /// is taken]
+    #[arg(long, value_name = "ADDRESS", value_parser = loopback)]
+    page: Option<SocketAddr>,
+}
+
+/// Whom `up` starts nobody else should watch; `watch` serves others, for a token.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let at: SocketAddr = text.parse().map_err(|_| "write ADDRESS:PORT".to_owned())?;
+    let here = at.ip().is_loopback();
+    here.then_some(at).ok_or_else(|| "not a loopback address: see `aqueduct watch`".to_owned())
 }
 
 /// Runs the stack until Ctrl-C, TERM or `q`.
@@ -85,10 +100,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = Duration::from_secs(args.drain.into());
     let outcome = match started {
         Ok(true) => {
-            let hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
+            let watcher = Watcher::start(&source.stack, &topology, Roster::of(&topology, None)?);
+            let page = Page::open(watcher.clone(), args.page, None).await;
+            let mut hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
+            match page {
+                Ok(page) => hints.insert(0, hints::page(&page)),
+                Err(error) => progress.warn("no page", &format!("{error:#}")),
+            }
             announce(&progress, &source, &fleet, &hints);
             let live = std::io::stdout().is_terminal() && !args.plain;
-            watch(&fleet, &source.stack, &hints, &progress, &mut signals, live).await
+            watch(&fleet, &watcher, &hints, &progress, &mut signals, live).await
         }
         Ok(false) => Ok(()),
         Err(error) => Err(error),
@@ -194,7 +215,7 @@ fn announce(progress: &Progress, source: &Source, fleet: &Fleet, hints: &[Hint])
 /// Shows the stack until somebody ends it.
 async fn watch(
     fleet: &Fleet,
-    stack: &str,
+    watcher: &Watcher,
     hints: &[Hint],
     progress: &Progress,
     signals: &mut Signals,
@@ -225,11 +246,11 @@ async fn watch(
                     screen.press(key, fleet.plan().parts.len())?;
                 }
             }
-            _ = tick.tick(), if screen.is_some() => lines = status::look(fleet, &lines).await,
+            _ = tick.tick(), if screen.is_some() => lines = status::look(fleet, watcher, &lines).await,
         }
         if let Some(screen) = &mut screen {
             screen.draw(&Picture {
-                stack,
+                stack: watcher.name(),
                 running: ready_at.elapsed(),
                 parts: &fleet.plan().parts,
                 lines: &lines,

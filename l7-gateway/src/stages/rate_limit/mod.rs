@@ -24,6 +24,7 @@ pub use self::local::Subject;
 use self::local::{Bounds, Charge, Table};
 pub use self::redis::StoreError;
 use self::redis::{Link, Store};
+use self::refused::Refused;
 use crate::exchange::{Admitted, Exchange, Granted, Identity, ResponseHead, Stage, Voucher};
 use crate::halt::Halt;
 use crate::pipeline::Filter;
@@ -36,6 +37,7 @@ pub mod events;
 pub mod headers;
 pub mod local;
 pub mod redis;
+pub mod refused;
 
 /// Why a request goes no further. `halt` says which status each one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +94,7 @@ pub struct Limits {
     devices: Option<Devices>,
     table: Table,
     store: Option<(Arc<Store>, Place)>,
+    refused: Refused,
     observer: Observer,
 }
 
@@ -190,6 +193,7 @@ impl Limits {
             },
             table,
             store: store.transpose()?,
+            refused: Refused::default(),
             observer,
         }))
     }
@@ -277,6 +281,11 @@ impl Limits {
             Voucher::ApiKeys(_) => format!("consumer {subject}").into(),
             Voucher::Certificate => format!("principal {subject}").into(),
         }
+    }
+
+    /// Whom they refused most.
+    pub fn refused(&self) -> &Refused {
+        &self.refused
     }
 
     /// A counter's key in the store: `ratelimit:GROUP:LIMIT:user:99`.
@@ -413,6 +422,11 @@ impl Limiter {
             if let (Some(rule), Some(standing)) = (self.limits.rules.get(charge.limit.0), standing)
             {
                 rule.told.add(standing, x);
+                if standing.verdict == Verdict::Refuse {
+                    let mut key = String::new();
+                    write_subject(&charge.subject, &mut key);
+                    self.limits.refused.note(charge.limit, key);
+                }
             }
         }
     }

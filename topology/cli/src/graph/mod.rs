@@ -8,8 +8,8 @@ mod diff;
 mod dot;
 mod layout;
 mod mermaid;
-mod svg;
-mod wiring;
+pub(crate) mod svg;
+pub(crate) mod wiring;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -10,24 +10,35 @@ use super::wiring::{Box, Column, End, Line, Mark, Wiring};
 
 /// The whole file.
 pub(crate) fn text(wiring: &Wiring) -> String {
+    let (drawn, width, height) = drawn(wiring);
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" \
+         width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\" aria-labelledby=\"title\">\n<title \
+         id=\"title\">Wiring of the topology</title>\n<style>{STYLE}</style>\n<rect class=\"page\" \
+         width=\"100%\" height=\"100%\"/>\n{drawn}</svg>\n"
+    )
+}
+
+/// The same for a page that has the styles.
+pub(crate) fn fragment(wiring: &Wiring) -> String {
+    let (drawn, width, height) = drawn(wiring);
+    format!(
+        "<svg id=\"wiring\" viewBox=\"0 0 {width:.0} {height:.0}\" role=\"group\" \
+         aria-label=\"Wiring of the topology\">\n{drawn}</svg>\n"
+    )
+}
+
+/// Lines and boxes, and the size of the page that they are on.
+fn drawn(wiring: &Wiring) -> (String, f64, f64) {
     let layout = layout::of(wiring);
     let mut lanes = 0.0;
     let lines = wiring.lines.iter().enumerate();
-    let lines: String =
+    let mut out: String =
         lines.filter_map(|(n, line)| path(wiring, &layout, (n, line), &mut lanes)).collect();
-    let height = layout.height + lanes;
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {w:.0} {height:.0}\" width=\"{w:.0}\" \
-         height=\"{height:.0}\" role=\"img\" aria-labelledby=\"title\">\n<title id=\"title\">Wiring of \
-         the topology</title>\n<style>{STYLE}</style>\n<rect class=\"page\" width=\"100%\" \
-         height=\"100%\"/>\n{lines}",
-        w = layout.width
-    );
     for (one, area) in wiring.boxes.iter().zip(&layout.areas) {
         draw(&mut out, one, *area);
     }
-    out.push_str("</svg>\n");
-    out
+    (out, layout.width, layout.height + lanes)
 }
 
 fn draw(out: &mut String, one: &Box, area: Area) {
@@ -99,7 +110,9 @@ fn path(
     };
     let title = escaped(&format!("{} → {}", name(from, &line.from), name(to, &line.to)));
     let class = class(line.mark);
-    Some(format!("<path class=\"line {class}\" d=\"{d}\"><title>{title}</title></path>\n"))
+    Some(format!(
+        "<path class=\"line {class}\" id=\"line-{n}\" d=\"{d}\"><title>{title}</title></path>\n"
+    ))
 }
 
 fn curve((x1, y1): (f64, f64), (x2, y2): (f64, f64)) -> String {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use topology::Topology;
 use topology::effective::without_secrets;
-use topology::gateway::{self, IssuerKeys, RouteTo, UpstreamId};
+use topology::gateway::{self, FilesId, IssuerKeys, RouteTo, UpstreamId};
 use topology::l4;
 use topology::model::Dependency;
 use topology::pool::{self, Servers};
@@ -149,12 +149,7 @@ impl Wiring {
             let mut to: Vec<End> =
                 targets.filter_map(|id| upstream_end(topology, group, id)).collect();
             if let RouteTo::Files(files) = route.to {
-                to.extend(
-                    group
-                        .files
-                        .get(files.0)
-                        .map(|files| End::whole(&format!("files:{}", relative(topology, files)))),
-                );
+                to.extend(files_end(topology, group, files));
             }
             // Routes that lead to the same place share a row.
             let row = to.iter().map(End::name).collect::<Vec<_>>().join(" ");
@@ -323,7 +318,7 @@ impl End {
         self.row.as_deref() == Some(row.id.as_str())
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let of = self.of.split_once(':').map_or(self.of.as_str(), |(_, name)| name);
         self.row.iter().fold(of.to_owned(), |of, row| format!("{of}/{row}"))
     }
@@ -356,7 +351,11 @@ fn counted(text: &str) -> String {
 }
 
 /// Where a route's service is: the listener of a balancer in between, else the service itself.
-fn upstream_end(topology: &Topology, group: &gateway::Group, id: UpstreamId) -> Option<End> {
+pub(crate) fn upstream_end(
+    topology: &Topology,
+    group: &gateway::Group,
+    id: UpstreamId,
+) -> Option<End> {
     let upstream = group.upstreams.get(id.0)?;
     let behind = |address: SocketAddr| {
         topology.nlbs.iter().find_map(|nlb| {
@@ -390,6 +389,12 @@ fn called(group: &gateway::Group, to: RouteTo) -> impl Iterator<Item = gateway::
         RouteTo::Service(_) | RouteTo::Files(_) | RouteTo::Given(_) => None,
     };
     all.into_iter().flat_map(|all| &all.calls).map(|call| call.to)
+}
+
+/// The box of a folder of files.
+pub(crate) fn files_end(topology: &Topology, group: &gateway::Group, id: FilesId) -> Option<End> {
+    let files = group.files.get(id.0)?;
+    Some(End::whole(&format!("files:{}", relative(topology, files))))
 }
 
 /// A directory as the file names it.

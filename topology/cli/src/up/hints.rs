@@ -14,6 +14,7 @@ use crate::up::folder::Folder;
 use crate::up::launch::Workshop;
 use crate::up::plan::{Does, Plan, Reach, Tier};
 use crate::up::source::BUILT_IN_NAME;
+use crate::watch::page::Page;
 
 /// One command and what it shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +46,11 @@ pub(crate) fn hints(
         hints.push(Hint { what: "metrics", command: format!("curl -s http://{admin}/metrics") });
     }
     hints
+}
+
+/// The live page, with the right to drain and enable.
+pub(crate) fn page(page: &Page) -> Hint {
+    Hint { what: "the live page", command: page.key() }
 }
 
 /// The ports of this machine that stand for well-known ones, as one sentence; empty when none.

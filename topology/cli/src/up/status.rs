@@ -1,11 +1,11 @@
-//! One line of numbers per part, asked once a second from the admin listeners (`/summary`) and the
-//! demo services (`/count`). Not for drawing them: that is `view`. Used by `up`.
+//! One line of numbers per part, once a second: of tiers what the live page shows too, of the demo
+//! services what they count. Not for drawing them: that is `view`. Used by `up`.
 //!
 //! Invariant: a part that does not answer keeps its line; its numbers are empty.
 
 use std::time::Duration;
 
-use common::observe::admin::{Summary, Unit};
+use common::observe::admin::Unit;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -14,6 +14,8 @@ use crate::fetch;
 use crate::up::fleet::Fleet;
 use crate::up::plan::{Does, Part};
 use crate::up::ready::{self, Question};
+use crate::watch::look::{Seen, State};
+use crate::watch::watcher::Watcher;
 
 /// What the live view shows of one part.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +34,8 @@ pub(crate) struct Line {
     pub(crate) p99: Option<u64>,
     /// Failures since the start.
     pub(crate) errors: Option<u64>,
+    /// Pieces of work per second in the last five minutes, oldest first.
+    pub(crate) track: Vec<Option<f32>>,
     /// Work in all, and when it was read.
     total: Option<(u64, Instant)>,
 }
@@ -53,18 +57,28 @@ struct Count {
     requests: u64,
 }
 
-/// Asks every part once, side by side; `before` are the lines of the last look.
-pub(crate) async fn look(fleet: &Fleet, before: &[Line]) -> Vec<Line> {
+/// Asks every part that is no tier once, side by side; `before` are the lines of the last look.
+pub(crate) async fn look(fleet: &Fleet, watcher: &Watcher, before: &[Line]) -> Vec<Line> {
     let mut asking = JoinSet::new();
+    let (seen, tracks) = (watcher.look(), watcher.tracks());
     for (index, part) in fleet.plan().parts.iter().enumerate() {
         let part = part.clone();
         let before = before.get(index).cloned().unwrap_or_default();
         let down = fleet.ended(index).is_some();
         let question = Question::of(&part, None);
+        let known = seen.instances.iter().position(|seen| seen.name == part.name);
+        let known = known.filter(|_| matches!(part.does, Does::Tier(_)));
+        let shown = known.and_then(|n| {
+            let track = tracks.get(n)?.rate.iter().copied().collect();
+            Some(tier(seen.instances.get(n)?, track))
+        });
         asking.spawn(async move {
-            let line = match down {
-                true => Line { health: Health::Down, errors: before.errors, ..Line::default() },
-                false => ask(&part, &question, &before).await,
+            let line = match (down, shown) {
+                (true, _) => {
+                    Line { health: Health::Down, errors: before.errors, ..Line::default() }
+                }
+                (false, Some(line)) => line,
+                (false, None) => ask(&part, &question, &before).await,
             };
             (index, line)
         });
@@ -80,16 +94,11 @@ pub(crate) async fn look(fleet: &Fleet, before: &[Line]) -> Vec<Line> {
 
 async fn ask(part: &Part, question: &Question, before: &Line) -> Line {
     let answered = tokio::time::timeout(LIMIT, async {
-        match (&part.does, part.admin) {
-            (Does::Tier(_), Some(admin)) => tier(admin, before).await,
-            (Does::Demo { .. } | Does::Issuer { .. }, _)
-                if matches!(question, Question::Health(_)) =>
-            {
+        match (&part.does, question) {
+            (Does::Demo { .. } | Does::Issuer { .. }, Question::Health(_)) => {
                 counted(part, before).await
             }
-            (Does::Demo { .. }, _) if matches!(question, Question::Ping(_)) => {
-                played(part, before).await
-            }
+            (Does::Demo { .. }, Question::Ping(_)) => played(part, before).await,
             _ => question.ask().await.map(|()| Line::default()),
         }
     });
@@ -99,21 +108,21 @@ async fn ask(part: &Part, question: &Question, before: &Line) -> Line {
     }
 }
 
-async fn tier(admin: std::net::SocketAddr, before: &Line) -> anyhow::Result<Line> {
-    let (_, body) = fetch::get(admin, "/summary").await?;
-    let summary: Summary = serde_json::from_slice(&body)?;
-    let (ready, _) = fetch::get(admin, "/readyz").await?;
-    let now = Instant::now();
-    Ok(Line {
-        health: if ready == 200 { Health::Ready } else { Health::Unready },
-        connections: Some(summary.connections),
-        rate: rate(before.total, summary.work_total, now),
-        unit: Some(summary.unit),
-        p50: summary.p50_us,
-        p99: summary.p99_us,
-        errors: Some(summary.errors_total),
-        total: Some((summary.work_total, now)),
-    })
+/// A tier as the live page shows it.
+fn tier(seen: &Seen, track: Vec<Option<f32>>) -> Line {
+    // Not asked yet, or without an admin listener: its process runs, and `up` has seen it ready.
+    let well = matches!(seen.state, State::Ready | State::Unknown);
+    Line {
+        health: if well { Health::Ready } else { Health::Unready },
+        connections: seen.connections,
+        rate: seen.rate,
+        unit: seen.unit,
+        p50: seen.p50,
+        p99: seen.p99,
+        errors: seen.errors,
+        track,
+        total: None,
+    }
 }
 
 async fn counted(part: &Part, before: &Line) -> anyhow::Result<Line> {

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::up::hints::Hint;
 use crate::up::plan::Part;
 use crate::up::status::{Health, Line};
+use crate::watch::history::KEPT;
 
 /// The terminal in full-screen mode; given back on drop.
 pub(crate) struct Screen {
@@ -203,6 +204,7 @@ fn parts(picture: &Picture<'_>, scroll: usize) -> Table<'static> {
         Cell::from("STATE"),
         right("CONN"),
         right("WORK/S"),
+        Cell::from("5 MIN"),
         right("P50"),
         right("P99"),
         right("ERRORS"),
@@ -217,6 +219,7 @@ fn parts(picture: &Picture<'_>, scroll: usize) -> Table<'static> {
         Constraint::Length(9),
         Constraint::Length(6),
         Constraint::Length(11),
+        Constraint::Length(12),
         Constraint::Length(8),
         Constraint::Length(8),
         Constraint::Length(7),
@@ -243,6 +246,7 @@ fn row(part: &Part, line: &Line) -> Row<'static> {
         Cell::from(word).style(Style::new().fg(colour)),
         right(line.connections.map(short).unwrap_or_default()),
         right(rate(line)),
+        Cell::from(spark(&line.track)).style(Style::new().fg(Color::Blue)),
         right(line.p50.map(time).unwrap_or_default()),
         right(line.p99.map(time).unwrap_or_default()),
         errors,
@@ -291,6 +295,23 @@ fn rate(line: &Line) -> String {
     }
 }
 
+/// Five minutes in twelve blocks, the newest at the right; the highest is the most there was.
+fn spark(track: &[Option<f32>]) -> String {
+    const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = track.iter().flatten().copied().fold(0.0_f32, f32::max);
+    let empty = 12 - track.len().div_ceil(KEPT / 12).min(12);
+    // Blocks end with the newest sample.
+    let blocks = track.rchunks(KEPT / 12).take(12).map(|part| {
+        let highest = part.iter().flatten().copied().reduce(f32::max)?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 7")]
+        let height = if most > 0.0 { (highest / most * 7.0).round() as usize } else { 0 };
+        BLOCKS.get(height).copied()
+    });
+    let mut shown: Vec<char> = blocks.map(|block| block.unwrap_or(' ')).collect();
+    shown.reverse();
+    " ".repeat(empty) + &shown.into_iter().collect::<String>()
+}
+
 /// `870 µs`, `1.2 ms`, `3.4 s`.
 fn time(us: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
@@ -333,6 +354,7 @@ mod tests {
         (lines[edge].rate, lines[edge].unit) = (Some(6400.0), Some(Unit::Packets));
         (lines[edge].p50, lines[edge].p99) = (Some(870), Some(1_240));
         lines[edge].errors = Some(3);
+        lines[edge].track = vec![Some(0.0); 25].into_iter().chain(vec![Some(9.0); 25]).collect();
         lines[0].health = Health::Down;
         let events = ["postgres primary ended with signal 9 (SIGKILL)".to_owned()];
         let hints =
@@ -348,9 +370,16 @@ mod tests {
         let mut terminal = Terminal::new(TestBackend::new(120, 40)).expect("in memory");
         terminal.draw(|frame| draw(frame, &picture, 0)).expect("drawn");
         let text = terminal.backend().to_string();
-        for expected in
-            ["1:02:03", "18 ready  1 down", "6400 pkt", "870 µs", "1.2 ms", "SIGKILL", "curl -s"]
-        {
+        for expected in [
+            "1:02:03",
+            "18 ready  1 down",
+            "6400 pkt",
+            "870 µs",
+            "1.2 ms",
+            "SIGKILL",
+            "curl -s",
+            "          ▁█ ",
+        ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
         let line_of = |name: &str| text.lines().position(|line| line.contains(name));

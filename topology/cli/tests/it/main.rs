@@ -4,6 +4,8 @@
 //!
 //! Invariant: nothing that a test starts outlives it.
 
+#[cfg(feature = "verify")]
+mod browser;
 mod graph;
 mod stack;
 

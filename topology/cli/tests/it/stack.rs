@@ -25,6 +25,8 @@ pub(crate) struct Stack {
     ports: BTreeMap<u16, u16>,
     /// By the name of the part.
     processes: BTreeMap<String, u32>,
+    /// Of the live page, with its token.
+    page: String,
 }
 
 /// What curl saw.
@@ -55,8 +57,8 @@ impl Stack {
         command.arg("up").arg(&file).arg("--plain").arg("--state").arg(folder.path().join("state"));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let processes = BTreeMap::new();
-        let mut stack = Self { folder, child, output, address, ports, processes };
+        let (processes, page) = (BTreeMap::new(), String::new());
+        let mut stack = Self { folder, child, output, address, ports, processes, page };
         stack.until(|line| line == "ready\n");
         stack
     }
@@ -69,6 +71,9 @@ impl Stack {
             let read = self.output.read_line(&mut line).expect("readable");
             assert!(read > 0, "`up` ended early:\n{seen}");
             seen.push_str(&line);
+            if line.contains("/#token=") {
+                line.trim().clone_into(&mut self.page);
+            }
             let words: Vec<&str> = line.split_whitespace().collect();
             if let [_, "s", "ready", _, name, .., "(process", process] = words.as_slice() {
                 let process = process.trim_end_matches(')').parse().expect("a number");
@@ -129,6 +134,19 @@ impl Stack {
     /// The process of one part.
     pub(crate) fn number_of(&self, part: &str) -> u32 {
         *self.processes.get(part).expect(part)
+    }
+
+    /// The live page: to read, and with its token.
+    #[cfg_attr(not(feature = "verify"), expect(dead_code, reason = "for the browser"))]
+    pub(crate) fn page(&self) -> (String, String) {
+        let read = self.page.split('#').next().unwrap_or_default();
+        (read.to_owned(), self.page.clone())
+    }
+
+    /// A part's process ends at once.
+    #[cfg_attr(not(feature = "verify"), expect(dead_code, reason = "for the browser"))]
+    pub(crate) fn kill(&mut self, part: &str) {
+        signal(self.number_of(part), "-KILL");
     }
 
     /// Ctrl-C, and the end.

@@ -1,0 +1,101 @@
+// Makes the pictures of docs/pictures from a stack that runs: node pictures.mjs AQUEDUCT OUT [SECONDS]. Called
+// by `make pictures`. The stack is the documented one, with traffic on all of its ways for so long.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
+
+import { browser, open, packages } from "./browser.mjs";
+
+const [aqueduct, out, seconds = "320"] = process.argv.slice(2);
+const [COLUMNS, ROWS] = [132, 34];
+const state = mkdtempSync(join(tmpdir(), "pictures-"));
+const { Terminal } = packages("@xterm/headless");
+const { SerializeAddon } = packages("@xterm/addon-serialize");
+
+/** `up` in a terminal; what it draws goes into one that we can read. */
+function up() {
+  const terminal = new Terminal({ cols: COLUMNS, rows: ROWS, allowProposedApi: true, scrollback: 2000 });
+  const reader = new SerializeAddon();
+  terminal.loadAddon(reader);
+  const command = `stty cols ${COLUMNS} rows ${ROWS}; exec ${aqueduct} up --state ${state}`;
+  const child = spawn("script", ["--quiet", "--flush", "--return", "--command", command, "/dev/null"]);
+  let told = "";
+  child.stdout.on("data", (bytes) => {
+    told += bytes;
+    terminal.write(bytes);
+  });
+  return { child, reader, told: () => told };
+}
+
+async function until(stack, pattern) {
+  for (let n = 0; n < 600; n += 1) {
+    const found = pattern.exec(stack.told());
+    if (found) return found[0];
+    await pause(200);
+  }
+  throw new Error(`\`up\` did not say ${pattern}:\n${stack.told()}`);
+}
+
+function replay(...args) {
+  return spawn(aqueduct, ["replay", ...args, "--seconds", seconds], { stdio: "ignore" });
+}
+
+/** Players and requests of several kinds, some of which limits refuse. */
+function traffic() {
+  const https = (path, rate) =>
+    replay("https", "--url", `https://localhost:8443${path}`, "--rate", String(rate), "--state", state);
+  return [
+    replay("udp", "--target", "127.0.0.1:7777", "--players", "40", "--rate", "64"),
+    https("/api/user/profile", 7), https("/api/feed/", 5), https("/api/search", 2), https("/api/v2/user/7", 2),
+    https("/static/avatar.jpg", 1),
+  ];
+}
+
+async function picture(url, name, view, prepare = async () => {}) {
+  const page = await open(url, view);
+  await page.waitForSelector(".request");
+  await pause(3000);
+  await prepare(page);
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: join(out, `${name}.png`) });
+}
+
+/** The slowest that was answered, spread out. */
+async function spread(page) {
+  const rows = await page.$$(".request");
+  await rows[1].click();
+  await page.waitForSelector(".waterfall");
+}
+
+async function terminalPicture(stack) {
+  const page = await browser.newPage();
+  const html = stack.reader.serializeAsHTML({ includeGlobalBackground: true, onlySelection: false, scrollback: 0 });
+  writeFileSync(join(state, "terminal.html"), html);
+  await page.setContent(`<style>body{margin:0;background:#0d1117;padding:14px 18px;width:max-content}
+    pre,div{font:14px/1.3 "DejaVu Sans Mono",monospace!important;background:#0d1117!important}</style>${html}`);
+  const body = await page.$("body");
+  await body.screenshot({ path: join(out, "terminal.png") });
+}
+
+const stack = up();
+try {
+  const url = await until(stack, /http:\/\/127\.0\.0\.1:\d+\/#token=[0-9a-f]+/);
+  const running = traffic();
+  await pause(Math.max(Number(seconds) - 25, 10) * 1000);
+  const size = { width: 1600, height: 1000 };
+  await picture(url, "page-light", { scheme: "light", ...size });
+  await picture(url, "page-dark", { scheme: "dark", ...size }, async (page) => {
+    await spread(page);
+    await page.evaluate(() => document.getElementById("h-requests").scrollIntoView());
+  });
+  await picture(url, "page-phone", { scheme: "light", width: 390, height: 844, scale: 2 });
+  await terminalPicture(stack);
+  running.forEach((child) => child.kill());
+} finally {
+  stack.child.stdin.write("q");
+  await new Promise((done) => stack.child.once("exit", done));
+  await browser.close();
+}
