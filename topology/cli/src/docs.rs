@@ -49,3 +49,14 @@ pub(crate) fn man(args: &ManArgs, command: Command) -> anyhow::Result<ExitCode> 
         .with_context(|| format!("cannot write man pages into {shown}"))?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// What `aqueduct --help` ends with.
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  aqueduct up                                      the documented stack, from nothing to ready
+  aqueduct init gateway                            a commented file to begin with
+  aqueduct check topology.yaml                     every problem at once, with its place
+  aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
+  aqueduct watch topology.yaml                     the running instances on a live page
+  aqueduct token --user 98765 --scope user:read    a token for curl
+  aqueduct replay udp --players 50                 game traffic, with a report";

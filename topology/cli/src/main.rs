@@ -26,7 +26,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Layered load balancing for TCP, UDP, HTTP and PostgreSQL, wired by one topology file.
 #[derive(Debug, Parser)]
-#[command(name = "aqueduct", version, after_help = EXAMPLES)]
+#[command(name = "aqueduct", version, after_help = docs::EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     what: What,
@@ -72,13 +72,3 @@ async fn main() -> ExitCode {
         ExitCode::FAILURE
     })
 }
-
-const EXAMPLES: &str = "\
-Examples:
-  aqueduct up                                      the documented stack, from nothing to ready
-  aqueduct init gateway                            a commented file to begin with
-  aqueduct check topology.yaml                     every problem at once, with its place
-  aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
-  aqueduct watch topology.yaml                     the running instances on a live page
-  aqueduct token --user 98765 --scope user:read    a token for curl
-  aqueduct replay udp --players 50                 game traffic, with a report";
