@@ -162,11 +162,12 @@ const ACTS = {
     draw();
   },
   wish: (what) => ask(what),
+  cancel: (_, button) => button.closest("dialog").close("no"),
 };
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-act]");
-  if (button) ACTS[button.dataset.act](button.dataset);
+  if (button) ACTS[button.dataset.act](button.dataset, button);
 });
 document.addEventListener("visibilitychange", draw);
 
