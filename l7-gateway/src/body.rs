@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 use tokio::time::{Instant, Sleep};
 
+use crate::coding::compress::Compressed;
 use crate::stages::dispatch::cache::fill::Reader;
 use crate::stages::dispatch::files::body::FileBody;
 use crate::stages::dispatch::upstream::ServiceBody;
@@ -419,6 +420,8 @@ pub enum AnswerBody {
     File(Box<FileBody>),
     /// A service's, that is kept meanwhile.
     Kept(Box<Reader>),
+    /// One of these in a compressed form.
+    Compressed(Box<Compressed>),
     /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
     Tunnel(Box<Tunnel>),
 }
@@ -447,6 +450,7 @@ impl Body for AnswerBody {
             Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::File(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Kept(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
@@ -457,6 +461,7 @@ impl Body for AnswerBody {
             Self::Service(body) => body.is_end_stream(),
             Self::File(body) => body.is_end_stream(),
             Self::Kept(body) => body.is_end_stream(),
+            Self::Compressed(body) => body.is_end_stream(),
         }
     }
 
@@ -467,6 +472,7 @@ impl Body for AnswerBody {
             Self::Service(body) => body.size_hint(),
             Self::File(body) => body.size_hint(),
             Self::Kept(body) => body.size_hint(),
+            Self::Compressed(body) => body.size_hint(),
         }
     }
 }

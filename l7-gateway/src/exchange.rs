@@ -18,6 +18,7 @@ use topology::gateway::{RoutePolicy, RouteTo};
 
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
+use crate::coding::Coding;
 use crate::hints::Hints;
 use crate::ids::{self, RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
@@ -202,6 +203,8 @@ pub struct Exchange {
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the file changes of it; `None`: nothing, or nobody has looked yet.
     pub passage: Option<Box<Passage>>,
+    /// The compressed form that its answer may have.
+    pub coding: Option<Coding>,
     /// Cookies that stage 6 hands the client.
     pub cookies: Vec<HeaderValue>,
     /// Which stages ran, for how long, and which one halted.
@@ -494,6 +497,7 @@ impl Exchange {
             grpc: false,
             limit_headers: Vec::new(),
             passage: None,
+            coding: None,
             cookies: Vec::new(),
             progress: Progress::default(),
             passes: Vec::new(),

@@ -41,6 +41,7 @@ pub mod access_log;
 pub mod body;
 pub mod change;
 pub mod codec;
+pub mod coding;
 pub mod connection;
 pub mod control;
 mod crew;

@@ -111,6 +111,15 @@ pub struct Maintenance {
     pub detail: Option<String>,
 }
 
+/// Which answers are compressed for clients that take it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compress {
+    /// Media types, lower case; `text/` means all that begin so, `+json` all that end so.
+    pub types: Vec<String>,
+    /// Answers of fewer bytes are not, where that is known (default 1 KiB).
+    pub least: u64,
+}
+
 /// Headers by which browsers are told to be careful, where a service says nothing itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecurityHeaders {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::answers::{Aggregate, Deprecation, Given, Maintenance, SecurityHeaders};
+use crate::answers::{Aggregate, Compress, Deprecation, Given, Maintenance, SecurityHeaders};
 pub use crate::cache::{CachePolicy, CacheStore};
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
@@ -380,6 +380,8 @@ pub struct Route {
     pub deprecation: Deprecation,
     /// It is closed for a while.
     pub maintenance: Option<Maintenance>,
+    /// Stage 9: which answers are compressed; `None`: none.
+    pub compress: Option<Compress>,
     /// Stage 9: what browsers are told where the answer says nothing.
     pub security_headers: Option<SecurityHeaders>,
     /// Most bytes of a body; `None`: as the front has it.

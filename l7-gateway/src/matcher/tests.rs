@@ -40,6 +40,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         maintenance: None,
         security_headers: None,
         max_body_bytes: None,
+        compress: None,
         timeout: Duration::from_secs(15),
         times: topology::gateway::RouteTimes::default(),
         response_headers: vec![],

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use topology::answers::SecurityHeaders;
+use http_body::Body as _;
+use topology::answers::{Compress, SecurityHeaders};
 
 use crate::body::AnswerBody;
+use crate::coding::compress::Compressed;
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
 use crate::halt::Halt;
 use crate::hops::{hop_by_hop, internal};
@@ -27,6 +29,7 @@ pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
     careful: Vec<Option<SecurityHeaders>>,
+    compress: Vec<Option<Compress>>,
 }
 
 impl ResponseTransform {
@@ -42,7 +45,10 @@ impl ResponseTransform {
         let careful = snapshot.group.routes.iter().map(|route| route.security_headers);
         let careful: Vec<_> = careful.collect();
         let careful = if careful.iter().any(Option::is_some) { careful } else { Vec::new() };
-        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, careful }
+        let compress = snapshot.group.routes.iter().map(|route| route.compress.clone());
+        let compress: Vec<_> = compress.collect();
+        let compress = if compress.iter().any(Option::is_some) { compress } else { Vec::new() };
+        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, careful, compress }
     }
 
     /// Carries out what the file changes of this answer.
@@ -62,6 +68,41 @@ impl ResponseTransform {
         let service = service && answer.by == AnsweredBy::Service;
         passage.head(&mut answer.head.status, &mut answer.head.headers, service);
         answer
+    }
+}
+
+/// Puts an answer into the form that its client takes. Caches are told that there are others, whether there
+/// is one this time or not.
+fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
+    let headers = &mut answer.head.headers;
+    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let media = media.to_ascii_lowercase();
+    let is = |rule: &String| match rule.as_str() {
+        begins if begins.ends_with('/') => media.starts_with(begins),
+        ends if ends.starts_with('+') => media.ends_with(ends),
+        whole => media == whole,
+    };
+    let control = headers.get_all(header::CACHE_CONTROL).iter();
+    let fixed = control.filter_map(|v| v.to_str().ok()).any(|v| v.contains("no-transform"));
+    if !rules.types.iter().any(is) || fixed || headers.contains_key(header::CONTENT_ENCODING) {
+        return;
+    }
+    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    let small = answer.body.size_hint().upper().is_some_and(|bytes| bytes < rules.least);
+    let part = headers.contains_key(header::CONTENT_RANGE);
+    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_)) || x.grpc;
+    let Some(coding) = x.coding.filter(|_| !small && !part && !none) else { return };
+    if x.record.method == Method::HEAD {
+        // Its length would be another one.
+        headers.remove(header::CONTENT_LENGTH);
+        return;
+    }
+    let body = std::mem::replace(&mut answer.body, AnswerBody::Empty);
+    if let Some(body) = Compressed::new(body, coding) {
+        transform::stale(headers);
+        headers.insert(header::CONTENT_ENCODING, coding.header());
+        answer.body = AnswerBody::Compressed(Box::new(body));
     }
 }
 
@@ -118,6 +159,9 @@ impl Filter for ResponseTransform {
         if let Some(changes) = self.changes.as_ref().filter(|_| input.by != AnsweredBy::Nobody) {
             // Boxed: few files change anything, and bodies are awaited in it.
             input = Box::pin(self.change(x, changes, input)).await;
+        }
+        if let Some(rules) = route.and_then(|id| self.compress.get(id.0)?.as_ref()) {
+            compressed(x, rules, &mut input);
         }
         let headers = &mut input.head.headers;
         if let Some(preset) = route.and_then(|id| *self.careful.get(id.0)?) {

@@ -18,6 +18,8 @@ use topology::gateway::{Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 
 use crate::body::BodyFault;
+use crate::coding::Coding;
+use crate::coding::expand::{Fault, expand};
 use crate::exchange::{Exchange, Identity, Request, RouteId};
 
 pub mod facts;
@@ -42,8 +44,8 @@ pub enum TransformError {
     /// The body could not be read.
     #[error(transparent)]
     Body(BodyFault),
-    /// It is compressed.
-    #[error("a compressed body cannot be changed")]
+    /// It is in a compressed form that is not known, or is not what it says.
+    #[error("the compressed body cannot be read")]
     Coded,
     /// It is no JSON, or ambiguous.
     #[error("the body cannot be changed: {0}")]
@@ -281,12 +283,17 @@ where
     if !is_json(headers) {
         return Ok(None);
     }
-    let coding = headers.get(header::CONTENT_ENCODING);
-    if coding.is_some_and(|coding| coding != "identity") {
-        return Err(TransformError::Coded);
-    }
+    let coding = Coding::of(headers).map_err(|_| TransformError::Coded)?;
     let most = changes.iter().map(|change| change.most).min().unwrap_or(0);
     let bytes = gathered(body, most).await.map_err(TransformError::Body)?;
+    let bytes = match coding {
+        None => bytes,
+        Some(coding) => match expand(coding, &bytes, most) {
+            Ok(bytes) => bytes.into(),
+            Err(Fault::TooLarge) => return Err(TransformError::Body(BodyFault::TooLarge)),
+            Err(Fault::Malformed) => return Err(TransformError::Coded),
+        },
+    };
     let text = std::str::from_utf8(&bytes).map_err(|_| json::JsonError::Syntax)?;
     let mut document = json::Document::read(text)?;
     let mut texts = texts.into_iter();
@@ -331,9 +338,10 @@ fn whole(headers: &mut HeaderMap) {
 
 /// What was said of the body before it was changed holds no more; a validator stands for what is made of
 /// the same thing, no longer for the same bytes (RFC 9110 §8.8.1).
-fn stale(headers: &mut HeaderMap) {
-    headers.remove(header::CONTENT_LENGTH);
-    headers.remove(header::ACCEPT_RANGES);
+pub fn stale(headers: &mut HeaderMap) {
+    for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_RANGES] {
+        headers.remove(name);
+    }
     for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
         headers.remove(name);
     }

@@ -210,6 +210,7 @@ async fn bodies_that_cannot_be_changed_are_refused() {
         ("Content-Type: application/json\r\n", "{\"items\":[{\"cost\":1,\"cost\":2}]}"),
         ("Content-Type: application/json\r\n", "{"),
         ("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", "{}"),
+        ("Content-Type: application/json\r\nContent-Encoding: compress\r\n", "{}"),
         (
             "Content-Type: application/json\r\n",
             "{\"long\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}",
@@ -226,4 +227,59 @@ async fn bodies_that_cannot_be_changed_are_refused() {
         })
         .await;
     }
+}
+
+/// G13: answers are compressed for who takes it, once, and whoever keeps them is told.
+#[tokio::test]
+async fn answers_are_compressed_for_who_takes_it() {
+    let long = "x".repeat(2000);
+    for (lines, wishes, form) in [
+        ("Content-Type: text/html\r\nETag: \"1\"\r\n", "gzip", "gzip"),
+        ("Content-Type: application/hal+json\r\n", "br;q=0.5, zstd", "zstd"),
+        ("Content-Type: TEXT/plain; charset=utf-8\r\n", "gzip, br", "br"),
+        ("Content-Type: text/html\r\n", "identity", ""),
+        ("Content-Type: text/html\r\n", "", ""),
+        ("Content-Type: image/png\r\n", "gzip", "none"),
+        ("Content-Type: text/html\r\nCache-Control: no-transform\r\n", "gzip", "none"),
+        ("Content-Type: text/html\r\nContent-Encoding: br\r\n", "gzip", "none"),
+    ] {
+        local(async {
+            let text = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: 2000\r\n\r\n{long}");
+            let fake = Fake::new(Act::Keep(Box::leak(text.into_boxed_str()))).await;
+            let rig = rig(
+                &fake,
+                "    defaults: { compress: true }\n    routes: [{ path: /*, to: user }]\n",
+            );
+            let answer = rig.get("/", &format!("Accept-Encoding: {wishes}\r\n")).await;
+            let varies = answer.contains("vary: Accept-Encoding\r\n");
+            assert_eq!(varies, form != "none", "{lines} {wishes}: {answer}");
+            if ["", "none"].contains(&form) {
+                assert!(answer.ends_with(&long), "{lines} {wishes}: {answer}");
+            } else {
+                assert!(answer.contains(&format!("content-encoding: {form}\r\n")), "{answer}");
+                assert!(!answer.contains("content-length") && answer.len() < 1000, "{answer}");
+                assert!(!answer.contains("etag: \"1\""), "{answer}");
+            }
+        })
+        .await;
+    }
+}
+
+/// G13: what has come of a stream is sent on before more comes.
+#[tokio::test]
+async fn events_are_not_held_back() {
+    local(async {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let text = format!("{head}9\r\ndata: 1\n\n\r\n");
+        let fake = Fake::new(Act::Keep(Box::leak(text.into_boxed_str()))).await;
+        let rig = rig(&fake, "    routes: [{ path: /*, to: user, compress: { min: 0B } }]\n");
+        let (mut stream, _task) = rig.connect();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n\r\n").await.expect("taken");
+        let mut all = Vec::new();
+        while !all.windows(4).any(|four| four == b"\0\0\xff\xff") {
+            let read = tokio::io::AsyncReadExt::read_buf(&mut stream, &mut all).await.expect("alive");
+            assert!(read > 0, "a piece that is flushed ends with an empty block");
+        }
+    })
+    .await;
 }

@@ -81,6 +81,38 @@ section! {
     }
 }
 
+section! {
+    /// Which answers are compressed for clients that take it (gzip, br, zstd). An answer that holds both a secret
+    /// and what its reader has sent should not be (BREACH).
+    Compress {
+        /// Media types; `text/` means all that begin so, `+json` all that end so. Default: text/, +json, +xml,
+        /// application/json, application/javascript, application/xml, application/wasm, image/svg+xml.
+        may "types" types: Vec<Typed<Text>>,
+        /// Answers of fewer bytes are not, where that is known. Default: 1KiB.
+        may "min" min: Typed<Size>,
+    }
+}
+
+/// `true`, `false` or a section.
+#[derive(Debug)]
+pub(crate) enum CompressChoice {
+    Flag(Typed<Flag>),
+    Section(Box<Compress>),
+}
+
+impl FromTree for CompressChoice {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match &tree.kind {
+            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
+            _ => Compress::from_tree(tree, at, out).map(|raw| Self::Section(Box::new(raw))),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), Compress::schema(generator)] })
+    }
+}
+
 /// `true`, `false` or a section.
 #[derive(Debug)]
 pub(crate) enum MaintenanceChoice {

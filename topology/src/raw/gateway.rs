@@ -12,10 +12,10 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, Consumer,
-    Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree, Introspection,
-    MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Redirect, SignedIdentity, SplitPart, Spot,
-    Telemetry, Text, Transform, Typed, Upstream,
+    Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, CompressChoice,
+    Consumer, Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree,
+    Introspection, MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Redirect, SignedIdentity,
+    SplitPart, Spot, Telemetry, Text, Transform, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -268,6 +268,8 @@ section! {
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules. Default: none.
         may "cors" cors: CorsChoice,
+        /// Answers are compressed for clients that take it: `true`, `false`, or a section. Default: false.
+        may "compress" compress: CompressChoice,
         /// All routes are closed for a while: `true`, `false`, or a section. Default: false.
         may "maintenance" maintenance: MaintenanceChoice,
         /// Headers that tell browsers to be careful, where an answer has none of its own: `api` (nothing in it is
@@ -316,6 +318,9 @@ section! {
         may "redirect" redirect: Redirect,
         /// A text of the file. Exactly one of `to`, `files`, `aggregate`, `redirect` and `answer`.
         may "answer" answer: Answer,
+        /// Answers are compressed for clients that take it: `true`, `false`, or a section. Default: as `defaults`
+        /// say.
+        may "compress" compress: CompressChoice,
         /// It is closed for a while: `true`, `false`, or a section. Default: as `defaults` say.
         may "maintenance" maintenance: MaintenanceChoice,
         /// Most bytes of a request's body. Default: as `front` says.

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use crate::answers::{
-    Aggregate, AggregateId, Call, Failing, Given, GivenId, Maintenance, Merge, SecurityHeaders,
+    Aggregate, AggregateId, Call, Compress, Failing, Given, GivenId, Maintenance, Merge,
+    SecurityHeaders,
 };
 use crate::files::{Files, FilesId, RouteTo};
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
@@ -287,6 +288,34 @@ pub(super) fn maintenance(
     let retry_after = positive(raw.retry_after, Duration::from_secs(60), out);
     Some(Maintenance { retry_after, detail: raw.detail.map(|typed| typed.value.0) })
 }
+
+/// Which answers are compressed.
+pub(super) fn compress(
+    raw: Option<raw::CompressChoice>,
+    default: Option<&Compress>,
+) -> Option<Compress> {
+    let raw = match raw {
+        None => return default.cloned(),
+        Some(raw::CompressChoice::Flag(flag)) if !flag.value.0 => return None,
+        Some(raw::CompressChoice::Flag(_)) => raw::Compress { types: None, min: None },
+        Some(raw::CompressChoice::Section(raw)) => *raw,
+    };
+    let types = raw.types.map(|all| all.into_iter().map(|typed| typed.value.0).collect());
+    let types: Vec<String> = types.unwrap_or_else(|| COMPRESSIBLE.map(str::to_owned).to_vec());
+    let types = types.iter().map(|name| name.to_ascii_lowercase()).collect();
+    Some(Compress { types, least: or(raw.min, Size(1 << 10)).0 })
+}
+
+const COMPRESSIBLE: [&str; 8] = [
+    "text/",
+    "+json",
+    "+xml",
+    "application/json",
+    "application/javascript",
+    "application/xml",
+    "application/wasm",
+    "image/svg+xml",
+];
 
 /// Which careful headers answers have.
 pub(super) fn security(

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::answers::{Deprecation, Maintenance, SecurityHeaders};
+use crate::answers::{Compress, Deprecation, Maintenance, SecurityHeaders};
 use crate::gateway::{
     AccessLog, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate, Route,
     RouteTimes, TrustForwarded, WhenAway,
@@ -111,10 +111,12 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
 }
 
 /// What routes have unless they say otherwise.
+#[derive(Default)]
 struct Inherited {
     policy: Option<policy::Defaults>,
     maintenance: Option<Maintenance>,
     security: Option<SecurityHeaders>,
+    compress: Option<Compress>,
 }
 
 /// What `defaults` say: of all messages, and of routes.
@@ -124,12 +126,14 @@ fn inherited(
     out: &mut Findings,
 ) -> (Option<Transform>, Inherited) {
     let Some(mut raw) = raw else {
-        return (None, Inherited { policy: None, maintenance: None, security: None });
+        return (None, Inherited::default());
     };
     let changes = raw.transform.take().map(|raw| transform(raw, Scope::SEVERAL, out));
     let maintenance = answers::maintenance(raw.maintenance.take(), None, out);
     let security = answers::security(raw.security_headers.take(), None, out);
-    (changes, Inherited { policy: Some(policies.defaults(raw, out)), maintenance, security })
+    let compress = answers::compress(raw.compress.take(), None);
+    let policy = Some(policies.defaults(raw, out));
+    (changes, Inherited { policy, maintenance, security, compress })
 }
 
 /// What holds for consumers of API keys.
@@ -348,6 +352,7 @@ fn route(
         sunset: raw.sunset.map(|typed| typed.value),
         deprecation,
         maintenance,
+        compress: answers::compress(raw.compress, inherited.compress.as_ref()),
         security_headers,
         max_body_bytes: raw.max_body.map(|typed| typed.value.0),
         timeout,

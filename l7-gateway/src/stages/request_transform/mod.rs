@@ -13,6 +13,7 @@ use serde_json::Value;
 use topology::ServiceName;
 use topology::gateway::Told;
 
+use crate::coding;
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Routed, Stage, Target};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
@@ -144,6 +145,10 @@ impl Filter for RequestTransform {
     }
 
     async fn request(&self, x: &mut Exchange, mut input: Routed) -> Result<Prepared, Halt> {
+        let route = self.snapshot.group.routes.get(input.route.0);
+        if route.is_some_and(|route| route.compress.is_some()) {
+            x.coding = coding::accepted(&input.request.headers).first().copied();
+        }
         if self.changes.is_some() {
             // Boxed: few files change anything, and bodies are awaited in it.
             Box::pin(self.change(x, &mut input)).await.map_err(Refused::Request)?;

@@ -15,18 +15,17 @@ use topology::gateway::Files;
 use topology::units::PathPattern;
 
 use self::body::FileBody;
-use self::negotiate::Coding;
 use self::open::{Directory, Found, Lack, Opened};
 use super::held::conditions::{self, Verdict};
 use super::held::ranges::{self, Asked, Layout};
 use super::held::{Validators, stamp};
 use crate::body::AnswerBody;
+use crate::coding::{self, Coding};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead};
 use crate::halt::{Halt, Held, Kind, Reply};
 
 pub mod body;
 pub mod names;
-pub mod negotiate;
 pub mod open;
 
 /// A directory that cannot be served.
@@ -97,7 +96,7 @@ impl Site {
         let name = name.ok_or(Lack::Missing)?;
         let kind = names::media_type(&name);
         let varies = self.precompressed && names::compressible(&kind);
-        let codings = if varies { negotiate::accepted(&head.headers) } else { Vec::new() };
+        let codings = if varies { coding::accepted(&head.headers) } else { Vec::new() };
         let body = head.method == Method::GET;
         let found = match self.directory.find(name, codings, body).await {
             Ok(found) => found,

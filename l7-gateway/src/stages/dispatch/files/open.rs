@@ -20,7 +20,7 @@ use thiserror::Error;
 use topology::gateway::{Files, Links};
 
 use super::names::{self, Name};
-use super::negotiate::Coding;
+use crate::coding::Coding;
 
 /// Why there is no file to send. `halt` says which status each one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

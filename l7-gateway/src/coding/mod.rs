@@ -1,10 +1,14 @@
-//! Which compressed forms a client takes (RFC 9110 §12.5.3). Not for compressing. Called by `files`.
+//! Compressed forms of bodies: which a client takes (RFC 9110 §12.5.3), and how they are made and read.
+//! Called by `files`, `transform` and stage 9.
 //!
-//! Invariant: a form that the client refuses is never among them.
+//! Invariant: a form that the client refuses is never among those that it is sent.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
-/// A compressed form that may stand beside a file.
+pub mod compress;
+pub mod expand;
+
+/// A compressed form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
     /// RFC 7932.
@@ -17,7 +21,7 @@ pub enum Coding {
 
 impl Coding {
     /// The smallest first.
-    const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
+    pub const ALL: [Self; 3] = [Self::Brotli, Self::Zstd, Self::Gzip];
 
     /// In `Content-Encoding`.
     pub const fn name(self) -> &'static str {
@@ -26,6 +30,22 @@ impl Coding {
             Self::Zstd => "zstd",
             Self::Gzip => "gzip",
         }
+    }
+
+    /// The form that a message says it has; `None`: it has none. Several, one upon another, are nobody's.
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Unknown> {
+        let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+        let text = value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
+        match text.as_str() {
+            "identity" => Ok(None),
+            "x-gzip" => Ok(Some(Self::Gzip)),
+            name => Self::ALL.into_iter().find(|form| form.name() == name).map(Some).ok_or(Unknown),
+        }
+    }
+
+    /// In `Content-Encoding`.
+    pub const fn header(self) -> HeaderValue {
+        HeaderValue::from_static(self.name())
     }
 
     /// Behind the file's name.
@@ -37,6 +57,10 @@ impl Coding {
         }
     }
 }
+
+/// A form that is not known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown;
 
 /// The forms that a client takes rather than the plain one, what it likes best first.
 pub fn accepted(headers: &HeaderMap) -> Vec<Coding> {
@@ -88,7 +112,10 @@ fn wish(item: &str) -> Option<(String, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod negotiation {
     use super::*;
     use http::HeaderValue;
 
