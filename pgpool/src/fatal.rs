@@ -143,6 +143,9 @@ pub enum Refusal {
     /// The configuration cannot be read again.
     #[error("the configuration was not reloaded: {0}")]
     Reload(String),
+    /// `max_pinned` is reached.
+    #[error("too many connections keep a server for their session state (max_pinned is {0})")]
+    TooManyPinned(u32),
     /// Prepared statements of one client take more memory than we keep.
     #[error("too many or too large prepared statements")]
     TooMuchPrepared,
@@ -198,6 +201,7 @@ impl Refusal {
             | Self::Fenced => b"57P01",
             Self::Disabled(_) => b"57P03",
             Self::Reload(_) => b"F0000",
+            Self::TooManyPinned(_) => b"53400",
             Self::TooMuchPrepared => b"54000",
         })
     }
@@ -214,6 +218,9 @@ impl Refusal {
             Self::Unavailable { .. } => "The pooler tries again; see its log for the server.",
             Self::Lookup(_) => "The pooler's log says more; see `lookup` of its configuration.",
             Self::Replication => "Connect to the PostgreSQL server itself.",
+            Self::TooManyPinned(_) => {
+                "Do without temporary tables, advisory locks and SQL PREPARE, or raise max_pinned."
+            }
             Self::StatementMode => "Use a database whose mode is `transaction`.",
             Self::ConsoleSyntax(_) => "Use SHOW HELP for the commands there are.",
             _ => return None,

@@ -48,6 +48,8 @@ pub struct Pool {
     /// All its servers, for SHOW SERVERS and for cancels.
     facts: RefCell<Vec<Rc<Facts>>>,
     paused: Cell<bool>,
+    /// Servers that session state ties to their clients.
+    pinned: Cell<u32>,
     generation: Cell<u64>,
     welcome: RefCell<Option<Rc<Welcome>>>,
     /// Settings that clients began with lately.
@@ -203,6 +205,7 @@ impl Pool {
             sizing: RefCell::new(Sizing::new(worker.now())),
             facts: RefCell::default(),
             paused: Cell::new(false),
+            pinned: Cell::new(0),
             generation: Cell::new(0),
             welcome: RefCell::default(),
             initial: RefCell::default(),

@@ -4,11 +4,13 @@
 //! Invariant: a term is looked up when it is needed, so that a reload and `SET` change it at once.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::time::Duration;
 
 use topology::pool::{PoolMode, Settings};
 
 use super::Pool;
+use crate::fatal::Refusal;
 use crate::worker::Worker;
 
 /// Times that hold for the clients of a pool; zero: none.
@@ -24,7 +26,29 @@ pub struct Limits {
     pub client_idle: Duration,
 }
 
+/// A server that session state ties to its client; counted until it is dropped.
+pub struct Pinned(Rc<Pool>);
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.0.pinned.set(self.0.pinned.get() - 1);
+    }
+}
+
 impl Pool {
+    /// Counts a server that is tied to its client from now on.
+    ///
+    /// # Errors
+    /// There are `max_pinned`.
+    pub fn pin(&self, worker: &Worker) -> Result<Pinned, Refusal> {
+        let most = worker.snapshot().settings.max_pinned;
+        if most > 0 && self.pinned.get() >= most {
+            return Err(Refusal::TooManyPinned(most));
+        }
+        self.pinned.set(self.pinned.get() + 1);
+        Ok(Pinned(self.me()))
+    }
+
     /// When a server connection goes back: as its user has it, or else its database.
     pub fn mode(&self) -> PoolMode {
         self.user.borrow().standing.terms.mode.unwrap_or(self.database.borrow().mode)

@@ -26,6 +26,7 @@ use crate::client::Client;
 use crate::client::entry::{Busy, Ending};
 use crate::fatal::Refusal;
 use crate::pool::add;
+use crate::pool::terms::Pinned;
 use crate::server::Server;
 use crate::worker::Scratch;
 use answer::{Answer, Seen};
@@ -67,6 +68,7 @@ pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>)
         transaction: None,
         watch: (Watch::None, None, None),
         trial,
+        pinned: None,
     };
     std::future::poll_fn(|cx| relay.poll(cx)).await
 }
@@ -85,6 +87,8 @@ struct Relay<'a> {
     /// What the deadline is for, and since when its query and transaction run.
     watch: (Watch, Option<Instant>, Option<Instant>),
     trial: Option<Trial>,
+    /// It counts among the servers that are tied to their clients.
+    pinned: Option<Pinned>,
 }
 
 /// A read that a replica is tried with: its answer is kept back until it is known to be one.
@@ -226,6 +230,9 @@ impl Relay<'_> {
         add(&totals.client_parses, said.parses.into());
         add(&totals.server_parses, said.sent.into());
         add(&totals.binds, said.binds.into());
+        if let Err(refusal) = self.pin() {
+            return Step::End(Outcome::Broken(refusal));
+        }
         let sent = self.server.out.send(&mut self.server.io, cx, edit.finish());
         match stop {
             Ok(Stop::Input) => self.input = Input::Read,
@@ -237,6 +244,14 @@ impl Relay<'_> {
         self.deaf |= sent.is_err();
         self.begin_clock();
         self.owed(out, cx)
+    }
+
+    /// Counts the server once session state ties it to the client: before what does so is sent.
+    fn pin(&mut self) -> Result<(), Refusal> {
+        if !self.keeps && self.pinned.is_none() && self.client.memory.tie.is_some() {
+            self.pinned = Some(self.client.pool.pin(&self.client.worker)?);
+        }
+        Ok(())
     }
 
     /// What we owe the client ourselves may be due at once.

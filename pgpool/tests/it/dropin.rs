@@ -490,3 +490,38 @@ async fn cancels_reach_the_right_process() {
     assert!(counts.iter().sum::<usize>() >= 12, "{counts:?}");
     drop(running);
 }
+
+/// T3, P4: roles that the user list does not have, by `auth_query`: who gets in, and as whom, is the same.
+#[tokio::test]
+async fn the_same_lookup_the_same_answers() {
+    let server = Postgres::start().await;
+    crate::lookup::asker(&server).await;
+    let more = "auth_user = asker\nauth_query = select * from looked($1)";
+    let place = Place::new(&server, more).await;
+    let users = format!("\"asker\" \"{PASSWORD}\"\n\"root\" \"{ROOT_PASSWORD}\"\n");
+    place.write("userlist.txt", &users);
+    let logins = [
+        ("app", PASSWORD, "shop"),
+        ("legacy", PASSWORD, "shop"),
+        ("app", PASSWORD, "boss"),
+        ("asker", PASSWORD, "shop"),
+        ("app", "wrong", "shop"),
+        ("legacy", "wrong", "shop"),
+        ("open", "", "shop"),
+        ("nobody", PASSWORD, "shop"),
+        ("' or true --", PASSWORD, "shop"),
+    ];
+    let both = ["/usr/sbin/pgbouncer", PGPOOL].map(|program| {
+        let running = place.start(program);
+        let answers = logins.map(|(user, password, database)| {
+            let mut psql = place.psql(Path::new("127.0.0.1"), user, password, database);
+            let output = psql.args(["-c", "select current_user"]).output().expect("psql runs");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        });
+        running.signal(Signal::SIGTERM);
+        let _ended = running.ended();
+        answers
+    });
+    assert_eq!(both[0], ["app", "legacy", "legacy", "asker", "", "", "", "", ""]);
+    assert_eq!(both[0], both[1]);
+}

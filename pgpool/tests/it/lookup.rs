@@ -8,7 +8,7 @@ use crate::pooler::{Pooler, Setup, code, connect};
 use crate::postgres::{PASSWORD, Postgres};
 
 /// A role that may ask by a function, which counts how often it is asked.
-async fn asker(server: &Postgres) {
+pub(crate) async fn asker(server: &Postgres) {
     let sql = format!(
         "create role asker login password '{PASSWORD}'; create sequence asked;
          create function looked(role text) returns table (name text, secret text)

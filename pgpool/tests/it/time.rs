@@ -358,3 +358,23 @@ async fn server_fast_close() {
         .await;
     }
 }
+
+/// P3, P2: no more than `max_pinned` servers are tied to their clients; who would tie one more is told, the others
+/// are served, and a place is free when its client leaves.
+#[tokio::test(start_paused = true)]
+async fn max_pinned() {
+    local(async {
+        let bench = Bench::new(3, "max_pinned: 1");
+        let sql = "create temp table own ()";
+        let (mut one, mut two) = (bench.client().await, bench.client().await);
+        let mut other = bench.client().await;
+        assert_eq!(one.ask(sql).await, "CZ");
+        assert_eq!(one.ask(sql).await, "CZ", "it has its place");
+        assert_eq!(two.ask(sql).await, "53400$");
+        assert_eq!(other.ask("select").await, "CZ");
+        drop(one);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(other.ask(sql).await, "CZ");
+    })
+    .await;
+}

@@ -254,6 +254,10 @@ section! {
         /// Named prepared statements kept per server connection; 0: none in transaction mode.
         /// Default: 200.
         may "max_prepared_statements" max_prepared_statements: Typed<u32>,
+        /// Most servers of a pool that session state (temporary tables, advisory locks, `PREPARE`, cursors with
+        /// hold) ties to their clients in transaction mode: a client that would tie one more is ended with 53400, so
+        /// that some servers are left for the others; 0: no bound. Default: 0.
+        may "max_pinned" max_pinned: Typed<u32>,
         /// The longest pause between two tries of a server that lets nobody in; the first is a tenth of a
         /// second, each next one twice as long. Default: 5s.
         may "server_login_retry" server_login_retry: Typed<Time>,
