@@ -18,7 +18,7 @@ pub(crate) const MARGIN: f64 = 28.0;
 const LETTER: f64 = 7.3;
 /// What a line that passes a column takes of it.
 const LANE: f64 = 8.0;
-const NARROWEST: f64 = 128.0;
+const NARROWEST: f64 = 140.0;
 /// Passes over the columns; more change nothing that one sees.
 const SWEEPS: usize = 6;
 

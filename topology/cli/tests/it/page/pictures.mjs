@@ -2,16 +2,19 @@
 // by `make pictures`. The stack is the documented one, with traffic on all of its ways for so long.
 
 import { spawn } from "node:child_process";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
 
 import { browser, open, packages } from "./browser.mjs";
 
-const [aqueduct, out, seconds = "320"] = process.argv.slice(2);
+const [program, out, seconds = "320"] = process.argv.slice(2);
+const aqueduct = resolve(program);
 const [COLUMNS, ROWS] = [132, 34];
 const state = mkdtempSync(join(tmpdir(), "pictures-"));
+// PostgreSQL runs as a user of its own.
+chmodSync(state, 0o755);
 const { Terminal } = packages("@xterm/headless");
 const { SerializeAddon } = packages("@xterm/addon-serialize");
 
@@ -21,19 +24,23 @@ function up() {
   const reader = new SerializeAddon();
   terminal.loadAddon(reader);
   const command = `stty cols ${COLUMNS} rows ${ROWS}; exec ${aqueduct} up --state ${state}`;
-  const child = spawn("script", ["--quiet", "--flush", "--return", "--command", command, "/dev/null"]);
+  // On the path it is called by its name alone in what it prints.
+  const env = { ...process.env, PATH: `${dirname(aqueduct)}:${process.env.PATH}` };
+  const child = spawn("script", ["--quiet", "--flush", "--return", "--command", command, "/dev/null"], { env });
+  const ended = new Promise((done) => child.once("exit", done));
   let told = "";
   child.stdout.on("data", (bytes) => {
     told += bytes;
     terminal.write(bytes);
   });
-  return { child, reader, told: () => told };
+  return { child, ended, reader, told: () => told };
 }
 
 async function until(stack, pattern) {
   for (let n = 0; n < 600; n += 1) {
     const found = pattern.exec(stack.told());
     if (found) return found[0];
+    if (stack.child.exitCode !== null) break;
     await pause(200);
   }
   throw new Error(`\`up\` did not say ${pattern}:\n${stack.told()}`);
@@ -58,8 +65,8 @@ async function picture(url, name, view, prepare = async () => {}) {
   const page = await open(url, view);
   await page.waitForSelector(".request");
   await pause(3000);
-  await prepare(page);
   await page.evaluate(() => scrollTo(0, 0));
+  await prepare(page);
   await page.screenshot({ path: join(out, `${name}.png`) });
 }
 
@@ -89,13 +96,13 @@ try {
   await picture(url, "page-light", { scheme: "light", ...size });
   await picture(url, "page-dark", { scheme: "dark", ...size }, async (page) => {
     await spread(page);
-    await page.evaluate(() => document.getElementById("h-requests").scrollIntoView());
+    await page.evaluate(() => scrollBy(0, document.getElementById("h-requests").getBoundingClientRect().top - 70));
   });
   await picture(url, "page-phone", { scheme: "light", width: 390, height: 844, scale: 2 });
   await terminalPicture(stack);
   running.forEach((child) => child.kill());
 } finally {
-  stack.child.stdin.write("q");
-  await new Promise((done) => stack.child.once("exit", done));
+  if (stack.child.exitCode === null) stack.child.stdin.write("q");
+  await stack.ended;
   await browser.close();
 }
