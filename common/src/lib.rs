@@ -7,6 +7,7 @@
 
 pub mod balance;
 pub mod cli;
+pub mod fetch;
 pub mod health;
 pub mod lifecycle;
 pub mod net;
@@ -16,5 +17,7 @@ pub mod rng;
 pub mod secret;
 pub mod service;
 pub mod snapshot;
+pub mod telemetry;
 pub mod tls;
+pub mod trace_parent;
 pub mod workers;

@@ -15,7 +15,6 @@ use tracing::Level;
 use crate::change::{Change, Connected};
 use crate::engine::frames::Abuse;
 use crate::stages::tls::HandshakeFault;
-use crate::telemetry::post::PostError;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -84,19 +83,6 @@ pub struct LogRecovered {
     /// Lines that were lost.
     pub lost: u64,
 }
-
-/// A collector takes no spans.
-#[derive(Debug)]
-pub struct CollectorAway<'a> {
-    /// Where it should be.
-    pub address: &'a str,
-    /// What is wrong.
-    pub fault: &'a PostError,
-}
-
-/// It takes them again.
-#[derive(Debug)]
-pub struct CollectorBack;
 
 /// It has ended.
 #[derive(Debug)]
@@ -217,19 +203,6 @@ impl Event for LogRecovered {
 fn log_failing(to: &Observer, failing: f64) {
     let help = "1 while lines of the access log are lost";
     to.metrics.gauge("aqueduct_http_log_failing", help, &[]).set(failing);
-}
-
-impl Event for CollectorAway<'_> {
-    fn emit(&self, to: &Observer) {
-        let (instance, address, fault) = (&*to.instance, self.address, self.fault);
-        tracing::event!(Level::WARN, instance, address, %fault, "spans are lost: the collector takes none");
-    }
-}
-
-impl Event for CollectorBack {
-    fn emit(&self, to: &Observer) {
-        tracing::event!(Level::INFO, instance = %to.instance, "the collector takes spans again");
-    }
 }
 
 impl Event for Stopped {

@@ -34,8 +34,7 @@ use crate::events::{Started, Stopped};
 use crate::inspect::Inspection;
 use crate::server::Connections;
 use crate::snapshot::{BuildError, Snapshot};
-use crate::telemetry::Exporter;
-use crate::telemetry::export::Exporting;
+use crate::telemetry::{Exporter, Exporting, Wants};
 
 pub mod access_log;
 pub mod body;
@@ -49,7 +48,7 @@ pub mod date;
 pub mod engine;
 pub mod events;
 pub mod exchange;
-pub mod fetch;
+pub use common::fetch;
 pub mod grpc;
 pub mod halt;
 pub mod hints;
@@ -263,6 +262,19 @@ struct Plan<'t> {
     token: Option<Secret>,
 }
 
+/// What the file in force says of a collector.
+fn wants(published: Arc<Published<Snapshot>>) -> impl Fn() -> Wants {
+    move || {
+        let snapshot = published.load();
+        let telemetry = &snapshot.group.telemetry;
+        Wants {
+            collector: telemetry.otlp.as_ref().map(|at| at.value.clone()),
+            records: telemetry.records,
+            group: snapshot.group.name.to_string(),
+        }
+    }
+}
+
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let Plan { all, group, model, count, options, snapshot, bound, admin, writer, fate, token } =
         plan;
@@ -271,9 +283,9 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let totals = Arc::new(Totals::default());
     let connections = Connections::new(group.front.max_connections.get(), observer);
     let rings: Vec<_> = (0..count.get()).map(|i| writer.as_ref().and_then(|w| w.ring(i))).collect();
-    let exporter = Exporter::new(count.get(), observer);
+    let exporter = Exporter::new("l7-gateway", count.get(), observer);
     let outboxes: Vec<_> = (0..count.get()).map(|i| exporter.outbox(i)).collect();
-    let exporting = exporter.start(Arc::clone(&published));
+    let exporting = exporter.start(wants(Arc::clone(&published)));
     let (name, ears) = (model.name.clone(), observer.clone());
     let (of_workers, sums) = (Arc::clone(&published), Arc::clone(&totals));
     let (crew, workers) = crew::start(count, &options, &connections, move |index| {

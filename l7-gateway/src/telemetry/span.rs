@@ -4,22 +4,21 @@
 //! Invariant: nothing is in it that the access record may not say: no query, no header of a client.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use common::telemetry::pieces::{blank, judge, nanos, number, text};
 use http::Method;
+use opentelemetry_proto::tonic::common::v1::AnyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Judged;
-use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 
 use super::Notes;
 use super::notes::{Attempt, Outcome};
 use crate::access_log::End;
 use crate::access_log::line::CLIENT_GONE;
 use crate::exchange::{Exchange, Stage};
-use crate::ids::TraceParent;
 
 /// The spans of a sampled exchange that took `elapsed`: its own, then those of its attempts.
 pub fn spans(x: &Exchange, notes: &Notes, elapsed: Duration) -> impl Iterator<Item = Span> {
@@ -144,34 +143,6 @@ pub fn record(x: &Exchange, line: &[u8]) -> LogRecord {
     }
 }
 
-/// Ids, kind and times.
-fn blank(
-    own: TraceParent,
-    parent: Option<TraceParent>,
-    (wall, began, ended): (SystemTime, Duration, Duration),
-    kind: SpanKind,
-) -> Span {
-    let (trace, span) = own.bytes();
-    Span {
-        trace_id: trace.to_vec(),
-        span_id: span.to_vec(),
-        parent_span_id: parent.map(|parent| parent.bytes().1.to_vec()).unwrap_or_default(),
-        flags: u32::from(own.is_sampled()),
-        kind: kind as i32,
-        start_time_unix_nano: nanos(wall, began),
-        end_time_unix_nano: nanos(wall, ended),
-        ..Span::default()
-    }
-}
-
-fn judge(span: &mut Span, failed: Option<String>) {
-    if let Some(why) = failed {
-        span.attributes.push(text("error.type", &why));
-        let code = Judged::Error as i32;
-        span.status = Some(Status { message: String::new(), code });
-    }
-}
-
 /// A client may name any method; a collector gets few names.
 fn method(method: &Method) -> Cow<'_, str> {
     const KNOWN: [Method; 9] = [
@@ -186,22 +157,4 @@ fn method(method: &Method) -> Cow<'_, str> {
         Method::PATCH,
     ];
     Cow::Borrowed(if KNOWN.contains(method) { method.as_str() } else { "_OTHER" })
-}
-
-fn nanos(wall: SystemTime, after: Duration) -> u64 {
-    let since = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default() + after;
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
-}
-
-fn number(key: &str, value: i64) -> KeyValue {
-    attribute(key, Value::IntValue(value))
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    let value = Some(AnyValue { value: Some(value) });
-    KeyValue { key: key.to_owned(), value, ..KeyValue::default() }
 }

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::observe::Observer;
-use common::snapshot::Published;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
@@ -25,15 +23,33 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::events::{CollectorAway, CollectorBack};
+use super::pieces::text;
 use super::post::{Collector, Post, PostError};
-use super::span::text;
 use super::{Batch, Lost, Outbox};
-use crate::events::{CollectorAway, CollectorBack};
-use crate::snapshot::Snapshot;
+use crate::observe::Observer;
+
+/// What the file that is in force says.
+#[derive(Clone, Debug, Default)]
+pub struct Wants {
+    /// Where the collector is; `None`: there is none.
+    pub collector: Option<String>,
+    /// It takes records too.
+    pub records: bool,
+    /// Of which group the instance is.
+    pub group: String,
+}
+
+impl Wants {
+    fn records(&self) -> bool {
+        self.records && self.collector.is_some()
+    }
+}
 
 /// What sends.
 #[derive(Debug)]
 pub struct Exporter {
+    tier: &'static str,
     outboxes: Vec<Arc<Outbox>>,
     pressing: Arc<Notify>,
     lost: Lost,
@@ -60,10 +76,11 @@ impl Exporting {
 }
 
 impl Exporter {
-    /// For so many workers.
-    pub fn new(workers: usize, observer: &Observer) -> Self {
+    /// Of a tier, for so many workers.
+    pub fn new(tier: &'static str, workers: usize, observer: &Observer) -> Self {
         let (pressing, lost) = (Arc::new(Notify::new()), Lost::new(&observer.metrics));
         Self {
+            tier,
             outboxes: (0..workers).map(|_| Outbox::new(&pressing, &lost)).collect(),
             pressing,
             lost,
@@ -78,16 +95,20 @@ impl Exporter {
         self.outboxes.get(worker).cloned()
     }
 
-    /// Starts it, inside a runtime.
-    pub fn start(self, published: Arc<Published<Snapshot>>) -> Exporting {
+    /// Starts it, inside a runtime; it asks again and again what is wanted.
+    pub fn start(self, wants: impl Fn() -> Wants + Send + 'static) -> Exporting {
         // The first request may come before the exporter has had its first turn.
-        let wanted = wants_records(&published.load());
+        let wanted = wants().records();
         self.outboxes.iter().for_each(|outbox| outbox.want_records(wanted));
         let (ending, ended) = watch::channel(false);
-        Exporting { ending, task: tokio::spawn(self.run(published, ended)) }
+        Exporting { ending, task: tokio::spawn(self.run(wants, ended)) }
     }
 
-    async fn run(mut self, published: Arc<Published<Snapshot>>, mut ended: watch::Receiver<bool>) {
+    async fn run(
+        mut self,
+        wants: impl Fn() -> Wants + Send + 'static,
+        mut ended: watch::Receiver<bool>,
+    ) {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -97,19 +118,18 @@ impl Exporter {
                 () = self.pressing.notified() => false,
                 _ = tick.tick() => false,
             };
-            let snapshot = published.load_full();
-            let telemetry = &snapshot.group.telemetry;
-            let wanted = wants_records(&snapshot);
+            let wants = wants();
+            let wanted = wants.records();
             let mut batch = Batch::default();
             for outbox in &self.outboxes {
                 outbox.want_records(wanted);
                 outbox.take(&mut batch);
             }
-            let group = snapshot.group.name.as_str();
             // Without a collector nobody asked for what was left in an outbox.
-            if let Some(address) = telemetry.otlp.as_ref().filter(|_| !batch.is_empty()) {
-                let mut wrapped = Wrapped::new(batch, &self.observer.instance, group);
-                let sent = self.deliver(&address.value, &mut wrapped);
+            if let Some(address) = wants.collector.filter(|_| !batch.is_empty()) {
+                let names = [self.tier, &wants.group, &self.observer.instance];
+                let mut wrapped = Wrapped::new(batch, names);
+                let sent = self.deliver(&address, &mut wrapped);
                 if over {
                     // Either way it is the end.
                     let _late = timeout(LAST_WORDS, sent).await;
@@ -165,12 +185,6 @@ impl Exporter {
     }
 }
 
-/// Whether the collector takes records too.
-fn wants_records(snapshot: &Snapshot) -> bool {
-    let telemetry = &snapshot.group.telemetry;
-    telemetry.records && telemetry.otlp.is_some()
-}
-
 /// The end has come, and what was on its way has had its time.
 async fn late(ended: &mut watch::Receiver<bool>) {
     // An error: whoever could ask for the end is gone.
@@ -199,10 +213,10 @@ struct Wrapped {
 }
 
 impl Wrapped {
-    fn new(batch: Batch, instance: &str, group: &str) -> Self {
+    fn new(batch: Batch, [tier, group, instance]: [&str; 3]) -> Self {
         let resource = Resource {
             attributes: vec![
-                text("service.name", "l7-gateway"),
+                text("service.name", tier),
                 text("service.namespace", group),
                 text("service.instance.id", instance),
                 text("service.version", env!("CARGO_PKG_VERSION")),
@@ -293,10 +307,10 @@ mod tests {
     /// What was asked, how long it took, and what was lost, for these answers.
     async fn insist(answers: Vec<PostError>) -> (Vec<String>, Duration, String, bool) {
         let observer = Observer::new("gw");
-        let mut exporter = Exporter::new(1, &observer);
+        let mut exporter = Exporter::new("gw", 1, &observer);
         let batch = Batch { spans: vec![Span::default(); 3], records: vec![LogRecord::default()] };
         let (fake, began) = (Fake { answers: answers.into(), ..Fake::default() }, Instant::now());
-        let mut wrapped = Wrapped::new(batch, "gw", "app");
+        let mut wrapped = Wrapped::new(batch, ["gw", "app", "gw"]);
         exporter.insist(&fake, "http://a", &mut wrapped).await;
         wrapped.lose(&exporter.lost);
         let shown = observer.metrics.render();

@@ -1,6 +1,6 @@
 //! Small requests over HTTP or HTTPS, bounded in size and time: one GET on a connection of its own, or
-//! inquiries on kept ones. Not a client for services: that is `dispatch`. Called by `jwks` and by telemetry on
-//! the control runtime, and by stages 3 and 4 on workers.
+//! inquiries on kept ones. Not a client for services. Called by telemetry, and by the gateway for keys and
+//! for what others say of tokens and requests.
 //!
 //! Invariant: only the address from the topology file is asked, redirects are not followed.
 
@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::tls::TlsError;
-use common::tls::client::{self, Roots};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Body;
@@ -25,8 +23,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::tls::TlsError;
+use crate::tls::client::{self, Roots};
+
 /// For the whole of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
