@@ -1,12 +1,14 @@
 //! What an operator must hear of a pooler, each with its log line and metric. Not for what happens
 //! per query: those are counters in `pool::Meters`.
 //!
-//! Invariant: no secret and no SQL; labels are names from the topology file.
+//! Invariant: no secret, and no SQL but the shape of a slow query; labels are names from the topology file.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use common::observe::{Event, Observer};
 pub use common::reload::events::ReloadRefused;
+use common::trace_parent::TraceParent;
 use pgpool_wire::startup::Startup;
 use topology::pool::ServerAddress;
 use tracing::Level;
@@ -224,6 +226,50 @@ impl Event for ClientEnded<'_> {
         to.metrics.counter("aqueduct_pg_clients_ended_total", help, &labels).increment(1);
         let (instance, age) = (&*to.instance, age(self.client));
         tracing::event!(Level::INFO, instance, id, database, user, address = %source, age, cause = %self.cause, "client ended");
+    }
+}
+
+/// A query took longer than `slow-query`.
+pub struct QuerySlow<'a> {
+    /// Whose.
+    pub client: &'a Entry,
+    /// Who carried it out.
+    pub server: &'a Facts,
+    /// How long that took.
+    pub took: Duration,
+    /// How long its client had waited for the server.
+    pub waited: Duration,
+    /// Its trace, if it came with one.
+    pub trace: Option<TraceParent>,
+    /// Its text without constants; empty: it was prepared long ago, or is too large.
+    pub shape: &'a str,
+}
+
+impl Event for QuerySlow<'_> {
+    fn emit(&self, to: &Observer) {
+        let Entry { pid: id, database, user, .. } = self.client;
+        let (database, user) = (&**database, &**user);
+        let labels = [("database", database), ("user", user)];
+        let help = "Queries that took longer than `slow-query`.";
+        to.metrics.counter("aqueduct_pg_slow_queries_total", help, &labels).increment(1);
+        let trace = self.trace.map(TraceParent::trace_hex);
+        let trace = trace.as_ref().map(|digits| String::from_utf8_lossy(digits));
+        let (instance, server, query) = (&*to.instance, self.server.id, self.shape);
+        let [took_ms, wait_ms] = [self.took, self.waited]
+            .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        tracing::event!(
+            Level::INFO,
+            instance,
+            id,
+            database,
+            user,
+            server,
+            took_ms,
+            wait_ms,
+            trace = trace.as_deref(),
+            query,
+            "slow query"
+        );
     }
 }
 

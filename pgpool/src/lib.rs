@@ -33,6 +33,7 @@ pub mod server;
 pub mod snapshot;
 pub mod sockets;
 pub mod stream;
+pub mod telemetry;
 pub mod variables;
 pub mod worker;
 
@@ -45,6 +46,7 @@ pub use common::cli::Options;
 use common::net::bind;
 use common::observe::admin::Admin;
 use common::secret::{self, Secret};
+use common::telemetry::{Exporter, Exporting};
 use common::workers::{self, WorkerPanic, Workers};
 use sockets::{Beside, Bound, Seat, SocketFile};
 use tokio::sync::mpsc;
@@ -69,6 +71,7 @@ pub struct Running {
     workers: Workers,
     lifecycle: common::lifecycle::Lifecycle,
     handle: Handle,
+    exporting: Exporting,
     admin_task: Option<tokio::task::JoinHandle<()>>,
 }
 
@@ -164,7 +167,10 @@ pub async fn start_beside(
     let (peers, inboxes) = channels(count);
     let source = Arc::clone(&topology.source);
     let handle = Handle::new(Arc::clone(&snapshot), Arc::clone(&peers), &options, source);
-    let threads = spawn(count, &handle, &options, (&peers, inboxes, seats), &tally)?;
+    let exporter = Exporter::new("pgpool", count.get(), &options.observer);
+    let says = handle.clone();
+    let threads = spawn(count, &handle, &options, (&peers, inboxes, seats, &exporter), &tally)?;
+    let exporting = exporter.start(move || telemetry::wants(&says.snapshot()));
     for address in &addresses {
         options.observer.emit(Listening { address, workers: count.get() });
     }
@@ -182,6 +188,7 @@ pub async fn start_beside(
         workers: threads,
         lifecycle: options.lifecycle,
         handle,
+        exporting,
         admin_task,
     })
 }
@@ -212,12 +219,13 @@ fn spawn(
     count: NonZeroUsize,
     handle: &Handle,
     options: &Options,
-    (peers, inboxes, seats): (&Peers, Vec<Inbox>, Vec<Seat>),
+    (peers, inboxes, seats, exporter): (&Peers, Vec<Inbox>, Vec<Seat>, &Exporter),
     tally: &Arc<Tally>,
 ) -> Result<Workers, StartError> {
     // Each worker takes its own listener and inbox, once.
     let seats: Vec<_> = inboxes.into_iter().zip(seats).map(|seat| Mutex::new(Some(seat))).collect();
     let seats = Arc::new(seats);
+    let outboxes: Vec<_> = (0..count.get()).map(|worker| exporter.outbox(worker)).collect();
     let (handle, options) = (handle.clone(), options.clone());
     let (all, tally) = (Arc::clone(peers), Arc::clone(tally));
     let body = move |id: workers::WorkerId| {
@@ -232,6 +240,7 @@ fn spawn(
             peers: Arc::clone(&all),
             tally: Arc::clone(&tally),
             handle: Some(handle.clone()),
+            outbox: outboxes.get(id.0).cloned().flatten(),
         };
         async move {
             let Some((inbox, seat)) = seat else { return };
@@ -282,6 +291,7 @@ impl Running {
     /// A worker panicked.
     pub async fn finished(self) -> Result<(), WorkerPanic> {
         let outcome = self.workers.join().await;
+        self.exporting.end().await;
         self.lifecycle.stop();
         if let Some(task) = self.admin_task {
             // It ends by itself when the instance has stopped.

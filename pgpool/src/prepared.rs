@@ -54,10 +54,14 @@ impl Statement {
         self.id
     }
 
+    /// Its SQL; `None`: it was too large to be kept.
+    pub fn text(&self) -> Option<&[u8]> {
+        self.rest.as_deref().and_then(|rest| rest.split(|byte| *byte == 0).next())
+    }
+
     /// What it needs of a server; see [`access`].
     pub fn access(&self, functions: Option<&Functions>) -> Access {
-        let text = self.rest.as_deref().and_then(|rest| rest.split(|byte| *byte == 0).next());
-        let Some(text) = text else { return Access::Unknown };
+        let Some(text) = self.text() else { return Access::Unknown };
         // Before the catalogue was read, much is unknown.
         if functions.is_none_or(Functions::is_empty) {
             return access(text, functions);

@@ -19,6 +19,7 @@ use topology::pool::{
     DatabaseTerms, Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings,
     SslMode,
 };
+use topology::telemetry::PoolTelemetry;
 use topology::{Place, Topology};
 
 pub use count::{Count, Held};
@@ -54,6 +55,8 @@ pub struct Snapshot {
     standings: Standings,
     /// Limits and times.
     pub settings: Settings,
+    /// What is told of single queries.
+    pub telemetry: PoolTelemetry,
     /// TLS towards clients.
     pub tls: Option<TlsAcceptor>,
     /// What TLS is to clients by TCP.
@@ -246,6 +249,7 @@ impl Snapshot {
             learned,
             standings,
             settings: group.settings.clone(),
+            telemetry: group.telemetry.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
             clients: Count::again(
                 before.map(|snapshot| &snapshot.clients),

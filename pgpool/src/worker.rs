@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use common::lifecycle::{Lifecycle, Phase};
 use common::observe::Observer;
+use common::telemetry::Outbox;
 use common::workers::WorkerId;
 use pgpool_wire::startup::{CancelKey, Startup};
 use tokio::sync::{mpsc, oneshot};
@@ -111,6 +112,8 @@ pub struct Worker {
     pub peers: Peers,
     /// Who reads the configuration again.
     pub handle: Option<crate::control::Handle>,
+    /// Where spans go.
+    pub outbox: Option<Arc<Outbox>>,
     /// Statement texts.
     pub statements: RefCell<Statements>,
     /// Shared memory.
@@ -176,6 +179,8 @@ pub struct Parts {
     pub tally: Arc<Tally>,
     /// Who reads the configuration again.
     pub handle: Option<crate::control::Handle>,
+    /// Where spans go.
+    pub outbox: Option<Arc<Outbox>>,
 }
 
 impl Worker {
@@ -185,6 +190,7 @@ impl Worker {
             id: parts.id,
             snapshot: RefCell::new(parts.snapshot),
             handle: parts.handle,
+            outbox: parts.outbox,
             observer: parts.observer,
             lifecycle: parts.lifecycle,
             dialer: parts.dialer,
@@ -482,6 +488,16 @@ pub fn meters(observer: &Observer, database: &str, user: &str) -> Meters {
             "Time that clients have waited for a server connection, whole seconds.",
             &labels,
         ),
+        wait: metrics.latency(
+            "aqueduct_pg_wait_seconds",
+            "How long clients wait for a server connection that find none free.",
+            &labels,
+        ),
+        held: ["server", "client"].map(|who| {
+            let labels = [("database", database), ("user", user), ("waits_for", who)];
+            let help = "Time in transactions, whole seconds, by whom the other one waits for.";
+            metrics.counter("aqueduct_pg_transaction_seconds_total", help, &labels)
+        }),
         clients: ["active", "waiting", "idle"].map(|state| {
             let labels = [("database", database), ("user", user), ("state", state)];
             metrics.gauge("aqueduct_pg_clients", "Clients, by what they do.", &labels)

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::Run;
+use crate::telemetry::PoolTelemetry;
 use crate::tls::Tls;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, Place, SecretRef, UserName};
 use crate::upstream::UpstreamTls;
@@ -38,6 +39,8 @@ pub struct Group {
     pub peers: Vec<Peer>,
     /// Limits and times.
     pub settings: Settings,
+    /// What is told of single queries.
+    pub telemetry: PoolTelemetry,
     /// How long a drain may take before what is left is ended (default 30 s).
     pub drain: Duration,
     /// Where its key stands.
@@ -252,6 +255,15 @@ impl ServerAddress {
         match self {
             Self::Ip(address) => Some(*address),
             Self::Name(..) | Self::Unix(..) => None,
+        }
+    }
+
+    /// Its number, name or folder.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Ip(address) => address.ip().to_string(),
+            Self::Name(host, _) => host.to_string(),
+            Self::Unix(folder, _) => folder.display().to_string(),
         }
     }
 

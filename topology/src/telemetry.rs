@@ -1,10 +1,11 @@
 //! Traces of a gateway group: which are sampled, whom to believe about those that began elsewhere, and
-//! where spans go.
+//! where spans go; and what poolers tell of queries.
 //!
 //! Invariant: the collector's address has neither a user nor a query.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -21,6 +22,22 @@ pub struct Telemetry {
     pub otlp: Option<At<String>>,
     /// Access records go there as well.
     pub records: bool,
+}
+
+/// What a group of poolers tells of single queries.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct PoolTelemetry {
+    /// A query that takes so long is logged; `None`: none is.
+    pub slow_query: Option<Duration>,
+    /// The collector of spans; `None`: they are not made.
+    pub otlp: Option<At<String>>,
+}
+
+impl PoolTelemetry {
+    /// Whether anybody wants to hear of single queries.
+    pub fn is_wanted(&self) -> bool {
+        self.slow_query.is_some() || self.otlp.is_some()
+    }
 }
 
 /// How many of all traces, as written: `1%`, `0.01%`; in millionths.

@@ -237,5 +237,10 @@ pub fn show_gauges(worker: &Worker) {
         let [active, idle] = &pool.meters.servers;
         active.set((load.active + load.cleaning) as f64);
         idle.set(load.idle as f64);
+        let totals = &pool.meters.totals;
+        let [server, client] = &pool.meters.held;
+        let worked = totals.query_micros.get();
+        server.absolute(worked / 1_000_000);
+        client.absolute(totals.transaction_micros.get().saturating_sub(worked) / 1_000_000);
     }
 }

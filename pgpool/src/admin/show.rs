@@ -153,11 +153,7 @@ fn mode(mode: PoolMode) -> &'static str {
 
 /// As PgBouncer shows a server's host: a socket by its folder.
 fn host(address: &ServerAddress) -> String {
-    match address {
-        ServerAddress::Ip(address) => address.ip().to_string(),
-        ServerAddress::Name(host, _) => host.to_string(),
-        ServerAddress::Unix(folder, _) => folder.display().to_string(),
-    }
+    address.host()
 }
 
 fn yes(is: bool) -> &'static str {
@@ -312,13 +308,16 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             database.clients.now(),
             u64::from(paused),
             u64::from(disabled),
+            // For exporters of old versions.
+            settings.reserve_pool_size,
         ]
     };
     Table {
         columns: columns(
             "name host #port database force_user #pool_size #min_pool_size #reserve_pool_size \
              #server_lifetime pool_mode load_balance_hosts #max_connections #current_connections \
-             #max_client_connections #current_client_connections #paused #disabled",
+             #max_client_connections #current_client_connections #paused #disabled \
+             #reserve_pool",
         ),
         rows: snapshot.all_databases().iter().map(|database| row(database)).collect(),
     }

@@ -58,11 +58,12 @@ fn row(database: &str, values: impl IntoIterator<Item = u64>) -> Vec<Cell> {
     std::iter::once(Cell::from(database)).chain(values.into_iter().map(Cell::from)).collect()
 }
 
-/// `SHOW STATS`.
+/// `SHOW STATS`; behind PgBouncer's columns one that exporters for its old versions want.
 pub(super) fn stats(report: &Report) -> Table {
-    let rows = Sums::by_database(report)
-        .into_iter()
-        .map(|(database, sums)| row(database, sums.totals.0.into_iter().chain(sums.averages())));
+    let rows = Sums::by_database(report).into_iter().map(|(database, sums)| {
+        let [_, _, queries, ..] = sums.totals.0;
+        row(database, sums.totals.0.into_iter().chain(sums.averages()).chain([queries]))
+    });
     Table {
         columns: columns(
             "database #total_server_assignment_count #total_xact_count #total_query_count \
@@ -70,7 +71,7 @@ pub(super) fn stats(report: &Report) -> Table {
              #total_client_parse_count #total_server_parse_count #total_bind_count \
              #avg_server_assignment_count #avg_xact_count #avg_query_count #avg_recv #avg_sent \
              #avg_xact_time #avg_query_time #avg_wait_time #avg_client_parse_count \
-             #avg_server_parse_count #avg_bind_count",
+             #avg_server_parse_count #avg_bind_count #total_requests",
         ),
         rows: rows.collect(),
     }

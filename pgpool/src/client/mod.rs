@@ -61,6 +61,8 @@ pub struct Client {
     written: Option<Instant>,
     /// The messages in the carry were tried on a replica in vain.
     in_vain: bool,
+    /// How long it has waited for the server that it has.
+    pub waited: Duration,
     /// What follows it from server to server.
     pub memory: Memory,
     /// Messages that were read and not forwarded.
@@ -105,6 +107,7 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
                 pool: guest.pool,
                 written: None,
                 in_vain: false,
+                waited: Duration::ZERO,
                 memory: guest.memory,
                 // Without the room that was for its login.
                 carry: door.input.as_slice().to_vec(),
@@ -155,9 +158,11 @@ enum Wake {
 impl Client {
     /// What the configuration says about relaying for it.
     pub fn rules(&self) -> Rules {
+        let snapshot = self.worker.snapshot();
         Rules {
             mode: self.pool.mode(),
-            max_prepared: self.worker.snapshot().settings.max_prepared_statements as usize,
+            max_prepared: snapshot.settings.max_prepared_statements as usize,
+            notes: snapshot.telemetry.is_wanted(),
         }
     }
 
@@ -452,6 +457,7 @@ impl Client {
         let pool = Rc::clone(&self.pool);
         let now = self.worker.now();
         let taken = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await;
+        self.waited = Duration::ZERO;
         if let Some(server) = taken {
             return Wait::Server(Box::new(server));
         }
@@ -472,6 +478,8 @@ impl Client {
         self.entry.nudge_at(None);
         self.worker.tick();
         let waited = self.worker.now().saturating_duration_since(now);
+        self.waited = waited;
+        pool.meters.wait.record(waited);
         let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
         let before = pool.meters.totals.wait_micros.get();
         add(&pool.meters.totals.wait_micros, micros);

@@ -78,6 +78,10 @@ pub struct Meters {
     pub latency: Arc<common::observe::Latency>,
     /// Seconds that clients have waited for a server, in all.
     pub waited: metrics::Counter,
+    /// How long clients wait that have to.
+    pub wait: Arc<common::observe::Latency>,
+    /// Seconds that servers worked while clients had them, and that they waited for their clients.
+    pub held: [metrics::Counter; 2],
     /// Clients that are active, waiting, idle.
     pub clients: [metrics::Gauge; 3],
     /// Servers that are active, idle.

@@ -98,3 +98,32 @@ proptest! {
         prop_assert_eq!(judge(sql.as_bytes()), Trace::Pin(Tie::Listen));
     }
 }
+
+/// P8: what is told of a text has no constant in it, wherever it ends.
+#[test]
+fn shapes_have_no_constants() {
+    let table = [
+        ("select 1, 'secret', $$secret$$ , 1.5e3 from t", "select ?, ?, ? , ?.? from t"),
+        ("/* secret */ select\n  a -- secret\n from \"T\"", "select a from T"),
+        ("alter role a password 'secret'", "alter role a password ?"),
+        ("select * from t where a=$1 and b='secret'", "select * from t where a=$? and b=?"),
+        ("select E'se\\'cret', 'secr", "select ?,…"),
+        ("select 'a\\' , 'secret'", "select…"),
+        ("", ""),
+    ];
+    for (sql, expected) in table {
+        assert_eq!(shape(sql.as_bytes(), 100), expected, "{sql}");
+    }
+    assert_eq!(shape(b"select abcdefgh", 10), "select\u{2026}");
+}
+
+proptest! {
+    /// P8: a string is never told, however the text is cut.
+    #[test]
+    fn shapes_hide_strings(front in "[a-z0-9 (,=.]{0,20}", cut in 0_usize..60) {
+        let sql = format!("{front} 'SECRET' , $x$SECRET$x$ , 'SEC''RET'");
+        let cut = cut.min(sql.len());
+        let told = shape(&sql.as_bytes()[..cut], 512);
+        prop_assert!(!told.contains("SEC"), "{}", told);
+    }
+}

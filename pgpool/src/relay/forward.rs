@@ -5,19 +5,22 @@
 //! Invariant: a message goes to the server only after its reply was noted in the ledger, and no
 //! server sees a statement name that a client chose unless that client keeps the server.
 
+mod parse;
+
 use std::rc::Rc;
 
-use pgpool_wire::backend::Status;
 use pgpool_wire::frame::{self, Found, Frame, Head};
-use pgpool_wire::frontend::{self, Bind, Parse, Subject, tag};
+use pgpool_wire::frontend::{self, Bind, Subject, tag};
 use topology::pool::PoolMode;
 
 use super::edit::Edit;
 use super::link::{Conversation, Memory, Rules};
 use crate::fatal::Refusal;
-use crate::prepared::{Holding, Statement, Statements};
-use crate::query::{self, Tie, Trace};
+use crate::prepared::Statements;
+use crate::query::{self, Trace};
 use crate::server::status::{Due, To, Unnamed};
+use crate::telemetry::Noted;
+use crate::telemetry::comment;
 
 /// A message up to this length is looked at as a whole; a longer one streams.
 pub const WHOLE: usize = 32 << 10;
@@ -103,7 +106,11 @@ impl Forward<'_> {
         self.client.said.binds += u32::from(frame.tag == tag::BIND);
         match frame.tag {
             tag::QUERY => {
-                let trace = query::judge(frontend::query(frame.body)?);
+                let sql = frontend::query(frame.body)?;
+                if self.rules.notes {
+                    self.note(sql, comment::find(sql));
+                }
+                let trace = query::judge(sql);
                 if let Trace::Unprepares(name) = &trace
                     && follows
                 {
@@ -218,194 +225,6 @@ impl Forward<'_> {
         }
     }
 
-    fn parse(&mut self, frame: Frame<'_>, edit: &mut Edit<'_>) -> Result<bool, Refusal> {
-        let parse = Parse::read(frame.body)?;
-        if parse.name.is_empty() {
-            self.parse_unnamed(&parse);
-            edit.pass(frame.raw.len());
-            return Ok(true);
-        }
-        self.client.said.parses += 1;
-        if self.rules.max_prepared == 0 {
-            self.client.tie.get_or_insert(Tie::Prepare);
-            self.server.ledger.sent(Due::ParsePlain);
-            edit.pass(frame.raw.len());
-            return Ok(true);
-        }
-        if self.server.ledger.decides(parse.name) {
-            return Ok(false);
-        }
-        if let Some(known) = self.client.names.find(parse.name).map(Rc::clone) {
-            return self.parse_again(&known, &parse, frame.raw.len(), edit);
-        }
-        let settled = self.client.pending.is_empty() && !self.server.ledger.may_set();
-        let statement = if settled {
-            let terms = self.client.variables.terms();
-            self.statements.intern(parse.rest, terms, || query::judge(parse.query))
-        } else {
-            // Nobody can say yet under which settings it is parsed, or they may be undone.
-            self.statements.make(Some(parse.rest.into()), query::judge(parse.query))
-        };
-        match self.server.holdings.holding(&statement, self.server.ledger.piece()) {
-            Holding::Unknown => return Ok(false),
-            Holding::Held if self.server.ledger.owes_ready() => return Ok(false),
-            Holding::Held if self.server.ledger.status() == Status::Failed => {
-                return self.parse_afresh(&parse, statement.trace.clone(), frame.raw.len(), edit);
-            }
-            Holding::Held | Holding::SentHere => {
-                self.server.ledger.sent(Due::OwedParse(parse.name.into()));
-                edit.skip(frame.raw.len());
-            }
-            Holding::Missing => self.send_parse(&statement, &parse, frame.raw.len(), edit),
-        }
-        if self.client.names.insert(parse.name, statement) {
-            Ok(true)
-        } else {
-            Err(Refusal::TooMuchPrepared)
-        }
-    }
-
-    fn send_parse(
-        &mut self,
-        statement: &Rc<Statement>,
-        parse: &Parse<'_>,
-        length: usize,
-        edit: &mut Edit<'_>,
-    ) {
-        self.client.said.sent += 1;
-        self.server.holdings.sent(statement, self.server.ledger.piece());
-        let due = Due::Parse(To::Client, Rc::clone(statement), Some(parse.name.into()));
-        self.close_first(statement, edit);
-        self.server.ledger.sent(due);
-        edit.skip(length);
-        edit.put(|out| frontend::put_parse(out, statement.name(), parse.rest));
-    }
-
-    /// Where the server may have something else under the name, it goes before the Parse.
-    fn close_first(&mut self, statement: &Statement, edit: &mut Edit<'_>) {
-        if self.server.holdings.doubtful {
-            self.server.ledger.sent(Due::Close(To::Pool, None));
-            let name = statement.name();
-            edit.put(|out| frontend::put_subject(out, tag::CLOSE, Subject::Statement, name));
-        }
-    }
-
-    /// In a failed transaction the server takes the end of a transaction and refuses all else: it is
-    /// asked, under a name that nobody shares.
-    fn parse_afresh(
-        &mut self,
-        parse: &Parse<'_>,
-        trace: Trace,
-        length: usize,
-        edit: &mut Edit<'_>,
-    ) -> Result<bool, Refusal> {
-        let statement = self.statements.make(Some(parse.rest.into()), trace);
-        self.send_parse(&statement, parse, length, edit);
-        if self.client.names.insert(parse.name, statement) {
-            Ok(true)
-        } else {
-            Err(Refusal::TooMuchPrepared)
-        }
-    }
-
-    /// A name that is taken: the server itself says so, at the right place in the pipeline.
-    fn parse_again(
-        &mut self,
-        known: &Rc<Statement>,
-        parse: &Parse<'_>,
-        length: usize,
-        edit: &mut Edit<'_>,
-    ) -> Result<bool, Refusal> {
-        let Some(known) = self.ensure(parse.name, known, edit) else { return Ok(false) };
-        self.server.ledger.sent(Due::ParsePlain);
-        edit.skip(length);
-        edit.put(|out| frontend::put_parse(out, known.name(), parse.rest));
-        Ok(true)
-    }
-
-    fn parse_unnamed(&mut self, parse: &Parse<'_>) {
-        let known = self.client.names.unnamed.as_ref();
-        let again = known.filter(|known| known.rest.as_deref() == Some(parse.rest)).map(Rc::clone);
-        let statement = again.unwrap_or_else(|| {
-            self.statements.make(Some(parse.rest.into()), query::judge(parse.query))
-        });
-        self.server.ledger.sent(Due::ParseUnnamed(To::Client, statement));
-    }
-
-    /// A Parse that is not kept: it lives on this server, and so does its client from now on.
-    fn large_parse(
-        &mut self,
-        head: Head,
-        body: &[u8],
-        edit: &mut Edit<'_>,
-    ) -> Result<Large, Refusal> {
-        let Some(end) = body.iter().take(LONGEST_NAMES).position(|b| *b == 0) else {
-            return names_late(body).map(|()| Large::Incomplete);
-        };
-        let name = body.get(..end).unwrap_or_default();
-        if self.server.ledger.decides(name) {
-            return Ok(Large::Waits);
-        }
-        let statement = self.statements.make(None, Trace::Unknown);
-        self.client.tie.get_or_insert(Tie::Size);
-        if name.is_empty() {
-            self.server.ledger.sent(Due::ParseUnnamed(To::Client, statement));
-            self.client.left = head.total();
-            return Ok(Large::Started);
-        }
-        self.server.holdings.sent(&statement, self.server.ledger.piece());
-        let due = Due::Parse(To::Client, Rc::clone(&statement), Some(name.into()));
-        self.server.ledger.sent(due);
-        let rest = head.body as usize - end - 1;
-        edit.skip(frame::HEADER + end + 1);
-        edit.put(|out| put_large_parse(out, statement.name(), rest));
-        self.client.left = rest;
-        if self.client.names.insert(name, statement) {
-            Ok(Large::Started)
-        } else {
-            Err(Refusal::TooMuchPrepared)
-        }
-    }
-
-    /// Makes sure that the server has the statement of a name when the next message arrives, and
-    /// tells which one that is; `None`: nobody can say yet whether it has.
-    fn ensure(
-        &mut self,
-        name: &[u8],
-        statement: &Rc<Statement>,
-        edit: &mut Edit<'_>,
-    ) -> Option<Rc<Statement>> {
-        let piece = self.server.ledger.piece();
-        match self.server.holdings.holding(statement, piece) {
-            Holding::Held | Holding::SentHere => Some(Rc::clone(statement)),
-            Holding::Unknown => None,
-            Holding::Missing => {
-                // What was too large to keep is on the server that its client keeps, or nowhere.
-                let Some(rest) = &statement.rest else { return Some(Rc::clone(statement)) };
-                if let Some(other) = self.reread(statement, rest) {
-                    self.client.names.replace(name, &other);
-                    return self.ensure(name, &other, edit);
-                }
-                self.client.said.sent += 1;
-                self.close_first(statement, edit);
-                self.server.holdings.sent(statement, piece);
-                let due = Due::Parse(To::Pool, Rc::clone(statement), None);
-                self.server.ledger.sent(due);
-                edit.put(|out| frontend::put_parse(out, statement.name(), rest));
-                Some(Rc::clone(statement))
-            }
-        }
-    }
-
-    /// Constants are read when a text is parsed (`date '01/02/2020'`). If its client has changed how
-    /// since it named it, a server that parses it now parses another statement than those who share
-    /// the first one mean.
-    fn reread(&mut self, statement: &Statement, rest: &[u8]) -> Option<Rc<Statement>> {
-        let terms = self.client.variables.terms();
-        let differs = statement.terms().is_some_and(|known| known != terms);
-        differs.then(|| self.statements.intern(rest, terms, || statement.trace.clone()))
-    }
-
     /// Bind, or its front when the rest is still to come; `length` of the input are consumed.
     fn bind(&mut self, body: &[u8], length: usize, edit: &mut Edit<'_>) -> Result<bool, Refusal> {
         let bind = Bind::read(body)?;
@@ -434,6 +253,9 @@ impl Forward<'_> {
             });
             edit.skip(frame::HEADER + taken);
             edit.pass(length - frame::HEADER - taken);
+            if self.rules.notes {
+                Noted::statement(self.client, &statement);
+            }
             self.bound(&bind, statement.trace.clone());
             return Ok(true);
         };
@@ -582,13 +404,4 @@ fn names_late(body: &[u8]) -> Result<(), Refusal> {
 
 fn unexpected(tag: u8) -> Refusal {
     Refusal::Protocol(format!("invalid frontend message type {tag}"))
-}
-
-/// The front of a Parse under another name, `rest` bytes to follow.
-fn put_large_parse(out: &mut Vec<u8>, name: &[u8], rest: usize) {
-    let length = u32::try_from(4 + name.len() + 1 + rest).unwrap_or(u32::MAX);
-    out.push(tag::PARSE);
-    out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(name);
-    out.push(0);
 }

@@ -10,6 +10,7 @@ use topology::pool::PoolMode;
 use crate::prepared::{Holdings, Names};
 use crate::query::{Setting, Tie, Trace};
 use crate::server::status::{Due, Ledger, To};
+use crate::telemetry::Noted;
 use crate::variables::{Value, Variables};
 
 /// What a client has that must follow it from server to server.
@@ -33,6 +34,8 @@ pub struct Memory {
     pub stepwise: bool,
     /// What it has sent and was not counted yet.
     pub said: Said,
+    /// What is to be told of its query; only while somebody wants to hear of it.
+    pub noted: Option<Box<Noted>>,
 }
 
 /// Messages that SHOW STATS counts.
@@ -116,6 +119,8 @@ pub struct Rules {
     pub mode: PoolMode,
     /// Prepared statements kept per server; 0: their client keeps the server.
     pub max_prepared: usize,
+    /// Somebody wants to hear of single queries.
+    pub notes: bool,
 }
 
 impl Conversation {

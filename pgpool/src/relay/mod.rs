@@ -28,6 +28,7 @@ use crate::fatal::Refusal;
 use crate::pool::add;
 use crate::pool::terms::Pinned;
 use crate::server::Server;
+use crate::telemetry::{self, Went};
 use crate::worker::Scratch;
 use answer::{Answer, Seen};
 use edit::Edit;
@@ -347,8 +348,8 @@ impl Relay<'_> {
         add(&meters.totals.transactions, u64::from(seen.transactions));
         let tally = &self.client.worker.tally;
         tally.queries.fetch_add(u64::from(seen.ready), std::sync::atomic::Ordering::Relaxed);
-        if let Some(since) = self.query.take() {
-            let took = now.saturating_duration_since(since);
+        let took = self.query.take().map(|since| now.saturating_duration_since(since));
+        if let Some(took) = took {
             meters.latency.record(took);
             tally.latency.record(took);
             add(&meters.totals.query_micros, micros(took));
@@ -362,6 +363,12 @@ impl Relay<'_> {
         if !self.server.talk.ledger.is_empty() {
             self.query = Some(now);
             self.transaction.get_or_insert(now);
+        }
+        if let Some(took) = took
+            && self.client.memory.noted.is_some()
+        {
+            let server = &self.server.facts;
+            telemetry::tell(self.client, &Went { took, errors: seen.errors, server });
         }
     }
 

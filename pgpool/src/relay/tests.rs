@@ -120,7 +120,7 @@ impl Pool {
             clients: scripts.iter().map(client).collect(),
             servers: (0..servers).map(|_| Server::default()).collect(),
             statements: Statements::default(),
-            rules: Rules { mode: PoolMode::Transaction, max_prepared: 2 },
+            rules: Rules { mode: PoolMode::Transaction, max_prepared: 2, notes: false },
         }
     }
 

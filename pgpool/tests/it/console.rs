@@ -130,7 +130,7 @@ async fn columns_are_those_of_pgbouncer() {
             "DATABASES",
             "name host port database force_user pool_size min_pool_size reserve_pool_size \
              server_lifetime pool_mode load_balance_hosts max_connections current_connections \
-             max_client_connections current_client_connections paused disabled",
+             max_client_connections current_client_connections paused disabled reserve_pool",
         ),
         (
             "FDS",

@@ -166,6 +166,7 @@ pools:
             peers: vec![inbox.clone()].into(),
             tally: Arc::new(Tally::default()),
             handle: None,
+            outbox: None,
         });
         tokio::task::spawn_local(Rc::clone(&worker).run(messages));
         Self { fake, worker, lifecycle, inbox }

@@ -15,6 +15,7 @@ mod follow;
 mod leak;
 mod login;
 mod lookup;
+mod observed;
 mod oracle;
 mod pooler;
 mod postgres;

@@ -227,7 +227,7 @@ fn folder() -> TempDir {
 }
 
 /// The system chooses; nobody else takes it in the meantime but by great misfortune.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port()
 }
 

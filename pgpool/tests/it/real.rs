@@ -125,3 +125,47 @@ async fn pgbench_in_every_protocol() {
         assert_eq!(difference, 0, "{mode}: a transaction was lost or doubled");
     }
 }
+
+/// P6, P8: the exporter of Debian, which was made for an old PgBouncer, finds every column that it wants.
+#[tokio::test]
+async fn the_exporter_of_debian_scrapes() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let client = pooler.client("app").await;
+    for _ in 0..3 {
+        client.query_one("select 1", &[]).await.expect("row");
+    }
+    let port = crate::postgres::free_port();
+    let mut exporter = Command::new("/usr/bin/prometheus-pgbouncer-exporter");
+    exporter.args(["--host", "127.0.0.1", "--pgbouncer-host", "127.0.0.1"]);
+    exporter.args(["--pgbouncer-user", "root", "--port", &port.to_string()]);
+    exporter.args(["--pgbouncer-port", &pooler.port.to_string()]);
+    exporter.env("PGPASSWORD", crate::postgres::ROOT_PASSWORD).kill_on_drop(true);
+    let mut exporter = exporter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+    // It may be asked as soon as it listens.
+    let mut socket = loop {
+        assert!(exporter.try_wait().expect("a child").is_none(), "the exporter has ended");
+        if let Ok(socket) = TcpStream::connect(("127.0.0.1", port)).await {
+            break socket;
+        }
+    };
+    let request = b"GET /metrics HTTP/1.0\r\n\r\n";
+    socket.write_all(request).await.expect("sent");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.expect("read");
+    for wanted in [
+        "pgbouncer_requests_total{database=\"shop\"} 3.0",
+        "pgbouncer_active_clients{database=\"shop\",user=\"app\"}",
+        "pgbouncer_waiting_clients{database=\"shop\",user=\"app\"} 0.0",
+        "pgbouncer_received_bytes_total{database=\"shop\"}",
+        "pgbouncer_query_microseconds_total{database=\"shop\"}",
+        "pgbouncer_pool_size{database=\"shop\"} 2.0",
+        "pgbouncer_reserve_pool{database=\"shop\"} 0.0",
+        "pgbouncer_used_clients",
+        "pgbouncer_dns_pending",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+}

@@ -9,7 +9,7 @@ use crate::pool::{
     Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
 };
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Flag, Named, OneOrMany, Text, Tls, Typed};
+use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Text, Tls, Typed};
 use crate::units::{SecretRef, Time};
 
 section! {
@@ -44,6 +44,8 @@ section! {
         may "peers" peers: Named<Peer>,
         /// Limits and times under PgBouncer's names. Default: see each.
         may "settings" settings: Settings,
+        /// Slow queries, and spans of those that carry a trace. Default: neither.
+        may "telemetry" telemetry: PoolTelemetry,
         /// How long a drain may take before what is left is ended. Default: 30s.
         may "drain" drain: Typed<Time>,
     }

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::raw::schema::section;
 use crate::raw::{Flag, Text, Typed};
 use crate::telemetry::Sample;
+use crate::units::Time;
 
 section! {
     /// Traces: whose are continued, which are sampled, where their spans go.
@@ -24,5 +25,19 @@ section! {
         may "otlp" otlp: Typed<Text>,
         /// Whether access records go to `/v1/logs` of `otlp` as well. Default: false.
         may "records" records: Typed<Flag>,
+    }
+}
+
+section! {
+    /// What poolers tell of single queries. The trace context that a text ends or begins with in a comment
+    /// (`/*traceparent='…'*/`, as sqlcommenter writes it) is taken out of prepared texts in any case.
+    PoolTelemetry {
+        /// A query that keeps its server so long is logged, without its constants, with its trace and with
+        /// how long it waited for the server. Default: none is.
+        may "slow-query" slow_query: Typed<Time>,
+        /// A collector that takes OTLP (protobuf over HTTP): `http://HOST:PORT` or `https://HOST:PORT`; queries
+        /// whose comment names a sampled trace are spans in it, sent to `/v1/traces` below the address. One that
+        /// is away or slow costs spans, which are counted, and no query's time. Default: no spans.
+        may "otlp" otlp: Typed<Text>,
     }
 }

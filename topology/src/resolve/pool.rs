@@ -13,7 +13,9 @@ use crate::pool::{
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
-use crate::resolve::{count, drain, filled, or, positive, secret, service, text, time, tls};
+use crate::resolve::{
+    count, drain, filled, or, positive, secret, service, telemetry, text, time, tls,
+};
 use crate::tls::{Certificate, ClientCertificates, Tls};
 use crate::units::Time;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, UserName};
@@ -58,6 +60,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         hba: raw.hba.map(|typed| secret(typed, names)),
         ident: raw.ident.map(|typed| secret(typed, names)),
         settings,
+        telemetry: telemetry::of_pool(raw.telemetry, out),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }

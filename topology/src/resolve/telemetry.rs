@@ -1,11 +1,11 @@
-//! A group's traces.
+//! A group's traces, and what poolers tell of queries.
 //!
 //! Invariant: none beyond `resolve`'s.
 
 use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::gateway::hidden;
 use crate::resolve::l4::networks;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{PoolTelemetry, Telemetry};
 use crate::units::At;
 
 /// What a group says of them.
@@ -19,6 +19,15 @@ pub(super) fn telemetry(raw: Option<raw::Telemetry>, out: &mut Findings) -> Tele
         sample: raw.sample.map_or_else(Default::default, |typed| typed.value),
         trust_trace_from: networks(raw.trust_trace_from),
         records: records.is_some(),
+        otlp: raw.otlp.and_then(|typed| collector(&typed, out)),
+    }
+}
+
+/// What a group of poolers says of single queries.
+pub(super) fn of_pool(raw: Option<raw::PoolTelemetry>, out: &mut Findings) -> PoolTelemetry {
+    let Some(raw) = raw else { return PoolTelemetry::default() };
+    PoolTelemetry {
+        slow_query: raw.slow_query.map(|typed| typed.value.0),
         otlp: raw.otlp.and_then(|typed| collector(&typed, out)),
     }
 }
