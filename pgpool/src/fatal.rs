@@ -21,6 +21,12 @@ pub const STARTING: SqlState = SqlState::new(b"57P03");
 /// See [`STARTING`].
 pub const ENDING: SqlState = SqlState::new(b"57P01");
 
+/// Whether a server refuses a login because of its protocol's version (`feature_not_supported`,
+/// `protocol_violation`).
+pub fn is_about_protocol(code: SqlState) -> bool {
+    code == STALE_PLAN || code == SqlState::new(b"08P01")
+}
+
 /// Whether a read that failed with this on a replica may do better on the primary: what is not
 /// allowed or not possible during recovery, a conflict with it, and names that are not there yet.
 pub fn depends_on_server(code: Option<SqlState>) -> bool {

@@ -230,10 +230,18 @@ impl Pool {
         let (database, user) = (self.database(), self.user());
         let ways = database.security.ways(address);
         for (at, way) in ways.iter().enumerate() {
-            let dialled = worker.dialer.dial(address).await?;
-            dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
-            let secured = database.security.secure(dialled, address, *way).await?;
-            match connect::login(secured, &database, &user, &self.caught).await {
+            let try_once = async || {
+                let dialled = worker.dialer.dial(address).await?;
+                dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
+                let secured = database.security.secure(dialled, address, *way).await?;
+                connect::login(secured, &database, &user, &self.caught).await
+            };
+            let mut outcome = try_once().await;
+            if matches!(outcome, Err(ConnectError::OldProtocol)) {
+                self.caught.speak_old();
+                outcome = try_once().await;
+            }
+            match outcome {
                 // Perhaps another way is let in.
                 Err(ConnectError::Refused(..)) if at + 1 < ways.len() => {}
                 outcome => return outcome,

@@ -5,12 +5,13 @@
 //! Invariant: a password never leaves in clear for a user whose secret is a SCRAM verifier, and a
 //! server that cannot prove that it knows the verifier is refused.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use pgpool_wire::backend::{Authentication, offers};
 use pgpool_wire::frontend;
 use pgpool_wire::sasl::{self, ClientFinal, ClientFirst, SaslError, ServerFirst};
+use pgpool_wire::startup::{V3_0, V3_2, Version};
 use rand::RngCore;
 
 use crate::scram::{self, Keys, MOST_ITERATIONS};
@@ -32,9 +33,10 @@ enum Stage {
     Proved,
 }
 
-/// Keys that a client's own login has shown us, and derived ones, for one user.
+/// What earlier logins of one user have shown us: keys of clients' own and derived ones, and that a server
+/// does not let protocol 3.2 in.
 #[derive(Default)]
-pub struct Caught(RefCell<Option<Known>>);
+pub struct Caught(RefCell<Option<Known>>, Cell<bool>);
 
 #[derive(Clone)]
 struct Known {
@@ -57,6 +59,16 @@ impl Caught {
         if !ours.as_ref().is_some_and(|ours| Rc::ptr_eq(&ours.keys, &theirs.keys)) {
             *ours = Some(theirs.clone());
         }
+    }
+
+    /// The protocol version to ask for.
+    pub fn version(&self) -> Version {
+        if self.1.get() { V3_0 } else { V3_2 }
+    }
+
+    /// A server has refused 3.2 instead of answering with what it speaks.
+    pub fn speak_old(&self) {
+        self.1.set(true);
     }
 
     /// Whether any are known.

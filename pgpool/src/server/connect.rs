@@ -48,6 +48,10 @@ pub enum ConnectError {
     /// It took too long.
     #[error("no answer within the connect timeout")]
     Timeout,
+    /// It knows no protocol 3.2, and does not know how to say so: servers before PostgreSQL 9.3, and some
+    /// poolers.
+    #[error("the server speaks protocol 3.0 only")]
+    OldProtocol,
     /// It said no.
     #[error("the server refused: {1}")]
     Refused(Option<SqlState>, String),
@@ -87,7 +91,7 @@ impl ConnectError {
             Self::Refused(code, _) => {
                 *code != Some(fatal::STARTING) && *code != Some(fatal::ENDING)
             }
-            Self::Io(_) | Self::Timeout | Self::NoPrimary => false,
+            Self::Io(_) | Self::Timeout | Self::NoPrimary | Self::OldProtocol => false,
         }
     }
 
@@ -100,7 +104,9 @@ impl ConnectError {
                 _ => "the connection failed".to_owned(),
             },
             Self::Refused(_, message) => format!("the server refused: {message}"),
-            Self::Timeout | Self::Unexpected | Self::NoPrimary => self.to_string(),
+            Self::Timeout | Self::Unexpected | Self::NoPrimary | Self::OldProtocol => {
+                self.to_string()
+            }
             Self::Tls(_) | Self::NoTls => "no secure connection to the server".to_owned(),
             Self::Login(_) | Self::Frame(_) | Self::Malformed(_) => {
                 "the server's login failed".to_owned()
@@ -155,7 +161,8 @@ pub async fn login(
         ("database", &database.server_name),
         ("application_name", "pgpool"),
     ];
-    startup::put_startup(&mut out, startup::V3_0, &parameters);
+    let version = caught.version();
+    startup::put_startup(&mut out, version, &parameters);
     io.write_all(&out).await?;
     let mut ready =
         Ready { io, local, peer, key: None, welcome: Vec::new(), variables: Variables::default() };
@@ -165,6 +172,7 @@ pub async fn login(
     let mut seen = 0;
     loop {
         let (tag, body) = read(&mut ready.io, &mut input).await?;
+        let first = seen == 0;
         seen += body.len() + frame::HEADER;
         if seen > MOST_BYTES {
             return Err(ConnectError::Unexpected);
@@ -172,9 +180,15 @@ pub async fn login(
         match tag {
             tag::ERROR => {
                 let fields = Fields::new(&body);
+                let about = fields.code().is_some_and(fatal::is_about_protocol);
+                if first && about && version > startup::V3_0 {
+                    return Err(ConnectError::OldProtocol);
+                }
                 return Err(ConnectError::Refused(fields.code(), fields.message()));
             }
             tag::NOTICE => {}
+            // It goes on with the newest that it speaks; 3.2 has nothing that we could not do without.
+            tag::NEGOTIATE if first && version > startup::V3_0 => {}
             tag::AUTHENTICATION if !inside => {
                 let mut out = Vec::new();
                 inside = login.answer(Authentication::read(&body)?, &mut out).await?;

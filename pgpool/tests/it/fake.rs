@@ -5,8 +5,8 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
@@ -16,10 +16,11 @@ use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
 use pgpool::stream::Stream;
 use pgpool::worker::{Arrival, Dial, Dialing, Message, Parts, Tally, Worker};
-use pgpool_wire::backend::{self, Authentication, Status};
+use pgpool_wire::SqlState;
+use pgpool_wire::backend::{self, Authentication, Severity, Status};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
-use pgpool_wire::startup::{self, CancelKey, Opening, Startup, V3_0};
+use pgpool_wire::startup::{self, CancelKey, Opening, Startup, V3_0, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -40,6 +41,24 @@ pub(crate) struct Fake {
     pub(crate) stuck: std::sync::atomic::AtomicBool,
     /// Cancel requests seen.
     pub(crate) cancels: AtomicUsize,
+    /// The last one's secret.
+    pub(crate) secret: Mutex<Vec<u8>>,
+    /// What it does about protocol 3.2.
+    pub(crate) newest: Mutex<Newest>,
+    /// Startup packets seen, by the version that they ask for.
+    pub(crate) asked: Mutex<Vec<Version>>,
+}
+
+/// What a server does about protocol 3.2.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Newest {
+    /// Answers that it speaks 3.0.
+    #[default]
+    Negotiates,
+    /// Refuses it.
+    Refuses,
+    /// Speaks it.
+    Speaks,
 }
 
 struct Dialer(Arc<Fake>);
@@ -64,27 +83,44 @@ impl Dial for Dialer {
 
 async fn serve(fake: Arc<Fake>, mut io: DuplexStream) {
     let mut input = Vec::new();
-    loop {
+    let version = loop {
         match startup::opening(&input) {
-            Ok(Some((Opening::Cancel(_), _))) => {
+            Ok(Some((Opening::Cancel(key), _))) => {
+                *fake.secret.lock().expect("whole") = key.secret;
                 fake.cancels.fetch_add(1, Ordering::SeqCst);
                 return;
             }
-            Ok(Some(_)) => break,
+            Ok(Some((Opening::Startup(startup), _))) => break startup.version,
             _ => {}
         }
         if io.read_buf(&mut input).await.unwrap_or(0) == 0 {
             return;
         }
+    };
+    fake.asked.lock().expect("whole").push(version);
+    let newest = *fake.newest.lock().expect("whole");
+    let mut out = Vec::new();
+    match newest {
+        Newest::Refuses if version > V3_0 => {
+            let (code, text) = (SqlState::new(b"0A000"), "unsupported frontend protocol 3.2");
+            backend::put_error(&mut out, Severity::Fatal, code, text, None);
+            // It may be gone.
+            let _ = io.write_all(&out).await;
+            return;
+        }
+        Newest::Negotiates if version > V3_0 => {
+            backend::put_negotiate(&mut out, V3_0, std::iter::empty());
+        }
+        _ => {}
     }
+    let secret = vec![1; if newest == Newest::Speaks { 32 } else { 4 }];
     let now = fake.open.fetch_add(1, Ordering::SeqCst) + 1;
     fake.most.fetch_max(now, Ordering::SeqCst);
     fake.logins.fetch_add(1, Ordering::SeqCst);
-    let mut out = Vec::new();
     backend::put_authentication(&mut out, Authentication::Ok);
     backend::put_parameter(&mut out, "server_version", "16.0");
     backend::put_parameter(&mut out, "client_encoding", "UTF8");
-    backend::put_key(&mut out, &CancelKey { pid: 1, secret: vec![1; 4] });
+    backend::put_key(&mut out, &CancelKey { pid: 1, secret });
     backend::put_ready(&mut out, Status::Idle);
     talk(&mut io, out).await;
     fake.open.fetch_sub(1, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fake::{Bench, local};
+use crate::fake::{Bench, Newest, local};
 
 /// P2: who waits too long for a server is told, in the time that is configured and not before.
 #[tokio::test(start_paused = true)]
@@ -62,6 +62,29 @@ async fn query_timeout() {
         assert_eq!(bench.fake.cancels.load(Ordering::SeqCst), 1);
     })
     .await;
+}
+
+/// P1, P7: servers are asked for protocol 3.2; one that does not know it is spoken to in 3.0, at once from
+/// then on, and one that does gets its long key back in a cancel request.
+#[tokio::test(start_paused = true)]
+async fn servers_speak_the_newest_protocol_that_they_know() {
+    use pgpool_wire::startup::{V3_0, V3_2};
+    let table = [
+        (Newest::Negotiates, vec![V3_2, V3_2], 4),
+        (Newest::Refuses, vec![V3_2, V3_0, V3_0], 4),
+        (Newest::Speaks, vec![V3_2, V3_2], 32),
+    ];
+    for (newest, asked, key) in table {
+        local(async {
+            let bench = Bench::new(1, "query_timeout: 2s");
+            *bench.fake.newest.lock().expect("whole") = newest;
+            assert_eq!(bench.client().await.ask("hang").await, "57014$");
+            assert_eq!(bench.client().await.ask("select").await, "CZ");
+            assert_eq!(bench.fake.secret.lock().expect("whole").len(), key);
+            assert_eq!(*bench.fake.asked.lock().expect("whole"), asked);
+        })
+        .await;
+    }
 }
 
 /// P2: a client that is idle in a transaction for too long loses it, and the server lives on.
