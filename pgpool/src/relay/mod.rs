@@ -337,6 +337,11 @@ impl Relay<'_> {
     fn count(&mut self, seen: Seen) {
         let meters = &self.client.pool.meters;
         add(&meters.totals.errors, u64::from(seen.errors));
+        if seen.errors > 0
+            && let Some(noted) = &mut self.client.memory.noted
+        {
+            noted.failed = true;
+        }
         if seen.ready == 0 {
             return;
         }
@@ -368,7 +373,7 @@ impl Relay<'_> {
             && self.client.memory.noted.is_some()
         {
             let server = &self.server.facts;
-            telemetry::tell(self.client, &Went { took, errors: seen.errors, server });
+            telemetry::tell(self.client, &Went { took, server });
         }
     }
 

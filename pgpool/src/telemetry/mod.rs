@@ -37,6 +37,8 @@ pub struct Noted {
     text: Vec<u8>,
     /// Its statement, if it was named before.
     statement: Option<Rc<Statement>>,
+    /// One of its answers, which may come in several pieces, is an error.
+    pub failed: bool,
 }
 
 impl Noted {
@@ -68,8 +70,6 @@ impl Noted {
 pub struct Went<'a> {
     /// From its first message to ReadyForQuery: the server's share.
     pub took: Duration,
-    /// Errors among its answers.
-    pub errors: u32,
     /// Who carried it out.
     pub server: &'a Facts,
 }
@@ -95,7 +95,9 @@ pub fn tell(client: &mut Client, went: &Went<'_>) {
     }
     let shape = noted.shape();
     if let Some((parent, outbox)) = sends {
-        outbox.span(span(client, went, (parent, waited), &shape));
+        let mut span = span(client, went, (parent, waited), &shape);
+        judge(&mut span, noted.failed.then(|| "error".to_owned()));
+        outbox.span(span);
     }
     if slow {
         client.worker.observer.emit(QuerySlow {
@@ -137,6 +139,5 @@ fn span(
     if !shape.is_empty() {
         span.attributes.push(text("db.query.text", shape));
     }
-    judge(&mut span, (went.errors > 0).then(|| "error".to_owned()));
     span
 }
