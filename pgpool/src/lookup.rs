@@ -5,7 +5,7 @@
 //! Invariant: whatever names come from outside, each is asked once at a time, over a few connections that
 //! nobody else uses, and what is remembered of them is bounded in number and time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ const MOST_KNOWN: usize = 1000;
 const MOST_ASKING: u32 = 4;
 /// Databases that are asked, per worker; clients may invent their names where there is a `*`.
 const MOST_POOLS: usize = 64;
+/// A role that is not there may be made at any time.
+const LONGEST_NO: Duration = Duration::from_secs(1);
 /// A server that has not answered by then does not.
 const LONGEST: Duration = Duration::from_secs(15);
 /// A row with a verifier is short.
@@ -63,6 +65,8 @@ pub enum Answer {
 #[derive(Default)]
 pub struct Lookups {
     known: RefCell<HashMap<Question, Entry>>,
+    /// Counts configurations: an answer to a question of an earlier one is not remembered.
+    epoch: Cell<u64>,
     /// By database and who asks it.
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
 }
@@ -115,14 +119,28 @@ impl Lookups {
             known.retain(|_, entry| !matches!(entry, Entry::Known(_, until) if *until <= now));
         }
         if known.len() >= MOST_KNOWN {
+            // Names that somebody invents must not keep out the others.
+            let until = |entry: &Entry| match entry {
+                Entry::Known(_, until) => Some(*until),
+                Entry::Asking(_) => None,
+            };
+            let oldest =
+                known.iter().filter_map(|(question, entry)| Some((until(entry)?, question)));
+            let oldest =
+                oldest.min_by_key(|(until, _)| *until).map(|(_, question)| question.clone());
+            oldest.map(|question| known.remove(&question));
+        }
+        if known.len() >= MOST_KNOWN {
             let busy = Refusal::Lookup("too many names at a time");
             return drop(to.send(Answer::Failed(busy)));
         }
         known.insert(question.clone(), Entry::Asking(vec![to]));
         drop(known);
-        let worker = Rc::clone(worker);
+        let (worker, epoch) = (Rc::clone(worker), self.epoch.get());
         tokio::task::spawn_local(async move {
             let (answer, holds) = answer(&worker, &question).await;
+            let current = worker.lookups.epoch.get() == epoch;
+            let holds = if current { holds } else { Duration::ZERO };
             worker.lookups.settle(&worker, question, &answer, holds);
         });
     }
@@ -148,6 +166,7 @@ impl Lookups {
 
     /// Goes by another configuration.
     pub fn follow(&self, snapshot: &Arc<Snapshot>) {
+        self.epoch.set(self.epoch.get() + 1);
         self.known.borrow_mut().retain(|_, entry| matches!(entry, Entry::Asking(_)));
         let mut gone = Vec::new();
         self.pools.borrow_mut().retain(|(database, role), pool| {
@@ -202,7 +221,7 @@ async fn answer(worker: &Rc<Worker>, question: &Question) -> (Answer, Duration) 
     let outcome = ask(worker, question, &lookup).await;
     match outcome {
         Ok(Some(credential)) => (Answer::Role(credential), lookup.cache),
-        Ok(None) => (Answer::Nobody, lookup.cache),
+        Ok(None) => (Answer::Nobody, lookup.cache.min(LONGEST_NO)),
         Err(refusal) => (Answer::Failed(refusal), Duration::ZERO),
     }
 }

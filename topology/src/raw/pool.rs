@@ -173,8 +173,8 @@ section! {
         /// md5 hash, or NULL if it may not log in. Default: `rolpassword` of `pg_authid` for a role with
         /// `LOGIN` and without a past `VALID UNTIL`.
         may "query" query: Typed<Text>,
-        /// How long an answer holds, at most 1m; `0s`: each login asks. Logins at the same time share one
-        /// question anyhow. Default: 1s.
+        /// How long an answer holds, at most 1m, and a second if the role is not there; `0s`: each login asks.
+        /// Logins at the same time share one question anyhow. Default: 1s.
         may "cache" cache: Typed<Time>,
     }
 }
