@@ -14,6 +14,7 @@ pub mod gate;
 mod inspect;
 mod listener;
 pub mod meters;
+pub mod preview;
 mod reports;
 mod secrets;
 pub mod select;

@@ -59,6 +59,7 @@ pub mod link;
 pub mod matcher;
 pub mod pipeline;
 pub mod predicate;
+pub mod preview;
 pub mod redis_server;
 pub mod server;
 pub mod snapshot;

@@ -23,6 +23,8 @@ use crate::exchange::{Candidate, RouteId};
 use crate::predicate::{self, Asked};
 use crate::stages::normalise::path;
 
+pub mod others;
+
 type Table<V> = HashMap<Box<str>, V, RandomState>;
 
 /// The routes of a group, compiled.

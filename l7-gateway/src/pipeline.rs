@@ -161,7 +161,8 @@ impl Pipeline {
         Box::pin(self.dispatch.run(x, rq)).await //            8  Prepared   -> Answered
     }
 
-    async fn respond(&self, x: &mut Exchange, mut answer: Answered) -> Transformed {
+    /// The response sides of what ran, then stage 9; `explain` asks it too.
+    pub(crate) async fn respond(&self, x: &mut Exchange, mut answer: Answered) -> Transformed {
         let head = &mut answer.head;
         undo(&*self.dispatch, x, head);
         undo(&self.request_transform, x, head);

@@ -25,6 +25,7 @@ pub mod listener;
 pub mod lookup;
 pub mod pool;
 pub mod prepared;
+pub mod preview;
 pub mod query;
 pub mod relay;
 pub mod route;

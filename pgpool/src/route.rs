@@ -56,6 +56,12 @@ pub fn judge(input: &[u8], client: &Memory, level: Reads, functions: &Functions)
     }
 }
 
+/// The way of a client that keeps its server for as long as it `stays`: in session mode the first choice
+/// is for good, and only the login can say where.
+pub fn kept(way: Way, stays: bool) -> Way {
+    if stays && way != Way::Session { Way::Primary } else { way }
+}
+
 /// A piece of a pipeline.
 #[derive(Default)]
 struct Piece {

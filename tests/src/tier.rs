@@ -166,6 +166,16 @@ impl Stack {
         }
     }
 
+    /// Writes the topology file as it stands into its folder, for programs that read it.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn file(&self) -> PathBuf {
+        let path = self.folder.path().join("stack.yaml");
+        std::fs::write(&path, &self.topology.source.text).expect("a file");
+        path
+    }
+
     /// Tells the instance to take no new work.
     ///
     /// # Panics

@@ -103,6 +103,11 @@ impl Server {
         self.trust == other.trust
     }
 
+    /// The names of the certificate that a client which asks for `sni` is shown.
+    pub fn shown(&self, sni: &str) -> &[String] {
+        &self.names.shown(sni).names
+    }
+
     /// The certificates, in the order of the file.
     pub fn certificates(&self) -> &[Loaded] {
         self.names.all()

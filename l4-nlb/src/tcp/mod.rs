@@ -7,7 +7,7 @@
 
 pub mod connect;
 pub mod hello;
-mod opening;
+pub(crate) mod opening;
 pub mod roster;
 
 use std::cell::Cell;

@@ -23,9 +23,9 @@ use crate::snapshot::Lane;
 
 /// Where a connection goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Route<'a> {
-    pub(super) service: &'a Arc<Service>,
-    pub(super) selector: &'a Selector,
+pub(crate) struct Route<'a> {
+    pub(crate) service: &'a Arc<Service>,
+    pub(crate) selector: &'a Selector,
 }
 
 /// A client's first bytes, and what they say.
@@ -85,7 +85,7 @@ async fn read(downstream: &mut (impl AsyncRead + Unpin)) -> Result<Greeting, Ref
 
 /// The service for this client: the first whose conditions its hello meets, else the one for
 /// everybody.
-pub(super) fn route<'a>(lane: &'a Lane, hello: Option<&Hello>) -> Result<Route<'a>, Refusal> {
+pub(crate) fn route<'a>(lane: &'a Lane, hello: Option<&Hello>) -> Result<Route<'a>, Refusal> {
     let fits = |when: &TlsMatch| hello.is_some_and(|hello| matches(when, hello));
     if let Some(to) = lane.tls_routes.iter().find(|route| fits(&route.when)) {
         return Ok(Route { service: &to.service, selector: &to.selector });
@@ -95,7 +95,7 @@ pub(super) fn route<'a>(lane: &'a Lane, hello: Option<&Hello>) -> Result<Route<'
     for_all.then_some(everybody).ok_or(Refusal::Sni)
 }
 
-fn matches(when: &TlsMatch, hello: &Hello) -> bool {
+pub(crate) fn matches(when: &TlsMatch, hello: &Hello) -> bool {
     let name = |pattern: &HostPattern| match (pattern, &hello.name) {
         (_, None) => false,
         (HostPattern::Exact(exact), Some(name)) => exact == name,

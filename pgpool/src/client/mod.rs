@@ -278,8 +278,7 @@ impl Client {
         let functions = membership.family.functions();
         let way = route::judge(&self.carry, &self.memory, membership.reads, &functions);
         let stays = self.rules().mode == topology::pool::PoolMode::Session;
-        // In session mode the first choice is for good: only the login can say where.
-        if stays && way != Way::Session { Way::Primary } else { way }
+        route::kept(way, stays)
     }
 
     /// After a server that takes writes, the client's reads must find what it wrote.

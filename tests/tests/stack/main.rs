@@ -6,6 +6,7 @@
 mod admin;
 mod calls;
 mod drain;
+mod explain;
 mod faults;
 mod http;
 mod replay;

@@ -3,6 +3,7 @@
 //!
 //! Invariant: exit code 0 fine, 2 problems, 1 could not run.
 
+mod live;
 mod report;
 
 use std::io::Write;
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Warnings count as problems
     #[arg(long)]
     strict: bool,
+    /// Also tries what the file names: addresses to listen on, services, DNS, Redis, PostgreSQL, issuers
+    #[arg(long)]
+    live: bool,
     /// How problems are written
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -50,12 +54,14 @@ pub(crate) enum Format {
 }
 
 /// Prints what is wrong.
-pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (found, source, unlisted) = match topology::load(&args.file) {
         Ok(topology) => {
             let mut found = topology.warnings.clone();
             found.extend(certificates(&topology, SystemTime::now()));
+            if args.live {
+                found.extend(live::problems(&topology).await);
+            }
             found.sort_by_key(|problem| problem.at);
             (found, topology.source, 0)
         }
@@ -66,6 +72,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let errors = found.iter().filter(|problem| problem.severity == Severity::Error).count();
     let warnings = found.len() - errors;
+    let mut out = std::io::stdout().lock();
     let report = Report { found: &found, source: &source, unlisted };
     match args.format {
         Format::Text => {
@@ -228,6 +235,7 @@ const EXAMPLES: &str = "\
 Examples:
   aqueduct check topology.yaml
   aqueduct check --strict topology.yaml      in CI: warnings count too
+  aqueduct check --live topology.yaml        on the host: ports, names, Redis, PostgreSQL, issuers
   aqueduct check --format sarif topology.yaml > check.sarif
   aqueduct check --print-effective topology.yaml | grep timeout
 

@@ -56,6 +56,7 @@ Examples:
   aqueduct up                                      the documented stack, from nothing to ready
   aqueduct init gateway                            a commented file to begin with
   aqueduct check topology.yaml                     every problem at once, with its place
+  aqueduct explain topology.yaml --get URL         where a request would go, and why
   aqueduct graph topology.yaml -o topology.svg     a picture of who connects to whom
   aqueduct watch topology.yaml                     the running instances on a live page
   aqueduct token --user 98765 --scope user:read    a token for curl

@@ -7,6 +7,7 @@
 
 mod check;
 mod docs;
+mod explain;
 mod fetch;
 mod graph;
 mod import;
@@ -38,6 +39,7 @@ enum What {
     Watch(watch::Args),
     Init(init::Args),
     Check(check::Args),
+    Explain(explain::Args),
     Graph(graph::Args),
     Import(import::Args),
     Token(token::Args),
@@ -56,7 +58,8 @@ async fn main() -> ExitCode {
         What::Up(args) => up::run(args).await,
         What::Watch(args) => watch::run(args).await,
         What::Init(args) => init::run(&args),
-        What::Check(args) => check::run(&args),
+        What::Check(args) => check::run(&args).await,
+        What::Explain(args) => explain::run(args).await,
         What::Graph(args) => graph::run(&args),
         What::Import(args) => import::run(&args),
         What::Token(args) => token::run(&args),

@@ -6,6 +6,7 @@
 mod fleet;
 pub(crate) mod folder;
 mod hints;
+mod isolate;
 mod launch;
 mod pki;
 mod plan;
@@ -24,6 +25,7 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
@@ -35,6 +37,7 @@ use topology::problem::{LoadError, Shown};
 use self::fleet::Fleet;
 use self::folder::{Folder, Lock};
 use self::hints::Hint;
+use self::isolate::Isolation;
 use self::launch::Workshop;
 use self::plan::{Does, Plan};
 use self::postgres::Postgres;
@@ -61,6 +64,10 @@ pub(crate) struct Args {
     /// Log level of the tiers
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: String,
+    /// Puts every part into a network namespace of its own, with a firewall that lets through only what
+    /// the file wires; needs root
+    #[arg(long)]
+    isolate: bool,
     /// How long connections may take to end after Ctrl-C before they are cut, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     drain: u16,
@@ -100,9 +107,18 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = Duration::from_secs(args.drain.into());
     let outcome = match started {
         Ok(true) => {
-            let watcher = Watcher::start(&source.stack, &topology, Roster::of(&topology, None)?);
+            let mut roster = Roster::of(&topology, None)?;
+            for one in &mut roster.instances {
+                // In namespaces they are elsewhere.
+                let part = fleet.plan().parts.iter().find(|part| part.name == one.name);
+                one.admin = part.and_then(|part| part.admin);
+            }
+            let watcher = Watcher::start(&source.stack, &topology, roster);
             let page = Page::open(watcher.clone(), args.page, None).await;
             let mut hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
+            if let Some(isolation) = &fleet.workshop().isolation {
+                hints = hints::inside(hints, &isolation.clients());
+            }
             match page {
                 Ok(page) => hints.insert(0, hints::page(&page)),
                 Err(error) => progress.warn("no page", &format!("{error:#}")),
@@ -156,10 +172,13 @@ async fn prepare(args: &Args, source: &Source, progress: &Progress) -> anyhow::R
     }
     let own = std::env::current_exe().context("where is this program?")?;
     let programs = launch::programs(&plan, &own)?;
-    let foreign = running_redis(&plan).await;
-    let faults = ports::faults(&plan, &source.shown, &foreign);
-    if !faults.is_empty() {
-        bail!("nothing was started:\n{}", faults.join("\n"));
+    // In namespaces nobody else has the ports.
+    let foreign = if args.isolate { Vec::new() } else { running_redis(&plan).await };
+    if !args.isolate {
+        let faults = ports::faults(&plan, &source.shown, &foreign);
+        if !faults.is_empty() {
+            bail!("nothing was started:\n{}", faults.join("\n"));
+        }
     }
     let postgres = match plan.parts.iter().any(|part| matches!(part.does, Does::Primary(_))) {
         true => {
@@ -174,7 +193,16 @@ async fn prepare(args: &Args, source: &Source, progress: &Progress) -> anyhow::R
         progress.note("made", made);
     }
     let log = args.log.clone();
-    let workshop = Workshop { folder, topology: copy, programs, postgres, provided, log };
+    let (isolation, plan) = match args.isolate {
+        true => {
+            let isolation = Isolation::lay(&folder.root().display().to_string(), &plan)?;
+            let plan = isolation.seen(plan);
+            (Some(Arc::new(isolation)), plan)
+        }
+        false => (None, plan),
+    };
+    let workshop =
+        Workshop { folder, topology: copy, programs, postgres, provided, log, isolation };
     let fleet = Fleet::new(plan, workshop, progress.clone(), foreign);
     Ok(Prepared { topology, fleet, _lock: lock })
 }
@@ -306,6 +334,7 @@ const EXAMPLES: &str = "\
 Examples:
   aqueduct up                          the documented stack: game UDP, HTTPS with tokens, SQL
   aqueduct up shop.yaml                your own
+  sudo aqueduct up --isolate shop.yaml each part in a network namespace, wired as the file says
   aqueduct up --state ./run --plain    everything it makes in ./run, one line per event
 
 PostgreSQL is looked for in PG_BIN, by pg_config, and in /usr/lib/postgresql. Exit code: 0 ended by

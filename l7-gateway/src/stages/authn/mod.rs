@@ -42,6 +42,7 @@ pub mod jwks;
 pub mod jwt;
 pub mod key;
 pub mod key_file;
+pub mod presume;
 mod roca;
 
 /// Why nobody could be identified. `halt` says which status each one is.

@@ -16,7 +16,7 @@ use common::service::Endpoint;
 use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
-use topology::gateway::{Times, UpstreamId, UpstreamProtocol};
+use topology::gateway::{Times, UpstreamId, UpstreamProtocol, Via};
 
 use self::aggregate::LastGood;
 use self::attempt::Why;
@@ -171,10 +171,13 @@ impl Filter for Dispatch {
         let to = input.to.service()?;
         let model = &self.lanes.get(to.0)?.pool.upstream.model;
         trace.note(Stage::Dispatch, || {
-            format!(
-                "to {} through {:?}, at most {} attempts",
-                model.service, model.via, model.retry.attempts
-            )
+            let how = match model.via {
+                Via::Balancer => "through a balancer",
+                Via::Endpoints => "straight to its endpoints",
+            };
+            let attempts = model.retry.attempts.max(1);
+            let s = if attempts == 1 { "" } else { "s" };
+            format!("to {} {how}, at most {attempts} attempt{s}", model.service)
         });
         self.planned_to(x, to, input)
     }

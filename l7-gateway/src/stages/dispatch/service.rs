@@ -146,6 +146,13 @@ impl Upstream {
         balancer.select_by(&self.service, wish, now).or_else(again)
     }
 
+    /// The endpoint of a request's first attempt, where only the request decides; every endpoint that
+    /// is not known to be ill counts.
+    pub fn foresee(&self, x: &Exchange, input: &Prepared, now: Instant) -> Option<usize> {
+        matches!(self.model.balance, UpstreamBalance::Hash(_)).then_some(())?;
+        self.select(Wish { hash: self.hash(x, input), avoid: &[], costs: None }, now)
+    }
+
     /// Goes by the weights that endpoints have now.
     pub fn reweigh(&self) {
         self.balancer.publish(balancer(&self.model, &self.service, self.key));

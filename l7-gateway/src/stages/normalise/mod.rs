@@ -11,7 +11,7 @@ use http::header;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body::Body as _;
 use thiserror::Error;
-use topology::gateway::RoutePolicy;
+use topology::gateway::{LimitId, RoutePolicy};
 
 use self::cors::CorsRules;
 use crate::access_log::{RouteStats, Stats};
@@ -144,7 +144,8 @@ impl Normalise {
         }
     }
 
-    fn target(&self, x: &Exchange, input: &Received) -> Result<Target, NormaliseError> {
+    /// Host and path in their one form.
+    pub(crate) fn target(&self, x: &Exchange, input: &Received) -> Result<Target, NormaliseError> {
         let (head, front) = (&input.head, &self.snapshot.group.front);
         if matches!(head.method, Method::CONNECT | Method::TRACE) {
             return Err(NormaliseError::Method);
@@ -196,7 +197,15 @@ impl Filter for Normalise {
             headers: &input.head.headers,
         });
         trace.note(Stage::Normalise, || {
-            format!("{method} {}{} is {:?}", target.host, target.path, found.candidate)
+            let id = found.candidate.route();
+            let route = id.and_then(|id| self.snapshot.group.routes.get(id.0));
+            let name = route.map_or("", |route| route.name.as_str());
+            let means = match found.candidate {
+                Candidate::Route(_) => format!("means route {name}"),
+                Candidate::OtherMethod(_) => format!("is route {name}'s, for other methods"),
+                Candidate::Unmatched => "means no route".to_owned(),
+            };
+            format!("{method} {}{} {means}", target.host, target.path)
         });
         let rules = self.rules(found.candidate).ok_or(NormaliseError::NoRoute)?;
         if input.body.size_hint().lower() > rules.most.unwrap_or(input.body.limits().bytes) {
@@ -209,6 +218,35 @@ impl Filter for Normalise {
     }
 
     async fn request(&self, x: &mut Exchange, input: Received) -> Result<Normalised, Halt> {
+        let (normalised, candidate) = self.normal(x, input, &mut Silent)?;
+        address::charge(&self.limiter, x, &normalised.policy).await?;
+        match candidate {
+            Some(preflight) => Err(self.preflight(preflight)),
+            None => Ok(normalised),
+        }
+    }
+
+    fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        address::respond(x, head);
+        let cors = self.rules(x.candidate).and_then(|rules| rules.cors.as_ref());
+        if let Some(cors) = cors {
+            cors.respond(x.origin.as_ref(), &mut head.headers);
+        }
+    }
+}
+
+impl Normalise {
+    /// The request side but for limits and preflights: it waits for nothing. The second value is the
+    /// candidate of a preflight that is answered here.
+    ///
+    /// # Errors
+    /// With the answer that the client gets.
+    pub(crate) fn normal(
+        &self,
+        x: &mut Exchange,
+        input: Received,
+        trace: &mut impl Trace,
+    ) -> Result<(Normalised, Option<Candidate>), Halt> {
         if let Some(fault) = input.fault {
             return Err(fault.into());
         }
@@ -222,7 +260,7 @@ impl Filter for Normalise {
         x.grpc = grpc::is_call(&input.head);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());
-        let form = match self.plan(x, &input, &mut Silent) {
+        let form = match self.plan(x, &input, trace) {
             Ok(form) => form,
             Err(error) => {
                 x.record.path = input.head.uri.path().into();
@@ -246,26 +284,25 @@ impl Filter for Normalise {
         }
         let mut headers = head.headers;
         scrub::scrub(&mut headers)?;
-        address::charge(&self.limiter, x, &form.policy).await?;
-        if form.preflight == Preflight::Yes {
-            return Err(self.preflight(form.candidate));
-        }
         let (method, target) = (head.method, form.target);
         let request = Box::new(Request { method, target, headers, body, upgrade });
-        Ok(Normalised { request, policy: form.policy })
+        let preflight = (form.preflight == Preflight::Yes).then_some(form.candidate);
+        Ok((Normalised { request, policy: form.policy }, preflight))
     }
 
-    fn response(&self, x: &Exchange, head: &mut ResponseHead) {
-        address::respond(x, head);
-        let cors = self.rules(x.candidate).and_then(|rules| rules.cors.as_ref());
-        if let Some(cors) = cors {
-            cors.respond(x.origin.as_ref(), &mut head.headers);
-        }
+    /// What the address's limits would charge.
+    pub(crate) fn charges(
+        &self,
+        x: &Exchange,
+        policy: &RoutePolicy,
+        trace: &mut impl Trace,
+    ) -> Vec<LimitId> {
+        let charged = address::plan(&self.limiter, x, policy, trace);
+        charged.into_iter().map(|(id, _)| id).collect()
     }
-}
 
-impl Normalise {
-    fn preflight(&self, candidate: Candidate) -> Halt {
+    /// The answer to a preflight.
+    pub(crate) fn preflight(&self, candidate: Candidate) -> Halt {
         let cors = self.rules(candidate).and_then(|rules| rules.cors.as_ref());
         let headers = cors.map(CorsRules::preflight).into_iter().flatten();
         headers

@@ -4,16 +4,28 @@
 //!
 //! Invariant: every request with a policy is charged exactly once.
 
-use topology::gateway::RoutePolicy;
+use topology::gateway::{LimitId, RoutePolicy};
 
-use super::{Caller, Limiter, headers};
-use crate::exchange::{Exchange, ResponseHead};
+use super::{Caller, Limiter, Subject, headers};
+use crate::exchange::{Exchange, ResponseHead, Stage};
 use crate::halt::Halt;
+use crate::trace::Trace;
 
 /// Charges those limits of the policy that go by the client's address; a halt says 429 (or 503 when the store is away
 /// and the policy says so). Waits for the store at most its timeout.
 pub async fn charge(limiter: &Limiter, x: &mut Exchange, policy: &RoutePolicy) -> Result<(), Halt> {
     Ok(limiter.charge(x, &policy.limits, &Caller::default(), true).await?)
+}
+
+/// What [`charge`] would charge, with the keys as reasons.
+pub fn plan(
+    limiter: &Limiter,
+    x: &Exchange,
+    policy: &RoutePolicy,
+    trace: &mut impl Trace,
+) -> Vec<(LimitId, Subject)> {
+    let charges = limiter.charges(x, &policy.limits, &Caller::default(), true);
+    limiter.planned(charges, Stage::Normalise, trace)
 }
 
 /// For stage 2's response side: tells the client how its limits stand, also where the request came

@@ -366,16 +366,15 @@ impl Limiter {
         Arc::ptr_eq(&self.limits, limits)
     }
 
-    /// Charges those limits of a policy that are due `early`, or those that are not, all or none; notes
-    /// what the client is to be told, and waits for its turn in a leaky bucket. Waits for the store at
-    /// most its timeout.
-    async fn charge(
+    /// The limits of a policy that are due `early`, or those that are not, each once, with whose counters
+    /// are charged.
+    fn charges(
         &self,
-        x: &mut Exchange,
+        x: &Exchange,
         policy: &[LimitId],
         caller: &Caller<'_>,
         early: bool,
-    ) -> Result<(), LimitError> {
+    ) -> Vec<Charge> {
         let mut charges: Vec<Charge> = Vec::new();
         for id in policy {
             let rule = self.limits.rules.get(id.0).filter(|rule| rule.early == early);
@@ -386,6 +385,36 @@ impl Limiter {
                 charges.push(Charge { limit: *id, subject });
             }
         }
+        charges
+    }
+
+    /// The same as a plan, with the keys of its counters as reasons.
+    fn planned(
+        &self,
+        charges: Vec<Charge>,
+        stage: Stage,
+        trace: &mut impl Trace,
+    ) -> Vec<(LimitId, Subject)> {
+        let noted = |charge: Charge| {
+            if let Some(rule) = self.limits.rules.get(charge.limit.0) {
+                trace.note(stage, || self.limits.key(rule, &charge.subject));
+            }
+            (charge.limit, charge.subject)
+        };
+        charges.into_iter().map(noted).collect()
+    }
+
+    /// Charges those limits of a policy that are due `early`, or those that are not, all or none; notes
+    /// what the client is to be told, and waits for its turn in a leaky bucket. Waits for the store at
+    /// most its timeout.
+    async fn charge(
+        &self,
+        x: &mut Exchange,
+        policy: &[LimitId],
+        caller: &Caller<'_>,
+        early: bool,
+    ) -> Result<(), LimitError> {
+        let charges = self.charges(x, policy, caller, early);
         if charges.is_empty() {
             return Ok(());
         }
@@ -492,18 +521,8 @@ impl Filter for RateLimit {
     type Plan = Vec<(LimitId, Subject)>;
 
     fn plan(&self, x: &Exchange, input: &Granted, trace: &mut impl Trace) -> Self::Plan {
-        let caller = Caller::of(input);
-        let mut plan = Vec::new();
-        for id in &input.policy.limits {
-            let rule = self.limiter.limits.rules.get(id.0).filter(|rule| !rule.early);
-            let subject = rule.and_then(|rule| {
-                let subject = self.limiter.limits.subject(rule, x, &caller)?;
-                trace.note(Stage::RateLimit, || self.limiter.limits.key(rule, &subject));
-                Some(subject)
-            });
-            plan.extend(subject.map(|subject| (*id, subject)));
-        }
-        plan
+        let charges = self.limiter.charges(x, &input.policy.limits, &Caller::of(input), false);
+        self.limiter.planned(charges, Stage::RateLimit, trace)
     }
 
     async fn request(&self, x: &mut Exchange, input: Granted) -> Result<Admitted, Halt> {

@@ -134,7 +134,10 @@ impl Filter for RequestTransform {
             Caller::Known(_) => Token::Stripped,
             Caller::Anonymous => Token::Passed,
         };
-        trace.note(Stage::RequestTransform, || format!("Authorization is {token:?}"));
+        trace.note(Stage::RequestTransform, || match token {
+            Token::Stripped => "credentials go no further".to_owned(),
+            Token::Passed => "a token passes untouched: nobody here has asked for it".to_owned(),
+        });
         let caller = input.grant.caller().identity();
         if let Some(names) =
             self.changes.as_ref().map(|all| all.names(input.route, input.to, caller))

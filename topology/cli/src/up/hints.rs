@@ -53,6 +53,16 @@ pub(crate) fn page(page: &Page) -> Hint {
     Hint { what: "the live page", command: page.key() }
 }
 
+/// The same for who stands in the clients' namespace: what clients cannot reach is left out.
+pub(crate) fn inside(hints: Vec<Hint>, namespace: &str) -> Vec<Hint> {
+    let within = |hint: Hint| match hint.what {
+        "metrics" | "the live page" => Some(hint),
+        _ if hint.command.contains("psql") => None,
+        _ => Some(Hint { command: format!("ip netns exec {namespace} {}", hint.command), ..hint }),
+    };
+    hints.into_iter().filter_map(within).collect()
+}
+
 /// The ports of this machine that stand for well-known ones, as one sentence; empty when none.
 pub(crate) fn stand_ins(plan: &Plan) -> String {
     let known = [(8443, 443), (8080, 80), (6432, 5432)];
@@ -201,6 +211,7 @@ mod tests {
             postgres: None,
             provided,
             log: "info".into(),
+            isolation: None,
         };
         let mut all: Vec<String> = hints(&topology, &plan, &workshop, "aqueduct")
             .into_iter()

@@ -6,10 +6,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
 use crate::up::folder::Folder;
+use crate::up::isolate::Isolation;
 use crate::up::plan::{Does, Part, Plan, Reach, Use};
 use crate::up::postgres::{Postgres, unprivileged};
 use crate::up::provide::Provided;
@@ -30,11 +32,21 @@ pub(crate) struct Workshop {
     pub(crate) provided: Provided,
     /// `--log` of the tiers.
     pub(crate) log: String,
+    /// The namespaces that parts run in; `None`: they run here.
+    pub(crate) isolation: Option<Arc<Isolation>>,
 }
 
 impl Workshop {
     /// How to start the part; for a database, after its data folder was made.
     pub(crate) async fn launch(&self, part: &Part) -> anyhow::Result<Launch> {
+        let Some(isolation) = &self.isolation else { return self.launched(part).await };
+        // Inside it is where the file says.
+        let inside = isolation.original(&part.name).unwrap_or(part);
+        let namespace = isolation.of(&part.name);
+        Ok(Launch { namespace, ..self.launched(inside).await? })
+    }
+
+    async fn launched(&self, part: &Part) -> anyhow::Result<Launch> {
         Ok(match &part.does {
             Does::Tier(tier) => {
                 let mut launch =

@@ -28,6 +28,8 @@ pub(crate) struct Launch {
     pub(crate) variables: Vec<(String, String)>,
     /// As whom; `None`: as this process.
     pub(crate) user: Option<Account>,
+    /// In this network namespace; `None`: in that of this process.
+    pub(crate) namespace: Option<String>,
     /// What asks it to end.
     pub(crate) ask: Signal,
 }
@@ -59,6 +61,7 @@ impl Launch {
             arguments: Vec::new(),
             variables: Vec::new(),
             user: None,
+            namespace: None,
             ask: Signal::SIGTERM,
         }
     }
@@ -112,9 +115,19 @@ impl Launch {
             Signal::SIGINT => "INT",
             _ => "TERM",
         };
+        // `ip netns exec` becomes what it starts: the process keeps its number.
+        let enters = self.namespace.as_ref().zip(find_program("ip"));
+        let inside = |program: &Path| match &enters {
+            None => Command::new(program),
+            Some((namespace, ip)) => {
+                let mut command = Command::new(ip);
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+        };
         let mut command = match find_program("setpriv") {
             Some(setpriv) => {
-                let mut command = Command::new(setpriv);
+                let mut command = inside(&setpriv);
                 command.args(["--pdeathsig", ends]);
                 if let Some(user) = &self.user {
                     command.arg("--reuid").arg(user.uid.to_string());
@@ -125,7 +138,7 @@ impl Launch {
                 command
             }
             None => {
-                let mut command = Command::new(&self.program);
+                let mut command = inside(&self.program);
                 if let Some(user) = &self.user {
                     command.uid(user.uid).gid(user.gid);
                 }

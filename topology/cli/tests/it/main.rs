@@ -6,7 +6,10 @@
 
 #[cfg(feature = "verify")]
 mod browser;
+mod check_live;
+mod explain;
 mod graph;
+mod isolate;
 mod stack;
 
 use std::process::Command;

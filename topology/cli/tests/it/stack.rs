@@ -24,7 +24,7 @@ pub(crate) struct Stack {
     /// Port in the documented stack → port here.
     ports: BTreeMap<u16, u16>,
     /// By the name of the part.
-    processes: BTreeMap<String, u32>,
+    pub(crate) processes: BTreeMap<String, u32>,
     /// Of the live page, with its token.
     page: String,
 }
@@ -45,8 +45,12 @@ pub(crate) struct Ended {
 impl Stack {
     /// Starts the documented stack on free ports and waits for `ready`.
     pub(crate) fn up(name: &str) -> Self {
+        Self::up_in(name, folder(name), &[])
+    }
+
+    /// The same in a folder, perhaps one of a former run, and with further words.
+    pub(crate) fn up_in(name: &str, folder: TempDir, more: &[&str]) -> Self {
         check_programs();
-        let folder = folder(name);
         let stack = include_str!("../../../stacks/instagram-valorant.yaml");
         let address = own_address(name);
         let (text, ports) =
@@ -55,6 +59,7 @@ impl Stack {
         std::fs::write(&file, text).expect("written");
         let mut command = aqueduct();
         command.arg("up").arg(&file).arg("--plain").arg("--state").arg(folder.path().join("state"));
+        command.args(more);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("started");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let (processes, page) = (BTreeMap::new(), String::new());
@@ -96,20 +101,31 @@ impl Stack {
 
     /// A request to the edge, the certificate verified against the stack's own authority.
     pub(crate) fn curl(&self, path: &str, token: &str) -> Reply {
-        let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert"])
-            .arg(self.state().join("ca.pem"))
-            .args(["--resolve", &format!("api.example:{}:{}", self.port(8443), self.address)])
-            .args(["--header", &format!("Authorization: Bearer {token}")])
-            .args(["--write-out", "\n%{http_code}"])
-            .arg(format!("https://api.example:{}{path}", self.port(8443)))
-            .output()
-            .expect("curl is installed");
+        self.curl_by(Command::new("curl"), path, token)
+    }
+
+    /// The same by a command that becomes curl.
+    pub(crate) fn curl_by(&self, mut curl: Command, path: &str, token: &str) -> Reply {
+        let output = curl.args(self.curl_words(path, token)).output().expect("curl is installed");
         let shown = text(&output.stdout);
         let (body, status) = shown.rsplit_once('\n').expect("the status comes last");
         let body = serde_json::from_str(body).unwrap_or(Value::String(body.to_owned()));
         let status = status.parse().expect("a number");
         Reply { status, body }
+    }
+
+    /// What curl is told for that.
+    pub(crate) fn curl_words(&self, path: &str, token: &str) -> Vec<String> {
+        let place = format!("api.example:{}", self.port(8443));
+        let authority = self.state().join("ca.pem").display().to_string();
+        let plain = ["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert"];
+        let mut words: Vec<String> = plain.map(str::to_owned).to_vec();
+        words.push(authority);
+        words.extend(["--resolve".to_owned(), format!("{place}:{}", self.address)]);
+        words.extend(["--header".to_owned(), format!("Authorization: Bearer {token}")]);
+        words.extend(["--write-out".to_owned(), "\n%{http_code}".to_owned()]);
+        words.push(format!("https://{place}{path}"));
+        words
     }
 
     /// One value through pgpool.
@@ -165,7 +181,19 @@ impl Stack {
         self.ports.values().filter(busy).copied().collect()
     }
 
-    fn port(&self, documented: u16) -> u16 {
+    /// Kills `up` itself, as a crash would; its folder stays.
+    pub(crate) fn crash(mut self) -> TempDir {
+        signal(self.child.id(), "-KILL");
+        drop(self.child.wait());
+        std::mem::replace(&mut self.folder, folder("gone"))
+    }
+
+    /// Where the file says that all of it listens.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    pub(crate) fn port(&self, documented: u16) -> u16 {
         *self.ports.get(&documented).expect("a port of the stack")
     }
 

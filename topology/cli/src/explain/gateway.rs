@@ -1,0 +1,234 @@
+//! What becomes of a request: the way in, the ten stages of a gateway, and the way on to a service. The
+//! deciding is `l7-gateway`'s. Called by `mod`.
+//!
+//! Invariant: every stage is told, also that it does not run.
+
+mod entry;
+mod stages;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use anyhow::Context as _;
+use http::header::{HOST, HeaderValue};
+use http::request::Parts;
+use l7_gateway::exchange::Transport;
+use l7_gateway::preview::{Foreseen, Preview};
+use serde_json::{Value, json};
+use topology::Topology;
+use topology::gateway::{Group, Instance, RouteTo, Via};
+
+use self::entry::Arrival;
+use super::balancer::{self, Door};
+use super::question::Request;
+use super::tree::{Explained, Step, Tone};
+
+/// Gateway groups as their instances would run them, each built once.
+#[derive(Debug, Default)]
+pub(super) struct Previews(HashMap<String, Preview>);
+
+impl Previews {
+    fn of(&mut self, group: &Group, instance: &Instance) -> anyhow::Result<&Preview> {
+        let name = group.name.to_string();
+        if !self.0.contains_key(&name) {
+            let preview = Preview::new(group, &instance.name);
+            let place = |error: &l7_gateway::snapshot::BuildError| {
+                format!("{}:{}", error.place().line, error.place().column)
+            };
+            let preview = preview.map_err(|error| anyhow::anyhow!("{}: {error}", place(&error)))?;
+            self.0.insert(name.clone(), preview);
+        }
+        self.0.get(&name).context("it was built")
+    }
+}
+
+/// Explains a request.
+pub(super) async fn explain(
+    topology: &Topology,
+    previews: &mut Previews,
+    to: Option<&str>,
+    (request, wall): (&Request, SystemTime),
+    explained: &mut Explained,
+) -> anyhow::Result<()> {
+    let (step, arrival) = entry::arrive(topology, to, request)?;
+    explained.steps.extend(step);
+    let Some(arrival) = arrival else {
+        explained.fact("refused", true);
+        return Ok(());
+    };
+    if let Some(door) = &arrival.door {
+        explained.fact("listener", door.name());
+    }
+    let (group, instance) = (arrival.group, arrival.instance);
+    explained.fact("gateway", group.name.as_str());
+    let among: Vec<Value> = arrival.among.iter().map(|one| json!(one.name.as_str())).collect();
+    explained.fact("gateways", among);
+    let mut step = place(&arrival);
+    if let Some(why) = refusal(&arrival, request) {
+        step.add(Tone::Refused, why);
+        explained.fact("refused", true);
+        explained.steps.push(step);
+        return Ok(());
+    }
+    let preview = previews.of(group, instance)?;
+    let foreseen = preview.ask(question(group, &arrival, request, wall)?).await;
+    stages::tell(&mut step, (group, preview), &arrival, request, &foreseen);
+    facts(explained, group, &foreseen);
+    explained.steps.push(step);
+    for (place, what) in &preview.absent {
+        let at = format!("{}:{}:{}", topology.source.name, place.line, place.column);
+        explained.steps.push(Step::new(Tone::Doubt, format!("not on this host: {at} {what}")));
+    }
+    if foreseen.halted.is_none() {
+        onward(topology, group, instance, &foreseen, explained);
+    }
+    Ok(())
+}
+
+fn place(arrival: &Arrival<'_>) -> Step {
+    let Arrival { group, instance, among, .. } = arrival;
+    let others: Vec<_> = among.iter().filter(|one| one.name != instance.name).collect();
+    let others: Vec<_> = others.iter().map(|one| one.name.as_str()).collect();
+    let others = match others.is_empty() {
+        true => String::new(),
+        false => format!(" (or {}, which does the same)", others.join(", ")),
+    };
+    let at = instance.listen.value;
+    Step::place(format!("{} · l7-gateway {}{others} · on {at}", group.name, instance.name))
+}
+
+/// Why no request gets through at all.
+fn refusal(arrival: &Arrival<'_>, request: &Request) -> Option<String> {
+    let secure = request.url.scheme_str() == Some("https");
+    if let Some(why) = &arrival.mistold {
+        return Some(why.clone());
+    }
+    match (secure, arrival.group.tls.is_some()) {
+        (false, true) => {
+            Some("plain HTTP meets TLS: there is no handshake; ask for https".to_owned())
+        }
+        (true, false) => {
+            Some("TLS meets plain HTTP: there is no handshake; ask for http".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn question(
+    group: &Group,
+    arrival: &Arrival<'_>,
+    request: &Request,
+    wall: SystemTime,
+) -> anyhow::Result<l7_gateway::preview::Question> {
+    let host = request.url.host().unwrap_or_default();
+    let sni = host.parse::<std::net::IpAddr>().is_err().then(|| host.to_ascii_lowercase());
+    let transport = match group.tls.is_some() {
+        true => Transport::Tls { sni, principal: None },
+        false => Transport::Plain,
+    };
+    let head = head(group, request)?;
+    Ok(l7_gateway::preview::Question { client: arrival.client, transport, head, wall })
+}
+
+/// The request as the gateway would read it.
+fn head(group: &Group, request: &Request) -> anyhow::Result<Parts> {
+    let mut path = request.url.path_and_query().map_or("/".to_owned(), ToString::to_string);
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    let authority = request.url.authority().map_or("", |authority| authority.as_str());
+    if !request.headers.iter().any(|(name, _)| name == HOST) {
+        head.headers.append(HOST, HeaderValue::from_str(authority).context("the URL's host")?);
+    }
+    for (name, value) in &request.headers {
+        head.headers.append(name, value.clone());
+    }
+    if let Some(key) = &request.api_key {
+        let source = group.api_keys.first();
+        let source =
+            source.with_context(|| format!("--api-key: gateway {} takes none", group.name))?;
+        match (&source.header, &source.query) {
+            (Some(name), _) => {
+                let name = http::HeaderName::from_bytes(name.as_bytes()).context("--api-key")?;
+                let value = HeaderValue::from_str(key);
+                head.headers.append(name, value.context("--api-key has odd characters")?);
+            }
+            (None, name) => {
+                let mark = if path.contains('?') { '&' } else { '?' };
+                let name = name.as_deref().unwrap_or_default();
+                path = format!("{path}{mark}{name}={key}");
+            }
+        }
+    }
+    head.method = request.method.clone();
+    head.uri = path.parse().with_context(|| format!("the path {path}"))?;
+    Ok(head)
+}
+
+fn facts(explained: &mut Explained, group: &Group, foreseen: &Foreseen) {
+    let route = foreseen.candidate.and_then(|candidate| candidate.route());
+    let route = route.and_then(|id| group.routes.get(id.0));
+    explained.fact("route", route.map(|route| route.name.as_str()));
+    let halted = foreseen.halted.map(l7_gateway::exchange::Stage::name);
+    explained.fact("halted", halted);
+    explained.fact("status", foreseen.halted.map(|_| foreseen.answer.status));
+    let keys: Vec<Value> = foreseen.charged.iter().map(|(_, _, key)| json!(key)).collect();
+    explained.fact("limit_keys", keys);
+}
+
+/// The way to the service.
+fn onward(
+    topology: &Topology,
+    group: &Group,
+    instance: &Instance,
+    foreseen: &Foreseen,
+    explained: &mut Explained,
+) {
+    let upstream = match foreseen.to {
+        Some(RouteTo::Service(id)) => group.upstreams.get(id.0),
+        _ => None,
+    };
+    let Some(upstream) = upstream else { return };
+    explained.fact("service", upstream.service.as_str());
+    let addresses = |all: &[topology::Endpoint]| {
+        all.iter().map(|one| json!(one.address.to_string())).collect::<Vec<Value>>()
+    };
+    explained.fact("candidates", addresses(&upstream.endpoints));
+    if let Some(endpoint) = foreseen.endpoint.and_then(|at| upstream.endpoints.get(at)) {
+        explained.fact("endpoint", endpoint.address.to_string());
+    }
+    if upstream.via == Via::Balancer {
+        // The gateway's own end of the connection; its port is the system's choice.
+        let client = SocketAddr::new(instance.listen.value.ip(), 0);
+        let to = |door: &Door<'_>| upstream.endpoints.iter().any(|e| e.address == door.address());
+        let tcp = |door: &Door<'_>| door.listener.protocol == topology::l4::Protocol::Tcp;
+        if let Some(door) = Door::all(topology).filter(tcp).find(to) {
+            let (step, onward) = balancer::pass(topology, &door, client, None);
+            explained.steps.push(step);
+            match onward {
+                Some(onward) => explained.fact("candidates", addresses(&onward.service.endpoints)),
+                None => return,
+            }
+        }
+    }
+    let service = topology.services.iter().find(|one| one.name == upstream.service);
+    let Some(service) = service else { return };
+    let mut step = Step::place(format!("service {}", service.name));
+    for endpoint in &service.endpoints {
+        step.plain(balancer::called(endpoint));
+    }
+    for uses in &service.uses {
+        use topology::model::Dependency;
+        let text = match &uses.value {
+            Dependency::Database(group, name) => {
+                let at = super::sql::entrance(topology, group.as_str());
+                let at = at.map_or(String::new(), |at| format!(" at {at}"));
+                format!("may ask database {name} through {group}{at}; see --sql")
+            }
+            Dependency::Listener(group, listener) => format!("may call {group}/{listener}"),
+            Dependency::Gateway(name) => format!("may call gateway {name}"),
+            Dependency::Service(name) => format!("may call service {name}"),
+        };
+        step.plain(text);
+    }
+    explained.steps.push(step);
+}

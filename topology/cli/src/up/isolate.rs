@@ -1,0 +1,230 @@
+//! `up --isolate`: every part in a network namespace of its own, with a firewall that lets through what the
+//! file wires and answers all else with a reset. The parts see the addresses of the file, unchanged: a
+//! connection to a wired address is led to the other namespace, where it arrives at that very address.
+//! Not for starting parts: that is `fleet`. Called by `up`.
+//!
+//! Invariant: when an [`Isolation`] is dropped nothing of it is left; what a crash left is removed before
+//! the next one is laid.
+
+mod rules;
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail, ensure};
+
+use self::rules::{Seat, Wires};
+use crate::up::plan::{Part, Plan};
+use crate::up::spawn::find_program;
+
+/// The namespaces of one stack.
+#[derive(Debug)]
+pub(crate) struct Isolation {
+    prefix: String,
+    /// The third byte of its network, 10.203.N.0/24.
+    network: u8,
+    /// As the file has them.
+    originals: Vec<Part>,
+}
+
+impl Isolation {
+    /// Builds the namespaces of a plan. Blocks for a moment.
+    ///
+    /// # Errors
+    /// Without root, `ip` or `nft`, or for addresses that cannot be led elsewhere.
+    pub(crate) fn lay(stack: &str, plan: &Plan) -> anyhow::Result<Self> {
+        able()?;
+        ensure!(plan.parts.len() < 240, "--isolate knows at most 240 parts");
+        for listen in plan.parts.iter().flat_map(|part| &part.listens) {
+            ensure!(
+                listen.address.is_ipv4(),
+                "--isolate knows IPv4 addresses alone: {} is {}",
+                listen.purpose,
+                listen.address
+            );
+        }
+        let digest = stack.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let prefix = format!("aq{:08x}-", digest as u32);
+        clear(&prefix)?;
+        let network = free_network((digest >> 32) as u8)?;
+        let isolation = Self { prefix, network, originals: plan.parts.clone() };
+        isolation.build().context("the network namespaces cannot be made")?;
+        Ok(isolation)
+    }
+
+    /// The namespace of a part.
+    pub(crate) fn of(&self, part: &str) -> Option<String> {
+        let index = self.originals.iter().position(|one| one.name == part)?;
+        Some(self.namespace(index))
+    }
+
+    /// The namespace from which clients reach what is open to them.
+    pub(crate) fn clients(&self) -> String {
+        format!("{}clients", self.prefix)
+    }
+
+    /// A part with its addresses as the file has them.
+    pub(crate) fn original(&self, part: &str) -> Option<&Part> {
+        self.originals.iter().find(|one| one.name == part)
+    }
+
+    /// The plan with the addresses at which this process reaches the parts.
+    pub(crate) fn seen(&self, plan: Plan) -> Plan {
+        let mut plan = plan;
+        for (index, part) in plan.parts.iter_mut().enumerate() {
+            let ip = IpAddr::V4(self.address(index));
+            let moved = |address: SocketAddr| SocketAddr::new(ip, address.port());
+            part.listens.iter_mut().for_each(|listen| listen.address = moved(listen.address));
+            part.admin = part.admin.map(moved);
+        }
+        plan
+    }
+
+    fn namespace(&self, index: usize) -> String {
+        format!("{}{index}", self.prefix)
+    }
+
+    fn hub(&self) -> String {
+        format!("{}hub", self.prefix)
+    }
+
+    fn address(&self, index: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 203, self.network, u8::try_from(index + FIRST).unwrap_or(u8::MAX))
+    }
+
+    fn build(&self) -> anyhow::Result<()> {
+        let hub = self.hub();
+        ip(&["netns", "add", &hub])?;
+        batch(&hub, "link add name switch type bridge\nlink set dev switch up\n")?;
+        // `up` itself: it asks every part how it is.
+        let end = format!("{}up", &self.prefix);
+        let ours = Ipv4Addr::new(10, 203, self.network, OURS);
+        ip(&["link", "add", "name", &end, "type", "veth", "peer", "name", "up", "netns", &hub])?;
+        ip(&["addr", "add", &format!("{ours}/24"), "dev", &end])?;
+        ip(&["link", "set", "dev", &end, "up"])?;
+        batch(&hub, "link set dev up master switch up\n")?;
+        let clients = Ipv4Addr::new(10, 203, self.network, CLIENTS);
+        let seats: Vec<Seat<'_>> = self
+            .originals
+            .iter()
+            .enumerate()
+            .map(|(index, part)| Seat { part, address: self.address(index) })
+            .collect();
+        let wires = Wires::of(&seats, ours, clients);
+        for (index, seat) in seats.iter().enumerate() {
+            self.join(&self.namespace(index), &format!("p{index}"), seat.address)?;
+            let namespace = self.namespace(index);
+            for address in seat.foreign_addresses() {
+                batch(&namespace, &format!("addr add {address}/32 dev lo\n"))?;
+            }
+            firewall(&namespace, &wires.of_part(index))?;
+        }
+        self.join(&self.clients(), "clients", clients)?;
+        firewall(&self.clients(), &wires.of_clients())
+    }
+
+    /// A namespace on the switch.
+    fn join(&self, namespace: &str, port: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        ip(&["netns", "add", namespace])?;
+        batch(
+            &self.hub(),
+            &format!(
+                "link add name {port} type veth peer name wire netns {namespace}\n\
+                 link set dev {port} master switch up\n"
+            ),
+        )?;
+        batch(
+            namespace,
+            &format!("addr add {address}/24 dev wire\nlink set dev wire up\nlink set dev lo up\n"),
+        )?;
+        // Loopback addresses are led over the wire and back.
+        let setting =
+            "for one in all wire; do echo 1 > /proc/sys/net/ipv4/conf/$one/route_localnet; done";
+        run("ip", &["netns", "exec", namespace, "sh", "-c", setting], None)
+    }
+}
+
+impl Drop for Isolation {
+    fn drop(&mut self) {
+        // What is left is removed before the next start.
+        let _ = clear(&self.prefix);
+    }
+}
+
+/// What `--isolate` needs of this machine.
+fn able() -> anyhow::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("--isolate makes network namespaces and needs root: sudo aqueduct up --isolate …");
+    }
+    for (program, package) in [("ip", "iproute2"), ("nft", "nftables")] {
+        if find_program(program).is_none() {
+            bail!(
+                "--isolate needs `{program}`: apt-get install -y {package} (or your system's like)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Removes all namespaces of this name, and with them their links.
+fn clear(prefix: &str) -> anyhow::Result<()> {
+    let Ok(all) = std::fs::read_dir("/run/netns") else { return Ok(()) };
+    for entry in all.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(prefix) {
+            ip(&["netns", "del", &name])?;
+        }
+    }
+    // A hub's links go with it, but not at once.
+    let end = format!("{prefix}up");
+    if std::path::Path::new("/sys/class/net").join(&end).exists() {
+        let _ = ip(&["link", "del", "dev", &end]);
+    }
+    Ok(())
+}
+
+/// A network that this machine has no address in.
+fn free_network(first: u8) -> anyhow::Result<u8> {
+    let output = Command::new("ip").args(["-4", "-o", "addr"]).output().context("ip addr")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let free = (0..=u8::MAX).map(|step| first.wrapping_add(step));
+    let mut free = free.filter(|network| !text.contains(&format!(" 10.203.{network}.")));
+    free.next().context("all networks of 10.203.0.0/16 are in use on this machine")
+}
+
+fn ip(words: &[&str]) -> anyhow::Result<()> {
+    run("ip", words, None)
+}
+
+/// Several commands in a namespace.
+fn batch(namespace: &str, commands: &str) -> anyhow::Result<()> {
+    run("ip", &["-n", namespace, "-batch", "-"], Some(commands))
+}
+
+fn firewall(namespace: &str, rules: &str) -> anyhow::Result<()> {
+    run("ip", &["netns", "exec", namespace, "nft", "-f", "-"], Some(rules))
+}
+
+fn run(program: &str, words: &[&str], input: Option<&str>) -> anyhow::Result<()> {
+    let mut command = Command::new(find_program(program).unwrap_or_else(|| program.into()));
+    command.args(words).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().with_context(|| format!("cannot start {program}"))?;
+    if let (Some(text), Some(mut to)) = (input, child.stdin.take()) {
+        to.write_all(text.as_bytes()).with_context(|| format!("{program} does not listen"))?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}", words.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+/// Host parts of addresses: `up` itself, the clients, the first part.
+const OURS: u8 = 1;
+const CLIENTS: u8 = 2;
+const FIRST: usize = 10;
