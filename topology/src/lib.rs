@@ -65,6 +65,7 @@ pub mod gateway;
 pub mod identity;
 pub mod l4;
 pub mod model;
+pub mod openapi;
 pub mod pgbouncer;
 pub mod pool;
 pub mod problem;

@@ -1,5 +1,6 @@
 //! `aqueduct import`: a `pgbouncer.ini` with what it includes and its user list becomes a topology file
-//! with a folder of secrets; what could not be translated is said. Called by `main`.
+//! with a folder of secrets, an OpenAPI 3 description one with routes; what could not be translated is said.
+//! Called by `main`.
 //!
 //! Invariant: nothing that exists is overwritten, and a secret is readable by its owner alone.
 
@@ -9,30 +10,68 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use topology::openapi::{self, Wishes};
 use topology::pgbouncer;
 
-/// Translates a pgbouncer.ini into a topology file
+/// Translates a pgbouncer.ini or an OpenAPI 3 description into a topology file
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// PgBouncer's configuration
-    ini: PathBuf,
-    /// The topology file to write; secrets go into the folder `secrets` beside it
-    #[arg(long, short, default_value = "pgpool.yaml")]
-    output: PathBuf,
+    /// PgBouncer's configuration, or an OpenAPI description (.yaml, .yml or .json)
+    source: PathBuf,
+    /// The topology file to write; secrets go into the folder `secrets` beside it [default: pgpool.yaml or
+    /// gateway.yaml]
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    /// With OpenAPI: the name of the service that does the work
+    #[arg(long, default_value = "service")]
+    service: String,
+    /// With OpenAPI: what stands before every path [default: the path of the first server]
+    #[arg(long)]
+    prefix: Option<String>,
 }
 
 const EXAMPLES: &str = "Example:\n  aqueduct import /etc/pgbouncer/pgbouncer.ini -o pool.yaml\n  \
-                        pgpool --topology pool.yaml";
+                        pgpool --topology pool.yaml\n  \
+                        aqueduct import petstore.json --service pets -o gateway.yaml";
 
 /// Writes the file and its secrets, and tells what is left to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let texts = pgbouncer::read(&args.ini)?;
+    let kind = args.source.extension().and_then(|kind| kind.to_str()).unwrap_or_default();
+    if ["yaml", "yml", "json"].contains(&kind) { described(args) } else { pooled(args) }
+}
+
+/// From an OpenAPI description.
+fn described(args: &Args) -> anyhow::Result<ExitCode> {
+    let output = args.output.clone().unwrap_or_else(|| PathBuf::from("gateway.yaml"));
+    let text = fs::read_to_string(&args.source)
+        .with_context(|| format!("cannot read {}", args.source.display()))?;
+    let wishes = Wishes { service: args.service.clone(), prefix: args.prefix.clone() };
+    let imported =
+        openapi::import(&text, &wishes).with_context(|| args.source.display().to_string())?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&output)
+        .with_context(|| format!("{}: name another file with --output", output.display()))?;
+    file.write_all(imported.text.as_bytes())?;
+    let mut out = std::io::stdout().lock();
+    for note in &imported.notes {
+        writeln!(out, "{}: {note}", args.source.display())?;
+    }
+    writeln!(out, "{} is written; look at it, then: aqueduct check {0}", output.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From PgBouncer's configuration.
+fn pooled(args: &Args) -> anyhow::Result<ExitCode> {
+    let output = args.output.clone().unwrap_or_else(|| PathBuf::from("pgpool.yaml"));
+    let texts = pgbouncer::read(&args.source)?;
     let imported = pgbouncer::import(&texts.ini, texts.users.as_deref());
-    let folder = args.output.parent().unwrap_or(Path::new("")).join("secrets");
-    if args.output.exists() || (folder.exists() && !imported.secrets.is_empty()) {
-        let (file, folder) = (args.output.display(), folder.display());
+    let folder = output.parent().unwrap_or(Path::new("")).join("secrets");
+    if output.exists() || (folder.exists() && !imported.secrets.is_empty()) {
+        let (file, folder) = (output.display(), folder.display());
         bail!("{file} or {folder} exists: name another file with --output, or move it away");
     }
     if !imported.secrets.is_empty() {
@@ -44,13 +83,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         options.write(true).create_new(true).mode(0o600);
         options.open(&path)?.write_all(secret.as_bytes())?;
     }
-    fs::write(&args.output, &imported.text)?;
+    fs::write(&output, &imported.text)?;
     let mut out = std::io::stdout().lock();
     let mut notes: Vec<_> = imported.notes.iter().chain(&imported.about_process).collect();
     notes.sort_by_key(|note| note.line);
     for note in notes {
         writeln!(out, "{}: {}", texts.place(note.line), note.what)?;
     }
-    writeln!(out, "{} is written; look at it, then: aqueduct check {0}", args.output.display())?;
+    writeln!(out, "{} is written; look at it, then: aqueduct check {0}", output.display())?;
     Ok(ExitCode::SUCCESS)
 }

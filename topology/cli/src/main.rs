@@ -14,6 +14,7 @@ mod import;
 mod init;
 mod key;
 mod login;
+mod openapi;
 mod replay;
 mod revoke;
 mod token;
@@ -42,6 +43,7 @@ enum What {
     Explain(explain::Args),
     Graph(graph::Args),
     Import(import::Args),
+    Openapi(openapi::Args),
     Token(token::Args),
     Key(key::Args),
     Revoke(revoke::Args),
@@ -62,6 +64,7 @@ async fn main() -> ExitCode {
         What::Explain(args) => explain::run(args).await,
         What::Graph(args) => graph::run(&args),
         What::Import(args) => import::run(&args),
+        What::Openapi(args) => openapi::run(&args),
         What::Token(args) => token::run(&args),
         What::Key(args) => key::run(args).await,
         What::Revoke(args) => revoke::run(args).await,

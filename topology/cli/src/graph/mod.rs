@@ -82,7 +82,7 @@ fn meant(output: Option<&Path>) -> Format {
 }
 
 /// The file; `None` when it has problems, which have been told.
-fn load(path: &Path) -> anyhow::Result<Option<Topology>> {
+pub(crate) fn load(path: &Path) -> anyhow::Result<Option<Topology>> {
     match topology::load(path) {
         Ok(topology) => Ok(Some(topology)),
         Err(LoadError::Problems(problems)) => {

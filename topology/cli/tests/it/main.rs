@@ -175,6 +175,32 @@ fn a_pgbouncer_configuration_is_imported() {
     assert_eq!(again.status.code(), Some(1), "{again:?}");
 }
 
+/// Issue 8: a description becomes a file that `check` takes, and the file a description; nothing is
+/// overwritten.
+#[test]
+fn a_description_is_imported_and_exported() {
+    let folder = stack::folder("openapi");
+    let (source, file) = (folder.path().join("shop.json"), folder.path().join("shop.yaml"));
+    let document = serde_json::json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Shop" },
+        "servers": [{ "url": "http://127.0.0.1:9/api" }],
+        "paths": { "/items/{id}": { "get": { "summary": "one" }, "trace": {} } },
+    });
+    std::fs::write(&source, document.to_string()).expect("written");
+    let run = |args: &[&str]| aqueduct().args(args).output().expect("run");
+    let (from, to) = (source.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+    let import = ["import", from, "-o", to, "--service", "shop"];
+    let output = run(&import);
+    assert!(output.status.success() && text(&output.stdout).contains("TRACE"), "{output:?}");
+    assert!(run(&["check", to]).status.success());
+    let made: serde_json::Value =
+        serde_json::from_str(&text(&run(&["openapi", to]).stdout)).expect("JSON");
+    assert!(made.pointer("/paths/~1api~1items~1{id}/get").is_some(), "{made}");
+    assert_eq!(run(&import).status.code(), Some(1));
+    assert_eq!(run(&["openapi", to, "--group", "none"]).status.code(), Some(1));
+}
+
 /// T4: the schema that the tool prints is the committed one; completions and man pages exist.
 #[test]
 fn the_tool_documents_itself() {

@@ -1,0 +1,39 @@
+//! `aqueduct openapi`: what clients can call through a gateway, as an OpenAPI 3.1 description. Called by `main`.
+//!
+//! Invariant: it says nothing that the topology file does not.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use topology::openapi;
+
+use crate::graph;
+
+/// Writes a gateway's routes as an OpenAPI 3.1 description
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The topology file
+    file: PathBuf,
+    /// The gateway group [default: the only one]
+    #[arg(long)]
+    group: Option<String>,
+}
+
+const EXAMPLES: &str = "Example:\n  aqueduct openapi stack.yaml --group app > app.json";
+
+/// Prints the description.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Some(topology) = graph::load(&args.file)? else { return Ok(ExitCode::from(2)) };
+    let names = || topology.gateways.iter().map(|group| group.name.as_str()).collect::<Vec<_>>();
+    let group = match (&args.group, topology.gateways.as_slice()) {
+        (Some(name), all) => all.iter().find(|group| group.name.as_str() == name),
+        (None, [only]) => Some(only),
+        (None, _) => None,
+    };
+    let group = group.with_context(|| format!("name one with --group: {}", names().join(", ")))?;
+    writeln!(std::io::stdout().lock(), "{:#}", openapi::export(group))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,133 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+
+const SHOP: &str = r##"
+openapi: 3.0.3
+info: { title: "Shop: the \"best\"", version: "1" }
+servers: [{ url: "https://10.1.2.3:8443/api/v2/" }]
+security: [{ login: [read] }]
+paths:
+  /items/{itemId}:
+    get: { responses: {} }
+    put: { security: [{ login: [write] }], deprecated: true, x-aqueduct: { timeout: 5s, max-body: 2KiB } }
+    trace: {}
+  /items/{itemId}.json: { get: { security: [] } }
+  /search: { $ref: "#/components/pathItems/search" }
+  /odd: { get: { security: [{ login: [], key: [] }] }, post: { security: [{ basic: [] }] } }
+components:
+  pathItems: { search: { get: { security: [{ key: [] }, { login: [] }] } } }
+  securitySchemes:
+    login: { type: openIdConnect, openIdConnectUrl: "https://id.example/.well-known/openid-configuration" }
+    key: { type: apiKey, in: query, name: api_key }
+    basic: { type: http, scheme: basic }
+"##;
+
+fn wishes() -> Wishes {
+    Wishes { service: "shop".to_owned(), prefix: None }
+}
+
+fn read(text: &str) -> crate::Topology {
+    let topology = crate::parse("imported.yaml", text, Path::new("/"));
+    topology.unwrap_or_else(|fault| panic!("{fault}\n{text}"))
+}
+
+/// Issue 8: paths, methods, scopes, credentials and extensions; what cannot be written is left out and noted.
+#[test]
+fn a_description_becomes_routes() {
+    let imported = import(SHOP, &wishes()).expect("a description");
+    let topology = read(&imported.text);
+    let group = &topology.gateways[0];
+    let routes: Vec<String> = group
+        .routes
+        .iter()
+        .map(|route| {
+            format!("{} {} {:?}", route.methods.join(","), route.path, route.policy.scopes)
+        })
+        .collect();
+    assert_eq!(
+        routes,
+        [
+            "GET,HEAD /api/v2/items/{itemId} [\"read\"]",
+            "PUT /api/v2/items/{itemId} [\"write\"]",
+            r"GET,HEAD ~/api/v2/items/[^/]+\.json []",
+            "GET,HEAD /api/v2/search []",
+        ]
+    );
+    assert_eq!(group.routes[1].max_body_bytes, Some(2048));
+    assert_eq!(group.issuers[0].issuer, "https://id.example");
+    assert_eq!(group.api_keys[0].query.as_deref(), Some("api_key"));
+    assert_eq!(topology.services[0].endpoints[0].address.to_string(), "10.1.2.3:8443");
+    for part in ["TRACE", "GET /odd: left out", "POST /odd: left out", "deprecated", "aqueduct key"]
+    {
+        assert!(
+            imported.notes.iter().any(|note| note.contains(part)),
+            "{part}: {:?}",
+            imported.notes
+        );
+    }
+}
+
+/// Issue 8: what was imported is exported again.
+#[test]
+fn routes_become_a_description() {
+    let imported = import(SHOP, &wishes()).expect("a description");
+    let made = export(&read(&imported.text).gateways[0]);
+    let put = made.pointer("/paths/~1api~1v2~1items~1{itemId}/put").expect("an operation");
+    assert_eq!(put["security"], serde_json::json!([{ "login": ["write"] }]));
+    assert!(put["responses"].get("401").is_some() && put["responses"].get("429").is_none());
+    assert!(made.pointer("/paths/~1api~1v2~1items~1{itemId}/post").is_none());
+    assert_eq!(made.pointer("/components/securitySchemes/key/in"), Some(&Value::from("query")));
+    let again = import(&made.to_string(), &wishes()).expect("a description");
+    let again = read(&again.text);
+    let operations = |topology: &crate::Topology| -> Vec<String> {
+        let routes = topology.gateways[0].routes.iter();
+        let mut all: Vec<_> = routes
+            .filter(|route| !matches!(route.path, crate::units::PathPattern::Regex(_)))
+            .flat_map(|r| {
+                r.methods.iter().map(move |m| format!("{m} {} {:?}", r.path, r.policy.scopes))
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    assert_eq!(operations(&again), operations(&read(&imported.text)));
+}
+
+/// Issue 8: other documents are refused in words.
+#[test]
+fn other_documents_are_refused() {
+    for (text, part) in
+        [("{", "neither"), ("swagger: '2.0'", "OpenAPI 3"), ("openapi: 3.1.0", "paths")]
+    {
+        let fault = import(text, &wishes()).expect_err(text).to_string();
+        assert!(fault.contains(part), "{fault}");
+    }
+}
+
+proptest! {
+    /// Whatever paths and names there are, what is written is a file.
+    #[test]
+    fn what_is_written_is_read(
+        segments in proptest::collection::vec("[a-z{}.\\-]{1,8}", 1..4),
+        name in "[a-z:#{}\"' ]{1,10}",
+    ) {
+        let path = format!("/{}", segments.join("/"));
+        let document = serde_json::json!({
+            "openapi": "3.1.0",
+            "info": { "title": name },
+            "paths": { path: { "get": { "security": [{ name.clone(): [] }] } }, "/sound": { "get": {} } },
+            "components": { "securitySchemes": { name: { "type": "apiKey", "in": "header", "name": "x-key" } } },
+        });
+        let imported = import(&document.to_string(), &wishes()).expect("a description");
+        let read = crate::parse("imported.yaml", &imported.text, Path::new("/"));
+        if let Err(problems) = read {
+            // Names and paths that the file does not know are its reader's to refuse, at their place.
+            let text = problems.to_string();
+            prop_assert!(!text.contains("is not YAML"), "{}\n{}", text, imported.text);
+        }
+    }
+}
