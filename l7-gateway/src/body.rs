@@ -24,6 +24,7 @@ use crate::stages::dispatch::cache::fill::Reader;
 use crate::stages::dispatch::files::body::FileBody;
 use crate::stages::dispatch::upstream::ServiceBody;
 use crate::stages::dispatch::upstream::http1::Http1Body;
+use crate::transcode::stream::Lines;
 
 /// Why a body ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -420,6 +421,8 @@ pub enum AnswerBody {
     File(Box<FileBody>),
     /// A service's, that is kept meanwhile.
     Kept(Box<Reader>),
+    /// Messages of a call, as lines or events.
+    Lines(Box<Lines>),
     /// One of these in a compressed form.
     Compressed(Box<Compressed>),
     /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
@@ -450,6 +453,7 @@ impl Body for AnswerBody {
             Self::Service(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::File(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Kept(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Lines(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
@@ -461,6 +465,7 @@ impl Body for AnswerBody {
             Self::Service(body) => body.is_end_stream(),
             Self::File(body) => body.is_end_stream(),
             Self::Kept(body) => body.is_end_stream(),
+            Self::Lines(body) => body.is_end_stream(),
             Self::Compressed(body) => body.is_end_stream(),
         }
     }
@@ -472,6 +477,7 @@ impl Body for AnswerBody {
             Self::Service(body) => body.size_hint(),
             Self::File(body) => body.size_hint(),
             Self::Kept(body) => body.size_hint(),
+            Self::Lines(body) => body.size_hint(),
             Self::Compressed(body) => body.size_hint(),
         }
     }

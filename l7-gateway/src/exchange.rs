@@ -27,6 +27,7 @@ use crate::stages::dispatch::gate::Pass;
 use crate::stages::rate_limit::Hold;
 use crate::telemetry::Notes;
 use crate::trace_context::Continued;
+use crate::transcode::answer::Calling;
 use crate::transform::Passage;
 
 /// The positions of the pipeline, in order.
@@ -203,6 +204,8 @@ pub struct Exchange {
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the file changes of it; `None`: nothing, or nobody has looked yet.
     pub passage: Option<Box<Passage>>,
+    /// The gRPC call that it became.
+    pub calling: Option<Box<Calling>>,
     /// The compressed form that its answer may have.
     pub coding: Option<Coding>,
     /// Cookies that stage 6 hands the client.
@@ -497,6 +500,7 @@ impl Exchange {
             grpc: false,
             limit_headers: Vec::new(),
             passage: None,
+            calling: None,
             coding: None,
             cookies: Vec::new(),
             progress: Progress::default(),

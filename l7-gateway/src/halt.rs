@@ -194,20 +194,19 @@ impl Kind {
             Self::UpstreamTimeout => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
             }
-            Self::Moved
+            Self::Closed
+            | Self::Moved
             | Self::NotFound
             | Self::PreconditionFailed
             | Self::RangeNotSatisfiable
             | Self::FilesUnavailable
             | Self::NotKept => return self.row_of_held(),
-            Self::Unchangeable | Self::AnswerUnchangeable | Self::Closed => {
-                return self.row_of_changes();
-            }
+            Self::Unchangeable | Self::AnswerUnchangeable => return self.row_of_changes(),
         };
         Row { status, code, title }
     }
 
-    /// The lines about what the file changes and closes.
+    /// The lines about what the file changes.
     const fn row_of_changes(self) -> Row {
         let (status, code, title) = match self {
             Self::Unchangeable => (
@@ -215,9 +214,6 @@ impl Kind {
                 "request_not_transformed",
                 "The request cannot be put into the form that the service takes",
             ),
-            Self::Closed => {
-                (StatusCode::SERVICE_UNAVAILABLE, "maintenance", "This is closed for a while")
-            }
             // Self::AnswerUnchangeable
             _ => (
                 StatusCode::BAD_GATEWAY,
@@ -228,9 +224,12 @@ impl Kind {
         Row { status, code, title }
     }
 
-    /// The lines about files and kept answers.
+    /// The lines about files, kept answers and closed routes.
     const fn row_of_held(self) -> Row {
         let (status, code, title) = match self {
+            Self::Closed => {
+                (StatusCode::SERVICE_UNAVAILABLE, "maintenance", "This is closed for a while")
+            }
             Self::Moved => (StatusCode::PERMANENT_REDIRECT, "moved", "A slash is missing"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is no such file"),
             Self::PreconditionFailed => (
@@ -338,6 +337,25 @@ fn code_for_calls(status: StatusCode) -> u8 {
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE => grpc::UNAVAILABLE,
         _ => 2,
+    }
+}
+
+/// The status of a gRPC code (google.rpc.Code).
+pub fn status_of_call(code: u8) -> StatusCode {
+    match code {
+        0 => StatusCode::OK,
+        // The client has gone: what nginx calls it.
+        1 => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        3 | 9 | 11 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::GATEWAY_TIMEOUT,
+        5 => StatusCode::NOT_FOUND,
+        6 | 10 => StatusCode::CONFLICT,
+        7 => StatusCode::FORBIDDEN,
+        8 => StatusCode::TOO_MANY_REQUESTS,
+        12 => StatusCode::NOT_IMPLEMENTED,
+        14 => StatusCode::SERVICE_UNAVAILABLE,
+        16 => StatusCode::UNAUTHORIZED,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -562,6 +580,8 @@ impl From<Refused> for Halt {
         match refused {
             Refused::Request(TransformError::Body(fault)) => DispatchError::Body(fault).into(),
             Refused::Request(why) => Reply::new(Kind::Unchangeable).detail(why.to_string()).into(),
+            Refused::Call(why) => Reply::new(Kind::Malformed).detail(why.to_string()).into(),
+            Refused::NoCall => Kind::NoRoute.into(),
             // Clients need not know what services answer.
             Refused::Answer(_) => Kind::AnswerUnchangeable.into(),
         }

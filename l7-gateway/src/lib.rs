@@ -68,6 +68,7 @@ pub mod telemetry;
 pub mod trace;
 pub mod trace_context;
 pub mod traffic;
+pub mod transcode;
 pub mod transform;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::stages::dispatch::gate::Gate;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
 use crate::stages::request_transform::proof::{Prover, ProverError};
+use crate::transcode::{DescriptionError, Interface};
 use crate::transform::facts::Captures;
 
 /// Why a configuration that reads well cannot run here.
@@ -53,6 +54,9 @@ pub enum BuildError {
     /// Directories.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// Descriptions of calls.
+    #[error(transparent)]
+    Transcode(#[from] DescriptionError),
 }
 
 impl BuildError {
@@ -65,6 +69,7 @@ impl BuildError {
             Self::Authorize { place, .. } => *place,
             Self::Limits(error) => error.place(),
             Self::Files(error) => error.place(),
+            Self::Transcode(error) => error.place(),
         }
     }
 }
@@ -80,6 +85,8 @@ pub struct Snapshot {
     pub matcher: Matcher,
     /// What names in the paths of its routes stand for, where that is asked.
     pub captures: Vec<Option<Captures>>,
+    /// What its routes can call in gRPC.
+    pub interfaces: Vec<Option<Arc<Interface>>>,
     /// Its services with the state of their endpoints, in the order of the group.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its directories, in the order of the group.
@@ -121,6 +128,7 @@ impl Snapshot {
             instance: instance.clone(),
             matcher: Matcher::new(&group.routes),
             captures: Captures::all(group),
+            interfaces: interfaces(group)?,
             upstreams: group
                 .upstreams
                 .iter()
@@ -152,6 +160,11 @@ impl Snapshot {
         })
     }
 
+    /// What a route can call in gRPC; `None`: its requests stay what they are.
+    pub fn interface(&self, route: RouteId) -> Option<&Arc<Interface>> {
+        self.interfaces.get(route.0)?.as_ref()
+    }
+
     /// What names in the path of a route stand for, where that is asked.
     pub fn captures(&self, route: RouteId) -> Option<&Captures> {
         self.captures.get(route.0)?.as_ref()
@@ -162,6 +175,12 @@ impl Snapshot {
         let services = self.upstreams.iter().filter_map(|upstream| upstream.gate.as_ref());
         services.chain(&self.gate).for_each(|gate| gate.open());
     }
+}
+
+/// What routes can call in gRPC, by route.
+fn interfaces(group: &Group) -> Result<Vec<Option<Arc<Interface>>>, DescriptionError> {
+    let routes = group.routes.iter();
+    routes.map(|route| route.transcode.as_ref().map(Interface::new).transpose()).collect()
 }
 
 /// Everybody who is asked whether requests may go on, each address once.

@@ -20,6 +20,7 @@ pub use crate::identity::{
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
+use crate::transcode::Transcode;
 use crate::transform::Transform;
 use crate::units::{
     At, Day, GroupName, HostPattern, InstanceName, IssuerName, LimitName, PathPattern, Place,
@@ -395,6 +396,8 @@ pub struct Route {
     pub response_headers: Vec<(String, String)>,
     /// Stages 7 and 9: what is changed of its requests and answers; `None`: nothing.
     pub transform: Option<Transform>,
+    /// Stages 7 and 9: its requests become gRPC calls; `None`: they stay what they are.
+    pub transcode: Option<Transcode>,
     /// Where it is written.
     pub place: Place,
 }

@@ -73,6 +73,7 @@ pub mod split;
 pub mod telemetry;
 pub mod template;
 pub mod tls;
+pub mod transcode;
 pub mod transform;
 pub mod units;
 pub mod upstream;

@@ -1,3 +1,5 @@
+//! Forms against what they are made of, and bombs against the bound.
+
 use std::io::Write as _;
 
 use bytes::Bytes;

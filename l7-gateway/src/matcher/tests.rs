@@ -45,6 +45,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         times: topology::gateway::RouteTimes::default(),
         response_headers: vec![],
         transform: None,
+        transcode: None,
         place: Place::default(),
     }
 }

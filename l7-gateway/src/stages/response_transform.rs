@@ -14,12 +14,15 @@ use topology::answers::{Compress, SecurityHeaders};
 use crate::body::AnswerBody;
 use crate::coding::compress::Compressed;
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
-use crate::halt::Halt;
+use crate::grpc;
+use crate::halt::{Halt, status_of_call};
 use crate::hops::{hop_by_hop, internal};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
-use crate::transform::{self, Changes, Refused};
+use crate::transcode::answer::{self, AnswerError, Calling};
+use crate::transcode::stream::Lines;
+use crate::transform::{self, Changes, Refused, TransformError};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -125,6 +128,41 @@ fn careful(preset: SecurityHeaders, secure: bool, headers: &mut HeaderMap) {
     }
 }
 
+/// A call's answer in HTTP and JSON.
+async fn told(x: &Exchange, calling: &Calling, answer: Answered) -> Answered {
+    let before = answer.head.headers.clone();
+    let refused = |why| instead(x, &before, Refused::Answer(TransformError::Call(why)));
+    let Answered { mut head, body, by } = answer;
+    if !grpc::is_content(&head.headers) {
+        return refused(AnswerError::Foreign);
+    }
+    let ending = calling.ending(&head.headers);
+    answer::strip(&mut head.headers);
+    transform::stale(&mut head.headers);
+    let json = HeaderValue::from_static("application/json");
+    let (ending, body) = match ending {
+        Some(ending) => (ending, None),
+        None if calling.streams => {
+            let kind = if calling.events { "text/event-stream" } else { "application/x-ndjson" };
+            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            let lines = Lines::new(body, calling.clone());
+            return Answered { head, body: AnswerBody::Lines(Box::new(lines)), by };
+        }
+        None => match answer::unary(calling, body).await {
+            Ok((told, ending)) => (ending, told),
+            Err(why) => return refused(why),
+        },
+    };
+    head.headers.insert(header::CONTENT_TYPE, json);
+    head.status = status_of_call(ending.code);
+    let body = match body.filter(|_| ending.code == 0) {
+        Some(told) => told,
+        None if ending.code == 0 => return refused(AnswerError::Malformed),
+        None => ending.status.to_string().into_bytes(),
+    };
+    Answered { head, body: AnswerBody::Whole(body.into()), by }
+}
+
 /// Our answer in place of a service's that could not be changed; what stages have said to the client stays.
 fn instead(x: &Exchange, before: &HeaderMap, why: Refused) -> Answered {
     let mut answer = Answered::ours(x, why.into());
@@ -156,6 +194,9 @@ impl Filter for ResponseTransform {
             hop_by_hop(headers);
         }
         internal(headers);
+        if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
+            input = Box::pin(told(x, &calling, input)).await;
+        }
         if let Some(changes) = self.changes.as_ref().filter(|_| input.by != AnsweredBy::Nobody) {
             // Boxed: few files change anything, and bodies are awaited in it.
             input = Box::pin(self.change(x, changes, input)).await;

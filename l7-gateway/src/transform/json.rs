@@ -30,22 +30,22 @@ pub enum JsonError {
 
 /// A document, read as far as was needed.
 #[derive(Debug)]
-pub struct Document<'a>(Node<'a>);
+pub struct Document<'a>(Tree<'a>);
 
 #[derive(Clone, Debug)]
-enum Node<'a> {
+enum Tree<'a> {
     /// As it was written.
     Raw(&'a str),
     /// Ours.
     Made(String),
-    Object(Vec<(String, Node<'a>)>),
-    List(Vec<Node<'a>>),
+    Object(Vec<(String, Tree<'a>)>),
+    List(Vec<Tree<'a>>),
 }
 
 /// An object or a list, one level of it.
 enum Level<'a> {
-    Object(Vec<(String, Node<'a>)>),
-    List(Vec<Node<'a>>),
+    Object(Vec<(String, Tree<'a>)>),
+    List(Vec<Tree<'a>>),
 }
 
 impl<'a> Document<'a> {
@@ -55,7 +55,7 @@ impl<'a> Document<'a> {
     /// It is no JSON.
     pub fn read(text: &'a str) -> Result<Self, JsonError> {
         let whole: &RawValue = serde_json::from_str(text).map_err(|_| JsonError::Syntax)?;
-        Ok(Self(Node::Raw(whole.get())))
+        Ok(Self(Tree::Raw(whole.get())))
     }
 
     /// Carries a step out; `texts` are those of templates.
@@ -77,7 +77,7 @@ impl<'a> Document<'a> {
                         serde_json::Value::String(text).to_string()
                     }
                 };
-                self.0.set(path, &Node::Made(made))
+                self.0.set(path, &Tree::Made(made))
             }
             JsonStep::Remove(path) => self.0.each(path, &mut |members, at| {
                 members.remove(at);
@@ -104,7 +104,7 @@ impl<'a> Document<'a> {
     /// One of both is no object.
     pub fn extend(&mut self, text: &'a str) -> Result<(), JsonError> {
         let mut other = Self::read(text)?;
-        let (Node::Object(own), Node::Object(new)) = (self.0.open()?, other.0.open()?) else {
+        let (Tree::Object(own), Tree::Object(new)) = (self.0.open()?, other.0.open()?) else {
             return Err(JsonError::NoObject(String::new()));
         };
         for (name, value) in std::mem::take(new) {
@@ -124,8 +124,8 @@ impl<'a> Document<'a> {
 
 /// An object of members that are JSON.
 pub fn object<'t>(members: impl Iterator<Item = (&'t str, &'t str)>) -> String {
-    let member = |(name, value): (&str, &'t str)| (name.to_owned(), Node::Raw(value));
-    let (mut out, whole) = (String::new(), Node::Object(members.map(member).collect()));
+    let member = |(name, value): (&str, &'t str)| (name.to_owned(), Tree::Raw(value));
+    let (mut out, whole) = (String::new(), Tree::Object(members.map(member).collect()));
     whole.write(&mut out);
     out
 }
@@ -138,7 +138,7 @@ fn name_of(path: &[JsonName]) -> String {
     name.unwrap_or_default()
 }
 
-impl<'a> Node<'a> {
+impl<'a> Tree<'a> {
     /// Reads one level, where that is not done yet.
     fn open(&mut self) -> Result<&mut Self, JsonError> {
         if let Self::Raw(text) = self
@@ -246,7 +246,7 @@ impl<'a> Node<'a> {
 }
 
 /// Refuses an object in which a name stands twice, in time that its size bounds.
-fn distinct(members: &[(String, Node<'_>)]) -> Result<(), JsonError> {
+fn distinct(members: &[(String, Tree<'_>)]) -> Result<(), JsonError> {
     let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     let twice = names.iter().zip(names.iter().skip(1)).find(|(one, other)| one == other);
@@ -266,7 +266,7 @@ impl<'de> Deserialize<'de> for Level<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    members.push((name, Node::Raw(value.get())));
+                    members.push((name, Tree::Raw(value.get())));
                 }
                 Ok(Level::Object(members))
             }
@@ -274,7 +274,7 @@ impl<'de> Deserialize<'de> for Level<'de> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
                 let mut items = Vec::new();
                 while let Some(value) = list.next_element::<&'de RawValue>()? {
-                    items.push(Node::Raw(value.get()));
+                    items.push(Tree::Raw(value.get()));
                 }
                 Ok(Level::List(items))
             }

@@ -21,6 +21,8 @@ use crate::body::BodyFault;
 use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
 use crate::exchange::{Exchange, Identity, Request, RouteId};
+use crate::transcode::answer::AnswerError;
+use crate::transcode::message::MessageError;
 
 pub mod facts;
 pub mod fields;
@@ -47,6 +49,9 @@ pub enum TransformError {
     /// It is in a compressed form that is not known, or is not what it says.
     #[error("the compressed body cannot be read")]
     Coded,
+    /// A service's messages.
+    #[error(transparent)]
+    Call(#[from] AnswerError),
     /// It is no JSON, or ambiguous.
     #[error("the body cannot be changed: {0}")]
     Json(#[from] json::JsonError),
@@ -59,6 +64,10 @@ pub enum Refused {
     Request(TransformError),
     /// A service's.
     Answer(TransformError),
+    /// A client's, that is no message of the call that it means.
+    Call(MessageError),
+    /// A client's, that means no call.
+    NoCall,
 }
 
 /// What one place of the file changes.
@@ -304,7 +313,7 @@ where
 }
 
 /// All of a body, up to so many bytes; trailers are dropped.
-async fn gathered<B>(body: &mut B, most: u64) -> Result<Bytes, BodyFault>
+pub async fn gathered<B>(body: &mut B, most: u64) -> Result<Bytes, BodyFault>
 where
     B: Body<Data = Bytes, Error = BodyFault> + Unpin,
 {
@@ -321,7 +330,7 @@ where
 }
 
 /// `application/json`, or a type that is written as JSON (RFC 6839 §3.1).
-fn is_json(headers: &HeaderMap) -> bool {
+pub fn is_json(headers: &HeaderMap) -> bool {
     let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let media = media.to_ascii_lowercase();

@@ -52,6 +52,7 @@ mod split;
 mod store_loss;
 mod traces;
 mod traffic;
+mod transcode;
 mod transforms;
 mod upgrade;
 mod websocket2;

@@ -15,7 +15,7 @@ use crate::raw::{
     Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, CompressChoice,
     Consumer, Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree,
     Introspection, MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Redirect, SignedIdentity,
-    SplitPart, Spot, Telemetry, Text, Transform, Typed, Upstream,
+    SplitPart, Spot, Telemetry, Text, Transcode, Transform, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -384,6 +384,8 @@ section! {
         may "response-headers" response_headers: Named<Typed<Text>>,
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
+        /// Its requests become gRPC calls. Default: they stay what they are.
+        may "transcode" transcode: Transcode,
     }
 }
 

@@ -18,6 +18,7 @@ mod schema;
 mod service;
 mod split;
 mod telemetry;
+mod transcode;
 mod transform;
 mod upstream;
 
@@ -36,5 +37,6 @@ pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;
 pub(crate) use split::*;
 pub(crate) use telemetry::*;
+pub(crate) use transcode::*;
 pub(crate) use transform::*;
 pub(crate) use upstream::*;

@@ -21,6 +21,7 @@ use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::telemetry;
 use crate::resolve::tls::tls;
+use crate::resolve::transcode::transcode;
 use crate::resolve::transform::{Scope, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
@@ -324,6 +325,7 @@ fn route(
     let to = leads.lead(way, names, out);
     let transform = raw.transform.map(|raw| transform(raw, scope, out));
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
+    let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| {
         let to = leads.upstreams.lead(&mirror.to?, names, out)?;
@@ -359,6 +361,7 @@ fn route(
         times,
         response_headers,
         transform,
+        transcode,
         place: raw.spot.extent.place,
     };
     Some((route, raw.spot))

@@ -21,6 +21,7 @@ mod split;
 mod store;
 mod telemetry;
 mod tls;
+mod transcode;
 mod transform;
 mod upstream;
 mod wiring;

@@ -68,6 +68,12 @@ impl Upstreams {
         Some(UpstreamId(self.all.len() - 1))
     }
 
+    /// What is spoken with it, and its name in the file.
+    pub(super) fn speaks(&self, id: UpstreamId) -> Option<(UpstreamProtocol, &str)> {
+        let (name, upstream) = self.all.get(id.0)?;
+        Some((upstream.protocol, name))
+    }
+
     /// Warns of settings for something that no route leads to.
     pub(super) fn unused(&self, out: &mut Findings) {
         for entry in self.settings.iter().flat_map(|named| &named.0) {

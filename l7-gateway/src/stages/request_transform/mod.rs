@@ -8,19 +8,23 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Uri, Version};
+use http::{Method, Uri, Version};
 use serde_json::Value;
 use topology::ServiceName;
 use topology::gateway::Told;
 
+use crate::body::RequestBody;
 use crate::coding;
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Routed, Stage, Target};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
+use crate::transcode::answer::Calling;
+use crate::transcode::message::{self, MessageError};
+use crate::transcode::{self, Interface};
 use crate::transform::facts::Known;
-use crate::transform::{Changes, Passage, Refused, TransformError};
+use crate::transform::{self, Changes, Passage, Refused, TransformError};
 
 pub mod proof;
 
@@ -62,6 +66,43 @@ impl RequestTransform {
         let passage = Passage::begin(passed, &mut input.request, known).await?;
         x.passage = Some(Box::new(passage));
         Ok(())
+    }
+
+    /// Makes the call of a request that it means.
+    async fn call(
+        &self,
+        x: &Exchange,
+        interface: &Interface,
+        input: &mut Routed,
+    ) -> Result<Box<Calling>, Halt> {
+        let request = &mut *input.request;
+        let (route, target) = (self.snapshot.group.routes.get(input.route.0), &request.target);
+        let rules = route.and_then(|route| route.transcode.as_ref().map(|rules| (route, rules)));
+        let (route, rules) = rules.ok_or(Halt::from(Kind::NoRoute))?;
+        let meant = interface.find(&request.method, &target.path).ok_or(Refused::NoCall)?;
+        let body = match request.body.is_empty() {
+            true => Bytes::new(),
+            false if transform::is_json(&request.headers) => {
+                transform::gathered(&mut request.body, rules.most)
+                    .await
+                    .map_err(|fault| Refused::Request(TransformError::Body(fault)))?
+            }
+            false => return Err(Refused::Call(MessageError::Foreign).into()),
+        };
+        let message =
+            message::message(&meant, target.query.as_deref(), &body).map_err(Refused::Call)?;
+        let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let events = accept.is_some_and(|accept| accept.contains("text/event-stream"));
+        let most = usize::try_from(rules.most).unwrap_or(usize::MAX);
+        let calling = Calling::new(meant.binding, events, most);
+        let path = meant.binding.call.path.as_str().into();
+        request.method = Method::POST;
+        request.target.path = path;
+        request.target.query = None;
+        transcode::head(&mut request.headers, route.timeout.saturating_sub(x.began.elapsed()));
+        let limits = request.body.limits();
+        request.body = RequestBody::whole(message::framed(&message), limits);
+        Ok(Box::new(calling))
     }
 
     /// Attaches what services are told of a caller.
@@ -157,6 +198,9 @@ impl Filter for RequestTransform {
             Box::pin(self.change(x, &mut input)).await.map_err(Refused::Request)?;
         }
         let token = self.plan(x, &input, &mut Silent);
+        if let Some(interface) = self.snapshot.interface(input.route) {
+            x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
+        }
         let Routed { request, grant, route, to } = input;
         let request = *request;
         let mut headers = request.headers;

@@ -1,3 +1,5 @@
+//! Steps against documents that are read whole, and against texts that are none.
+
 use super::*;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,0 +1,155 @@
+//! A service's messages as JSON. Called by stage 9.
+//!
+//! Invariant: no message is larger than the bound, and one that is compressed or cut is refused.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName};
+use http_body::Body;
+use http_body_util::BodyExt as _;
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage as _, SerializeOptions,
+};
+use thiserror::Error;
+
+use super::bindings::Binding;
+use super::errors::Ending;
+use crate::body::BodyFault;
+
+/// A call under way, for whoever tells its end.
+#[derive(Clone, Debug)]
+pub struct Calling {
+    output: MessageDescriptor,
+    part: Option<FieldDescriptor>,
+    /// Whether it gives several messages.
+    pub streams: bool,
+    /// Whether they are told as events (a browser's EventSource), not as lines.
+    pub events: bool,
+    /// Most bytes of a message.
+    pub most: usize,
+}
+
+/// Why an answer cannot be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AnswerError {
+    /// It is no gRPC.
+    #[error("the answer is no gRPC")]
+    Foreign,
+    /// A message is larger than it may be.
+    #[error("a message is too large")]
+    TooLarge,
+    /// A message is none of its kind, or compressed.
+    #[error("a message cannot be read")]
+    Malformed,
+    /// The body broke off.
+    #[error(transparent)]
+    Body(BodyFault),
+}
+
+impl Calling {
+    /// Of a binding.
+    pub fn new(binding: &Binding, events: bool, most: usize) -> Self {
+        let (call, part) = (&binding.call, binding.answer.clone());
+        Self { output: call.output.clone(), part, streams: call.streams, events, most }
+    }
+
+    /// How the call ended, as fields say it.
+    pub fn ending(&self, fields: &HeaderMap) -> Option<Ending> {
+        Ending::read(fields, self.output.parent_pool())
+    }
+
+    /// A message as JSON: default values too, so that clients meet the same members always.
+    pub fn json(&self, bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
+        let message = DynamicMessage::decode(self.output.clone(), bytes);
+        let message = message.map_err(|_| AnswerError::Malformed)?;
+        let options = SerializeOptions::new().skip_default_fields(false);
+        let whole = message.serialize_with_options(serde_json::value::Serializer, &options);
+        let whole = whole.map_err(|_| AnswerError::Malformed)?;
+        let told = match &self.part {
+            Some(field) => whole.get(field.json_name()).cloned().unwrap_or_default(),
+            None => whole,
+        };
+        debug_assert_eq!(message.descriptor(), self.output);
+        Ok(told.to_string().into_bytes())
+    }
+}
+
+/// Messages out of a stream of bytes.
+#[derive(Debug, Default)]
+pub struct Messages {
+    held: BytesMut,
+}
+
+impl Messages {
+    /// More bytes.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(bytes);
+    }
+
+    /// The next whole one.
+    ///
+    /// # Errors
+    /// It is compressed or too large.
+    pub fn next(&mut self, most: usize) -> Result<Option<Bytes>, AnswerError> {
+        let Some((flag, rest)) = self.held.split_first() else { return Ok(None) };
+        if *flag != 0 {
+            return Err(AnswerError::Malformed);
+        }
+        let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        if length > most {
+            return Err(AnswerError::TooLarge);
+        }
+        if self.held.len() < length + 5 {
+            return Ok(None);
+        }
+        self.held.advance(5);
+        Ok(Some(self.held.split_to(length).freeze()))
+    }
+
+    /// Whether nothing of a message is left over.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+/// The one message of a call, and how it ended.
+///
+/// # Errors
+/// Anything else than one message and an end, or an end that is an error.
+pub async fn unary<B>(
+    calling: &Calling,
+    mut body: B,
+) -> Result<(Option<Vec<u8>>, Ending), AnswerError>
+where
+    B: Body<Data = Bytes, Error = BodyFault> + Unpin,
+{
+    let (mut messages, mut told, mut ending) = (Messages::default(), None, None);
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(AnswerError::Body)?.into_data() {
+            Ok(data) => messages.push(&data),
+            Err(frame) => {
+                ending = frame.trailers_ref().and_then(|fields| calling.ending(fields));
+            }
+        }
+        while let Some(message) = messages.next(calling.most)? {
+            if told.is_some() {
+                return Err(AnswerError::Malformed);
+            }
+            told = Some(calling.json(&message)?);
+        }
+    }
+    let ending = ending.unwrap_or_else(Ending::broken);
+    if !messages.is_empty() || (ending.code == 0 && told.is_none()) {
+        return Err(AnswerError::Malformed);
+    }
+    Ok((told.filter(|_| ending.code == 0), ending))
+}
+
+/// Fields of gRPC's own, which HTTP clients are not told.
+pub fn strip(headers: &mut HeaderMap) {
+    let ours = |name: &HeaderName| name.as_str().starts_with("grpc-");
+    let names: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}

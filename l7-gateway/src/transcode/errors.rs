@@ -1,0 +1,83 @@
+//! How a call ended, in JSON (google.rpc.Status). Called by `answer` and `stream`.
+//!
+//! Invariant: what a service says of an error is told as it said it; nothing of the gateway's own is added.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use http::HeaderMap;
+use percent_encoding::percent_decode;
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use serde_json::{Value, json};
+
+use crate::grpc;
+
+/// google.rpc.Status, as trailers carry it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// google.protobuf.Any.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Its code; 0: well.
+    pub code: u8,
+    /// What clients are told if not.
+    pub status: Value,
+}
+
+impl Ending {
+    /// As trailers, or a head without a body, say it; `None`: they do not.
+    pub fn read(fields: &HeaderMap, pool: &DescriptorPool) -> Option<Self> {
+        let code = grpc::status(fields)?;
+        let message = fields
+            .get(grpc::MESSAGE)
+            .map(|value| percent_decode(value.as_bytes()).decode_utf8_lossy().into_owned());
+        let details = fields.get("grpc-status-details-bin").and_then(|value| {
+            let text = value.as_bytes();
+            let bytes = STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).ok()?;
+            Status::decode(bytes.as_slice()).ok()
+        });
+        let details = details.map(|status| status.details).unwrap_or_default();
+        let details: Vec<Value> = details.iter().map(|one| detail(one, pool)).collect();
+        let message = message.unwrap_or_default();
+        Some(Self { code, status: json!({ "code": code, "message": message, "details": details }) })
+    }
+
+    /// A call that has not said how it ended.
+    pub fn broken() -> Self {
+        let status = json!({ "code": 14, "message": "The service broke off", "details": [] });
+        Self { code: 14, status }
+    }
+}
+
+/// A detail by its type where that is known, else as bytes.
+fn detail(one: &Detail, pool: &DescriptorPool) -> Value {
+    let name = one.kind.rsplit('/').next().unwrap_or_default();
+    let known = pool.get_message_by_name(name);
+    let message = known.and_then(|known| DynamicMessage::decode(known, one.value.as_slice()).ok());
+    let mut value = match message.and_then(|message| serde_json::to_value(&message).ok()) {
+        Some(Value::Object(members)) => Value::Object(members),
+        Some(other) => json!({ "value": other }),
+        None => json!({ "value": STANDARD.encode(&one.value) }),
+    };
+    if let Some(members) = value.as_object_mut() {
+        members.insert("@type".to_owned(), one.kind.as_str().into());
+    }
+    value
+}

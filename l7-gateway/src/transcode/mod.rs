@@ -1,0 +1,222 @@
+//! HTTP and JSON in front, gRPC behind (spec G15): which call a request means, and both sides' messages in each
+//! other's form. Not for calls that clients make in gRPC themselves: those pass as they are. Called by stages 7
+//! and 9.
+//!
+//! Invariant: a message that is not exactly what its description says never reaches a service, and an answer that
+//! breaks off never looks whole.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MessageDescriptor, MethodDescriptor};
+use protox::Compiler;
+use protox::file::{
+    ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
+};
+use thiserror::Error;
+use topology::Place;
+use topology::transcode::{Descriptions, Transcode};
+
+pub mod answer;
+pub mod bindings;
+pub mod errors;
+pub mod message;
+pub mod stream;
+pub mod template;
+
+use self::bindings::{Binding, Bindings};
+
+/// Why descriptions cannot be used.
+#[derive(Debug, Error)]
+#[error("{what}")]
+pub struct DescriptionError {
+    what: String,
+    place: Place,
+}
+
+impl DescriptionError {
+    /// Where they are named.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// What one route can say to its service, for all workers.
+#[derive(Debug)]
+pub struct Interface {
+    bindings: Bindings,
+}
+
+/// A call that a request means.
+#[derive(Debug)]
+pub struct Meant<'i> {
+    /// Which.
+    pub binding: &'i Binding,
+    /// Fields that the path gives, by path, decoded.
+    pub captured: Vec<(&'i [String], String)>,
+}
+
+impl Interface {
+    /// Reads descriptions: blocking.
+    ///
+    /// # Errors
+    /// With their place in the topology file.
+    pub fn new(model: &Transcode) -> Result<Arc<Self>, DescriptionError> {
+        let wrong = |what: String| DescriptionError { what, place: model.place };
+        let pool = match &model.from {
+            Descriptions::Set(path) => read_set(path).map_err(wrong)?,
+            Descriptions::Sources { files, include } => compile(files, include).map_err(wrong)?,
+        };
+        let rule = pool.get_extension_by_name("google.api.http");
+        let mut bindings = Bindings::default();
+        for service in pool.services() {
+            let named = |name: &String| name == service.full_name();
+            if !model.services.is_empty() && !model.services.iter().any(named) {
+                continue;
+            }
+            for method in service.methods() {
+                bindings.add(&method, rule.as_ref()).map_err(wrong)?;
+            }
+        }
+        for wanted in &model.services {
+            if pool.get_service_by_name(wanted).is_none() {
+                return Err(wrong(format!("there is no service `{wanted}` in the descriptions")));
+            }
+        }
+        if bindings.is_empty() {
+            return Err(wrong(
+                "there is no method in the descriptions that HTTP can call".to_owned(),
+            ));
+        }
+        Ok(Arc::new(Self { bindings }))
+    }
+
+    /// The call that a request means.
+    pub fn find(&self, method: &Method, path: &str) -> Option<Meant<'_>> {
+        self.bindings.find(method, path)
+    }
+}
+
+/// What a call says in its head, in place of what its request said of its body (gRPC over HTTP/2, "Requests").
+pub fn head(headers: &mut HeaderMap, left: Duration) {
+    for name in [header::CONTENT_ENCODING, header::ACCEPT, header::RANGE, header::IF_RANGE] {
+        headers.remove(name);
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    // At most eight digits.
+    let millis = left.as_millis().min(99_999_999);
+    if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
+        headers.insert("grpc-timeout", value);
+    }
+}
+
+/// Most bytes of a description.
+const MOST: u64 = 16 << 20;
+
+fn read_set(path: &Path) -> Result<DescriptorPool, String> {
+    let size =
+        std::fs::metadata(path).map_err(|fault| format!("{}: {fault}", path.display()))?.len();
+    if size > MOST {
+        return Err(format!("{} is over {MOST} bytes", path.display()));
+    }
+    let bytes = std::fs::read(path).map_err(|fault| format!("{}: {fault}", path.display()))?;
+    DescriptorPool::decode(bytes.as_slice()).map_err(|fault| {
+        format!(
+            "{} is no descriptor set: {fault} — make one with `protoc --include_imports -o set.pb`",
+            path.display()
+        )
+    })
+}
+
+fn compile(files: &[PathBuf], include: &[PathBuf]) -> Result<DescriptorPool, String> {
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(Annotations);
+    resolver.add(GoogleFileResolver::new());
+    let folders = files.iter().filter_map(|file| file.parent().map(Path::to_owned));
+    for folder in include.iter().cloned().chain(folders) {
+        resolver.add(IncludeFileResolver::new(folder));
+    }
+    let mut compiler = Compiler::with_file_resolver(resolver);
+    compiler.include_imports(true);
+    for file in files {
+        compiler.open_file(file).map_err(|fault| format!("{}: {fault}", file.display()))?;
+    }
+    Ok(compiler.descriptor_pool())
+}
+
+/// The annotations by which a method says how HTTP calls it; nobody needs a copy of them.
+#[derive(Debug)]
+struct Annotations;
+
+impl FileResolver for Annotations {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        let text = match name {
+            "google/api/annotations.proto" => ANNOTATIONS,
+            "google/api/http.proto" => HTTP,
+            _ => return Err(protox::Error::file_not_found(name)),
+        };
+        File::from_source(name, text)
+    }
+}
+
+const ANNOTATIONS: &str = r#"syntax = "proto3";
+package google.api;
+import "google/api/http.proto";
+import "google/protobuf/descriptor.proto";
+extend google.protobuf.MethodOptions { HttpRule http = 72295728; }
+"#;
+
+const HTTP: &str = r#"syntax = "proto3";
+package google.api;
+message Http { repeated HttpRule rules = 1; bool fully_decode_reserved_expansion = 2; }
+message HttpRule {
+  string selector = 1;
+  oneof pattern {
+    string get = 2;
+    string put = 3;
+    string post = 4;
+    string delete = 5;
+    string patch = 6;
+    CustomHttpPattern custom = 8;
+  }
+  string body = 7;
+  string response_body = 12;
+  repeated HttpRule additional_bindings = 11;
+}
+message CustomHttpPattern { string kind = 1; string path = 2; }
+"#;
+
+/// What a binding needs of its method.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// `/package.Service/Method`.
+    pub path: String,
+    /// What it takes.
+    pub input: MessageDescriptor,
+    /// What it gives.
+    pub output: MessageDescriptor,
+    /// Whether it gives several.
+    pub streams: bool,
+}
+
+impl Signature {
+    /// `None`: it takes a stream, which HTTP and JSON cannot send.
+    fn of(method: &MethodDescriptor) -> Option<Self> {
+        (!method.is_client_streaming()).then(|| Self {
+            path: format!("/{}/{}", method.parent_service().full_name(), method.name()),
+            input: method.input(),
+            output: method.output(),
+            streams: method.is_server_streaming(),
+        })
+    }
+}
+
+/// The annotation, where descriptions have it.
+type Rule<'r> = Option<&'r ExtensionDescriptor>;
+
+#[cfg(test)]
+mod tests;

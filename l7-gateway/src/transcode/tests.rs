@@ -1,0 +1,218 @@
+//! Requests against the documented cases of `google.api.http`, and descriptions that cannot work.
+
+use std::path::PathBuf;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::message::{framed, message};
+use super::*;
+
+const SHOP: &str = r#"syntax = "proto3";
+package shop.v1;
+import "google/api/annotations.proto";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+service Cart {
+  rpc Get(GetRequest) returns (Item) {
+    option (google.api.http) = {
+      get: "/v1/{name=shelves/*/items/*}"
+      additional_bindings { get: "/v1/items/{id}" }
+      additional_bindings { get: "/v1/files/{name=**}" }
+    };
+  }
+  rpc Put(PutRequest) returns (Item) {
+    option (google.api.http) = { put: "/v1/items/{item.id}" body: "item" response_body: "name" };
+  }
+  rpc Add(Item) returns (Item) { option (google.api.http) = { post: "/v1/items" body: "*" }; }
+  rpc Undelete(GetRequest) returns (Item) { option (google.api.http) = { post: "/v1/items/{id}:undelete" body: "*" }; }
+  rpc Purge(GetRequest) returns (Item) { option (google.api.http) = { custom: { kind: "PURGE" path: "/v1/items" } }; }
+  rpc Watch(GetRequest) returns (stream Item) { option (google.api.http) = { get: "/v1/items:watch" }; }
+  rpc Talk(stream Item) returns (stream Item);
+  rpc Plain(GetRequest) returns (Item);
+}
+enum Kind { KIND_NONE = 0; KIND_BIG = 1; }
+message GetRequest {
+  string name = 1;
+  int64 id = 2;
+  repeated string tags = 3;
+  google.protobuf.Timestamp since = 4;
+  Kind kind = 5;
+  google.protobuf.BoolValue really = 6;
+  Item inner = 7;
+  bytes raw = 8;
+}
+message PutRequest { Item item = 1; bool dry = 2; }
+message Item { string name = 1; int64 id = 2; map<string, string> labels = 3; }
+"#;
+
+fn model(files: Vec<PathBuf>) -> Transcode {
+    let from = Descriptions::Sources { files, include: Vec::new() };
+    Transcode { from, services: Vec::new(), most: 4 << 20, place: Place::default() }
+}
+
+fn shop() -> Arc<Interface> {
+    of(SHOP).expect("descriptions")
+}
+
+fn of(text: &str) -> Result<Arc<Interface>, DescriptionError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("shop.proto");
+    std::fs::write(&file, text).expect("written");
+    Interface::new(&model(vec![file]))
+}
+
+/// What a request means: the method and its message as JSON, or why it means nothing.
+fn told(
+    shop: &Interface,
+    method: &Method,
+    target: &str,
+    body: &str,
+) -> Result<(String, Value), String> {
+    let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
+    let meant = shop.find(method, path).ok_or("no call")?;
+    let message = message(&meant, query, body.as_bytes()).map_err(|why| why.to_string())?;
+    let name = meant.binding.call.path.rsplit('/').next().unwrap_or_default().to_owned();
+    Ok((name, serde_json::to_value(&message).expect("JSON")))
+}
+
+/// G15: the documented cases of `google.api.http`: paths, bodies, queries, verbs, additional bindings.
+#[test]
+fn requests_mean_calls() {
+    let shop = shop();
+    let get = Method::GET;
+    let purge = Method::from_bytes(b"PURGE").expect("a method");
+    let cases: [(&Method, &str, &str, &str, Value); 15] = [
+        (
+            &get,
+            "/v1/shelves/7/items/a%2Fb%20c",
+            "",
+            "Get",
+            json!({"name": "shelves/7/items/a%2Fb c"}),
+        ),
+        (&get, "/v1/items/42", "", "Get", json!({"id": "42"})),
+        (
+            &get,
+            "/v1/items/-7?tags=a&tags=b%26c",
+            "",
+            "Get",
+            json!({"id": "-7", "tags": ["a", "b&c"]}),
+        ),
+        (&get, "/v1/files/a/b/c.txt", "", "Get", json!({"name": "a/b/c.txt"})),
+        (&get, "/v1/files/", "", "Get", json!({})),
+        (
+            &get,
+            "/v1/items/1?since=2026-01-02T03:04:05Z&kind=KIND_BIG&really=true",
+            "",
+            "Get",
+            json!({"id": "1", "since": "2026-01-02T03:04:05Z", "kind": "KIND_BIG", "really": true}),
+        ),
+        (
+            &get,
+            "/v1/items/1?kind=1&inner.name=x&inner.id=3&raw=_-8",
+            "",
+            "Get",
+            json!({"id": "1", "kind": "KIND_BIG", "inner": {"name": "x", "id": "3"}, "raw": "/+8="}),
+        ),
+        (
+            &Method::PUT,
+            "/v1/items/5?dry=true",
+            "{\"name\":\"n\"}",
+            "Put",
+            json!({"item": {"name": "n", "id": "5"}, "dry": true}),
+        ),
+        (&Method::PUT, "/v1/items/5", "", "Put", json!({"item": {"id": "5"}})),
+        (
+            &Method::POST,
+            "/v1/items",
+            "{\"labels\":{\"a\":\"b\"},\"id\":\"9007199254740993\"}",
+            "Add",
+            json!({"labels": {"a": "b"}, "id": "9007199254740993"}),
+        ),
+        (
+            &Method::POST,
+            "/v1/items/3:undelete",
+            "{\"name\":\"x\"}",
+            "Undelete",
+            json!({"id": "3", "name": "x"}),
+        ),
+        (&purge, "/v1/items?id=4", "", "Purge", json!({"id": "4"})),
+        (&get, "/v1/items:watch", "", "Watch", json!({})),
+        (&Method::POST, "/shop.v1.Cart/Plain", "{\"id\": 5}", "Plain", json!({"id": "5"})),
+        (&Method::POST, "/shop.v1.Cart/Plain", "", "Plain", json!({})),
+    ];
+    for (method, target, body, call, message) in cases {
+        let found = told(&shop, method, target, body);
+        assert_eq!(found, Ok((call.to_owned(), message)), "{method} {target} {body}");
+    }
+}
+
+/// G15: what fits no field is refused with its name; other paths and methods mean nothing.
+#[test]
+fn what_fits_nowhere_is_refused() {
+    let shop = shop();
+    let deep = format!("{}{}", "{\"inner\":".repeat(200), "{}".to_owned() + &"}".repeat(200));
+    for (method, target, body, part) in [
+        ("GET", "/v1/items/x", "", "`x` is no value of `id`"),
+        ("GET", "/v1/items/99999999999999999999", "", "is no value of `id`"),
+        ("GET", "/v1/items/1?nobody=1", "", "there is no field `nobody`"),
+        ("GET", "/v1/items/1?id=2", "", "there is no field `id`"),
+        ("GET", "/v1/items/1?inner=2", "", "is no value of `inner`"),
+        ("GET", "/v1/items/1?since=yesterday", "", "is no value of `since`"),
+        ("GET", "/v1/items/1?inner.labels=2", "", "`2` is no value of"),
+        ("GET", "/v1/items/1?inner.name.x=2", "", "there is no field `inner.name.x`"),
+        ("GET", "/v1/items/1", "{}", "takes no body"),
+        ("POST", "/v1/items", "{\"nobody\":1}", "the body is no Item"),
+        ("POST", "/v1/items", "{} {}", "the body is no Item"),
+        ("POST", "/v1/items", "[]", "the body is no Item"),
+        ("POST", "/v1/items?name=x", "{}", "there is no field `name`"),
+        ("PUT", "/v1/items/1", "},\"dry\":{", "the body is no PutRequest"),
+        ("POST", "/shop.v1.Cart/Plain", deep.as_str(), "the body is no GetRequest"),
+        ("DELETE", "/v1/items/1", "", "no call"),
+        ("GET", "/v1/items", "", "no call"),
+        ("GET", "/v1/items/1/2", "", "no call"),
+        ("GET", "/v1/shelves//items/1", "", "no call"),
+        ("POST", "/shop.v1.Cart/Talk", "", "no call"),
+    ] {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let found = told(&shop, &method, target, body).expect_err(target);
+        assert!(found.contains(part), "{method} {target}: {found}");
+    }
+}
+
+/// G15: descriptions that cannot work are refused where they are named.
+#[test]
+fn descriptions_are_refused_in_words() {
+    let service = |rule: &str| {
+        format!(
+            "syntax = \"proto3\";\nimport \"google/api/annotations.proto\";\nmessage M {{ string a = 1; repeated M b = 2; }}\nservice S {{ rpc C(M) returns (M) {{ option (google.api.http) = {{ {rule} }}; }} }}"
+        )
+    };
+    for (text, part) in [
+        ("syntax = \"proto3\"; message {".to_owned(), "shop.proto"),
+        ("syntax = \"proto3\"; import \"none.proto\";".to_owned(), "none.proto"),
+        ("syntax = \"proto3\";".to_owned(), "no method"),
+        (service("get: \"/a/{c}\""), "`c` of `/a/{c}` is no field of M"),
+        (service("get: \"/a/{b.a}\""), "is no field of M"),
+        (service("get: \"a\""), "does not begin with /"),
+        (service("get: \"/a/{a\""), "a brace is open"),
+        (service("get: \"/**/a\""), "something follows **"),
+        (service("post: \"/a\" body: \"c\""), "the body `c` is no field"),
+        (service("post: \"/a\" response_body: \"c\""), "the answer `c` is no field"),
+        (service("body: \"*\""), "its rule has no path"),
+    ] {
+        let fault = of(&text).expect_err(&text).to_string();
+        assert!(fault.contains(part), "{text}: {fault}");
+    }
+    let missing = Interface::new(&model(vec![PathBuf::from("/nowhere/x.proto")]));
+    assert!(missing.expect_err("missing").to_string().contains("/nowhere/x.proto"));
+}
+
+/// G15: a message has its length before it.
+#[test]
+fn messages_are_framed() {
+    let shop = shop();
+    let meant = shop.find(&Method::GET, "/v1/items/42").expect("a call");
+    let message = message(&meant, None, b"").expect("a message");
+    assert_eq!(&framed(&message)[..], [0, 0, 0, 0, 2, 0x10, 42]);
+}
