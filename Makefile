@@ -21,6 +21,7 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	target/dist/l7-auth --json bench/results/l7-auth.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 	target/dist/pg --json bench/results/pg.json
+	target/dist/replay --json bench/results/replay.json
 
 pictures: page-clients   ## docs/pictures: the live page, the terminal view and the wiring; takes six minutes
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool

@@ -10,6 +10,7 @@ pub mod l4;
 pub mod l7;
 pub mod pg;
 pub mod process;
+pub mod replay;
 pub mod report;
 pub mod strace;
 

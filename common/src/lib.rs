@@ -17,6 +17,7 @@ pub mod rng;
 pub mod secret;
 pub mod service;
 pub mod snapshot;
+pub mod spool;
 pub mod telemetry;
 pub mod tls;
 pub mod trace_parent;

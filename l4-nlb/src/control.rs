@@ -201,7 +201,8 @@ impl Control {
         let mut change = Change { waiting: self.waiting(&topology), ..Change::default() };
         let before = self.published.load_full();
         let metrics = &self.options.observer.metrics;
-        let snapshot = Snapshot::build(group, (key, own.zone.as_ref()), metrics, Some(&before));
+        let snapshot =
+            Snapshot::build(group, (key, own.zone.as_ref(), &own.name), metrics, Some(&before));
         let retired = self.listeners.extract_if(.., |running| !places.contains(&running.place));
         let retired: Vec<Running> = retired.collect();
         for (lane, place) in snapshot.lanes.iter().zip(&places) {

@@ -15,6 +15,7 @@ mod inspect;
 mod listener;
 pub mod meters;
 pub mod preview;
+mod recorder;
 mod reports;
 mod secrets;
 pub mod select;
@@ -107,8 +108,8 @@ pub async fn start_from(
     let known = known.unwrap_or_default();
     let found = Found::begin(group, &options.observer, &known);
     let group = &found.fill(group);
-    let snapshot =
-        Snapshot::build(group, (key, own.zone.as_ref()), &options.observer.metrics, None);
+    let who = (key, own.zone.as_ref(), &own.name);
+    let snapshot = Snapshot::build(group, who, &options.observer.metrics, None);
     upgrade::endpoints::adopt(&snapshot, &known);
     let lanes = snapshot.lanes.clone();
     let published = Arc::new(Published::new(snapshot));

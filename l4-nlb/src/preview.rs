@@ -48,7 +48,7 @@ impl Preview {
             Err(error) => (HashKey::from_names([]), Some(error.to_string())),
         };
         let metrics = Observer::new(instance.name.as_str()).metrics;
-        let own = (key, instance.zone.as_ref());
+        let own = (key, instance.zone.as_ref(), &instance.name);
         Self { snapshot: Snapshot::build(group, own, &metrics, None), keyless }
     }
 

@@ -11,10 +11,11 @@ use common::observe::Metrics;
 use common::service::Service;
 use common::snapshot::Published;
 use topology::l4::{Group, Listener, Target, TlsMatch};
-use topology::units::ZoneName;
+use topology::units::{InstanceName, ZoneName};
 
 use crate::gate::Gate;
 use crate::meters::Meters;
+use crate::recorder::Recorder;
 use crate::select::Selector;
 use crate::tcp::roster::Rosters;
 
@@ -42,6 +43,8 @@ pub struct Lane {
     pub meters: Arc<Meters>,
     /// The TCP connections there are.
     pub connections: Arc<Rosters>,
+    /// What passes is recorded there; `None`: it is not.
+    pub(crate) recorder: Option<Arc<Recorder>>,
 }
 
 /// A service for certain TLS clients.
@@ -59,7 +62,7 @@ impl Snapshot {
     /// The group's listeners; what `before` knows of a listener or an endpoint is kept.
     pub fn build(
         group: &Group,
-        (key, zone): (HashKey, Option<&ZoneName>),
+        (key, zone, instance): (HashKey, Option<&ZoneName>, &InstanceName),
         metrics: &Metrics,
         before: Option<&Self>,
     ) -> Self {
@@ -97,6 +100,8 @@ impl Snapshot {
                 Some(TlsRoute { when, service, selector })
             };
             let tls_routes = rules.targets.iter().filter_map(for_tls).collect();
+            let own = (instance, metrics);
+            let recorder = Recorder::of(rules, own, old.and_then(|lane| lane.recorder.as_ref()));
             let meters = || Arc::new(Meters::new(metrics, rules.name.as_str()));
             Some(Arc::new(Lane {
                 rules: rules.clone(),
@@ -106,6 +111,7 @@ impl Snapshot {
                 gate: Gate::new(rules, old.map(|lane| &lane.gate)),
                 meters: old.map_or_else(meters, |lane| lane.meters.clone()),
                 connections: connections.unwrap_or_default(),
+                recorder,
             }))
         });
         Self { lanes: lanes.collect() }

@@ -52,6 +52,7 @@ pub(crate) fn listener(protocol: &str, ports: &[u16]) -> Listener {
         proxy_protocol: None,
         accept_proxy_from: Vec::new(),
         connect_timeout: Duration::from_secs(1),
+        record: None,
         allow: Vec::new(),
         deny: Vec::new(),
         place: Place::default(),

@@ -60,6 +60,7 @@ pub mod matcher;
 pub mod pipeline;
 pub mod predicate;
 pub mod preview;
+pub mod recorder;
 pub mod redis_server;
 pub mod server;
 pub mod snapshot;

@@ -18,6 +18,7 @@ use topology::units::InstanceName;
 use crate::exchange::RouteId;
 use crate::fetch::{FetchError, HttpFetch};
 use crate::matcher::Matcher;
+use crate::recorder::Recorder;
 use crate::stages::authn::{Vouchers, VouchersError};
 use crate::stages::dispatch::cache::Cache;
 use crate::stages::dispatch::files::{FilesError, Site};
@@ -103,6 +104,8 @@ pub struct Snapshot {
     pub prover: Option<Prover>,
     /// Counters of its limits.
     pub limits: Arc<Limits>,
+    /// Where requests are recorded; `None`: they are not.
+    pub recorder: Option<Arc<Recorder>>,
     /// Stage 1; `None`: plain HTTP.
     pub front: Option<Server>,
 }
@@ -156,6 +159,11 @@ impl Snapshot {
                 None => Limits::new(group, observer.clone())?,
             },
             front: group.tls.as_ref().map(|tls| Server::new(tls, &ALPN, front)).transpose()?,
+            recorder: Recorder::of(
+                group,
+                (instance, &observer.metrics),
+                before.and_then(|before| before.recorder.as_ref()),
+            ),
             group: group.clone(),
         })
     }

@@ -18,7 +18,7 @@ pub use crate::identity::{
     Introspection, KeySource, Login, PostgresTls, SignedIdentity, Told, UnansweredIs, Ways,
 };
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
-pub use crate::telemetry::{Sample, Telemetry};
+pub use crate::telemetry::{Recording, Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
 use crate::transcode::Transcode;
 use crate::transform::Transform;
@@ -87,6 +87,8 @@ pub struct Group {
     pub cache: Option<CacheStore>,
     /// Stage 10.
     pub access_log: AccessLog,
+    /// Requests that are recorded; `None`: none.
+    pub record: Option<Recording>,
     /// Stages 2 and 10: traces.
     pub telemetry: Telemetry,
     /// How long a drain may take before what is left is ended (default 30 s).

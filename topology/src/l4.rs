@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::model::Service;
+use crate::telemetry::Recording;
 use crate::units::{
     At, GroupName, HostPattern, InstanceName, ListenerName, Place, Rate, SecretRef, ZoneName,
 };
@@ -87,6 +88,8 @@ pub struct Listener {
     pub accept_proxy_from: Vec<IpNet>,
     /// How long a connection to an endpoint may take (default 1 s).
     pub connect_timeout: Duration,
+    /// Datagrams that are recorded; `None`: none.
+    pub record: Option<Recording>,
     /// Clients let in; empty: all.
     pub allow: Vec<IpNet>,
     /// Clients turned away, before `allow` is asked.

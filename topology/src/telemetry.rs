@@ -4,6 +4,8 @@
 //! Invariant: the collector's address has neither a user nor a query.
 
 use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -46,7 +48,23 @@ pub struct Sample(u32);
 
 const ALL: u32 = 1_000_000;
 
+/// Files of what passes, for `aqueduct replay`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// Where each instance has files of its own.
+    pub folder: PathBuf,
+    /// Which clients (default 100 %).
+    pub sample: Sample,
+    /// Bytes of a file (default 64 MiB).
+    pub size: u64,
+    /// Files that are kept of each (default 4).
+    pub files: NonZeroUsize,
+}
+
 impl Sample {
+    /// All of them.
+    pub const EVERY: Self = Self(ALL);
+
     /// Whether a trace is one of them, by the random part of its id (the last 56 bits): everybody who
     /// samples as much chooses the same ones.
     pub fn takes(self, trace: u128) -> bool {

@@ -111,8 +111,12 @@ fn worker(rules: Listener) -> (Worker, Arc<Lane>) {
         place: topology::Place::default(),
     };
     let observer = Observer::new("nlb-1");
-    let snapshot =
-        Snapshot::build(&group, (HashKey::from_names(["edge"]), None), &observer.metrics, None);
+    let snapshot = Snapshot::build(
+        &group,
+        (HashKey::from_names(["edge"]), None, &topology::units::InstanceName::new("nlb-1")),
+        &observer.metrics,
+        None,
+    );
     let source = LaneSource::new(Arc::new(Published::of(snapshot.lanes[0].clone())));
     let lane = source.lane();
     (Worker::new(source, observer), lane)

@@ -49,7 +49,12 @@ fn source_behind(endpoint: u16, most: u32, proxies: Vec<ipnet::IpNet>) -> LaneSo
         place: topology::Place::default(),
     };
     let metrics = Observer::new("nlb-1").metrics;
-    let snapshot = Snapshot::build(&group, (HashKey::from_names(["edge"]), None), &metrics, None);
+    let snapshot = Snapshot::build(
+        &group,
+        (HashKey::from_names(["edge"]), None, &topology::units::InstanceName::new("nlb-1")),
+        &metrics,
+        None,
+    );
     LaneSource::new(Arc::new(Published::of(snapshot.lanes[0].clone())))
 }
 

@@ -5,6 +5,7 @@
 
 mod handover;
 mod talkers;
+mod tape;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -147,7 +148,11 @@ impl Worker {
         framed.clear();
         let mut ranges = Vec::new();
         for (arrival, bytes) in batch.iter() {
-            match self.upstream_of(arrival, bytes, now) {
+            let found = self.upstream_of(arrival, bytes, now);
+            if let Ok(upstream) = &found {
+                self.tape_up(arrival, upstream.payload);
+            }
+            match found {
                 Ok(Upstream { port, to, payload, header: None }) => {
                     sends.push((port, Outgoing { bytes: payload, to, from: None }));
                 }
@@ -242,6 +247,7 @@ impl Worker {
                     if let Some(flow) = self.flows.value(id) {
                         flow.down += bytes.len() as u64;
                     }
+                    self.tape_down(peer, local, bytes);
                     datagrams.push(Outgoing { bytes, to: peer, from: local });
                 }
                 None => self.lane.meters.stranger(),

@@ -77,7 +77,7 @@ fn micros_of(time: Duration) -> u64 {
 }
 
 /// A number where the user is a decimal one that reads back the same, else text; null without one.
-fn user(user: Option<&str>, out: &mut Vec<u8>) {
+pub(crate) fn user(user: Option<&str>, out: &mut Vec<u8>) {
     let decimal = |text: &str| {
         let canonical = text == "0" || !text.starts_with('0');
         // 2^53 - 1: above it readers that use doubles would confuse users (RFC 8259 §6).
@@ -93,12 +93,12 @@ fn user(user: Option<&str>, out: &mut Vec<u8>) {
     }
 }
 
-fn number(key: &[u8], value: u64, out: &mut Vec<u8>) {
+pub(crate) fn number(key: &[u8], value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(key);
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-fn text(key: &[u8], value: Option<&str>, out: &mut Vec<u8>) {
+pub(crate) fn text(key: &[u8], value: Option<&str>, out: &mut Vec<u8>) {
     out.extend_from_slice(key);
     match value {
         Some(value) => quoted(value, out),
@@ -111,7 +111,7 @@ fn raw(key: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-fn quoted(text: &str, out: &mut Vec<u8>) {
+pub(crate) fn quoted(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     escape(text, out);
     out.push(b'"');
@@ -138,7 +138,7 @@ fn escape(text: &str, out: &mut Vec<u8>) {
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn timestamp(at: SystemTime, out: &mut Vec<u8>) {
+pub(crate) fn timestamp(at: SystemTime, out: &mut Vec<u8>) {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

@@ -19,6 +19,7 @@ use topology::units::{InstanceName, RouteName, ServiceName};
 
 use crate::body::BodyProgress;
 use crate::exchange::{Exchange, Stage};
+use crate::recorder::Tape;
 use crate::telemetry::{Outbox, span};
 use crate::traffic;
 
@@ -53,6 +54,8 @@ pub struct Record {
     pub route: Rc<RouteStats>,
     /// Sides of a split and variants of experiments that it counts for.
     pub variants: Vec<Rc<VariantStats>>,
+    /// The beginning of its line for a replay; `None`: it is not recorded.
+    pub tape: Option<Box<Tape>>,
     /// The client's body.
     pub body_in: Option<Rc<BodyProgress>>,
     /// Bytes of the answer's body.
@@ -84,6 +87,7 @@ impl Record {
             service: None,
             route: Rc::clone(&sink.unmatched),
             variants: Vec::new(),
+            tape: None,
             body_in: None,
             bytes_out: 0,
             end: End::Aborted,
@@ -263,6 +267,9 @@ impl Sink {
         sink.added.record(x.progress.added());
         if let Some(counter) = x.progress.halted().and_then(|s| sink.halts.get(s as usize - 1)) {
             counter.increment(1);
+        }
+        if let Some(tape) = &record.tape {
+            tape.end(x, elapsed);
         }
         let outbox = sink.outbox.get();
         if let (Some(outbox), Some(notes)) = (outbox, &x.notes) {

@@ -10,7 +10,7 @@ use tests::fakes::issuer::Issuer;
 use tests::fakes::redis::Redis;
 use tests::fakes::upstream::Upstream;
 use tests::program::{run, sibling};
-use tests::tier::Draft;
+use tests::tier::{Draft, until};
 
 /// Runs `aqueduct replay LINE --json …` to its end, which must be a success; its report.
 async fn replay(line: String, report: PathBuf) -> Value {
@@ -72,11 +72,94 @@ async fn a_replayed_access_log_is_answered_as_before() {
 
     let log = folder.join("recorded.ndjson");
     std::fs::copy(stack.records_file(), &log).unwrap();
-    let line = format!("{common} --file {}", log.display());
+    let line = format!("{common} {}", log.display());
     let second = replay(line, folder.join("second.json")).await;
     assert_eq!(second["statuses"], serde_json::json!({ "200": 60 }), "{second}");
     assert_eq!((&second["compared"], &second["differences"]), (&60.into(), &Value::Array(vec![])));
     assert_eq!(users.count(), 120);
     let named: BTreeSet<_> = users.seen().iter().map(|r| r.headers["x-user-id"].clone()).collect();
     assert_eq!(named.len(), 10, "{named:?}");
+}
+
+/// The lines of all files with this ending in a folder, once there are so many.
+async fn recorded(folder: &Path, count: usize) -> String {
+    until("what was recorded", async || {
+        let files = std::fs::read_dir(folder).ok()?;
+        let read = |file: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(file.ok()?.path()).ok()
+        };
+        let text: String = files.filter_map(read).collect();
+        (text.lines().count() >= count).then_some(text)
+    })
+    .await
+}
+
+/// R2, R4: what the gateways recorded, replayed with tokens signed anew, has the same mix of statuses;
+/// no token, cookie or secret parameter is in the record.
+#[tokio::test]
+async fn a_recorded_run_replays_with_its_own_statuses() {
+    let draft = Draft::documented()
+        .edit("    trust-proxy", "    record: { folder: recorded }\n    trust-proxy");
+    let mut stack = draft.stack();
+    let _redis = Redis::start(stack.address.at(6379));
+    let issuer = Issuer::start(stack.address.at(7900)).await;
+    let _users = Upstream::start(stack.address.at(7011), "user-1").await;
+    stack.start_all(&["ilb-1", "gw-1", "gw-2", "nlb-1"]).await;
+    let folder = stack.folder.path();
+    issuer.write_keys(&folder.join("keys"));
+    let (ip, keys) = (stack.address.ip(), path(folder, "keys"));
+    let common = format!(
+        "https --url https://api.example:8443/api/user/profile --resolve api.example:{ip} \
+         --ca {} --token-keys {keys} --rate 60",
+        path(folder, "pki/ca.pem")
+    );
+    let targets = "GET /nowhere?token=s3cret\nCookie: sid=s3cret\n\nGET /api/feed/home\nAccept: */*\n\n\
+                   GET /api/checkout/cart\n";
+    std::fs::write(folder.join("targets.txt"), targets).unwrap();
+    let users = replay(format!("{common} --users 10 --seconds 0.5"), folder.join("a.json")).await;
+    let line = format!("{common} {} --seconds 0.5", path(folder, "targets.txt"));
+    let others = replay(line, folder.join("b.json")).await;
+    assert_eq!(users["statuses"], serde_json::json!({ "200": 30 }), "{users}");
+    assert!(others["statuses"].as_object().is_some_and(|all| all.len() > 1), "{others}");
+
+    let text = recorded(&folder.join("recorded"), 60).await;
+    assert!(!text.contains("s3cret") && !text.contains("Bearer"), "{text}");
+    std::fs::write(folder.join("all.ndjson"), text).unwrap();
+    let line = format!("{} {}", common.replace(" --rate 60", ""), path(folder, "all.ndjson"));
+    let again = replay(line, folder.join("c.json")).await;
+    let mut mix = others["statuses"].as_object().unwrap().clone();
+    mix.insert("200".into(), 30.into());
+    assert_eq!(again["statuses"], Value::Object(mix), "{again}");
+    assert_eq!((&again["compared"], &again["differences"]), (&60.into(), &Value::Array(vec![])));
+}
+
+/// R1, R4: what the balancer recorded is a capture whose players play again, one server each.
+#[tokio::test]
+async fn recorded_datagrams_are_played_again() {
+    let draft = Draft::documented().edit(
+        "to: game, balance: client-address",
+        "to: game, balance: client-address, record: { folder: recorded }",
+    );
+    let mut stack = draft.stack();
+    let _games = [
+        Game::start(stack.address.at(7801), "game-1").await,
+        Game::start(stack.address.at(7802), "game-2").await,
+        Game::start(stack.address.at(7803), "game-3").await,
+    ];
+    stack.start("nlb-1").await;
+    let (at, folder) = (stack.address.at(7777), stack.folder.path().to_owned());
+    let line = format!("udp --target {at} --players 20 --rate 25 --seconds 1 --size 40..90");
+    let first = replay(line, folder.join("first.json")).await;
+    stack.drain("nlb-1");
+    stack.finished("nlb-1").await;
+    stack.start("nlb-1").await;
+    let capture = folder.join("played.pcapng");
+    std::fs::rename(folder.join("recorded/nlb-1-game.pcapng"), &capture).unwrap();
+    let line = format!("udp --target {at} {} --speed 2 --slo affinity=0", capture.display());
+    let again = replay(line, folder.join("again.json")).await;
+    assert_eq!((&first["sent"], &again["sent"]), (&500.into(), &500.into()), "{again}");
+    assert_eq!(again["players"], 20);
+    let recording = &again["recording"];
+    assert_eq!((&recording["port"], &recording["fragments"]), (&7777.into(), &0.into()));
+    assert_eq!(recording["faults"], Value::Array(vec![]));
 }

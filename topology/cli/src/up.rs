@@ -3,6 +3,7 @@
 //!
 //! Invariant: when `run` returns, no process that it started is left.
 
+pub(crate) mod control;
 mod fleet;
 pub(crate) mod folder;
 mod hints;
@@ -100,6 +101,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let Prepared { topology, fleet, _lock } = prepared;
+    let _control = control::serve(&fleet)?;
     let started = tokio::select! {
         started = fleet.start() => started.map(|()| true),
         () = signals.next() => Ok(false),

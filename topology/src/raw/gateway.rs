@@ -14,8 +14,8 @@ use crate::raw::schema::section;
 use crate::raw::{
     Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, CompressChoice,
     Consumer, Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree,
-    Introspection, MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Redirect, SignedIdentity,
-    SplitPart, Spot, Telemetry, Text, Transcode, Transform, Typed, Upstream,
+    Introspection, MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Recording, Redirect,
+    SignedIdentity, SplitPart, Spot, Telemetry, Text, Transcode, Transform, Typed, Upstream,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -74,6 +74,9 @@ section! {
         /// Where access records go: `stdout`, `off` or `file:PATH`, which SIGUSR1 opens anew. What cannot
         /// be written at once is dropped and counted; no request waits. Default: `stdout`.
         may "access-log" access_log: Typed<Text>,
+        /// Requests that are recorded for `aqueduct replay https`: what was asked, without credentials,
+        /// cookies, secrets in queries and bodies, and how it was answered. Default: none.
+        may "record" record: Recording,
         /// Traces. Default: see each.
         may "telemetry" telemetry: Telemetry,
         /// How long a drain may take before what is left is ended. Default: 30s.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::raw::schema::section;
-use crate::raw::{Flag, Named, OneOrMany, Text, Typed};
+use crate::raw::{Flag, Named, OneOrMany, Recording, Text, Typed};
 use crate::units::{HostPattern, Rate, SecretRef, Time};
 
 section! {
@@ -86,6 +86,9 @@ section! {
         may "accept-proxy-from" accept_proxy_from: Vec<Typed<IpNet>>,
         /// How long a connection to an endpoint may take. Default: 1s.
         may "connect-timeout" connect_timeout: Typed<Time>,
+        /// Datagrams that are recorded for `aqueduct replay udp`, in both directions, with all that is in
+        /// them; `udp` only. Default: none.
+        may "record" record: Recording,
         /// Networks let in. Default: all.
         may "allow" allow: Vec<Typed<IpNet>>,
         /// Networks turned away, before `allow` is asked. Default: none.

@@ -2,12 +2,14 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
+use std::num::NonZeroUsize;
+
 use ipnet::IpNet;
 
 use crate::raw::schema::section;
 use crate::raw::{Flag, Text, Typed};
 use crate::telemetry::Sample;
-use crate::units::Time;
+use crate::units::{Size, Time};
 
 section! {
     /// Traces: whose are continued, which are sampled, where their spans go.
@@ -39,5 +41,22 @@ section! {
         /// whose comment names a sampled trace are spans in it, sent to `/v1/traces` below the address. One that
         /// is away or slow costs spans, which are counted, and no query's time. Default: no spans.
         may "otlp" otlp: Typed<Text>,
+    }
+}
+
+section! {
+    /// Files of what passes, for `aqueduct replay`. No request and no datagram waits for them; what cannot
+    /// be written at once is dropped and counted.
+    Recording {
+        /// The folder, where each instance has files of its own; a full one becomes `FILE.1`, that one
+        /// `FILE.2`, and so on.
+        must "folder" folder: Typed<Text>,
+        /// Which part of the clients is recorded: connections of a gateway, addresses of a balancer.
+        /// Default: 100%.
+        may "sample" sample: Typed<Sample>,
+        /// How large a file may become, from 8MiB. Default: 64MiB.
+        may "size" size: Typed<Size>,
+        /// How many files are kept, the one that is written among them. Default: 4.
+        may "files" files: Typed<NonZeroUsize>,
     }
 }

@@ -19,7 +19,7 @@ use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
 use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::store::{self, Who};
-use crate::resolve::telemetry::telemetry;
+use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::transcode;
 use crate::resolve::transform::{Scope, transform};
@@ -105,6 +105,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         aggregates: leads.aggregates,
         cache: kept.then_some(store),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
+        record: raw.record.and_then(|raw| recording(raw, names, out)),
         telemetry: telemetry(raw.telemetry, out),
         drain: drain(raw.drain),
         place: spot.extent.place,

@@ -14,6 +14,7 @@ use crate::l4::{
 use crate::model::{Endpoint, Service};
 use crate::raw::{self, Entry, Findings, Flag, Spot, Text, Typed};
 use crate::resolve::names::{self, Destination, Names, Wanted, accepts};
+use crate::resolve::telemetry::recording;
 use crate::resolve::{count, drain, filled, or, positive, secret};
 use crate::units::{At, GroupName, InstanceName, ListenerName, Percent, ServiceName, ZoneName};
 
@@ -71,6 +72,13 @@ fn listener(entry: Entry<raw::Listener>, names: &Names, out: &mut Findings) -> O
         proxy_protocol: raw.proxy_protocol.map(|typed| typed.value),
         accept_proxy_from: networks(raw.accept_proxy_from),
         connect_timeout: positive(raw.connect_timeout, Duration::from_secs(1), out),
+        record: raw.record.and_then(|raw| {
+            if protocol == Protocol::Tcp {
+                out.error(&entry.spot, "connections are not recorded, datagrams are".to_owned())
+                    .hint("`record` of a gateway group records requests");
+            }
+            recording(raw, names, out)
+        }),
         allow: networks(raw.allow),
         deny: networks(raw.deny),
         place: entry.spot.extent.place,

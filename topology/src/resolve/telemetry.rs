@@ -1,12 +1,16 @@
-//! A group's traces, and what poolers tell of queries.
+//! A group's traces, what poolers tell of queries, and what is recorded.
 //!
 //! Invariant: none beyond `resolve`'s.
+
+use std::num::NonZeroUsize;
 
 use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::gateway::hidden;
 use crate::resolve::l4::networks;
-use crate::telemetry::{PoolTelemetry, Telemetry};
-use crate::units::At;
+use crate::resolve::names::Names;
+use crate::resolve::or;
+use crate::telemetry::{PoolTelemetry, Recording, Sample, Telemetry};
+use crate::units::{At, Size};
 
 /// What a group says of them.
 pub(super) fn telemetry(raw: Option<raw::Telemetry>, out: &mut Findings) -> Telemetry {
@@ -31,6 +35,29 @@ pub(super) fn of_pool(raw: Option<raw::PoolTelemetry>, out: &mut Findings) -> Po
         otlp: raw.otlp.and_then(|typed| collector(&typed, out)),
     }
 }
+
+/// What of the traffic is recorded; `None` also where no folder is named, which is told elsewhere.
+pub(super) fn recording(
+    raw: raw::Recording,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<Recording> {
+    let folder = raw.folder?;
+    let small = raw.size.as_ref().filter(|size| size.value.0 < SMALLEST);
+    if let Some(size) = small {
+        out.error(&size.spot, "a file so small holds no second of traffic".to_owned())
+            .allowed("8MiB or more");
+    }
+    Some(Recording {
+        folder: names.folder.join(&folder.value.0),
+        sample: or(raw.sample, Sample::EVERY),
+        size: or(raw.size, Size(64 << 20)).0,
+        files: or(raw.files, NonZeroUsize::MIN.saturating_add(3)),
+    })
+}
+
+/// As much as may wait to be written fits twice.
+const SMALLEST: u64 = 8 << 20;
 
 fn collector(typed: &Typed<Text>, out: &mut Findings) -> Option<At<String>> {
     let text = typed.value.0.trim_end_matches('/');

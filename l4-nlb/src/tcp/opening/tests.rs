@@ -38,7 +38,14 @@ fn lane(targets: &[When<'_>]) -> Arc<Lane> {
         place: Place::default(),
     };
     let key = HashKey::from_names(["edge"]);
-    Snapshot::build(&group, (key, None), &Metrics::new(), None).lanes.remove(0)
+    Snapshot::build(
+        &group,
+        (key, None, &topology::units::InstanceName::new("nlb-1")),
+        &Metrics::new(),
+        None,
+    )
+    .lanes
+    .remove(0)
 }
 
 fn hello(name: &str, protocols: &[&str]) -> Hello {

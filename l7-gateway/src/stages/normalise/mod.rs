@@ -257,6 +257,9 @@ impl Normalise {
         {
             x.peer = Rc::new(x.peer.named(client));
         }
+        if let Some(recorder) = &self.snapshot.recorder {
+            x.record.tape = recorder.begin(x, &input.head);
+        }
         x.grpc = grpc::is_call(&input.head);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());

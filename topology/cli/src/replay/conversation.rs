@@ -3,6 +3,8 @@
 //!
 //! Invariant: memory is bounded by what was sent and by [`MOST_SERVERS`], whatever comes back.
 
+use hdrhistogram::Histogram;
+
 use super::game::Answer;
 
 /// Names remembered per player; the demo has three, a hostile server invents any number.
@@ -26,6 +28,7 @@ pub(super) struct Conversation {
     seen: Vec<u64>,
     transit: Option<i128>,
     jitter: f64,
+    round_trips: Option<Histogram<u32>>,
 }
 
 impl Conversation {
@@ -46,7 +49,21 @@ impl Conversation {
         self.meet(answer.server);
         let round_trip = now - header.sent;
         self.vary(i128::from(round_trip));
+        self.time(round_trip);
         Some(round_trip)
+    }
+
+    /// Takes an answer that says nothing (`--raw`): the first of each datagram sent, as far as
+    /// numbers tell.
+    pub(super) fn count(&mut self) {
+        let column =
+            if self.received < self.sent { &mut self.received } else { &mut self.duplicates };
+        *column += 1;
+    }
+
+    /// A quantile of the round trips in nanoseconds, to one digit; `None`: none was measured.
+    pub(super) fn round_trip(&self, quantile: f64) -> Option<u64> {
+        self.round_trips.as_ref().map(|times| times.value_at_quantile(quantile))
     }
 
     /// Mean deviation of the transit time in nanoseconds (RFC 3550 §6.4.1), here of round trips.
@@ -98,6 +115,15 @@ impl Conversation {
             self.servers.push((String::from_utf8_lossy(server).into_owned(), 0));
         }
         self.servers.len() - 1
+    }
+
+    /// Kept coarsely: a thousand players cost about 2 MB.
+    fn time(&mut self, round_trip: u64) {
+        let fresh = || {
+            Histogram::new_with_bounds(1_000, 60_000_000_000, 1)
+                .expect("invariant: 1 µs to 1 min at one digit are lawful bounds")
+        };
+        self.round_trips.get_or_insert_with(fresh).saturating_record(round_trip);
     }
 
     fn vary(&mut self, transit: i128) {

@@ -3,12 +3,14 @@
 //!
 //! Invariant: lanes only add; nothing here can slow them down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use tokio::time::Instant;
+
+use super::series::Mark;
 
 /// Counters of a running replay.
 #[derive(Debug, Default)]
@@ -17,6 +19,7 @@ pub(super) struct Live {
     pub(super) answered: AtomicU64,
     pub(super) failed: AtomicU64,
     stop: AtomicBool,
+    marks: Mutex<Vec<Mark>>,
 }
 
 impl Live {
@@ -25,9 +28,24 @@ impl Live {
         self.stop.load(Relaxed)
     }
 
+    /// Notes what was done to the stack.
+    pub(super) fn mark(&self, mark: Mark) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(mark);
+    }
+
+    /// All that was done to the stack.
+    pub(super) fn marks(&self) -> Vec<Mark> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds so many.
+    pub(super) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Relaxed);
+    }
+
     /// Adds one.
     pub(super) fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Relaxed);
+        Self::add(counter, 1);
     }
 }
 

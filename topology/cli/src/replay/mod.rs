@@ -4,6 +4,7 @@
 //!
 //! Invariant: the schedule never waits for an answer, so a slow target cannot hide its slowness.
 
+mod capture;
 mod conversation;
 mod game;
 mod https;
@@ -11,6 +12,7 @@ mod lanes;
 mod live;
 mod pace;
 mod report;
+mod series;
 mod slo;
 mod target;
 mod udp;
@@ -33,7 +35,7 @@ pub(crate) struct Args {
 enum Kind {
     /// Game players, each with an address of its own: loss, round trips, jitter, affinity.
     #[command(after_help = udp::EXAMPLES)]
-    Udp(udp::Args),
+    Udp(Box<udp::Args>),
     /// HTTPS requests at a fixed rate (open model) with signed tokens: latency, statuses, errors.
     #[command(after_help = https::EXAMPLES)]
     Https(Box<https::Args>),
@@ -48,12 +50,28 @@ struct Common {
     /// Write the report as JSON to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the report as one HTML page, plots included, to this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Show what changed since this report (the JSON of an earlier replay).
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
     /// Exit with 1 when one of these is broken, for example loss=0.1%,p99=20ms.
     #[arg(long, value_name = "NAME=MOST,…")]
     slo: Option<Slo>,
     /// Send to a public address too; only to what is yours.
     #[arg(long)]
     yes_i_own_it: bool,
+}
+
+/// What is done with a recording that cannot be read as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Broken {
+    /// Use what can be read; the rest is told with its place.
+    Skip,
+    /// Send nothing.
+    #[default]
+    Refuse,
 }
 
 /// Runs one replay to its end (or to Ctrl-C, which reports what there is).
@@ -64,7 +82,7 @@ struct Common {
 /// The target is not lawful, the generator could not start, or the report could not be written.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.kind {
-        Kind::Udp(args) => udp::run(args).await,
+        Kind::Udp(args) => udp::run(&args).await,
         Kind::Https(args) => https::run(&args).await,
     }
 }

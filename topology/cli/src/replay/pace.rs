@@ -7,6 +7,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::net::sys::Poller;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::time::Instant;
 
 /// Due times of a whole replay, or of every `step`th unit of it.
@@ -52,6 +55,11 @@ impl Schedule {
         whole.saturating_sub(self.first).div_ceil(self.step)
     }
 
+    /// When the last is due.
+    pub(super) fn span(&self) -> Duration {
+        self.offset(self.total().saturating_sub(1)).unwrap_or_default()
+    }
+
     /// When unit `i` is due, from the start; `None` after the last.
     pub(super) fn offset(&self, i: u64) -> Option<Duration> {
         let i = i.checked_mul(self.step)?.checked_add(self.first)?;
@@ -64,18 +72,64 @@ impl Schedule {
     }
 }
 
+/// Wakes to tens of microseconds (timerfd), where a runtime's own timers know whole milliseconds.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    timer: TimerFd,
+    rings: Poller,
+}
+
+impl Alarm {
+    /// One that is not set.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn new() -> std::io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+        let rings = Poller::new()?;
+        rings.add(&timer, 0)?;
+        Ok(Self { timer, rings })
+    }
+
+    /// Waits; at once when that time has passed. Cancel safe.
+    ///
+    /// # Errors
+    /// The system refuses the timer.
+    pub(super) async fn until(&self, due: Instant) -> std::io::Result<()> {
+        loop {
+            let left = due.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let once = Expiration::OneShot(TimeSpec::from_duration(left));
+            self.timer.set(once, TimerSetTimeFlags::empty())?;
+            // Setting the timer took back what it told before, so nothing is left to drain.
+            self.rings.readable().await?.clear_ready();
+        }
+    }
+}
+
 /// Walks a schedule in real time.
 #[derive(Debug)]
 pub(super) struct Pace {
     start: Instant,
     schedule: Schedule,
     next: u64,
+    alarm: Option<Alarm>,
 }
 
 impl Pace {
     /// Unit 0 is due at `start` plus its offset.
     pub(super) fn new(start: Instant, schedule: Schedule) -> Self {
-        Self { start, schedule, next: 0 }
+        Self { start, schedule, next: 0, alarm: None }
+    }
+
+    /// Wakes by an [`Alarm`].
+    ///
+    /// # Errors
+    /// No descriptor is left for it.
+    pub(super) fn precise(self) -> std::io::Result<Self> {
+        Ok(Self { alarm: Some(Alarm::new()?), ..self })
     }
 
     /// When unit `i` is due.
@@ -87,7 +141,12 @@ impl Pace {
     /// `None` after the last. Cancel safe: nothing is taken before it returns.
     pub(super) async fn take(&mut self, most: u64) -> Option<Range<u64>> {
         let first = self.next;
-        tokio::time::sleep_until(self.due(first)?).await;
+        let due = self.due(first)?;
+        match &self.alarm {
+            // An alarm that the system refuses makes sends late, which is told.
+            Some(alarm) => drop(alarm.until(due).await),
+            None => tokio::time::sleep_until(due).await,
+        }
         let now = Instant::now();
         let mut end = first + 1;
         while end - first < most && self.due(end).is_some_and(|due| due <= now) {

@@ -24,6 +24,18 @@ impl Slo {
     pub(super) fn broken(&self, figures: &Figures) -> Vec<String> {
         self.0.iter().filter_map(|bound| bound.broken(figures)).collect()
     }
+
+    /// Every bound: whether it was kept, and what was measured.
+    pub(super) fn judged(&self, figures: &Figures) -> Vec<(bool, String)> {
+        let judge = |bound: &Bound| match bound.broken(figures) {
+            Some(text) => (false, text),
+            None => {
+                let value = figures.get(bound.name.as_str()).copied().unwrap_or_default();
+                (true, format!("{} is {}, at most {}", bound.name, bound.shown(value), bound.text))
+            }
+        };
+        self.0.iter().map(judge).collect()
+    }
 }
 
 impl Bound {
@@ -31,10 +43,20 @@ impl Bound {
         match figures.get(self.name.as_str()) {
             Some(value) if *value <= self.most => None,
             Some(value) => {
-                let unit = unit_of(&self.name).unwrap_or("");
-                Some(format!("{} is {value:.3}{unit}, at most {}", self.name, self.text))
+                Some(format!("{} is {}, at most {}", self.name, self.shown(*value), self.text))
             }
             None => Some(format!("{} was not measured, at most {}", self.name, self.text)),
+        }
+    }
+}
+
+impl Bound {
+    /// A measured value with its unit.
+    fn shown(&self, value: f64) -> String {
+        match unit_of(&self.name) {
+            Some("ms") => format!("{value:.3} ms"),
+            Some("%") => format!("{value:.3}%"),
+            _ => format!("{value:.0}"),
         }
     }
 }
@@ -54,7 +76,8 @@ const NAMES: [(&str, &str); 11] = [
     ("reordered", ""),
 ];
 
-fn unit_of(name: &str) -> Option<&'static str> {
+/// Its unit; `None`: no such figure.
+pub(super) fn unit_of(name: &str) -> Option<&'static str> {
     NAMES.iter().find(|(known, _)| *known == name).map(|(_, unit)| *unit)
 }
 

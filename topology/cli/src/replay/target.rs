@@ -39,13 +39,21 @@ pub(super) fn permit(address: SocketAddr, owned: bool) -> Result<()> {
 pub(super) fn client_address(target: IpAddr, number: u32) -> IpAddr {
     match target {
         IpAddr::V4(v4) if v4.is_loopback() => {
-            let host = number.wrapping_add(1) & 0x003f_ffff;
+            let host = number.wrapping_add(1) & HOSTS;
             Ipv4Addr::from_bits(Ipv4Addr::new(127, 64, 0, 0).to_bits() | host).into()
         }
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
+
+/// Whose address this is; the other way round.
+pub(super) fn client_number(address: Ipv4Addr) -> u32 {
+    (address.to_bits() & HOSTS).wrapping_sub(1) & HOSTS
+}
+
+/// The part of 127.64.0.0/10 that is free.
+const HOSTS: u32 = 0x003f_ffff;
 
 /// Loopback, link-local, private and unique-local networks (RFC 1918, RFC 3927, RFC 4193).
 fn is_private(address: IpAddr) -> bool {
@@ -91,6 +99,10 @@ mod tests {
             (0..5000).map(|number| client_address(to("127.0.0.1"), number)).collect();
         assert_eq!(own.len(), 5000);
         assert!(own.iter().all(IpAddr::is_loopback));
+        for number in [0, 7, 70_000, HOSTS - 1] {
+            let IpAddr::V4(address) = client_address(to("127.0.0.1"), number) else { panic!() };
+            assert_eq!(client_number(address), number);
+        }
         assert_eq!(client_address(to("10.0.0.1"), 7), to("0.0.0.0"));
         assert_eq!(client_address(to("::1"), 7), to("::"));
     }

@@ -176,6 +176,15 @@ impl Fleet {
         }
     }
 
+    /// Kills one part of ours that runs; false when there is none.
+    pub(crate) async fn kill_one(&self, index: usize) -> bool {
+        let running = self.child(index).filter(|process| process.status().is_none());
+        let Some(process) = running else { return false };
+        process.kill();
+        process.ended().await;
+        true
+    }
+
     /// The text about a part's end, with its last lines and where the rest is.
     pub(crate) fn obituary(&self, index: usize, status: ExitStatus) -> String {
         let Some(part) = self.inner.plan.parts.get(index) else { return String::new() };

@@ -4,7 +4,7 @@
 //!
 //! Invariant: latency counts from the scheduled time, so waiting for a connection is part of it.
 
-mod recording;
+pub(super) mod recording;
 mod script;
 mod wire;
 
@@ -21,13 +21,13 @@ use anyhow::Result;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::script::Script;
+use self::script::{Program, Script};
 use self::wire::{Fault, Wire};
 use super::live::{self, Live};
 use super::pace::{Pace, Schedule};
-use super::report::https::{HttpsReport, Outcome, Tally};
-use super::udp::{rate, seconds};
-use super::{Common, lanes, report, target};
+use super::report::https::{Ended, HttpsReport, Outcome, Tally};
+use super::udp::{rate, seconds, speed};
+use super::{Broken, Common, lanes, report, target};
 use crate::token::signer::Grant;
 use crate::up::folder::Folder;
 use crate::up::source::BUILT_IN_NAME;
@@ -35,21 +35,30 @@ use crate::up::source::BUILT_IN_NAME;
 pub(super) const EXAMPLES: &str = "\
 Examples (beside a running `aqueduct up`):
   aqueduct replay https --rate 200 --seconds 10
-  aqueduct replay https --url https://127.0.0.1:8443/api/feed/home --rate 500 --json feed.json
-  aqueduct replay https --url https://api.example:8443/ --resolve api.example:127.0.0.1 \\
-      --file access.ndjson --slo p99=20ms,errors=0%";
+  aqueduct replay https --url https://127.0.0.1:8443/api/feed/home --rate 500 --html feed.html
+  aqueduct replay https monday.ndjson --speed 4 --slo p99=20ms,errors=0.01%
+  aqueduct replay https browser.har --map-host shop.example=api.example:8443 --compare-bodies
+  aqueduct replay https access.log --broken skip --http 2 --json new.json --baseline old.json
+  aqueduct replay https targets.txt --rate 100 --var shop=7
+
+What FILE may be: what the gateway records (`record:`), its access log, a browser's HAR, the
+combined log of a web server, or targets: METHOD URL, header lines, @BODYFILE, an empty line.
+Exit code: 0 done and every --slo kept, 1 one was broken or the replay failed.";
 
 /// Options of `aqueduct replay https`.
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
-    /// What is asked; with --file its host and port alone count.
+    /// Recorded requests: HAR, NDJSON, a combined log, or a list of targets.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// What is asked; with FILE its host and port alone count.
     #[arg(long, value_name = "URL", value_parser = script::url,
           default_value = "https://127.0.0.1:8443/api/user/profile")]
     url: http::Uri,
-    /// Requests per second [default: 100, or with --file the recorded times].
+    /// Requests per second [default: the recorded times, or 100].
     #[arg(long, value_parser = rate, value_name = "PER-SECOND")]
     rate: Option<f64>,
-    /// How long; with --file the recording's length unless --rate is given.
+    /// How long, unless the recorded times are kept.
     #[arg(long, default_value = "10", value_parser = seconds, value_name = "S")]
     seconds: Duration,
     /// Method of the requests.
@@ -58,9 +67,26 @@ pub(super) struct Args {
     /// A header of every request, `name: value`; may be repeated.
     #[arg(long, short = 'H', value_name = "NAME: VALUE", value_parser = script::header)]
     header: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// Recorded requests: a .har file, or NDJSON (the gateway's access log will do).
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
+    /// Keep the recorded times, but so many times as fast.
+    #[arg(long, default_value = "1", value_parser = speed, value_name = "FACTOR",
+          requires = "file", conflicts_with = "rate")]
+    speed: f64,
+    /// What to do with a broken recording: use what can be read, or refuse it.
+    #[arg(long, value_enum, default_value_t, requires = "file")]
+    broken: Broken,
+    /// Ask for NEW where the recording asked for OLD [default: for the URL's host]; may be repeated.
+    #[arg(long, value_name = "OLD=NEW", value_parser = script::pair, requires = "file")]
+    map_host: Vec<(String, String)>,
+    /// Put VALUE in the place of {{NAME}} in paths, headers and bodies; {{user}} is the recorded
+    /// user. May be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = script::pair, requires = "file")]
+    var: Vec<(String, String)>,
+    /// Compare bodies with the recording, too, where it knows them.
+    #[arg(long, requires = "file")]
+    compare_bodies: bool,
+    /// Which HTTP.
+    #[arg(long, value_enum, default_value = "1.1", value_name = "VERSION")]
+    http: Http,
     /// Sign tokens with es256.pem or rs256.pem of this folder [default: the stack's issuer's].
     #[arg(long, value_name = "DIR", conflicts_with_all = ["token", "anonymous"])]
     token_keys: Option<PathBuf>,
@@ -101,23 +127,36 @@ pub(super) struct Args {
     common: Common,
 }
 
+/// A version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Http {
+    /// One request at a time on a connection.
+    #[value(name = "1.1")]
+    One,
+    /// Many at a time on few connections.
+    #[value(name = "2")]
+    Two,
+}
+
 /// Replays, reports, judges.
 pub(super) async fn run(args: &Args) -> Result<ExitCode> {
+    let baseline = report::baseline::<HttpsReport>(&args.common)?;
     let report = measure(args).await?;
-    report::finish(&report, &args.common)
+    report::finish(&report, &args.common, baseline.as_ref())
 }
 
 /// Replays and sums up.
 async fn measure(args: &Args) -> Result<HttpsReport> {
     let address = address(args).await?;
     target::permit(address, args.common.yes_i_own_it)?;
-    let (script, schedule) = script::plan(args)?;
+    let Program { script, schedule, broken } = script::plan(args)?;
     let lanes = lanes::count(args.common.threads, args.connections.get() as u64);
     let live = Arc::new(Live::default());
     let total = schedule.total();
+    let span = schedule.span();
     let watcher = tokio::spawn(live::watch(live.clone(), total, "requests"));
     let plan = Plan {
-        settings: wire::Settings::new(&args.url, address, &args.authority()?)?,
+        settings: wire::Settings::new(args, address, &args.authority()?)?,
         script: Arc::new(script),
         schedule,
         connections: args.connections.get().div_ceil(lanes),
@@ -128,14 +167,20 @@ async fn measure(args: &Args) -> Result<HttpsReport> {
     };
     let results = lanes::run(lanes, move |lane| send(plan.clone(), lane as u64)).await;
     watcher.abort();
-    let mut sum = Tally::new();
+    let mut sum = Tally::new(span);
     for lane in results? {
         sum.merge(&lane);
     }
-    Ok(HttpsReport::new(args.url.to_string(), &sum))
+    Ok(HttpsReport { broken, ..HttpsReport::new(args.url.to_string(), &sum) })
 }
 
 impl Args {
+    /// What `--map-host` says of a recorded host.
+    fn mapped(&self, host: &str) -> Option<&str> {
+        let fits = |(old, _): &&(String, String)| old.eq_ignore_ascii_case(host);
+        self.map_host.iter().find(fits).map(|(_, new)| new.as_str())
+    }
+
     fn folder(&self) -> Result<Folder> {
         Folder::named(self.state.as_deref(), BUILT_IN_NAME)
     }
@@ -176,21 +221,21 @@ struct Plan {
 async fn send(plan: Plan, lane: u64) -> Result<Tally> {
     let clients = (lane..).step_by(plan.lanes as usize);
     let wire = Rc::new(Wire::new(plan.settings.clone(), plan.connections, clients));
-    let tally = Rc::new(RefCell::new(Tally::new()));
+    let tally = Rc::new(RefCell::new(Tally::new(plan.schedule.span())));
     let schedule = plan.schedule.every(plan.lanes, lane);
-    let mut pace = Pace::new(plan.start, schedule);
+    let mut pace = Pace::new(plan.start, schedule).precise()?;
     let mut running = JoinSet::new();
     while let Some(batch) = pace.take(BATCH).await {
         for i in batch {
             let Some(due) = pace.due(i) else { continue };
             tally.borrow_mut().lateness.record(due.elapsed());
             Live::count(&plan.live.sent);
-            let number = i * plan.lanes + lane;
+            let one = One { number: i * plan.lanes + lane, due, tally: tally.clone() };
             if running.len() >= MOST_IN_FLIGHT {
-                note(&plan, &tally, due, number, Err(Fault::Overload));
+                one.note(&plan, Err(Fault::Overload));
                 continue;
             }
-            running.spawn_local(one(plan.clone(), wire.clone(), tally.clone(), number, due));
+            running.spawn_local(one.run(plan.clone(), wire.clone()));
         }
         while running.try_join_next().is_some() {}
         if plan.live.stopped() {
@@ -199,7 +244,7 @@ async fn send(plan: Plan, lane: u64) -> Result<Tally> {
         tokio::task::yield_now().await;
     }
     while running.join_next().await.is_some() {}
-    let mut tally = tally.replace(Tally::new());
+    let mut tally = tally.replace(Tally::new(Duration::ZERO));
     tally.connections = wire.opened();
     tally.span = plan.start.elapsed();
     Ok(tally)
@@ -211,25 +256,36 @@ const BATCH: u64 = 32;
 const MOST_IN_FLIGHT: usize = 100_000;
 
 /// One request from its due time to its last byte.
-async fn one(plan: Plan, wire: Rc<Wire>, tally: Rc<RefCell<Tally>>, number: u64, due: Instant) {
-    let request = plan.script.request(number);
-    let answer = tokio::time::timeout_at(due + plan.timeout, wire.exchange(request)).await;
-    note(&plan, &tally, due, number, answer.unwrap_or(Err(Fault::Timeout)));
+struct One {
+    number: u64,
+    due: Instant,
+    tally: Rc<RefCell<Tally>>,
 }
 
-fn note(
-    plan: &Plan,
-    tally: &RefCell<Tally>,
-    due: Instant,
-    number: u64,
-    answer: Result<wire::Answer, Fault>,
-) {
-    Live::count(if answer.is_ok() { &plan.live.answered } else { &plan.live.failed });
-    let outcome = match answer {
-        Ok(answer) => Outcome::Answered { status: answer.status, bytes: answer.bytes },
-        Err(fault) => Outcome::Failed(fault.name()),
-    };
-    tally.borrow_mut().record(due.elapsed(), outcome, plan.script.recorded_status(number));
+impl One {
+    async fn run(self, plan: Plan, wire: Rc<Wire>) {
+        let request = plan.script.request(self.number);
+        let exchange = wire.exchange(request, self.number, plan.script.session(self.number));
+        let answer = tokio::time::timeout_at(self.due + plan.timeout, exchange).await;
+        self.note(&plan, answer.unwrap_or(Err(Fault::Timeout)));
+    }
+
+    fn note(&self, plan: &Plan, answer: Result<wire::Answer, Fault>) {
+        Live::count(if answer.is_ok() { &plan.live.answered } else { &plan.live.failed });
+        let outcome = match answer {
+            Ok(wire::Answer { status, bytes, digest }) => {
+                Outcome::Answered { status, bytes, digest }
+            }
+            Err(fault) => Outcome::Failed(fault.name()),
+        };
+        self.tally.borrow_mut().record(&Ended {
+            at: self.due.saturating_duration_since(plan.start),
+            latency: self.due.elapsed(),
+            outcome,
+            route: plan.script.route(self.number),
+            expected: plan.script.expected(self.number),
+        });
+    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,24 @@
-//! Recorded requests: HAR 1.2, or NDJSON with a request per line, the gateway's access log
-//! included. Secrets of the recording are dropped: tokens are signed anew. Not for sending. Used
-//! by `script`.
+//! Recorded requests: HAR 1.2, NDJSON with a request per line (what the gateway records, its access
+//! log, a list of targets), a web server's combined log, or a plain list of targets. Secrets of the
+//! recording are dropped: tokens are signed anew. Not for sending. Used by `script`.
 //!
-//! Invariant: offsets begin at 0 and never go back.
+//! Invariant: offsets begin at 0 and never go back; what cannot be read is told with its place.
+
+mod combined;
+mod har;
+mod ndjson;
+mod targets;
+mod time;
 
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
-use serde::Deserialize;
 use serde_json::Value;
-
-use super::script::origin_form;
 
 /// One request as it was.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,129 +27,98 @@ pub(super) struct Recorded {
     pub(super) at: Duration,
     pub(super) method: Method,
     pub(super) target: Uri,
+    /// Whom it was sent to, where that is known.
+    pub(super) host: Option<String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     /// Who asked; `None`: nobody that is known.
     pub(super) user: Option<String>,
-    /// How it was answered.
-    pub(super) status: Option<u16>,
+    /// Requests of one session came over one connection.
+    pub(super) session: Option<String>,
+    /// What the report groups it by.
+    pub(super) route: String,
+    pub(super) expected: Expected,
 }
 
-/// Reads a `.har` file, or NDJSON of any other name.
-///
-/// # Errors
-/// Not readable, a line that says no request (with its number), or nothing in it.
-pub(super) fn read(path: &Path) -> Result<Vec<Recorded>> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot read"))?;
-    let is_har = path.extension().is_some_and(|extension| extension == "har");
-    let timed = if is_har { har(&text) } else { ndjson(&text) };
-    let recorded = from_zero(timed.with_context(|| format!("{name}: no recording"))?);
-    ensure!(!recorded.is_empty(), "{name}: no request in it");
-    Ok(recorded)
+/// How a request ended when it was recorded, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expected {
+    pub(crate) status: Option<u16>,
+    /// Of the body as it was sent.
+    pub(crate) bytes: Option<u64>,
+    /// SHA-256 of the body.
+    pub(crate) digest: Option<[u8; 32]>,
 }
+
+/// All requests of a file.
+#[derive(Debug, Default)]
+pub(super) struct Recording {
+    pub(super) requests: Vec<Recorded>,
+    /// Whether it says when requests were.
+    pub(super) timed: bool,
+    /// What could not be read, each with its place.
+    pub(super) faults: Vec<String>,
+}
+
+/// What a format reads: requests with their times, and what is broken.
+type Found = (Vec<Timed>, Vec<String>);
 
 /// A request and when it was, seconds since the epoch; `None`: not written.
 type Timed = (Option<f64>, Recorded);
 
-#[derive(Deserialize)]
-struct Line {
-    method: Option<String>,
-    url: Option<String>,
-    path: Option<String>,
-    /// `METHOD path`, as in the access log.
-    endpoint: Option<String>,
-    #[serde(default)]
-    headers: std::collections::BTreeMap<String, String>,
-    /// Base64.
-    body: Option<String>,
-    timestamp: Option<String>,
-    at_ms: Option<f64>,
-    #[serde(rename = "userId")]
-    user: Option<Value>,
-    status: Option<u16>,
+/// Reads a file; which format it is, its content says.
+///
+/// # Errors
+/// Not readable, broken where `skip` is not said (with the place), or nothing in it.
+pub(super) fn read(path: &Path, skip: bool) -> Result<Recording> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot read"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let (timed, faults) = parse(&text, folder).with_context(|| format!("{name}: no recording"))?;
+    if let (Some(fault), false) = (faults.first(), skip) {
+        let more = match faults.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        bail!("{name}: {fault}{more}; --broken skip uses the rest");
+    }
+    let is_timed = timed.iter().any(|(at, _)| at.is_some());
+    let requests = from_zero(timed);
+    ensure!(!requests.is_empty(), "{name}: no request in it");
+    Ok(Recording { requests, timed: is_timed, faults })
 }
 
-fn ndjson(text: &str) -> Result<Vec<Timed>> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(i, line)| parse_line(line).with_context(|| format!("line {}", i + 1))).collect()
+/// An object that begins with `log` is HAR; lines of other objects are NDJSON; lines of a method and
+/// a URL are targets; all else is a combined log.
+fn parse(text: &str, folder: &Path) -> Result<Found> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines().find(|line| !line.starts_with('#')).unwrap_or_default();
+    let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
+    match inside {
+        Some(inside) if inside.starts_with("\"log\"") => har::parse(text),
+        Some(_) => Ok(ndjson::parse(text)),
+        None if targets::begins(first) => Ok(targets::parse(text, folder)),
+        None => Ok(combined::parse(text)),
+    }
 }
 
-fn parse_line(text: &str) -> Result<Timed> {
-    let line: Line = serde_json::from_str(text)?;
-    let (method, path) = line.endpoint.as_deref().and_then(|e| e.split_once(' ')).unzip();
-    let method = line.method.as_deref().or(method).unwrap_or("GET");
-    let target = line.url.as_deref().or(line.path.as_deref()).or(path);
-    let target = target.context("says no url, path or endpoint")?;
-    let body = BASE64_STANDARD.decode(line.body.unwrap_or_default()).context("body: no base64")?;
-    let fields = line.headers.iter().map(|(n, v)| (n.as_str(), v.as_str()));
-    let mut recorded = request(method, target, fields, body)?;
-    recorded.user = line.user.as_ref().and_then(name_of).or(recorded.user);
-    recorded.status = line.status;
-    let seconds = line.timestamp.as_deref().map(|t| instant(t).context("timestamp: not RFC 3339"));
-    Ok((line.at_ms.map(|ms| ms / 1e3).or(seconds.transpose()?), recorded))
+/// Sorts what was read from what was not, which gets its place.
+fn sort(read: impl Iterator<Item = (String, Result<Timed>)>) -> Found {
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for (place, result) in read {
+        match result {
+            Ok(timed) => found.push(timed),
+            Err(error) => faults.push(format!("{place}: {error:#}")),
+        }
+    }
+    (found, faults)
 }
 
-#[derive(Deserialize)]
-struct Har {
-    log: Log,
-}
-
-#[derive(Deserialize)]
-struct Log {
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    started_date_time: String,
-    request: HarRequest,
-    response: HarResponse,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HarRequest {
-    method: String,
-    url: String,
-    #[serde(default)]
-    headers: Vec<Field>,
-    post_data: Option<PostData>,
-}
-
-#[derive(Deserialize)]
-struct Field {
-    name: String,
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct PostData {
-    #[serde(default)]
-    text: String,
-}
-
-#[derive(Deserialize)]
-struct HarResponse {
-    status: u16,
-}
-
-fn har(text: &str) -> Result<Vec<Timed>> {
-    let har: Har = serde_json::from_str(text)?;
-    let entries = har.log.entries.into_iter().enumerate();
-    entries.map(|(i, entry)| parse_entry(entry).with_context(|| format!("entry {i}"))).collect()
-}
-
-fn parse_entry(entry: Entry) -> Result<Timed> {
-    let Entry { request: asked, response, started_date_time } = entry;
-    let fields = asked.headers.iter().map(|f| (f.name.as_str(), f.value.as_str()));
-    let body = asked.post_data.map(|data| data.text.into_bytes()).unwrap_or_default();
-    let mut recorded = request(&asked.method, &asked.url, fields, body)?;
-    // HAR 1.2: 0 stands for a request without an answer.
-    recorded.status = Some(response.status).filter(|status| *status != 0);
-    let at = instant(&started_date_time).context("startedDateTime: not ISO 8601")?;
-    Ok((Some(at), recorded))
+/// Lines that say something, with their place.
+fn lines(text: &str) -> impl Iterator<Item = (String, &str)> {
+    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    numbered.map(|(i, line)| (format!("line {}", i + 1), line))
 }
 
 fn request<'a>(
@@ -157,22 +129,47 @@ fn request<'a>(
 ) -> Result<Recorded> {
     let url: Uri = target.parse().with_context(|| format!("{target:?}: no URL"))?;
     let (mut headers, mut user) = (HeaderMap::new(), None);
+    let mut host = url.authority().map(|authority| authority.as_str().to_owned());
     for (name, value) in fields {
         if name.eq_ignore_ascii_case("authorization") {
             user = subject(value);
+        } else if name.eq_ignore_ascii_case("host") {
+            host = Some(value.to_owned());
         } else if let Some((name, value)) = kept(name, value) {
             headers.append(name, value);
         }
     }
+    let method: Method = method.parse().with_context(|| format!("{method:?}: no method"))?;
     Ok(Recorded {
         at: Duration::ZERO,
-        method: method.parse().with_context(|| format!("{method:?}: no method"))?,
+        route: guess(&method, url.path()),
+        method,
         target: origin_form(&url),
+        host,
         headers,
         body: body.into(),
         user,
-        status: None,
+        session: None,
+        expected: Expected::default(),
     })
+}
+
+/// Path and query alone (RFC 9112 §3.2.1).
+pub(super) fn origin_form(url: &Uri) -> Uri {
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    path.parse().unwrap_or_else(|_| Uri::from_static("/"))
+}
+
+/// A name for requests alike, where the recording names no route: what looks like an id is left out.
+fn guess(method: &Method, path: &str) -> String {
+    let mut route = format!("{method} ");
+    for segment in path.split('/').skip(1).take(4) {
+        let is_version = segment.len() <= 3 && segment.starts_with('v');
+        let is_id = segment.chars().any(|c| c.is_ascii_digit()) && !is_version;
+        route.push('/');
+        route.push_str(if is_id { "*" } else { segment });
+    }
+    route
 }
 
 /// A field that a replay sends again: no secret, nothing of the old connection, no HTTP/2 pseudo
@@ -232,41 +229,6 @@ fn from_zero(mut timed: Vec<Timed>) -> Vec<Recorded> {
 
 /// A recording is no longer than 30 days, in seconds; what is later comes then.
 const LONGEST: f64 = 30.0 * 86_400.0;
-
-/// Seconds since the epoch of an RFC 3339 time (`2026-11-20T23:45:00.5Z`, or `+01:00`).
-fn instant(text: &str) -> Option<f64> {
-    let (date, rest) = text.split_once(['T', 't', ' '])?;
-    let zone = rest.find(['Z', 'z', '+', '-'])?;
-    let (time, zone) = rest.split_at_checked(zone)?;
-    let mut date = date.splitn(3, '-').map(str::parse::<i64>);
-    let mut time = time.splitn(3, ':').map(str::parse::<f64>);
-    let days = days(date.next()?.ok()?, date.next()?.ok()?, date.next()?.ok()?)?;
-    let seconds = time.next()?.ok()? * 3600.0 + time.next()?.ok()? * 60.0 + time.next()?.ok()?;
-    let seconds = days as f64 * 86_400.0 + seconds - offset(zone)?;
-    seconds.is_finite().then_some(seconds)
-}
-
-/// Seconds east of Greenwich.
-fn offset(zone: &str) -> Option<f64> {
-    let sign = match zone.get(..1)? {
-        "+" => 1.0,
-        "-" => -1.0,
-        _ => return (zone.len() == 1).then_some(0.0),
-    };
-    let (hours, minutes) = zone.get(1..)?.split_once(':')?;
-    Some(sign * (hours.parse::<f64>().ok()? * 3600.0 + minutes.parse::<f64>().ok()? * 60.0))
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar, by counting whole 400-year eras of 146 097 days.
-fn days(year: i64, month: i64, day: i64) -> Option<i64> {
-    let lawful = (0..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    // Years begin in March here, so that the leap day is the last of its year.
-    let year = if month > 2 { year } else { year - 1 };
-    let since_march = (month + 9) % 12;
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    let days = 365 * year + leap_days + (153 * since_march + 2) / 5 + day - 1;
-    lawful.then_some(days - 719_468)
-}
 
 #[cfg(test)]
 mod tests;

@@ -138,7 +138,7 @@ async fn a_recording_is_compared() {
     here(async {
         let (target, heads) = server(OK).await;
         let path = file.path().to_str().unwrap();
-        let report = measure(&args(target, &["--file", path])).await.unwrap();
+        let report = measure(&args(target, &[path])).await.unwrap();
         assert_eq!((report.requests, report.compared), (2, 2));
         let changed =
             crate::replay::report::https::Difference { recorded: 404, now: Some(200), requests: 1 };

@@ -3,45 +3,102 @@
 //!
 //! Invariant: text and JSON come from the same values.
 
+pub(super) mod baseline;
+pub(super) mod html;
 pub(super) mod https;
+mod plot;
 pub(super) mod udp;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use self::baseline::{Baseline, Change};
+use self::html::{Page, Table, Verdict};
 use super::Common;
 use super::slo::Figures;
 
 /// The end of a replay.
 pub(super) trait Report: Serialize {
+    /// Which kind of replay.
+    const KIND: &'static str;
+    /// For the HTML report.
+    fn page(&self) -> Page;
     /// Some lines for a person, each ended.
     fn text(&self) -> String;
     /// What `--slo` may bound.
     fn figures(&self) -> Figures;
 }
 
-/// Prints the report, writes its JSON, and judges it.
+/// The report that `--baseline` names.
 ///
 /// # Errors
-/// The JSON file or standard output cannot be written.
-pub(super) fn finish(report: &impl Report, common: &Common) -> Result<ExitCode> {
+/// It cannot be read, or is of another kind.
+pub(super) fn baseline<R: Report>(common: &Common) -> Result<Option<Baseline>> {
+    common.baseline.as_deref().map(|path| Baseline::read(path, R::KIND)).transpose()
+}
+
+/// Prints the report, writes its JSON and HTML, and judges it.
+///
+/// # Errors
+/// A file or standard output cannot be written.
+pub(super) fn finish<R: Report>(
+    report: &R,
+    common: &Common,
+    baseline: Option<&Baseline>,
+) -> Result<ExitCode> {
+    let figures = report.figures();
     if let Some(path) = &common.json {
-        let json = serde_json::to_string_pretty(report)? + "\n";
-        std::fs::write(path, json).with_context(|| format!("{}: cannot write", path.display()))?;
+        write_file(path, &(json(report, &figures)? + "\n"))?;
     }
-    let broken = common.slo.as_ref().map(|slo| slo.broken(&report.figures())).unwrap_or_default();
+    let changes = baseline.map(|baseline| baseline.changes(&figures)).unwrap_or_default();
+    let broken = common.slo.as_ref().map(|slo| slo.broken(&figures)).unwrap_or_default();
+    if let Some(path) = &common.html {
+        write_file(path, &page(report, &figures, common, &changes))?;
+    }
     let mut text = report.text();
-    for line in &broken {
-        let _ = writeln!(text, "{:<12} {line}", "SLO broken");
+    for change in &changes {
+        let told = format!("{} {} ({})", change.name, change.values(), change.relative());
+        line(&mut text, "since then", told);
+    }
+    for broken in &broken {
+        line(&mut text, "SLO broken", broken);
     }
     std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")?;
     Ok(if broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("{}: cannot write", path.display()))
+}
+
+/// The report, its kind, when it was made, and the figures that `--slo` and `--baseline` know.
+fn json<R: Report>(report: &R, figures: &Figures) -> Result<String> {
+    let mut value = serde_json::to_value(report)?;
+    if let Some(object) = value.as_object_mut() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        object.insert("kind".into(), R::KIND.into());
+        object.insert("finished_unix_s".into(), now.as_secs().into());
+        object.insert("figures".into(), serde_json::to_value(figures)?);
+    }
+    Ok(serde_json::to_string_pretty(&value)?)
+}
+
+fn page<R: Report>(report: &R, figures: &Figures, common: &Common, changes: &[Change]) -> String {
+    let mut page = report.page();
+    let _ = write!(page.lead, ", {}", httpdate::fmt_http_date(SystemTime::now()));
+    let row = |change: &Change| vec![change.name.clone(), change.values(), change.relative()];
+    let rows = changes.iter().map(row).collect();
+    let heading = "Since the baseline".to_owned();
+    page.tables.insert(0, Table { heading, head: vec!["figure", "then → now", "change"], rows });
+    let judged = common.slo.as_ref().map(|slo| slo.judged(figures)).unwrap_or_default();
+    let verdicts: Vec<_> = judged.into_iter().map(|(kept, text)| Verdict { kept, text }).collect();
+    html::write(&page, &verdicts)
 }
 
 /// A histogram of times: 100 ns to 10 min, three digits.
@@ -67,6 +124,18 @@ impl Times {
         let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         let below = self.0.count_between(0, bound);
         percent(self.0.len().saturating_sub(below), self.0.len())
+    }
+
+    /// For a plot: quantiles ever closer to 1, as far as there are times behind them.
+    pub(super) fn curve(&self) -> Vec<(f64, f64)> {
+        let count = self.0.len();
+        let tails = (1..7)
+            .flat_map(|nines| [1.0, 0.7, 0.5, 0.3, 0.2, 0.14].map(|f| f * 10_f64.powi(-nines)));
+        let tails = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2].into_iter().chain(tails);
+        tails
+            .filter(|tail| tail * count as f64 >= 1.0)
+            .map(|tail| (1.0 - tail, self.0.value_at_quantile(1.0 - tail) as f64 / 1e6))
+            .collect()
     }
 
     pub(super) fn quantiles(&self) -> Quantiles {

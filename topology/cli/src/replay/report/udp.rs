@@ -2,12 +2,16 @@
 //!
 //! Invariant: sent = received + lost, summed over players.
 
+pub(super) mod page;
+
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::super::conversation::Conversation;
+use super::super::series::Course;
 use super::super::slo::Figures;
+use super::html::Page;
 use super::{LATE, Quantiles, Report, Times, generator, line, percent, printable};
 
 /// Sums over all players.
@@ -39,7 +43,70 @@ pub(crate) struct UdpReport {
     pub(crate) strayed: Vec<Strayed>,
     pub(crate) lateness_ms: Quantiles,
     pub(crate) late_percent: f64,
+    /// The capture that was played.
+    pub(crate) recording: Option<Recording>,
+    /// Answers were only counted.
+    pub(crate) raw: bool,
+    /// Round trips by quantile, for the plot: quantile, milliseconds.
+    pub(crate) percentiles: Vec<(f64, f64)>,
+    pub(crate) course: Course,
+    /// Every player; at most [`MOST_PLAYERS`].
+    pub(crate) each: Vec<Player>,
 }
+
+/// What a capture held, and what of it was played.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Recording {
+    pub(crate) file: String,
+    /// Datagrams to this port are what players send.
+    pub(crate) port: u16,
+    /// UDP datagrams in the file.
+    pub(crate) datagrams: u64,
+    /// Packets that were to be sent.
+    pub(crate) played: u64,
+    pub(crate) other: u64,
+    pub(crate) fragments: u64,
+    pub(crate) cut: u64,
+    /// Places where the file is broken.
+    pub(crate) faults: Vec<String>,
+    pub(crate) speed: f64,
+}
+
+/// One player.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Player {
+    pub(crate) player: u64,
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) reordered: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) p50_ms: Option<f64>,
+    pub(crate) p99_ms: Option<f64>,
+    pub(crate) jitter_ms: f64,
+    pub(crate) servers: Vec<String>,
+    pub(crate) switches: u64,
+}
+
+impl Player {
+    fn new((player, account): (usize, &Conversation)) -> Self {
+        let ms = |q| account.round_trip(q).map(|ns| ns as f64 / 1e6);
+        Self {
+            player: player as u64,
+            sent: account.sent,
+            lost: account.sent.saturating_sub(account.received),
+            reordered: account.reordered,
+            duplicates: account.duplicates,
+            p50_ms: ms(0.5),
+            p99_ms: ms(0.99),
+            jitter_ms: account.jitter() / 1e6,
+            servers: account.servers.iter().map(|(name, _)| name.clone()).collect(),
+            switches: account.switches,
+        }
+    }
+}
+
+/// More players are not listed one by one.
+const MOST_PLAYERS: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Jitter {
@@ -68,8 +135,8 @@ impl UdpReport {
             players: players.len() as u64,
             sent,
             received,
-            lost: sent - received,
-            loss_percent: percent(sent - received, sent),
+            lost: sent.saturating_sub(received),
+            loss_percent: percent(sent.saturating_sub(received), sent),
             reordered: sum(|p| p.reordered),
             duplicates: sum(|p| p.duplicates),
             foreign: sum(|p| p.foreign),
@@ -81,6 +148,8 @@ impl UdpReport {
             strayed: strayed().take(LISTED).map(stray).collect(),
             lateness_ms: lateness.quantiles(),
             late_percent: lateness.share_above(LATE),
+            percentiles: rtt.curve(),
+            each: players.iter().enumerate().take(MOST_PLAYERS).map(Player::new).collect(),
             ..Self::default()
         }
     }
@@ -115,6 +184,12 @@ fn met(players: &[Conversation]) -> BTreeMap<usize, u64> {
 }
 
 impl Report for UdpReport {
+    const KIND: &'static str = "udp";
+
+    fn page(&self) -> Page {
+        page::page(self)
+    }
+
     fn text(&self) -> String {
         let mut out = String::from("\n");
         let rate = self.sent as f64 / self.seconds.max(f64::MIN_POSITIVE);
@@ -138,9 +213,18 @@ impl Report for UdpReport {
             let text = format!("{} foreign answers, {} refused", self.foreign, self.send_errors);
             line(&mut out, "errors", text);
         }
-        line(&mut out, "round trip", self.rtt_ms.text(self.received));
-        if self.received > 0 {
-            self.servers_text(&mut out);
+        if self.raw {
+            line(&mut out, "round trip", "not measured: with --raw answers are only counted");
+        } else {
+            line(&mut out, "round trip", self.rtt_ms.text(self.received));
+            if self.received > 0 {
+                self.servers_text(&mut out);
+                self.worst_text(&mut out);
+            }
+        }
+        self.recording_text(&mut out);
+        for mark in &self.course.marks {
+            line(&mut out, "", format_args!("{:.1} s: {}", mark.at_s, printable(&mark.what)));
         }
         line(&mut out, "generator", generator(&self.lateness_ms, self.late_percent));
         out
@@ -148,7 +232,7 @@ impl Report for UdpReport {
 
     fn figures(&self) -> Figures {
         let mut figures = self.rtt_ms.figures();
-        if self.received == 0 {
+        if self.received == 0 || self.raw {
             figures.clear();
         }
         figures.extend([
@@ -164,6 +248,42 @@ impl Report for UdpReport {
 }
 
 impl UdpReport {
+    /// Players by what they lost, then by their jitter: the worst first.
+    pub(super) fn worst(&self) -> Vec<&Player> {
+        let mut worst: Vec<&Player> = self.each.iter().collect();
+        worst.sort_by(|a, b| (b.lost.cmp(&a.lost)).then(b.jitter_ms.total_cmp(&a.jitter_ms)));
+        worst.truncate(LISTED);
+        worst
+    }
+
+    fn worst_text(&self, out: &mut String) {
+        let losers = self.worst().into_iter().filter(|player| player.lost > 0).take(3);
+        for Player { player, sent, lost, p99_ms, .. } in losers {
+            let p99 = p99_ms.map_or("no answer".to_owned(), |ms| format!("p99 {ms:.3} ms"));
+            let share = percent(*lost, *sent);
+            line(out, "worst", format_args!("player {player}: lost {lost} ({share:.2}%), {p99}"));
+        }
+    }
+
+    fn recording_text(&self, out: &mut String) {
+        let Some(from) = &self.recording else { return };
+        let Recording { file, port, datagrams, played, .. } = from;
+        let text = format!("{file}: {datagrams} datagrams, {played} played (to port {port})");
+        line(out, "recording", printable(&text));
+        let left = [(from.fragments, "fragments"), (from.other, "other frames")];
+        let left: Vec<_> =
+            left.iter().filter(|l| l.0 > 0).map(|l| format!("{} {}", l.0, l.1)).collect();
+        if !left.is_empty() {
+            line(out, "", format_args!("left out: {}", left.join(", ")));
+        }
+        if from.cut > 0 {
+            line(out, "", format_args!("{} were cut by the capture: filled with zeros", from.cut));
+        }
+        for fault in from.faults.iter().take(LISTED) {
+            line(out, "broken", fault);
+        }
+    }
+
     fn servers_text(&self, out: &mut String) {
         let Jitter { mean, max } = self.jitter_ms;
         line(out, "jitter", format_args!("mean {mean:.3}  worst player {max:.3} ms"));

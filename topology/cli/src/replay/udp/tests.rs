@@ -1,8 +1,11 @@
 //! Replay of UDP against game servers in this process: every column of the report is provoked.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use clap::Parser;
+use tokio::net::UdpSocket;
 
 use super::*;
 
@@ -116,5 +119,7 @@ fn players_are_shared_out_completely() {
 fn odd_numbers_are_refused_with_the_lawful_range() {
     assert!(rate("0").is_err() && rate("NaN").is_err() && rate("inf").is_err());
     assert!(seconds("-1").is_err() && seconds("1e9").is_err());
-    assert!(size("22").unwrap_err().contains("23") && size("65508").is_err());
+    assert!(sizes("22").unwrap_err().contains("23") && sizes("65508").is_err());
+    assert_eq!((sizes("80..220"), sizes("80..=220")), (Ok(80..=220), Ok(80..=220)));
+    assert!(sizes("220..80").is_err() && speed("0").is_err() && speed("2x") == Ok(2.0));
 }

@@ -4,8 +4,15 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// All of a text without a fault.
 fn lines(text: &str) -> Vec<Recorded> {
-    from_zero(ndjson(text).unwrap())
+    let (found, faults) = parse(text, Path::new(".")).unwrap();
+    assert_eq!(faults, Vec::<String>::new());
+    from_zero(found)
+}
+
+fn parse_all(text: &str) {
+    let _ = parse(text, Path::new(".")).map(|(found, _)| from_zero(found));
 }
 
 /// R2: the gateway's access log is a recording: its users and times come along.
@@ -20,7 +27,7 @@ fn an_access_log_is_a_recording() {
     assert_eq!((recorded[0].at, recorded[1].at), (Duration::ZERO, Duration::from_millis(250)));
     assert_eq!((recorded[0].user.as_deref(), recorded[1].user.as_deref()), (Some("98765"), None));
     assert_eq!(recorded[1].target, "/api/checkout/cart?x=1");
-    assert_eq!((&recorded[1].method, recorded[1].status), (&Method::POST, Some(401)));
+    assert_eq!((&recorded[1].method, recorded[1].expected.status), (&Method::POST, Some(401)));
 }
 
 /// R2: secrets of a recording never leave again; who asked is kept, to be signed anew.
@@ -34,17 +41,102 @@ fn secrets_are_dropped_and_users_are_kept() {
           {{"name":":authority","value":"x"}},{{"name":"Accept","value":"*/*"}}],
         "postData":{{"text":"hi"}}}},"response":{{"status":0}}}}]}}}}"#
     );
-    let recorded = from_zero(super::har(&har).unwrap());
+    let recorded = lines(&har);
     let one = &recorded[0];
     assert_eq!((one.user.as_deref(), one.body.as_ref()), (Some("7"), b"hi".as_slice()));
     assert_eq!(one.headers.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), ["accept"]);
-    assert_eq!((one.target.to_string(), one.status), ("/a?b=c".to_owned(), None));
+    assert_eq!((one.target.to_string(), one.expected.status), ("/a?b=c".to_owned(), None));
 }
 
+/// O5: what cannot be read is told with its place, in every format; the rest is read.
 #[test]
-fn a_bad_line_is_named() {
-    let error = format!("{:#}", ndjson("{\"path\":\"/\"}\n{}").unwrap_err());
-    assert_eq!(error, "line 2: says no url, path or endpoint");
+fn a_broken_place_is_named() {
+    for (text, place) in [
+        ("{\"path\":\"/\"}\n{}", "line 2: says no url, path or endpoint"),
+        ("GET /a\n\nGET /b\nno header", "line 3: \"no header\": write NAME: VALUE"),
+        (
+            "h - - [10/Oct/2000:13:55:36 -0700] \"GET /a HTTP/1.1\" 200 5\nh - - nonsense",
+            "line 2: no [time]: not a combined log",
+        ),
+    ] {
+        let (found, faults) = parse(text, Path::new(".")).unwrap();
+        assert_eq!((found.len(), faults), (1, vec![place.to_owned()]), "{text}");
+    }
+    let har = r#"{"log":{"entries":[{"request":{}},{"startedDateTime":"2026-11-20T23:45:00Z",
+        "request":{"method":"GET","url":"/a"},"response":{"status":200}}]}}"#;
+    let (found, faults) = parse(har, Path::new(".")).unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(faults[0].starts_with("entry 0: missing field"), "{faults:?}");
+    let error = format!("{:#}", parse("{\n \"log\": 5,", Path::new(".")).unwrap_err());
+    assert!(error.contains("line 2"), "{error}");
+}
+
+/// R2: a broken recording is refused with its place, or used as far as it can be.
+#[test]
+fn broken_recordings_are_refused_or_skipped() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "{\"path\":\"/\"}\n{}\n").unwrap();
+    let refusal = format!("{:#}", read(file.path(), false).unwrap_err());
+    assert!(refusal.contains("line 2") && refusal.contains("--broken skip"), "{refusal}");
+    let used = read(file.path(), true).unwrap();
+    assert_eq!((used.requests.len(), used.faults.len(), used.timed), (1, 1, false));
+}
+
+/// R2: a web server's log: times, users, statuses, sizes, agents.
+#[test]
+fn a_combined_log_is_a_recording() {
+    let recorded = lines(concat!(
+        r#"10.0.0.1 - frank [10/Oct/2000:13:55:36 -0700] "GET /a/1?b HTTP/1.0" 200 2326 "http://x/" "Moz \"5\"""#,
+        "\n",
+        r#"10.0.0.2 - - [10/Oct/2000:13:55:38 -0700] "POST /b HTTP/1.1" 404 -"#,
+    ));
+    let [one, two] = recorded.as_slice() else { panic!("{recorded:?}") };
+    assert_eq!((one.user.as_deref(), one.session.as_deref()), (Some("frank"), Some("10.0.0.1")));
+    assert_eq!((one.target.to_string(), one.route.as_str()), ("/a/1?b".into(), "GET /a/*"));
+    let expected = Expected { status: Some(200), bytes: Some(2326), digest: None };
+    assert_eq!(
+        (one.expected, one.headers["user-agent"].as_bytes()),
+        (expected, br#"Moz \"5\""#.as_slice())
+    );
+    assert_eq!(
+        (two.at, two.user.as_deref(), &two.method),
+        (Duration::from_secs(2), None, &Method::POST)
+    );
+}
+
+/// R2: a list of targets with headers and bodies out of files.
+#[test]
+fn targets_are_a_recording() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("cart.json"), "{}").unwrap();
+    let text =
+        "# the shop\nGET https://shop.example/a\nAccept: */*\n\nPOST /cart\n@cart.json\nGET /c\n";
+    let (found, faults) = parse(text, folder.path()).unwrap();
+    assert_eq!((found.len(), faults.len()), (3, 0), "{faults:?}");
+    assert_eq!(found[0].1.host.as_deref(), Some("shop.example"));
+    assert_eq!((found[1].1.body.as_ref(), found[1].0), (b"{}".as_slice(), None));
+}
+
+/// R2: what a recording says of answers is what a replay compares with.
+#[test]
+fn answers_are_remembered() {
+    let line = format!(
+        r#"{{"method":"GET","url":"/a","host":"api.example","headers":{{"accept":["a","b"]}},"session":"7-1","route":"/a","status":200,"bytes_out":2,"body_sha256":"{}"}}"#,
+        "ab".repeat(32)
+    );
+    let one = &lines(&line)[0];
+    let expected = Expected { status: Some(200), bytes: Some(2), digest: Some([0xab; 32]) };
+    assert_eq!(
+        (one.expected, one.session.as_deref(), one.route.as_str()),
+        (expected, Some("7-1"), "/a")
+    );
+    assert_eq!(one.headers.get_all("accept").iter().count(), 2);
+    let har = r#"{"log":{"entries":[{"startedDateTime":"2026-11-20T23:45:00Z","connection":"443",
+        "request":{"method":"GET","url":"/a"},
+        "response":{"status":200,"bodySize":2,"content":{"text":"aGk=","encoding":"base64"}}}]}}"#;
+    let one = &lines(har)[0];
+    assert_eq!((one.expected.bytes, one.session.as_deref()), (Some(2), Some("443")));
+    assert_eq!(one.expected.digest.unwrap()[..4], [0x8f, 0x43, 0x43, 0x46]);
 }
 
 #[test]
@@ -57,16 +149,18 @@ fn known_instants() {
         ("yesterday", None),
         ("2026-11-20T23:45:00", None),
     ] {
-        assert_eq!(instant(text), seconds, "{text}");
+        assert_eq!(time::instant(text), seconds, "{text}");
     }
 }
 
 proptest! {
     #[test]
     fn any_text_is_a_recording_or_an_error(text in "\\PC{0,60}") {
-        let _ = ndjson(&text).map(from_zero);
-        let _ = super::har(&text).map(from_zero);
-        let _ = instant(&text);
+        parse_all(&text);
+        parse_all(&format!("GET /\n{text}"));
+        parse_all(&format!("h - - [10/Oct/2000:13:55:36 -0700] \"GET / HTTP/1.1\"{text}"));
+        let _ = time::instant(&text);
+        let _ = time::logged(&text);
         let _ = subject(&format!("Bearer {text}"));
     }
 

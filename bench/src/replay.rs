@@ -1,0 +1,155 @@
+//! How fast `aqueduct replay` itself is: against sinks that do as little as can be, on the same cores.
+//! Not about any tier. Run by the program `replay`.
+//!
+//! Invariant: a rate counts only when the generator kept its own schedule at it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use common::net::batch::Batch;
+use common::net::bind::{Reuse, udp};
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
+
+use crate::process::beside;
+
+/// What one run of the tool said.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Sent per second.
+    pub rate: f64,
+    /// Of those that were asked for, percent sent over 3 ms late.
+    pub late_percent: f64,
+    /// Difference between the schedule and the send, 99th percentile in ms.
+    pub error_p99_ms: f64,
+    /// Latency of answers, where there are any, 99th percentile in ms.
+    pub p99_ms: Option<f64>,
+}
+
+/// Which traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Datagrams to a socket that is read and never answers.
+    Udp,
+    /// HTTPS requests over kept HTTP/1.1 connections.
+    Https,
+}
+
+/// Runs the tool at a rate for so many seconds.
+///
+/// # Errors
+/// It fails, or says nothing that can be read.
+pub fn run(kind: Kind, sink: SocketAddr, rate: f64, seconds: f64, folder: &Path) -> Result<Run> {
+    let json = folder.join("report.json");
+    let mut command = Command::new(beside("aqueduct")?);
+    command.arg("replay");
+    match kind {
+        Kind::Udp => {
+            let players = 500.0;
+            let each = (rate / players).to_string();
+            command.args(["udp", "--target", &sink.to_string(), "--players", "500"]);
+            command.args(["--rate", &each, "--size", "80..220", "--wait", "0"]);
+        }
+        Kind::Https => {
+            let url = format!("https://localhost:{}/api", sink.port());
+            command.args(["https", "--url", &url, "--anonymous", "--rate", &rate.to_string()]);
+            command.arg("--ca").arg(folder.join("ca.pem"));
+        }
+    }
+    command.args(["--seconds", &seconds.to_string(), "--json"]).arg(&json);
+    let output = command.output().context("starting aqueduct")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&json)?)?;
+    let number = |path: &str| report.pointer(path).and_then(Value::as_f64);
+    let sent = number("/sent").or_else(|| number("/requests")).context("nothing was sent")?;
+    let failed = number("/errors_percent").unwrap_or(0.0);
+    ensure!(failed == 0.0, "{failed} % of the requests failed");
+    Ok(Run {
+        rate: sent / number("/seconds").context("no time")?,
+        late_percent: number("/late_percent").context("no lateness")?,
+        error_p99_ms: number("/lateness_ms/p99").context("no lateness")?,
+        p99_ms: number("/figures/p99"),
+    })
+}
+
+/// Reads datagrams on a thread of its own until the process ends.
+///
+/// # Errors
+/// No socket.
+pub fn udp_sink() -> Result<SocketAddr> {
+    let socket = udp("127.0.0.1:0".parse()?, Reuse::No)?;
+    let address = socket.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let Ok(socket) = tokio::net::UdpSocket::from_std(socket) else { return };
+            let mut batch = Batch::new();
+            while socket.readable().await.is_ok() {
+                batch.clear();
+                let read = socket.try_io(tokio::io::Interest::READABLE, || batch.receive(&socket));
+                if read.is_err_and(|fault| fault.kind() != io::ErrorKind::WouldBlock) {
+                    return;
+                }
+            }
+        });
+    });
+    Ok(address)
+}
+
+/// Answers every request head with the same two bytes, over TLS, on a thread of its own.
+///
+/// # Errors
+/// No certificate or no socket.
+pub fn https_sink(folder: &Path) -> Result<SocketAddr> {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()])?;
+    std::fs::write(folder.join("ca.pem"), made.cert.pem())?;
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())
+        .map_err(|fault| anyhow::anyhow!("{fault}"))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+            while let Ok((stream, _)) = listener.accept().await {
+                let _small = stream.set_nodelay(true);
+                tokio::spawn(answer(acceptor.clone(), stream));
+            }
+        });
+    });
+    Ok(address)
+}
+
+async fn answer(acceptor: TlsAcceptor, stream: tokio::net::TcpStream) -> io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    let (mut head, mut filled) = (vec![0; 16 << 10], 0);
+    loop {
+        let Some(room) = head.get_mut(filled..).filter(|room| !room.is_empty()) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let read = stream.read(room).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        filled += read;
+        if head.get(..filled).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
+            filled = 0;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+            stream.flush().await?;
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! HAR 1.2, as browsers save it. Used by `recording`.
+//!
+//! Invariant: an entry is one request or one fault; a file that is no HAR is an error.
+
+use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Expected, Found, Timed, request, sort, time};
+
+#[derive(Deserialize)]
+struct Har {
+    log: Log,
+}
+
+#[derive(Deserialize)]
+struct Log {
+    entries: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    started_date_time: String,
+    request: Request,
+    response: Response,
+    /// The number of the connection, where the browser tells it.
+    connection: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request {
+    method: String,
+    url: String,
+    #[serde(default)]
+    headers: Vec<Field>,
+    post_data: Option<PostData>,
+}
+
+#[derive(Deserialize)]
+struct Field {
+    name: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct PostData {
+    #[serde(default)]
+    text: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Response {
+    status: u16,
+    /// As it was sent; -1: not known.
+    #[serde(default = "unknown")]
+    body_size: i64,
+    #[serde(default)]
+    content: Content,
+}
+
+#[derive(Default, Deserialize)]
+struct Content {
+    text: Option<String>,
+    encoding: Option<String>,
+}
+
+fn unknown() -> i64 {
+    -1
+}
+
+pub(super) fn parse(text: &str) -> Result<Found> {
+    let har: Har = serde_json::from_str(text)?;
+    let entries = har.log.entries.into_iter().enumerate();
+    Ok(sort(entries.map(|(i, entry)| (format!("entry {i}"), parse_entry(entry)))))
+}
+
+fn parse_entry(entry: Value) -> Result<Timed> {
+    let Entry { request: asked, response, started_date_time, connection } =
+        serde_json::from_value(entry)?;
+    let fields = asked.headers.iter().map(|f| (f.name.as_str(), f.value.as_str()));
+    let body = asked.post_data.map(|data| data.text.into_bytes()).unwrap_or_default();
+    let mut recorded = request(&asked.method, &asked.url, fields, body)?;
+    recorded.session = connection.as_ref().and_then(super::name_of);
+    recorded.expected = Expected {
+        // HAR 1.2: 0 stands for a request without an answer.
+        status: Some(response.status).filter(|status| *status != 0),
+        bytes: u64::try_from(response.body_size).ok(),
+        digest: response.content.digest(),
+    };
+    let at = time::instant(&started_date_time).context("startedDateTime: not ISO 8601")?;
+    Ok((Some(at), recorded))
+}
+
+impl Content {
+    fn digest(&self) -> Option<[u8; 32]> {
+        let text = self.text.as_deref()?;
+        let bytes = match self.encoding.as_deref() {
+            Some("base64") => BASE64_STANDARD.decode(text).ok()?,
+            _ => text.as_bytes().to_vec(),
+        };
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
+        digest.as_ref().try_into().ok()
+    }
+}
