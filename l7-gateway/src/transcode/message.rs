@@ -58,12 +58,12 @@ pub fn message(
         BodyIs::Nothing if body.is_empty() => binding.message(),
         BodyIs::Nothing => return Err(MessageError::NoBody),
         BodyIs::Everything if body.is_empty() => binding.message(),
-        BodyIs::Everything => read(binding.call.input.clone(), body)?,
+        BodyIs::Everything => read(&binding.call.input, body)?,
         BodyIs::Field(name) => {
             // The field alone, as a document of its own would hold it.
             let name = serde_json::Value::from(name.as_str()).to_string();
             let body = if body.is_empty() { b"null" } else { body };
-            read(binding.call.input.clone(), &[b"{", name.as_bytes(), b":", body, b"}"].concat())?
+            read(&binding.call.input, &[b"{", name.as_bytes(), b":", body, b"}"].concat())?
         }
     };
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -94,7 +94,7 @@ pub fn framed(message: &DynamicMessage) -> Bytes {
     out.freeze()
 }
 
-fn read(descriptor: MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, MessageError> {
+fn read(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, MessageError> {
     let wrong = |fault: serde_json::Error| MessageError::Body {
         name: descriptor.name().to_owned(),
         why: fault.to_string(),

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
-use l7_gateway::exchange::Transport;
+use l7_gateway::exchange::{Candidate, Transport};
 use l7_gateway::preview::{Foreseen, Preview};
 use serde_json::{Value, json};
 use topology::Topology;
@@ -165,7 +165,7 @@ fn head(group: &Group, request: &Request) -> anyhow::Result<Parts> {
 }
 
 fn facts(explained: &mut Explained, group: &Group, foreseen: &Foreseen) {
-    let route = foreseen.candidate.and_then(|candidate| candidate.route());
+    let route = foreseen.candidate.and_then(Candidate::route);
     let route = route.and_then(|id| group.routes.get(id.0));
     explained.fact("route", route.map(|route| route.name.as_str()));
     let halted = foreseen.halted.map(l7_gateway::exchange::Stage::name);

@@ -1,7 +1,6 @@
 //! `aqueduct check --live` as a person runs it.
 
 use std::net::TcpListener;
-use std::time::Instant;
 
 use crate::stack::{aqueduct, folder, text};
 
@@ -52,11 +51,8 @@ pools:
         (output.status.code(), text(&output.stdout))
     };
     assert_eq!(check(&[]).0, Some(0), "{}", check(&[]).1);
-    let began = Instant::now();
     let (code, told) = check(&["--live"]);
     assert_eq!(code, Some(2), "{told}");
-    // Bounded by the longest trial, not by their sum: far beyond it only a hang is.
-    assert!(began.elapsed().as_secs() < 60);
     for line in [
         format!("stack.yaml:3:23 warning: 127.0.0.1:{dead} is not reached"),
         format!("stack.yaml:7:30 127.0.0.1:{busy} cannot be listened on: it is busy"),
