@@ -6,9 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, MessageDescriptor, ReflectMessage as _, SerializeOptions,
-};
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
 use thiserror::Error;
 
 use super::bindings::Binding;
@@ -62,14 +60,18 @@ impl Calling {
         let message = DynamicMessage::decode(self.output.clone(), bytes);
         let message = message.map_err(|_| AnswerError::Malformed)?;
         let options = SerializeOptions::new().skip_default_fields(false);
-        let whole = message.serialize_with_options(serde_json::value::Serializer, &options);
-        let whole = whole.map_err(|_| AnswerError::Malformed)?;
-        let told = match &self.part {
-            Some(field) => whole.get(field.json_name()).cloned().unwrap_or_default(),
-            None => whole,
-        };
-        debug_assert_eq!(message.descriptor(), self.output);
-        Ok(told.to_string().into_bytes())
+        let mut told = Vec::with_capacity(bytes.len() * 2);
+        let mut writer = serde_json::Serializer::new(&mut told);
+        message
+            .serialize_with_options(&mut writer, &options)
+            .map_err(|_| AnswerError::Malformed)?;
+        if let Some(field) = &self.part {
+            let mut members: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_slice(&told).map_err(|_| AnswerError::Malformed)?;
+            let part = members.remove(field.json_name()).unwrap_or_default();
+            return Ok(part.to_string().into_bytes());
+        }
+        Ok(told)
     }
 }
 

@@ -125,7 +125,7 @@ async fn errors_are_told_in_http() {
         // code 5, message "x", one detail of an unknown type.
         let details = ("grpc-status-details-bin", "CAUSAXgaDwoLdHlwZS9hLkIuQxIA");
         for (script, status, part) in [
-            (error("5", &[]), "404", "{\"code\":5,\"message\":\"no such item\",\"details\":[]}"),
+            (error("5", &[]), "404", "{\"code\":5,\"details\":[],\"message\":\"no such item\"}"),
             (error("5", &[details]), "404", "\"@type\":\"type/a.B.C\""),
             (error("7", &[]), "403", "no such item"),
             (error("16", &[]), "401", "no such item"),
@@ -197,7 +197,7 @@ async fn streams_come_as_lines_or_events() {
         };
         let (answer, _) = asked(&failed, &get("/v1/items:watch", "")).await;
         assert!(
-            answer.contains("{\"error\":{\"code\":14,\"message\":\"gone\",\"details\":[]}}\n"),
+            answer.contains("{\"error\":{\"code\":14,\"details\":[],\"message\":\"gone\"}}\n"),
             "{answer}"
         );
         let cut = Script { end: None, ..script };

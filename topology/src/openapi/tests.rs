@@ -1,3 +1,7 @@
+//! Descriptions to files and back. Run by the test harness.
+//!
+//! Invariant: what is written is read back with the file's own reader.
+
 use std::path::Path;
 
 use proptest::prelude::*;
