@@ -27,6 +27,21 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// G16: services that only an aggregate asks are led to.
+#[test]
+fn calls_lead_to_services() {
+    let topology = parsed(
+        "aqueduct: 1
+services: { user: { endpoints: [127.0.0.1:1] }, order: { endpoints: [127.0.0.1:2] } }
+gateways:
+  app:
+    instances: { gw: { listen: 127.0.0.1:0 } }
+    routes: [{ path: /d, aggregate: { calls: { one: { to: user, path: / }, two: { to: order, path: / } } } }]
+",
+    );
+    assert!(topology.warnings.is_empty(), "{:?}", topology.warnings);
+}
+
 /// T3: a balancer alone in seven lines.
 #[test]
 fn smallest_balancer() {

@@ -53,7 +53,13 @@ fn edges(file: &raw::File) -> BTreeMap<String, Vec<Edge<'_>>> {
         let to = routes.flat_map(|route| {
             let parts = route.split.iter().flatten().map(|part| part.to.as_ref());
             let mirror = route.mirror.iter().map(|mirror| mirror.to.as_ref());
-            std::iter::once(route.to.as_ref()).chain(parts).chain(mirror).filter_map(text)
+            let calls = route.aggregate.iter().flat_map(|raw| &raw.calls).flat_map(|all| &all.0);
+            let calls = calls.map(|call| call.value.to.as_ref());
+            std::iter::once(route.to.as_ref())
+                .chain(parts)
+                .chain(mirror)
+                .chain(calls)
+                .filter_map(text)
         });
         all.entry(group.name.clone()).or_default().extend(to.map(|(to, at)| Edge { to, at }));
     }
