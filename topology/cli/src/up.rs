@@ -6,6 +6,7 @@
 pub(crate) mod control;
 mod fleet;
 pub(crate) mod folder;
+mod follow;
 mod hints;
 mod isolate;
 mod launch;
@@ -31,12 +32,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch::{Sender, channel};
 use tokio::time::Instant;
 use topology::Topology;
 use topology::problem::{LoadError, Shown};
 
 use self::fleet::Fleet;
 use self::folder::{Folder, Lock};
+use self::follow::Watched;
 use self::hints::Hint;
 use self::isolate::Isolation;
 use self::launch::Workshop;
@@ -69,6 +72,9 @@ pub(crate) struct Args {
     /// the file wires; needs root
     #[arg(long)]
     isolate: bool,
+    /// Applies the file whenever it is saved; one with problems is told, and all goes on as before
+    #[arg(long, requires = "file", conflicts_with = "isolate")]
+    watch: bool,
     /// How long connections may take to end after Ctrl-C before they are cut, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     drain: u16,
@@ -101,7 +107,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     let Prepared { topology, fleet, _lock } = prepared;
-    let _control = control::serve(&fleet)?;
+    let watched = args.file.as_deref().filter(|_| args.watch);
+    let watched = watched.map(|file| Watched::new(file, source.text.clone().into_bytes()));
+    let (fleets, current) = channel(fleet.clone());
+    let _control = control::serve(current)?;
     let started = tokio::select! {
         started = fleet.start() => started.map(|()| true),
         () = signals.next() => Ok(false),
@@ -109,25 +118,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let limit = Duration::from_secs(args.drain.into());
     let outcome = match started {
         Ok(true) => {
-            let mut roster = Roster::of(&topology, None)?;
-            for one in &mut roster.instances {
-                // In namespaces they are elsewhere.
-                let part = fleet.plan().parts.iter().find(|part| part.name == one.name);
-                one.admin = part.and_then(|part| part.admin);
-            }
-            let watcher = Watcher::start(&source.stack, &topology, roster);
-            let page = Page::open(watcher.clone(), args.page, None).await;
-            let mut hints = hints::hints(&topology, fleet.plan(), fleet.workshop(), &tool());
-            if let Some(isolation) = &fleet.workshop().isolation {
-                hints = hints::inside(hints, &isolation.clients());
-            }
-            match page {
-                Ok(page) => hints.insert(0, hints::page(&page)),
-                Err(error) => progress.warn("no page", &format!("{error:#}")),
-            }
+            let watcher = Watcher::start(&source.stack, &topology, roster(&topology, &fleet)?);
+            let (watchers, seen) = channel(watcher);
+            let page = match Page::open(seen, args.page, None).await {
+                Ok(page) => Some(page),
+                Err(error) => {
+                    progress.warn("no page", &format!("{error:#}"));
+                    None
+                }
+            };
+            let hints = hints_of(&topology, &fleet, page.as_ref());
             announce(&progress, &source, &fleet, &hints);
             let live = std::io::stdout().is_terminal() && !args.plain;
-            watch(&fleet, &watcher, &hints, &progress, &mut signals, live).await
+            let mut stack =
+                Stack { fleets: &fleets, watchers, topology, page, hints, watched, limit };
+            watch(&mut stack, &progress, &mut signals, live).await
         }
         Ok(false) => Ok(()),
         Err(error) => Err(error),
@@ -136,6 +141,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(()) => progress.note("stopping", "the edge drains first; Ctrl-C again cuts all"),
         Err(_) => progress.warn("stopping", "since one part could not be started"),
     }
+    let fleet = fleets.borrow().clone();
     tokio::select! {
         () = fleet.stop(limit) => {}
         () = signals.next() => fleet.kill().await,
@@ -220,6 +226,26 @@ async fn running_redis(plan: &Plan) -> Vec<usize> {
     running
 }
 
+/// Whom the live page asks.
+fn roster(topology: &Topology, fleet: &Fleet) -> anyhow::Result<Roster> {
+    let mut roster = Roster::of(topology, None)?;
+    for one in &mut roster.instances {
+        // In namespaces they are elsewhere.
+        let part = fleet.plan().parts.iter().find(|part| part.name == one.name);
+        one.admin = part.and_then(|part| part.admin);
+    }
+    Ok(roster)
+}
+
+/// What to paste.
+fn hints_of(topology: &Topology, fleet: &Fleet, page: Option<&Page>) -> Vec<Hint> {
+    let mut hints = hints::hints(topology, fleet.plan(), fleet.workshop(), &tool());
+    if let Some(isolation) = &fleet.workshop().isolation {
+        hints = hints::inside(hints, &isolation.clients());
+    }
+    page.map(hints::page).into_iter().chain(hints).collect()
+}
+
 fn announce(progress: &Progress, source: &Source, fleet: &Fleet, hints: &[Hint]) {
     progress.plain("");
     let stand_ins = hints::stand_ins(fleet.plan());
@@ -242,11 +268,52 @@ fn announce(progress: &Progress, source: &Source, fleet: &Fleet, hints: &[Hint])
     progress.bold("ready");
 }
 
+/// What is shown, and changed with its file.
+struct Stack<'a> {
+    fleets: &'a Sender<Fleet>,
+    watchers: Sender<Watcher>,
+    topology: Topology,
+    page: Option<Page>,
+    hints: Vec<Hint>,
+    watched: Option<Watched>,
+    /// How long what is removed may take to end.
+    limit: Duration,
+}
+
+impl Stack<'_> {
+    /// Goes by the saved file, or says why not: whether it did, and what there is to say.
+    async fn follow(&mut self, progress: &Progress) -> (bool, Vec<String>) {
+        match self.try_to_follow(progress).await {
+            Ok(words) => (true, words),
+            Err(error) => (false, format!("{error:#}").lines().map(str::to_owned).collect()),
+        }
+    }
+
+    async fn try_to_follow(&mut self, progress: &Progress) -> anyhow::Result<Vec<String>> {
+        let Some(watched) = &self.watched else { return Ok(Vec::new()) };
+        let fleet = self.fleets.borrow().clone();
+        let applied =
+            follow::apply(watched.file(), &fleet, &self.topology, progress, self.limit).await?;
+        self.hints = hints_of(&applied.topology, &applied.fleet, self.page.as_ref());
+        let roster = roster(&applied.topology, &applied.fleet)?;
+        self.watchers.send_modify(|watcher| *watcher = watcher.changed(&applied.topology, roster));
+        self.fleets.send_replace(applied.fleet);
+        self.topology = applied.topology;
+        Ok(applied.words)
+    }
+}
+
+/// Waits until the file was saved; for ever, where nobody asked for that. Cancel safe.
+async fn saved(watched: &mut Option<Watched>) {
+    match watched {
+        Some(watched) => watched.saved().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Shows the stack until somebody ends it.
 async fn watch(
-    fleet: &Fleet,
-    watcher: &Watcher,
-    hints: &[Hint],
+    stack: &mut Stack<'_>,
     progress: &Progress,
     signals: &mut Signals,
     live: bool,
@@ -258,6 +325,7 @@ async fn watch(
     let mut events: Vec<String> = Vec::new();
     let mut ended = Vec::new();
     loop {
+        let (fleet, watcher) = (stack.fleets.borrow().clone(), stack.watchers.borrow().clone());
         tokio::select! {
             () = signals.next() => return Ok(()),
             (index, status) = fleet.next_end(&ended) => {
@@ -268,6 +336,24 @@ async fn watch(
                     Some(_) => events.extend(text.lines().map(str::to_owned)),
                 }
             }
+            () = saved(&mut stack.watched) => {
+                progress.keep(screen.is_some());
+                let (applied, words) = tokio::select! {
+                    followed = stack.follow(progress) => followed,
+                    // What was begun ends with all the rest.
+                    () = signals.next() => {
+                        progress.keep(false);
+                        return Ok(());
+                    }
+                };
+                tell(progress, applied, &words);
+                events.extend(progress.kept());
+                if applied {
+                    (lines, ended) = (Vec::new(), Vec::new());
+                }
+                ended.retain(|index| stack.fleets.borrow().ended(*index).is_some());
+                continue;
+            }
             key = pressed(screen.as_mut()) => {
                 if key == Key::Quit {
                     return Ok(());
@@ -276,7 +362,9 @@ async fn watch(
                     screen.press(key, fleet.plan().parts.len())?;
                 }
             }
-            _ = tick.tick(), if screen.is_some() => lines = status::look(fleet, watcher, &lines).await,
+            _ = tick.tick(), if screen.is_some() => {
+                lines = status::look(&fleet, &watcher, &lines).await;
+            }
         }
         if let Some(screen) = &mut screen {
             screen.draw(&Picture {
@@ -285,9 +373,19 @@ async fn watch(
                 parts: &fleet.plan().parts,
                 lines: &lines,
                 events: &events,
-                hints,
+                hints: &stack.hints,
             })?;
         }
+    }
+}
+
+/// What became of a saved file.
+fn tell(progress: &Progress, applied: bool, words: &[String]) {
+    words.iter().for_each(|line| progress.plain(line));
+    match (applied, words.len()) {
+        (true, 0) => progress.note("applied", "the saved file: nothing that is drawn has changed"),
+        (true, _) => progress.note("applied", "the saved file"),
+        (false, _) => progress.warn("refused", "the saved file; everything goes on as before"),
     }
 }
 
@@ -337,6 +435,7 @@ Examples:
   aqueduct up                          the documented stack: game UDP, HTTPS with tokens, SQL
   aqueduct up shop.yaml                your own
   sudo aqueduct up --isolate shop.yaml each part in a network namespace, wired as the file says
+  aqueduct up --watch shop.yaml        applies the file whenever it is saved
   aqueduct up --state ./run --plain    everything it makes in ./run, one line per event
 
 PostgreSQL is looked for in PG_BIN, by pg_config, and in /usr/lib/postgresql. Exit code: 0 ended by

@@ -35,6 +35,34 @@ pub(crate) fn marked(old: Wiring, mut new: Wiring) -> Wiring {
     new
 }
 
+/// The same in words: whole boxes, rows of others, and who connects to whom.
+pub(crate) fn words(marked: &Wiring) -> Vec<String> {
+    let sign = |mark: Mark| match mark {
+        Mark::Same => None,
+        Mark::Added => Some('+'),
+        Mark::Removed => Some('−'),
+    };
+    let mut all = Vec::new();
+    for one in &marked.boxes {
+        if let Some(sign) = sign(one.mark) {
+            all.push(format!("{sign} {} ({})", one.title, one.what));
+            continue;
+        }
+        let rows = one.rows.iter().filter_map(|row| Some((sign(row.mark)?, row)));
+        all.extend(rows.map(|(sign, row)| format!("{sign} {}: {}", one.title, row.text)));
+    }
+    let end = |end: &super::wiring::End| {
+        let title = marked.find(&end.of).map_or(end.of.as_str(), |one| one.title.as_str());
+        match &end.row {
+            Some(row) => format!("{title}/{row}"),
+            None => title.to_owned(),
+        }
+    };
+    let lines = marked.lines.iter().filter_map(|line| Some((sign(line.mark)?, line)));
+    all.extend(lines.map(|(sign, line)| format!("{sign} {} → {}", end(&line.from), end(&line.to))));
+    all
+}
+
 fn added(one: &mut Box) {
     one.mark = Mark::Added;
     one.rows.iter_mut().for_each(|row| row.mark = Mark::Added);

@@ -72,6 +72,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a change of the file adds and removes, one line each.
+pub(crate) fn words(old: &Topology, new: &Topology) -> Vec<String> {
+    diff::words(&diff::marked(Wiring::of(old), Wiring::of(new)))
+}
+
 /// The format that a file's name promises.
 fn meant(output: Option<&Path>) -> Format {
     match output.and_then(Path::extension).and_then(|end| end.to_str()) {

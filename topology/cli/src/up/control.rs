@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch::Receiver;
 use tokio::task::JoinHandle;
 
 use crate::up::fleet::Fleet;
@@ -34,16 +35,16 @@ impl Drop for Control {
 }
 
 /// Listens in the folder, which this `up` has locked: an old socket there is nobody's.
-pub(crate) fn serve(fleet: &Fleet) -> anyhow::Result<Control> {
-    let path = fleet.workshop().folder.path(NAME);
+/// Each question is about the fleet of its moment.
+pub(crate) fn serve(fleets: Receiver<Fleet>) -> anyhow::Result<Control> {
+    let path = fleets.borrow().workshop().folder.path(NAME);
     let _ = std::fs::remove_file(&path);
     let listener = UnixListener::bind(&path)
         .with_context(|| format!("cannot listen at {}", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let fleet = fleet.clone();
     let serving = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let fleet = fleet.clone();
+            let fleet = fleets.borrow().clone();
             tokio::spawn(tokio::time::timeout(LIMIT, answer(stream, fleet)));
         }
     });

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -44,6 +46,44 @@ impl Fleet {
     ) -> Self {
         let processes = Mutex::new(plan.parts.iter().map(|_| None).collect());
         Self { inner: Arc::new(Inner { plan, workshop, progress, foreign, processes }) }
+    }
+
+    /// The fleet of a changed plan: of `carried`, each an index of the new plan and one of this one, the
+    /// processes go on; others are to be started, or ended here.
+    pub(crate) fn succeed(
+        &self,
+        plan: Plan,
+        workshop: Workshop,
+        carried: &[(usize, usize)],
+    ) -> Self {
+        let progress = self.inner.progress.clone();
+        let foreign = carried.iter().filter(|(_, old)| self.is_foreign(*old));
+        let next = Self::new(plan, workshop, progress, foreign.map(|(new, _)| *new).collect());
+        for (new, old) in carried {
+            if let Some(process) = self.child(*old) {
+                next.keep(*new, process);
+            }
+        }
+        next
+    }
+
+    /// Ends these parts: asked, and killed after `limit`.
+    pub(crate) async fn end_parts(&self, parts: &[usize], limit: Duration) {
+        let mut left: Vec<(usize, Arc<Process>)> = parts
+            .iter()
+            .rev()
+            .filter_map(|index| Some((*index, self.child(*index)?)))
+            .filter(|(_, process)| process.status().is_none())
+            .collect();
+        left.iter().for_each(|(_, process)| process.ask());
+        self.await_ends(&mut left, Instant::now() + limit).await;
+        self.end(&mut left).await;
+    }
+
+    /// Sends a part of ours this signal; whether it runs and could be sent one.
+    pub(crate) fn hang_up(&self, index: usize, signal: Option<Signal>) -> bool {
+        let process = self.child(index).filter(|process| process.status().is_none());
+        process.is_some_and(|process| kill(Pid::from_raw(process.pid()), signal).is_ok())
     }
 
     /// What runs.
@@ -203,6 +243,9 @@ impl Fleet {
             self.inner.progress.ready(part, "(ran already; used as it is)");
             return Ok(());
         }
+        if self.child(index).is_some_and(|process| process.status().is_none()) {
+            return Ok(());
+        }
         let workshop = &self.inner.workshop;
         if let Some(what) = workshop.first_time(part) {
             self.inner.progress.note("making", what);
@@ -239,7 +282,8 @@ impl Fleet {
         }
     }
 
-    fn last_words(&self, part: &Part) -> String {
+    /// The end of its log, for messages.
+    pub(crate) fn last_words(&self, part: &Part) -> String {
         let log = self.inner.workshop.folder.log(&part.name);
         let tail = tail(&log, 10);
         let where_ = log.display();

@@ -4,7 +4,7 @@
 //! Invariant: a line is written whole, or not at all when nobody reads it.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -20,6 +20,8 @@ pub(crate) struct Progress {
 struct Inner {
     started: Instant,
     colour: Colour,
+    /// Lines that wait to be taken, while they are not printed.
+    kept: Mutex<Option<Vec<String>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +36,7 @@ impl Progress {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colour =
             if std::io::stdout().is_terminal() && !plain { Colour::Always } else { Colour::Never };
-        Self { inner: Arc::new(Inner { started: now, colour }) }
+        Self { inner: Arc::new(Inner { started: now, colour, kept: Mutex::default() }) }
     }
 
     /// Something was made, or is otherwise worth a line.
@@ -61,6 +63,10 @@ impl Progress {
 
     /// A line without time, as it stands.
     pub(crate) fn plain(&self, text: &str) {
+        if let Some(kept) = &mut *self.lock() {
+            kept.push(text.to_owned());
+            return;
+        }
         drop(writeln!(std::io::stdout().lock(), "{text}"));
     }
 
@@ -74,6 +80,20 @@ impl Progress {
         self.inner.started.elapsed().as_secs_f64()
     }
 
+    /// From now on lines are kept, since a live view has the terminal; or printed.
+    pub(crate) fn keep(&self, kept: bool) {
+        *self.lock() = kept.then(Vec::new);
+    }
+
+    /// What was kept; from now on lines are printed.
+    pub(crate) fn kept(&self) -> Vec<String> {
+        self.lock().take().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn line(&self, word: &str, colour: &str, text: &str) {
         let time = self.paint(DIM, &format!("{:6.2} s", self.elapsed()));
         let word = self.paint(colour, &format!("{word:<8}"));
@@ -82,8 +102,8 @@ impl Progress {
 
     fn paint(&self, colour: &str, text: &str) -> String {
         match self.inner.colour {
-            Colour::Always => format!("\x1b[{colour}m{text}\x1b[0m"),
-            Colour::Never => text.to_owned(),
+            Colour::Always if self.lock().is_none() => format!("\x1b[{colour}m{text}\x1b[0m"),
+            _ => text.to_owned(),
         }
     }
 }

@@ -54,12 +54,16 @@ impl Source {
     /// beside the user's file is absolute; all others stay, and mean what `up` makes in its folder.
     pub(crate) fn copy_to(&self, folder: &Folder) -> anyhow::Result<PathBuf> {
         let path = folder.path("topology.yaml");
-        let text = match &self.base {
+        crate::up::folder::write_public(&path, self.adapted().as_bytes())?;
+        Ok(path)
+    }
+
+    /// The text of that copy.
+    pub(crate) fn adapted(&self) -> String {
+        match &self.base {
             Some(base) => absolute_references(&self.text, base),
             None => self.text.clone(),
-        };
-        crate::up::folder::write_public(&path, text.as_bytes())?;
-        Ok(path)
+        }
     }
 }
 

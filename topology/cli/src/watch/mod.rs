@@ -10,7 +10,7 @@ pub(crate) mod look;
 mod meters;
 pub(crate) mod page;
 pub(crate) mod roster;
-mod talk;
+pub(crate) mod talk;
 pub(crate) mod watcher;
 
 use std::io::Write;
@@ -81,7 +81,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let at = args.listen.unwrap_or(page::USUAL);
-    let page = Page::open(watcher.clone(), args.listen, page_token);
+    let (_, seen) = tokio::sync::watch::channel(watcher.clone());
+    let page = Page::open(seen, args.listen, page_token);
     let page = page.await.with_context(|| format!("cannot serve the page at {at}"))?;
     looks.changed().await?;
     let (ready, rest) = watcher.look().ready();

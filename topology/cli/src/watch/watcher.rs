@@ -56,6 +56,15 @@ const RECORDS: usize = 120;
 impl Watcher {
     /// Begins to ask.
     pub(crate) fn start(name: &str, topology: &Topology, roster: Roster) -> Self {
+        Self::begin(name, topology, roster, None)
+    }
+
+    /// Begins to ask after the file changed; what is known of those that stay goes along.
+    pub(crate) fn changed(&self, topology: &Topology, roster: Roster) -> Self {
+        Self::begin(self.name(), topology, roster, Some(self))
+    }
+
+    fn begin(name: &str, topology: &Topology, roster: Roster, former: Option<&Self>) -> Self {
         let wiring = Wiring::of(topology);
         let meters = meters::of(topology, &wiring);
         let unknown = |one: &Instance| Seen {
@@ -67,15 +76,24 @@ impl Watcher {
             },
             ..Seen::default()
         };
+        let (last, past) = former.map(|one| (one.look(), one.tracks())).unwrap_or_default();
+        let place = |one: &Instance| last.instances.iter().position(|seen| seen.name == one.name);
+        let seen = |one: &Instance| {
+            let known = place(one).filter(|_| one.admin.is_some());
+            known.and_then(|n| last.instances.get(n).cloned()).unwrap_or_else(|| unknown(one))
+        };
+        let track = |one: &Instance| place(one).and_then(|n| past.get(n).cloned());
         let look = Look {
-            instances: roster.instances.iter().map(unknown).collect(),
+            at: last.at,
+            instances: roster.instances.iter().map(seen).collect(),
             lines: vec![None; wiring.lines.len()],
             ..Look::default()
         };
-        let tracks = Mutex::new(vec![Track::default(); roster.instances.len()]);
+        let tracks = roster.instances.iter().map(|one| track(one).unwrap_or_default()).collect();
+        let tracks = Mutex::new(tracks);
         let (looks, _) = watch::channel(Arc::new(look));
         let name = name.to_owned();
-        let records = Mutex::default();
+        let records = Mutex::new(former.map(Self::records).unwrap_or_default());
         let inner = Arc::new(Inner { name, roster, wiring, meters, looks, tracks, records });
         let weak = Arc::downgrade(&inner);
         tokio::spawn(async move {

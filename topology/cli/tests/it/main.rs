@@ -11,6 +11,7 @@ mod explain;
 mod graph;
 mod isolate;
 mod stack;
+mod watch;
 
 use std::process::Command;
 

@@ -128,6 +128,25 @@ impl Stack {
         words
     }
 
+    /// The topology file as it stands.
+    pub(crate) fn file_text(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stack.yaml")).expect("there")
+    }
+
+    /// Saves another one, as editors do: whole, in the place of the old one.
+    pub(crate) fn save(&self, text: &str) {
+        let (new, file) =
+            (self.folder.path().join("stack.yaml.new"), self.folder.path().join("stack.yaml"));
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(new, file).expect("in its place");
+    }
+
+    /// Ports that nobody has.
+    pub(crate) fn free_ports<const N: usize>(&self) -> [u16; N] {
+        let mut held = Vec::new();
+        [(); N].map(|()| free_port(self.address, &mut held))
+    }
+
     /// One value through pgpool.
     pub(crate) fn sql(&self, statement: &str) -> String {
         let password = std::fs::read_to_string(self.state().join("secrets/app.password"));

@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use self::guard::{Guard, Refusal};
@@ -46,9 +46,9 @@ pub(crate) struct Page {
 /// What answers.
 #[derive(Clone)]
 struct Desk {
-    watcher: Watcher,
+    /// Another one after each change of the file.
+    watchers: watch::Receiver<Watcher>,
     guard: Guard,
-    html: Bytes,
 }
 
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -65,7 +65,7 @@ impl Page {
     /// Serves it from now on, until the process ends. Where the usual address is taken and nobody
     /// asked for it, on any other port of this machine.
     pub(crate) async fn open(
-        watcher: Watcher,
+        watchers: watch::Receiver<Watcher>,
         at: Option<SocketAddr>,
         token: Option<String>,
     ) -> anyhow::Result<Self> {
@@ -78,11 +78,8 @@ impl Page {
         };
         let at = listener.local_addr()?;
         let token = token.map_or_else(Guard::fresh_token, Ok)?;
-        let html = HTML
-            .replace("<!-- name -->", &escaped(watcher.name()))
-            .replace("<!-- picture -->", &svg::fragment(watcher.wiring()));
         let guard = Guard::new(token.clone(), at);
-        tokio::spawn(accept(listener, Desk { watcher, guard, html: html.into() }));
+        tokio::spawn(accept(listener, Desk { watchers, guard }));
         Ok(Self { at, token })
     }
 
@@ -145,14 +142,14 @@ impl Desk {
         let headers = request.headers();
         Guard::visit(headers)?;
         Ok(match (request.method(), request.uri().path()) {
-            (&Method::GET, "/") => shown("text/html; charset=utf-8", self.html.clone()),
+            (&Method::GET, "/") => shown("text/html; charset=utf-8", html(&self.watcher())),
             (&Method::GET, "/page.css") => shown("text/css", Bytes::from_static(CSS.as_bytes())),
             (&Method::GET, path) if script(path).is_some() => {
                 shown("text/javascript", Bytes::from_static(script(path).unwrap_or_default()))
             }
             (&Method::GET, "/look") => {
                 self.guard.read(headers)?;
-                shown("application/json", encoded(&*self.watcher.look()))
+                shown("application/json", encoded(&*self.watcher().look()))
             }
             (&Method::GET, "/events") => {
                 self.guard.read(headers)?;
@@ -169,28 +166,22 @@ impl Desk {
         })
     }
 
-    /// The stack, its last five minutes, then every look.
+    /// What is watched now.
+    fn watcher(&self) -> Watcher {
+        self.watchers.borrow().clone()
+    }
+
+    /// The stack, its last five minutes, then every look; all again when the file has changed.
     fn events(&self) -> Reply {
         let (tell, told) = mpsc::channel(AHEAD);
-        let watcher = self.watcher.clone();
+        let mut watchers = self.watchers.clone();
         tokio::spawn(async move {
-            let mut looks = watcher.looks();
-            let first = [
-                event("stack", &stack(&watcher)),
-                event("tracks", &watcher.tracks()),
-                event("records", &watcher.records()),
-                event("look", &*watcher.look()),
-            ];
-            for part in first {
-                if tell.send(part).await.is_err() {
-                    return;
-                }
-            }
-            while looks.changed().await.is_ok() {
-                let look = looks.borrow_and_update().clone();
-                let sent = timeout(PATIENCE, tell.send(event("look", &*look))).await;
-                if !matches!(sent, Ok(Ok(()))) {
-                    return;
+            loop {
+                let watcher = watchers.borrow_and_update().clone();
+                let telling = tell_all(&watcher, &tell);
+                tokio::select! {
+                    () = telling => return,
+                    () = replaced(&mut watchers) => {}
                 }
             }
         });
@@ -210,7 +201,7 @@ impl Desk {
         let (Some(instance), Some(service), Some(endpoint), Some(wish)) = names else {
             return text(StatusCode::BAD_REQUEST, "say instance, service, endpoint and wish\n");
         };
-        let look = self.watcher.look();
+        let look = self.watcher().look();
         let fits =
             |one: &&super::look::EndpointSeen| one.service == service && one.name == endpoint;
         // Only what the instance itself has named goes into a path.
@@ -222,7 +213,7 @@ impl Desk {
             return text(StatusCode::BAD_REQUEST, "wish is drain or enable\n");
         }
         let path = format!("/endpoints/{}/{}/{wish}", known.service, known.name);
-        match self.watcher.wish(&instance, &path).await {
+        match self.watcher().wish(&instance, &path).await {
             Ok((status, said)) => {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
                 // Its 401 is about its token, not the page's.
@@ -234,7 +225,43 @@ impl Desk {
     }
 }
 
-/// What does not change while the page is open.
+/// Tells one reader of one version of the file, until it has gone.
+async fn tell_all(watcher: &Watcher, tell: &mpsc::Sender<Bytes>) {
+    let mut looks = watcher.looks();
+    let first = [
+        event("stack", &stack(watcher)),
+        event("tracks", &watcher.tracks()),
+        event("records", &watcher.records()),
+        event("look", &*watcher.look()),
+    ];
+    for part in first {
+        if tell.send(part).await.is_err() {
+            return;
+        }
+    }
+    while looks.changed().await.is_ok() {
+        let look = looks.borrow_and_update().clone();
+        let sent = timeout(PATIENCE, tell.send(event("look", &*look))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// Waits for the next version of the file; for ever, where none can come.
+async fn replaced(watchers: &mut watch::Receiver<Watcher>) {
+    if watchers.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The page itself, with the picture in it.
+fn html(watcher: &Watcher) -> Bytes {
+    let named = HTML.replace("<!-- name -->", &escaped(watcher.name()));
+    named.replace("<!-- picture -->", &svg::fragment(watcher.wiring())).into()
+}
+
+/// What does not change while the file does not.
 fn stack(watcher: &Watcher) -> serde_json::Value {
     let wiring = watcher.wiring();
     let boxes = wiring.boxes.iter().map(|one| {

@@ -68,6 +68,12 @@ async function read(reader) {
 
 function take(name, data) {
   if (name === "stack") {
+    if (page.stack && JSON.stringify(page.stack) !== JSON.stringify(data)) {
+      // The file has changed, and the picture came with the page.
+      page.stack = null;
+      location.reload();
+      return;
+    }
     if (!page.stack) picture.prepare(data, choose);
     page.stack = data;
   } else if (name === "tracks") {

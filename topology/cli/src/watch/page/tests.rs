@@ -17,9 +17,8 @@ nlbs:
 fn desk() -> Desk {
     let topology = topology::parse("<stack>", FILE, Path::new(".")).expect("valid");
     let roster = Roster::of(&topology, None).expect("no token");
-    let watcher = Watcher::start("a<b", &topology, roster);
-    let guard = Guard::new("secret".into(), USUAL);
-    Desk { watcher, guard, html: Bytes::from_static(HTML.as_bytes()) }
+    let (_, watchers) = watch::channel(Watcher::start("a<b", &topology, roster));
+    Desk { watchers, guard: Guard::new("secret".into(), USUAL) }
 }
 
 async fn ask(desk: &Desk, method: &str, path: &str, token: &str) -> Reply {
@@ -65,11 +64,43 @@ async fn a_wish_needs_the_token_and_a_known_endpoint() {
 #[tokio::test]
 async fn a_missing_instance_is_dead() {
     let desk = desk();
-    let mut looks = desk.watcher.looks();
+    let mut looks = desk.watcher().looks();
     looks.changed().await.expect("a look");
-    let look = desk.watcher.look();
+    let look = desk.watcher().look();
     assert_eq!(look.instances[0].state, crate::watch::look::State::Dead);
     assert!(!look.instances[0].why.is_empty());
+}
+
+/// T9: after a change of the file whoever looks is told of the new one, and the page has its picture.
+#[tokio::test]
+async fn a_changed_file_is_shown() {
+    let mut desk = desk();
+    let (change, watchers) = watch::channel(desk.watcher());
+    desk.watchers = watchers;
+    let mut told = ask(&desk, "GET", "/events", "").await.into_body();
+    let text = FILE
+        .replace("nlb-1", "nlb-one")
+        .replace("game:", "match:")
+        .replace("to: game", "to: match");
+    let topology = topology::parse("<stack>", &text, Path::new(".")).expect("valid");
+    let roster = Roster::of(&topology, None).expect("no token");
+    let mut stacks = Vec::new();
+    let mut roster = Some(roster);
+    while stacks.len() < 2 {
+        let frame = told.frame().await.expect("goes on").expect("never fails");
+        let text = String::from_utf8(frame.into_data().expect("data").to_vec()).expect("text");
+        if text.starts_with("event: stack") {
+            stacks.push(text);
+        }
+        if let Some(roster) = roster.take() {
+            change.send_modify(|watcher| *watcher = watcher.changed(&topology, roster));
+        }
+    }
+    assert!(stacks[0].contains("nlb-1") && !stacks[0].contains("match"), "{stacks:?}");
+    assert!(stacks[1].contains("nlb-one") && stacks[1].contains("match"), "{stacks:?}");
+    let page = ask(&desk, "GET", "/", "").await.into_body().collect().await.expect("whole");
+    assert!(String::from_utf8_lossy(&page.to_bytes()).contains("match"));
+    assert_eq!(desk.watcher().look().instances[0].name, "nlb-one");
 }
 
 #[test]
