@@ -19,7 +19,7 @@ fn collected(body: Compressed) -> Bytes {
 proptest! {
     /// G13: every form is what it was made of, of any bytes.
     #[test]
-    fn forms_stand_for_what_they_are_made_of(bytes in proptest::collection::vec(any::<u8>(), 0..5000), times in 1..20usize) {
+    fn forms_stand_for_what_they_are_made_of(bytes in proptest::collection::vec(any::<u8>(), 0..800), times in 1..12usize) {
         let bytes = Bytes::from(bytes.repeat(times));
         for coding in Coding::ALL {
             let body = Compressed::new(AnswerBody::Whole(bytes.clone()), coding).expect("a form");

@@ -9,6 +9,7 @@ mod check;
 mod docs;
 mod explain;
 mod fetch;
+mod file;
 mod graph;
 mod import;
 mod init;

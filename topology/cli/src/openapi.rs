@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use topology::openapi;
 
-use crate::graph;
+use crate::file;
 
 /// Writes a gateway's routes as an OpenAPI 3.1 description
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ const EXAMPLES: &str = "Example:\n  aqueduct openapi stack.yaml --group app > ap
 
 /// Prints the description.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Some(topology) = graph::load(&args.file)? else { return Ok(ExitCode::from(2)) };
+    let Some(topology) = file::load(&args.file)? else { return Ok(ExitCode::from(2)) };
     let names = || topology.gateways.iter().map(|group| group.name.as_str()).collect::<Vec<_>>();
     let group = match (&args.group, topology.gateways.as_slice()) {
         (Some(name), all) => all.iter().find(|group| group.name.as_str() == name),

@@ -9,12 +9,11 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
-use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge};
@@ -25,6 +24,7 @@ use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Prepared, ResponseHead};
 use crate::halt::{Halt, Held, Kind, Reply};
 use crate::transform::facts::{Captures, Facts, Known};
+use crate::transform::gathered;
 use crate::transform::json::{self, Document};
 
 /// Names the calls that failed in an answer that was given all the same.
@@ -237,16 +237,7 @@ const OF_ONE: [header::HeaderName; 9] = [
 
 /// A body, if it is JSON and not too long.
 async fn whole(mut body: AnswerBody, most: u64) -> Option<Bytes> {
-    let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.ok()?.into_data() {
-            if (all.len() + data.len()) as u64 > most {
-                return None;
-            }
-            all.extend_from_slice(&data);
-        }
-    }
-    let all = all.freeze();
+    let all = gathered(&mut body, most).await.ok()?;
     let sound = std::str::from_utf8(&all).ok().map(serde_json::from_str::<&RawValue>);
     sound.is_some_and(|read| read.is_ok()).then_some(all)
 }

@@ -19,10 +19,10 @@ use std::time::SystemTime;
 use anyhow::Context as _;
 use clap::Parser as _;
 use topology::Topology;
-use topology::problem::LoadError;
 
 use self::question::{Question, What, Words};
 use self::tree::Explained;
+use crate::file;
 
 /// Tells where a request, a flow or a statement would go, and why
 #[derive(Debug, clap::Args)]
@@ -63,14 +63,7 @@ struct Line {
 
 /// Prints the answer.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let topology = match topology::load(&args.file) {
-        Ok(topology) => topology,
-        Err(LoadError::Problems(problems)) => {
-            writeln!(std::io::stderr().lock(), "{problems}")?;
-            return Ok(ExitCode::from(2));
-        }
-        Err(error @ (LoadError::Io { .. } | LoadError::Foreign(_))) => anyhow::bail!("{error}"),
-    };
+    let Some(topology) = file::load(&args.file)? else { return Ok(ExitCode::from(2)) };
     let states = if args.live { Some(live::ask(&topology).await) } else { None };
     let now = SystemTime::now();
     let mut teller = Teller { topology: &topology, gateways: gateway::Previews::default() };

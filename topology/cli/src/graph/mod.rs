@@ -16,10 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use topology::Topology;
-use topology::problem::LoadError;
 
 use self::wiring::Wiring;
+use crate::file::load;
 
 /// Draws the wiring of a topology file
 #[derive(Debug, clap::Args)]
@@ -83,18 +82,6 @@ fn meant(output: Option<&Path>) -> Format {
         Some("svg") => Format::Svg,
         Some("dot" | "gv") => Format::Dot,
         _ => Format::Mermaid,
-    }
-}
-
-/// The file; `None` when it has problems, which have been told.
-pub(crate) fn load(path: &Path) -> anyhow::Result<Option<Topology>> {
-    match topology::load(path) {
-        Ok(topology) => Ok(Some(topology)),
-        Err(LoadError::Problems(problems)) => {
-            writeln!(std::io::stderr().lock(), "{problems}")?;
-            Ok(None)
-        }
-        Err(error @ (LoadError::Io { .. } | LoadError::Foreign(_))) => anyhow::bail!("{error}"),
     }
 }
 

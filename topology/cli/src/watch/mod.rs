@@ -20,12 +20,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use common::secret::Secret;
-use topology::problem::LoadError;
 use topology::units::SecretRef;
 
 use self::page::Page;
 use self::roster::Roster;
 use self::watcher::Watcher;
+use crate::file;
 
 /// Shows the running instances of a topology file on a live page
 #[derive(Debug, clap::Args)]
@@ -51,14 +51,7 @@ pub(crate) struct Args {
 
 /// Serves the page until the process is ended.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let topology = match topology::load(&args.file) {
-        Ok(topology) => topology,
-        Err(LoadError::Problems(problems)) => {
-            writeln!(std::io::stderr().lock(), "{problems}")?;
-            return Ok(ExitCode::from(2));
-        }
-        Err(error @ (LoadError::Io { .. } | LoadError::Foreign(_))) => bail!("{error}"),
-    };
+    let Some(topology) = file::load(&args.file)? else { return Ok(ExitCode::from(2)) };
     let token = args.token.as_deref().map(secret).transpose()?;
     let page_token = args.page_token.as_deref().map(secret).transpose()?;
     let page_token = page_token.as_ref().map(words).transpose()?;
