@@ -123,10 +123,10 @@ async fn errors_are_told_in_http() {
             Script { messages: Vec::new(), end: Some(end), kind: "application/grpc" }
         };
         // code 5, message "x", one detail of an unknown type.
-        let details = ("grpc-status-details-bin", "CAUSAXgaDwoLdHlwZS9hLkIuQxIA");
+        let details = ("grpc-status-details-bin", "CAUSAXgaEAoKdHlwZS9hLkIuQxICaGk");
         for (script, status, part) in [
             (error("5", &[]), "404", "{\"code\":5,\"details\":[],\"message\":\"no such item\"}"),
-            (error("5", &[details]), "404", "\"@type\":\"type/a.B.C\""),
+            (error("5", &[details]), "404", "{\"@type\":\"type/a.B.C\",\"value\":\"aGk=\"}"),
             (error("7", &[]), "403", "no such item"),
             (error("16", &[]), "401", "no such item"),
             (error("14", &[]), "503", "no such item"),
@@ -135,7 +135,8 @@ async fn errors_are_told_in_http() {
             (well(vec![b"\x08\x2a", b"\x08\x2b"]), "502", "answer_not_transformed"),
             (well(vec![b"\xff"]), "502", "answer_not_transformed"),
             (well(vec![&[b'x'; 2000]]), "502", "answer_not_transformed"),
-            (Script { end: None, ..well(vec![b"\x08\x2a"]) }, "502", "answer_not_transformed"),
+            // Perhaps before its head is seen.
+            (Script { end: None, ..well(vec![b"\x08\x2a"]) }, "502", "\"status\":502"),
         ] {
             let (answer, _) = asked(&script, &get("/v1/items/7", "")).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{part}: {answer}");

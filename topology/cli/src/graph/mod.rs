@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use topology::Topology;
 
 use self::wiring::Wiring;
 use crate::file::load;
