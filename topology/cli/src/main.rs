@@ -1,5 +1,4 @@
-//! `aqueduct`, the tool beside the three tiers: runs a whole topology on one machine, checks a
-//! file, signs tokens, makes API keys, replays traffic. Not needed in production: every tier runs alone.
+//! `aqueduct`, the tool beside the three tiers, on one machine. Not needed in production: every tier runs alone.
 //!
 //! Invariant: exit code 0 is success, 2 a topology file with problems, 1 everything else.
 
