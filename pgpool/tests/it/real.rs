@@ -156,7 +156,8 @@ async fn the_exporter_of_debian_scrapes() {
     let mut text = String::new();
     socket.read_to_string(&mut text).await.expect("read");
     for wanted in [
-        "pgbouncer_requests_total{database=\"shop\"} 3.0",
+        // Each is prepared and carried out: two round trips.
+        "pgbouncer_requests_total{database=\"shop\"} 6.0",
         "pgbouncer_active_clients{database=\"shop\",user=\"app\"}",
         "pgbouncer_waiting_clients{database=\"shop\",user=\"app\"} 0.0",
         "pgbouncer_received_bytes_total{database=\"shop\"}",
