@@ -35,7 +35,7 @@ packages:
 	@$(call need,postgresql redis-server)
 
 test-packages: packages
-	@$(call need,curl)
+	@$(call need,curl iproute2 nftables)
 
 verify-packages: test-packages
 	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2 nghttp2-client chromium)
