@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../topology/cli/src/replay/capture.rs"]
+#[path = "../../topology/cli/src/replay/capture/mod.rs"]
 #[allow(dead_code, reason = "the tool uses more of it")]
 mod capture;
 
