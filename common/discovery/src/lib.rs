@@ -1,32 +1,119 @@
-//! Where a service's endpoints come from, as a watch of whole sets: from the topology file, or from
-//! DNS. Not for asking whether an endpoint lives (`common::health`). Runs on the control runtime;
-//! called by the tiers when a file is in force and when a set changes.
+//! Where a service's endpoints come from, as a watch of whole sets: from the topology file, from DNS,
+//! from a list that somebody else writes, or from a registry. Not for asking whether an endpoint lives (`common::health`).
+//! Runs on the control runtime; called by the tiers when a file is in force and when a set changes.
 //!
-//! Invariant: a set that is handed out has at least one endpoint, but for the first of a source that
-//! has not answered yet; a source that fails or empties leaves the last set in force.
+//! Invariant: a source that fails, or says nonsense, leaves the last set in force; and a set that has had
+//! endpoints is emptied only by one who has said so for a while.
 #![forbid(unsafe_code)]
 
+mod consul;
 mod dns;
+mod etcd;
+mod eureka;
 pub mod events;
+mod fault;
+mod file;
+pub mod found;
+mod instance;
+mod keep;
+mod status;
+#[cfg(test)]
+#[path = "testing/tests.rs"]
+mod testing;
+mod web;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::observe::Observer;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
-use topology::{Endpoint, Service};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::timeout;
+use topology::model::{Discover, DiscoverSource};
+use topology::{At, Endpoint, Place, ServiceName};
 
-/// Begins to watch a service's endpoints: those of the file never change, those of DNS are asked for
-/// again and again. Needs a tokio runtime; dropping the last clone of the answer ends the asking.
-pub fn watch(service: &Service, observer: &Observer) -> Endpoints {
-    let publisher = Publisher::new(&service.endpoints);
-    let mut endpoints = publisher.endpoints();
-    if let Some(discover) = &service.discover {
-        let source = dns::Source::new(discover.value.clone(), service.name.clone(), discover.place);
-        let task = tokio::spawn(source.run(publisher, observer.clone()));
-        endpoints.task = Some(Arc::new(Task(task.abort_handle())));
+pub use crate::status::Status;
+
+use crate::keep::{Keeper, Source};
+
+/// Begins to watch a service's endpoints: those of the file never change, a source is asked again and
+/// again. Needs a tokio runtime; dropping the last clone of the answer ends the asking.
+pub fn watch(
+    service: &ServiceName,
+    endpoints: &[Endpoint],
+    discover: Option<&At<Discover>>,
+    observer: &Observer,
+) -> Endpoints {
+    let source = discover.map_or_else(String::new, |at| at.value.source.to_string());
+    let publisher = Publisher::of(endpoints, source);
+    let mut watched = publisher.endpoints();
+    if let Some(discover) = discover {
+        let keeper = Keeper::new(service, discover, publisher, observer);
+        let task = with_source(&discover.value, Run(keeper));
+        watched.task = Some(Arc::new(Task(task.abort_handle())));
     }
-    endpoints
+    watched
+}
+
+/// Asks a source once, for at most so long: how many endpoints it names.
+///
+/// # Errors
+/// In an operator's words, why there is no answer.
+pub async fn ask_once(discover: &Discover, patience: Duration) -> Result<usize, String> {
+    let asked = with_source(discover, Once(discover.version.clone()));
+    // Whoever does not answer is asked no longer.
+    let _task = Task(asked.abort_handle());
+    match timeout(patience, asked).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(ended)) => Err(ended.to_string()),
+        Err(_late) => Err("no answer in time".to_owned()),
+    }
+}
+
+/// What is done with a source, whichever it is.
+trait With {
+    type Output: Send + 'static;
+    fn with(self, source: impl Source) -> JoinHandle<Self::Output>;
+}
+
+/// To ask it for ever.
+struct Run(Keeper);
+
+impl With for Run {
+    type Output = ();
+    fn with(self, source: impl Source) -> JoinHandle<()> {
+        tokio::spawn(self.0.run(source))
+    }
+}
+
+/// To ask it once.
+struct Once(Option<String>);
+
+impl With for Once {
+    type Output = Result<usize, String>;
+    fn with(self, mut source: impl Source) -> JoinHandle<Self::Output> {
+        tokio::spawn(async move {
+            let answer = source.ask().await.map_err(|fault| fault.to_string())?;
+            let settled = instance::settle(answer.instances, self.0.as_deref(), Place::default());
+            match answer.nonsense.filter(|_| settled.endpoints.is_empty()) {
+                Some(cause) => Err(cause),
+                None => Ok(settled.endpoints.len()),
+            }
+        })
+    }
+}
+
+/// The source that the file names.
+fn with_source<W: With>(discover: &Discover, with: W) -> JoinHandle<W::Output> {
+    match &discover.source {
+        DiscoverSource::Dns { .. } | DiscoverSource::Srv { .. } => {
+            with.with(dns::Questions::new(discover))
+        }
+        DiscoverSource::File { path } => with.with(file::Listed::new(path)),
+        DiscoverSource::Consul(settings) => with.with(consul::Consul::new(settings)),
+        DiscoverSource::Etcd(settings) => with.with(etcd::Etcd::new(settings)),
+        DiscoverSource::Eureka(settings) => with.with(eureka::Eureka::new(settings)),
+    }
 }
 
 /// What asks; it ends with its last reader.
@@ -43,6 +130,7 @@ impl Drop for Task {
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     sets: watch::Receiver<Arc<[Endpoint]>>,
+    status: Arc<Status>,
     task: Option<Arc<Task>>,
 }
 
@@ -50,6 +138,11 @@ impl Endpoints {
     /// The set in force.
     pub fn current(&self) -> Arc<[Endpoint]> {
         self.sets.borrow().clone()
+    }
+
+    /// How the source stands.
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
     }
 
     /// Waits for the next set and returns it; for ever where the source cannot change. Several
@@ -67,35 +160,60 @@ impl Endpoints {
 #[derive(Debug)]
 pub struct Publisher {
     sets: watch::Sender<Arc<[Endpoint]>>,
+    status: Arc<Status>,
 }
 
 impl Publisher {
     /// A source with its first set.
     pub fn new(first: &[Endpoint]) -> Self {
-        Self { sets: watch::Sender::new(Arc::from(first)) }
+        Self::of(first, String::new())
+    }
+
+    fn of(first: &[Endpoint], source: String) -> Self {
+        let status = Arc::new(Status::new(source));
+        Self { sets: watch::Sender::new(Arc::from(first)), status }
     }
 
     /// The readers' end.
     pub fn endpoints(&self) -> Endpoints {
-        Endpoints { sets: self.sets.subscribe(), task: None }
+        let (sets, status) = (self.sets.subscribe(), Arc::clone(&self.status));
+        Endpoints { sets, status, task: None }
     }
 
     /// Replaces the set; an empty or an equal one changes nothing, and says so.
     pub fn publish(&self, next: &[Endpoint]) -> bool {
-        self.sets.send_if_modified(|set| {
-            let changes = !next.is_empty() && **set != *next;
+        !next.is_empty() && self.replace(next)
+    }
+
+    /// Whether there is an endpoint now.
+    fn has_endpoints(&self) -> bool {
+        !self.sets.borrow().is_empty()
+    }
+
+    /// There is no endpoint any more.
+    fn clear(&self) -> bool {
+        self.replace(&[])
+    }
+
+    fn replace(&self, next: &[Endpoint]) -> bool {
+        let changed = self.sets.send_if_modified(|set| {
+            let changes = **set != *next;
             if changes {
                 *set = Arc::from(next);
             }
             changes
-        })
+        });
+        if changed {
+            self.status.changed();
+        }
+        changed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use common::observe::Observer;
-    use topology::{EndpointName, Place, ServiceName, Weight};
+    use topology::{EndpointName, Weight};
 
     use super::*;
 
@@ -113,21 +231,11 @@ mod tests {
     /// N1: the file's endpoints are there at once and never change.
     #[tokio::test(start_paused = true)]
     async fn the_file_is_a_source_that_stays() {
-        let service = Service {
-            name: ServiceName::new("game"),
-            endpoints: endpoints(&[1, 2]),
-            discover: None,
-            panic_threshold: topology::units::Percent(0),
-            slow_start: None,
-            health: None,
-            run: None,
-            uses: Vec::new(),
-            place: Place::default(),
-        };
-        let mut watched = watch(&service, &Observer::new("nlb-1"));
-        assert_eq!(*watched.current(), *service.endpoints);
-        let day = std::time::Duration::from_secs(86_400);
-        assert!(tokio::time::timeout(day, watched.changed()).await.is_err());
+        let own = endpoints(&[1, 2]);
+        let mut watched = watch(&ServiceName::new("game"), &own, None, &Observer::new("nlb-1"));
+        assert_eq!(*watched.current(), *own);
+        let day = Duration::from_secs(86_400);
+        assert!(timeout(day, watched.changed()).await.is_err());
     }
 
     /// N1: a source that empties leaves the last set in force.

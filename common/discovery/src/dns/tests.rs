@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use common::observe::Observer;
 use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{A, SRV};
 use tokio::net::UdpSocket;
-use topology::Service;
-use topology::units::{At, Percent};
+use topology::{At, Endpoint, Place, ServiceName};
 
 use super::*;
+use crate::testing;
 
 /// What the server answers now: a code and records.
 type Zone = Arc<Mutex<(ResponseCode, Vec<Record>)>>;
@@ -41,20 +42,11 @@ fn a(name: &str, last: u8, ttl: u32) -> Record {
     Record::from_rdata(absolute(name).unwrap(), ttl, address)
 }
 
-fn service(source: DiscoverSource, resolver: SocketAddr) -> Service {
+fn watched(source: DiscoverSource, resolver: SocketAddr, observer: &Observer) -> crate::Endpoints {
     let floor = Duration::from_millis(1);
-    let discover = Discover { source, resolver: Some(resolver), floor };
-    Service {
-        name: ServiceName::new("game"),
-        endpoints: Vec::new(),
-        discover: Some(At { value: discover, place: Place::default() }),
-        panic_threshold: Percent(0),
-        slow_start: None,
-        health: None,
-        run: None,
-        uses: Vec::new(),
-        place: Place::default(),
-    }
+    let discover = Discover { resolver: Some(resolver), floor, ..testing::discover(source) };
+    let discover = At { value: discover, place: Place::default() };
+    crate::watch(&ServiceName::new("game"), &[], Some(&discover), observer)
 }
 
 fn shown(endpoints: &[Endpoint]) -> Vec<String> {
@@ -67,9 +59,9 @@ fn shown(endpoints: &[Endpoint]) -> Vec<String> {
 async fn addresses_are_followed() {
     let (resolver, zone) = server().await;
     let host = "game.example".to_owned();
-    let asked = service(DiscoverSource::Dns { host: host.clone(), port: 7801 }, resolver);
     let observer = Observer::new("nlb-1");
-    let mut watched = crate::watch(&asked, &observer);
+    let source = DiscoverSource::Dns { host: host.clone(), port: 7801 };
+    let mut watched = watched(source, resolver, &observer);
     assert!(watched.current().is_empty(), "nothing is known at first");
     *zone.lock().unwrap() = (ResponseCode::NoError, vec![a(&host, 2, 0), a(&host, 1, 0)]);
     assert_eq!(shown(&watched.changed().await), ["10.0.0.1:7801*1", "10.0.0.2:7801*1"]);
@@ -109,28 +101,7 @@ async fn services_are_followed() {
         a("spare.example", 3, 0),
     ];
     *zone.lock().unwrap() = (ResponseCode::NoError, records);
-    let asked = service(DiscoverSource::Srv { name: name.to_owned() }, resolver);
-    let mut watched = crate::watch(&asked, &Observer::new("nlb-1"));
+    let source = DiscoverSource::Srv { name: name.to_owned() };
+    let mut watched = watched(source, resolver, &Observer::new("nlb-1"));
     assert_eq!(shown(&watched.changed().await), ["10.0.0.1:7801*5", "10.0.0.2:7802*1"]);
-}
-
-/// D1, O5: an answer of any size is bounded, and what cannot be sent to is left out.
-#[test]
-fn answers_are_bounded() {
-    let source = Source::new(
-        Discover {
-            source: DiscoverSource::Srv { name: String::new() },
-            resolver: None,
-            floor: Duration::from_secs(1),
-        },
-        ServiceName::new("s"),
-        Place::default(),
-    );
-    let many = (0..5000_u32).map(|i| {
-        let address = SocketAddr::new(Ipv4Addr::from(i % 2000).into(), 80);
-        source.endpoint(address, Weight(1))
-    });
-    let kept = settled(many);
-    assert_eq!(kept.len(), MOST);
-    assert!(kept.iter().all(|endpoint| !endpoint.address.ip().is_unspecified()));
 }

@@ -1,0 +1,53 @@
+//! Why a source gave no answer. Not for operators by itself: `keep` tells it, once per cause.
+//!
+//! Invariant: no secret is in a message.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::fetch::FetchError;
+use common::secret::SecretError;
+use hickory_resolver::net::NetError;
+use http::StatusCode;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// DNS cannot be asked at all.
+    #[error("the system's resolver cannot be used: {0}")]
+    System(NetError),
+    /// DNS was asked in vain.
+    #[error("{0}")]
+    Lookup(#[from] NetError),
+    /// DNS knows the name and no address of it.
+    #[error("the answer has no endpoint")]
+    Empty,
+    /// The list cannot be read.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    /// Nobody is there, or it is not who it should be.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Late(Duration),
+    /// The connection broke, or what came is no HTTP.
+    #[error("the answer broke off")]
+    Broken,
+    /// The answer is longer than any that makes sense.
+    #[error("the answer is longer than 16 MiB")]
+    TooLarge,
+    /// Another answer than 200.
+    #[error("it answers {0}")]
+    Status(StatusCode),
+    /// What proves who we are cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// What proves who we are cannot be sent.
+    #[error("the token or login has bytes that no header may have")]
+    Token,
+    /// Nothing in the answer is of use.
+    #[error("the answer is of no use: {0}")]
+    Nonsense(String),
+}

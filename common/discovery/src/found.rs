@@ -1,0 +1,259 @@
+//! The endpoints that the sources of an instance have named, gathered for whoever builds tables of them.
+//! Not for asking. Kept by a tier's control side, on its runtime.
+//!
+//! Invariant: a service that names a source has the endpoints that the source gave last; those of the
+//! source before, until the new one has answered.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use common::observe::Observer;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
+use topology::model::Discover;
+use topology::{At, Endpoint, ServiceName};
+
+use crate::{Endpoints, Status};
+
+/// All sources of an instance.
+#[derive(Debug)]
+pub struct Found {
+    watched: Vec<Watched>,
+    board: Board,
+    news: mpsc::Sender<(ServiceName, Arc<[Endpoint]>)>,
+    inbox: mpsc::Receiver<(ServiceName, Arc<[Endpoint]>)>,
+    /// When tables may be built anew.
+    due: Option<Instant>,
+    /// When they were last.
+    built: Option<Instant>,
+}
+
+/// One service's source.
+#[derive(Debug)]
+struct Watched {
+    service: ServiceName,
+    discover: Discover,
+    /// `None`: nobody has said anything yet.
+    endpoints: Option<Arc<[Endpoint]>>,
+    status: Arc<Status>,
+    task: AbortHandle,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What operators see of all sources. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Board(Arc<Mutex<BTreeMap<ServiceName, Arc<Status>>>>);
+
+impl Board {
+    /// How the source of a service stands; `None`: it has none.
+    pub fn show(&self, service: &ServiceName) -> Option<Value> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(service).map(|one| one.show())
+    }
+
+    /// Why an instance cannot serve yet: services of which nobody has named endpoints.
+    pub fn unready(&self) -> Vec<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = all.iter().filter(|(_, status)| !status.is_known());
+        silent
+            .map(|(service, status)| format!("{service}: {} has not answered", status.source()))
+            .collect()
+    }
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        let (news, inbox) = mpsc::channel(16);
+        let (watched, board) = (Vec::new(), Board::default());
+        Self { watched, board, news, inbox, due: None, built: None }
+    }
+}
+
+impl Found {
+    /// What operators see.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Asks for the endpoints of exactly these services from now on.
+    pub fn follow<'s>(
+        &mut self,
+        services: impl IntoIterator<Item = (&'s ServiceName, &'s At<Discover>)>,
+        observer: &Observer,
+    ) {
+        let mut former = std::mem::take(&mut self.watched);
+        for (service, discover) in services {
+            if self.watched.iter().any(|watched| watched.service == *service) {
+                continue;
+            }
+            let known = former.iter().position(|watched| watched.service == *service);
+            let known = known.map(|at| former.swap_remove(at));
+            let watched = match known {
+                Some(known) if known.discover == discover.value => known,
+                other => {
+                    let before = other.and_then(|known| known.endpoints.clone());
+                    self.watch(service, discover, before, observer)
+                }
+            };
+            self.watched.push(watched);
+        }
+        let row = |w: &Watched| (w.service.clone(), Arc::clone(&w.status));
+        let rows = self.watched.iter().map(row).collect();
+        *self.board.0.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+    }
+
+    fn watch(
+        &self,
+        service: &ServiceName,
+        discover: &At<Discover>,
+        before: Option<Arc<[Endpoint]>>,
+        observer: &Observer,
+    ) -> Watched {
+        let endpoints = crate::watch(service, &[], Some(discover), observer);
+        let status = Arc::clone(endpoints.status());
+        if before.is_some() {
+            status.inherit();
+        }
+        let task = tokio::spawn(tell(service.clone(), endpoints, self.news.clone()));
+        Watched {
+            service: service.clone(),
+            discover: discover.value.clone(),
+            endpoints: before,
+            status,
+            task: task.abort_handle(),
+        }
+    }
+
+    /// Where the endpoints of a service come from, as text.
+    pub fn source(&self, service: &ServiceName) -> Option<String> {
+        let watched = self.watched.iter().find(|watched| watched.service == *service)?;
+        Some(format!("{:?}", watched.discover))
+    }
+
+    /// Goes by what another process has found at the same source, until the source answers.
+    pub fn adopt(&mut self, service: &ServiceName, source: &str, endpoints: Vec<Endpoint>) {
+        let known = self.watched.iter_mut().find(|watched| watched.service == *service);
+        let same = |known: &&mut Watched| format!("{:?}", known.discover) == source;
+        if let Some(known) = known.filter(same) {
+            known.endpoints = Some(Arc::from(endpoints));
+            known.status.inherit();
+        }
+    }
+
+    /// The endpoints that are known now; `None`: the service has no source, or nobody has said anything.
+    pub fn known(&self, service: &ServiceName) -> Option<&Arc<[Endpoint]>> {
+        self.watched.iter().find(|watched| watched.service == *service)?.endpoints.as_ref()
+    }
+
+    /// Waits until endpoints have changed; not less than 50 ms after it last said so, so that many
+    /// changes are one. Cancel safe.
+    pub async fn changed(&mut self) {
+        loop {
+            let due = self.due;
+            tokio::select! {
+                // News first: what is there already belongs to this change.
+                biased;
+                news = self.inbox.recv() => {
+                    let Some((service, endpoints)) = news else { continue };
+                    let known = self.watched.iter_mut().find(|w| w.service == service);
+                    if let Some(known) = known {
+                        known.endpoints = Some(endpoints);
+                        let now = Instant::now();
+                        let soonest = self.built.map_or(now, |built| (built + GATHER).max(now));
+                        self.due.get_or_insert(soonest);
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.due = None;
+                    self.built = Some(Instant::now());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Every set that a source gives.
+async fn tell(
+    service: ServiceName,
+    mut endpoints: Endpoints,
+    news: mpsc::Sender<(ServiceName, Arc<[Endpoint]>)>,
+) {
+    loop {
+        let set = endpoints.changed().await;
+        if news.send((service.clone(), set)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tables are built at most this often.
+const GATHER: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{discover, numbers};
+    use topology::Place;
+    use topology::model::DiscoverSource;
+
+    fn at(path: &std::path::Path) -> At<Discover> {
+        let source = DiscoverSource::File { path: path.to_owned() };
+        At { value: discover(source), place: Place::default() }
+    }
+
+    /// T9, D1: services come and go with the file; one whose source is another keeps its endpoints until
+    /// that has answered, and one that is asked for twice is asked once.
+    #[tokio::test]
+    async fn a_changed_source_keeps_what_is_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, second) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        std::fs::write(&first, "endpoints: [10.0.0.1:80]").expect("written");
+        let (user, observer) = (ServiceName::new("user"), Observer::new("gw-1"));
+        let mut found = Found::default();
+        let board = found.board();
+        let source = at(&first);
+        found.follow([(&user, &source), (&user, &source)], &observer);
+        assert_eq!((found.watched.len(), board.unready().len()), (1, 1));
+        assert!(found.known(&user).is_none());
+        found.changed().await;
+        assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![1]));
+        assert!(board.unready().is_empty());
+        let other = at(&second);
+        found.follow([(&user, &other)], &observer);
+        assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![1]), "until it answers");
+        std::fs::write(&second, "endpoints: [10.0.0.2:80]").expect("written");
+        found.changed().await;
+        assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![2]));
+        assert_eq!(board.show(&user).map(|shown| shown["endpoints"].clone()), Some(1.into()));
+        found.follow([], &observer);
+        assert!(found.known(&user).is_none() && board.show(&user).is_none());
+    }
+
+    /// D2: changes within 50 ms are one; the first after a quiet time is told at once.
+    #[tokio::test(start_paused = true)]
+    async fn changes_are_gathered() {
+        let mut found = Found::default();
+        let user = ServiceName::new("user");
+        let never = at(std::path::Path::new("/nonexistent/list.yaml"));
+        found.follow([(&user, &never)], &Observer::new("gw-1"));
+        let news = found.news.clone();
+        let begun = Instant::now();
+        news.send((user.clone(), Arc::from([]))).await.expect("taken");
+        found.changed().await;
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        for _ in 0..10 {
+            news.send((user.clone(), Arc::from([]))).await.expect("taken");
+        }
+        found.changed().await;
+        assert_eq!(begun.elapsed(), GATHER);
+        assert!(tokio::time::timeout(GATHER, found.changed()).await.is_err(), "all were one");
+    }
+}

@@ -1,0 +1,206 @@
+//! Questions to a registry over HTTP, one at a time on a connection that is kept, and answers that go on
+//! line by line. Not for what answers mean. Called by `consul`, `etcd` and `eureka`.
+//!
+//! Invariant: an answer, or a line of one, is bounded in size; what does not go on is bounded in time; and
+//! only the address of the file is asked.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::fetch::{HttpFetch, Line};
+use common::tls::client::Roots;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::time::timeout;
+use topology::model::Registry;
+use topology::{At, Place};
+
+use crate::fault::Fault;
+
+/// A registry, and the connection to it.
+pub(crate) struct Web {
+    registry: Registry,
+    whom: Option<HttpFetch>,
+    line: Option<Line<Full<Bytes>>>,
+}
+
+/// An answer that goes on. Dropping it closes the connection.
+pub(crate) struct Stream {
+    body: Incoming,
+    /// What was read and is no whole line yet.
+    rest: Vec<u8>,
+    _line: Line<Full<Bytes>>,
+}
+
+impl Stream {
+    /// The next line; `None`: it has ended. Cancel safe.
+    pub(crate) async fn line(&mut self) -> Result<Option<Vec<u8>>, Fault> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let rest = self.rest.split_off(end + 1);
+                return Ok(Some(std::mem::replace(&mut self.rest, rest)));
+            }
+            if self.rest.len() > LONGEST {
+                return Err(Fault::TooLarge);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    self.rest.extend(frame.data_ref().map_or(&[][..], |data| &data[..]));
+                }
+                Some(Err(_broken)) => return Err(Fault::Broken),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+impl Web {
+    /// Asks nothing yet.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        Self { registry: registry.clone(), whom: None, line: None }
+    }
+
+    /// What is there, below the registry's own path. Cancel safe: dropping it closes the connection.
+    pub(crate) async fn get(
+        &mut self,
+        path: &str,
+        headers: &HeaderMap,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
+        self.ask(path, headers, Bytes::new(), patience).await
+    }
+
+    /// What is answered to this. Cancel safe as `get`.
+    pub(crate) async fn post(
+        &mut self,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
+        self.ask(path, headers, Bytes::from(body.to_string()), patience).await
+    }
+
+    /// What is answered to this, line by line. Cancel safe as `get`.
+    pub(crate) async fn stream(
+        &mut self,
+        path: &str,
+        headers: &HeaderMap,
+        body: &Value,
+        patience: Duration,
+    ) -> Result<Stream, Fault> {
+        let body = Bytes::from(body.to_string());
+        let line = self.line.take();
+        let begun = timeout(patience, self.begin(line, path, headers, body)).await;
+        let (line, response) = begun.map_err(|_late| Fault::Late(patience))??;
+        match response.status() {
+            StatusCode::OK => {
+                Ok(Stream { body: response.into_body(), rest: Vec::new(), _line: line })
+            }
+            status => Err(Fault::Status(status)),
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
+        let line = self.line.take();
+        match timeout(patience, self.exchange(line, path, headers, body)).await {
+            Ok(answer) => answer,
+            Err(_late) => Err(Fault::Late(patience)),
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        kept: Option<Line<Full<Bytes>>>,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, Fault> {
+        let (mut line, response) = self.begin(kept, path, headers, body).await?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LONGEST).collect().await.map_err(|fault| {
+            if fault.is::<LengthLimitError>() { Fault::TooLarge } else { Fault::Broken }
+        })?;
+        if line.sender.ready().await.is_ok() {
+            self.line = Some(line);
+        }
+        if head.status != StatusCode::OK {
+            return Err(Fault::Status(head.status));
+        }
+        Ok(Response::from_parts(head, body.to_bytes()))
+    }
+
+    /// The head of an answer, over a kept connection or a new one.
+    async fn begin(
+        &mut self,
+        kept: Option<Line<Full<Bytes>>>,
+        path: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<(Line<Full<Bytes>>, Response<Incoming>), Fault> {
+        if self.whom.is_none() {
+            let place = Place::default();
+            let ca = self.registry.ca.clone();
+            let roots = ca.map_or(Roots::System, |value| Roots::Pem(At { value, place }));
+            self.whom = Some(HttpFetch::trusting(&self.registry.address, &roots)?);
+        }
+        let Some(whom) = &self.whom else { return Err(Fault::Broken) };
+        let mut kept = kept.filter(|line| !line.sender.is_closed());
+        loop {
+            let (mut line, fresh) = match kept.take() {
+                Some(line) => (line, false),
+                None => (whom.open().await?, true),
+            };
+            match line.sender.send_request(request(whom, path, headers, body.clone())?).await {
+                Ok(response) => return Ok((line, response)),
+                // A kept connection may end as it is used.
+                Err(_) if !fresh => {}
+                Err(_) => return Err(Fault::Broken),
+            }
+        }
+    }
+}
+
+fn request(
+    whom: &HttpFetch,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, Fault> {
+    let base = whom.uri().path().trim_end_matches('/');
+    let method = if body.is_empty() { Method::GET } else { Method::POST };
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{base}{path}"))
+        .header(header::HOST, whom.authority())
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, "aqueduct")
+        .body(Full::new(body));
+    let mut request = request.map_err(|fault| Fault::Nonsense(fault.to_string()))?;
+    request.headers_mut().extend(headers.clone());
+    Ok(request)
+}
+
+/// A text as a part of a path or a query.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// No registry says more of its services.
+const LONGEST: usize = 16 << 20;
