@@ -91,9 +91,11 @@ pub enum Merge {
     Flat,
 }
 
-/// How a version of an interface ends (RFC 9745, RFC 8594).
+/// Which version of an interface a route is, and how it ends (RFC 9745, RFC 8594).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deprecation {
+    /// Its name; who calls it is counted.
+    pub version: Option<String>,
     /// The day since which nobody should begin to use it.
     pub since: Option<crate::units::Day>,
     /// Where that is explained.

@@ -12,6 +12,8 @@ use ipnet::IpNet;
 
 use crate::answers::{Aggregate, Compress, Deprecation, Given, Maintenance, SecurityHeaders};
 pub use crate::cache::{CachePolicy, CacheStore};
+use crate::contract::Contract;
+use crate::external::External;
 pub use crate::files::{Files, FilesId, Links, RouteTo};
 pub use crate::identity::{
     Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, DeviceCookie,
@@ -71,6 +73,8 @@ pub struct Group {
     pub routes: Vec<Route>,
     /// Stages 7 and 9: what is changed whatever the route.
     pub transform: Option<Transform>,
+    /// Stages 7 and 9: who sees all requests that are to go on.
+    pub external: Option<External>,
     /// Stages 7 and 9: what is changed for consumers of API keys, by their names.
     pub consumers: Vec<(String, Transform)>,
     /// Stage 6: the experiments that routes name.
@@ -230,6 +234,8 @@ pub struct Cors {
     pub methods: Vec<String>,
     /// Request headers named in a preflight answer.
     pub headers: Vec<String>,
+    /// Headers of answers that scripts may read.
+    pub exposed: Vec<String>,
     /// Whether cookies may come along; not together with `*`.
     pub credentials: Credentials,
     /// How long a browser may keep the preflight answer (default 10 min).
@@ -398,8 +404,14 @@ pub struct Route {
     pub response_headers: Vec<(String, String)>,
     /// Stages 7 and 9: what is changed of its requests and answers; `None`: nothing.
     pub transform: Option<Transform>,
+    /// Stages 7 and 9: who sees its requests.
+    pub external: Option<External>,
+    /// Stage 7: what its requests must be like; `None`: anything.
+    pub contract: Option<Contract>,
     /// Stages 7 and 9: its requests become gRPC calls; `None`: they stay what they are.
     pub transcode: Option<Transcode>,
+    /// Stages 7 and 9: browsers may call its service over gRPC-Web (default false).
+    pub grpc_web: bool,
     /// Where it is written.
     pub place: Place,
 }

@@ -58,12 +58,16 @@
 
 pub mod answers;
 pub mod cache;
+pub mod contract;
+pub mod discover;
 pub mod effective;
 pub mod expression;
+pub mod external;
 pub mod files;
 pub mod gateway;
 pub mod identity;
 pub mod l4;
+pub mod list;
 pub mod model;
 pub mod openapi;
 pub mod pgbouncer;

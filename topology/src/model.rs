@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use crate::discover::{Consul, Discover, DiscoverSource, Etcd, Eureka, Registry};
 use crate::problem::Problem;
 use crate::units::{
     At, DatabaseName, EndpointName, GroupName, ListenerName, Percent, Place, SecretRef,
@@ -96,35 +97,6 @@ pub struct Endpoint {
     pub zone: Option<ZoneName>,
     /// Where it is written.
     pub place: Place,
-}
-
-/// A source of endpoints outside of the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Discover {
-    /// What is asked.
-    pub source: DiscoverSource,
-    /// The DNS server that is asked; `None`: the system's.
-    pub resolver: Option<SocketAddr>,
-    /// The shortest time from one question to the next, whatever the answer's time to live (default
-    /// 1 s).
-    pub floor: Duration,
-}
-
-/// What a source is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DiscoverSource {
-    /// `dns: HOST:PORT`: all A and AAAA addresses of the host.
-    Dns {
-        /// A host name.
-        host: String,
-        /// The port on each address.
-        port: u16,
-    },
-    /// `srv: NAME`: hosts, ports, priorities and weights (RFC 2782).
-    Srv {
-        /// The name of the records, `_game._udp.example`.
-        name: String,
-    },
 }
 
 /// An active check, run per endpoint on the control runtime.

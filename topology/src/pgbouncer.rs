@@ -65,8 +65,8 @@ pub fn user_list(ini: &str) -> Option<String> {
 
 const MAIN: &str = "pgbouncer";
 
-/// Numbers that mean the same here.
-const COUNTS: [&str; 9] = [
+/// Numbers that mean the same here; PgBouncer itself does not know the last one.
+const COUNTS: [&str; 10] = [
     "max_client_conn",
     "default_pool_size",
     "min_pool_size",
@@ -76,6 +76,7 @@ const COUNTS: [&str; 9] = [
     "max_db_client_connections",
     "max_user_client_connections",
     "max_prepared_statements",
+    "max_listen_channels",
 ];
 
 /// Times in seconds that mean the same here.
@@ -98,8 +99,9 @@ const TIMES: [&str; 16] = [
     "tcp_keepintvl",
 ];
 
-/// What is on or off here as there.
-const SWITCHES: [&str; 3] = ["server_round_robin", "server_fast_close", "tcp_keepalive"];
+/// What is on or off here as there; PgBouncer itself does not know the last one.
+const SWITCHES: [&str; 4] =
+    ["server_round_robin", "server_fast_close", "tcp_keepalive", "shared_listen"];
 
 /// Keys that need no counterpart, because the default does what they ask for, or because they only
 /// tune PgBouncer's inside.

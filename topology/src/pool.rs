@@ -487,8 +487,14 @@ pub struct Settings {
     /// Named prepared statements kept per server connection (default 200; 0: not in transaction
     /// mode).
     pub max_prepared_statements: u32,
+    /// Bytes of their SQL kept per server connection (default 8 MiB).
+    pub max_prepared_bytes: usize,
     /// Most servers of a pool that session state ties to their clients (default 0: no bound of its own).
     pub max_pinned: u32,
+    /// Clients listen by way of one server connection together (default no).
+    pub shared_listen: bool,
+    /// Most channels of one client that listens so (default 100; 0: no bound of its own).
+    pub max_listen_channels: u32,
     /// The longest pause between two tries of a server that lets nobody in (default 5 s).
     pub server_login_retry: Duration,
     /// A client that has waited so long for a server is told (default 5 s; zero: never).

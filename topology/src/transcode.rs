@@ -33,3 +33,13 @@ pub enum Descriptions {
         include: Vec<PathBuf>,
     },
 }
+
+impl Descriptions {
+    /// Whether they are on this host.
+    pub fn is_here(&self) -> bool {
+        match self {
+            Self::Set(path) => path.exists(),
+            Self::Sources { files, .. } => files.iter().all(|file| file.exists()),
+        }
+    }
+}

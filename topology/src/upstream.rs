@@ -6,8 +6,9 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::external::External;
 use crate::gateway::{Certificate, Unplaced};
-use crate::model::{Endpoint, HealthCheck};
+use crate::model::{Discover, Endpoint, HealthCheck};
 use crate::transform::Transform;
 use crate::units::{At, Percent, Place, SecretRef, ServiceName};
 
@@ -23,6 +24,8 @@ pub struct Upstream {
     pub service: ServiceName,
     /// Addresses to connect to: the service's own, or the internal balancer's listeners.
     pub endpoints: Vec<Endpoint>,
+    /// Where they are learned from; `None`: they are those above.
+    pub discover: Option<At<Discover>>,
     /// Who picks the server.
     pub via: Via,
     /// How an address is chosen for a request (default round robin).
@@ -57,6 +60,8 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
     /// What is changed of requests to it and of its answers; `None`: nothing.
     pub transform: Option<Transform>,
+    /// Stages 7 and 9: who sees requests to it.
+    pub external: Option<External>,
 }
 
 /// How long a service may take.
@@ -231,6 +236,7 @@ impl Unplaced for Upstream {
         let nowhere =
             |endpoint: &Endpoint| Endpoint { place: Place::default(), ..endpoint.clone() };
         let endpoints = self.endpoints.iter().map(nowhere).collect();
-        Self { endpoints, tls: self.tls.as_ref().map(Unplaced::unplaced), ..self.clone() }
+        let discover = self.discover.as_ref().map(Unplaced::unplaced);
+        Self { endpoints, discover, tls: self.tls.as_ref().map(Unplaced::unplaced), ..self.clone() }
     }
 }

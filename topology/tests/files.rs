@@ -384,7 +384,9 @@ fn every_key_is_described() {
             let text = property["description"].as_str().unwrap();
             let must = required.iter().any(|name| name == key);
             // Keys of which a section has exactly one.
-            let one_of = ["tcp", "udp", "http", "tls", "grpc", "jwks", "key", "dns", "srv"];
+            let checks = ["tcp", "udp", "http", "tls", "grpc"];
+            let sources = ["jwks", "key", "dns", "srv", "file", "consul", "etcd", "eureka"];
+            let one_of = [&checks[..], &sources].concat();
             let choice = text.contains("Exactly one") || one_of.contains(&key.as_str());
             assert!(must || choice || text.contains("Default:"), "{key}: {text}");
         }

@@ -58,20 +58,44 @@ const MOST: usize = 16 << 20;
 /// The methods of a path item (OpenAPI 3.1 §4.8.9).
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
-/// Reads a description, JSON or YAML.
+/// Reads a description, JSON or YAML, as it stands.
 ///
 /// # Errors
-/// It is none.
-pub fn import(text: &str, wishes: &Wishes) -> Result<Imported, OpenApiError> {
+/// It is none, or of another version than 3.
+pub fn read(text: &str) -> Result<Value, OpenApiError> {
     if text.len() > MOST {
         return Err(OpenApiError::Text(format!("it is over {MOST} bytes")));
     }
     let whole: Value =
         serde_saphyr::from_str(text).map_err(|fault| OpenApiError::Text(fault.to_string()))?;
     let version = whole.get("openapi").and_then(Value::as_str).unwrap_or_default();
-    if !version.starts_with("3.") {
-        return Err(OpenApiError::Version);
-    }
+    if version.starts_with("3.") { Ok(whole) } else { Err(OpenApiError::Version) }
+}
+
+/// What stands before every path of a description: the path of its first server, if that is one.
+pub fn prefix(whole: &Value) -> String {
+    let (_, path) = server(whole);
+    if path.contains('{') { String::new() } else { path.to_owned() }
+}
+
+/// Host and path of the first server.
+fn server(whole: &Value) -> (&str, &str) {
+    let url = whole.pointer("/servers/0/url").and_then(Value::as_str).unwrap_or("/");
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (host, path) = match rest.find('/') {
+        Some(at) => rest.split_at(at),
+        None if url.contains("://") => (rest, ""),
+        None => ("", rest),
+    };
+    (host, path.trim_end_matches('/'))
+}
+
+/// Makes a topology file of a description, JSON or YAML.
+///
+/// # Errors
+/// It is none.
+pub fn import(text: &str, wishes: &Wishes) -> Result<Imported, OpenApiError> {
+    let whole = read(text)?;
     let paths = whole.get("paths").and_then(Value::as_object).ok_or(OpenApiError::Paths)?;
     let mut reader = Reader { whole: &whole, notes: Vec::new(), used: BTreeSet::new() };
     let (server, prefix) = reader.server();
@@ -116,16 +140,9 @@ impl<'d> Reader<'d> {
 
     /// Where the first server stands, if that is an address, and the path of its URL.
     fn server(&mut self) -> (Option<String>, String) {
-        let url = self.whole.pointer("/servers/0/url").and_then(Value::as_str).unwrap_or("/");
-        let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-        let (host, path) = match rest.find('/') {
-            Some(at) => rest.split_at(at),
-            None if url.contains("://") => (rest, ""),
-            None => ("", rest),
-        };
-        let path = path.trim_end_matches('/');
+        let (host, path) = server(self.whole);
         if path.contains('{') {
-            self.notes.push(format!("servers: the variables of `{url}` are not filled in"));
+            self.notes.push(format!("servers: the variables of `{path}` are not filled in"));
             return (None, String::new());
         }
         let address = host.parse::<std::net::SocketAddr>().is_ok().then(|| host.to_owned());

@@ -7,7 +7,7 @@ mod export;
 mod import;
 
 pub use export::export;
-pub use import::{Imported, OpenApiError, Wishes, import};
+pub use import::{Imported, OpenApiError, Wishes, import, prefix, read};
 
 #[cfg(test)]
 mod tests;

@@ -269,7 +269,8 @@ fn every_setting_is_translated_or_named() {
         server_fast_close = 1\nserver_round_robin = 1\ntcp_keepalive = 0\ntcp_keepcnt = 0\n\
         tcp_keepidle = 6\ntcp_keepintvl = 7\ntcp_user_timeout = 250\nsuspend_timeout = 10\n\
         pkt_buf = 8192\nlisten_backlog = 256\nmax_packet_size = 1\nsbuf_loopcnt = 5\n\
-        tcp_socket_buffer = 0\ntcp_defer_accept = 1\ntransaction_timeout = 8\n";
+        tcp_socket_buffer = 0\ntcp_defer_accept = 1\ntransaction_timeout = 8\n\
+        shared_listen = 1\nmax_listen_channels = 9\n";
     let imported = import(ini, Some(USERS));
     assert!(imported.notes.iter().all(|note| !note.stops), "{:?}", imported.notes);
     let told = |word: &str| imported.notes.iter().any(|note| note.what.starts_with(word));
@@ -286,6 +287,7 @@ fn every_setting_is_translated_or_named() {
         ("", seconds(5))
     );
     assert!(settings.server_fast_close && settings.server_round_robin);
+    assert_eq!((settings.shared_listen, settings.max_listen_channels), (true, 9));
     let keepalive = crate::pool::Keepalive {
         on: false,
         idle: seconds(6),

@@ -2,13 +2,10 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
-
 use crate::answers::Merge;
 use crate::raw::schema::section;
-use crate::raw::{Findings, Flag, FromTree, Named, Spot, Text, Typed};
+use crate::raw::{Flag, Named, Text, Typed};
 use crate::template::Template;
-use crate::tree::{Kind, Tree};
 use crate::units::{Size, Time};
 
 section! {
@@ -90,45 +87,5 @@ section! {
         may "types" types: Vec<Typed<Text>>,
         /// Answers of fewer bytes are not, where that is known. Default: 1KiB.
         may "min" min: Typed<Size>,
-    }
-}
-
-/// `true`, `false` or a section.
-#[derive(Debug)]
-pub(crate) enum CompressChoice {
-    Flag(Typed<Flag>),
-    Section(Box<Compress>),
-}
-
-impl FromTree for CompressChoice {
-    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
-        match &tree.kind {
-            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
-            _ => Compress::from_tree(tree, at, out).map(|raw| Self::Section(Box::new(raw))),
-        }
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), Compress::schema(generator)] })
-    }
-}
-
-/// `true`, `false` or a section.
-#[derive(Debug)]
-pub(crate) enum MaintenanceChoice {
-    Flag(Typed<Flag>),
-    Section(Box<Maintenance>),
-}
-
-impl FromTree for MaintenanceChoice {
-    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
-        match &tree.kind {
-            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
-            _ => Maintenance::from_tree(tree, at, out).map(|raw| Self::Section(Box::new(raw))),
-        }
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), Maintenance::schema(generator)] })
     }
 }

@@ -2,11 +2,8 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
-use schemars::{Schema, SchemaGenerator, json_schema};
-
 use crate::raw::schema::section;
-use crate::raw::{Findings, Flag, FromTree, Spot, Typed};
-use crate::tree::{Kind, Tree};
+use crate::raw::{Flag, Typed};
 use crate::units::{Size, Time};
 
 section! {
@@ -35,25 +32,5 @@ section! {
         /// How long a stale answer is given in place of an error, unless the service says so itself
         /// (RFC 5861). Default: 0s.
         may "stale-if-error" stale_if_error: Typed<Time>,
-    }
-}
-
-/// `true`, `false`, or a section with more.
-#[derive(Debug)]
-pub(crate) enum CacheChoice {
-    Flag(Typed<Flag>),
-    Policy(Box<CachePolicy>),
-}
-
-impl FromTree for CacheChoice {
-    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
-        match &tree.kind {
-            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
-            _ => CachePolicy::from_tree(tree, at, out).map(|it| Self::Policy(Box::new(it))),
-        }
-    }
-
-    fn schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), CachePolicy::schema(generator)] })
     }
 }

@@ -12,10 +12,11 @@ use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAwa
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
-    Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CacheChoice, CacheStore, CompressChoice,
-    Consumer, Denylist, DeviceCookie, Experiment, FilesChoice, Findings, Flag, FromTree,
-    Introspection, MaintenanceChoice, Mirror, Named, OneOrMany, Queue, Recording, Redirect,
+    Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CachePolicy, CacheStore, Choice, Compress,
+    Consumer, Denylist, DeviceCookie, Experiment, External, FilesChoice, Findings, Flag, FromTree,
+    Introspection, Maintenance, Mirror, Named, OneOrMany, Queue, Recording, Redirect,
     SignedIdentity, SplitPart, Spot, Telemetry, Text, Transcode, Transform, Typed, Upstream,
+    ValidateChoice,
 };
 use crate::tls::{ClientCertificates, Sni};
 use crate::tree::{Kind, Tree};
@@ -272,14 +273,16 @@ section! {
         /// Cross-origin rules. Default: none.
         may "cors" cors: CorsChoice,
         /// Answers are compressed for clients that take it: `true`, `false`, or a section. Default: false.
-        may "compress" compress: CompressChoice,
+        may "compress" compress: Choice<Compress>,
         /// All routes are closed for a while: `true`, `false`, or a section. Default: false.
-        may "maintenance" maintenance: MaintenanceChoice,
+        may "maintenance" maintenance: Choice<Maintenance>,
         /// Headers that tell browsers to be careful, where an answer has none of its own: `api` (nothing in it is
         /// to be shown or run), `web`, or `none`. Default: none.
         may "security-headers" security_headers: Typed<Text>,
         /// What is changed of all requests and answers, besides what routes change. Default: nothing.
         may "transform" transform: Transform,
+        /// Who sees all requests that are to go on, before those whom routes and upstreams name. Default: nobody.
+        may "external" external: External,
     }
 }
 
@@ -323,13 +326,13 @@ section! {
         may "answer" answer: Answer,
         /// Answers are compressed for clients that take it: `true`, `false`, or a section. Default: as `defaults`
         /// say.
-        may "compress" compress: CompressChoice,
+        may "compress" compress: Choice<Compress>,
         /// It is closed for a while: `true`, `false`, or a section. Default: as `defaults` say.
-        may "maintenance" maintenance: MaintenanceChoice,
+        may "maintenance" maintenance: Choice<Maintenance>,
         /// Most bytes of a request's body. Default: as `front` says.
         may "max-body" max_body: Typed<Size>,
         /// Whether its answers are kept as RFC 9111 allows: `true`, `false`, or a section. Default: false.
-        may "cache" cache: CacheChoice,
+        may "cache" cache: Choice<CachePolicy>,
         /// Parts of its requests that lead elsewhere. Default: none.
         may "split" split: Vec<SplitPart>,
         /// Where copies of its safe requests (GET, HEAD, OPTIONS without a body) go; nobody waits for
@@ -357,6 +360,9 @@ section! {
         may "limits" limits: Vec<Typed<Text>>,
         /// Cross-origin rules, or `none`. Default: as `defaults` say.
         may "cors" cors: CorsChoice,
+        /// Which version of an interface it is, `v1`: who calls it is counted by consumer, as on routes that are
+        /// deprecated or end (`aqueduct_http_version_requests_total`, `/callers`). Default: none.
+        may "version" version: Typed<Text>,
         /// The day since which nobody should begin to use it: answers say so (RFC 9745), and who still calls is
         /// counted. Default: none.
         may "deprecated" deprecated: Typed<Day>,
@@ -387,8 +393,16 @@ section! {
         may "response-headers" response_headers: Named<Typed<Text>>,
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
+        /// Who sees its requests besides whom `defaults` and upstreams name. Default: nobody.
+        may "external" external: External,
+        /// Requests must be as an OpenAPI 3 description says: its path, or a section. They are held against it as
+        /// they come, before anything is changed. Default: they may be anything.
+        may "validate" validate: ValidateChoice,
         /// Its requests become gRPC calls. Default: they stay what they are.
         may "transcode" transcode: Transcode,
+        /// Browsers may call its gRPC service over gRPC-Web (`application/grpc-web` and `-text`), in HTTP/1.1 too:
+        /// `true` or `false`. Its `cors` then allows and exposes what that needs. Default: false.
+        may "grpc-web" grpc_web: Typed<Flag>,
     }
 }
 
@@ -401,6 +415,8 @@ section! {
         may "methods" methods: Vec<Typed<Text>>,
         /// Request headers that a preflight answer names. Default: authorization, content-type.
         may "headers" headers: Vec<Typed<Text>>,
+        /// Headers of answers that scripts may read. Default: those that are open to all.
+        may "expose" expose: Vec<Typed<Text>>,
         /// Whether cookies may come along; not together with `*`. Default: false.
         may "credentials" credentials: Typed<Flag>,
         /// How long a browser may keep the preflight answer. Default: 10m.

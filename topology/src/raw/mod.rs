@@ -7,10 +7,13 @@
 
 mod answers;
 mod cache;
+mod contract;
+mod external;
 mod files;
 mod gateway;
 mod identity;
 mod l4;
+mod listed;
 mod pool;
 mod read;
 mod scalar;
@@ -24,13 +27,16 @@ mod upstream;
 
 pub(crate) use answers::*;
 pub(crate) use cache::*;
+pub(crate) use contract::*;
+pub(crate) use external::*;
 pub(crate) use files::*;
 pub(crate) use gateway::*;
 pub(crate) use identity::*;
 pub(crate) use l4::*;
+pub(crate) use listed::*;
 pub(crate) use pool::*;
 pub(crate) use read::{
-    Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Spot, Typed, prose,
+    Choice, Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Spot, Typed, prose,
 };
 pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};

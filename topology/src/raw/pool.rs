@@ -10,7 +10,7 @@ use crate::pool::{
 };
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Text, Tls, Typed};
-use crate::units::{SecretRef, Time};
+use crate::units::{SecretRef, Size, Time};
 
 section! {
     /// Poolers for the same databases.
@@ -256,10 +256,19 @@ section! {
         /// Named prepared statements kept per server connection; 0: none in transaction mode.
         /// Default: 200.
         may "max_prepared_statements" max_prepared_statements: Typed<u32>,
+        /// Most bytes of their SQL per server connection; beyond either bound what was used longest ago is closed.
+        /// Default: 8MiB.
+        may "max_prepared_bytes" max_prepared_bytes: Typed<Size>,
         /// Most servers of a pool that session state (temporary tables, advisory locks, `PREPARE`, cursors with
         /// hold) ties to their clients in transaction mode: a client that would tie one more is ended with 53400, so
         /// that some servers are left for the others; 0: no bound. Default: 0.
         may "max_pinned" max_pinned: Typed<u32>,
+        /// Whether clients of a pool in transaction or statement mode listen (`LISTEN` outside of a transaction, as a
+        /// simple query) by way of one server connection together. `false`: each keeps a server of its own.
+        /// Default: false.
+        may "shared_listen" shared_listen: Typed<Flag>,
+        /// Most channels that one client listens on so; 0: no bound of its own. Default: 100.
+        may "max_listen_channels" max_listen_channels: Typed<u32>,
         /// The longest pause between two tries of a server that lets nobody in; the first is a tenth of a
         /// second, each next one twice as long. Default: 5s.
         may "server_login_retry" server_login_retry: Typed<Time>,

@@ -10,7 +10,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::effective::{Effective, ValueFrom, without_secrets};
 use crate::problem::{Problem, Severity, nearest};
-use crate::raw::Scalar;
+use crate::raw::{Flag, Scalar};
 use crate::tree::{Extent, Key, Kind, Tree};
 use crate::units::{At, UnitError};
 
@@ -259,6 +259,26 @@ impl<T: FromTree> FromTree for OneOrMany<T> {
     fn schema(generator: &mut SchemaGenerator) -> Schema {
         let one = T::schema(generator);
         json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+/// `true`, `false`, or a section with more.
+#[derive(Debug)]
+pub(crate) enum Choice<S> {
+    Flag(Typed<Flag>),
+    Section(Box<S>),
+}
+
+impl<S: FromTree> FromTree for Choice<S> {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match tree.kind {
+            Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::Flag),
+            _ => S::from_tree(tree, at, out).map(|section| Self::Section(Box::new(section))),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [Typed::<Flag>::schema(generator), S::schema(generator)] })
     }
 }
 

@@ -75,17 +75,86 @@ section! {
 }
 
 section! {
-    /// A source of endpoints. Exactly one of `dns` and `srv`.
+    /// A source of endpoints. Exactly one of `dns`, `srv`, `file`, `consul`, `etcd` and `eureka`.
     Discover at spot {
         /// `HOST:PORT`: all A and AAAA addresses of the host.
         may "dns" dns: Typed<Text>,
         /// The name of SRV records (RFC 2782), `_game._udp.example`.
         may "srv" srv: Typed<Text>,
+        /// A file that lists endpoints, YAML or JSON; it is read again when it changes. Relative to this
+        /// file's folder.
+        may "file" file: Typed<Text>,
+        /// A service that Consul knows.
+        may "consul" consul: Consul,
+        /// Values that etcd holds.
+        may "etcd" etcd: Etcd,
+        /// An application that Eureka knows.
+        may "eureka" eureka: Eureka,
         /// The DNS server to ask, `ADDRESS:PORT`. Default: the system's.
         may "resolver" resolver: Typed<SocketAddr>,
-        /// The shortest time from one question to the next, whatever the answer's time to live.
+        /// The shortest time from one question to DNS to the next, whatever the answer's time to live.
         /// Default: 1s.
         may "refresh-floor" refresh_floor: Typed<Time>,
+        /// Only endpoints of this version; needs a source that knows versions. Default: all.
+        may "version" version: Typed<Text>,
+        /// How long a source that knew endpoints must go on saying that there are none until it is
+        /// believed. DNS never is. Default: 2m.
+        may "empty-after" empty_after: Typed<Time>,
+    }
+}
+
+section! {
+    /// Passing instances of a service in Consul: held questions (blocking queries) tell changes at once.
+    Consul {
+        /// An agent or server, `http://HOST:8500` or `https://HOST:8501`.
+        must "address" address: Typed<Text>,
+        /// The service's name there.
+        must "service" service: Typed<Text>,
+        /// Instances that have this tag. Default: all.
+        may "tag" tag: Typed<Text>,
+        /// Of this data centre. Default: the agent's own.
+        may "datacenter" datacenter: Typed<Text>,
+        /// An ACL token that may read the service and its nodes, `file:PATH` or `env:NAME`; read again for
+        /// each question. Default: none.
+        may "token" token: Typed<SecretRef>,
+        /// Authorities that its certificate must come from, `file:PATH`. Default: the system's.
+        may "ca" ca: Typed<SecretRef>,
+        /// The key of an instance's or its node's metadata that names the zone. Default: zone.
+        may "zone-meta" zone: Typed<Text>,
+    }
+}
+
+section! {
+    /// Endpoints in etcd: each key below a prefix has one as its value.
+    Etcd {
+        /// Its servers, `http://HOST:2379` or `https://HOST:2379`.
+        must "servers" servers: Vec<Typed<Text>>,
+        /// What keys of endpoints begin with, `/services/user/`.
+        must "prefix" prefix: Typed<Text>,
+        /// Who we are. Default: nobody.
+        may "user" user: Typed<Text>,
+        /// What proves it, `file:PATH` or `env:NAME`. Default: nothing.
+        may "password" password: Typed<SecretRef>,
+        /// Authorities that its certificates must come from, `file:PATH`. Default: the system's.
+        may "ca" ca: Typed<SecretRef>,
+    }
+}
+
+section! {
+    /// Instances of an application in Eureka that are UP.
+    Eureka {
+        /// Its address with the path, `http://HOST:8761/eureka`.
+        must "address" address: Typed<Text>,
+        /// The application's name there.
+        must "application" application: Typed<Text>,
+        /// Who we are. Default: nobody.
+        may "user" user: Typed<Text>,
+        /// What proves it, `file:PATH` or `env:NAME`. Default: nothing.
+        may "password" password: Typed<SecretRef>,
+        /// Authorities that its certificate must come from, `file:PATH`. Default: the system's.
+        may "ca" ca: Typed<SecretRef>,
+        /// From one question to the next. Default: 5s.
+        may "interval" interval: Typed<Time>,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Text, Transform, Typed};
+use crate::raw::{Certificate, External, Text, Transform, Typed};
 use crate::units::{Percent, SecretRef, Time};
 use crate::upstream::{RetryOn, UpstreamBalance, UpstreamProtocol};
 
@@ -56,6 +56,8 @@ section! {
         may "hedge-after" hedge_after: Typed<Time>,
         /// What is changed of requests to it and of its answers. Default: nothing.
         may "transform" transform: Transform,
+        /// Who sees requests to it, after those whom `defaults` and routes name. Default: nobody.
+        may "external" external: External,
         /// When failures take an endpoint out for a while. Default: see each.
         may "eject" eject: Eject,
         /// Most requests of all workers under way at a time, from head to the last byte of the answer;

@@ -14,7 +14,7 @@ use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::transform::{Scope, filled, path};
 use crate::resolve::upstream::Upstreams;
-use crate::resolve::{files, or, policy, positive};
+use crate::resolve::{files, held, is_json, or, policy, positive};
 use crate::template::{Part, Template, Variable};
 use crate::units::Size;
 
@@ -107,12 +107,8 @@ impl Leads {
         for entry in calls {
             made.push((self.call(entry, scope, &known, names, out)?, raw.spot.clone()));
         }
-        if let Some(max) = raw.max.as_ref().filter(|max| !(1..=64 << 20).contains(&max.value.0)) {
-            out.error(&max.spot, format!("{} is too much to hold", max.value))
-                .allowed("1B to 64MiB");
-        }
-        let merge = or(raw.merge, Merge::ByName);
-        Some(Aggregate { calls: ordered(made, out)?, merge, most: or(raw.max, Size(4 << 20)).0 })
+        let most = held(raw.max, 4 << 20, out);
+        Some(Aggregate { calls: ordered(made, out)?, merge: or(raw.merge, Merge::ByName), most })
     }
 
     fn call(
@@ -132,12 +128,8 @@ impl Leads {
         }
         let failing = match (raw.on_failure, raw.default) {
             (None, Some(json)) => {
-                let text = json.value.0;
-                if let Err(fault) = serde_json::from_str::<serde_json::Value>(&text) {
-                    out.error(&json.spot, format!("`{text}` is no JSON: {fault}"))
-                        .allowed("[], {}, null, \"text\"");
-                }
-                Failing::Default(text)
+                is_json(&json, "[], {}, null, \"text\"", out);
+                Failing::Default(json.value.0)
             }
             (None, None) => Failing::Fails,
             (Some(typed), default) => match typed.value.0.as_str() {
@@ -157,7 +149,9 @@ impl Leads {
             },
         };
         let timeout = positive(raw.timeout, Duration::from_secs(1), out);
-        let to = self.upstreams.lead(&raw.to?, names, out)?;
+        let at = raw.to?;
+        let to = self.upstreams.lead(&at, names, out)?;
+        self.upstreams.unasked(to, ("a call of an aggregate", &at.spot), out);
         Some(Call { name, to, path: path?, query, timeout, failing, after: Vec::new() })
     }
 }
@@ -273,17 +267,15 @@ fn status(raw: Option<Typed<u16>>, default: u16, known: &[u16], out: &mut Findin
 
 /// Whether a route is closed.
 pub(super) fn maintenance(
-    raw: Option<raw::MaintenanceChoice>,
+    raw: Option<raw::Choice<raw::Maintenance>>,
     default: Option<&Maintenance>,
     out: &mut Findings,
 ) -> Option<Maintenance> {
     let raw = match raw {
         None => return default.cloned(),
-        Some(raw::MaintenanceChoice::Flag(flag)) if !flag.value.0 => return None,
-        Some(raw::MaintenanceChoice::Flag(_)) => {
-            raw::Maintenance { retry_after: None, detail: None }
-        }
-        Some(raw::MaintenanceChoice::Section(raw)) => *raw,
+        Some(raw::Choice::Flag(flag)) if !flag.value.0 => return None,
+        Some(raw::Choice::Flag(_)) => raw::Maintenance { retry_after: None, detail: None },
+        Some(raw::Choice::Section(raw)) => *raw,
     };
     let retry_after = positive(raw.retry_after, Duration::from_secs(60), out);
     Some(Maintenance { retry_after, detail: raw.detail.map(|typed| typed.value.0) })
@@ -291,14 +283,14 @@ pub(super) fn maintenance(
 
 /// Which answers are compressed.
 pub(super) fn compress(
-    raw: Option<raw::CompressChoice>,
+    raw: Option<raw::Choice<raw::Compress>>,
     default: Option<&Compress>,
 ) -> Option<Compress> {
     let raw = match raw {
         None => return default.cloned(),
-        Some(raw::CompressChoice::Flag(flag)) if !flag.value.0 => return None,
-        Some(raw::CompressChoice::Flag(_)) => raw::Compress { types: None, min: None },
-        Some(raw::CompressChoice::Section(raw)) => *raw,
+        Some(raw::Choice::Flag(flag)) if !flag.value.0 => return None,
+        Some(raw::Choice::Flag(_)) => raw::Compress { types: None, min: None },
+        Some(raw::Choice::Section(raw)) => *raw,
     };
     let types = raw.types.map(|all| all.into_iter().map(|typed| typed.value.0).collect());
     let types: Vec<String> = types.unwrap_or_else(|| COMPRESSIBLE.map(str::to_owned).to_vec());

@@ -10,10 +10,13 @@ use crate::resolve::{or, time};
 use crate::units::Size;
 
 /// What a route says of it.
-pub(super) fn policy(raw: Option<raw::CacheChoice>, out: &mut Findings) -> Option<CachePolicy> {
+pub(super) fn policy(
+    raw: Option<raw::Choice<raw::CachePolicy>>,
+    out: &mut Findings,
+) -> Option<CachePolicy> {
     let raw = match raw? {
-        raw::CacheChoice::Flag(flag) => return flag.value.0.then(CachePolicy::default),
-        raw::CacheChoice::Policy(raw) => *raw,
+        raw::Choice::Flag(flag) => return flag.value.0.then(CachePolicy::default),
+        raw::Choice::Section(raw) => *raw,
     };
     for typed in [&raw.fresh, &raw.stale_while_revalidate, &raw.stale_if_error] {
         if let Some(typed) = typed

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::answers::{Compress, Deprecation, Maintenance, SecurityHeaders};
+use crate::external::External;
 use crate::gateway::{
     AccessLog, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate, Route,
     RouteTimes, TrustForwarded, WhenAway,
@@ -14,6 +15,8 @@ use crate::gateway::{
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::answers::{self, Leads, Way};
+use crate::resolve::contract::contract;
+use crate::resolve::external::external;
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
@@ -21,7 +24,7 @@ use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
-use crate::resolve::transcode::transcode;
+use crate::resolve::transcode::{transcode, web};
 use crate::resolve::transform::{Scope, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
@@ -42,7 +45,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
-    let (changes, inherited) = inherited(raw.defaults, &mut policies, out);
+    let (changes, outside, inherited) = inherited(raw.defaults, &mut policies, out);
     let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
     let mut leads = Leads::new(Upstreams::new(raw.upstreams));
     let mut experiments = Experiments::new(raw.experiments, out);
@@ -96,6 +99,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         limit_store: raw.limit_store.and_then(|store| limit_store(store, names, out)),
         unmatched,
         transform: changes,
+        external: outside,
         consumers: consumers(raw.consumers, out),
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
@@ -126,16 +130,17 @@ fn inherited(
     raw: Option<raw::Defaults>,
     policies: &mut Policies,
     out: &mut Findings,
-) -> (Option<Transform>, Inherited) {
+) -> (Option<Transform>, Option<External>, Inherited) {
     let Some(mut raw) = raw else {
-        return (None, Inherited::default());
+        return (None, None, Inherited::default());
     };
     let changes = raw.transform.take().map(|raw| transform(raw, Scope::SEVERAL, out));
+    let outside = raw.external.take().and_then(|raw| external(raw, out));
     let maintenance = answers::maintenance(raw.maintenance.take(), None, out);
     let security = answers::security(raw.security_headers.take(), None, out);
     let compress = answers::compress(raw.compress.take(), None);
     let policy = Some(policies.defaults(raw, out));
-    (changes, Inherited { policy, maintenance, security, compress })
+    (changes, outside, Inherited { policy, maintenance, security, compress })
 }
 
 /// What holds for consumers of API keys.
@@ -304,13 +309,7 @@ fn route(
         cors: raw.cors,
         methods: &methods,
     };
-    let policy = policies.route(asked, inherited.policy.as_ref(), out);
-    let beside = [
-        raw.split.as_ref().map(|_| "split"),
-        raw.mirror.as_ref().map(|_| "mirror"),
-        raw.cache.as_ref().map(|_| "cache"),
-    ];
-    let beside = beside.into_iter().flatten().next();
+    let mut policy = policies.route(asked, inherited.policy.as_ref(), out);
     let pattern = raw.path.as_ref().map(|path| path.value.clone());
     let scope = Scope { path: pattern.as_ref(), auth: Some(&policy.auth), calls: &[] };
     let way = Way {
@@ -321,17 +320,17 @@ fn route(
         redirect: raw.redirect,
         answer: raw.answer,
         aggregate: raw.aggregate,
-        beside,
+        beside: beside(&raw.split, &raw.mirror, &raw.cache),
     };
     let to = leads.lead(way, names, out);
     let transform = raw.transform.map(|raw| transform(raw, scope, out));
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
+    let contract = raw.validate.and_then(|raw| contract(raw, names, out));
+    let web_of = (to, (transcode.is_some(), contract.is_some()), &leads.upstreams);
+    let grpc_web = web(raw.grpc_web.as_ref(), web_of, policy.cors.as_mut(), out);
     let sticky = sticky(raw.sticky.as_ref(), out);
-    let mirror = raw.mirror.and_then(|mirror| {
-        let to = leads.upstreams.lead(&mirror.to?, names, out)?;
-        Some(Mirror { to, part: mirror.part?.value })
-    });
+    let mirror = raw.mirror.and_then(|mirror| self::mirror(mirror, leads, names, out));
     let timeout = positive(raw.timeout, Duration::from_secs(15), out);
     let response_headers = headers(raw.response_headers, out);
     let maintenance = answers::maintenance(raw.maintenance, inherited.maintenance.as_ref(), out);
@@ -362,10 +361,35 @@ fn route(
         times,
         response_headers,
         transform,
+        external: raw.external.and_then(|raw| external(raw, out)),
+        contract,
         transcode,
+        grpc_web,
         place: raw.spot.extent.place,
     };
     Some((route, raw.spot))
+}
+
+/// What stands on a route that only makes sense where it leads to a service.
+fn beside<S, M, C>(
+    split: &Option<S>,
+    mirror: &Option<M>,
+    cache: &Option<C>,
+) -> Option<&'static str> {
+    let split = split.as_ref().map(|_| "split");
+    split.or(mirror.as_ref().map(|_| "mirror")).or(cache.as_ref().map(|_| "cache"))
+}
+
+fn mirror(
+    raw: raw::Mirror,
+    leads: &mut Leads,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<Mirror> {
+    let at = raw.to?;
+    let to = leads.upstreams.lead(&at, names, out)?;
+    leads.upstreams.unasked(to, ("a copy", &at.spot), out);
+    Some(Mirror { to, part: raw.part?.value })
 }
 
 /// What a request must have beside host, path and method.
@@ -391,7 +415,8 @@ fn times(raw: &mut raw::Route, out: &mut Findings) -> RouteTimes {
 fn ending(raw: &mut raw::Route, out: &mut Findings) -> Deprecation {
     let since = raw.deprecated.take().map(|typed| typed.value);
     let link = answers::link(raw.deprecation_link.take(), out);
-    Deprecation { since, link, successor: answers::link(raw.successor.take(), out) }
+    let version = raw.version.take().map(|typed| typed.value.0);
+    Deprecation { version, since, link, successor: answers::link(raw.successor.take(), out) }
 }
 
 /// What a request must have.

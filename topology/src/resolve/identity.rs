@@ -139,7 +139,7 @@ pub(super) fn introspection(
 }
 
 /// The address of somebody who is asked over HTTP.
-fn url(typed: Typed<Text>, out: &mut Findings) -> At<String> {
+pub(super) fn url(typed: Typed<Text>, out: &mut Findings) -> At<String> {
     let text = &typed.value.0;
     let rest = text.strip_prefix("http://").or(text.strip_prefix("https://"));
     let host = rest.and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();

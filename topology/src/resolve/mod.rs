@@ -7,7 +7,10 @@
 mod answers;
 mod cache;
 mod claims;
+mod contract;
+mod discover;
 mod exposure;
+mod external;
 mod files;
 mod gateway;
 mod identity;
@@ -33,7 +36,7 @@ use std::time::Duration;
 
 use crate::model::{SourceFile, Topology};
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
-use crate::units::{At, SecretRef, Time};
+use crate::units::{At, SecretRef, Size, Time};
 use names::Names;
 
 /// The whole file.
@@ -44,7 +47,7 @@ pub(crate) fn topology(
 ) -> Topology {
     // There is one version of the format, so nothing depends on it.
     let raw::Version = or(file.version.take(), raw::Version);
-    let services = service::all(file.services.as_ref(), out);
+    let services = service::all(file.services.as_ref(), &source.folder, out);
     let names = Names::collect(&source.folder, services, &file, out);
     claims::check(&file, &names, out);
     wiring::check(&file, &names, out);
@@ -84,6 +87,26 @@ fn positive(typed: Option<Typed<Time>>, default: Duration, out: &mut Findings) -
 /// A time that must be longer than nothing, if it is given.
 fn bound(typed: Option<Typed<Time>>, out: &mut Findings) -> Option<Duration> {
     typed.map(|typed| positive(Some(typed), Duration::ZERO, out))
+}
+
+/// Bytes of something that is held in memory: 1 B to 64 MiB.
+fn held(typed: Option<Typed<Size>>, default: u64, out: &mut Findings) -> u64 {
+    let Some(typed) = typed else { return default };
+    if !(1..=64 << 20).contains(&typed.value.0) {
+        out.error(&typed.spot, format!("{} is too much to hold", typed.value))
+            .allowed("1B to 64MiB");
+    }
+    typed.value.0
+}
+
+/// Whether a text is JSON; notes why not.
+fn is_json(typed: &Typed<Text>, allowed: &str, out: &mut Findings) -> bool {
+    let text = &typed.value.0;
+    let read = serde_json::from_str::<serde_json::Value>(text);
+    if let Err(fault) = &read {
+        out.error(&typed.spot, format!("`{text}` is no JSON: {fault}")).allowed(allowed);
+    }
+    read.is_ok()
 }
 
 /// A count whose default is known not to be zero.

@@ -546,6 +546,10 @@ fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
     }
     let words = |typed: &Typed<Text>| typed.value.0.to_ascii_lowercase();
     let named = raw.headers.as_ref().map(|list| list.iter().map(words).collect());
+    for typed in raw.expose.iter().flatten().filter(|typed| !token(&typed.value.0)) {
+        out.error(&typed.spot, format!("`{}` is no header's name", typed.value.0))
+            .allowed("names of headers: x-total, etag");
+    }
     let fallback = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect();
     let methods = match &raw.methods {
         Some(list) => methods(list, out),
@@ -555,10 +559,25 @@ fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
     Cors {
         origins,
         methods,
+        exposed: raw.expose.iter().flatten().map(words).collect(),
         headers: named.unwrap_or_else(|| fallback(&["authorization", "content-type"])),
         credentials,
         max_age: positive(raw.max_age, Duration::from_secs(600), out),
     }
+}
+
+/// What browsers must be allowed to say and to read on a route that they call in gRPC.
+pub(super) fn for_calls(cors: &mut Cors) {
+    let more = |list: &mut Vec<String>, words: &[&str]| {
+        for word in words {
+            if !list.iter().any(|known| known == word) {
+                list.push((*word).to_owned());
+            }
+        }
+    };
+    more(&mut cors.methods, &["POST"]);
+    more(&mut cors.headers, &["content-type", "grpc-timeout", "x-grpc-web", "x-user-agent"]);
+    more(&mut cors.exposed, &["grpc-status", "grpc-message", "grpc-status-details-bin"]);
 }
 
 /// `scheme://host[:port]` in lower case, without a path (RFC 6454 §6.2).

@@ -3,20 +3,26 @@
 //! Invariant: endpoints of a service have different names and addresses.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
-use crate::model::{Discover, DiscoverSource, Endpoint, HealthCheck, Probe, Run, Service};
+use crate::model::{Endpoint, HealthCheck, Probe, Run, Service};
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Text, Typed};
+use crate::resolve::discover::discover;
 use crate::resolve::{entries, filled, names, or, positive};
 use crate::units::{At, EndpointName, Percent, ServiceName, Weight, ZoneName};
 
 /// All services in the file's order. What they use is filled in by `names`, which knows the rest.
-pub(super) fn all(services: Option<&Named<raw::Service>>, out: &mut Findings) -> Vec<Service> {
-    entries(services).iter().map(|entry| service(entry, out)).collect()
+pub(super) fn all(
+    services: Option<&Named<raw::Service>>,
+    folder: &Path,
+    out: &mut Findings,
+) -> Vec<Service> {
+    entries(services).iter().map(|entry| service(entry, folder, out)).collect()
 }
 
-fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
+fn service(entry: &raw::Entry<raw::Service>, folder: &Path, out: &mut Findings) -> Service {
     names::lawful("service", &entry.name, &entry.spot, out);
     let raw = &entry.value;
     filled(raw.endpoints.as_deref(), "endpoints", &entry.spot, out);
@@ -29,7 +35,7 @@ fn service(entry: &raw::Entry<raw::Service>, out: &mut Findings) -> Service {
     Service {
         name: ServiceName::new(&entry.name),
         endpoints: endpoints(raw.endpoints.as_deref().unwrap_or_default(), out),
-        discover: raw.discover.as_ref().and_then(|raw| discover(raw, out)),
+        discover: raw.discover.as_ref().and_then(|raw| discover(raw, folder, out)),
         panic_threshold: or(raw.panic_threshold.clone(), Percent(0)),
         slow_start: raw.slow_start.clone().map(|typed| positive(Some(typed), SECOND, out)),
         health: raw.health.as_ref().and_then(|health| check(&health.0, out)),
@@ -67,54 +73,6 @@ fn endpoints(raw: &[raw::Endpoint], out: &mut Findings) -> Vec<Endpoint> {
         all.push(Endpoint { name, address: address.value, weight, zone, place });
     }
     all
-}
-
-fn discover(raw: &raw::Discover, out: &mut Findings) -> Option<At<Discover>> {
-    let source = match (&raw.dns, &raw.srv) {
-        (Some(dns), None) => host_and_port(dns, out)?,
-        (None, Some(srv)) => {
-            let name = srv.value.0.trim_end_matches('.').to_ascii_lowercase();
-            if !name.starts_with('_') || !is_host(&name) {
-                let what = format!("`{}` is no name of SRV records", srv.value.0);
-                out.error(&srv.spot, what).allowed("_SERVICE._PROTOCOL.DOMAIN, _game._udp.example");
-                return None;
-            }
-            DiscoverSource::Srv { name }
-        }
-        _ => {
-            if !out.wrong(&raw.spot) {
-                out.error(&raw.spot, "endpoints are learned from one source")
-                    .allowed("exactly one of `dns: HOST:PORT`, `srv: NAME`");
-            }
-            return None;
-        }
-    };
-    let floor = positive(raw.refresh_floor.clone(), SECOND, out);
-    let resolver = raw.resolver.as_ref().map(|typed| typed.value);
-    let place = raw.spot.extent.place;
-    Some(At { value: Discover { source, resolver, floor }, place })
-}
-
-fn host_and_port(dns: &Typed<Text>, out: &mut Findings) -> Option<DiscoverSource> {
-    let text = dns.value.0.as_str();
-    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    match port.parse::<u16>() {
-        Ok(port) if port != 0 && is_host(&host) => Some(DiscoverSource::Dns { host, port }),
-        _ => {
-            let what = format!("`{text}` is no host with a port");
-            out.error(&dns.spot, what).allowed("HOST:PORT, game.internal:7801");
-            None
-        }
-    }
-}
-
-/// Labels of letters, digits, `-` and `_`; no address.
-fn is_host(name: &str) -> bool {
-    let lawful = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(lawful);
-    let address = name.parse::<std::net::IpAddr>().is_ok();
-    !address && name.len() <= 253 && name.split('.').all(label)
 }
 
 fn check(raw: &raw::HealthSection, out: &mut Findings) -> Option<HealthCheck> {

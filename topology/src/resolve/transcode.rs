@@ -4,12 +4,13 @@
 //! Invariant: none beyond `resolve`'s.
 
 use crate::files::RouteTo;
-use crate::raw::{self, Findings, Text, Typed};
+use crate::gateway::Cors;
+use crate::raw::{self, Findings, Flag, Spot, Text, Typed};
+use crate::resolve::held;
 use crate::resolve::names::Names;
-use crate::resolve::or;
+use crate::resolve::policy::for_calls;
 use crate::resolve::upstream::Upstreams;
 use crate::transcode::{Descriptions, Transcode};
-use crate::units::Size;
 use crate::upstream::UpstreamProtocol;
 
 /// What a route says of it.
@@ -33,31 +34,54 @@ pub(super) fn transcode(
             return None;
         }
     };
-    let speaks = to.map(|to| to.service().and_then(|id| upstreams.speaks(id)));
-    match speaks {
-        Some(None) => {
-            out.error(&raw.spot, "there is no service behind this route to be called")
-                .allowed("a route with `to`");
-        }
-        Some(Some((UpstreamProtocol::Http1, name))) => {
-            out.error(
-                &raw.spot,
-                format!("`{name}` is spoken to in HTTP/1.1, and gRPC needs HTTP/2"),
-            )
-            .allowed(format!(
-                "`upstreams: {{ {name}: {{ protocol: http2 }} }}`, or `auto` over TLS"
-            ));
-        }
-        Some(Some(_)) | None => {}
-    }
-    if let Some(max) = raw.max.as_ref().filter(|max| !(1..=64 << 20).contains(&max.value.0)) {
-        out.error(&max.spot, format!("{} is too much to hold", max.value)).allowed("1B to 64MiB");
-    }
+    callable(&raw.spot, to, upstreams, out);
     let services = raw.services.unwrap_or_default().into_iter();
     Some(Transcode {
         from,
         services: services.map(|typed| typed.value.0).collect(),
-        most: or(raw.max, Size(4 << 20)).0,
+        most: held(raw.max, 4 << 20, out),
         place: raw.spot.extent.place,
     })
+}
+
+/// Whether browsers may call a route's service in gRPC; what its cross-origin rules lack for that is added.
+pub(super) fn web(
+    flag: Option<&Typed<Flag>>,
+    (to, (transcoded, described), upstreams): (Option<RouteTo>, (bool, bool), &Upstreams),
+    cors: Option<&mut Cors>,
+    out: &mut Findings,
+) -> bool {
+    let Some(flag) = flag.filter(|flag| flag.value.0) else { return false };
+    if transcoded {
+        out.error(
+            &flag.spot,
+            "requests of this route are no calls yet: `transcode` makes some of them",
+        )
+        .allowed("a route of its own, `path: /package.Service/*`");
+    }
+    if described {
+        out.error(&flag.spot, "no call is as `validate` asks: descriptions know JSON alone")
+            .allowed("one of `grpc-web` and `validate`");
+    }
+    callable(&flag.spot, to, upstreams, out);
+    cors.into_iter().for_each(for_calls);
+    true
+}
+
+/// Notes where no service is that speaks gRPC.
+fn callable(at: &Spot, to: Option<RouteTo>, upstreams: &Upstreams, out: &mut Findings) {
+    let speaks = to.map(|to| to.service().and_then(|id| upstreams.speaks(id)));
+    match speaks {
+        Some(None) => {
+            out.error(at, "there is no service behind this route to be called")
+                .allowed("a route with `to`");
+        }
+        Some(Some((UpstreamProtocol::Http1, name))) => {
+            out.error(at, format!("`{name}` is spoken to in HTTP/1.1, and gRPC needs HTTP/2"))
+                .allowed(format!(
+                    "`upstreams: {{ {name}: {{ protocol: http2 }} }}`, or `auto` over TLS"
+                ));
+        }
+        Some(Some(_)) | None => {}
+    }
 }

@@ -6,13 +6,13 @@
 use crate::gateway::Auth;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::gateway::FRAMING;
-use crate::resolve::policy;
+use crate::resolve::{held, is_json, policy};
 use crate::template::{Part, Template, Variable};
 use crate::transform::{
     AnswerChange, BodyChange, FieldChange, JsonName, JsonPath, JsonStep, JsonValue, RequestChange,
     Transform,
 };
-use crate::units::{PathPattern, Size};
+use crate::units::PathPattern;
 
 /// Where a transform stands, which is what its templates can know.
 #[derive(Clone, Copy, Debug)]
@@ -222,18 +222,9 @@ const OURS: [&str; 9] = [
 const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
 fn body(raw: raw::BodyChange, scope: Scope<'_>, out: &mut Findings) -> BodyChange {
-    let most = raw.max.map_or(Size(1 << 20), |typed| {
-        if !(1..=64 << 20).contains(&typed.value.0) {
-            out.error(&typed.spot, format!("{} is too much to hold", typed.value))
-                .allowed("1B to 64MiB");
-        }
-        typed.value
-    });
+    let most = held(raw.max, 1 << 20, out);
     let steps = raw.json.unwrap_or_default();
-    BodyChange {
-        steps: steps.into_iter().filter_map(|raw| step(raw, scope, out)).collect(),
-        most: most.0,
-    }
+    BodyChange { steps: steps.into_iter().filter_map(|raw| step(raw, scope, out)).collect(), most }
 }
 
 fn step(raw: raw::JsonStep, scope: Scope<'_>, out: &mut Findings) -> Option<JsonStep> {
@@ -246,13 +237,10 @@ fn step(raw: raw::JsonStep, scope: Scope<'_>, out: &mut Findings) -> Option<Json
             Some(JsonStep::Set(member(set, out)?, value))
         }
         (Some(set), None, None, None, None, Some(json)) => {
-            let text = json.value.0;
-            if let Err(fault) = serde_json::from_str::<serde_json::Value>(&text) {
-                out.error(&json.spot, format!("`{text}` is no JSON: {fault}"))
-                    .allowed("true, 5, [], \"text\"");
+            if !is_json(&json, "true, 5, [], \"text\"", out) {
                 return None;
             }
-            Some(JsonStep::Set(member(set, out)?, JsonValue::Json(text)))
+            Some(JsonStep::Set(member(set, out)?, JsonValue::Json(json.value.0)))
         }
         (None, Some(remove), None, None, None, None) => {
             Some(JsonStep::Remove(member(remove, out)?))

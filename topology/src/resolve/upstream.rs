@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use crate::gateway::Certificate;
 use crate::l4::Protocol;
-use crate::model::{Probe, Service};
+use crate::model::Probe;
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
+use crate::resolve::external::external;
 use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::transform::{Scope, transform};
@@ -55,15 +56,17 @@ impl Upstreams {
         };
         let entries = self.settings.as_mut().map_or(&mut [][..], |named| &mut named.0);
         let raw = entries.iter_mut().find(|entry| entry.name == text).map(|entry| &mut entry.value);
-        let (raw, change) = match raw {
+        let (raw, change, outside) = match raw {
             Some(raw) => {
                 let change = raw.transform.take();
-                (Some(&*raw), change.map(|change| transform(change, Scope::SEVERAL, out)))
+                let change = change.map(|change| transform(change, Scope::SEVERAL, out));
+                let outside = raw.external.take().and_then(|raw| external(raw, out));
+                (Some(&*raw), change, outside)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let upstream = upstream(destination, raw, &to.spot, names, out);
-        let upstream = Upstream { transform: change, ..upstream };
+        let upstream = Upstream { transform: change, external: outside, ..upstream };
         self.all.push((text.to_owned(), upstream));
         Some(UpstreamId(self.all.len() - 1))
     }
@@ -72,6 +75,18 @@ impl Upstreams {
     pub(super) fn speaks(&self, id: UpstreamId) -> Option<(UpstreamProtocol, &str)> {
         let (name, upstream) = self.all.get(id.0)?;
         Some((upstream.protocol, name))
+    }
+
+    /// Notes where a request of ours would not be shown to whom the file names for it.
+    pub(super) fn unasked(&self, id: UpstreamId, (what, at): (&str, &Spot), out: &mut Findings) {
+        let upstream = self.all.get(id.0).filter(|(_, upstream)| upstream.external.is_some());
+        if let Some((name, _)) = upstream {
+            out.error(at, format!("{what} would pass the external filter of `{name}` by")).allowed(
+                format!(
+                    "`external` on the route or in `defaults`, not in `upstreams: {{ {name}: … }}`"
+                ),
+            );
+        }
     }
 
     /// Warns of settings for something that no route leads to.
@@ -105,11 +120,6 @@ fn upstream(
             (names.behind(listener), listener.endpoints.clone(), Via::Balancer, None)
         }
     };
-    if let Destination::Service(Service { discover: Some(_), name, .. }) = destination {
-        let what = format!("`{name}` is discovered, and gateways cannot follow that yet");
-        out.error(at, what)
-            .allowed("a service with `endpoints`, or a balancer's listener before it");
-    }
     if !matches!(destination, Destination::Service(_)) {
         reachable(&endpoints, at, out);
     }
@@ -127,6 +137,7 @@ fn upstream(
     Upstream {
         service,
         endpoints,
+        discover: whole.and_then(|service| service.discover.clone()),
         via,
         balance: or(balance, UpstreamBalance::RoundRobin),
         panic_threshold: whole.map_or(Percent(0), |service| service.panic_threshold),
@@ -151,6 +162,7 @@ fn upstream(
             .map(|t| t.value),
         tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
         transform: None,
+        external: None,
     }
 }
 

@@ -1,0 +1,29 @@
+//! The `external:` key of `defaults`, routes and upstreams as typed.
+//!
+//! Invariant: none beyond `raw`'s.
+
+use crate::identity::UnansweredIs;
+use crate::raw::schema::section;
+use crate::raw::{Flag, Text, Typed};
+use crate::units::{Size, Time};
+
+section! {
+    /// Somebody is told of each request by a POST of JSON, and says by JSON what becomes of it: it goes on, perhaps
+    /// with other headers, or is answered. Who fails five times in a row is left alone for a while.
+    External {
+        /// `http(s)://HOST[:PORT]/PATH`.
+        must "url" url: Typed<Text>,
+        /// How long an answer may take, at most 5s. Default: 200ms.
+        may "timeout" timeout: Typed<Time>,
+        /// What becomes of requests while there is none: `refuse` (503) or `allow` (as if it were not there).
+        /// Default: `refuse`.
+        may "when-away" when_away: Typed<UnansweredIs>,
+        /// Headers that it is told. Default: all but `Authorization`, `Cookie`, `Set-Cookie` and those of API keys.
+        may "headers" headers: Vec<Typed<Text>>,
+        /// Most bytes of a request's body, which it is then told whole; a larger one is 413. Default: it is told
+        /// none.
+        may "body" body: Typed<Size>,
+        /// Whether it is told of answers too, without their bodies. Default: false.
+        may "answers" answers: Typed<Flag>,
+    }
+}
