@@ -9,13 +9,18 @@ use std::rc::Rc;
 
 use pgpool_wire::startup::{self, CancelKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
+use crate::client::entry::Entry;
+use crate::control::Handle;
 use crate::scram;
 use crate::server::Facts;
 use crate::server::tls::Way;
 use crate::snapshot::{Held, Snapshot};
-use crate::worker::{Dial, Worker};
+use crate::stream::Stream;
+use crate::upgrade::link::Answer;
+use crate::worker::{Dial, Message, Peers, Worker};
 
 /// How clients' numbers are made of the process, the worker and a count. With peers seven bits each name
 /// process and worker; without, no bit names a process.
@@ -47,6 +52,11 @@ impl Numbers {
     pub fn worker(self, pid: u32) -> usize {
         let number = if self.peer == 0 { pid } else { pid % (1 << PEER_SHIFT) };
         (number >> self.count_bits) as usize
+    }
+
+    /// The worker to ask first, of `workers`: the number may be of a process that had more.
+    fn first(self, pid: u32, workers: usize) -> usize {
+        self.worker(pid) % workers.max(1)
     }
 
     /// The process that a number names, if that is another one.
@@ -89,6 +99,92 @@ pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
     let _outcome = timeout(snapshot.settings.cancel_wait_timeout, passed).await;
 }
 
+/// Who waits for the end of a request; let go by being dropped.
+pub enum Waiting {
+    /// The client that has sent it, until the stream is closed.
+    Client(Stream),
+    /// The process that this one has taken over from, or the one that takes over from it.
+    Process(Side, Answer),
+}
+
+/// Gives a request to the first worker that has not ended; back: all have.
+fn offer<'a>(
+    workers: impl Iterator<Item = (usize, &'a UnboundedSender<Message>)>,
+    waiting: Waiting,
+    key: CancelKey,
+) -> Result<(), (Waiting, CancelKey)> {
+    let mut message = Message::Cancel(waiting, key);
+    for (_, worker) in workers {
+        match worker.send(message) {
+            Ok(()) => return Ok(()),
+            Err(unsent) => message = unsent.0,
+        }
+    }
+    match message {
+        Message::Cancel(waiting, key) => Err((waiting, key)),
+        _ => Ok(()),
+    }
+}
+
+/// All workers, from one on.
+fn ring(
+    peers: &Peers,
+    from: usize,
+) -> impl Iterator<Item = (usize, &UnboundedSender<Message>)> + use<'_> {
+    let count = peers.len().max(1);
+    (0..peers.len())
+        .map(move |step| (from + step) % count)
+        .filter_map(|at| Some((at, peers.get(at)?)))
+}
+
+/// Gives a request to the worker that its key names, or to one after it if that has ended: it knows where
+/// the client is, if anybody does.
+pub fn take(peers: &Peers, numbers: Numbers, waiting: Waiting, key: CancelKey) {
+    let first = numbers.first(key.pid, peers.len());
+    // When all have ended there are no queries.
+    let _ended = offer(ring(peers, first), waiting, key);
+}
+
+/// Which of the two processes beside this one a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one before.
+    Former,
+    /// The next one.
+    Successor,
+}
+
+/// A request at the worker that its key names, or at one after it.
+pub async fn reach(worker: Rc<Worker>, waiting: Waiting, key: CancelKey) {
+    if find_client(&worker, &key).is_some() {
+        forward(&worker, &key).await;
+    } else {
+        elsewhere(&worker, waiting, key).await;
+    }
+}
+
+/// A client that has moved here may be at home on another worker than its key names; one that has not
+/// is in the process before, and one that has gone is in the next one.
+async fn elsewhere(worker: &Worker, waiting: Waiting, key: CancelKey) {
+    let former = worker.handle.as_ref().and_then(Handle::former);
+    let successor = worker.successor();
+    let has_taken = worker.handle.as_ref().is_some_and(Handle::has_taken);
+    if !has_taken && successor.is_none() {
+        return;
+    }
+    let first = Numbers::of(&worker.snapshot()).first(key.pid, worker.peers.len());
+    let all_others = ring(&worker.peers, worker.id.0 + 1).take_while(|(at, _)| *at != first);
+    let Err((waiting, key)) = offer(all_others, waiting, key) else { return };
+    let link = match &waiting {
+        Waiting::Client(_) => successor.or(former),
+        Waiting::Process(Side::Former, _) => successor,
+        Waiting::Process(Side::Successor, _) => former,
+    };
+    let Some(link) = link else { return };
+    // As with a query of our own: late or failed, the client learns it by its query going on.
+    let _outcome = timeout(worker.snapshot().settings.cancel_wait_timeout, link.cancel(key)).await;
+}
+
 /// Requests to one server at a time; more are no use.
 const MOST_AT_ONCE: u32 = 2;
 
@@ -111,11 +207,12 @@ pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
 
 /// The server that runs a query for the key's owner.
 fn find(worker: &Worker, key: &CancelKey) -> Option<Rc<Facts>> {
-    let entry = worker.client(key.pid)?;
-    if !scram::same(&entry.secret, &key.secret) {
-        return None;
-    }
-    entry.running()
+    find_client(worker, key)?.running()
+}
+
+/// The key's owner.
+fn find_client(worker: &Worker, key: &CancelKey) -> Option<Rc<Entry>> {
+    worker.client(key.pid).filter(|entry| scram::same(&entry.secret, &key.secret))
 }
 
 /// Sends the server's own key to it and waits until it closes the connection.

@@ -1,22 +1,32 @@
-//! Reading the configuration again while the instance runs. Not for what a worker does with it. Called
-//! on SIGHUP, by `RELOAD` of the admin database and by tests.
+//! What changes a running instance as a whole: reading the configuration again, and handing over to a new
+//! process. Not for what a worker does with either. Called on SIGHUP and SIGUSR2, by the admin database and
+//! by tests.
 //!
 //! Invariant: a change is made whole or not at all, and one at a time.
 
 use std::fmt;
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use common::lifecycle::{Lifecycle, Phase};
 use common::observe::Observer;
 use common::snapshot::Published;
-use tokio::sync::{Mutex, oneshot};
+use common::upgrade::Peer;
+use tokio::sync::{Mutex, oneshot, watch};
 use topology::{SourceFile, Topology};
 
 use crate::admin::report::Report;
 use crate::admin::setting;
 use crate::admin::verbs::Command;
-use crate::events::{Noted, ReloadRefused, Reloaded};
+use crate::cancel::Side;
+use crate::events::{HandedOver, Noted, ReloadRefused, Reloaded, TakenOver, UpgradeFailed};
 use crate::snapshot::Snapshot;
+use crate::sockets::Claim;
+use crate::upgrade::UpgradeError;
+use crate::upgrade::giving::{self, Spares, To};
+use crate::upgrade::link::{Link, Said};
 use crate::worker::{Message, Peers};
 use crate::{StartError, build};
 
@@ -34,6 +44,15 @@ struct Shared {
     file: Arc<SourceFile>,
     /// Held while a change is made.
     turn: Mutex<()>,
+    /// The control runtime.
+    runtime: tokio::runtime::Handle,
+    spares: std::sync::Mutex<Spares>,
+    /// The way to the process that this one has taken over from.
+    former: watch::Sender<Option<Link>>,
+    /// Whether there was one: its clients may be on other workers than their numbers name.
+    taken: AtomicBool,
+    /// All that was to be said on such ways.
+    said: std::sync::Mutex<Vec<Said>>,
 }
 
 impl fmt::Debug for Handle {
@@ -58,7 +77,104 @@ impl Handle {
             lifecycle: options.lifecycle.clone(),
             file,
             turn: Mutex::new(()),
+            runtime: tokio::runtime::Handle::current(),
+            spares: Default::default(),
+            former: watch::Sender::new(None),
+            taken: AtomicBool::new(false),
+            said: Default::default(),
         }))
+    }
+
+    /// All workers.
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.0.peers
+    }
+
+    /// Looks at, or changes, the other descriptors of what the process listens on.
+    pub(crate) fn with_spares<T>(&self, look: impl FnOnce(&mut Spares) -> T) -> T {
+        look(&mut lock(&self.0.spares))
+    }
+
+    /// The way to the process that this one has taken over from.
+    pub(crate) fn former(&self) -> Option<Link> {
+        self.0.former.borrow().clone()
+    }
+
+    /// Whether there is one, also after so long.
+    pub(crate) async fn has_former(&self, grace: Duration) -> bool {
+        let mut former = self.0.former.subscribe();
+        tokio::time::timeout(grace, former.wait_for(Option::is_none)).await.is_err()
+    }
+
+    /// That process has ended, or the way to it.
+    pub(crate) fn forget_former(&self) {
+        self.0.former.send_replace(None);
+    }
+
+    /// Whether this process has taken over from another one, which may have ended.
+    pub(crate) fn has_taken(&self) -> bool {
+        self.0.taken.load(Ordering::Acquire)
+    }
+
+    /// Where events go.
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.0.observer
+    }
+
+    /// This process has taken over from another one, to which there is this way.
+    pub(crate) fn succeed(&self, peer: Peer) {
+        self.0.taken.store(true, Ordering::Release);
+        // Without threads the other one's clients are told that it ends.
+        self.0.former.send_modify(|former| {
+            // Its end, which forgets it, waits for this to be done.
+            if let Ok((link, said)) = Link::start(peer, Side::Former, self.clone()) {
+                *former = Some(link);
+                lock(&self.0.said).push(said);
+            }
+        });
+        self.with_spares(|spares| spares.claims.iter().for_each(Claim::take));
+        self.0.observer.emit(TakenOver);
+    }
+
+    /// Hands over to a new process of the program that runs, with the same arguments: it has the
+    /// listeners, and clients move to it as they need nothing. What came of it is told as an event; when
+    /// it was done this process drains.
+    pub async fn upgrade(&self) {
+        self.hand_over(To::Program).await;
+    }
+
+    /// The same, to a process that asks for it at the other end of a socket, and whose number this is.
+    /// Goes on by itself.
+    pub fn yield_to(&self, stream: UnixStream, process: u32) {
+        let handle = self.clone();
+        let given = async move { handle.hand_over(To::Process(stream, process)).await };
+        drop(self.0.runtime.spawn(given));
+    }
+
+    async fn hand_over(&self, to: To) {
+        let Shared { turn, lifecycle, observer, .. } = &*self.0;
+        let _turn = turn.lock().await;
+        let given = match lifecycle.phase() {
+            Phase::Running => giving::give(self, to).await,
+            Phase::Draining | Phase::Stopped => Err(UpgradeError::Ending),
+        };
+        match given {
+            Ok((process, said)) => {
+                lock(&self.0.said).extend(said);
+                observer.emit(HandedOver { process });
+                lifecycle.drain();
+            }
+            Err(cause) => observer.emit(UpgradeFailed { cause: &cause }),
+        }
+    }
+
+    /// Waits until every client that moves is on its way. Only when the workers have ended.
+    pub(crate) async fn all_said(&self) {
+        self.forget_former();
+        let said = std::mem::take(&mut *lock(&self.0.said));
+        for said in said {
+            let _ended = said.await;
+        }
     }
 
     /// The configuration in force.
@@ -148,4 +264,8 @@ impl Handle {
         }
         outcome
     }
+}
+
+fn lock<T>(of: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use common::observe::{Event, Observer};
 pub use common::reload::events::ReloadRefused;
 use common::trace_parent::TraceParent;
+pub use common::upgrade::events::{HandedOver, TakenOver, UpgradeFailed};
 use pgpool_wire::startup::Startup;
 use topology::pool::ServerAddress;
 use tracing::Level;
 
 use crate::client::entry::Entry;
 use crate::client::source::Source;
+use crate::client::startup::named;
 use crate::pool::Counters;
 use crate::server::Facts;
 
@@ -77,6 +79,57 @@ impl Event for LookupFailed<'_> {
         to.metrics.counter("aqueduct_pg_lookup_failures_total", help, &[]).increment(1);
         let (instance, database, cause) = (&*to.instance, self.database, self.cause);
         tracing::event!(Level::WARN, instance, database, cause, "lookup of a role failed");
+    }
+}
+
+/// A pool's ear is connected: it listens for its clients.
+pub struct EarConnected<'a> {
+    /// Of which database.
+    pub database: &'a str,
+    /// As whom.
+    pub user: &'a str,
+    /// Where.
+    pub address: &'a ServerAddress,
+    /// On how many channels.
+    pub channels: usize,
+}
+
+impl Event for EarConnected<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, database, user) = (&*to.instance, self.database, self.user);
+        let (address, channels) = (self.address, self.channels);
+        tracing::event!(Level::INFO, instance, database, user, %address, channels, "listening for clients");
+    }
+}
+
+/// The connection that listens for clients is lost: until there is another one, they hear nothing.
+pub struct EarLost<'a> {
+    /// Of which database.
+    pub database: &'a str,
+    /// As whom.
+    pub user: &'a str,
+    /// Why.
+    pub cause: &'static str,
+    /// On how many channels it has listened.
+    pub channels: usize,
+}
+
+impl Event for EarLost<'_> {
+    fn emit(&self, to: &Observer) {
+        let labels = [("database", self.database), ("user", self.user)];
+        let help = "Times that the connection which listens for clients was lost.";
+        to.metrics.counter("aqueduct_pg_listen_losses_total", help, &labels).increment(1);
+        let (instance, database, user) = (&*to.instance, self.database, self.user);
+        let (cause, channels) = (self.cause, self.channels);
+        tracing::event!(
+            Level::WARN,
+            instance,
+            database,
+            user,
+            cause,
+            channels,
+            "no longer listening for clients"
+        );
     }
 }
 
@@ -194,8 +247,7 @@ pub struct LoginRefused<'a> {
 impl<'a> LoginRefused<'a> {
     /// Of a client that has said what it wants.
     pub fn of(startup: &'a Startup, source: Source, cause: &'a dyn Display) -> Self {
-        let user = startup.parameter("user").unwrap_or_default();
-        let database = startup.parameter("database").unwrap_or(user);
+        let (database, user) = named(startup);
         Self { source, database, user, cause }
     }
 }
@@ -329,6 +381,52 @@ impl Event for ConsoleCommand<'_> {
         let (instance, user, command) = (&*to.instance, self.user, self.command);
         tracing::event!(Level::INFO, instance, user, command, "admin command");
     }
+}
+
+/// A client goes on in the process that takes over.
+pub struct ClientMoved {
+    /// Its number.
+    pub id: u32,
+}
+
+impl Event for ClientMoved {
+    fn emit(&self, to: &Observer) {
+        count_move(to, "to");
+        let (instance, id) = (&*to.instance, self.id);
+        tracing::event!(Level::DEBUG, instance, id, "client moved on");
+    }
+}
+
+/// A client goes on here that another process has served until now.
+pub struct ClientTaken<'a> {
+    /// It.
+    pub client: &'a Entry,
+}
+
+impl Event for ClientTaken<'_> {
+    fn emit(&self, to: &Observer) {
+        count_move(to, "from");
+        let (instance, id) = (&*to.instance, self.client.pid);
+        tracing::event!(Level::DEBUG, instance, id, "client taken over");
+    }
+}
+
+/// A client, or all of them, cannot move between this process and another one.
+pub struct MoveFailed<'a> {
+    /// Why.
+    pub cause: &'a dyn Display,
+}
+
+impl Event for MoveFailed<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, cause) = (&*to.instance, self.cause);
+        tracing::event!(Level::WARN, instance, %cause, "move failed");
+    }
+}
+
+fn count_move(to: &Observer, which: &'static str) {
+    let help = "Clients that have moved to another process of the instance, or from one.";
+    to.metrics.counter("aqueduct_pg_clients_moved_total", help, &[("which", which)]).increment(1);
 }
 
 /// Something worth knowing about the configuration.

@@ -90,8 +90,8 @@ pub enum Refusal {
     /// A message is not lawful.
     #[error("{0}")]
     Protocol(String),
-    /// Replication goes to a server directly.
-    #[error("replication connections are not pooled")]
+    /// The admin database has nothing to replicate.
+    #[error("the admin database cannot be replicated")]
     Replication,
     /// `query_wait_timeout` is over.
     #[error("no server connection became free within {}", seconds(.0))]
@@ -152,9 +152,23 @@ pub enum Refusal {
     /// `max_pinned` is reached.
     #[error("too many connections keep a server for their session state (max_pinned is {0})")]
     TooManyPinned(u32),
+    /// `max_listen_channels` is reached, or what a pool listens on in all.
+    #[error("too many channels to listen on (at most {0})")]
+    TooManyChannels(u32),
+    /// Notifications cannot be given to a client any more.
+    #[error(
+        "notifications for this connection were lost: it does not read them, its client_encoding is not the one they \
+         come in, or the server no longer listens"
+    )]
+    Deaf,
     /// Prepared statements of one client take more memory than we keep.
     #[error("too many or too large prepared statements")]
     TooMuchPrepared,
+}
+
+/// Appends a warning.
+pub fn put_warning(out: &mut Vec<u8>, text: &str) {
+    backend::put_error(out, Severity::Warning, SqlState::new(b"01000"), text, None);
 }
 
 /// Appends something to know.
@@ -207,7 +221,7 @@ impl Refusal {
             | Self::Fenced => b"57P01",
             Self::Disabled(_) => b"57P03",
             Self::Reload(_) => b"F0000",
-            Self::TooManyPinned(_) => b"53400",
+            Self::TooManyPinned(_) | Self::TooManyChannels(_) | Self::Deaf => b"53400",
             Self::TooMuchPrepared => b"54000",
         })
     }
@@ -223,10 +237,13 @@ impl Refusal {
             }
             Self::Unavailable { .. } => "The pooler tries again; see its log for the server.",
             Self::Lookup(_) => "The pooler's log says more; see `lookup` of its configuration.",
-            Self::Replication => "Connect to the PostgreSQL server itself.",
             Self::TooManyPinned(_) => {
                 "Do without temporary tables, advisory locks and SQL PREPARE, or raise max_pinned."
             }
+            Self::TooManyChannels(_) => {
+                "UNLISTEN what is not needed any more, or raise max_listen_channels."
+            }
+            Self::Deaf => "Connect again, LISTEN again, and look what has changed meanwhile.",
             Self::StatementMode => "Use a database whose mode is `transaction`.",
             Self::ConsoleSyntax(_) => "Use SHOW HELP for the commands there are.",
             _ => return None,

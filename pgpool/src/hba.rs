@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use pgpool_wire::startup::Replication;
 use regex::{Regex, RegexBuilder};
 
 use crate::client::source::Source;
@@ -57,7 +58,7 @@ enum Kind {
 enum Name {
     All,
     SameUser,
-    /// A database that replication connections alone ask for, and those are refused before.
+    /// Physical replication, which no other name means.
     Replication,
     Is(String),
 }
@@ -94,6 +95,8 @@ pub struct Asking<'a> {
     pub source: Source,
     /// Whether over TLS.
     pub encrypted: bool,
+    /// What for.
+    pub replication: Replication,
 }
 
 /// All rules of a file, in its order.
@@ -153,7 +156,11 @@ impl Rule {
                 Name::Is(text) => text == what,
             })
         };
-        by && named(&self.databases, asking.database) && named(&self.users, asking.user)
+        let database = match asking.replication {
+            Replication::Physical => self.databases.contains(&Name::Replication),
+            Replication::No | Replication::Logical => named(&self.databases, asking.database),
+        };
+        by && database && named(&self.users, asking.user)
     }
 }
 
@@ -455,8 +462,14 @@ host    all       app,other  127.0.0.1/32 trust
         let rules = Rules::parse(RULES).expect("lawful");
         let unix = Source::Unix { uid: 1, pid: 1, port: 1 };
         let method = |database, user, source, encrypted| {
-            let found = rules.find(&Asking { database, user, source, encrypted });
+            let replication = Replication::No;
+            let found = rules.find(&Asking { database, user, source, encrypted, replication });
             found.map(|rule| rule.method)
+        };
+        let replicating = |user, replication| {
+            let source = by("1.1.1.1");
+            let asking = Asking { database: "x", user, source, encrypted: true, replication };
+            rules.find(&asking).map(|rule| rule.method)
         };
         assert_eq!(method("a", "postgres", unix, false), Some(Method::Peer));
         assert_eq!(method("a", "app", unix, false), Some(Method::Scram));
@@ -471,6 +484,9 @@ host    all       app,other  127.0.0.1/32 trust
         assert_eq!(method("a", "other", by("127.0.0.1"), true), Some(Method::Trust));
         assert_eq!(method("a", "other", by("127.0.0.2"), true), None);
         assert_eq!(method("replication", "app", by("1.1.1.1"), true), None, "no such connection");
+        assert_eq!(replicating("app", Replication::Physical), Some(Method::Trust));
+        assert_eq!(replicating("bad", Replication::Physical), None, "`all` is no replication");
+        assert_eq!(replicating("app", Replication::Logical), None, "it is for a database");
     }
 
     /// O5: what is not understood is told with its line.

@@ -84,6 +84,10 @@ impl Inspect for Inspection {
         self.tally.latency.counts()
     }
 
+    fn requests(&self, most: usize) -> Option<Vec<Value>> {
+        Some(self.tally.recent.look(most))
+    }
+
     fn endpoints(&self) -> Value {
         let snapshot = self.handle.snapshot();
         let databases = snapshot.all_databases().into_iter().map(|database| {

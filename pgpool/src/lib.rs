@@ -16,6 +16,7 @@ pub mod cancel;
 pub mod client;
 pub mod control;
 pub mod dropin;
+pub mod ear;
 pub mod events;
 pub mod family;
 pub mod fatal;
@@ -35,29 +36,34 @@ pub mod snapshot;
 pub mod sockets;
 pub mod stream;
 pub mod telemetry;
+pub mod upgrade;
 pub mod variables;
 pub mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use common::cli::Options;
+use common::lifecycle::{Lifecycle, Shutdown};
 use common::net::bind;
 use common::observe::admin::Admin;
 use common::secret::{self, Secret};
 use common::telemetry::{Exporter, Exporting};
+use common::upgrade::Fault;
 use common::workers::{self, WorkerPanic, Workers};
-use sockets::{Beside, Bound, Seat, SocketFile};
+use sockets::{Beside, Bound, Seat, SocketFile, Spare};
 use tokio::sync::mpsc;
-use topology::pool::ListenAddress;
+use topology::pool::{Instance, ListenAddress};
 use topology::{Place, Topology};
 
 use control::Handle;
 use events::Listening;
 use inspect::Inspection;
 use snapshot::{Snapshot, SnapshotError};
+use upgrade::taking::Estate;
 use worker::{Message, Network, Parts, Peers, Tally, Worker};
 
 /// A started instance.
@@ -70,10 +76,10 @@ pub struct Running {
     /// Its unix sockets; their files go with it.
     pub sockets: Vec<SocketFile>,
     workers: Workers,
-    lifecycle: common::lifecycle::Lifecycle,
+    lifecycle: Lifecycle,
     handle: Handle,
     exporting: Exporting,
-    admin_task: Option<tokio::task::JoinHandle<()>>,
+    admin_task: Option<(tokio::task::JoinHandle<()>, Lifecycle)>,
 }
 
 /// Why an instance cannot start; nothing of it is left then.
@@ -107,6 +113,9 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
+    /// The process to take over from did not go on.
+    #[error("upgrade: {0} — the old process serves on; see its log")]
+    Upgrade(#[from] Fault),
 }
 
 fn at(file: &str, place: Option<Place>) -> String {
@@ -123,65 +132,80 @@ pub async fn start(
     instance: &str,
     options: Options,
 ) -> Result<Running, StartError> {
-    start_beside(topology, instance, options, Beside::Nobody).await
+    start_after(topology, instance, options, Before::Nobody).await
 }
 
-/// As [`start`], beside the process that this one replaces.
+/// What was there before this process.
+#[derive(Debug)]
+pub enum Before {
+    /// Nothing.
+    Nobody,
+    /// A process that this one replaces, beside which it listens.
+    Beside,
+    /// A process that hands over to this one.
+    Estate(Estate),
+}
+
+/// As [`start`], with what was there before: sockets of the process before are taken over, and its
+/// clients come when this returns.
 ///
 /// # Errors
-/// As [`start`].
-pub async fn start_beside(
+/// As [`start`]; and when the process before does not go on handing over: it serves on.
+pub async fn start_after(
     topology: Arc<Topology>,
     instance: &str,
     options: Options,
-    beside: Beside,
+    before: Before,
 ) -> Result<Running, StartError> {
-    let file = topology.source.name.clone();
-    let snapshot = build(&topology, instance, None)?;
+    let (beside, mut estate) = match before {
+        Before::Nobody => (Beside::Nobody, None),
+        Before::Beside => (Beside::Former, None),
+        Before::Estate(estate) => (Beside::Nobody, Some(estate)),
+    };
+    let snapshot = Arc::new(build(&topology, instance, None)?);
     let Some((_, found)) = topology.pool(instance) else { return Err(StartError::Ended) };
-    let token = secret::admin_token(&topology).map_err(SnapshotError::from);
-    let token = token.map_err(|source| StartError::Snapshot {
-        file: file.clone(),
-        place: source.place(),
-        source,
-    })?;
+    let token = admin_token(&topology)?;
     let mut count = options.workers.unwrap_or_else(workers::available);
     if found.peer_id.is_some() {
         count = count.min(NonZeroUsize::new(cancel::MOST_WORKERS).unwrap_or(count));
     }
-    let bind_error = |place, address| {
-        let file = file.clone();
-        move |source| StartError::Bind { file, place, address, source }
-    };
-    let Bound { seats, addresses, files } = sockets::bind(found, count, beside)
-        .map_err(|fault| bind_error(fault.place, fault.address)(fault.source))?;
-    let admin = match &found.admin {
-        Some(at) => {
-            let address = ListenAddress::Ip(at.value);
-            Some(bind::tcp(at.value, bind::Reuse::No).map_err(bind_error(at.place, address))?)
-        }
+    let (bound, admin) = bind_all(&topology, found, (count, beside), estate.as_mut())?;
+    let estate = match estate {
+        Some(estate) => Some(estate.arm().await?),
         None => None,
     };
+    let Bound { seats, addresses, files, spares } = bound;
     let admin_address = admin.as_ref().and_then(|l| l.local_addr().ok());
+    let admin = admin.map(|listener| (listener, Lifecycle::new()));
     let tally = Arc::new(Tally::default());
-    let snapshot = Arc::new(snapshot);
     let (peers, inboxes) = channels(count);
+    if let Some(estate) = &estate {
+        // Before the first client.
+        peers.iter().for_each(|peer| drop(peer.send(Message::CountFrom(estate.first))));
+    }
     let source = Arc::clone(&topology.source);
-    let handle = Handle::new(Arc::clone(&snapshot), Arc::clone(&peers), &options, source);
+    let handle = Handle::new(snapshot, Arc::clone(&peers), &options, source);
+    keep_spares(&handle, spares, &files, admin.as_ref());
     let exporter = Exporter::new("pgpool", count.get(), &options.observer);
     let says = handle.clone();
     let threads = spawn(count, &handle, &options, (&peers, inboxes, seats, &exporter), &tally)?;
     let exporting = exporter.start(move || telemetry::wants(&says.snapshot()));
-    for address in &addresses {
-        options.observer.emit(Listening { address, workers: count.get() });
-    }
-    for file in &files {
-        let address = format!("unix:{}", file.path().display());
-        options.observer.emit(Listening { address: &address, workers: count.get() });
-    }
+    tell_listeners(&options, &addresses, &files, count);
     let lifecycle = options.lifecycle.clone();
     let inspection = Inspection { handle: handle.clone(), peers, tally, lifecycle };
-    let admin_task = admin.map(|listener| serve_admin(listener, inspection, token, &options));
+    let admin_task = admin.map(|admin| serve_admin(admin, inspection, token, &options));
+    tokio::spawn(forget_spares(handle.clone(), options.lifecycle.shutdown()));
+    if let Some(estate) = estate {
+        match estate.serving() {
+            Ok(peer) => handle.succeed(peer),
+            Err(fault) => {
+                // Nothing of it may be left: the old process serves.
+                options.lifecycle.stop();
+                let _outcome = threads.join().await;
+                return Err(fault.into());
+            }
+        }
+    }
     Ok(Running {
         admin: admin_address,
         listeners: addresses.into_iter().map(|address| ("listen".to_owned(), address)).collect(),
@@ -192,6 +216,68 @@ pub async fn start_beside(
         exporting,
         admin_task,
     })
+}
+
+fn admin_token(topology: &Topology) -> Result<Option<Secret>, StartError> {
+    let token = secret::admin_token(topology).map_err(SnapshotError::from);
+    token.map_err(|source| StartError::Snapshot {
+        file: topology.source.name.clone(),
+        place: source.place(),
+        source,
+    })
+}
+
+/// Listens on everything: on what the process before has left, or anew.
+fn bind_all(
+    topology: &Topology,
+    found: &Instance,
+    (count, beside): (NonZeroUsize, Beside),
+    mut estate: Option<&mut Estate>,
+) -> Result<(Bound, Option<TcpListener>), StartError> {
+    let bind_error = |place, address| {
+        let file = topology.source.name.clone();
+        move |source| StartError::Bind { file, place, address, source }
+    };
+    let left = |at: &ListenAddress| estate.as_mut()?.take(at);
+    let bound = sockets::bind(found, count, beside, left)
+        .map_err(|fault| bind_error(fault.place, fault.address)(fault.source))?;
+    let Some(at) = &found.admin else { return Ok((bound, None)) };
+    let left = estate.and_then(|estate| estate.take_admin(at.value));
+    let admin = left.map_or_else(|| bind::tcp(at.value, bind::Reuse::No), Ok);
+    let admin = admin.map_err(bind_error(at.place, ListenAddress::Ip(at.value)))?;
+    Ok((bound, Some(admin)))
+}
+
+/// For a process that takes over.
+fn keep_spares(
+    handle: &Handle,
+    listeners: Vec<Spare>,
+    files: &[SocketFile],
+    admin: Option<&(TcpListener, Lifecycle)>,
+) {
+    let spare = |(listener, own): &(TcpListener, Lifecycle)| {
+        Some((listener.as_fd().try_clone_to_owned().ok()?, own.clone()))
+    };
+    handle.with_spares(|spares| {
+        spares.listeners = listeners;
+        spares.admin = admin.and_then(spare);
+        spares.claims = files.iter().map(SocketFile::claim).collect();
+    });
+}
+
+fn tell_listeners(
+    options: &Options,
+    addresses: &[SocketAddr],
+    files: &[SocketFile],
+    count: NonZeroUsize,
+) {
+    for address in addresses {
+        options.observer.emit(Listening { address, workers: count.get() });
+    }
+    for file in files {
+        let address = format!("unix:{}", file.path().display());
+        options.observer.emit(Listening { address: &address, workers: count.get() });
+    }
 }
 
 /// The instance's part of the file, checked against the world. Blocking.
@@ -259,12 +345,18 @@ fn spawn(
     workers::spawn("pgpool", count, body).map_err(StartError::Thread)
 }
 
+/// A socket that somebody holds goes on taking connections: a process that drains holds none.
+async fn forget_spares(handle: Handle, shutdown: Shutdown) {
+    shutdown.draining().await;
+    handle.with_spares(|spares| spares.listeners.clear());
+}
+
 fn serve_admin(
-    listener: std::net::TcpListener,
+    (listener, own): (TcpListener, Lifecycle),
     inspection: Inspection,
     token: Option<Secret>,
     options: &Options,
-) -> tokio::task::JoinHandle<()> {
+) -> (tokio::task::JoinHandle<()>, Lifecycle) {
     let admin = Admin {
         lifecycle: options.lifecycle.clone(),
         metrics: options.observer.metrics.clone(),
@@ -272,12 +364,13 @@ fn serve_admin(
         token,
         log_level: options.log_level.clone(),
     };
-    let shutdown = options.lifecycle.shutdown();
-    tokio::spawn(async move {
+    let shutdown = own.shutdown();
+    let served = tokio::spawn(async move {
         if let Ok(listener) = tokio::net::TcpListener::from_std(listener) {
             admin.serve(listener, shutdown).await;
         }
-    })
+    });
+    (served, own)
 }
 
 impl Running {
@@ -292,10 +385,12 @@ impl Running {
     /// A worker panicked.
     pub async fn finished(self) -> Result<(), WorkerPanic> {
         let outcome = self.workers.join().await;
+        self.handle.all_said().await;
         self.exporting.end().await;
         self.lifecycle.stop();
-        if let Some(task) = self.admin_task {
-            // It ends by itself when the instance has stopped.
+        if let Some((task, own)) = self.admin_task {
+            own.stop();
+            // It ends by itself when its phases have.
             let _ = task.await;
         }
         outcome

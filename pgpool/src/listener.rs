@@ -14,9 +14,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout_at};
 
-use crate::cancel::{self, Numbers};
+use crate::cancel::{self, Numbers, Waiting};
 use crate::client::goodbye;
 use crate::client::source::Source;
+use crate::client::startup::named;
 use crate::events::{AcceptExhausted, LoginRefused};
 use crate::fatal::Refusal;
 use crate::snapshot::{ALPN, CONSOLE, Held};
@@ -35,13 +36,13 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
     loop {
         let exhausted = |cause: &std::io::Error| worker.observer.emit(AcceptExhausted { cause });
         tokio::select! {
+            biased;
             () = shutdown.draining() => return,
             (socket, address) = acceptor.next(exhausted) => {
                 let stream = Stream::Plain(Movable::Live(socket));
                 // Gone already, if the kernel cannot do it.
                 let _gone = stream.keep_alive(&worker.snapshot().settings.keepalive);
-                let arrives = receive(Rc::clone(&worker), stream, Source::Ip(address));
-                tokio::task::spawn_local(arrives);
+                receive(&worker, stream, Source::Ip(address));
             }
         }
     }
@@ -57,6 +58,7 @@ pub async fn listen_unix(
     let shutdown = worker.lifecycle.shutdown();
     loop {
         let accepted = tokio::select! {
+            biased;
             () = shutdown.draining() => return,
             accepted = listener.accept() => accepted,
         };
@@ -66,8 +68,7 @@ pub async fn listen_unix(
                 let Ok(peer) = socket.peer_cred() else { continue };
                 let pid = peer.pid().unwrap_or_default();
                 let source = Source::Unix { uid: peer.uid(), pid, port };
-                let arrives = receive(Rc::clone(&worker), Stream::Unix(socket), source);
-                tokio::task::spawn_local(arrives);
+                receive(&worker, Stream::Unix(socket), source);
             }
             Err(cause) => {
                 worker.observer.emit(AcceptExhausted { cause: &cause });
@@ -77,11 +78,16 @@ pub async fn listen_unix(
     }
 }
 
-async fn receive(worker: Rc<Worker>, stream: Stream, source: Source) {
+fn receive(worker: &Rc<Worker>, stream: Stream, source: Source) {
+    // A place is taken before the first byte: half-open logins count, and a process that drains waits
+    // for them.
+    let place = Held::enter(&worker.snapshot().clients);
+    tokio::task::spawn_local(arrive(Rc::clone(worker), stream, source, place));
+}
+
+async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Option<Held>) {
     let limit = worker.snapshot().settings.client_login_timeout;
     let until = Instant::now() + limit;
-    // A place is taken before the first byte: half-open logins count.
-    let place = Held::enter(&worker.snapshot().clients);
     let opened = timeout_at(until, open(&worker, stream)).await;
     let Ok(Some((io, opening))) = opened else { return };
     let refused = match (opening, place) {
@@ -109,11 +115,8 @@ async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKe
         }
         return;
     }
-    if io.park().is_ok()
-        && let Some(peer) = worker.peers.get(numbers.worker(key.pid))
-    {
-        // A worker that has ended has no queries.
-        let _ = peer.send(Message::Cancel(io, key));
+    if io.park().is_ok() {
+        cancel::take(&worker.peers, numbers, Waiting::Client(io), key);
     }
 }
 
@@ -128,8 +131,7 @@ fn send_client(worker: &Worker, mut arrival: Arrival) {
 
 /// The home of the client's pool; the admin database is at home everywhere.
 fn home_of(worker: &Worker, startup: &Startup) -> usize {
-    let user = startup.parameter("user").unwrap_or_default();
-    let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(user);
+    let (database, user) = named(startup);
     if database == CONSOLE {
         return worker.id.0;
     }

@@ -5,12 +5,12 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::Parser;
 use common::cli::{self, TierArgs};
 use common::lifecycle::{self, Wish};
-use pgpool::dropin;
+use pgpool::{Before, dropin, upgrade};
+use sd_notify::NotifyState;
 
 /// Pools PostgreSQL connections: many clients, few server connections.
 ///
@@ -18,6 +18,11 @@ use pgpool::dropin;
 ///   pgpool --topology stack.yaml --instance pool-1
 ///   pgpool -d /etc/pgbouncer/pgbouncer.ini
 ///   psql -h 127.0.0.1 -p 6432 -U admin pgbouncer -c 'SHOW POOLS'
+///
+/// SIGHUP reads the topology file again: it is in force at once and whole, or refused with what is wrong.
+/// SIGUSR2 starts the program anew and hands over to it: listeners at once, clients as they need nothing.
+/// SIGTERM drains: clients may finish their transactions within the group's `drain` time; a second one
+/// ends at once. A pgbouncer.ini instead of a topology file: signals are PgBouncer's.
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
 struct Args {
@@ -35,43 +40,41 @@ fn main() -> ExitCode {
         let all = topology.pools.iter().flat_map(|group| &group.instances);
         all.map(|instance| instance.name.to_string()).collect()
     };
-    let launch = match cli::launch(&args.tier, instances) {
-        Ok(launch) => launch,
-        Err(code) => return code,
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(fault) => return cli::refuse(1, &fault),
-    };
-    runtime.block_on(run(launch))
+    let run = cli::launch(&args.tier, instances).and_then(|launch| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().map_err(|fault| cli::refuse(1, &fault))?;
+        runtime.block_on(run(launch))
+    });
+    run.err().unwrap_or(ExitCode::SUCCESS)
 }
 
-async fn run(launch: cli::Launch) -> ExitCode {
-    let drain = launch.topology.pool(&launch.instance).map(|(group, _)| group.drain);
-    let lifecycle = launch.options.lifecycle.clone();
+async fn run(launch: cli::Launch) -> Result<(), ExitCode> {
+    let cli::Launch { topology, instance, options } = launch;
+    let drain = topology.pool(&instance).map(|(group, _)| group.drain).unwrap_or_default();
     let (wishes, mut wished) = tokio::sync::mpsc::unbounded_channel();
-    let signals = lifecycle::signals(lifecycle, drain.unwrap_or_default(), move |wish| {
+    let signals = lifecycle::signals(options.lifecycle.clone(), drain, move |wish| {
         // Nobody listens any more: the instance has ended.
         let _ended = wishes.send(wish);
     });
-    let signals = match signals {
-        Ok(signals) => signals,
-        Err(fault) => return cli::refuse(1, &fault),
-    };
-    let started = pgpool::start(Arc::clone(&launch.topology), &launch.instance, launch.options);
-    let running = match started.await {
-        Ok(running) => running,
-        Err(fault) => return cli::refuse(1, &fault),
-    };
+    let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
+    let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
+    let before = estate.map_or(Before::Nobody, Before::Estate);
+    let running = pgpool::start_after(topology, &instance, options, before).await;
+    let running = running.map_err(|fault| cli::refuse(1, &fault))?;
+    // Without systemd there is nobody to tell.
+    let own = std::process::id();
+    let _told = sd_notify::notify(&[NotifyState::MainPid(own), NotifyState::Ready]);
     let handle = running.handle();
     let changes = async {
         while let Some(wish) = wished.recv().await {
-            if wish == Wish::Reload {
+            match wish {
                 // What was wrong has been logged.
-                let _refused = handle.reload().await;
+                Wish::Reload => drop(handle.reload().await),
+                Wish::Upgrade => handle.upgrade().await,
+                Wish::Reopen => {} // it writes no file
             }
         }
     };
     let (finished, (), ()) = tokio::join!(running.finished(), signals, changes);
-    finished.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
+    finished.map_err(|fault| cli::refuse(1, &fault))
 }

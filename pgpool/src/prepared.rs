@@ -195,6 +195,11 @@ impl Names {
         self.named.get(name)
     }
 
+    /// All names.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Rc<Statement>)> {
+        self.named.iter().map(|(name, statement)| (&**name, statement))
+    }
+
     /// Remembers a name. `false`: the client has reached its bound and nothing was remembered.
     #[must_use]
     pub fn insert(&mut self, name: &[u8], statement: Rc<Statement>) -> bool {
@@ -259,6 +264,8 @@ struct Hold {
 #[derive(Default)]
 pub struct Holdings {
     held: HashMap<u64, Hold, foldhash::fast::RandomState>,
+    /// Of the SQL of all that is held.
+    bytes: usize,
     turn: u64,
     /// Counts answers.
     answers: u64,
@@ -294,7 +301,10 @@ impl Holdings {
             used: self.turn,
             answer: 0,
         };
-        self.held.insert(statement.id, hold);
+        self.bytes += statement.bytes();
+        if let Some(before) = self.held.insert(statement.id, hold) {
+            self.bytes -= before.statement.bytes();
+        }
     }
 
     /// ParseComplete came.
@@ -315,7 +325,7 @@ impl Holdings {
     pub fn misparsed(&mut self) {
         let answer = self.answers;
         let before = self.held.len();
-        self.held.retain(|_, hold| hold.confirmed && hold.answer != answer);
+        self.retain(|hold| hold.confirmed && hold.answer != answer);
         self.doubtful |= self.held.len() != before;
     }
 
@@ -327,7 +337,18 @@ impl Holdings {
 
     /// Its Parse failed or was skipped, or it was closed.
     pub fn forget(&mut self, id: u64) {
-        self.held.remove(&id);
+        if let Some(hold) = self.held.remove(&id) {
+            self.bytes -= hold.statement.bytes();
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Hold) -> bool) {
+        let bytes = &mut self.bytes;
+        self.held.retain(|_, hold| {
+            let stays = stays(hold);
+            *bytes -= if stays { 0 } else { hold.statement.bytes() };
+            stays
+        });
     }
 
     /// A Close of it was skipped: it is still there.
@@ -338,7 +359,7 @@ impl Holdings {
 
     /// `DEALLOCATE ALL` or `DISCARD ALL` was answered. What is still on its way stays.
     pub fn clear_confirmed(&mut self) {
-        self.held.retain(|_, hold| !hold.confirmed);
+        self.retain(|hold| !hold.confirmed);
         self.unnamed = None;
     }
 
@@ -352,10 +373,14 @@ impl Holdings {
         self.held.is_empty()
     }
 
-    /// Takes out what was used longest ago, until `keep` are left. Only what can be sent again.
-    pub fn evict(&mut self, keep: usize) -> Vec<Rc<Statement>> {
-        let over = self.held.len().saturating_sub(keep);
-        if over == 0 {
+    /// Whether it holds no more than it should.
+    pub fn fits(&self, most: Most) -> bool {
+        self.held.len() <= most.count && self.bytes <= most.bytes
+    }
+
+    /// Takes out what was used longest ago, until the rest fits. Only what can be sent again.
+    pub fn evict(&mut self, most: Most) -> Vec<Rc<Statement>> {
+        if self.fits(most) {
             return Vec::new();
         }
         let mut by_use: Vec<_> = self
@@ -365,14 +390,31 @@ impl Holdings {
             .map(|hold| (hold.used, Rc::clone(&hold.statement)))
             .collect();
         by_use.sort_unstable_by_key(|(used, _)| *used);
-        by_use.truncate(over);
-        by_use.iter().for_each(|(_, statement)| self.forget(statement.id));
-        by_use.into_iter().map(|(_, statement)| statement).collect()
+        let mut gone = Vec::new();
+        for (_, statement) in by_use {
+            if self.fits(most) {
+                break;
+            }
+            self.forget(statement.id);
+            gone.push(statement);
+        }
+        gone
     }
+}
+
+/// Bounds on what a server holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// Statements; 0: their client keeps the server.
+    pub count: usize,
+    /// Bytes of their SQL.
+    pub bytes: usize,
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn plain() -> Trace {
@@ -425,8 +467,129 @@ mod tests {
             server.confirm(statement.id());
         }
         assert_eq!(server.holding(&statements[0], 9), Holding::Held);
-        let gone: Vec<_> = server.evict(2).iter().map(|s| s.id()).collect();
+        let most = Most { count: 2, bytes: usize::MAX };
+        let gone: Vec<_> = server.evict(most).iter().map(|s| s.id()).collect();
         assert_eq!(gone, [statements[1].id(), statements[2].id()]);
         assert_eq!(server.holding(&statements[1], 9), Holding::Missing);
+    }
+
+    /// One thing that happens to a server, or to a client, with its statements.
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Send(usize),
+        Confirm(usize),
+        Use(usize),
+        Forget(usize),
+        Restore(usize),
+        Forgotten,
+        Misparsed,
+        Evict(usize, usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let which = 0..TEXTS;
+        prop_oneof![
+            6 => which.clone().prop_map(Step::Send),
+            6 => which.clone().prop_map(Step::Confirm),
+            4 => which.clone().prop_map(Step::Use),
+            1 => which.clone().prop_map(Step::Forget),
+            1 => which.prop_map(Step::Restore),
+            1 => Just(Step::Forgotten),
+            1 => Just(Step::Misparsed),
+            3 => (0usize..6, 0usize..400).prop_map(|(count, bytes)| Step::Evict(count, bytes)),
+        ]
+    }
+
+    const TEXTS: usize = 12;
+
+    /// Statements of very different lengths; the last one is too large to be sent again.
+    fn texts(all: &mut Statements) -> Vec<Rc<Statement>> {
+        let text = |n: usize| [&b"x".repeat(n * n * 3)[..], &[n as u8, 0, 0, 0]].concat();
+        let mut texts: Vec<_> = (0..TEXTS - 1).map(|n| all.intern(&text(n), 0, plain)).collect();
+        texts.push(all.make(None, plain()));
+        texts
+    }
+
+    proptest! {
+        /// P3: whatever happens, a server's bytes are those of what it holds; after an eviction both bounds
+        /// hold unless what is left cannot go, and nothing goes that was used after something that stays.
+        #[test]
+        fn servers_are_bounded_by_count_and_bytes(steps in proptest::collection::vec(step(), 0..120)) {
+            let statements = texts(&mut Statements::default());
+            let mut server = Holdings::default();
+            let mut used: Vec<usize> = Vec::new();
+            let touch = |n: usize, used: &mut Vec<usize>| {
+                used.retain(|other| *other != n);
+                used.push(n);
+            };
+            for step in steps {
+                match step {
+                    Step::Send(n) => {
+                        server.sent(&statements[n], 1);
+                        touch(n, &mut used);
+                    }
+                    Step::Confirm(n) => server.confirm(statements[n].id()),
+                    Step::Use(n) => {
+                        if server.holding(&statements[n], 1) != Holding::Missing {
+                            touch(n, &mut used);
+                        }
+                    }
+                    Step::Forget(n) => server.forget(statements[n].id()),
+                    Step::Restore(n) => {
+                        server.restore(&statements[n]);
+                        touch(n, &mut used);
+                    }
+                    Step::Forgotten => server.clear_confirmed(),
+                    Step::Misparsed => server.misparsed(),
+                    Step::Evict(count, bytes) => {
+                        let most = Most { count, bytes };
+                        let before = server.held.len();
+                        let gone = server.evict(most);
+                        prop_assert_eq!(server.held.len() + gone.len(), before);
+                        let may_go = |hold: &Hold| hold.confirmed && hold.statement.rest.is_some();
+                        let stuck = !server.held.values().any(may_go);
+                        prop_assert!(server.fits(most) || stuck);
+                        // One less would not have been enough.
+                        if let Some(last) = gone.last() {
+                            let count = server.held.len() < most.count;
+                            prop_assert!(!count || server.bytes + last.bytes() > most.bytes);
+                        }
+                        let place = |id: u64| used.iter().position(|n| statements[*n].id() == id);
+                        let newest = gone.iter().map(|statement| place(statement.id())).max();
+                        for hold in server.held.values().filter(|hold| may_go(hold)) {
+                            prop_assert!(newest.is_none_or(|at| place(hold.statement.id()) > at));
+                        }
+                    }
+                }
+                let sum: usize = server.held.values().map(|hold| hold.statement.bytes()).sum();
+                prop_assert_eq!(server.bytes, sum);
+            }
+        }
+
+        /// P3: a client's names never hold more than their bounds, and a name that is refused changes nothing.
+        #[test]
+        fn clients_are_bounded_by_count_and_bytes(
+            steps in proptest::collection::vec((0u8..20, 0usize..6, any::<bool>()), 0..60),
+        ) {
+            let all = Statements::default();
+            let sizes = [1, 1 << 10, MOST_CLIENT_BYTES / 3, MOST_CLIENT_BYTES / 2, 7, MOST_CLIENT_BYTES];
+            let large: Vec<_> =
+                sizes.iter().map(|size| all.make(Some(vec![0; *size].into()), plain())).collect();
+            let mut names = Names::default();
+            for (name, which, goes) in steps {
+                let name = [name];
+                if goes {
+                    names.remove(&name);
+                } else {
+                    let (before, held) = (names.bytes, names.named.len());
+                    if !names.insert(&name, Rc::clone(&large[which])) {
+                        prop_assert_eq!((names.bytes, names.named.len()), (before, held));
+                    }
+                }
+                let sum: usize = names.named.iter().map(|(n, held)| n.len() + held.bytes()).sum();
+                prop_assert_eq!(names.bytes, sum);
+                prop_assert!(sum <= MOST_CLIENT_BYTES);
+            }
+        }
     }
 }

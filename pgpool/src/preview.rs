@@ -8,6 +8,7 @@ use std::rc::Rc;
 use pgpool_wire::frontend;
 use topology::pool::{Database, Group, PoolMode, Servers, User};
 
+use crate::ear::wish::{self, Wish};
 use crate::family::Functions;
 use crate::query::{self, Trace};
 use crate::relay::link::Memory;
@@ -31,6 +32,8 @@ pub struct Foreseen<'g> {
     pub at_best: Option<Way>,
     /// What it leaves behind in the server's session.
     pub trace: Trace,
+    /// The pool listens for its client: no server is needed.
+    pub shared: bool,
 }
 
 /// Judges a statement that is its client's first. `settings` come with the login.
@@ -71,6 +74,9 @@ pub fn ask<'g>(
         way: way(&Functions::default()),
         at_best,
         trace: query::judge(sql.as_bytes()),
+        shared: group.settings.shared_listen
+            && mode != PoolMode::Session
+            && matches!(wish::read(sql.as_bytes()), Some(Wish::Listen(_))),
     })
 }
 

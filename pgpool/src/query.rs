@@ -10,6 +10,7 @@ pub mod reads;
 
 use std::rc::Rc;
 
+use crate::ear::wish::{self, Channel};
 use crate::variables::is_name;
 use lexer::{Lexer, Token};
 
@@ -28,12 +29,35 @@ pub enum Trace {
     Forgets,
     /// `DEALLOCATE` of one statement, by itself.
     Unprepares(Rc<str>),
+    /// `UNLISTEN` of these channels, and nothing else that would count; none are all.
+    Unlistens(Rc<[Channel]>),
+    /// `UNLISTEN` of these channels, as above, beside what counts more.
+    Beside(Rc<(Trace, Rc<[Channel]>)>),
     /// Settings in a form that is not repeated; the server is reset when it is released.
     Settings,
     /// Anything: the text was not seen whole, or hides what it does.
     Unknown,
     /// Something that only lives in this server's session: the client keeps the server.
     Pin(Tie),
+}
+
+impl Trace {
+    /// What counts most.
+    pub fn strongest(&self) -> &Self {
+        match self {
+            Self::Beside(both) => &both.0,
+            alone => alone,
+        }
+    }
+
+    /// What its `UNLISTEN`s end; none are all. `None`: nothing is known of any.
+    pub fn unlistened(&self) -> Option<&Rc<[Channel]>> {
+        match self {
+            Self::Unlistens(channels) => Some(channels),
+            Self::Beside(both) => Some(&both.1),
+            _ => None,
+        }
+    }
 }
 
 /// One setting made by a statement of its own.
@@ -70,6 +94,7 @@ pub enum Tie {
 pub fn judge(sql: &[u8]) -> Trace {
     let mut lexer = Lexer::new(sql);
     let mut all = Trace::Nothing;
+    let mut ended = None;
     let mut count = 0;
     loop {
         let start = lexer.position();
@@ -77,14 +102,32 @@ pub fn judge(sql: &[u8]) -> Trace {
         let text = sql.get(start..lexer.position()).unwrap_or_default();
         if let Some(trace) = trace {
             count += 1;
-            all = join(all, finish(trace, text), count);
+            let trace = finish(trace, text);
+            ended = union(ended, trace.unlistened());
+            all = join(all, trace, count);
         }
         if end == End::Text {
-            return all;
+            return beside(all, ended);
         }
         if end == End::Broken {
-            return join(all, Trace::Unknown, 2);
+            return beside(join(all, Trace::Unknown, 2), ended);
         }
+    }
+}
+
+/// Channels that one or the other `UNLISTEN` ends; none are all.
+fn union(left: Option<Rc<[Channel]>>, right: Option<&Rc<[Channel]>>) -> Option<Rc<[Channel]>> {
+    let (Some(one), Some(other)) = (&left, right) else { return left.or(right.cloned()) };
+    let all = one.is_empty() || other.is_empty();
+    Some(one.iter().chain(&**other).filter(|_| !all).cloned().collect())
+}
+
+/// What is ended, beside what counts more.
+fn beside(trace: Trace, ended: Option<Rc<[Channel]>>) -> Trace {
+    match (trace, ended) {
+        (Trace::Unlistens(_) | Trace::Nothing, Some(ended)) => Trace::Unlistens(ended),
+        (trace, Some(ended)) => Trace::Beside(Rc::new((trace, ended))),
+        (trace, None) => trace,
     }
 }
 
@@ -95,9 +138,10 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
     }
     let strength = |trace: &Trace| match trace {
         Trace::Nothing => 0,
-        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 1,
-        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) => 2,
-        Trace::Pin(_) => 3,
+        Trace::Unlistens(_) => 1,
+        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 2,
+        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) | Trace::Beside(_) => 3,
+        Trace::Pin(_) => 4,
     };
     let stronger = if strength(&right) > strength(&left) { right } else { left };
     match stronger {
@@ -124,6 +168,11 @@ fn finish(found: Found, text: &[u8]) -> Trace {
     match found {
         // A quoted name is not folded to lower case; nobody writes it so, and the server knows.
         Found::Plain(Trace::Unprepares(_)) if text.contains(&b'"') => Trace::Forgets,
+        Found::Plain(Trace::Unlistens(_)) => match wish::ended(target(text)) {
+            Some(channel) => Trace::Unlistens(channel.into_iter().collect()),
+            // One that is heard too much is better than one too little.
+            None => Trace::Nothing,
+        },
         Found::Plain(trace) => trace,
         Found::Set(name) => {
             let text = String::from_utf8_lossy(text);
@@ -133,6 +182,27 @@ fn finish(found: Found, text: &[u8]) -> Trace {
             }
             Trace::Set(Rc::new(Setting { name, statement: Rc::from(statement) }))
         }
+    }
+}
+
+/// What the verb of a statement is followed by, without comments around it.
+fn target(text: &[u8]) -> &[u8] {
+    let mut lexer = Lexer::new(text);
+    lexer.next_token();
+    let (mut start, mut end) = (None, 0);
+    loop {
+        let token = lexer.next_token();
+        let length = match token {
+            Token::Semicolon | Token::End | Token::Broken => {
+                return start.and_then(|start| text.get(start..end)).unwrap_or_default();
+            }
+            Token::Word(word) => word.len(),
+            _ => 1,
+        };
+        end = lexer.position();
+        let quoted = matches!(token, Token::Word(_)) && text.get(end - 1) == Some(&b'"');
+        let whole = length + if quoted { 2 } else { 0 };
+        start = start.or(end.checked_sub(whole));
     }
 }
 
@@ -304,6 +374,7 @@ impl Scan {
             Some(b'd') if first.is("deallocate") => plain(deallocate(words)),
             Some(b'd') if first.is("discard") => plain(Trace::Forgets),
             Some(b'r') if first.is("reset") => plain(reset(words)),
+            Some(b'u') if first.is("unlisten") => plain(Trace::Unlistens(Rc::new([]))),
             _ => plain(Trace::Nothing),
         }
     }

@@ -42,6 +42,12 @@ impl Verifier {
         Some(Self { salt: salt.to_owned(), iterations, stored: key(stored)?, server: key(server)? })
     }
 
+    /// As in `pg_authid`.
+    pub fn text(&self) -> String {
+        let [stored, server] = [self.stored, self.server].map(|key| BASE64.encode(key));
+        format!("SCRAM-SHA-256${}:{}${stored}:{server}", self.iterations, self.salt)
+    }
+
     /// Makes one from a password. Takes milliseconds: not on a worker.
     pub fn derive(password: &str, salt: &[u8], iterations: u32) -> Self {
         let keys = Keys::derive(password, salt, iterations);
@@ -99,6 +105,18 @@ impl Keys {
         let mut salted = Zeroizing::new([0; 32]);
         pbkdf2::pbkdf2_hmac::<Sha256>(prepared.as_bytes(), salt, iterations, &mut *salted);
         Self { client: hmac(&salted, b"Client Key"), server: hmac(&salted, b"Server Key") }
+    }
+
+    /// For another process of this instance: both, in base64.
+    pub fn text(&self) -> String {
+        BASE64.encode([self.client, self.server].concat())
+    }
+
+    /// What [`Keys::text`] said.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let both = Zeroizing::new(BASE64.decode(text).ok()?);
+        let (client, server) = both.split_at_checked(32)?;
+        Some(Self { client: client.try_into().ok()?, server: server.try_into().ok()? })
     }
 
     /// The proof that goes to a server, in base64.

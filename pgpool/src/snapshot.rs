@@ -22,7 +22,7 @@ use topology::pool::{
 use topology::telemetry::PoolTelemetry;
 use topology::{Place, Topology};
 
-pub use count::{Count, Held};
+pub use count::{Beside, Count, Held};
 pub use users::{Credential, Lookup, Standing, User};
 use users::{Learned, Standings, lookup, read_user};
 

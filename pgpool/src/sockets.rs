@@ -8,9 +8,12 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::net::bind;
 use topology::Place;
@@ -46,6 +49,37 @@ pub struct Bound {
     pub addresses: Vec<SocketAddr>,
     /// Unix sockets.
     pub files: Vec<SocketFile>,
+    /// Other descriptors of all of them, for a process that takes over.
+    pub spares: Vec<Spare>,
+}
+
+/// Other descriptors of a listener's sockets; whoever has one keeps them open.
+#[derive(Debug)]
+pub struct Spare {
+    /// Where it listens, as the file has it.
+    pub address: ListenAddress,
+    /// In the order of the workers.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Whether this process takes a unix socket's file away at its end, or the one that has the socket too.
+#[derive(Clone, Debug)]
+pub struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn new(ours: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(ours)))
+    }
+
+    /// The process before does not any more.
+    pub fn take(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Another one does.
+    pub fn give_up(&self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 /// Why an address cannot be listened on.
@@ -64,6 +98,7 @@ pub struct BindFault {
 pub struct SocketFile {
     path: PathBuf,
     inode: u64,
+    claim: Claim,
 }
 
 impl SocketFile {
@@ -71,10 +106,18 @@ impl SocketFile {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Whose it is.
+    pub fn claim(&self) -> Claim {
+        self.claim.clone()
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if !self.claim.0.load(Ordering::Acquire) {
+            return;
+        }
         // A process that replaced us has put its own there.
         if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
             let _gone = fs::remove_file(&self.path);
@@ -82,24 +125,39 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on everything that an instance has.
+/// Listens on everything that an instance has; on what `left` has by the sockets of the process before.
 ///
 /// # Errors
 /// With the first address that cannot be had; nothing is left then.
-pub fn bind(instance: &Instance, count: NonZeroUsize, beside: Beside) -> Result<Bound, BindFault> {
+pub fn bind(
+    instance: &Instance,
+    count: NonZeroUsize,
+    beside: Beside,
+    mut left: impl FnMut(&ListenAddress) -> Option<Vec<OwnedFd>>,
+) -> Result<Bound, BindFault> {
     let mut bound = Bound {
         seats: (0..count.get()).map(|_| Seat::default()).collect(),
         addresses: Vec::new(),
         files: Vec::new(),
+        spares: Vec::new(),
     };
     for at in &instance.listen {
-        let done = match &at.value {
+        let shared = instance.peer_id.is_some();
+        let done = match (&at.value, left(&at.value)) {
+            (ListenAddress::Ip(address), Some(sockets)) => {
+                bound.tcp_again(*address, count, sockets)
+            }
+            (ListenAddress::Unix(folder, port), Some(sockets)) => {
+                bound.unix_again(&socket_path(folder, *port), *port, sockets)
+            }
             // A port that the system chooses is nobody else's.
-            ListenAddress::Ip(address) if instance.peer_id.is_some() && address.port() > 0 => {
+            (ListenAddress::Ip(address), None) if shared && address.port() > 0 => {
                 bound.tcp(*address, count, Beside::Peers)
             }
-            ListenAddress::Ip(address) => bound.tcp(*address, count, beside),
-            ListenAddress::Unix(folder, port) => bound.unix(instance, folder, *port, beside),
+            (ListenAddress::Ip(address), None) => bound.tcp(*address, count, beside),
+            (ListenAddress::Unix(folder, port), None) => {
+                bound.unix(instance, folder, *port, beside)
+            }
         };
         let fault = |source| BindFault { place: at.place, address: at.value.clone(), source };
         done.map_err(fault)?;
@@ -116,8 +174,37 @@ impl Bound {
                 (0..count.get()).map(one).collect::<io::Result<_>>()?
             }
         };
+        self.serve(address, all)
+    }
+
+    /// On the sockets of the process before: all of them, as connections wait in each, and more where it
+    /// had fewer workers.
+    fn tcp_again(
+        &mut self,
+        address: SocketAddr,
+        count: NonZeroUsize,
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let mut all: Vec<TcpListener> = sockets.into_iter().map(TcpListener::from).collect();
+        let Some(first) = all.first() else { return Ok(()) };
+        let own = first.local_addr()?;
+        let more = (all.len()..count.get()).map(|_| bind::tcp(own, bind::Reuse::Port));
+        let more: Vec<_> = more.collect::<io::Result<_>>()?;
+        all.extend(more);
+        self.serve(address, all)
+    }
+
+    fn serve(&mut self, address: SocketAddr, all: Vec<TcpListener>) -> io::Result<()> {
         self.addresses.extend(all.first().and_then(|listener| listener.local_addr().ok()));
-        self.seats.iter_mut().zip(all).for_each(|(seat, listener)| seat.tcp.push(listener));
+        let spare = |listener: &TcpListener| listener.as_fd().try_clone_to_owned();
+        let sockets = all.iter().map(spare).collect::<io::Result<_>>()?;
+        self.spares.push(Spare { address: ListenAddress::Ip(address), sockets });
+        let workers = self.seats.len().max(1);
+        for (at, listener) in all.into_iter().enumerate() {
+            if let Some(seat) = self.seats.get_mut(at % workers) {
+                seat.tcp.push(listener);
+            }
+        }
         Ok(())
     }
 
@@ -130,7 +217,7 @@ impl Bound {
         port: u16,
         beside: Beside,
     ) -> io::Result<()> {
-        let path = folder.join(format!(".s.PGSQL.{port}"));
+        let path = socket_path(folder, port);
         if beside != Beside::Former {
             refuse_busy(&path)?;
         }
@@ -144,13 +231,38 @@ impl Bound {
             return Err(fault);
         }
         listener.set_nonblocking(true)?;
-        let inode = fs::symlink_metadata(&path)?.ino();
-        self.files.push(SocketFile { path, inode });
+        self.accept_on(&path, listener, port, Claim::new(true))
+    }
+
+    /// On the socket of the process before, whose file stays as it is.
+    fn unix_again(&mut self, path: &Path, port: u16, sockets: Vec<OwnedFd>) -> io::Result<()> {
+        let mut sockets = sockets.into_iter();
+        let Some(socket) = sockets.next() else { return Ok(()) };
+        self.accept_on(path, socket.into(), port, Claim::new(false))
+    }
+
+    fn accept_on(
+        &mut self,
+        path: &Path,
+        listener: UnixListener,
+        port: u16,
+        claim: Claim,
+    ) -> io::Result<()> {
+        let inode = fs::symlink_metadata(path)?.ino();
+        let folder = path.parent().unwrap_or(path).to_owned();
+        let spare = vec![listener.as_fd().try_clone_to_owned()?];
+        self.spares.push(Spare { address: ListenAddress::Unix(folder, port), sockets: spare });
+        self.files.push(SocketFile { path: path.to_owned(), inode, claim });
         if let Some(seat) = self.seats.first_mut() {
             seat.unix.push((listener, port));
         }
         Ok(())
     }
+}
+
+/// The file of a unix socket.
+pub fn socket_path(folder: &Path, port: u16) -> PathBuf {
+    folder.join(format!(".s.PGSQL.{port}"))
 }
 
 /// A socket that somebody answers on, and a file that is none, stay as they are.
@@ -201,7 +313,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join(".s.PGSQL.6432");
         let instance = instance(folder.path(), 0o640);
-        let try_bind = |beside| bind(&instance, NonZeroUsize::MIN, beside);
+        let try_bind = |beside| bind(&instance, NonZeroUsize::MIN, beside, |_| None);
         let first = try_bind(Beside::Nobody).expect("free");
         assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, 0o640);
         let fault = try_bind(Beside::Nobody).expect_err("busy");
@@ -212,8 +324,10 @@ mod tests {
             UnixStream::connect(&path).is_ok(),
             "the first one's end took the second one's file"
         );
-        std::mem::forget(second.files);
-        drop(second.seats);
+        // As if its process had been killed.
+        let Bound { seats, files, spares, .. } = second;
+        std::mem::forget(files);
+        drop((seats, spares));
         drop(try_bind(Beside::Nobody).expect("a stale socket is replaced"));
         assert!(!path.exists() && fs::read_dir(folder.path()).expect("folder").next().is_none());
         fs::write(&path, "mine").expect("written");

@@ -5,6 +5,7 @@
 //! writing it before it is revived is an error, never a wait that does not end.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 use topology::pool::Keepalive;
+
+use crate::client::source::Source;
 
 /// Anything that carries bytes both ways.
 pub trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -29,7 +32,7 @@ pub enum Stream {
     Unix(UnixStream),
     /// The same between two runtimes.
     UnixParked(std::os::unix::net::UnixStream),
-    /// The move of one failed half way.
+    /// It has moved on, or the move failed half way.
     Gone,
     /// In memory; it is never parked.
     Memory(Box<dyn Carrier>),
@@ -110,6 +113,44 @@ impl Stream {
             Self::Connected(tls) => Some(tls.get_mut().0),
             Self::Unix(_) | Self::UnixParked(_) | Self::Gone | Self::Memory(_) => None,
         }
+    }
+
+    /// For another process; the stream is gone here. `None`: it cannot go there, and stays.
+    ///
+    /// # Errors
+    /// The socket cannot be deregistered; it is closed then.
+    pub fn give_away(&mut self) -> io::Result<Option<OwnedFd>> {
+        let stays = !matches!(self, Self::Plain(_) | Self::Unix(_) | Self::UnixParked(_));
+        if stays {
+            return Ok(None);
+        }
+        match std::mem::replace(self, Self::Gone) {
+            Self::Plain(Movable::Live(socket)) => Ok(Some(socket.into_std()?.into())),
+            Self::Plain(Movable::Parked(socket)) => Ok(Some(socket.into())),
+            Self::Unix(socket) => Ok(Some(socket.into_std()?.into())),
+            Self::UnixParked(socket) => Ok(Some(socket.into())),
+            _ => Ok(None),
+        }
+    }
+
+    /// From another process, parked: by TCP or by a socket of this host, as its source says.
+    pub fn given(socket: OwnedFd, source: Source) -> Self {
+        match source {
+            Source::Ip(_) => Self::Plain(Movable::Parked(socket.into())),
+            Source::Unix { .. } => Self::UnixParked(socket.into()),
+        }
+    }
+
+    /// The process at the other end, and the user that it runs as; `None`: it is not of this host.
+    pub fn peer_process(&self) -> Option<(u32, u32)> {
+        let Self::Unix(socket) = self else { return None };
+        let peer = socket.peer_cred().ok()?;
+        Some((u32::try_from(peer.pid()?).ok()?, peer.uid()))
+    }
+
+    /// Whether it has moved on.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone)
     }
 
     /// How the system notices that the other side has gone without a word.

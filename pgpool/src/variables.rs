@@ -78,6 +78,55 @@ impl Eq for Value {}
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Variables(BTreeMap<Rc<str>, Value>);
 
+/// The settings of a server, and whose they are known to equal: a client that comes back to it, and all
+/// that began alike, cost one look at a pointer.
+#[derive(Debug, Default)]
+pub struct InForce {
+    values: Variables,
+    equal: Option<Rc<Variables>>,
+}
+
+impl From<Variables> for InForce {
+    fn from(values: Variables) -> Self {
+        Self { values, equal: None }
+    }
+}
+
+impl std::ops::Deref for InForce {
+    type Target = Variables;
+
+    fn deref(&self) -> &Variables {
+        &self.values
+    }
+}
+
+impl std::ops::DerefMut for InForce {
+    /// Whoever may change them has to compare again.
+    fn deref_mut(&mut self) -> &mut Variables {
+        self.equal = None;
+        &mut self.values
+    }
+}
+
+impl InForce {
+    /// Whether they are known to equal a client's; `false` may be wrong.
+    pub fn equals(&self, client: &Rc<Variables>) -> bool {
+        self.equal.as_ref().is_some_and(|known| Rc::ptr_eq(known, client))
+    }
+
+    /// The SQL that makes them a client's; `None`: they are.
+    pub fn towards(&mut self, client: &Rc<Variables>) -> Option<String> {
+        if self.equals(client) {
+            return None;
+        }
+        let difference = client.difference(&self.values);
+        if difference.is_none() {
+            self.equal = Some(Rc::clone(client));
+        }
+        difference
+    }
+}
+
 /// Whether a setting that a server reports is one that clients may change.
 pub fn is_theirs(name: &str) -> bool {
     THEIRS.iter().any(|known| known.eq_ignore_ascii_case(name))
@@ -224,6 +273,11 @@ impl Variables {
             }
         }
         hasher.finish()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     /// What a server reported, for telling a client that logs in.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::lifecycle::{Lifecycle, Phase};
-use common::observe::Observer;
+use common::observe::{Observer, Recent};
 use common::telemetry::Outbox;
 use common::workers::WorkerId;
 use pgpool_wire::startup::{CancelKey, Startup};
@@ -25,8 +25,9 @@ use topology::pool::ServerAddress;
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
-use crate::cancel::Numbers;
+use crate::cancel::{Numbers, Waiting};
 use crate::client::entry::{Ending, Entry};
+use crate::client::moving::Mover;
 use crate::client::source::Source;
 use crate::lookup::{Answer, Lookups, Question};
 use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
@@ -34,13 +35,22 @@ use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
 use crate::snapshot::{Held, Snapshot};
 use crate::stream::Stream;
+use crate::upgrade::link::Link;
 
 /// What workers send each other.
 pub enum Message {
     /// A client whose database is at home here.
     Client(Box<Arrival>),
-    /// A cancel request for one of the clients here; the stream is closed when it was forwarded.
-    Cancel(Stream, CancelKey),
+    /// A cancel request for one of the clients here; whoever waits is let go when it was forwarded.
+    Cancel(Waiting, CancelKey),
+    /// A client that another process has served until now.
+    Mover(Box<Mover>),
+    /// The way to the process that takes over: clients without work go there from now on.
+    Successor(Link, oneshot::Sender<()>),
+    /// How far numbers of clients have been given.
+    Count(oneshot::Sender<u32>),
+    /// From where on they are to be given.
+    CountFrom(u32),
     /// A role to be looked up by who is at home here.
     Lookup(Question, oneshot::Sender<Answer>),
     /// Somebody wants to see what is here.
@@ -120,6 +130,8 @@ pub struct Worker {
     pub scratch: RefCell<Scratch>,
     /// What the instance counts for its summary.
     pub tally: Arc<Tally>,
+    /// Records of queries, for who looks.
+    pub recent: Arc<Recent>,
     pools: RefCell<HashMap<(String, String), Rc<Pool>>>,
     /// Who may log in that is not among the users.
     pub lookups: Lookups,
@@ -128,6 +140,8 @@ pub struct Worker {
     servers: Cell<u64>,
     pids: Cell<u32>,
     draining: Cell<bool>,
+    /// The process that takes over.
+    successor: RefCell<Option<Link>>,
     /// What is paused or disabled; an empty name stands for all. It holds for pools that are made
     /// later too.
     held: RefCell<HashSet<(String, Hold)>>,
@@ -145,7 +159,12 @@ pub struct Tally {
     pub errors: std::sync::atomic::AtomicU64,
     /// Of all queries.
     pub latency: common::observe::Latency,
+    /// Records of queries that name their trace; apart from what is counted all the time.
+    pub recent: Arc<Recent>,
 }
+
+/// Records of queries that are kept while somebody looks.
+const MOST_RECENT: usize = 1000;
 
 impl Default for Tally {
     fn default() -> Self {
@@ -154,6 +173,7 @@ impl Default for Tally {
             queries: Default::default(),
             errors: Default::default(),
             latency: Default::default(),
+            recent: Arc::new(Recent::new(MOST_RECENT, Duration::ZERO)),
         }
     }
 }
@@ -195,6 +215,7 @@ impl Worker {
             lifecycle: parts.lifecycle,
             dialer: parts.dialer,
             peers: parts.peers,
+            recent: Arc::clone(&parts.tally.recent),
             tally: parts.tally,
             statements: RefCell::default(),
             scratch: RefCell::new(Scratch {
@@ -208,31 +229,39 @@ impl Worker {
             servers: Cell::new(1),
             pids: Cell::new(1),
             draining: Cell::new(false),
+            successor: RefCell::default(),
             held: RefCell::default(),
             period: Cell::new(Instant::now() + PERIOD),
         })
     }
 
-    /// Serves until the instance has stopped, or has drained and no client is left.
+    /// Serves until the instance has stopped, or has drained and no client is left anywhere in it.
     pub async fn run(self: Rc<Self>, mut inbox: mpsc::UnboundedReceiver<Message>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.lifecycle.shutdown();
         loop {
             tokio::select! {
-                () = shutdown.stopped() => return,
+                () = shutdown.stopped() => break,
                 message = inbox.recv() => match message {
                     Some(message) => self.receive(message),
-                    None => return,
+                    None => break,
                 },
                 _ = ticks.tick() => {
                     self.sweep();
-                    if self.draining.get() && self.clients.borrow().is_empty() && inbox.is_empty() {
-                        return;
+                    if self.draining.get() && self.is_deserted() && inbox.is_empty() {
+                        break;
                     }
                 }
             }
         }
+        // The way ends when no worker has more to say.
+        *self.successor.borrow_mut() = None;
+    }
+
+    /// Whether the instance has no client any more, also none that is about to log in: it may be sent here.
+    fn is_deserted(&self) -> bool {
+        self.clients.borrow().is_empty() && self.snapshot().clients.now() == 0
     }
 
     fn receive(self: &Rc<Self>, message: Message) {
@@ -240,13 +269,18 @@ impl Worker {
             Message::Client(arrival) => {
                 tokio::task::spawn_local(crate::client::welcome(Rc::clone(self), *arrival));
             }
-            Message::Cancel(stream, key) => {
-                let worker = Rc::clone(self);
-                tokio::task::spawn_local(async move {
-                    crate::cancel::forward(&worker, &key).await;
-                    drop(stream);
-                });
+            Message::Cancel(waiting, key) => {
+                tokio::task::spawn_local(crate::cancel::reach(Rc::clone(self), waiting, key));
             }
+            Message::Mover(mover) => {
+                tokio::task::spawn_local(crate::client::moving::settle(Rc::clone(self), *mover));
+            }
+            Message::Successor(link, to) => {
+                *self.successor.borrow_mut() = Some(link);
+                let _gone = to.send(());
+            }
+            Message::Count(to) => drop(to.send(self.pids.get())),
+            Message::CountFrom(count) => self.pids.set(count),
             Message::Lookup(question, to) => self.lookups.ask(self, question, to),
             Message::Report(to) => drop(to.send(Report::of(self))),
             Message::Snapshot(snapshot, to) => {
@@ -271,6 +305,10 @@ impl Worker {
         }
         let pools = self.pools();
         pools.iter().for_each(|pool| pool.sweep(now));
+        if self.draining.get() && self.successor.borrow().is_some() {
+            // The process that takes over needs PostgreSQL's places.
+            pools.iter().for_each(|pool| pool.close_idle());
+        }
         if now >= self.period.get() {
             self.period.set(now + PERIOD);
             pools.iter().for_each(|pool| pool.end_period());
@@ -427,6 +465,22 @@ impl Worker {
         let entry = Rc::new(make(pid));
         clients.insert(pid, Rc::clone(&entry));
         entry
+    }
+
+    /// Enters a client that has a number already. It gets another one if that is somebody else's: its
+    /// cancel key then hits nobody.
+    pub fn enter_again(&self, pid: u32, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
+        if self.clients.borrow().contains_key(&pid) {
+            return self.enter(make);
+        }
+        let entry = Rc::new(make(pid));
+        self.clients.borrow_mut().insert(pid, Rc::clone(&entry));
+        entry
+    }
+
+    /// The process that takes over.
+    pub fn successor(&self) -> Option<Link> {
+        self.successor.borrow().clone()
     }
 
     /// A client is gone.

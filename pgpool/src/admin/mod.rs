@@ -22,6 +22,7 @@ use topology::pool::Console;
 
 use crate::client::goodbye;
 use crate::client::startup::Door;
+use crate::control::Handle;
 use crate::events::ConsoleCommand;
 use crate::fatal::Refusal;
 use crate::pool::Load;
@@ -32,6 +33,8 @@ use verbs::{Command, Haste, Statement};
 
 /// Longest statement.
 const LONGEST: u32 = 64 << 10;
+/// `TAKEOVER` by anybody else.
+const ASKED_WRONGLY: &str = "TAKEOVER is what a new process of the same user says by unix socket";
 /// Between two looks at whether all servers have become free.
 const PAUSE_LOOK: Duration = Duration::from_millis(10);
 
@@ -77,11 +80,36 @@ impl Talk {
                 return None;
             }
             let mut out = Vec::new();
+            if let Some((process, handle)) = self.successor(tag, &body, door) {
+                return self.take_over(door, process, &handle).await;
+            }
             self.message(tag, &body, &mut out).await;
             if door.write(&out).await.is_err() {
                 return None;
             }
         }
+    }
+
+    /// The process that asks to take over, where it may: one of the same user, by unix socket.
+    fn successor(&self, tag: u8, body: &[u8], door: &Door) -> Option<(u32, Handle)> {
+        let asked = tag == tag::QUERY && self.guest.rights == Console::Admin;
+        let sql = text(frontend::query(body)).ok().filter(|_| asked)?;
+        let (process, uid) = door.io.peer_process()?;
+        let may = uid == self.worker.snapshot().uid && door.input.is_empty();
+        let wants = verbs::parse(&sql) == Ok(Statement::TakeOver);
+        self.worker.handle.clone().filter(|_| may && wants).map(|handle| (process, handle))
+    }
+
+    /// From here on the connection is the way from this process to the next.
+    async fn take_over(&self, door: &mut Door, process: u32, handle: &Handle) -> Option<Refusal> {
+        self.note("TAKEOVER");
+        let mut out = Vec::new();
+        backend::put_command(&mut out, "TAKEOVER");
+        backend::put_ready(&mut out, Status::Idle);
+        door.write(&out).await.ok()?;
+        let socket = door.io.give_away().ok()??;
+        handle.yield_to(socket.into(), process);
+        None
     }
 
     async fn message(&mut self, tag: u8, body: &[u8], out: &mut Vec<u8>) {
@@ -215,6 +243,7 @@ impl Talk {
                 handle.set(key, value).await.map_err(Refusal::ConsoleSyntax)?;
                 backend::put_command(out, "SET");
             }
+            Statement::TakeOver => return Err(Refusal::ConsoleSyntax(ASKED_WRONGLY.to_owned())),
             Statement::Nothing(tag) => backend::put_command(out, tag),
             Statement::Show(_) | Statement::Empty => {
                 crate::fatal::put_notice(out, HELP);
@@ -261,8 +290,8 @@ impl Talk {
             let concerned = report.pools.iter().filter(|pool| concerns(&pool.database));
             let mut paused = concerned.filter(|pool| pool.paused);
             if paused.all(|pool| {
-                let Load { active, idle, cleaning, connecting, .. } = pool.load;
-                active + idle + cleaning + connecting == 0
+                let Load { active, idle, cleaning, connecting, listening, .. } = pool.load;
+                active + idle + cleaning + connecting + listening == 0
             }) {
                 break;
             }

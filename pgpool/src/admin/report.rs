@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use pgpool_wire::startup::Replication;
 use tokio::sync::{mpsc, oneshot};
 use topology::pool::{PoolMode, ServerAddress};
 
@@ -82,6 +83,8 @@ pub struct ClientRow {
     pub server: Option<u64>,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
+    /// What it is here for.
+    pub replication: Replication,
     /// What it calls itself.
     pub application: String,
 }
@@ -113,6 +116,8 @@ pub struct ServerRow {
     pub pid: u32,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
+    /// What it is for.
+    pub replication: Replication,
 }
 
 impl Report {
@@ -195,6 +200,7 @@ fn client_row(worker: &Worker, entry: &Entry) -> ClientRow {
         waited: waited.unwrap_or_default(),
         server: entry.server().map(|facts| facts.id),
         encrypted: entry.encrypted,
+        replication: entry.replication,
         application: entry.application.borrow().to_string(),
     }
 }
@@ -214,6 +220,7 @@ fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
         client: facts.client.get(),
         pid: facts.key.as_ref().map_or(0, |key| key.pid),
         encrypted: facts.encrypted,
+        replication: facts.replication,
     }
 }
 

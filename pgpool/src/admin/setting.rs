@@ -19,6 +19,7 @@ fn slot<'a>(settings: &'a mut Settings, key: &str) -> Option<Slot<'a>> {
         "min_pool_size" => Slot::Count(&mut settings.min_pool_size),
         "reserve_pool_size" => Slot::Count(&mut settings.reserve_pool_size),
         "max_pinned" => Slot::Count(&mut settings.max_pinned),
+        "max_listen_channels" => Slot::Count(&mut settings.max_listen_channels),
         "max_prepared_statements" => Slot::Count(&mut settings.max_prepared_statements),
         "reserve_pool_timeout" => Slot::Time(&mut settings.reserve_pool_timeout),
         "query_wait_timeout" => Slot::Time(&mut settings.query_wait_timeout),

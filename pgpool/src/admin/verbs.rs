@@ -57,6 +57,8 @@ pub enum Statement {
     WaitClose(Option<String>),
     /// `SET key = value`.
     Set(String, String),
+    /// `TAKEOVER`: everything goes to the process that asks.
+    TakeOver,
     /// Session settings that drivers send: accepted and without effect.
     Nothing(&'static str),
     /// Empty.
@@ -104,6 +106,7 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "SHUTDOWN" if rest.is_empty() => Statement::Shutdown(Haste::Now),
         "SHUTDOWN" => Statement::Shutdown(Haste::Drain),
         "RELOAD" => Statement::Reload,
+        "TAKEOVER" => Statement::TakeOver,
         "SET" => match rest.join(" ").split_once('=') {
             Some((key, value)) => {
                 let value = value.trim().trim_matches('\'');

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::SystemTime;
 
+use pgpool_wire::startup::Replication;
 use tokio::time::Instant;
 
 use super::source::Source;
@@ -34,6 +35,8 @@ pub enum Ending {
     TransactionTimeout,
     /// `server_fast_close`.
     Reconnected,
+    /// Notifications for it were lost.
+    Deaf,
     /// `client_idle_timeout`.
     ClientIdle,
 }
@@ -81,6 +84,8 @@ pub struct Entry {
     pub source: Source,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
+    /// What it is here for.
+    pub replication: Replication,
     /// When it came.
     pub connected: SystemTime,
     /// When it last began something.
@@ -111,6 +116,8 @@ pub struct Who {
     pub source: Source,
     /// Whether bytes travel encrypted.
     pub encrypted: bool,
+    /// What it is here for.
+    pub replication: Replication,
 }
 
 impl Entry {
@@ -125,6 +132,7 @@ impl Entry {
             source: who.source,
             role: who.role,
             encrypted: who.encrypted,
+            replication: who.replication,
             connected: SystemTime::now(),
             requested: Cell::new(now),
             waiting: Cell::new(None),

@@ -6,11 +6,14 @@
 
 pub mod auth;
 pub mod entry;
+mod listening;
+pub mod moving;
+pub mod replication;
 pub mod rules;
 pub mod source;
 pub mod startup;
+pub mod wait;
 
-use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,13 +25,14 @@ use pgpool_wire::frontend::{self, Subject, tag};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
+use crate::ear::wish::{self, Wish};
 use crate::events::{ClientEnded, ClientLeft, LoginRefused};
 use crate::family::{Membership, Role};
-use crate::fatal::{self, Refusal};
-use crate::pool::waiters::Waiter;
+use crate::fatal::Refusal;
 use crate::pool::{Pool, add};
+use crate::prepared::Most;
 use crate::relay::forward::WHOLE;
-use crate::relay::link::{Memory, Rules};
+use crate::relay::link::{Memory, Notes, Rules};
 use crate::relay::outbox::Outbox;
 use crate::relay::{self, Outcome, Trial};
 use crate::route::{self, Way};
@@ -39,9 +43,10 @@ use crate::worker::{Arrival, SCRATCH, Worker};
 use topology::pool::Reads;
 
 use entry::{ClientPhase, Ending, Entry};
+use listening::Heard;
+use wait::Wait;
+pub use wait::server_of;
 
-/// PgBouncer's words, which people search for.
-const QUEUED: &str = "No server connection available in postgres backend, client being queued";
 /// A client that does not take its last message within this time does not get it.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 
@@ -121,6 +126,11 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
                 _shares: guest.shares,
             })
         }
+        Ok(startup::Admitted::Replication(guest)) => {
+            replication::serve(worker, door, *guest).await;
+            drop(place);
+            None
+        }
         Ok(startup::Admitted::Console(guest)) => {
             crate::admin::serve(worker, door, guest).await;
             None
@@ -149,10 +159,14 @@ pub async fn goodbye(io: &mut Stream, refusal: &Refusal) {
 enum Wake {
     /// A message that needs a server.
     Work,
+    /// A lone LISTEN or UNLISTEN, and its length.
+    Wish(Wish, usize),
     /// It left.
     Left,
     /// It is to be ended.
     Refused(Refusal),
+    /// The instance drains, and it needs nothing.
+    Drained,
 }
 
 impl Client {
@@ -161,15 +175,27 @@ impl Client {
         let snapshot = self.worker.snapshot();
         Rules {
             mode: self.pool.mode(),
-            max_prepared: snapshot.settings.max_prepared_statements as usize,
-            notes: snapshot.telemetry.is_wanted(),
+            prepared: Most {
+                count: snapshot.settings.max_prepared_statements as usize,
+                bytes: snapshot.settings.max_prepared_bytes,
+            },
+            notes: self.notes(snapshot.telemetry.is_wanted()),
+        }
+    }
+
+    /// Of which queries something is to be noted.
+    fn notes(&self, wanted: bool) -> Notes {
+        match wanted {
+            true => Notes::All,
+            false if self.worker.recent.is_watched_at(self.worker.now()) => Notes::Traced,
+            false => Notes::No,
         }
     }
 
     /// Serves until the client leaves or is ended.
     async fn serve(&mut self) {
         let ended = self.session().await;
-        if ended.is_none() {
+        if ended.is_none() && !self.io.is_gone() {
             self.worker.observer.emit(ClientLeft { client: &self.entry });
         }
         if let Some(refusal) = ended {
@@ -182,8 +208,10 @@ impl Client {
     async fn leave(&mut self, refusal: &Refusal) {
         let mut last = std::mem::take(&mut self.out);
         let flush = std::future::poll_fn(|cx| last.poll_empty(&mut self.io, cx));
-        let _ = timeout(LONGEST_GOODBYE, flush).await;
-        goodbye(&mut self.io, refusal).await;
+        // Nothing is said inside a message that it has read half of.
+        if let Ok(Ok(())) = timeout(LONGEST_GOODBYE, flush).await {
+            goodbye(&mut self.io, refusal).await;
+        }
     }
 
     /// The session; what the client is to be told at its end.
@@ -192,8 +220,15 @@ impl Client {
             self.rest();
             match std::future::poll_fn(|cx| self.poll_idle(cx)).await {
                 Wake::Work => {}
+                Wake::Wish(wish, length) => match self.hear(wish, length).await {
+                    Heard::Done => continue,
+                    Heard::Server => {}
+                    Heard::Left => return None,
+                    Heard::Refused(refusal) => return Some(refusal),
+                },
                 Wake::Left => return None,
                 Wake::Refused(refusal) => return Some(refusal),
+                Wake::Drained => return Box::pin(self.move_on()).await,
             }
             let trial = self.choose_pool();
             let mut server = match self.checkout().await {
@@ -206,18 +241,18 @@ impl Client {
             self.entry.link(None);
             self.note_writes();
             match outcome {
-                Outcome::Released => self.pool.checkin(*server),
+                Outcome::Released => self.pool.checkin(server),
                 Outcome::Elsewhere(mut input) => {
-                    self.pool.checkin(*server);
+                    self.pool.checkin(server);
                     input.append(&mut self.carry);
                     (self.carry, self.in_vain) = (input, true);
                 }
                 Outcome::Left => {
-                    self.give_back(*server);
+                    self.give_back(server);
                     return None;
                 }
                 Outcome::Ended(ending) => {
-                    self.give_back(*server);
+                    self.give_back(server);
                     return Some(self.refusal(ending));
                 }
                 Outcome::Broken(refusal) => {
@@ -226,13 +261,13 @@ impl Client {
                         self.worker.count_error();
                     }
                     server.talk.ledger.doubt();
-                    self.pool.abandon(*server);
+                    self.pool.abandon(server);
                     return Some(refusal);
                 }
                 Outcome::Lost => {
                     self.suspect();
                     self.worker.count_error();
-                    self.pool.abandon(*server);
+                    self.pool.abandon(server);
                     return None;
                 }
             }
@@ -290,7 +325,7 @@ impl Client {
     }
 
     /// Gives a server back for good: in session mode, or after a tie, it is cleaned in full.
-    fn give_back(&mut self, mut server: Server) {
+    fn give_back(&mut self, mut server: Box<Server>) {
         let used = self.rules().mode == topology::pool::PoolMode::Session;
         if used || self.memory.tie.is_some() {
             server.talk.wear(relay::link::Wear::Full);
@@ -334,6 +369,7 @@ impl Client {
             Ending::Removed => Refusal::Removed,
             Ending::Reconnected => Refusal::Reconnected,
             Ending::Fenced => Refusal::Fenced,
+            Ending::Deaf => Refusal::Deaf,
             Ending::QueryWait => Refusal::QueryWait(settings.query_wait_timeout),
             Ending::QueryTimeout => Refusal::QueryTimeout(limits.query),
             Ending::IdleTransaction => Refusal::IdleTransaction(limits.idle_transaction),
@@ -354,9 +390,11 @@ impl Client {
             };
             match local {
                 Local::Work => return Poll::Ready(Wake::Work),
+                Local::Wish(wish, length) => return Poll::Ready(Wake::Wish(wish, length)),
                 Local::Terminate => return Poll::Ready(Wake::Left),
                 Local::More => {}
             }
+            self.tell_heard();
             if !self.out.is_empty() {
                 match self.out.poll_empty(&mut self.io, cx) {
                     Poll::Ready(Ok(())) => {}
@@ -365,7 +403,7 @@ impl Client {
                 }
             }
             if self.worker.is_draining() && self.carry.is_empty() && self.discard == 0 {
-                return Poll::Ready(Wake::Refused(Refusal::ShuttingDown));
+                return Poll::Ready(Wake::Drained);
             }
             match self.poll_read(cx) {
                 Poll::Ready(true) => {}
@@ -425,6 +463,10 @@ impl Client {
             tag::TERMINATE => return Ok(Some(Local::Terminate)),
             tag::SYNC => self.out.fill(|out| backend::put_ready(out, Status::Idle)),
             tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
+            tag::QUERY if wish::may_be(frame.body) => {
+                let wish = self.wish(frame.body);
+                return Ok(Some(wish.map_or(Local::Work, |it| Local::Wish(it, frame.raw.len()))));
+            }
             tag::CLOSE if self.rules().mode != topology::pool::PoolMode::Session => {
                 match frontend::subject(frame.body)? {
                     (Subject::Statement, name) if !name.is_empty() => {
@@ -450,126 +492,16 @@ impl Client {
         }
         Poll::Pending
     }
-
-    /// A server for the messages in the carry.
-    async fn checkout(&mut self) -> Wait {
-        let pool = Rc::clone(&self.pool);
-        let now = self.worker.now();
-        let taken = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await;
-        self.waited = Duration::ZERO;
-        if let Some(server) = taken {
-            return Wait::Server(Box::new(server));
-        }
-        self.worker.tick();
-        let now = self.worker.now();
-        let place = Place::new(Rc::clone(&pool), pool.queue(now));
-        let time = self.worker.snapshot().settings.query_wait_timeout;
-        let deadline = (!time.is_zero()).then_some((now + time, Ending::QueryWait));
-        self.entry.enter(ClientPhase::Waiting, deadline);
-        self.entry.waiting.set(Some(now));
-        let notify = self.worker.snapshot().settings.query_wait_notify;
-        self.entry.nudge_at((!notify.is_zero()).then(|| now + notify));
-        let outcome = std::future::poll_fn(|cx| self.poll_wait(&place, cx)).await;
-        if matches!(outcome, Wait::Server(_)) {
-            place.served();
-        }
-        self.entry.waiting.set(None);
-        self.entry.nudge_at(None);
-        self.worker.tick();
-        let waited = self.worker.now().saturating_duration_since(now);
-        self.waited = waited;
-        pool.meters.wait.record(waited);
-        let micros = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX);
-        let before = pool.meters.totals.wait_micros.get();
-        add(&pool.meters.totals.wait_micros, micros);
-        pool.meters.waited.increment((before + micros) / 1_000_000 - before / 1_000_000);
-        outcome
-    }
-
-    fn poll_wait(&mut self, place: &Place, cx: &mut Context<'_>) -> Poll<Wait> {
-        if let Some(ending) = self.entry.ending(cx) {
-            return Poll::Ready(Wait::Refused(self.refusal(ending)));
-        }
-        match place.poll(cx, self.worker.now()) {
-            Poll::Ready(Ok(server)) => return Poll::Ready(Wait::Server(Box::new(server))),
-            Poll::Ready(Err(refusal)) => return Poll::Ready(Wait::Refused(refusal)),
-            Poll::Pending => {}
-        }
-        if self.entry.is_nudged() {
-            self.out.fill(|out| fatal::put_notice(out, QUEUED));
-        }
-        if let Poll::Ready(Err(_)) = self.out.poll_empty(&mut self.io, cx) {
-            return Poll::Ready(Wait::Left);
-        }
-        // Whoever leaves while waiting must not cost a server.
-        self.read_ahead(cx).map(|_| Wait::Left)
-    }
-}
-
-/// A server for a login or a lookup, within `query_wait_timeout`.
-///
-/// # Errors
-/// What its client must be told.
-pub async fn server_of(worker: &Worker, pool: &Rc<Pool>) -> Result<Server, Refusal> {
-    let wait = worker.snapshot().settings.query_wait_timeout;
-    let now = worker.now();
-    if let Some(server) = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await {
-        return Ok(server);
-    }
-    let place = Place::new(Rc::clone(pool), pool.queue(now));
-    let server = std::future::poll_fn(|cx| place.poll(cx, worker.now()));
-    let server = if wait.is_zero() {
-        server.await?
-    } else {
-        timeout(wait, server).await.map_err(|_| Refusal::QueryWait(wait))??
-    };
-    place.served();
-    Ok(server)
 }
 
 /// What the messages at the front need.
 enum Local {
     /// A server.
     Work,
+    /// The pool's ear.
+    Wish(Wish, usize),
     /// More bytes.
     More,
     /// Nothing: the client says goodbye.
     Terminate,
-}
-
-/// How waiting for a server ended.
-enum Wait {
-    Server(Box<Server>),
-    Left,
-    Refused(Refusal),
-}
-
-/// A place in a pool's queue; given up when dropped.
-struct Place {
-    pool: Rc<Pool>,
-    waiter: Rc<Waiter>,
-    served: Cell<bool>,
-}
-
-impl Place {
-    fn new(pool: Rc<Pool>, waiter: Rc<Waiter>) -> Self {
-        Self { pool, waiter, served: Cell::new(false) }
-    }
-
-    fn poll(&self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Server, Refusal>> {
-        self.pool.poll_waiter(&self.waiter, cx, now)
-    }
-
-    /// The server has come.
-    fn served(&self) {
-        self.served.set(true);
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if !self.served.get() {
-            self.pool.leave(&self.waiter);
-        }
-    }
 }

@@ -9,20 +9,21 @@ use std::rc::Rc;
 use pgpool_wire::backend::{self, Authentication, Status};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend::tag;
-use pgpool_wire::startup::{CancelKey, Startup, V3_2};
+use pgpool_wire::startup::{CancelKey, Replication, Startup, V3_2};
 use rand::RngCore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::auth;
-use super::entry::{Entry, Who};
+use super::entry::{Busy, Entry, Who};
 use super::rules;
 use super::source::Source;
+use super::{auth, replication};
 use crate::events::ClientConnected;
 use crate::fatal::Refusal;
 use crate::hba::Asking;
 use crate::lookup;
 use crate::pool::{Pool, Welcome};
 use crate::relay::link::Memory;
+use crate::server::connect::Asked;
 use crate::snapshot::{CONSOLE, Credential, Held, Snapshot};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -43,6 +44,8 @@ pub struct Door {
 pub enum Admitted {
     /// To a database.
     Client(Guest),
+    /// To a database, with a server of its own.
+    Replication(Box<super::replication::Guest>),
     /// To the admin database.
     Console(crate::admin::Guest),
 }
@@ -64,6 +67,13 @@ pub struct Listed {
     /// The client.
     pub entry: Rc<Entry>,
     worker: Rc<Worker>,
+}
+
+impl Listed {
+    /// A client that the worker's list has.
+    pub(super) fn new(entry: Rc<Entry>, worker: Rc<Worker>) -> Self {
+        Self { entry, worker }
+    }
 }
 
 impl Drop for Listed {
@@ -116,6 +126,14 @@ fn gone() -> Refusal {
     Refusal::Protocol("the client closed the connection during the login".to_owned())
 }
 
+/// The database and the user that a client names: without a database, or with an empty one, the one called as
+/// the user (manual, "Start-up").
+pub fn named(startup: &Startup) -> (&str, &str) {
+    let user = startup.parameter("user").unwrap_or_default();
+    let database = startup.parameter("database").filter(|name| !name.is_empty());
+    (database.unwrap_or(user), user)
+}
+
 /// Lets a client in.
 ///
 /// # Errors
@@ -126,12 +144,14 @@ pub async fn admit(
     startup: &Startup,
     source: Source,
 ) -> Result<Admitted, Refusal> {
-    let name = startup.parameter("user").unwrap_or_default();
+    let (database, name) = named(startup);
     if name.is_empty() {
         return Err(Refusal::Protocol("no user name in the startup packet".to_owned()));
     }
-    let database = startup.parameter("database").filter(|d| !d.is_empty()).unwrap_or(name);
-    if asks_for_replication(startup) {
+    let replication = startup.replication().map_err(|value| {
+        Refusal::Protocol(format!("invalid value for parameter \"replication\": {value:?}"))
+    })?;
+    if replication != Replication::No && database == CONSOLE {
         return Err(Refusal::Replication);
     }
     negotiate(door, startup).await?;
@@ -146,7 +166,8 @@ pub async fn admit(
         seed: &snapshot.seed,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
-    let asking = Asking { database, user: name, source, encrypted: door.io.is_encrypted() };
+    let encrypted = door.io.is_encrypted();
+    let asking = Asking { database, user: name, source, encrypted, replication };
     let method = rules::method(&snapshot, &door.io, &asking)?;
     let user = snapshot.users.get(name);
     let looked_up = match user {
@@ -174,7 +195,6 @@ pub async fn admit(
     if let Some(caught) = proof.filter(|_| pool.database().passes_clients_on()) {
         pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }
-    let mut memory = Memory::default();
     let mut asked = crate::variables::Variables::default();
     asked
         .start(&startup.parameters)
@@ -182,13 +202,19 @@ pub async fn admit(
     let role = Rc::from(pool.user().name.as_str());
     let listed = list(worker, door, startup, (source, role));
     worker.observer.emit(ClientConnected { client: &listed.entry });
+    if replication != Replication::No {
+        let guest = replicate(worker, door, startup, (listed, pool, shares)).await?;
+        return Ok(Admitted::Replication(Box::new(guest)));
+    }
     let welcome = welcome(worker, &pool).await?;
+    let mut memory = Memory::default();
     let mut initial = welcome.variables.clone();
     initial.overlay(&asked);
     memory.initial = pool.shared(initial);
     memory.variables = Rc::clone(&memory.initial);
     let mut out = Vec::new();
-    greet(&welcome, &memory, &listed.entry, &mut out);
+    let own = |name: &str| memory.variables.value(name);
+    greet(&welcome.parameters, own, &listed.entry, &mut out);
     door.write(&out).await?;
     Ok(Admitted::Client(Guest { listed, pool, memory, shares }))
 }
@@ -205,9 +231,31 @@ fn learn(worker: &Rc<Worker>, (database, role): (&str, &str), credential: Creden
     }
 }
 
-fn asks_for_replication(startup: &Startup) -> bool {
-    let value = startup.parameter("replication").unwrap_or("off").to_ascii_lowercase();
-    !matches!(value.as_str(), "off" | "false" | "no" | "0")
+/// Connects the server of a client that replicates. What the client asks for goes into its login: a physical
+/// replication connection takes no SET, and who replicates synchronously is known by its application_name.
+async fn replicate(
+    worker: &Rc<Worker>,
+    door: &mut Door,
+    startup: &Startup,
+    (listed, pool, shares): (Listed, Rc<Pool>, (Held, Held)),
+) -> Result<replication::Guest, Refusal> {
+    let ours = |name: &str| {
+        matches!(name, "user" | "database" | "replication") || name.starts_with("_pq_.")
+    };
+    let parameters = startup.parameters.iter().filter(|(name, _)| !ours(name)).cloned();
+    let parameters: Vec<_> = parameters.collect();
+    let asked = Asked { replication: listed.entry.replication, parameters: &parameters };
+    let (server, said) = pool.connect_apart(worker, asked).await?;
+    let guest = replication::Guest { listed, pool, server, shares };
+    let mut out = Vec::new();
+    greet(&said, |_| None, &guest.listed.entry, &mut out);
+    match door.write(&out).await {
+        Ok(()) => Ok(guest),
+        Err(refusal) => {
+            guest.pool.part(guest.server, Busy::No);
+            Err(refusal)
+        }
+    }
 }
 
 /// Says which version is spoken and which protocol options are unknown, where there is need.
@@ -227,14 +275,15 @@ fn list(
     startup: &Startup,
     (source, role): (Source, Rc<str>),
 ) -> Listed {
-    let user = startup.parameter("user").unwrap_or_default();
+    let (database, user) = named(startup);
     let who = Who {
-        database: Rc::from(startup.parameter("database").unwrap_or(user)),
+        database: Rc::from(database),
         user: Rc::from(user),
         application: Rc::from(startup.parameter("application_name").unwrap_or_default()),
         source,
         role,
         encrypted: door.io.is_encrypted(),
+        replication: startup.replication().unwrap_or_default(),
     };
     // Protocol 3.2 allows up to 256 bytes; 32 are beyond guessing.
     let mut secret = vec![0; if startup.negotiated() == V3_2 { 32 } else { 4 }];
@@ -255,11 +304,15 @@ async fn welcome(worker: &Rc<Worker>, pool: &Rc<Pool>) -> Result<Rc<Welcome>, Re
 }
 
 /// Everything up to the first ReadyForQuery.
-fn greet(welcome: &Welcome, memory: &Memory, entry: &Entry, out: &mut Vec<u8>) {
+fn greet<'a>(
+    said: &'a [(String, String)],
+    own: impl Fn(&str) -> Option<&'a str>,
+    entry: &Entry,
+    out: &mut Vec<u8>,
+) {
     backend::put_authentication(out, Authentication::Ok);
-    for (name, value) in &welcome.parameters {
-        let own = memory.variables.value(name).unwrap_or(value);
-        backend::put_parameter(out, name, own);
+    for (name, value) in said {
+        backend::put_parameter(out, name, own(name).unwrap_or(value));
     }
     let key = CancelKey { pid: entry.pid, secret: entry.secret.to_vec() };
     backend::put_key(out, &key);
@@ -300,4 +353,29 @@ async fn console(
     backend::put_ready(&mut out, Status::Idle);
     door.write(&out).await?;
     Ok(crate::admin::Guest { user: user.to_owned(), rights })
+}
+
+#[cfg(test)]
+mod tests {
+    use pgpool_wire::startup::{self, Opening, V3_0, put_startup};
+
+    use super::*;
+
+    /// P1: a database without a name is the user's, wherever it is looked at.
+    #[test]
+    fn a_database_without_a_name_is_the_users() {
+        let all: [(&[(&str, &str)], _); 3] = [
+            (&[("user", "app")], ("app", "app")),
+            (&[("user", "app"), ("database", "")], ("app", "app")),
+            (&[("user", "app"), ("database", "shop")], ("shop", "app")),
+        ];
+        for (parameters, expected) in all {
+            let mut packet = Vec::new();
+            put_startup(&mut packet, V3_0, parameters);
+            let Ok(Some((Opening::Startup(startup), _))) = startup::opening(&packet) else {
+                panic!("a startup packet");
+            };
+            assert_eq!(named(&startup), expected);
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod lines;
 mod process;
+mod takeover;
 
 use std::ffi::OsString;
 use std::io;
@@ -22,8 +23,7 @@ use topology::pgbouncer::{self, Loaded, Process, Switch};
 use crate::admin::verbs::Command;
 use crate::control::Handle;
 use crate::pool::Counters;
-use crate::sockets::Beside;
-use crate::{Options, start_beside};
+use crate::{Before, Options, start_after};
 use lines::{Lines, Loud};
 use process::PidFile;
 
@@ -50,7 +50,7 @@ struct Args {
     /// Become this user
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
-    /// Replace the process that the pid file names
+    /// Take over from the process that runs: by its unix socket, or beside it
     #[arg(short = 'R', long)]
     reboot: bool,
 }
@@ -102,18 +102,36 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
     let lifecycle = options.lifecycle.clone();
     let signals = Signals::new().map_err(|fault| fault.to_string())?;
     let former = process.pid_file.as_deref().and_then(process::running).filter(|_| reboot);
+    let observer = options.observer.clone();
+    let estate = match reboot {
+        true => takeover::ask(&topology, INSTANCE, &observer).await?,
+        false => None,
+    };
     for note in &notes {
         options.observer.emit(crate::events::Noted { what: note });
     }
-    let beside = if former.is_some() { Beside::Former } else { Beside::Nobody };
-    let observer = options.observer.clone();
     let pid_file = process.pid_file.as_deref();
-    // Before anything is bound: a second process must not disturb the first.
-    let pid_file = pid_file.map(|path| PidFile::write(path, former)).transpose()?;
-    let started = start_beside(Arc::new(topology), INSTANCE, options, beside);
+    let (before, retired) = match (estate, former) {
+        (Some(estate), _) => (Before::Estate(estate), None),
+        (None, Some(former)) => (Before::Beside, Some(former)),
+        (None, None) => (Before::Nobody, None),
+    };
+    let takes_over = matches!(before, Before::Estate(_));
+    // Before anything is bound: a second process must not disturb the first. The file of one that hands
+    // over is its own until it has.
+    let early = pid_file.filter(|_| !takes_over);
+    let mut written = early.map(|path| PidFile::write(path, former)).transpose()?;
+    let started = start_after(Arc::new(topology), INSTANCE, options, before);
     let running = started.await.map_err(|fault| fault.to_string())?;
-    if let Some(former) = former {
+    if let Some(former) = retired {
         process::retire(former);
+    }
+    if let Some(path) = pid_file.filter(|_| takes_over) {
+        match PidFile::write(path, former) {
+            Ok(file) => written = Some(file),
+            // It serves, and alone.
+            Err(fault) => observer.emit(crate::events::Noted { what: &fault }),
+        }
     }
     observer.emit(crate::events::ProcessUp { version: env!("CARGO_PKG_VERSION") });
     process::tell_ready();
@@ -130,7 +148,7 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
         outcome
     };
     let (outcome, ()) = tokio::join!(finished, told);
-    drop(pid_file);
+    drop(written);
     outcome.map_err(|fault| fault.to_string())
 }
 

@@ -20,7 +20,7 @@ use topology::pool::Reads;
 use super::{Change, Family, Functions, Membership, Said};
 use crate::events::{PrimaryChanged, PrimarySplit};
 use crate::pool::Pool;
-use crate::server::connect::ConnectError;
+use crate::server::connect::{Asked, ConnectError};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -169,7 +169,7 @@ async fn reach(
     at: usize,
 ) -> Result<Stream, ConnectError> {
     let address = family.members.get(at).ok_or(ConnectError::Unexpected)?;
-    Ok(pool.log_in(worker, address).await?.io)
+    Ok(pool.log_in(worker, address, Asked::default()).await?.io)
 }
 
 /// Asks a server who it is; `None`: it does not say.

@@ -5,6 +5,7 @@
 //! Invariant: connected and connecting servers together never exceed the pool's size plus its open
 //! reserve, and a server is in exactly one place.
 
+pub mod apart;
 pub mod reset;
 pub mod sizing;
 pub mod terms;
@@ -15,10 +16,12 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use pgpool_wire::startup::Replication;
 use tokio::time::Instant;
 use topology::pool::PoolMode;
 
 use crate::client::entry::Ending;
+use crate::ear::Ear;
 use crate::events::ServerClosed;
 use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
@@ -27,6 +30,7 @@ use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
 use crate::variables::Variables;
 use crate::worker::Worker;
+use apart::Apart;
 use sizing::Sizing;
 use waiters::{Waiter, Waiters};
 
@@ -42,12 +46,20 @@ pub struct Pool {
     pub worker: Weak<Worker>,
     /// What it counts.
     pub meters: Meters,
-    idle: RefCell<Vec<Server>>,
+    #[expect(
+        clippy::vec_box,
+        reason = "a server changes hands several times per query, and is large"
+    )]
+    idle: RefCell<Vec<Box<Server>>>,
     waiters: RefCell<Waiters>,
     sizing: RefCell<Sizing>,
     /// All its servers, for SHOW SERVERS and for cancels.
     facts: RefCell<Vec<Rc<Facts>>>,
     paused: Cell<bool>,
+    /// LISTEN for its clients.
+    pub ear: Ear,
+    /// Clients that wait for a server of their own.
+    apart: Apart,
     /// Servers that session state ties to their clients.
     pinned: Cell<u32>,
     generation: Cell<u64>,
@@ -187,6 +199,8 @@ pub struct Load {
     pub connecting: usize,
     /// Clients that wait.
     pub waiting: usize,
+    /// Connections that listen.
+    pub listening: usize,
 }
 
 impl Pool {
@@ -209,6 +223,8 @@ impl Pool {
             sizing: RefCell::new(Sizing::new(worker.now())),
             facts: RefCell::default(),
             paused: Cell::new(false),
+            ear: Ear::default(),
+            apart: Apart::default(),
             pinned: Cell::new(0),
             generation: Cell::new(0),
             welcome: RefCell::default(),
@@ -241,7 +257,7 @@ impl Pool {
     }
 
     /// A server that is free right now, if nobody is before us.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Server> {
+    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Box<Server>> {
         if self.paused.get() || !self.waiters.borrow().is_empty() {
             return None;
         }
@@ -256,7 +272,7 @@ impl Pool {
     }
 
     /// Last in, first out, so that the rest may grow old and be closed; or `server_round_robin`.
-    fn next_idle(&self) -> Option<Server> {
+    fn next_idle(&self) -> Option<Box<Server>> {
         let mut idle = self.idle.borrow_mut();
         let in_turn = || Some(self.worker.upgrade()?.snapshot().settings.server_round_robin);
         if idle.len() > 1 && in_turn() == Some(true) {
@@ -279,7 +295,7 @@ impl Pool {
         waiter: &Waiter,
         cx: &mut Context<'_>,
         now: Instant,
-    ) -> Poll<Result<Server, Refusal>> {
+    ) -> Poll<Result<Box<Server>, Refusal>> {
         waiter.poll(cx).map(|given| given.map(|server| self.assign(server, now)))
     }
 
@@ -341,7 +357,7 @@ impl Pool {
         worker.pools().iter().any(|pool| std::ptr::eq(&raw const **pool, self))
     }
 
-    fn assign(&self, server: Server, now: Instant) -> Server {
+    fn assign(&self, server: Box<Server>, now: Instant) -> Box<Server> {
         server.facts.phase.set(ServerPhase::Active);
         server.facts.used.set(now);
         add(&self.meters.totals.assignments, 1);
@@ -350,7 +366,7 @@ impl Pool {
 
     /// Takes a server back from a client. Only a clean one is given to anybody else; a worn one is
     /// cleaned first; everything else is closed.
-    pub fn checkin(&self, server: Server) {
+    pub fn checkin(&self, server: Box<Server>) {
         server.facts.client.set(None);
         if server.facts.cancels.get() > 0 {
             reset::after_cancel(self.me(), server);
@@ -365,7 +381,7 @@ impl Pool {
 
     /// Takes a server back whose client left in the middle of something: what it runs is cancelled and
     /// answered, a transaction is rolled back, and only then somebody else gets it.
-    pub fn abandon(&self, server: Server) {
+    pub fn abandon(&self, server: Box<Server>) {
         server.facts.client.set(None);
         if server.is_clean() {
             self.checkin(server);
@@ -380,7 +396,7 @@ impl Pool {
     }
 
     /// Hands a clean server to the next waiter, or keeps it.
-    fn put(&self, server: Server) {
+    fn put(&self, server: Box<Server>) {
         debug_assert!(server.is_clean(), "only clean servers are handed on");
         let now = self.now();
         if !self.is_welcome(&server, now) || self.is_too_many() {
@@ -392,7 +408,7 @@ impl Pool {
     }
 
     /// Hands a server that was idle to the next waiter, or keeps it: nobody has used it.
-    fn restore(&self, server: Server) {
+    fn restore(&self, server: Box<Server>) {
         if self.is_welcome(&server, self.now()) && server.is_clean() {
             self.offer(server);
         } else {
@@ -400,7 +416,7 @@ impl Pool {
         }
     }
 
-    fn offer(&self, server: Server) {
+    fn offer(&self, server: Box<Server>) {
         server.facts.phase.set(ServerPhase::Idle);
         let server =
             if self.paused.get() { Some(server) } else { self.waiters.borrow_mut().give(server) };
@@ -411,7 +427,7 @@ impl Pool {
 
     /// Closes a server. Its places are free when it has gone as well: PostgreSQL never sees more
     /// connections than the limits say.
-    fn discard(&self, server: Server) {
+    fn discard(&self, server: Box<Server>) {
         if let Some(worker) = self.worker.upgrade() {
             worker.observer.emit(ServerClosed {
                 database: &self.database().name,
@@ -426,7 +442,9 @@ impl Pool {
 
     /// Why a server is closed, in PgBouncer's words.
     fn cause(&self, server: &Server, worker: &Worker) -> &'static str {
-        if !server.is_clean() {
+        if server.facts.replication != Replication::No {
+            "replication client disconnected"
+        } else if !server.is_clean() {
             "unclean server"
         } else if !self.is_current(&server.facts) {
             "database configuration changed"
@@ -438,12 +456,15 @@ impl Pool {
     }
 
     /// A server that was closed is gone.
-    fn gone(&self, server: Server) {
+    fn gone(&self, server: Box<Server>) {
         self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
         drop(server);
         // Another pool may have waited for its places.
         if let Some(worker) = self.worker.upgrade() {
-            worker.pools().iter().for_each(|pool| pool.grow());
+            worker.pools().iter().for_each(|pool| {
+                pool.apart.tell();
+                pool.grow();
+            });
         }
     }
 
@@ -479,6 +500,7 @@ impl Pool {
         let mut load = Load {
             waiting: self.waiters.borrow().len(),
             connecting: self.sizing.borrow().connecting(),
+            listening: usize::from(self.ear.is_connected()),
             ..Load::default()
         };
         for facts in self.facts.borrow().iter() {
@@ -506,6 +528,7 @@ impl Pool {
     pub fn pause(&self, paused: Pause) {
         self.paused.set(paused == Pause::Paused);
         if paused == Pause::Running {
+            self.ear.close_when_paused(false);
             let idle = std::mem::take(&mut *self.idle.borrow_mut());
             idle.into_iter().for_each(|server| self.put(server));
             self.grow();
@@ -543,13 +566,6 @@ impl Pool {
             // Those who have a server look whether it is to go.
             let theirs = self.servers().into_iter().filter_map(|facts| facts.client.get());
             theirs.filter_map(|pid| worker.client(pid)).for_each(|entry| entry.wake());
-        }
-    }
-
-    /// Closes all idle servers if it is paused.
-    pub fn close_when_paused(&self) {
-        if self.paused.get() {
-            self.close_idle();
         }
     }
 

@@ -12,6 +12,7 @@ use pgpool_wire::backend::{self, Status, tag};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::Pool;
@@ -32,20 +33,36 @@ const MOST_BYTES: usize = 64 << 10;
 
 /// Answers to a client that is gone are read up to so many bytes, and so long.
 const MOST_DRAINED: usize = 8 << 20;
+/// PostgreSQL forgets a cancel request that arrives before the query has begun: it is repeated until
+/// there is an answer.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 /// See [`MOST_DRAINED`].
 const LONGEST_DRAIN: Duration = Duration::from_secs(2);
 
 /// The client left in the middle of something: cancels it, reads its answers, then goes on as if it
-/// had left after them. The cancel request is over before anything else is said.
-pub fn drain(pool: Rc<Pool>, mut server: Server) {
+/// had left after them. The cancel requests are over before anything else is said.
+pub fn drain(pool: Rc<Pool>, mut server: Box<Server>) {
     server.facts.phase.set(ServerPhase::Cleaning);
     let Some(worker) = pool.worker.upgrade() else { return };
     tokio::task::spawn_local(async move {
-        let facts = Rc::clone(&server.facts);
-        let cancel = timeout(LONGEST_CANCEL, crate::cancel::send(&*worker.dialer, &facts));
-        let answers = timeout(LONGEST_DRAIN, read_out(&mut server));
-        let (cancelled, drained) = tokio::join!(cancel, answers);
-        if matches!((cancelled, drained), (Ok(Ok(())), Ok(Some(())))) {
+        let (facts, answered) = (Rc::clone(&server.facts), Notify::new());
+        let cancels = async {
+            loop {
+                let cancel = crate::cancel::send(&*worker.dialer, &facts);
+                if !matches!(timeout(LONGEST_CANCEL, cancel).await, Ok(Ok(()))) {
+                    return false;
+                }
+                if timeout(CANCEL_AGAIN, answered.notified()).await.is_ok() {
+                    return true;
+                }
+            }
+        };
+        let answers = async {
+            let answers = timeout(LONGEST_DRAIN, read_out(&mut server)).await;
+            answered.notify_one();
+            matches!(answers, Ok(Some(())))
+        };
+        if matches!(tokio::join!(cancels, answers), (true, true)) {
             pool.abandon(server);
         } else {
             pool.discard(server);
@@ -81,12 +98,12 @@ async fn read_out(server: &mut Server) -> Option<()> {
 }
 
 /// The client left inside a transaction: ends it, then hands the server on.
-pub fn roll_back(pool: Rc<Pool>, server: Server) {
+pub fn roll_back(pool: Rc<Pool>, server: Box<Server>) {
     run(pool, server, b"ROLLBACK".to_vec());
 }
 
 /// Makes a worn server as new, then hands it on.
-pub fn clean(pool: Rc<Pool>, server: Server) {
+pub fn clean(pool: Rc<Pool>, server: Box<Server>) {
     let sql = match server.talk.wear {
         Wear::None | Wear::Settings => b"RESET ALL".to_vec(),
         Wear::Full => match pool.worker.upgrade() {
@@ -106,7 +123,7 @@ pub fn is_due(worker: &Worker, server: &Server, now: Instant) -> bool {
 }
 
 /// Asks a server whether it lives; a dead one is closed before a client meets it.
-pub fn check(pool: Rc<Pool>, mut server: Server) {
+pub fn check(pool: Rc<Pool>, mut server: Box<Server>) {
     let Some(worker) = pool.worker.upgrade() else { return };
     let sql = worker.snapshot().settings.server_check_query.clone();
     server.facts.phase.set(ServerPhase::Cleaning);
@@ -117,7 +134,7 @@ pub fn check(pool: Rc<Pool>, mut server: Server) {
     });
 }
 
-fn run(pool: Rc<Pool>, mut server: Server, sql: Vec<u8>) {
+fn run(pool: Rc<Pool>, mut server: Box<Server>, sql: Vec<u8>) {
     server.facts.phase.set(ServerPhase::Cleaning);
     let was = server.talk.wear;
     let rolls_back = sql == b"ROLLBACK";
@@ -137,7 +154,7 @@ fn run(pool: Rc<Pool>, mut server: Server, sql: Vec<u8>) {
 /// Notes what a reset has done.
 fn renew(server: &mut Server, wear: Wear) {
     server.talk.wear = Wear::None;
-    server.talk.variables = server.talk.initial.clone();
+    server.talk.variables = server.talk.initial.clone().into();
     if wear == Wear::Full {
         server.talk.holdings = Default::default();
     }
@@ -201,7 +218,7 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
 }
 
 /// Says goodbye and waits, not for ever, until the server has gone.
-pub fn close(pool: Rc<Pool>, mut server: Server) {
+pub fn close(pool: Rc<Pool>, mut server: Box<Server>) {
     tokio::task::spawn_local(async move {
         let farewell = async {
             if server.is_clean() {
@@ -263,7 +280,7 @@ pub fn cancel(pool: &Pool, server: &Server) {
 }
 
 /// A cancel request is on its way: only when it has arrived can it no longer hit the next client.
-pub fn after_cancel(pool: Rc<Pool>, server: Server) {
+pub fn after_cancel(pool: Rc<Pool>, server: Box<Server>) {
     server.facts.phase.set(ServerPhase::Cleaning);
     tokio::task::spawn_local(async move {
         let facts = Rc::clone(&server.facts);

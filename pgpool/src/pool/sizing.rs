@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgpool_wire::startup::Replication;
 use tokio::time::{Instant, timeout};
 use topology::pool::ServerAddress;
 
@@ -18,7 +19,7 @@ use crate::events::{ServerConnected, ServerFailed};
 use crate::family::{Role, watch};
 use crate::fatal::Refusal;
 use crate::relay::link::Conversation;
-use crate::server::connect::{self, ConnectError, Ready};
+use crate::server::connect::{self, Asked, ConnectError, Ready};
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::Held;
 use crate::worker::Worker;
@@ -27,13 +28,20 @@ use crate::worker::Worker;
 const MOST_CONNECTING: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Whether a connect begins or has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    Yes,
+    No,
+}
+
 /// Where a pool stands with its connects.
 pub struct Sizing {
     connecting: usize,
     /// Of these, how many go to each address of the database.
     next: usize,
     pause: Duration,
-    not_before: Instant,
+    pub(super) not_before: Instant,
     armed: bool,
 }
 
@@ -43,12 +51,20 @@ impl Sizing {
         Self { connecting: 0, next: 0, pause: Duration::ZERO, not_before: now, armed: false }
     }
 
+    /// One more connect is under way, or one less.
+    pub(super) fn count(&mut self, begins: Begins) {
+        match begins {
+            Begins::Yes => self.connecting += 1,
+            Begins::No => self.connecting -= 1,
+        }
+    }
+
     /// Connects under way.
     pub fn connecting(&self) -> usize {
         self.connecting
     }
 
-    fn failed(&mut self, now: Instant, longest: Duration) {
+    pub(super) fn failed(&mut self, now: Instant, longest: Duration) {
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE.min(longest), longest);
         self.not_before = now + self.pause;
     }
@@ -60,7 +76,16 @@ impl Sizing {
     }
 }
 
-type Places = (Held, Held);
+/// Places in the limits of a database and a user.
+pub type Places = (Held, Held);
+
+/// How a connection was made.
+pub(super) struct Made {
+    /// After which `RECONNECT`.
+    pub(super) generation: u64,
+    /// For what.
+    pub(super) replication: Replication,
+}
 
 impl Pool {
     /// Connects as many servers as are wanted and allowed.
@@ -83,7 +108,7 @@ impl Pool {
     }
 
     /// Whether it is known which server to connect to; where it is not, the watch is asked.
-    fn knows_servers(&self) -> bool {
+    pub(super) fn knows_servers(&self) -> bool {
         let Some(membership) = self.membership() else { return true };
         watch::tend(&self.me());
         !membership.family.serving(membership.role).is_empty()
@@ -92,7 +117,7 @@ impl Pool {
     fn wants_more(&self, worker: &Worker) -> bool {
         let sizing = self.sizing.borrow();
         let settings = &worker.snapshot().settings;
-        let total = self.facts.borrow().len() + sizing.connecting;
+        let total = self.facts.borrow().len() + sizing.connecting + self.apart.waiting();
         let waiting = self.waiters.borrow().len();
         let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
         let size = self.size();
@@ -112,8 +137,9 @@ impl Pool {
     /// More servers than the pool's size, once the reserve is not needed any more.
     pub(super) fn is_too_many(&self) -> bool {
         let stays = |facts: &&Rc<Facts>| facts.phase.get() != ServerPhase::Closing;
-        self.waiters.borrow().is_empty()
-            && self.facts.borrow().iter().filter(stays).count() > self.size()
+        let apart = self.apart.waiting();
+        (self.waiters.borrow().is_empty() || apart > 0)
+            && self.facts.borrow().iter().filter(stays).count() + apart > self.size()
     }
 
     /// Whether a server of it is on its way out.
@@ -122,7 +148,7 @@ impl Pool {
     }
 
     /// Places in the limits of database and user; an idle server of another pool makes room.
-    fn places(&self) -> Option<Places> {
+    pub(super) fn places(&self) -> Option<Places> {
         let enter = || {
             let database = Held::enter(&self.database().connections)?;
             Some((database, Held::enter(&self.user().standing.connections)?))
@@ -153,14 +179,19 @@ impl Pool {
     async fn connect(self: Rc<Self>, places: Places, generation: u64) {
         let Some(worker) = self.worker.upgrade() else { return };
         let most = worker.snapshot().settings.server_connect_timeout;
-        let outcome = timeout(most, self.try_each(&worker)).await;
+        let outcome = timeout(most, self.try_each(&worker, Asked::default())).await;
         worker.tick();
         let now = worker.now();
         self.sizing.borrow_mut().connecting -= 1;
         match outcome.unwrap_or(Err(ConnectError::Timeout)) {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().worked(now);
-                self.enrol(&worker, &address, ready, places, generation);
+                *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
+                    parameters: ready.welcome.clone(),
+                    variables: ready.variables.clone(),
+                }));
+                let made = Made { generation, replication: Replication::No };
+                self.put(self.enrol(&worker, &address, ready, (places, made)));
             }
             Err(fault) => {
                 drop(places);
@@ -173,10 +204,14 @@ impl Pool {
     }
 
     /// One server after the other until one lets us in, beginning with the least used.
-    async fn try_each(&self, worker: &Worker) -> Result<(ServerAddress, Ready), ConnectError> {
+    pub(crate) async fn try_each(
+        &self,
+        worker: &Worker,
+        asked: Asked<'_>,
+    ) -> Result<(ServerAddress, Ready), ConnectError> {
         let mut last = ConnectError::NoPrimary;
         for address in self.by_load() {
-            match self.try_one(worker, &address).await {
+            match self.try_one(worker, &address, asked).await {
                 Ok(ready) => return Ok((address, ready)),
                 Err(fault) => {
                     worker.observer.emit(ServerFailed {
@@ -198,14 +233,16 @@ impl Pool {
         &self,
         worker: &Worker,
         address: &ServerAddress,
+        asked: Asked<'_>,
     ) -> Result<Ready, ConnectError> {
-        let ready = self.log_in(worker, address).await;
+        let ready = self.log_in(worker, address, asked).await;
         let Some(membership) = self.membership() else { return ready };
         let away = ready.as_ref().is_err_and(|fault| !fault.is_refusal());
         if away {
             membership.family.suspect();
         }
-        if membership.role == Role::Replica {
+        // Physical replication understands no SQL.
+        if membership.role == Role::Replica || asked.replication == Replication::Physical {
             return ready;
         }
         let mut ready = ready?;
@@ -226,6 +263,7 @@ impl Pool {
         &self,
         worker: &Worker,
         address: &ServerAddress,
+        asked: Asked<'_>,
     ) -> Result<Ready, ConnectError> {
         let (database, user) = (self.database(), self.user());
         let ways = database.security.ways(address);
@@ -234,7 +272,7 @@ impl Pool {
                 let dialled = worker.dialer.dial(address).await?;
                 dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
                 let secured = database.security.secure(dialled, address, *way).await?;
-                connect::login(secured, &database, &user, &self.caught).await
+                connect::login_for(secured, &database, &user, (&self.caught, asked)).await
             };
             let mut outcome = try_once().await;
             if matches!(outcome, Err(ConnectError::OldProtocol)) {
@@ -270,21 +308,19 @@ impl Pool {
         serving.filter_map(|at| family.members.get(at).cloned()).collect()
     }
 
-    fn enrol(
+    /// Makes one of the pool's servers of a connection.
+    pub(super) fn enrol(
         &self,
         worker: &Worker,
         address: &ServerAddress,
         ready: Ready,
-        places: Places,
-        generation: u64,
-    ) {
+        (places, made): (Places, Made),
+    ) -> Box<Server> {
         let now = worker.now();
         let facts = Rc::new(Facts {
             id: worker.next_server(),
             address: address.clone(),
-            member: self
-                .membership()
-                .and_then(|one| one.family.members.iter().position(|other| other == address)),
+            member: self.member(address),
             security: Arc::clone(&self.database().security),
             peer: ready.peer,
             local: ready.local,
@@ -297,17 +333,14 @@ impl Pool {
             client: Cell::new(None),
             cancels: Cell::new(0),
             settled: tokio::sync::Notify::new(),
-            generation,
+            generation: made.generation,
+            replication: made.replication,
             condemned: Cell::new(false),
             welcome: RefCell::new(Vec::new()),
         });
         self.facts.borrow_mut().push(Rc::clone(&facts));
-        *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
-            parameters: ready.welcome,
-            variables: ready.variables.clone(),
-        }));
         let talk = Conversation {
-            variables: ready.variables.clone(),
+            variables: ready.variables.clone().into(),
             initial: ready.variables,
             ..Conversation::default()
         };
@@ -317,14 +350,14 @@ impl Pool {
             address,
             server: &facts,
         });
-        self.put(Server {
+        Box::new(Server {
             io: ready.io,
             talk,
             carry: Vec::new(),
             out: Default::default(),
             facts,
             places,
-        });
+        })
     }
 
     /// Nobody let us in: who waits is told, unless other servers of the pool still work.
@@ -371,7 +404,16 @@ impl Pool {
         *self.idle.borrow_mut() = stay;
         close.into_iter().for_each(|server| self.discard(server));
         check.into_iter().for_each(|server| super::reset::check(self.me(), server));
+        self.apart.tell();
         self.grow();
+    }
+
+    /// Closes all idle servers, and what listens, if it is paused.
+    pub fn close_when_paused(&self) {
+        if self.paused.get() {
+            self.ear.close_when_paused(true);
+            self.close_idle();
+        }
     }
 
     /// Closes the longest unused server, to make room in a limit that pools share.

@@ -89,6 +89,10 @@ impl Pool {
     }
 
     pub(super) fn least(&self, settings: &Settings) -> usize {
+        // The process that takes over keeps them.
+        if self.worker.upgrade().is_some_and(|worker| worker.successor().is_some()) {
+            return 0;
+        }
         self.database().terms.min_pool_size.unwrap_or(settings.min_pool_size) as usize
     }
 }

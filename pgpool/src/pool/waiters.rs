@@ -38,9 +38,9 @@ impl Waiter {
     }
 
     /// What came.
-    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Server, Refusal>> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Box<Server>, Refusal>> {
         match self.slot.take() {
-            Slot::Given(server) => Poll::Ready(Ok(*server)),
+            Slot::Given(server) => Poll::Ready(Ok(server)),
             Slot::Failed(refusal) => Poll::Ready(Err(refusal)),
             Slot::Empty | Slot::Left => {
                 *self.waker.borrow_mut() = Some(cx.waker().clone());
@@ -50,9 +50,9 @@ impl Waiter {
     }
 
     /// Gives up the place; what was given in the meantime comes back.
-    pub fn leave(&self) -> Option<Server> {
+    pub fn leave(&self) -> Option<Box<Server>> {
         match self.slot.replace(Slot::Left) {
-            Slot::Given(server) => Some(*server),
+            Slot::Given(server) => Some(server),
             Slot::Empty | Slot::Failed(_) | Slot::Left => None,
         }
     }
@@ -104,10 +104,10 @@ impl Waiters {
     }
 
     /// Gives the server to who has waited longest, or back.
-    pub fn give(&mut self, server: Server) -> Option<Server> {
+    pub fn give(&mut self, server: Box<Server>) -> Option<Box<Server>> {
         while let Some(waiter) = self.0.pop_front() {
             if !waiter.has_left() {
-                waiter.put(Slot::Given(Box::new(server)));
+                waiter.put(Slot::Given(server));
                 return None;
             }
         }

@@ -11,6 +11,37 @@ fn set(name: &str, statement: &str) -> Trace {
     Trace::Set(Rc::new(Setting { name: name.into(), statement: statement.into() }))
 }
 
+fn ends(channels: &[&str]) -> Trace {
+    Trace::Unlistens(channels.iter().map(|channel| Rc::from(*channel)).collect())
+}
+
+/// P3: an UNLISTEN ends what it names, also beside comments and other statements.
+#[test]
+fn what_unlisten_ends() {
+    use Tie::Listen;
+    let table = [
+        ("UNLISTEN *", Trace::Unlistens(Rc::new([]))),
+        (
+            "select 1; unlisten \"A\"; unlisten b",
+            Trace::Unlistens(Rc::new(["A".into(), "b".into()])),
+        ),
+        ("unlisten a; unlisten *", Trace::Unlistens(Rc::new([]))),
+        ("unlisten /* */ a", ends(&["a"])),
+        ("UNLISTEN * /* all */;", ends(&[])),
+        ("/* all */ unlisten -- really\n*", ends(&[])),
+        ("unlisten \"A\"\"b\" -- x", ends(&["A\"b"])),
+        ("unlisten u&\"a\"", Trace::Nothing),
+        ("unlisten *; reset all", Trace::Beside(Rc::new((Trace::Settings, Rc::new([]))))),
+        (
+            "unlisten a; listen b",
+            Trace::Beside(Rc::new((Trace::Pin(Listen), Rc::new(["a".into()])))),
+        ),
+    ];
+    for (sql, trace) in table {
+        assert_eq!(judge(sql.as_bytes()), trace, "{sql}");
+    }
+}
+
 /// P3: what ties, what is repeated, what is reset, and what is nothing.
 #[test]
 fn what_statements_leave_behind() {

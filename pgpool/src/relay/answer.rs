@@ -112,6 +112,7 @@ impl Answer<'_> {
             tag::BACKEND_KEY | tag::AUTHENTICATION | tag::COPY_BOTH => {
                 return Err(out_of_order(crate::server::status::OutOfOrder { tag: frame.tag }));
             }
+            tag::NOTIFICATION if self.client.hears(frame.body) => false,
             message => {
                 let (reply, done) = self.server.ledger.reply(message).map_err(out_of_order)?;
                 self.done(done, frame.body);
@@ -138,7 +139,7 @@ impl Answer<'_> {
             Some(Done::NoUnnamed(by)) => self.server.no_unnamed(self.client, by),
             Some(Done::Command(trace)) => {
                 let tag = backend::command(body).unwrap_or_default();
-                self.server.carried_out(self.client, trace, tag);
+                self.server.carried_out(self.client, &trace, tag);
             }
             None => {}
         }

@@ -14,7 +14,7 @@ use pgpool_wire::frontend::{self, Bind, Subject, tag};
 use topology::pool::PoolMode;
 
 use super::edit::Edit;
-use super::link::{Conversation, Memory, Rules};
+use super::link::{Conversation, Memory, Notes, Rules};
 use crate::fatal::Refusal;
 use crate::prepared::Statements;
 use crate::query::{self, Trace};
@@ -107,7 +107,7 @@ impl Forward<'_> {
         match frame.tag {
             tag::QUERY => {
                 let sql = frontend::query(frame.body)?;
-                if self.rules.notes {
+                if self.rules.notes != Notes::No {
                     self.note(sql, comment::find(sql));
                 }
                 let trace = query::judge(sql);
@@ -220,7 +220,7 @@ impl Forward<'_> {
 
     /// What must be known before the statement runs: a tie counts even if it fails half way.
     fn leave(&mut self, trace: &Trace) {
-        if let Trace::Pin(tie) = trace {
+        if let Trace::Pin(tie) = trace.strongest() {
             self.client.tie.get_or_insert(*tie);
         }
     }
@@ -253,7 +253,8 @@ impl Forward<'_> {
             });
             edit.skip(frame::HEADER + taken);
             edit.pass(length - frame::HEADER - taken);
-            if self.rules.notes {
+            let traced = self.rules.notes == Notes::Traced && self.client.noted.is_some();
+            if self.rules.notes == Notes::All || traced {
                 Noted::statement(self.client, &statement);
             }
             self.bound(&bind, statement.trace.clone());

@@ -7,11 +7,13 @@
 use pgpool_wire::backend::Status;
 use topology::pool::PoolMode;
 
-use crate::prepared::{Holdings, Names};
+use crate::ear::Listening;
+use crate::ear::wish::Channel;
+use crate::prepared::{Holdings, Most, Names};
 use crate::query::{Setting, Tie, Trace};
 use crate::server::status::{Due, Ledger, To};
 use crate::telemetry::Noted;
-use crate::variables::{Value, Variables};
+use crate::variables::{InForce, Value, Variables};
 
 /// What a client has that must follow it from server to server.
 #[derive(Default)]
@@ -34,6 +36,8 @@ pub struct Memory {
     pub stepwise: bool,
     /// What it has sent and was not counted yet.
     pub said: Said,
+    /// Its hold on its pool's ear; once it has listened.
+    pub listening: Option<Box<Listening>>,
     /// What is to be told of its query; only while somebody wants to hear of it.
     pub noted: Option<Box<Noted>>,
 }
@@ -55,10 +59,25 @@ impl Memory {
         std::rc::Rc::make_mut(&mut self.variables)
     }
 
+    /// Stops listening by way of its pool's ear; on all channels if none are named.
+    fn unlisten(&self, channels: &[Channel]) {
+        let Some(listening) = &self.listening else { return };
+        if channels.is_empty() {
+            listening.unlisten(None);
+        }
+        channels.iter().for_each(|channel| listening.unlisten(Some(channel)));
+    }
+
+    /// Whether a notification comes to it by way of its pool's ear as well: its server has it twice.
+    pub fn hears(&self, body: &[u8]) -> bool {
+        let Some(listening) = &self.listening else { return false };
+        pgpool_wire::backend::notification(body).is_ok_and(|channel| listening.has(channel))
+    }
+
     /// The server's queries for this client have been answered: what it reports is how it understood
     /// them.
-    pub fn take_reported(&mut self, server: &Variables) {
-        if self.variables.differs(server) {
+    pub fn take_reported(&mut self, server: &InForce) {
+        if !server.equals(&self.variables) && self.variables.differs(server) {
             self.own().take_reported(server);
         }
     }
@@ -73,6 +92,8 @@ pub enum Pending {
     Reset(std::rc::Rc<str>),
     /// All unmade.
     ResetAll,
+    /// Not listened on any more; none are all.
+    Unlisten(std::rc::Rc<[Channel]>),
 }
 
 /// How much of a server's session was touched in a way that is not followed.
@@ -95,7 +116,7 @@ pub struct Conversation {
     /// Prepared statements.
     pub holdings: Holdings,
     /// Settings in force.
-    pub variables: Variables,
+    pub variables: InForce,
     /// Settings as they were after the login.
     pub initial: Variables,
     /// What must be cleaned before somebody else gets it.
@@ -117,10 +138,30 @@ pub struct Conversation {
 pub struct Rules {
     /// When a server goes back.
     pub mode: PoolMode,
-    /// Prepared statements kept per server; 0: their client keeps the server.
-    pub max_prepared: usize,
-    /// Somebody wants to hear of single queries.
-    pub notes: bool,
+    /// Prepared statements kept per server.
+    pub prepared: Most,
+    /// Who wants to hear of single queries.
+    pub notes: Notes,
+}
+
+/// Of which queries something is noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Notes {
+    /// None.
+    #[default]
+    No,
+    /// Those whose text names a span: somebody looks at the instance.
+    Traced,
+    /// All: spans are sent, or slow queries told.
+    All,
+}
+
+/// `UNLISTEN` was carried out by a server; it counts when its transaction commits.
+fn unlistened(client: &mut Memory, trace: &Trace) {
+    // One that is heard too much is better than one too little.
+    if let Some(channels) = trace.unlistened() {
+        client.pending.push(Pending::Unlisten(std::rc::Rc::clone(channels)));
+    }
 }
 
 impl Conversation {
@@ -138,17 +179,17 @@ impl Conversation {
     pub fn adopt(&mut self, client: &Memory, rules: Rules, out: &mut Vec<u8>) {
         use pgpool_wire::frontend::{Subject, put_query, put_subject, tag};
         self.drifted = false;
-        if let Some(sql) = client.variables.difference(&self.variables) {
+        if let Some(sql) = self.variables.towards(&client.variables) {
             put_query(out, sql.as_bytes());
             self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
             self.holdings.unnamed = None;
             self.variables.take_unreported(&client.variables);
         }
-        if rules.mode == PoolMode::Session || self.holdings.len() <= rules.max_prepared {
+        if rules.mode == PoolMode::Session || self.holdings.fits(rules.prepared) {
             return;
         }
         // Eviction waits for this moment: no portal is open and nothing is under way.
-        let evicted = self.holdings.evict(rules.max_prepared);
+        let evicted = self.holdings.evict(rules.prepared);
         if evicted.is_empty() {
             return;
         }
@@ -173,12 +214,14 @@ impl Conversation {
     }
 
     /// A command was carried out; `tag` is what the server calls it.
-    pub fn carried_out(&mut self, client: &mut Memory, trace: Trace, tag: &[u8]) {
+    pub fn carried_out(&mut self, client: &mut Memory, all: &Trace, tag: &[u8]) {
+        let trace = all.strongest().clone();
         match tag {
             b"DISCARD ALL" => {
                 self.forget_prepared(client);
                 client.pending.clear();
                 client.tie = None;
+                client.listening = None;
                 self.variables.take_unreported(&self.initial);
                 client.variables = std::rc::Rc::clone(&client.initial);
                 self.drifted = true;
@@ -189,6 +232,7 @@ impl Conversation {
             b"SET" | b"RESET" => return self.setting(client, trace),
             b"ROLLBACK" => client.pending.clear(),
             b"DEALLOCATE" => return self.unprepared(client, &trace),
+            b"UNLISTEN" if client.listening.is_some() => unlistened(client, all),
             b"LISTEN" => client.tie = client.tie.or(Some(Tie::Listen)),
             b"PREPARE" => client.tie = client.tie.or(Some(Tie::Prepare)),
             b"LOAD" => client.tie = client.tie.or(Some(Tie::Library)),
@@ -203,6 +247,8 @@ impl Conversation {
             | Trace::Pin(_)
             | Trace::ResetAll
             | Trace::Forgets
+            | Trace::Unlistens(_)
+            | Trace::Beside(_)
             | Trace::Unprepares(_) => {}
         }
     }
@@ -227,7 +273,7 @@ impl Conversation {
 
     fn setting(&mut self, client: &mut Memory, trace: Trace) {
         match trace {
-            Trace::Nothing => {}
+            Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) => {}
             // The server reports it: that is more exact than the statement.
             Trace::Set(setting) if self.variables.is_reported(&setting.name) => {}
             Trace::Set(setting) if !client.variables.is_full() => {
@@ -261,7 +307,7 @@ impl Conversation {
             return;
         }
         for pending in std::mem::take(&mut client.pending) {
-            self.drifted |= !matches!(pending, Pending::Set(_));
+            self.drifted |= matches!(pending, Pending::Reset(_) | Pending::ResetAll);
             match pending {
                 Pending::Set(setting) => {
                     let value = Value::Statement(std::rc::Rc::clone(&setting.statement));
@@ -273,6 +319,7 @@ impl Conversation {
                     client.own().restore(&name, &initial);
                     self.variables.remove_unreported(&name);
                 }
+                Pending::Unlisten(channels) => client.unlisten(&channels),
                 Pending::ResetAll => {
                     client.variables = std::rc::Rc::clone(&client.initial);
                     self.variables.take_unreported(&self.initial);

@@ -159,9 +159,16 @@ impl Relay<'_> {
             if let Some(outcome) = self.verdict() {
                 return Poll::Ready(outcome);
             }
-            if !moved {
-                self.watch();
-                return Poll::Pending;
+            if moved {
+                continue;
+            }
+            match self.tell_heard(cx) {
+                Step::Moved => {}
+                Step::Waits => {
+                    self.watch();
+                    return Poll::Pending;
+                }
+                Step::End(outcome) => return Poll::Ready(outcome),
             }
         }
     }
@@ -415,6 +422,22 @@ impl Relay<'_> {
         let (pool, facts) = (&self.client.pool, &self.server.facts);
         let condemned = facts.condemned.get() || !pool.is_current(facts);
         condemned && self.client.worker.snapshot().settings.server_fast_close
+    }
+
+    /// A client that keeps its server is told between two answers what its pool's ear has heard.
+    fn tell_heard(&mut self, cx: &mut Context<'_>) -> Step {
+        let between = self.server.talk.is_clean() && self.server.carry.is_empty();
+        if !between || !self.client.out.is_empty() {
+            return Step::Waits;
+        }
+        let heard = self.client.heard();
+        if heard.is_empty() {
+            return Step::Waits;
+        }
+        match self.client.out.send(&mut self.client.io, cx, &heard) {
+            Ok(()) => Step::Moved,
+            Err(_) => Step::End(Outcome::Left),
+        }
     }
 
     /// Sets the deadline that fits what the client is doing, when that has changed.

@@ -15,8 +15,8 @@ use topology::pool::PoolMode;
 use super::answer::Answer;
 use super::edit::Edit;
 use super::forward::{Forward, Stop};
-use super::link::{Conversation, Memory, Rules};
-use crate::prepared::Statements;
+use super::link::{Conversation, Memory, Notes, Rules};
+use crate::prepared::{Most, Statements};
 use model::Model;
 
 /// One message of a client.
@@ -120,7 +120,11 @@ impl Pool {
             clients: scripts.iter().map(client).collect(),
             servers: (0..servers).map(|_| Server::default()).collect(),
             statements: Statements::default(),
-            rules: Rules { mode: PoolMode::Transaction, max_prepared: 2, notes: false },
+            rules: Rules {
+                mode: PoolMode::Transaction,
+                prepared: Most { count: 2, bytes: 30 },
+                notes: Notes::No,
+            },
         }
     }
 

@@ -71,6 +71,12 @@ impl Caught {
         self.1.set(true);
     }
 
+    /// What is known: salt, iterations, keys.
+    pub fn known(&self) -> Option<(String, u32, Rc<Keys>)> {
+        let known = self.0.borrow();
+        known.as_ref().map(|it| (it.salt.clone(), it.iterations, Rc::clone(&it.keys)))
+    }
+
     /// Whether any are known.
     pub fn is_empty(&self) -> bool {
         self.0.borrow().is_none()

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use pgpool_wire::backend::{self, Authentication, Fields, tag};
 use pgpool_wire::frame::{self, Found};
-use pgpool_wire::startup::{self, CancelKey};
+use pgpool_wire::startup::{self, CancelKey, Replication};
 use pgpool_wire::{FrameError, Malformed, SqlState};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -144,6 +144,32 @@ pub async fn dial(address: ServerAddress) -> io::Result<Dialled> {
     Ok(Dialled { io: Stream::Plain(Movable::Live(socket)), local, peer })
 }
 
+/// What a server connection is for beside queries of whoever comes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked<'a> {
+    /// Replication.
+    pub replication: Replication,
+    /// What its client asks for at its login.
+    pub parameters: &'a [(String, String)],
+}
+
+impl<'a> Asked<'a> {
+    /// All startup parameters.
+    fn all(self, user: &'a User, database: &'a Database) -> Vec<(&'a str, &'a str)> {
+        let mut all = vec![("user", user.name.as_str()), ("database", &*database.server_name)];
+        all.extend(self.parameters.iter().map(|(name, value)| (&**name, &**value)));
+        if all.iter().all(|(name, _)| *name != "application_name") {
+            all.push(("application_name", "pgpool"));
+        }
+        match self.replication {
+            Replication::No => {}
+            Replication::Physical => all.push(("replication", "true")),
+            Replication::Logical => all.push(("replication", "database")),
+        }
+        all
+    }
+}
+
 /// Logs in over a connected stream. Cancelling closes it.
 ///
 /// # Errors
@@ -154,13 +180,22 @@ pub async fn login(
     user: &User,
     caught: &Caught,
 ) -> Result<Ready, ConnectError> {
+    login_for(dialled, database, user, (caught, Asked::default())).await
+}
+
+/// As [`login`], for what a client asks for.
+///
+/// # Errors
+/// As [`login`].
+pub async fn login_for(
+    dialled: Dialled,
+    database: &Database,
+    user: &User,
+    (caught, asked): (&Caught, Asked<'_>),
+) -> Result<Ready, ConnectError> {
     let Dialled { mut io, local, peer } = dialled;
     let mut out = Vec::new();
-    let parameters = [
-        ("user", user.name.as_str()),
-        ("database", &database.server_name),
-        ("application_name", "pgpool"),
-    ];
+    let parameters = asked.all(user, database);
     let version = caught.version();
     startup::put_startup(&mut out, version, &parameters);
     io.write_all(&out).await?;

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pgpool_wire::startup::CancelKey;
+use pgpool_wire::startup::{CancelKey, Replication};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
@@ -75,6 +75,8 @@ pub struct Facts {
     pub settled: tokio::sync::Notify,
     /// The pool's generation when it was connected: `RECONNECT` starts a new one.
     pub generation: u64,
+    /// What it is for; all but queries belongs to one client for good.
+    pub replication: Replication,
     /// Set by who wants it closed when it is next free.
     pub condemned: Cell<bool>,
     /// What the server's ParameterStatus messages said at login.

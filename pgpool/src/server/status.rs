@@ -72,11 +72,8 @@ impl Due {
     }
 
     fn forgets(&self) -> bool {
-        matches!(
-            self,
-            Self::Query(To::Client, Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
-                | Self::Execute(Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
-        )
+        let (Self::Query(To::Client, trace) | Self::Execute(trace)) = self else { return false };
+        matches!(trace.strongest(), Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
     }
 }
 

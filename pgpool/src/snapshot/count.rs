@@ -1,7 +1,7 @@
 //! Bounded numbers that all workers share: clients, server connections. Not for what they count. Kept by
 //! the snapshot, from one to the next.
 //!
-//! Invariant: never more than the bound are inside, and who is dropped has left.
+//! Invariant: nobody enters beyond the bound, and who is dropped has left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,16 +11,23 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub struct Count {
     now: AtomicU32,
     most: AtomicU32,
+    /// Of those now, who only listen.
+    ears: AtomicU32,
 }
 
 /// One of a [`Count`]; given back when dropped.
 #[derive(Debug)]
 pub struct Held(Arc<Count>);
 
+/// One that listens, beside its [`Held`]: all of these together leave one place to others.
+#[derive(Debug)]
+pub struct Beside(Arc<Count>);
+
 impl Count {
     /// At most `most`; 0: no bound.
     pub fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { now: AtomicU32::new(0), most: AtomicU32::new(most) })
+        let (now, ears) = (AtomicU32::new(0), AtomicU32::new(0));
+        Arc::new(Self { now, most: AtomicU32::new(most), ears })
     }
 
     /// The same count with another bound, or a new one: whoever is counted stays counted.
@@ -58,11 +65,33 @@ impl Held {
     pub fn enter(of: &Arc<Count>) -> Option<Self> {
         of.enter().then(|| Self(Arc::clone(of)))
     }
+
+    /// Takes one for who has had one elsewhere, whatever the bound.
+    pub fn keep(of: &Arc<Count>) -> Self {
+        of.now.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(of))
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.0.leave();
+    }
+}
+
+impl Beside {
+    /// `None`: nobody else would have a place.
+    pub fn enter(of: &Arc<Count>) -> Option<Self> {
+        let most = of.most();
+        let enter = |ears: u32| (most == 0 || ears + 1 < most).then_some(ears + 1);
+        let entered = of.ears.fetch_update(Ordering::AcqRel, Ordering::Acquire, enter);
+        entered.is_ok().then(|| Self(Arc::clone(of)))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.0.ears.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -77,5 +106,16 @@ mod tests {
         count.leave();
         assert!(count.enter());
         assert!((0..100).all(|_| Count::new(0).enter()));
+    }
+
+    /// P2: however many listen, one place is left to those who work.
+    #[test]
+    fn ears_leave_a_place() {
+        let count = Count::new(3);
+        let (first, second) = (Beside::enter(&count), Beside::enter(&count));
+        assert!(first.is_some() && second.is_some() && Beside::enter(&count).is_none());
+        drop(first);
+        assert!(Beside::enter(&count).is_some());
+        assert!(Beside::enter(&Count::new(1)).is_none() && Beside::enter(&Count::new(0)).is_some());
     }
 }

@@ -12,7 +12,7 @@ use rand::RngCore;
 use topology::Place;
 use topology::pool::{Console, Group, UserTerms};
 
-use super::{Count, SnapshotError};
+use super::{Count, Database, Held, Snapshot, SnapshotError};
 use crate::scram::{self, Verifier};
 
 /// As PostgreSQL's default, for verifiers made from plain passwords.
@@ -233,18 +233,45 @@ impl Learned {
     }
 }
 
+impl Snapshot {
+    /// What a role had to prove that was looked up and has proved it.
+    pub fn learned(&self, database: &str, role: &str) -> Option<Credential> {
+        self.learned.get(database, role)
+    }
+
+    /// Places for a client that had them in another process, whatever the bounds.
+    pub fn readmit(&self, database: &Database, role: &str) -> (Held, Held) {
+        (Held::keep(&database.clients), Held::keep(&self.standings.of(role).clients))
+    }
+}
+
 impl Credential {
-    /// What a server has stored for a role; `None`: it begins like a verifier and is none. Of a plain
-    /// password a verifier is made, which takes milliseconds: not on a worker.
-    pub fn stored(text: &str) -> Option<Self> {
+    /// What [`Credential::kept`] reads back, of a role that was looked up.
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Scram(verifier) => Some(verifier.text()),
+            Self::Md5(hash) => Some(hash.clone()),
+            Self::Trust | Self::Password(..) => None,
+        }
+    }
+
+    /// A verifier or a hash, as servers store it; `None`: anything else.
+    pub fn kept(text: &str) -> Option<Self> {
         if text.starts_with("SCRAM-SHA-256$") {
             return Verifier::parse(text).map(Self::Scram);
         }
         let hex = text.strip_prefix("md5").filter(|hex| hex.len() == 32);
-        if hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())) {
-            return Some(Self::Md5(text.to_owned()));
+        let hash = hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        hash.then(|| Self::Md5(text.to_owned()))
+    }
+
+    /// What a server has stored for a role; `None`: it begins like a verifier and is none. Of a plain
+    /// password a verifier is made, which takes milliseconds: not on a worker.
+    pub fn stored(text: &str) -> Option<Self> {
+        if text.starts_with("SCRAM-SHA-256$") {
+            return Self::kept(text);
         }
-        Some(Self::Scram(derived(text)))
+        Some(Self::kept(text).unwrap_or_else(|| Self::Scram(derived(text))))
     }
 }
 

@@ -14,6 +14,7 @@ use common::telemetry::pieces::{blank, judge, number, text};
 use common::trace_parent::TraceParent;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::events::QuerySlow;
@@ -90,12 +91,20 @@ pub fn tell(client: &mut Client, went: &Went<'_>) {
     let wanted = noted.parent.filter(|parent| parent.is_sampled());
     let collector = client.worker.outbox.as_ref().filter(|_| snapshot.telemetry.otlp.is_some());
     let sends = wanted.zip(collector);
-    if !slow && sends.is_none() {
+    let recent = &client.worker.recent;
+    let shown = noted.parent.filter(|_| recent.wants(client.worker.now()));
+    if !slow && sends.is_none() && shown.is_none() {
         return;
     }
     let shape = noted.shape();
+    let id = rand::random();
+    if let Some(parent) = shown {
+        let own = parent.with_span(id);
+        let record = record(client, went, (parent, own, waited), (&shape, noted.failed));
+        recent.keep(record.to_string().as_bytes());
+    }
     if let Some((parent, outbox)) = sends {
-        let mut span = span(client, went, (parent, waited), &shape);
+        let mut span = span(client, went, (parent, parent.with_span(id), waited), &shape);
         judge(&mut span, noted.failed.then(|| "error".to_owned()));
         outbox.span(span);
     }
@@ -114,10 +123,9 @@ pub fn tell(client: &mut Client, went: &Went<'_>) {
 fn span(
     client: &Client,
     went: &Went<'_>,
-    (parent, waited): (TraceParent, Duration),
+    (parent, own, waited): (TraceParent, TraceParent, Duration),
     shape: &str,
 ) -> Span {
-    let own = parent.with_span(rand::random());
     // It began when the client came for a server.
     let whole = went.took + waited;
     let wall = SystemTime::now().checked_sub(whole).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -140,4 +148,39 @@ fn span(
         span.attributes.push(text("db.query.text", shape));
     }
     span
+}
+
+/// What `/requests` shows of a query; `latency_us` is what its client has seen, `wait_us` a part of it.
+fn record(
+    client: &Client,
+    went: &Went<'_>,
+    (parent, own, waited): (TraceParent, TraceParent, Duration),
+    (shape, failed): (&str, bool),
+) -> Value {
+    let whole = went.took + waited;
+    let began = SystemTime::now().checked_sub(whole).unwrap_or(SystemTime::UNIX_EPOCH);
+    let entry = &client.entry;
+    let digits = |digits: &[u8]| String::from_utf8_lossy(digits).into_owned();
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    json!({
+        "timestamp": timestamp(began),
+        "pooler_instance": client.worker.snapshot().instance,
+        "trace_id": digits(&parent.trace_hex()),
+        "parent_span_id": digits(&parent.span_hex()),
+        "span_id": digits(&own.span_hex()),
+        "database": &*entry.database,
+        "user": &*entry.user,
+        "statement": shape,
+        "failed": failed,
+        "latency_us": micros(whole),
+        "wait_us": micros(waited),
+    })
+}
+
+/// RFC 3339 in UTC, as the gateway's records have it.
+fn timestamp(at: SystemTime) -> String {
+    let text = crate::admin::show::timestamp(at);
+    let micros = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
+    let (date, time) = (text.get(..10), text.get(11..19));
+    format!("{}T{}.{micros:06}Z", date.unwrap_or_default(), time.unwrap_or_default())
 }

@@ -286,12 +286,13 @@ async fn signals_and_log_are_those_of_pgbouncer() {
     assert!(!format!("{before}{}", place.log()).contains(PASSWORD));
 }
 
-/// O3, O5: `-d` ends when it serves, a second one is refused, `-R` replaces it and nobody is refused
-/// meanwhile, TERM ends it; what cannot be translated is told with file and line.
+/// O3, O5, P7: `-d` ends when it serves, a second one is refused, `-R` takes over from it by its unix socket,
+/// clients and all, or begins beside it where there is none; nobody is refused meanwhile, TERM ends it; what
+/// cannot be translated is told with file and line.
 #[tokio::test]
 async fn in_the_background_and_replaced() {
     let server = Postgres::start().await;
-    let place = Place::new(&server, "so_reuseport = 1").await;
+    let place = Place::new(&server, "").await;
     let run = |arguments: &[&str]| {
         let mut command = unprivileged(Path::new(PGPOOL));
         command.args(arguments).arg(place.path("pgbouncer.ini")).output().expect("it runs")
@@ -307,14 +308,42 @@ async fn in_the_background_and_replaced() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("runs already"));
     assert_eq!(place.told("app", "shop", "select 2"), "2");
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(place.port).user("app").password(PASSWORD).dbname("shop");
+    let client = crate::pooler::connect(&config).await.expect("it gets in");
+    client.batch_execute("set lock_timeout = 5").await.expect("set");
+    let statement =
+        client.prepare("select current_setting('lock_timeout')").await.expect("prepared");
+    let refused = place.ask("root", "pgbouncer", "takeover");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("by unix socket"), "{refused:?}");
     assert!(run(&["-d", "-R"]).status.success());
     let second = pid();
+    let ends = |process: i32| {
+        while kill(Pid::from_raw(process), None).is_ok() {
+            std::thread::yield_now();
+        }
+    };
     assert_ne!(first, second);
-    while kill(Pid::from_raw(first), None).is_ok() {
-        std::thread::yield_now();
-    }
+    ends(first);
+    let row = client.query_one(&statement, &[]).await.expect("it goes on");
+    assert_eq!(row.get::<_, String>(0), "5ms");
     assert_eq!(place.told("app", "shop", "select 3"), "3");
+    let socket = place.path(&format!(".s.PGSQL.{}", place.port));
+    assert!(socket.exists() && pid() == second, "the first one's end took nothing with it");
+
+    let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("the file");
+    let alone = "unix_socket_dir =\nso_reuseport = 1\n";
+    place.write("pgbouncer.ini", &format!("{ini}{alone}"));
     kill(Pid::from_raw(second), Signal::SIGTERM).expect("sent");
+    ends(second);
+    assert!(run(&["-d"]).status.success());
+    let third = pid();
+    assert!(run(&["-d", "-R"]).status.success());
+    let fourth = pid();
+    assert_ne!(third, fourth);
+    ends(third);
+    assert_eq!(place.told("app", "shop", "select 4"), "4");
+    kill(Pid::from_raw(fourth), Signal::SIGTERM).expect("sent");
     while place.path("pid").exists() {
         std::thread::yield_now();
     }

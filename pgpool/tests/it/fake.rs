@@ -134,6 +134,10 @@ async fn talk(io: &mut DuplexStream, mut out: Vec<u8>) {
             let sql = frontend::query(frame.body).unwrap_or_default();
             match sql {
                 b"hang" => {}
+                b"stream" => {
+                    frame::put(&mut out, backend::tag::COPY_BOTH, |out| out.extend([0; 3]));
+                    frame::put(&mut out, backend::tag::COPY_DATA, |out| out.extend([7; 100]));
+                }
                 sql => {
                     status = match sql {
                         b"begin" => Status::Transaction,
@@ -210,10 +214,18 @@ pools:
 
     /// A client that is logged in.
     pub(crate) async fn client(&self) -> Talk {
+        let mut talk = self.arrive(&[]);
+        talk.answer().await;
+        talk
+    }
+
+    /// A client that asks for more at its login, whose answer is still to come.
+    pub(crate) fn arrive(&self, more: &[(&str, &str)]) -> Talk {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let place = Held::enter(&self.worker.snapshot().clients).expect("room");
         let parameters = [("user", "open"), ("database", "shop")];
-        let parameters = parameters.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+        let parameters = parameters.iter().chain(more);
+        let parameters = parameters.map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let arrival = Arrival {
             io: Stream::Memory(Box::new(theirs)),
             source: Source::Ip(([127, 0, 0, 1], 1).into()),
@@ -222,9 +234,7 @@ pools:
             until: Instant::now() + self.worker.snapshot().settings.client_login_timeout,
         };
         assert!(self.inbox.send(Message::Client(Box::new(arrival))).is_ok());
-        let mut talk = Talk { io: ours, input: Vec::new() };
-        talk.answer().await;
-        talk
+        Talk { io: ours, input: Vec::new() }
     }
 }
 
@@ -246,6 +256,12 @@ impl Talk {
     pub(crate) async fn ask(&mut self, sql: &str) -> String {
         self.send(sql).await;
         self.answer().await
+    }
+
+    /// All that is still to come, as it came.
+    pub(crate) async fn rest(mut self) -> Vec<u8> {
+        self.io.read_to_end(&mut self.input).await.expect("an end");
+        self.input
     }
 
     /// Type bytes up to ReadyForQuery or the end; an error by its SQLSTATE.

@@ -127,13 +127,15 @@ async fn a_server_outlives_its_lost_clients() {
     next.send(&pid).await;
     let first = next.until_ready(1).await;
     let many = "select repeat('stranger', 1000) from generate_series(1, 100000)";
-    for (said, heard) in [
-        (query("begin; select pg_sleep(100)"), "C"),
+    // Not all of these have begun when the cancel request comes.
+    let asleep = vec![(query("begin; select pg_sleep(100)"), "C"); 12];
+    let others = [
         ([parse("", many), bind("", "", &[]), execute("", 0), bare(b'H')].concat(), "1"),
         ([query("begin"), query("set work_mem = '66kB'"), query(many)].concat(), "C"),
         ([query("copy t from stdin"), data("1\tx\n")].concat(), "G"),
         ([parse("s", "selekt"), bind("", "s", &[]), bare(b'H')].concat(), "E"),
-    ] {
+    ];
+    for (said, heard) in asleep.into_iter().chain(others) {
         let mut doomed = Raw::login(pooler.port).await;
         doomed.send(&said).await;
         if !said.ends_with(b"pg_sleep(100)\0") {

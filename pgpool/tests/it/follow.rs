@@ -142,7 +142,7 @@ async fn session_state_does_not_leak() {
             "prepare mine as select 1",
             "select count(*) from pg_prepared_statements where name = 'mine'",
         ),
-        ("listen mine", "select count(*) from pg_listening_channels()"),
+        ("begin; listen mine; commit", "select count(*) from pg_listening_channels()"),
         (
             "begin; declare mine cursor with hold for select 1; commit",
             "select count(*) from pg_cursors where name = 'mine'",

@@ -56,11 +56,16 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The metrics of a pooler.
 async fn metrics(pooler: &Pooler) -> String {
+    ask(pooler, "/metrics").await
+}
+
+/// What the admin listener of a pooler answers.
+async fn ask(pooler: &Pooler, path: &str) -> String {
     let admin =
         pooler.running.as_ref().and_then(|running| running.admin).expect("an admin listener");
     let mut socket = TcpStream::connect(admin).await.expect("connected");
-    let request = b"GET /metrics HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\r\n";
-    socket.write_all(request).await.expect("sent");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: pool\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("sent");
     let mut text = String::new();
     socket.read_to_string(&mut text).await.expect("read");
     text
@@ -174,4 +179,49 @@ async fn waits_are_told_apart_from_queries() {
     let held = "aqueduct_pg_transaction_seconds_total{database=\"shop\",user=\"open\",waits_for=";
     number(&shown, &format!("{held}\"client\"}}"));
     number(&shown, &format!("{held}\"server\"}}"));
+}
+
+/// P8, O1: who looks at a pooler is shown the queries that name their trace, by every form of the protocol, without
+/// their constants; nobody else's, and none of before.
+#[tokio::test]
+async fn recent_queries_are_shown_to_who_looks() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let look = async || -> Vec<serde_json::Value> {
+        let text = ask(&pooler, "/requests?most=100").await;
+        let body = text.split("\r\n\r\n").nth(1).expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|fault| panic!("{fault}: {text}"))
+    };
+    let mut raw = Raw::login(pooler.port).await;
+    let traced = |sql: &str, trace: &str| format!("{sql} /*traceparent='{trace}'*/");
+    raw.ask(&query(&traced("select 'before'", PARENT))).await;
+    assert_eq!(look().await, Vec::<serde_json::Value>::new(), "nobody had looked");
+    raw.ask(&query(&traced("select 'secret', 7", PARENT))).await;
+    raw.ask(&query("select 'nobody asks'")).await;
+    let text = traced("select $1::text", UNSAMPLED);
+    let bytes = [parse("one", &text), bind("", "one", &["7"]), execute("", 0), bare(b'S')];
+    raw.ask(&bytes.concat()).await;
+    // Prepared before: it has no comment.
+    raw.ask(&[bind("", "one", &["8"]), execute("", 0), bare(b'S')].concat()).await;
+    raw.ask(&query(&traced("select 1/0", OTHER))).await;
+    // The last one is kept when its answer has gone out.
+    let mut shown = look().await;
+    while shown.len() < 3 {
+        shown = look().await;
+    }
+    let text = |at: usize, key: &str| shown[at][key].as_str().unwrap_or_default().to_owned();
+    let statements: Vec<_> = (0..shown.len()).map(|at| text(at, "statement")).collect();
+    assert_eq!(statements, ["select ?, ?", "select $?::text", "select ?/?"]);
+    for (at, trace) in [PARENT, UNSAMPLED, OTHER].into_iter().enumerate() {
+        assert_eq!(text(at, "trace_id"), trace[3..35]);
+        assert_eq!(text(at, "parent_span_id"), trace[36..52]);
+        assert_eq!(text(at, "span_id").len(), 16);
+        assert_eq!((text(at, "database"), text(at, "user")), ("shop".into(), "open".into()));
+        assert_eq!(text(at, "pooler_instance"), "pool-1");
+        let stamp = text(at, "timestamp");
+        assert!(stamp.len() == 27 && stamp.contains('T') && stamp.ends_with('Z'), "{stamp}");
+        let time = |key: &str| shown[at][key].as_u64().expect("a number");
+        assert!(time("wait_us") <= time("latency_us"));
+        assert_eq!(shown[at]["failed"], at == 2);
+    }
 }

@@ -4,11 +4,13 @@
 //! Invariant: it listens on a port that the system chose and ends with its value.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::lifecycle::Lifecycle;
-use pgpool::{Options, Running};
+use pgpool::upgrade::taking;
+use pgpool::{Before, Options, Running};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
 };
@@ -25,7 +27,7 @@ pub(crate) struct Pooler {
     pub(crate) lifecycle: Lifecycle,
     /// For its end.
     pub(crate) running: Option<Running>,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 /// What a test changes about the pooler.
@@ -49,7 +51,7 @@ impl Pooler {
     /// In front of `shop` with users of every kind: `app` (verifier), `other` (password), `legacy`
     /// (md5), `open` (trust), `root` (console).
     pub(crate) async fn start(server: &Postgres, setup: Setup<'_>) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
+        let folder = Arc::new(tempfile::tempdir().expect("folder"));
         let write = |name: &str, text: &str| {
             std::fs::write(folder.path().join(name), text).expect("written");
         };
@@ -98,6 +100,29 @@ pools:
         let running = running.unwrap_or_else(|fault| panic!("{fault}"));
         let port = running.listeners[0].1.port();
         Self { port, lifecycle, running: Some(running), folder }
+    }
+
+    /// Hands over to another instance, by the file as it is now; this one drains.
+    pub(crate) async fn hand_over(&self) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let running = self.running.as_ref().expect("it runs");
+        running.handle().yield_to(ours, std::process::id());
+        let estate = tokio::task::spawn_blocking(move || taking::from(theirs));
+        let before = Before::Estate(estate.await.expect("no panic").expect("offered"));
+        let file = self.folder.path().join("stack.yaml");
+        let topology = topology::load(&file).unwrap_or_else(|fault| panic!("{fault}"));
+        let mut options = Options::new("pool-1");
+        options.workers = NonZeroUsize::new(3);
+        let lifecycle = options.lifecycle.clone();
+        let running = pgpool::start_after(Arc::new(topology), "pool-1", options, before).await;
+        let running = running.unwrap_or_else(|fault| panic!("{fault}"));
+        let port = running.listeners[0].1.port();
+        Self { port, lifecycle, running: Some(running), folder: Arc::clone(&self.folder) }
+    }
+
+    /// Its file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.folder.path().join("stack.yaml")
     }
 
     /// Changes its file; nobody reads it yet.

@@ -59,7 +59,7 @@ impl Postgres {
                 &path(&password),
             ],
         );
-        let hba = "local all open trust\nlocal all all scram-sha-256\nhost all +legacy all md5\nhost replication root all scram-sha-256\nhost all open all trust\nhost all all all scram-sha-256\n";
+        let hba = "local all open trust\nlocal all all scram-sha-256\nhost all +legacy all md5\nhost replication root all scram-sha-256\nhost replication open all trust\nhost all open all trust\nhost all all all scram-sha-256\n";
         std::fs::write(data.join("pg_hba.conf"), hba).expect("written");
         give_away(&data.join("pg_hba.conf"));
         self.launch("");
@@ -232,7 +232,7 @@ pub(crate) fn free_port() -> u16 {
 }
 
 /// `PG_BIN`, or the newest of Debian's.
-fn find_bin() -> PathBuf {
+pub(crate) fn find_bin() -> PathBuf {
     if let Some(bin) = std::env::var_os("PG_BIN") {
         return bin.into();
     }

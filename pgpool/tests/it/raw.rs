@@ -38,7 +38,9 @@ impl Raw {
         let socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
         socket.set_nodelay(true).expect("a socket option");
         let mut hello = Vec::new();
+        let named = |name: &str| more.iter().any(|(other, _)| *other == name);
         let who = [("user", "open"), ("database", "shop")];
+        let who: Vec<_> = who.into_iter().filter(|(name, _)| !named(name)).collect();
         put_startup(&mut hello, V3_0, &[&who[..], more].concat());
         let key = CancelKey { pid: 0, secret: Vec::new() };
         let mut raw = Self { socket, port, input: Vec::new(), at: 0, key };
@@ -76,6 +78,11 @@ impl Raw {
             all.push(message);
         }
         all
+    }
+
+    /// The front of a message whose end did not come.
+    pub(crate) fn left_over(&self) -> &[u8] {
+        &self.input[self.at..]
     }
 
     /// The next message; `None`: the connection has ended.

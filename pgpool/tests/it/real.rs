@@ -170,3 +170,32 @@ async fn the_exporter_of_debian_scrapes() {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
 }
+
+/// P1: what copies PostgreSQL: pg_basebackup with its stream, and pg_receivewal.
+#[tokio::test]
+async fn backups_pass() {
+    let server = Postgres::start().await;
+    server.root().await.batch_execute("alter role open replication").await.expect("altered");
+    // What asks for physical replication names this database.
+    let more =
+        format!(" }}\n      replication: {{ primary: 127.0.0.1:{}, pool-size: 2", server.port);
+    let pooler = Pooler::start(&server, Setup { more: &more, ..Setup::default() }).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bin = crate::postgres::find_bin();
+    let copy = folder.path().join("copy");
+    let mut backup = Command::new(bin.join("pg_basebackup"));
+    backup.args(["-U", "open", "-X", "stream", "-c", "fast", "--no-sync", "-D"]).arg(&copy);
+    run(&pooler, &mut backup).await;
+    run(&pooler, Command::new(bin.join("pg_verifybackup")).arg(&copy)).await;
+
+    let root = server.root().await;
+    let place = "select pg_current_wal_lsn()::text";
+    root.batch_execute("insert into t values (1, 'x'); select pg_switch_wal()").await.expect("ok");
+    let end: String = root.query_one(place, &[]).await.expect("row").get(0);
+    let wal = folder.path().join("wal");
+    std::fs::create_dir(&wal).expect("a folder");
+    let mut receive = Command::new(bin.join("pg_receivewal"));
+    receive.args(["-U", "open", "--no-loop", "--no-sync", "-E", &end, "-D"]).arg(&wal);
+    run(&pooler, &mut receive).await;
+    assert!(std::fs::read_dir(&wal).expect("a folder").count() > 0);
+}

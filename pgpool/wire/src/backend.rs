@@ -102,6 +102,19 @@ pub fn command(body: &[u8]) -> Result<&[u8], Malformed> {
     Ok(text)
 }
 
+/// The channel of a NotificationResponse.
+///
+/// # Errors
+/// It is not a process, a channel and a payload.
+pub fn notification(body: &[u8]) -> Result<&[u8], Malformed> {
+    let mut reader = Reader::new("NotificationResponse", body);
+    let _sender = reader.u32()?;
+    let channel = reader.text()?;
+    let _payload = reader.text()?;
+    reader.end()?;
+    Ok(channel)
+}
+
 /// The key with which a server's query is cancelled.
 ///
 /// # Errors
@@ -209,6 +222,8 @@ pub enum Severity {
     Error,
     /// The connection ends.
     Fatal,
+    /// Something that may have gone wrong.
+    Warning,
     /// Only something to know.
     Notice,
 }
@@ -218,12 +233,13 @@ impl Severity {
         match self {
             Self::Error => "ERROR",
             Self::Fatal => "FATAL",
+            Self::Warning => "WARNING",
             Self::Notice => "NOTICE",
         }
     }
 }
 
-/// Appends an ErrorResponse, or a NoticeResponse for [`Severity::Notice`].
+/// Appends an ErrorResponse, or a NoticeResponse for [`Severity::Notice`] and [`Severity::Warning`].
 pub fn put_error(
     out: &mut Vec<u8>,
     severity: Severity,
@@ -231,7 +247,8 @@ pub fn put_error(
     message: &str,
     hint: Option<&str>,
 ) {
-    let tag = if severity == Severity::Notice { tag::NOTICE } else { tag::ERROR };
+    let aside = matches!(severity, Severity::Notice | Severity::Warning);
+    let tag = if aside { tag::NOTICE } else { tag::ERROR };
     put(out, tag, |out| {
         let mut field = |code: u8, text: &[u8]| {
             out.push(code);

@@ -69,6 +69,26 @@ impl Startup {
         self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
+    /// Whether it wants to replicate (PostgreSQL's manual, "Streaming Replication Protocol").
+    ///
+    /// # Errors
+    /// The value, if PostgreSQL would not take it either.
+    pub fn replication(&self) -> Result<Replication, &str> {
+        let Some(value) = self.parameter("replication") else { return Ok(Replication::No) };
+        let text = value.to_ascii_lowercase();
+        // A switch may be cut short as long as it is told apart.
+        let is = |word: &str, least: usize| text.len() >= least && word.starts_with(&text);
+        if value == "database" {
+            Ok(Replication::Logical)
+        } else if is("true", 1) || is("yes", 1) || is("on", 2) || text == "1" {
+            Ok(Replication::Physical)
+        } else if is("false", 1) || is("no", 1) || is("off", 2) || text == "0" {
+            Ok(Replication::No)
+        } else {
+            Err(value)
+        }
+    }
+
     /// Names of the protocol options (`_pq_.…`) that were asked for; we know none of them.
     pub fn protocol_options(&self) -> impl Iterator<Item = &str> {
         self.parameters.iter().map(|(n, _)| n.as_str()).filter(|n| n.starts_with("_pq_."))
@@ -77,6 +97,29 @@ impl Startup {
     /// What is spoken with a client that asked for this version: the newest that both know.
     pub fn negotiated(&self) -> Version {
         if self.version >= V3_2 { V3_2 } else { V3_0 }
+    }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Replication {
+    /// Queries.
+    #[default]
+    No,
+    /// Copies of the whole server: `replication=true`.
+    Physical,
+    /// Changes of one database, and queries: `replication=database`.
+    Logical,
+}
+
+impl Replication {
+    /// PgBouncer's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "none",
+            Self::Physical => "physical",
+            Self::Logical => "logical",
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::fatal::Refusal;
 use crate::prepared::{Holding, Statement};
 use crate::query::{self, Tie, Trace};
 use crate::relay::edit::Edit;
+use crate::relay::link::Notes;
 use crate::server::status::{Due, To};
 use crate::telemetry::Noted;
 use crate::telemetry::comment::{self, Comment};
@@ -29,7 +30,7 @@ impl Forward<'_> {
             let query = rest.split(|byte| *byte == 0).next().unwrap_or_default();
             parse = Parse { name: parse.name, query, rest };
         }
-        if self.rules.notes {
+        if self.rules.notes != Notes::No {
             self.note(parse.query, found);
         }
         if parse.name.is_empty() {
@@ -44,7 +45,7 @@ impl Forward<'_> {
             return Ok(true);
         }
         self.client.said.parses += 1;
-        if self.rules.max_prepared == 0 {
+        if self.rules.prepared.count == 0 {
             self.client.tie.get_or_insert(Tie::Prepare);
             self.server.ledger.sent(Due::ParsePlain);
             edit.pass(frame.raw.len());
@@ -86,6 +87,9 @@ impl Forward<'_> {
     /// Somebody wants to hear of it.
     #[cold]
     pub(super) fn note(&mut self, sql: &[u8], comment: Option<Comment>) {
+        if comment.is_none() && self.rules.notes == Notes::Traced {
+            return;
+        }
         Noted::text(self.client, sql);
         if let Some(comment) = comment {
             Noted::parent(self.client, comment.parent);

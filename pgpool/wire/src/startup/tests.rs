@@ -70,6 +70,32 @@ fn later_versions() {
     assert_eq!(startup.protocol_options().collect::<Vec<_>>(), ["_pq_.x"]);
 }
 
+/// P1: a connection is for replication as PostgreSQL would have it.
+#[test]
+fn replication_is_asked_for() {
+    let asked = |value: &str| {
+        let bytes = login(&[("user", "a"), ("replication", value)]);
+        let Ok(Some((Opening::Startup(startup), _))) = opening(&bytes) else { panic!("no login") };
+        startup.replication().map_err(str::to_owned)
+    };
+    for (value, replication) in [
+        ("true", Replication::Physical),
+        ("YES", Replication::Physical),
+        ("t", Replication::Physical),
+        ("on", Replication::Physical),
+        ("1", Replication::Physical),
+        ("database", Replication::Logical),
+        ("off", Replication::No),
+        ("0", Replication::No),
+        ("fal", Replication::No),
+    ] {
+        assert_eq!(asked(value), Ok(replication), "{value}");
+    }
+    for value in ["", "o", "Database", "2", "truely", " true"] {
+        assert_eq!(asked(value), Err(value.to_owned()));
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {

@@ -1,0 +1,245 @@
+//! LISTEN for many clients over one server connection per pool: its ear. Here is what clients hold of it and how
+//! they speak to it. Not for the connection itself (`line`) and not for LISTEN on a client's own server.
+//! Used by clients that are idle; the pool owns it.
+//!
+//! Invariant: a client hears the channels that it listens on, in their order, and no other; what waits for a
+//! client that does not read is bounded.
+
+mod line;
+pub mod wish;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::client::entry::{Ending, Entry};
+use crate::fatal::Refusal;
+use crate::pool::Pool;
+use wish::Channel;
+
+/// Bytes of notifications that may wait for one client.
+const MOST_HEARD: usize = 4 << 20;
+/// Channels of one pool.
+const MOST_CHANNELS: usize = 10_000;
+
+/// What one client listens on, and what it was not told yet.
+pub struct Hearing {
+    entry: Rc<Entry>,
+    channels: RefCell<HashSet<Channel>>,
+    heard: RefCell<Heard>,
+}
+
+/// What waits for a client.
+#[derive(Default)]
+struct Heard {
+    /// Whole messages, and the channels that they came by: without one, a warning of ours.
+    messages: Vec<(Option<Channel>, Rc<[u8]>)>,
+    /// What they take.
+    bytes: usize,
+}
+
+/// Around each message that waits.
+const AROUND: usize = 64;
+/// Before the texts of a notification: its tag, its length and a process.
+const HEAD: usize = 9;
+
+impl Hearing {
+    /// A message for a channel; for nobody, if it has stopped listening meanwhile.
+    fn tell(&self, channel: &Channel, message: &Rc<[u8]>) {
+        if self.channels.borrow().contains(channel) {
+            self.keep(Some(Rc::clone(channel)), message);
+        }
+    }
+
+    /// A message for whoever listens at all.
+    fn note(&self, message: &Rc<[u8]>) {
+        self.keep(None, message);
+    }
+
+    fn keep(&self, channel: Option<Channel>, message: &Rc<[u8]>) {
+        match self.heard.borrow_mut().keep(channel, message) {
+            true => self.entry.wake(),
+            false => self.entry.end(Ending::Deaf),
+        }
+    }
+}
+
+impl Heard {
+    /// One more; `false`: too much waits already.
+    fn keep(&mut self, channel: Option<Channel>, message: &Rc<[u8]>) -> bool {
+        let bytes = self.bytes + message.len() + AROUND;
+        let fits = bytes <= MOST_HEARD;
+        if fits {
+            self.bytes = bytes;
+            self.messages.push((channel, Rc::clone(message)));
+        }
+        fits
+    }
+
+    /// What waits of a channel is not told any more; `None`: of all.
+    fn forget(&mut self, channel: Option<&Channel>) {
+        self.messages.retain(|(by, _)| match channel {
+            Some(_) => by.as_ref() != channel,
+            None => by.is_none(),
+        });
+        self.bytes = self.messages.iter().map(|(_, message)| message.len() + AROUND).sum();
+    }
+}
+
+/// A client's hold on the ear of its pool; it stops listening when it is dropped.
+pub struct Listening {
+    pool: Rc<Pool>,
+    hearing: Rc<Hearing>,
+}
+
+impl Listening {
+    /// A client that listens on nothing yet.
+    pub fn new(pool: &Rc<Pool>, entry: &Rc<Entry>) -> Self {
+        let hearing = Rc::new(Hearing {
+            entry: Rc::clone(entry),
+            channels: RefCell::default(),
+            heard: RefCell::default(),
+        });
+        Self { pool: Rc::clone(pool), hearing }
+    }
+
+    /// What it is to be told now: whole messages. `None`: it would not read them as they were meant, as its
+    /// encoding is another than ours.
+    pub fn take(&self, is_read_alike: impl FnOnce() -> bool) -> Option<Vec<u8>> {
+        let messages = self.hearing.heard.take().messages;
+        let plain = |message: &Rc<[u8]>| message.get(HEAD..).is_none_or(<[u8]>::is_ascii);
+        let all_plain = messages.iter().all(|(_, message)| plain(message));
+        let all = messages.iter().flat_map(|(_, message)| message.iter().copied());
+        (all_plain || is_read_alike()).then(|| all.collect())
+    }
+
+    /// Whether it listens on a channel.
+    pub fn has(&self, channel: &[u8]) -> bool {
+        let channel = std::str::from_utf8(channel).unwrap_or_default();
+        self.hearing.channels.borrow().contains(channel)
+    }
+
+    /// On how many channels.
+    pub fn len(&self) -> usize {
+        self.hearing.channels.borrow().len()
+    }
+
+    /// Whether it listens on nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Asks for a channel; the answer comes when the server listens on it. What it says from then on is heard.
+    pub fn listen(&self, channel: Channel) -> oneshot::Receiver<Answer> {
+        let (to, from) = oneshot::channel();
+        let hearing = Rc::clone(&self.hearing);
+        self.pool.ear.send(&self.pool, Order::Listen { channel, hearing, to });
+        from
+    }
+
+    /// Stops listening on one channel, or on all.
+    pub fn unlisten(&self, channel: Option<&Channel>) {
+        self.hearing.heard.borrow_mut().forget(channel);
+        let mut channels = self.hearing.channels.borrow_mut();
+        let mut forget = |channel: Channel| {
+            let hearing = Rc::clone(&self.hearing);
+            self.pool.ear.tell(Order::Forget { channel, hearing });
+        };
+        match channel {
+            Some(channel) => drop(channels.take(channel).map(forget)),
+            None => channels.drain().for_each(&mut forget),
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.unlisten(None);
+    }
+}
+
+/// What became of a wish to listen.
+pub enum Answer {
+    /// The server listens.
+    Listens,
+    /// The server has refused it, in these words: the body of its ErrorResponse.
+    Refused(Vec<u8>),
+    /// It cannot be.
+    Failed(Refusal),
+    /// There is no room for a connection that listens: the client needs a server of its own.
+    NoRoom,
+}
+
+/// What clients tell the ear.
+enum Order {
+    Listen { channel: Channel, hearing: Rc<Hearing>, to: oneshot::Sender<Answer> },
+    Forget { channel: Channel, hearing: Rc<Hearing> },
+}
+
+/// Where a pool's clients leave their wishes.
+#[derive(Default)]
+pub struct Ear {
+    orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
+    /// Whether it has a server connection now.
+    connected: Cell<bool>,
+    /// A pause closes it; `SUSPEND` leaves it.
+    closes: Cell<bool>,
+}
+
+impl Ear {
+    /// Whether it has a server connection, or is about to.
+    pub fn is_connected(&self) -> bool {
+        self.connected.get()
+    }
+
+    /// Whether it gives its connection up while its pool is paused.
+    pub fn close_when_paused(&self, closes: bool) {
+        self.closes.set(closes);
+    }
+
+    fn send(&self, pool: &Rc<Pool>, order: Order) {
+        let mut orders = self.orders.borrow_mut();
+        let sender = orders.get_or_insert_with(|| {
+            let (sender, received) = mpsc::unbounded_channel();
+            tokio::task::spawn_local(line::run(Rc::clone(pool), received));
+            sender
+        });
+        // It takes the sender away before it ends.
+        let _ended = sender.send(order);
+    }
+
+    /// As `send`, but nobody who has ended is woken for it.
+    fn tell(&self, order: Order) {
+        if let Some(sender) = &*self.orders.borrow() {
+            let _ended = sender.send(order);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P3: what waits for a client is not told any more once it has stopped listening; its order stays.
+    #[test]
+    fn what_is_not_listened_on_is_not_told() {
+        let channel = |name: &str| Some(Channel::from(name));
+        let message = |text: &str| Rc::<[u8]>::from(text.as_bytes());
+        let mut heard = Heard::default();
+        for (by, text) in [("a", "1"), ("b", "2"), ("a", "3")] {
+            assert!(heard.keep(channel(by), &message(text)));
+        }
+        assert!(heard.keep(None, &message("warned")));
+        heard.forget(channel("a").as_ref());
+        let texts = |heard: &Heard| -> Vec<Rc<[u8]>> {
+            heard.messages.iter().map(|(_, text)| Rc::clone(text)).collect()
+        };
+        assert_eq!(texts(&heard), [message("2"), message("warned")]);
+        assert_eq!(heard.bytes, 2 * AROUND + "2warned".len());
+        heard.forget(None);
+        assert_eq!(texts(&heard), [message("warned")]);
+        assert!(!heard.keep(None, &vec![0; MOST_HEARD].into()));
+    }
+}
