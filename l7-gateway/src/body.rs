@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::time::{Instant, Sleep};
 
 use crate::coding::compress::Compressed;
+use crate::grpc_web::Enveloped;
 use crate::stages::dispatch::cache::fill::Reader;
 use crate::stages::dispatch::files::body::FileBody;
 use crate::stages::dispatch::upstream::ServiceBody;
@@ -423,6 +424,8 @@ pub enum AnswerBody {
     Kept(Box<Reader>),
     /// Messages of a call, as lines or events.
     Lines(Box<Lines>),
+    /// Messages of a call for a browser.
+    Enveloped(Box<Enveloped>),
     /// One of these in a compressed form.
     Compressed(Box<Compressed>),
     /// No body: the connection changes its protocol (RFC 9110 §15.2.2).
@@ -454,6 +457,7 @@ impl Body for AnswerBody {
             Self::File(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Kept(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Lines(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Enveloped(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Compressed(body) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
@@ -466,6 +470,7 @@ impl Body for AnswerBody {
             Self::File(body) => body.is_end_stream(),
             Self::Kept(body) => body.is_end_stream(),
             Self::Lines(body) => body.is_end_stream(),
+            Self::Enveloped(body) => body.is_end_stream(),
             Self::Compressed(body) => body.is_end_stream(),
         }
     }
@@ -478,6 +483,7 @@ impl Body for AnswerBody {
             Self::File(body) => body.size_hint(),
             Self::Kept(body) => body.size_hint(),
             Self::Lines(body) => body.size_hint(),
+            Self::Enveloped(body) => body.size_hint(),
             Self::Compressed(body) => body.size_hint(),
         }
     }

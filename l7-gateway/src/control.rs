@@ -13,6 +13,7 @@ use common::lifecycle::{Phase, Shutdown};
 use common::observe::Observer;
 use common::reload;
 use common::snapshot::Published;
+use discovery::found::Found;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -94,6 +95,7 @@ pub(crate) struct Control {
     pub(crate) options: Options,
     pub(crate) checks: Checks,
     pub(crate) keepers: Keepers,
+    pub(crate) found: Found,
     pub(crate) crew: Crew,
     pub(crate) listener: Listener,
     /// What ends by itself: drains of former listeners and terms, former snapshots.
@@ -120,6 +122,7 @@ impl Control {
                 }
                 () = &mut stopped => return,
                 Some(_ended) = self.phases.join_next() => {}
+                () = self.found.changed() => self.follow_found(),
                 Some(Order { topology, reply }) = orders.recv() => {
                     let change = self.publish(topology).await;
                     // Who asked may have gone; the change stands.
@@ -149,6 +152,7 @@ impl Control {
         self.published.publish(snapshot);
         self.follow(fresh, &change, group.drain);
         self.topology = topology.clone();
+        self.discover();
         self.watch();
         self.options.observer.emit(Reloaded { change: &change });
         // Its last user frees it, which takes a while: no worker is to be that.
@@ -211,12 +215,40 @@ impl Control {
         keys
     }
 
-    /// Checks the endpoints and keeps the key sets that there are now.
+    /// Asks where endpoints are for exactly the services that there are now.
+    pub(crate) fn discover(&mut self) {
+        let snapshot = self.published.load_full();
+        let named = snapshot.upstreams.iter().map(|upstream| &upstream.model);
+        let named = named.filter_map(|model| Some((&model.service, model.discover.as_ref()?)));
+        self.found.follow(named, &self.options.observer);
+        self.follow_found();
+    }
+
+    /// Goes by the endpoints that sources have named. Nothing else of what is published changes, so that
+    /// other services do not notice.
+    fn follow_found(&mut self) {
+        let snapshot = self.published.load_full();
+        for upstream in snapshot.upstreams.iter().filter(|u| u.model.discover.is_some()) {
+            if let Some(named) = self.found.known(&upstream.model.service) {
+                upstream.follow(named);
+            }
+        }
+        self.check(&snapshot);
+    }
+
+    /// Checks the endpoints that there are now.
+    fn check(&mut self, snapshot: &Snapshot) {
+        let checked = snapshot.upstreams.iter().filter(|u| u.model.health.is_some());
+        let checked: Vec<_> =
+            checked.map(|u| (Arc::clone(&u.roster().service), &u.model.health)).collect();
+        let checked =
+            checked.iter().filter_map(|(service, check)| Some((service, check.as_ref()?)));
+        self.checks.update(checked, &self.options.observer);
+    }
+
+    /// Keeps the key sets that there are now.
     fn watch(&mut self) {
         let snapshot = self.published.load_full();
-        let checked = snapshot.upstreams.iter();
-        let checked = checked.filter_map(|u| Some((&u.service, u.model.health.as_ref()?)));
-        self.checks.update(checked, &self.options.observer);
         let vouchers = &snapshot.vouchers;
         let sets = vouchers.keys.fetched().map(|source| Kept::Keys(Arc::clone(source)));
         let asked = vouchers.directories.iter().filter(|directory| directory.is_asked());

@@ -19,6 +19,8 @@ use topology::gateway::{RoutePolicy, RouteTo};
 use crate::access_log::{Record, Sink};
 use crate::body::{AnswerBody, RequestBody};
 use crate::coding::Coding;
+use crate::external::Outside;
+use crate::grpc_web::Web;
 use crate::hints::Hints;
 use crate::ids::{self, RequestId, TraceParent};
 pub use crate::stages::authn::{Identity, Voucher};
@@ -199,6 +201,10 @@ pub struct Exchange {
     pub hints: Option<Hints>,
     /// The request is a gRPC call: answers of ours are told in its way.
     pub grpc: bool,
+    /// It is a browser's, over gRPC-Web.
+    pub web: Option<Box<Web>>,
+    /// Who was asked about its request, and is to be asked about its answer.
+    pub outside: Vec<Rc<Outside>>,
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
@@ -498,6 +504,8 @@ impl Exchange {
             origin: None,
             hints: None,
             grpc: false,
+            web: None,
+            outside: Vec::new(),
             limit_headers: Vec::new(),
             passage: None,
             calling: None,

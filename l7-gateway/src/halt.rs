@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::body::{AnswerBody, BodyFault};
 use crate::codec::Fault;
+use crate::contract::Breach;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
+use crate::external::ExternalError;
 use crate::grpc;
 use crate::stages::authn::{AuthnError, Wanted};
 use crate::stages::authz::AuthzError;
@@ -22,6 +24,10 @@ use crate::stages::normalise::NormaliseError;
 use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
 use crate::transform::{Refused, TransformError};
+
+mod kinds;
+
+pub use kinds::{Kind, Row};
 
 /// How an exchange ends before a service has answered.
 #[derive(Debug)]
@@ -40,222 +46,6 @@ pub struct Reply {
     kind: Kind,
     detail: Option<Cow<'static, str>>,
     headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-/// Everything that this gateway answers by itself; `docs/errors.md` lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the table below says what each one is")]
-pub enum Kind {
-    Preflight,
-    Malformed,
-    Unauthenticated,
-    Forbidden,
-    NoRoute,
-    MethodNotAllowed,
-    HeadTimeout,
-    BodyTimeout,
-    Gone,
-    BodyTooLarge,
-    TargetTooLong,
-    Misdirected,
-    TooManyRequests,
-    HeadTooLarge,
-    Expectation,
-    UpstreamFailed,
-    UpstreamUnavailable,
-    Overloaded,
-    LimitsUnavailable,
-    IdentityUnavailable,
-    UpstreamTimeout,
-    Moved,
-    NotFound,
-    PreconditionFailed,
-    RangeNotSatisfiable,
-    FilesUnavailable,
-    NotKept,
-    Unchangeable,
-    AnswerUnchangeable,
-    Closed,
-}
-
-/// One line of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The status.
-    pub status: StatusCode,
-    /// Stable word for programs.
-    pub code: &'static str,
-    /// One sentence for people.
-    pub title: &'static str,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 30] = [
-        Self::Preflight,
-        Self::Malformed,
-        Self::Unauthenticated,
-        Self::Forbidden,
-        Self::NoRoute,
-        Self::MethodNotAllowed,
-        Self::HeadTimeout,
-        Self::BodyTimeout,
-        Self::Gone,
-        Self::BodyTooLarge,
-        Self::TargetTooLong,
-        Self::Misdirected,
-        Self::TooManyRequests,
-        Self::HeadTooLarge,
-        Self::Expectation,
-        Self::UpstreamFailed,
-        Self::UpstreamUnavailable,
-        Self::Overloaded,
-        Self::LimitsUnavailable,
-        Self::IdentityUnavailable,
-        Self::UpstreamTimeout,
-        Self::Moved,
-        Self::NotFound,
-        Self::PreconditionFailed,
-        Self::RangeNotSatisfiable,
-        Self::FilesUnavailable,
-        Self::NotKept,
-        Self::Unchangeable,
-        Self::AnswerUnchangeable,
-        Self::Closed,
-    ];
-
-    /// Its line of the table.
-    pub const fn row(self) -> Row {
-        let (status, code, title) = match self {
-            Self::Preflight => (StatusCode::NO_CONTENT, "preflight", "Preflight"),
-            Self::Malformed => {
-                (StatusCode::BAD_REQUEST, "malformed_request", "The request is malformed")
-            }
-            Self::Unauthenticated => {
-                (StatusCode::UNAUTHORIZED, "unauthenticated", "Valid credentials are needed")
-            }
-            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The caller may not do this"),
-            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route", "There is nothing at this path"),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "The path exists for other methods",
-            ),
-            Self::HeadTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "header_timeout", "The headers came too slowly")
-            }
-            Self::BodyTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The body came too slowly")
-            }
-            Self::Gone => (StatusCode::GONE, "sunset", "This version has been withdrawn"),
-            Self::BodyTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large")
-            }
-            Self::TargetTooLong => {
-                (StatusCode::URI_TOO_LONG, "target_too_long", "The path is too long")
-            }
-            Self::Misdirected => (
-                StatusCode::MISDIRECTED_REQUEST,
-                "misdirected",
-                "This connection does not serve that host",
-            ),
-            Self::TooManyRequests => {
-                (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests")
-            }
-            Self::HeadTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "headers_too_large",
-                "The headers are too large",
-            ),
-            Self::Expectation => (
-                StatusCode::EXPECTATION_FAILED,
-                "expectation_failed",
-                "The expectation cannot be met",
-            ),
-            Self::UpstreamFailed => {
-                (StatusCode::BAD_GATEWAY, "upstream_failed", "The service did not answer properly")
-            }
-            Self::UpstreamUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "upstream_unavailable",
-                "The service cannot be reached",
-            ),
-            Self::Overloaded => {
-                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "Too many at a time")
-            }
-            Self::LimitsUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "limits_unavailable", "Limits cannot be checked")
-            }
-            Self::IdentityUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "identity_unavailable",
-                "Callers cannot be checked at the moment",
-            ),
-            Self::UpstreamTimeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The service took too long")
-            }
-            Self::Closed
-            | Self::Moved
-            | Self::NotFound
-            | Self::PreconditionFailed
-            | Self::RangeNotSatisfiable
-            | Self::FilesUnavailable
-            | Self::NotKept => return self.row_of_held(),
-            Self::Unchangeable | Self::AnswerUnchangeable => return self.row_of_changes(),
-        };
-        Row { status, code, title }
-    }
-
-    /// The lines about what the file changes.
-    const fn row_of_changes(self) -> Row {
-        let (status, code, title) = match self {
-            Self::Unchangeable => (
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "request_not_transformed",
-                "The request cannot be put into the form that the service takes",
-            ),
-            // Self::AnswerUnchangeable
-            _ => (
-                StatusCode::BAD_GATEWAY,
-                "answer_not_transformed",
-                "The answer of the service cannot be put into the form that is promised",
-            ),
-        };
-        Row { status, code, title }
-    }
-
-    /// The lines about files, kept answers and closed routes.
-    const fn row_of_held(self) -> Row {
-        let (status, code, title) = match self {
-            Self::Closed => {
-                (StatusCode::SERVICE_UNAVAILABLE, "maintenance", "This is closed for a while")
-            }
-            Self::Moved => (StatusCode::PERMANENT_REDIRECT, "moved", "A slash is missing"),
-            Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is no such file"),
-            Self::PreconditionFailed => (
-                StatusCode::PRECONDITION_FAILED,
-                "precondition_failed",
-                "It is not in the state that the request asks for",
-            ),
-            Self::RangeNotSatisfiable => (
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                "range_not_satisfiable",
-                "There are no such bytes in it, or too many ranges are asked for",
-            ),
-            Self::FilesUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "files_unavailable",
-                "Files cannot be read at the moment",
-            ),
-            // Self::NotKept
-            _ => (
-                StatusCode::GATEWAY_TIMEOUT,
-                "not_kept",
-                "It is not in the cache, and nothing else may be asked",
-            ),
-        };
-        Row { status, code, title }
-    }
 }
 
 impl Reply {
@@ -403,6 +193,52 @@ impl ResponseHead {
 }
 
 impl Answered {
+    /// What a caller is told of an answer that is none to a call (gRPC's "HTTP to gRPC Status Code Mapping").
+    pub fn uncalled(status: StatusCode) -> Self {
+        let code = match status {
+            StatusCode::BAD_REQUEST => 13,
+            StatusCode::UNAUTHORIZED => 16,
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::NOT_FOUND => 12,
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => grpc::UNAVAILABLE,
+            _ => 2,
+        };
+        let mut headers = grpc::end(code, "The answer is none to a call");
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let head = ResponseHead { status: StatusCode::OK, headers };
+        Self { head, body: AnswerBody::Empty, by: AnsweredBy::Gateway }
+    }
+
+    /// With what stages have said to the client in the answer before it, which stays said.
+    #[must_use]
+    pub fn in_place_of(mut self, before: &HeaderMap) -> Self {
+        let headers = &mut self.head.headers;
+        let alone = |name: &HeaderName| {
+            let name = name.as_str();
+            ["deprecation", "sunset"].contains(&name)
+                || name.starts_with("access-control-")
+                || name.starts_with("ratelimit")
+        };
+        for name in before.keys().filter(|name| alone(name)) {
+            headers.remove(name);
+        }
+        let ending = |value: &HeaderValue| {
+            let text = value.to_str().unwrap_or_default();
+            ["deprecation", "sunset", "successor-version"]
+                .iter()
+                .any(|rel| text.contains(&format!("rel=\"{rel}\"")))
+        };
+        for (name, value) in before {
+            if alone(name) || *name == header::VARY || (*name == header::LINK && ending(value)) {
+                headers.append(name, value.clone());
+            }
+        }
+        self
+    }
+
     /// The answer that a halt stands for.
     pub fn ours(x: &Exchange, halt: Halt) -> Self {
         match halt {
@@ -582,8 +418,23 @@ impl From<Refused> for Halt {
             Refused::Request(why) => Reply::new(Kind::Unchangeable).detail(why.to_string()).into(),
             Refused::Call(why) => Reply::new(Kind::Malformed).detail(why.to_string()).into(),
             Refused::NoCall => Kind::NoRoute.into(),
+            Refused::Breach(Breach::NoPath) => Kind::NoRoute.into(),
+            Refused::Breach(Breach::Method { allow }) => RouteError::Method { allow }.into(),
+            Refused::Breach(why @ (Breach::Kind(_) | Breach::Coding)) => {
+                Reply::new(Kind::UnsupportedType).detail(why.to_string()).into()
+            }
+            Refused::Breach(why) => Reply::new(Kind::Invalid).detail(why.to_string()).into(),
             // Clients need not know what services answer.
             Refused::Answer(_) => Kind::AnswerUnchangeable.into(),
+        }
+    }
+}
+
+impl From<ExternalError> for Halt {
+    fn from(error: ExternalError) -> Self {
+        match error {
+            ExternalError::Away => Reply::new(Kind::FilterUnavailable).retry_after(1).into(),
+            ExternalError::Body(fault) => DispatchError::Body(fault).into(),
         }
     }
 }
@@ -593,6 +444,32 @@ impl From<Lack> for Halt {
         match lack {
             Lack::Missing | Lack::Folder => Kind::NotFound.into(),
             Lack::Trouble => Reply::new(Kind::FilesUnavailable).retry_after(1).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G15: what is no answer to a call is told by its status.
+    #[test]
+    fn foreign_answers_have_codes() {
+        for (status, code) in [
+            (200, 2),
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (418, 2),
+            (429, 14),
+            (502, 14),
+            (503, 14),
+            (504, 14),
+        ] {
+            let answer = Answered::uncalled(StatusCode::from_u16(status).expect("a status"));
+            assert_eq!(grpc::status(&answer.head.headers), Some(code), "{status}");
+            assert!(grpc::is_content(&answer.head.headers));
         }
     }
 }

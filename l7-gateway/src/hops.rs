@@ -49,7 +49,8 @@ static INTERNAL: [HeaderName; 4] = [
     header::SERVER,
 ];
 
-fn is_hop(name: &HeaderName) -> bool {
+/// Whether a header concerns one connection only.
+pub fn is_hop(name: &HeaderName) -> bool {
     matches!(
         *name,
         header::PROXY_AUTHENTICATE

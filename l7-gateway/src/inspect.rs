@@ -12,6 +12,7 @@ use common::observe::Observer;
 use common::observe::admin::{Adjust, Inspect, Purge, Summary, Unit};
 use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
+use discovery::found::Board;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use topology::gateway::{Auth, Certified, Group, Route};
@@ -31,6 +32,7 @@ pub struct Inspection {
     totals: Arc<Totals>,
     connections: Arc<Connections>,
     traffic: Arc<Traffic>,
+    board: Board,
     observer: Observer,
 }
 
@@ -47,8 +49,14 @@ impl Inspection {
             totals: Arc::clone(totals),
             connections: Arc::clone(connections),
             traffic: Traffic::new(published, observer),
+            board: Board::default(),
             observer: observer.clone(),
         }
+    }
+
+    /// And over the sources of its endpoints.
+    pub fn with_sources(self, board: Board) -> Self {
+        Self { board, ..self }
     }
 }
 
@@ -93,7 +101,9 @@ impl Inspect for Inspection {
     }
 
     fn unready(&self) -> Vec<String> {
-        self.published.load().vouchers.waiting()
+        let mut unready = self.published.load().vouchers.waiting();
+        unready.extend(self.board.unready());
+        unready
     }
 
     fn summary(&self) -> Summary {
@@ -128,6 +138,10 @@ impl Inspect for Inspection {
         Some(snapshot.limits.refused().rows().into_iter().map(row).collect())
     }
 
+    fn callers(&self) -> Option<Value> {
+        Some(self.published.load().usage.show())
+    }
+
     fn traffic(&self) -> Option<Value> {
         Some(self.traffic.show())
     }
@@ -135,7 +149,8 @@ impl Inspect for Inspection {
     fn endpoints(&self) -> Value {
         let (snapshot, now) = (self.published.load(), Instant::now());
         let services = snapshot.upstreams.iter().map(|upstream| {
-            let endpoints = upstream.service.endpoints.iter().map(|endpoint| {
+            let roster = upstream.roster();
+            let endpoints = roster.service.endpoints.iter().map(|endpoint| {
                 let state = &endpoint.state;
                 let checked = state.checked().map(|checked| checked.outcome);
                 json!({
@@ -143,7 +158,7 @@ impl Inspect for Inspection {
                     "address": endpoint.address.to_string(),
                     "weight": endpoint.weight(),
                     "weight_in_file": endpoint.weight.0,
-                    "condition": state.condition(upstream.service.slow_start, now).as_str(),
+                    "condition": state.condition(roster.service.slow_start, now).as_str(),
                     "ejected_for_ms": state.ejected_for(now).map(millis),
                     "last_check": checked,
                     "healthy": state.healthy(),
@@ -156,6 +171,7 @@ impl Inspect for Inspection {
                 "service": upstream.model.service.as_str(),
                 "via": format!("{:?}", upstream.model.via).to_lowercase(),
                 "endpoints": endpoints.collect::<Vec<_>>(),
+                "discovery": self.board.show(&upstream.model.service),
             })
         });
         services.collect()
@@ -177,8 +193,9 @@ impl Inspect for Inspection {
         let mut found = None;
         // Routes may lead to a service in two ways; it is drained in both.
         for upstream in &snapshot.upstreams {
-            let own = upstream.service.name.as_str() == service;
-            let mut endpoints = upstream.service.endpoints.iter().filter(|_| own);
+            let own = upstream.model.service.as_str() == service;
+            let roster = upstream.roster();
+            let mut endpoints = roster.service.endpoints.iter().filter(|_| own);
             let Some(known) = endpoints.find(|e| e.name.as_str() == endpoint) else { continue };
             match wish {
                 Adjust::Drain => known.state.drain(),

@@ -19,6 +19,7 @@ use common::observe::admin::Admin;
 use common::secret::{Missing, Secret};
 use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
+use discovery::found::Found;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use topology::gateway::{AccessLog, Group, Instance};
@@ -42,6 +43,7 @@ pub mod change;
 pub mod codec;
 pub mod coding;
 pub mod connection;
+pub mod contract;
 pub mod control;
 mod crew;
 pub mod date;
@@ -49,7 +51,9 @@ pub mod engine;
 pub mod events;
 pub mod exchange;
 pub use common::fetch;
+pub mod external;
 pub mod grpc;
+pub mod grpc_web;
 pub mod halt;
 pub mod hints;
 pub mod hops;
@@ -71,6 +75,7 @@ pub mod trace_context;
 pub mod traffic;
 pub mod transcode;
 pub mod transform;
+pub mod usage;
 
 #[cfg(test)]
 #[path = "../tests/it/servers.rs"]
@@ -304,7 +309,9 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let reopener = writer.as_ref().and_then(Writer::reopener);
     let (handle, orders) = Handle::new(observer, reopener);
     control.spawn(trouble::watch(fate, observer.clone()));
-    let side = Control {
+    let found = Found::default();
+    let board = found.board();
+    let mut side = Control {
         topology: all,
         instance: model.name.to_string(),
         published: Arc::clone(&published),
@@ -312,15 +319,19 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         options: options.clone(),
         checks: Checks::default(),
         keepers: Keepers::default(),
+        found,
         crew,
         listener,
         phases: JoinSet::new(),
         retired: None,
     };
+    // Before anybody can ask whether it is ready.
+    side.discover();
     control.spawn(side.run(orders));
     let admin_at = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
         let inspect = Inspection::new(&published, &totals, &connections, observer);
+        let inspect = inspect.with_sources(board);
         control.spawn(inspect.measure());
         let admin = Admin {
             lifecycle: lifecycle.clone(),

@@ -11,6 +11,7 @@ use crate::access_log::Stats;
 use common::observe::Observer;
 
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
+use crate::external::Externals;
 use crate::halt::Halt;
 use crate::snapshot::Snapshot;
 use crate::stages::authn::Authn;
@@ -131,7 +132,11 @@ impl Pipeline {
             authz: Authz::new(snapshot, observer),
             rate_limit: RateLimit::new(Rc::clone(&limiter)),
             route: Route::new(snapshot, &observer.metrics),
-            request_transform: RequestTransform::new(snapshot, changes.as_ref()),
+            request_transform: RequestTransform::new(
+                snapshot,
+                changes.as_ref(),
+                Externals::new(snapshot, observer),
+            ),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
             response_transform: ResponseTransform::new(snapshot, changes),
             emit: Emit,

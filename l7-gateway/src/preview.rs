@@ -104,6 +104,7 @@ impl Preview {
         let snapshot = Arc::new(Snapshot::build(&group, instance, &observer, None)?);
         let stats = Stats::new(&observer.metrics);
         let pipeline = Pipeline::build(&snapshot, &stats, &observer, None);
+        pipeline.request_transform.hush();
         let sink = Sink::new(instance, None, Arc::default(), &observer.metrics);
         Ok(Self { snapshot, pipeline, sink, absent })
     }
@@ -139,6 +140,8 @@ impl Preview {
                 x.begin(Stage::Dispatch);
                 endpoint = walk.endpoint(&x, &prepared);
                 to = Some(prepared.to);
+                // There is no answer to be put into another form.
+                (x.calling, x.web) = (None, None);
                 sent = Some(prepared.head);
                 Answered { head: made, body: AnswerBody::Empty, by: AnsweredBy::Service }
             }

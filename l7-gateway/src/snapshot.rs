@@ -5,6 +5,7 @@
 //! Invariant: everything that depends on the world (certificates, keys) was checked when it was
 //! built; a fault has the place of the reference.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::observe::Observer;
@@ -15,6 +16,7 @@ use topology::Place;
 use topology::gateway::Group;
 use topology::units::InstanceName;
 
+use crate::contract::{Contract, ContractError};
 use crate::exchange::RouteId;
 use crate::fetch::{FetchError, HttpFetch};
 use crate::matcher::Matcher;
@@ -28,6 +30,7 @@ use crate::stages::rate_limit::{Limits, LimitsError};
 use crate::stages::request_transform::proof::{Prover, ProverError};
 use crate::transcode::{DescriptionError, Interface};
 use crate::transform::facts::Captures;
+use crate::usage::Usage;
 
 /// Why a configuration that reads well cannot run here.
 #[derive(Debug, Error)]
@@ -38,9 +41,9 @@ pub enum BuildError {
     /// Keys of issuers, API keys.
     #[error(transparent)]
     Vouchers(#[from] VouchersError),
-    /// Who is asked whether requests may go on.
-    #[error("authorize: {source}")]
-    Authorize {
+    /// Who is asked whether requests may go on, or what becomes of them.
+    #[error("whoever is asked: {source}")]
+    Asked {
         /// Where it is named.
         place: Place,
         /// Why it cannot be asked.
@@ -58,6 +61,9 @@ pub enum BuildError {
     /// Descriptions of calls.
     #[error(transparent)]
     Transcode(#[from] DescriptionError),
+    /// Descriptions of requests.
+    #[error(transparent)]
+    Contract(#[from] ContractError),
 }
 
 impl BuildError {
@@ -67,10 +73,11 @@ impl BuildError {
             Self::Tls(error) => error.place(),
             Self::Vouchers(error) => error.place(),
             Self::Prover(error) => error.place(),
-            Self::Authorize { place, .. } => *place,
+            Self::Asked { place, .. } => *place,
             Self::Limits(error) => error.place(),
             Self::Files(error) => error.place(),
             Self::Transcode(error) => error.place(),
+            Self::Contract(error) => error.place(),
         }
     }
 }
@@ -88,6 +95,8 @@ pub struct Snapshot {
     pub captures: Vec<Option<Captures>>,
     /// What its routes can call in gRPC.
     pub interfaces: Vec<Option<Arc<Interface>>>,
+    /// What requests of its routes must be like.
+    pub contracts: Vec<Option<Arc<Contract>>>,
     /// Its services with the state of their endpoints, in the order of the group.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its directories, in the order of the group.
@@ -98,12 +107,14 @@ pub struct Snapshot {
     pub cache: Option<Cache>,
     /// Who can say who a caller is.
     pub vouchers: Arc<Vouchers>,
-    /// Who else is asked whether requests may go on, by address.
+    /// Who else is asked whether requests may go on, or what becomes of them, by address.
     pub authorizers: Vec<(String, Arc<HttpFetch>)>,
     /// Signs towards services that a gateway spoke; `None`: nobody asks.
     pub prover: Option<Prover>,
     /// Counters of its limits.
     pub limits: Arc<Limits>,
+    /// Who calls which version.
+    pub usage: Arc<Usage>,
     /// Where requests are recorded; `None`: they are not.
     pub recorder: Option<Arc<Recorder>>,
     /// Stage 1; `None`: plain HTTP.
@@ -132,6 +143,7 @@ impl Snapshot {
             matcher: Matcher::new(&group.routes),
             captures: Captures::all(group),
             interfaces: interfaces(group)?,
+            contracts: contracts(group)?,
             upstreams: group
                 .upstreams
                 .iter()
@@ -164,6 +176,7 @@ impl Snapshot {
                 (instance, &observer.metrics),
                 before.and_then(|before| before.recorder.as_ref()),
             ),
+            usage: Usage::new(group, &observer.metrics, before.map(|before| &*before.usage)),
             group: group.clone(),
         })
     }
@@ -171,6 +184,11 @@ impl Snapshot {
     /// What a route can call in gRPC; `None`: its requests stay what they are.
     pub fn interface(&self, route: RouteId) -> Option<&Arc<Interface>> {
         self.interfaces.get(route.0)?.as_ref()
+    }
+
+    /// What requests of a route must be like; `None`: nobody asks.
+    pub fn contract(&self, route: RouteId) -> Option<&Arc<Contract>> {
+        self.contracts.get(route.0)?.as_ref()
     }
 
     /// What names in the path of a route stand for, where that is asked.
@@ -191,15 +209,37 @@ fn interfaces(group: &Group) -> Result<Vec<Option<Arc<Interface>>>, DescriptionE
     routes.map(|route| route.transcode.as_ref().map(Interface::new).transpose()).collect()
 }
 
-/// Everybody who is asked whether requests may go on, each address once.
+/// What requests of routes must be like, by route; a description that several name is read once.
+fn contracts(group: &Group) -> Result<Vec<Option<Arc<Contract>>>, ContractError> {
+    let mut known = HashMap::new();
+    let mut all = Vec::with_capacity(group.routes.len());
+    for model in group.routes.iter().map(|route| route.contract.as_ref()) {
+        all.push(match model {
+            None => None,
+            Some(model) => {
+                let key = (&model.file, &model.prefix, model.most);
+                Some(match known.get(&key) {
+                    Some(known) => Arc::clone(known),
+                    None => Arc::clone(known.entry(key).or_insert(Contract::new(model)?)),
+                })
+            }
+        });
+    }
+    Ok(all)
+}
+
+/// Everybody who is asked about requests, each address once.
 fn authorizers(group: &Group) -> Result<Vec<(String, Arc<HttpFetch>)>, BuildError> {
     let policies = group.routes.iter().map(|route| &route.policy).chain(&group.unmatched);
     let mut all: Vec<(String, Arc<HttpFetch>)> = Vec::new();
-    for asked in policies.filter_map(|policy| policy.authorize.as_ref()) {
-        let url = &asked.url.value;
-        if all.iter().all(|(known, _)| known != url) {
-            let fault = |source| BuildError::Authorize { place: asked.url.place, source };
-            all.push((url.clone(), Arc::new(HttpFetch::new(url).map_err(fault)?)));
+    let asked = policies.filter_map(|policy| policy.authorize.as_ref()).map(|asked| &asked.url);
+    let routes = group.routes.iter().map(|route| &route.external);
+    let services = group.upstreams.iter().map(|upstream| &upstream.external);
+    let outside = routes.chain(services).chain([&group.external]).flatten();
+    for url in asked.chain(outside.map(|outside| &outside.url)) {
+        if all.iter().all(|(known, _)| *known != url.value) {
+            let fault = |source| BuildError::Asked { place: url.place, source };
+            all.push((url.value.clone(), Arc::new(HttpFetch::new(&url.value).map_err(fault)?)));
         }
     }
     Ok(all)

@@ -143,8 +143,9 @@ fn routes(snapshot: &Snapshot) -> impl Iterator<Item = Key> {
 fn endpoints(snapshot: &Snapshot) -> impl Iterator<Item = Key> {
     let mut keys: Vec<Key> = Vec::new();
     for upstream in &snapshot.upstreams {
-        let service: Arc<str> = Arc::from(upstream.service.name.as_str());
-        let own = upstream.service.endpoints.iter();
+        let service: Arc<str> = Arc::from(upstream.model.service.as_str());
+        let roster = upstream.roster();
+        let own = roster.service.endpoints.iter();
         keys.extend(own.map(|endpoint| (Arc::clone(&service), Some(endpoint.name.clone()))));
     }
     keys.sort_unstable();

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::observe::{Latency, Metrics};
+use common::observe::{Latency, Metrics, Recent};
 use http::{HeaderValue, Method, StatusCode};
 use metrics::Counter;
 use tokio::time::Instant;
@@ -24,12 +24,10 @@ use crate::telemetry::{Outbox, span};
 use crate::traffic;
 
 pub mod line;
-pub mod recent;
 pub mod ring;
 pub mod trouble;
 pub mod writer;
 
-pub use recent::Recent;
 pub use ring::{Fate, Ring};
 pub use writer::{Reopener, Writer};
 

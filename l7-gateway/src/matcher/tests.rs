@@ -36,7 +36,12 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         experiments: Vec::new(),
         mirror: None,
         sunset: None,
-        deprecation: topology::answers::Deprecation { since: None, link: None, successor: None },
+        deprecation: topology::answers::Deprecation {
+            version: None,
+            since: None,
+            link: None,
+            successor: None,
+        },
         maintenance: None,
         security_headers: None,
         max_body_bytes: None,
@@ -46,6 +51,9 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         response_headers: vec![],
         transform: None,
         transcode: None,
+        grpc_web: false,
+        contract: None,
+        external: None,
         place: Place::default(),
     }
 }

@@ -9,12 +9,14 @@ use topology::Place;
 use topology::gateway::{Group, IssuerKeys, KeySource, Login};
 use topology::units::At;
 
+use crate::contract::Contract;
 use crate::stages::authn::api_key::directory::Directory;
 use crate::stages::authn::jwks::Keys;
 use crate::stages::dispatch::files::Site;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::Limits;
 use crate::stages::request_transform::proof::Prover;
+use crate::transcode::Interface;
 
 type Absent = Vec<(Place, String)>;
 
@@ -45,6 +47,17 @@ pub(super) fn of(group: &Group) -> (Group, Absent) {
         if let Err(error) = Site::new(files) {
             lacks(error.place(), &error);
             files.directory.value = "/".into();
+        }
+    }
+    for route in &mut group.routes {
+        if let Some(error) = route.transcode.as_ref().and_then(|model| Interface::new(model).err())
+        {
+            lacks(error.place(), &error);
+            route.transcode = None;
+        }
+        if let Some(error) = route.contract.as_ref().and_then(|model| Contract::new(model).err()) {
+            lacks(error.place(), &error);
+            route.contract = None;
         }
     }
     for upstream in &mut group.upstreams {

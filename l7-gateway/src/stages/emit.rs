@@ -100,6 +100,11 @@ impl Body for EmitBody {
                 Ok(fields) => Poll::Ready(Some(Ok(this.trailers(fields)))),
                 Err(frame) => {
                     this.x.record.bytes_out += frame.data_ref().map_or(0, Buf::remaining) as u64;
+                    if let AnswerBody::Enveloped(body) = &this.body
+                        && let Some(end) = body.end()
+                    {
+                        (this.x.record.grpc, this.broken) = (end.code, end.broken);
+                    }
                     Poll::Ready(Some(Ok(frame)))
                 }
             },

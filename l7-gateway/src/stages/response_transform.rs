@@ -14,7 +14,9 @@ use topology::answers::{Compress, SecurityHeaders};
 use crate::body::AnswerBody;
 use crate::coding::compress::Compressed;
 use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
+use crate::external;
 use crate::grpc;
+use crate::grpc_web::{Enveloped, Web};
 use crate::halt::{Halt, status_of_call};
 use crate::hops::{hop_by_hop, internal};
 use crate::pipeline::Filter;
@@ -31,8 +33,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
-    careful: Vec<Option<SecurityHeaders>>,
-    compress: Vec<Option<Compress>>,
+    snapshot: Arc<Snapshot>,
 }
 
 impl ResponseTransform {
@@ -45,13 +46,8 @@ impl ResponseTransform {
         let of = |route: &topology::gateway::Route| {
             route.response_headers.iter().filter_map(header).collect()
         };
-        let careful = snapshot.group.routes.iter().map(|route| route.security_headers);
-        let careful: Vec<_> = careful.collect();
-        let careful = if careful.iter().any(Option::is_some) { careful } else { Vec::new() };
-        let compress = snapshot.group.routes.iter().map(|route| route.compress.clone());
-        let compress: Vec<_> = compress.collect();
-        let compress = if compress.iter().any(Option::is_some) { compress } else { Vec::new() };
-        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, careful, compress }
+        let snapshot = Arc::clone(snapshot);
+        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, snapshot }
     }
 
     /// Carries out what the file changes of this answer.
@@ -59,7 +55,8 @@ impl ResponseTransform {
         let mut passage = transform::passage(x, changes);
         let mut answer = answer;
         let service = answer.by == AnsweredBy::Service;
-        let streams = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_)) || x.grpc;
+        let streams = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_))
+            || grpc::is_content(&answer.head.headers);
         if service && passage.changes_bodies() && !streams && x.record.method != Method::HEAD {
             let Answered { head, body, .. } = &mut answer;
             match passage.body(&mut head.headers, body).await {
@@ -94,7 +91,8 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
     headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     let small = answer.body.size_hint().upper().is_some_and(|bytes| bytes < rules.least);
     let part = headers.contains_key(header::CONTENT_RANGE);
-    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_)) || x.grpc;
+    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_))
+        || grpc::is_content(headers);
     let Some(coding) = x.coding.filter(|_| !small && !part && !none) else { return };
     if x.record.method == Method::HEAD {
         // Its length would be another one.
@@ -126,6 +124,22 @@ fn careful(preset: SecurityHeaders, secure: bool, headers: &mut HeaderMap) {
         }
         SecurityHeaders::Web => say(header::X_FRAME_OPTIONS, "DENY"),
     }
+}
+
+/// A call's answer as browsers take it. Where nothing but its end was said, fields say it here too.
+fn enveloped(web: &Web, answer: Answered) -> Answered {
+    let mut answer = if grpc::is_content(&answer.head.headers) {
+        answer
+    } else {
+        Answered::uncalled(answer.head.status).in_place_of(&answer.head.headers)
+    };
+    web.answers(&mut answer.head.headers);
+    if grpc::status(&answer.head.headers).is_none() {
+        let body = std::mem::replace(&mut answer.body, AnswerBody::Empty);
+        let body = Enveloped::new(body, web.envelope);
+        answer.body = AnswerBody::Enveloped(Box::new(body));
+    }
+    answer
 }
 
 /// A call's answer in HTTP and JSON.
@@ -164,15 +178,8 @@ async fn told(x: &Exchange, calling: &Calling, answer: Answered) -> Answered {
 }
 
 /// Our answer in place of a service's that could not be changed; what stages have said to the client stays.
-fn instead(x: &Exchange, before: &HeaderMap, why: Refused) -> Answered {
-    let mut answer = Answered::ours(x, why.into());
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name == "vary" || name.starts_with("access-control-") || name.starts_with("ratelimit")
-    };
-    let kept = before.iter().filter(|(name, _)| ours(name));
-    answer.head.headers.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
-    answer
+fn instead(x: &Exchange, before: &HeaderMap, why: impl Into<Halt>) -> Answered {
+    Answered::ours(x, why.into()).in_place_of(before)
 }
 
 impl Filter for ResponseTransform {
@@ -201,11 +208,19 @@ impl Filter for ResponseTransform {
             // Boxed: few files change anything, and bodies are awaited in it.
             input = Box::pin(self.change(x, changes, input)).await;
         }
-        if let Some(rules) = route.and_then(|id| self.compress.get(id.0)?.as_ref()) {
+        let tunnel = matches!(input.body, AnswerBody::Tunnel(_));
+        if !x.outside.is_empty() && !tunnel && input.by != AnsweredBy::Nobody {
+            input = Box::pin(external::answer(x, input)).await;
+        }
+        let model = route.and_then(|id| self.snapshot.group.routes.get(id.0));
+        if let Some(rules) = model.and_then(|model| model.compress.as_ref()) {
             compressed(x, rules, &mut input);
         }
+        if let Some(web) = x.web.take().filter(|_| input.by != AnsweredBy::Nobody) {
+            input = enveloped(&web, input);
+        }
         let headers = &mut input.head.headers;
-        if let Some(preset) = route.and_then(|id| *self.careful.get(id.0)?) {
+        if let Some(preset) = model.and_then(|model| model.security_headers) {
             careful(preset, x.peer.scheme() == "https", headers);
         }
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {

@@ -7,8 +7,7 @@ use std::collections::HashMap;
 
 use http::Method;
 use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, ReflectMessage,
-    Value,
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value,
 };
 
 use super::template::Template;
@@ -141,11 +140,15 @@ fn text(message: &DynamicMessage, name: &str) -> String {
     value.and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
+/// A field by its own name, or by the one that it has in JSON.
+pub fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name))
+}
+
 /// The field that a path of names leads to.
 pub fn leads(message: &MessageDescriptor, names: &[String]) -> Option<FieldDescriptor> {
     let (first, rest) = names.split_first()?;
-    let field =
-        message.get_field_by_name(first).or_else(|| message.get_field_by_json_name(first))?;
+    let field = field(message, first)?;
     match (rest, field.kind()) {
         ([], _) => Some(field),
         (rest, Kind::Message(inner)) if !field.is_list() && !field.is_map() => leads(&inner, rest),
@@ -157,12 +160,5 @@ impl Binding {
     /// Whether the path gives this field, or a part of it.
     pub fn gives(&self, field: &[String]) -> bool {
         self.template.fields().any(|given| given.starts_with(field) || field.starts_with(given))
-    }
-
-    /// An empty message of what the method takes.
-    pub fn message(&self) -> DynamicMessage {
-        let message = DynamicMessage::new(self.call.input.clone());
-        debug_assert_eq!(message.descriptor(), self.call.input);
-        message
     }
 }

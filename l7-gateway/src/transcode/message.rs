@@ -9,10 +9,11 @@ use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
 };
 use serde_json::Deserializer;
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::Meant;
-use super::bindings::{BodyIs, leads};
+use super::bindings::{BodyIs, field, leads};
 
 /// Why a request is no message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -55,15 +56,17 @@ pub fn message(
 ) -> Result<DynamicMessage, MessageError> {
     let binding = meant.binding;
     let mut message = match &binding.body {
-        BodyIs::Nothing if body.is_empty() => binding.message(),
+        BodyIs::Nothing if body.is_empty() => DynamicMessage::new(binding.call.input.clone()),
         BodyIs::Nothing => return Err(MessageError::NoBody),
-        BodyIs::Everything if body.is_empty() => binding.message(),
+        BodyIs::Everything if body.is_empty() => DynamicMessage::new(binding.call.input.clone()),
         BodyIs::Everything => read(&binding.call.input, body)?,
         BodyIs::Field(name) => {
-            // The field alone, as a document of its own would hold it.
-            let name = serde_json::Value::from(name.as_str()).to_string();
+            // The field alone, as a document of its own would hold it; what ends it early is no value.
             let body = if body.is_empty() { b"null" } else { body };
-            read(&binding.call.input, &[b"{", name.as_bytes(), b":", body, b"}"].concat())?
+            let value: &RawValue =
+                serde_json::from_slice(body).map_err(|fault| no(&binding.call.input, &fault))?;
+            let name = serde_json::Value::from(name.as_str()).to_string();
+            read(&binding.call.input, format!("{{{name}:{}}}", value.get()).as_bytes())?
         }
     };
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -94,11 +97,12 @@ pub fn framed(message: &DynamicMessage) -> Bytes {
     out.freeze()
 }
 
+fn no(descriptor: &MessageDescriptor, fault: &serde_json::Error) -> MessageError {
+    MessageError::Body { name: descriptor.name().to_owned(), why: fault.to_string() }
+}
+
 fn read(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, MessageError> {
-    let wrong = |fault: serde_json::Error| MessageError::Body {
-        name: descriptor.name().to_owned(),
-        why: fault.to_string(),
-    };
+    let wrong = |fault| no(descriptor, &fault);
     let mut deserializer = Deserializer::from_slice(body);
     let message =
         DynamicMessage::deserialize(descriptor.clone(), &mut deserializer).map_err(wrong)?;
@@ -109,26 +113,23 @@ fn read(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, M
 /// Sets the field that names lead to; one of a list gets another element.
 fn set(message: &mut DynamicMessage, names: &[String], text: &str) -> Result<(), MessageError> {
     let unknown = || MessageError::Field(names.join("."));
-    leads(&message.descriptor(), names).ok_or_else(unknown)?;
-    let Some((first, rest)) = names.split_first() else { return Err(unknown()) };
-    let descriptor = message.descriptor();
-    let field =
-        descriptor.get_field_by_name(first).or_else(|| descriptor.get_field_by_json_name(first));
-    let field = field.ok_or_else(unknown)?;
-    if !rest.is_empty() {
-        let inner = message.get_field_mut(&field).as_message_mut().ok_or_else(unknown)?;
-        return set(inner, rest, text);
+    let last = leads(&message.descriptor(), names).ok_or_else(unknown)?;
+    let (_, outer) = names.split_last().ok_or_else(unknown)?;
+    let mut inner = message;
+    for name in outer {
+        let step = field(&inner.descriptor(), name).ok_or_else(unknown)?;
+        inner = inner.get_field_mut(&step).as_message_mut().ok_or_else(unknown)?;
     }
-    let value = value(&field, text).ok_or_else(|| MessageError::Value {
+    let value = value(&last, text).ok_or_else(|| MessageError::Value {
         field: names.join("."),
         value: text.chars().take(64).collect(),
     })?;
-    if field.is_list() {
-        message.get_field_mut(&field).as_list_mut().ok_or_else(unknown)?.push(value);
-    } else if field.is_map() {
+    if last.is_list() {
+        inner.get_field_mut(&last).as_list_mut().ok_or_else(unknown)?.push(value);
+    } else if last.is_map() {
         return Err(unknown());
     } else {
-        message.set_field(&field, value);
+        inner.set_field(&last, value);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use http::Method;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::message::{framed, message};
@@ -167,6 +168,7 @@ fn what_fits_nowhere_is_refused() {
         ("POST", "/v1/items", "[]", "the body is no Item"),
         ("POST", "/v1/items?name=x", "{}", "there is no field `name`"),
         ("PUT", "/v1/items/1", "},\"dry\":{", "the body is no PutRequest"),
+        ("PUT", "/v1/items/1", "{\"name\":\"x\"},\"dry\":true", "the body is no PutRequest"),
         ("POST", "/shop.v1.Cart/Plain", deep.as_str(), "the body is no GetRequest"),
         ("DELETE", "/v1/items/1", "", "no call"),
         ("GET", "/v1/items", "", "no call"),
@@ -215,4 +217,26 @@ fn messages_are_framed() {
     let meant = shop.find(&Method::GET, "/v1/items/42").expect("a call");
     let message = message(&meant, None, b"").expect("a message");
     assert_eq!(&framed(&message)[..], [0, 0, 0, 0, 2, 0x10, 42]);
+}
+
+proptest! {
+    /// G15, O5: whatever a request says, it means a call whose message is whole, or it is refused.
+    #[test]
+    fn any_request_is_a_message_or_refused(
+        method in "GET|POST|PUT|PURGE",
+        path in "/v1/(items|files|shelves)(/[a-z0-9%:.*{}-]{0,8}){0,4}(:[a-z]{0,8})?|(/[ -~]{0,8}){1,4}",
+        query in "([a-z.]{0,8}=[a-z0-9%+-]{0,8}&?){0,4}",
+        body in "\\PC{0,24}|[{}\\[\\]\":,a-z0-9e.-]{0,40}|\\{\"(id|name|labels|dry)\":[\"{}a-z0-9:,-]{0,12}\\}",
+    ) {
+        static SHARED: std::sync::LazyLock<Arc<Interface>> = std::sync::LazyLock::new(shop);
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let Some(meant) = SHARED.find(&method, &path) else { return Ok(()) };
+        let Ok(message) = message(&meant, Some(&query), body.as_bytes()) else { return Ok(()) };
+        let framed = framed(&message);
+        let (head, rest) = framed.split_at(5);
+        let length = u32::try_from(rest.len()).expect("short").to_be_bytes();
+        prop_assert_eq!(head, [&[0][..], &length].concat());
+        let again = prost_reflect::DynamicMessage::decode(meant.binding.call.input.clone(), rest);
+        prop_assert!(again.is_ok_and(|again| again == message));
+    }
 }

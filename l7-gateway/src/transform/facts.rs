@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
 use regex::Regex;
 use serde_json::Value;
 use topology::answers::{Call, Given};
@@ -17,7 +17,7 @@ use topology::gateway::{Group, Route, RouteTo};
 use topology::template::{Part, Template, Variable};
 use topology::units::PathPattern;
 
-use super::TransformError;
+use super::{ESCAPED, TransformError};
 use crate::exchange::{Exchange, Identity, Request};
 use crate::predicate::cookie;
 use crate::stages::normalise::path;
@@ -110,9 +110,8 @@ impl<'a> Facts<'a> {
         for part in template.parts() {
             match part {
                 Part::Hole(Variable::Host, _) => {
-                    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-                    let host = Some(self.seen.host).filter(|host| host.bytes().all(lawful));
-                    link.push_str(host.filter(|host| !host.is_empty()).ok_or_else(wrong)?);
+                    let host = Some(self.seen.host).filter(|host| is_host(host));
+                    link.push_str(host.ok_or_else(wrong)?);
                 }
                 other => self.push(other, &mut link).ok_or_else(wrong)?,
             }
@@ -149,7 +148,7 @@ impl<'a> Facts<'a> {
             Part::Hole(variable, other) => {
                 let value = self.value(variable).filter(|value| !value.is_empty());
                 let value = value.or(other.as_deref().map(Cow::Borrowed))?;
-                path.extend(utf8_percent_encode(&value, SEGMENT));
+                path.extend(utf8_percent_encode(&value, ESCAPED));
             }
         }
         Some(())
@@ -157,9 +156,7 @@ impl<'a> Facts<'a> {
 
     /// A host, perhaps with a port.
     pub(super) fn host(&self, template: &Template) -> Result<HeaderValue, TransformError> {
-        let text = self.text(template).filter(|text| !text.is_empty());
-        let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
-        let text = text.filter(|text| text.bytes().all(lawful));
+        let text = self.text(template).filter(|text| is_host(text));
         let value = text.and_then(|text| HeaderValue::try_from(text).ok());
         value.ok_or_else(|| TransformError::Host(template.to_string()))
     }
@@ -228,8 +225,11 @@ fn plain(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Everything that has a meaning in a path, or none.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// Whether it can be a host, perhaps with a port.
+fn is_host(text: &str) -> bool {
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    !text.is_empty() && text.bytes().all(lawful)
+}
 
 /// What names in a route's path stand for.
 #[derive(Debug)]

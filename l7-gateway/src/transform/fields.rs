@@ -4,9 +4,11 @@
 //! Invariant: what cannot stand in a field is left out, never cut.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use topology::template::Template;
 use topology::transform::FieldChange;
+
+use super::ESCAPED;
 
 /// A change of headers, compiled.
 #[derive(Debug)]
@@ -135,8 +137,5 @@ pub(super) fn query(
 }
 
 fn escaped(text: &str) -> String {
-    utf8_percent_encode(text, VALUE).to_string()
+    utf8_percent_encode(text, ESCAPED).to_string()
 }
-
-/// What has no meaning in a query (RFC 3986 §2.3).
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

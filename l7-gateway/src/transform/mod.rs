@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use thiserror::Error;
 use topology::gateway::{Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
@@ -20,6 +21,7 @@ use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 use crate::body::BodyFault;
 use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
+use crate::contract::Breach;
 use crate::exchange::{Exchange, Identity, Request, RouteId};
 use crate::transcode::answer::AnswerError;
 use crate::transcode::message::MessageError;
@@ -30,6 +32,9 @@ pub mod json;
 
 use self::facts::Facts;
 use self::fields::{Fields, query};
+
+/// All but what means nothing anywhere in a URL (RFC 3986 §2.3).
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a message could not be changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -68,6 +73,8 @@ pub enum Refused {
     Call(MessageError),
     /// A client's, that means no call.
     NoCall,
+    /// A client's, that is not as its description says.
+    Breach(Breach),
 }
 
 /// What one place of the file changes.
@@ -292,17 +299,9 @@ where
     if !is_json(headers) {
         return Ok(None);
     }
-    let coding = Coding::of(headers).map_err(|_| TransformError::Coded)?;
     let most = changes.iter().map(|change| change.most).min().unwrap_or(0);
     let bytes = gathered(body, most).await.map_err(TransformError::Body)?;
-    let bytes = match coding {
-        None => bytes,
-        Some(coding) => match expand(coding, &bytes, most) {
-            Ok(bytes) => bytes.into(),
-            Err(Fault::TooLarge) => return Err(TransformError::Body(BodyFault::TooLarge)),
-            Err(Fault::Malformed) => return Err(TransformError::Coded),
-        },
-    };
+    let bytes = plain(headers, bytes, most)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| json::JsonError::Syntax)?;
     let mut document = json::Document::read(text)?;
     let mut texts = texts.into_iter();
@@ -310,6 +309,21 @@ where
         document.apply(step, &mut texts)?;
     }
     Ok(Some(Bytes::from(document.written())))
+}
+
+/// What a body stands for that may be compressed, up to so many bytes.
+///
+/// # Errors
+/// It is in a form that is not known, or larger.
+pub fn plain(headers: &HeaderMap, bytes: Bytes, most: u64) -> Result<Bytes, TransformError> {
+    match Coding::of(headers).map_err(|_| TransformError::Coded)? {
+        None => Ok(bytes),
+        Some(coding) => match expand(coding, &bytes, most) {
+            Ok(bytes) => Ok(bytes.into()),
+            Err(Fault::TooLarge) => Err(TransformError::Body(BodyFault::TooLarge)),
+            Err(Fault::Malformed) => Err(TransformError::Coded),
+        },
+    }
 }
 
 /// All of a body, up to so many bytes; trailers are dropped.

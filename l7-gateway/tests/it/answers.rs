@@ -119,8 +119,13 @@ async fn a_route_says_when_it_ends() {
         let answer = rig.get("/other", "").await;
         assert!(!answer.contains("sunset") && !answer.contains("deprecation"), "{answer}");
         let text = rig.observer.metrics.render();
-        let counted = "aqueduct_http_deprecated_requests_total{route=\"v1\",consumer=\"none\"} 1";
-        assert!(text.contains(counted), "{text}");
+        for route in ["v1", "v0"] {
+            let counted = format!(
+                "aqueduct_http_version_requests_total{{route=\"{route}\",version=\"\",consumer=\"none\"}} 1"
+            );
+            assert!(text.contains(&counted), "{text}");
+        }
+        assert!(!text.contains("route=\"/*\",version"), "{text}");
     })
     .await;
 }

@@ -211,7 +211,7 @@ async fn all_down_is_told_without_dialling() {
             assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
         }
         let site = rig.worker.site();
-        let service = &site.snapshot.upstreams[0].service;
+        let service = &site.snapshot.upstreams[0].roster().service;
         let now = tokio::time::Instant::now();
         assert!(service.endpoints.iter().all(|e| e.state.unreachable(now)), "left alone");
         let back = tokio::net::TcpListener::bind(first).await.expect("the port");

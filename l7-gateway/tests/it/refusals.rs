@@ -90,12 +90,15 @@ fn leads_to(kind: Kind, issuers: &Issuers, folder: &Path) -> Option<Case> {
         | Kind::Overloaded
         | Kind::LimitsUnavailable
         | Kind::IdentityUnavailable
+        | Kind::FilterUnavailable
         | Kind::UpstreamTimeout => Some(away(kind, issuers)),
         Kind::Moved
         | Kind::NotFound
         | Kind::PreconditionFailed
         | Kind::RangeNotSatisfiable
         | Kind::FilesUnavailable
+        | Kind::Invalid
+        | Kind::UnsupportedType
         | Kind::NotKept => Some(held(kind, folder)),
         Kind::Closed => with(", maintenance: true"),
         Kind::Unchangeable => with(", transform: { request: { path: '/${request.query.a}' } }"),
@@ -140,6 +143,9 @@ fn away(kind: Kind, issuers: &Issuers) -> Case {
             let token = issuers.riders.token("ES256", None, &rider(serde_json::json!({})));
             case(&lines, &get("/", &bearer(&token)))
         }
+        Kind::FilterUnavailable => {
+            acting(Act::Silent, ", external: { url: \"http://127.0.0.1:9/\" }")
+        }
         Kind::UpstreamTimeout => acting(Act::Silent, ", timeout: 30ms"),
         _ => unreachable!("{kind:?}"),
     }
@@ -159,6 +165,25 @@ fn held(kind: Kind, folder: &Path) -> Case {
         Kind::RangeNotSatisfiable => file(folder, "/static/a.txt", "Range: bytes=99-\r\n"),
         // The kernel says that these are longer than what can be read of them.
         Kind::FilesUnavailable => file(Path::new("/sys/devices/system/cpu"), "/static/online", ""),
+        Kind::Invalid => {
+            let file = folder.join("api.json");
+            let wanted = r#"{ "name": "n", "in": "query", "required": true }"#;
+            let text = format!(
+                r#"{{ "openapi": "3.1.0", "paths": {{ "/": {{ "get": {{ "parameters": [{wanted}] }} }} }} }}"#
+            );
+            std::fs::write(&file, text).expect("written");
+            case(&route(&format!(", validate: \"{}\"", file.display())), &get("/", ""))
+        }
+        Kind::UnsupportedType => {
+            let file = folder.join("bodies.json");
+            let wanted = r#"{ "requestBody": { "content": { "application/json": {} } } }"#;
+            let text =
+                format!(r#"{{ "openapi": "3.1.0", "paths": {{ "/": {{ "post": {wanted} }} }} }}"#);
+            std::fs::write(&file, text).expect("written");
+            let ask =
+                "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+            case(&route(&format!(", validate: \"{}\"", file.display())), ask)
+        }
         Kind::NotKept => {
             let lines = "Cache-Control: only-if-cached\r\n";
             case(&route(", cache: true"), &get("/", lines))

@@ -22,19 +22,19 @@ message Item { int64 id = 1; string name = 2; }
 
 /// What a service does with a call.
 #[derive(Clone)]
-struct Script {
+pub(crate) struct Script {
     /// Messages of the answer.
-    messages: Vec<&'static [u8]>,
+    pub(crate) messages: Vec<&'static [u8]>,
     /// Fields behind them; `None`: the stream is reset.
-    end: Option<Vec<(&'static str, &'static str)>>,
-    kind: &'static str,
+    pub(crate) end: Option<Vec<(&'static str, &'static str)>>,
+    pub(crate) kind: &'static str,
 }
 
 fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
     pairs.iter().map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value"))).collect()
 }
 
-async fn play(script: Script, mut asked: Asked) {
+pub(crate) async fn play(script: Script, mut asked: Asked) {
     while let Some(Ok(data)) = asked.request.body_mut().data().await {
         asked.request.body_mut().flow_control().release_capacity(data.len()).expect("taken");
     }
@@ -83,7 +83,7 @@ fn get(path: &str, lines: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n")
 }
 
-fn well(messages: Vec<&'static [u8]>) -> Script {
+pub(crate) fn well(messages: Vec<&'static [u8]>) -> Script {
     Script { messages, end: Some(vec![("grpc-status", "0")]), kind: "application/grpc" }
 }
 

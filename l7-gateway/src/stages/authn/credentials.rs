@@ -112,7 +112,7 @@ pub fn strip(request: &mut Request, sources: &[ApiKeys]) {
 }
 
 /// A query without the parameters of this name; what is left stays as it was written.
-fn without(query: &str, name: &str) -> Option<Box<str>> {
+pub fn without(query: &str, name: &str) -> Option<Box<str>> {
     let own = |pair: &&str| {
         let mut read = form_urlencoded::parse(pair.as_bytes());
         read.next().is_none_or(|(key, _)| key != name)

@@ -155,6 +155,13 @@ impl Identity {
         Self::new(user, facts).expect("invariant: a test's user is visible")
     }
 
+    /// A consumer of this name, for tests of other stages.
+    #[cfg(test)]
+    pub(crate) fn consumed(name: &str) -> Self {
+        let facts = Facts::of(Voucher::ApiKeys(ApiKeysId(0)));
+        Self::new(name, facts).expect("invariant: a test's consumer is visible")
+    }
+
     /// The plan of a consumer.
     pub fn plan(&self) -> Option<&str> {
         self.facts.plan.as_deref()

@@ -21,8 +21,9 @@ use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge};
 use super::Dispatch;
 use super::upstream::connection::Outgoing;
 use crate::body::{AnswerBody, RequestBody};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Prepared, ResponseHead};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Prepared, ResponseHead, Stage};
 use crate::halt::{Halt, Held, Kind, Reply};
+use crate::trace::Trace;
 use crate::transform::facts::{Captures, Facts, Known};
 use crate::transform::gathered;
 use crate::transform::json::{self, Document};
@@ -51,6 +52,32 @@ enum Fails {
 }
 
 impl Dispatch {
+    /// Says what calls there are, in the order in which they can begin.
+    pub(super) fn calls(&self, id: AggregateId, trace: &mut impl Trace) {
+        let model = self.snapshot.group.aggregates.get(id.0);
+        for call in model.into_iter().flat_map(|model| &model.calls) {
+            trace.note(Stage::Dispatch, || {
+                let upstream = self.snapshot.group.upstreams.get(call.to.0);
+                let whom = upstream.map_or("", |upstream| upstream.service.as_str());
+                let all = model.map(|model| model.calls.as_slice()).unwrap_or_default();
+                let before = call.after.iter().filter_map(|at| all.get(*at));
+                let before: Vec<&str> = before.map(|call| call.name.as_str()).collect();
+                let when = match before.as_slice() {
+                    [] => "at once".to_owned(),
+                    names => format!("after {}", names.join(" and ")),
+                };
+                let fails = match &call.failing {
+                    Failing::Fails => "the whole fails with it",
+                    Failing::Omitted => "left out if it fails",
+                    Failing::Default(_) => "the file has what stands in for it",
+                    Failing::LastGood => "its last good answer stands in for it",
+                };
+                let (name, path, time) = (&call.name, &call.path, call.timeout);
+                format!("{name}: GET {path} of {whom} {when}, at most {time:?}; {fails}")
+            });
+        }
+    }
+
     /// Asks all of them, and puts their answers together.
     pub(super) async fn aggregate(
         &self,

@@ -37,13 +37,13 @@ impl Dispatch {
     pub(super) async fn ask(
         &self,
         _proof: &Grant,
-        lane: &Lane,
+        begun: &Rc<Lane>,
         plan: &Plan,
         request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answer, Why> {
-        lane.budget.borrow_mut().deposit();
-        let (to, rules) = (To { lane, plan, notes }, &lane.pool.upstream.model.retry);
+        begun.budget.borrow_mut().deposit();
+        let (rules, mut lane) = (&begun.pool.upstream.model.retry, Rc::clone(begun));
         let mut tried = Tried::default();
         let (mut next, mut now) = (request, Instant::now());
         // The best that came of it so far, and how long to wait where only tried endpoints are left.
@@ -61,6 +61,7 @@ impl Dispatch {
                 // Boxed: few requests are asked again.
                 Box::pin(sleep(pause)).await;
             }
+            let to = To { lane: &lane, plan, notes };
             let last = tried.attempts >= plan.attempts;
             let spare = if last { None } else { Spare::of(&mut next, rules) };
             let (head, progress) = (Rc::clone(&next.head), next.body.progress());
@@ -77,7 +78,7 @@ impl Dispatch {
                 }
                 Err(failure) => {
                     so_far = so_far.or(Err(failure.why));
-                    if last || !may_retry(lane, &head.method, &failure, &progress) {
+                    if last || !may_retry(&lane, &head.method, &failure, &progress) {
                         return so_far;
                     }
                     // A kept connection that had ended is no reason to wait.
@@ -91,7 +92,20 @@ impl Dispatch {
                 }
             };
             now = Instant::now();
+            lane = self.refreshed(lane, plan, &mut tried);
         }
+    }
+
+    /// The lane with the endpoints that there are by now: a further attempt goes to none that is gone.
+    fn refreshed(&self, lane: Rc<Lane>, plan: &Plan, tried: &mut Tried) -> Rc<Lane> {
+        let next = self.lane(plan.lane).filter(|_| !lane.pool.is_current());
+        let Some(next) = next else { return lane };
+        let former = next.pool.roster.former(&lane.pool.roster);
+        let again = former.iter().enumerate().filter_map(|(index, former)| {
+            former.filter(|former| tried.endpoints.contains(former)).map(|_| index)
+        });
+        tried.endpoints = again.collect();
+        next
     }
 
     /// One attempt; and where the service wants it and the first takes its time, a second one beside
@@ -153,7 +167,7 @@ impl Dispatch {
     ) -> Result<Answer, Failure> {
         let Chosen { endpoint, trial, first, .. } = chosen;
         let noting = notes.and_then(|notes| {
-            let known = lane.pool.upstream.service.endpoints.get(endpoint)?;
+            let known = lane.pool.roster.service.endpoints.get(endpoint)?;
             // A head of its own: each attempt tells its own span.
             let head = Rc::make_mut(&mut request.head);
             Some(notes.begin((&known.name, known.address), &mut head.headers))
@@ -187,7 +201,7 @@ impl Dispatch {
 
     /// Passive health: what the data path saw of an endpoint.
     fn report(&self, lane: &Lane, index: usize, seen: Seen, now: Instant) {
-        let service = &lane.pool.upstream.service;
+        let service = &lane.pool.roster.service;
         let Some(endpoint) = service.endpoints.get(index) else { return };
         let (name, endpoint) = (service.name.as_str(), endpoint.name.as_str());
         let (failing, cause) = match seen {
@@ -212,15 +226,15 @@ impl Dispatch {
 impl Lane {
     /// The endpoint for the next attempt.
     fn choose(&self, hash: u64, tried: &mut Tried, now: Instant) -> Option<Chosen> {
-        let upstream = &self.pool.upstream;
+        let roster = &self.pool.roster;
         loop {
             let wish = Wish { hash, avoid: &tried.endpoints, costs: Some(&self.costs) };
-            let endpoint = upstream.select(wish, now)?;
+            let endpoint = roster.select(wish, now)?;
             let again = tried.endpoints.contains(&endpoint);
             if !again {
                 tried.endpoints.push(endpoint);
             }
-            match upstream.service.endpoints.get(endpoint)?.state.admit(now) {
+            match roster.service.endpoints.get(endpoint)?.state.admit(now) {
                 Ok(trial) => {
                     tried.attempts = tried.attempts.saturating_add(1);
                     let first = (tried.attempts == 1).then_some(now);

@@ -24,7 +24,7 @@ impl Dispatch {
     pub(super) fn mirror(&self, route: RouteId, request: &Outgoing) {
         let Some(route) = self.snapshot.group.routes.get(route.0) else { return };
         let Some(mirror) = route.mirror else { return };
-        let Some(lane) = self.lanes.get(mirror.to.0) else { return };
+        let Some(lane) = self.lane(mirror.to.0) else { return };
         let chosen = self.rng.below(100) < usize::from(mirror.part.0);
         let change = request.head.headers.contains_key(header::UPGRADE);
         if !chosen || change || lane.mirrored.get() >= AT_ONCE {
@@ -42,7 +42,7 @@ impl Dispatch {
             let _under_way = under_way;
             let wish = Wish { hash: 0, avoid: &[], costs: None };
             let now = Instant::now();
-            let Some(endpoint) = pool.upstream.select(wish, now) else { return };
+            let Some(endpoint) = pool.roster.select(wish, now) else { return };
             let (reuse, end) = (Reuse::Allowed, None);
             let aim = Aim { endpoint, reuse, now, deadline, end, times: &times, streams: false };
             if let Ok((response, lease)) = attempt(&pool, aim, copy).await {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::balance::Costs;
 use common::observe::Observer;
 use common::rng::Rng;
-use common::service::Endpoint;
+use common::service::{Endpoint, Service};
 use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -74,16 +74,16 @@ pub struct Dispatch {
     own: Weak<Self>,
     snapshot: Arc<Snapshot>,
     observer: Observer,
-    lanes: Vec<Rc<Lane>>,
+    lanes: Vec<RefCell<Rc<Lane>>>,
     rng: Rng,
     last_good: RefCell<LastGood>,
 }
 
-/// One service on one worker.
+/// One service on one worker, with the endpoints that there were when it was made.
 #[derive(Debug)]
 struct Lane {
     pool: Rc<Pool>,
-    budget: RefCell<Budget>,
+    budget: Rc<RefCell<Budget>>,
     /// What answers of its endpoints cost.
     costs: Rc<Costs>,
     /// What is counted of them.
@@ -115,18 +115,12 @@ impl Dispatch {
     /// For one worker; connections to services that have not changed since `before` are kept.
     pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Rc<Self> {
         let lane = |upstream: &Arc<service::Upstream>| {
-            let same = |lane: &&Rc<Lane>| Arc::ptr_eq(&lane.pool.upstream, upstream);
-            let known = before.and_then(|before| before.lanes.iter().find(same));
-            known.cloned().unwrap_or_else(|| {
-                Rc::new(Lane {
-                    pool: Pool::new(Arc::clone(upstream)),
-                    budget: RefCell::new(Budget::new(Instant::now())),
-                    costs: Rc::new(Costs::new(upstream.service.endpoints.len())),
-                    counted: counted(observer, upstream),
-                    mirrored: Rc::default(),
-                    shed: shed(observer, upstream),
-                })
-            })
+            let mut known = before.into_iter().flat_map(|before| &before.lanes);
+            let known = known.find_map(|lane| {
+                let lane = lane.borrow();
+                Arc::ptr_eq(&lane.pool.upstream, upstream).then(|| Rc::clone(&lane))
+            });
+            RefCell::new(known.unwrap_or_else(|| Rc::new(Lane::new(upstream, observer))))
         };
         Rc::new_cyclic(|own| Self {
             own: Weak::clone(own),
@@ -138,16 +132,25 @@ impl Dispatch {
         })
     }
 
+    /// A service's lane, with the endpoints that it has now.
+    fn lane(&self, at: usize) -> Option<Rc<Lane>> {
+        let mut lane = self.lanes.get(at)?.borrow_mut();
+        if !lane.pool.is_current() {
+            *lane = Rc::new(lane.follow(&self.observer));
+        }
+        Some(Rc::clone(&lane))
+    }
+
     /// Lets a request in where few enough are under way, to its service and to all; it is in for as
     /// long as it keeps its passes.
     async fn admit(&self, passes: &mut Vec<Pass>, plan: &Plan) -> Result<(), Halt> {
-        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
+        let upstream = self.snapshot.upstreams.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         // The service's own line first: who waits in it takes no place from other services.
-        for gate in [&lane.pool.upstream.gate, &self.snapshot.gate].into_iter().flatten() {
+        for gate in [&upstream.gate, &self.snapshot.gate].into_iter().flatten() {
             match gate.enter(plan.deadline).await {
                 Ok(pass) => passes.push(pass),
                 Err(Shed) => {
-                    lane.shed.increment(1);
+                    self.lane(plan.lane).inspect(|lane| lane.shed.increment(1));
                     return Err(DispatchError::Overloaded.into());
                 }
             }
@@ -155,9 +158,9 @@ impl Dispatch {
         Ok(())
     }
 
-    /// Closes connections that nobody needs.
+    /// Closes connections that nobody needs, and those to endpoints that are gone.
     pub fn sweep(&self) {
-        self.lanes.iter().for_each(|lane| lane.pool.sweep());
+        (0..self.lanes.len()).filter_map(|at| self.lane(at)).for_each(|lane| lane.pool.sweep());
     }
 }
 
@@ -168,8 +171,11 @@ impl Filter for Dispatch {
     type Plan = Option<Plan>;
 
     fn plan(&self, x: &Exchange, input: &Prepared, trace: &mut impl Trace) -> Self::Plan {
+        if let RouteTo::Aggregate(id) = input.to {
+            self.calls(id, trace);
+        }
         let to = input.to.service()?;
-        let model = &self.lanes.get(to.0)?.pool.upstream.model;
+        let model = &self.snapshot.upstreams.get(to.0)?.model;
         trace.note(Stage::Dispatch, || {
             let how = match model.via {
                 Via::Balancer => "through a balancer",
@@ -205,7 +211,7 @@ impl Dispatch {
     /// How a request is sent to one of the services.
     fn planned_to(&self, x: &Exchange, to: UpstreamId, input: &Prepared) -> Option<Plan> {
         let route = self.snapshot.group.routes.get(input.route.0)?;
-        let upstream = &self.lanes.get(to.0)?.pool.upstream;
+        let upstream = self.snapshot.upstreams.get(to.0)?;
         let model = &upstream.model;
         let times = route.times.over(&model.times);
         // What a gRPC client will wait, if the service can speak it at all.
@@ -234,7 +240,8 @@ impl Dispatch {
         let plan = Plan { upgrade: input.upgrade.is_some(), ..plan };
         let begun = Instant::now();
         let Prepared { head, mut body, grant, route, .. } = input;
-        if plan.streams {
+        // Browsers send what they say at once: bounds hold for them.
+        if plan.streams && x.web.is_none() {
             body.stream(plan.times.idle);
         }
         let request = Outgoing { head: Rc::new(head), body, hints: x.hints.clone() };
@@ -253,9 +260,9 @@ impl Dispatch {
         request: Outgoing,
         notes: Option<&Rc<Notes>>,
     ) -> Result<Answered, Halt> {
-        let lane = self.lanes.get(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
+        let lane = self.lane(plan.lane).ok_or(Halt::from(Kind::NoRoute))?;
         let progress = request.body.progress();
-        let asked = self.ask(grant, lane, plan, request, notes).await;
+        let asked = self.ask(grant, &lane, plan, request, notes).await;
         let (response, lease) = asked.map_err(|why| fault(why, &progress))?;
         let pace = Pace::new(plan.times.idle, plan.end);
         answer(response, lease, plan.upgrade, pace)
@@ -269,11 +276,43 @@ impl Plan {
     }
 }
 
-fn counted(observer: &Observer, upstream: &service::Upstream) -> Vec<Counted> {
-    let (service, endpoints) = (&upstream.service.name, &upstream.service.endpoints);
-    let of =
-        |endpoint: &Arc<Endpoint>| traffic::of_endpoint(service, &endpoint.name, &observer.metrics);
-    endpoints.iter().map(of).collect()
+impl Lane {
+    fn new(upstream: &Arc<service::Upstream>, observer: &Observer) -> Self {
+        let pool = Pool::new(upstream);
+        let service = &pool.roster.service;
+        let counted = service.endpoints.iter().map(|e| counted(service, e, observer)).collect();
+        let costs = Rc::new(Costs::new(service.endpoints.len()));
+        Self {
+            budget: Rc::new(RefCell::new(Budget::new(Instant::now()))),
+            costs,
+            counted,
+            mirrored: Rc::default(),
+            shed: shed(observer, upstream),
+            pool,
+        }
+    }
+
+    /// With the endpoints that there are now; what is known of those that stay is kept.
+    fn follow(&self, observer: &Observer) -> Self {
+        let roster = Arc::clone(&self.pool.upstream.roster());
+        let former = roster.former(&self.pool.roster);
+        let known = |(endpoint, former): (&Arc<Endpoint>, &Option<usize>)| {
+            let known = former.and_then(|at| self.counted.get(at)).cloned();
+            known.unwrap_or_else(|| counted(&roster.service, endpoint, observer))
+        };
+        Self {
+            counted: roster.service.endpoints.iter().zip(&former).map(known).collect(),
+            costs: Rc::new(self.costs.carried(&former)),
+            pool: self.pool.follow(Arc::clone(&roster), &former),
+            budget: Rc::clone(&self.budget),
+            mirrored: Rc::clone(&self.mirrored),
+            shed: self.shed.clone(),
+        }
+    }
+}
+
+fn counted(service: &Service, endpoint: &Endpoint, observer: &Observer) -> Counted {
+    traffic::of_endpoint(&service.name, &endpoint.name, &observer.metrics)
 }
 
 fn shed(observer: &Observer, upstream: &service::Upstream) -> metrics::Counter {

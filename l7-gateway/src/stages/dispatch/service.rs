@@ -2,16 +2,17 @@
 //! choice among them. Not for connections: each worker has its own (`upstream`). Called by
 //! `snapshot` (build) and by each worker's pool.
 //!
-//! Invariant: the endpoints' order is that of the topology file, so an index means the same
-//! everywhere.
+//! Invariant: an index into the endpoints means something together with its roster only; another set of
+//! endpoints is another roster, which every worker goes by with its next request.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use common::balance::{Balancer, HashKey, Wish};
 use common::service::{Passive, Rules, Service};
-use common::snapshot::Published;
+use common::snapshot::{Guard, Published};
 use common::tls::{TlsError, client};
 use http::HeaderValue;
 use rustls::ClientConfig;
@@ -20,10 +21,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use topology::Balance;
 use topology::gateway::{
     self, HashBy, Unplaced as _, UpstreamBalance, UpstreamProtocol, UpstreamTls,
 };
+use topology::{Balance, Endpoint};
 
 use super::gate::Gate;
 use super::upstream::connection::Offer;
@@ -35,14 +36,61 @@ use crate::predicate;
 pub struct Upstream {
     /// What the topology file says.
     pub model: gateway::Upstream,
-    /// Endpoints with their state.
-    pub service: Arc<Service>,
     /// TLS towards it; `None`: plain.
     pub tls: Option<Secured>,
     /// How many requests may be under way; `None`: any number.
     pub gate: Option<Arc<Gate>>,
-    balancer: Published<Balancer>,
+    roster: Published<Roster>,
+    /// Held by whoever puts another roster in place.
+    changing: Mutex<()>,
     key: HashKey,
+}
+
+/// The endpoints that there are now, with the choice among them.
+#[derive(Debug)]
+pub struct Roster {
+    /// Endpoints with their state.
+    pub service: Arc<Service>,
+    balancer: Balancer,
+    /// As the file or a source named them.
+    named: Arc<[Endpoint]>,
+}
+
+impl Roster {
+    fn new(model: &gateway::Upstream, named: &Arc<[Endpoint]>, before: Option<&Self>) -> Self {
+        let service = topology::Service {
+            name: model.service.clone(),
+            endpoints: named.to_vec(),
+            discover: None,
+            panic_threshold: model.panic_threshold,
+            slow_start: model.slow_start,
+            health: model.health.clone(),
+            run: None,
+            uses: Vec::new(),
+            place: named.first().map(|e| e.place).unwrap_or_default(),
+        };
+        let rules = rules(model);
+        let service = before.map_or_else(
+            || Service::with(&service, rules),
+            |before| before.service.update_with(&service, rules),
+        );
+        let balancer = balancer(model, &service);
+        Self { service, balancer, named: Arc::clone(named) }
+    }
+
+    /// The endpoint for the next attempt: one that was not tried yet, else any again.
+    pub fn select(&self, wish: Wish<'_>, now: Instant) -> Option<usize> {
+        let again = || self.balancer.select_by(&self.service, Wish { avoid: &[], ..wish }, now);
+        self.balancer.select_by(&self.service, wish, now).or_else(again)
+    }
+
+    /// Where each of its endpoints stood in a former one.
+    pub fn former(&self, before: &Self) -> Vec<Option<usize>> {
+        let state = |endpoint: &Arc<common::service::Endpoint>| Arc::as_ptr(&endpoint.state);
+        let known = before.service.endpoints.iter().enumerate();
+        let known: HashMap<_, _> = known.map(|(at, endpoint)| (state(endpoint), at)).collect();
+        self.service.endpoints.iter().map(|e| known.get(&state(e)).copied()).collect()
+    }
 }
 
 /// How connections to a service are secured.
@@ -107,25 +155,13 @@ impl Upstream {
         if let Some(known) = before.iter().find(same).filter(|_| tls.is_none()) {
             return Ok(Arc::clone(known));
         }
-        let rules = rules(model);
-        let service = topology::Service {
-            name: model.service.clone(),
-            endpoints: model.endpoints.clone(),
-            discover: None,
-            panic_threshold: model.panic_threshold,
-            slow_start: model.slow_start,
-            health: model.health.clone(),
-            run: None,
-            uses: Vec::new(),
-            place: model.endpoints.first().map(|e| e.place).unwrap_or_default(),
+        let former = before.iter().find(akin).map(|old| old.roster.load_full());
+        // What a source has named stays until it says otherwise.
+        let named = match (&former, &model.discover) {
+            (Some(former), Some(_)) => Arc::clone(&former.named),
+            _ => Arc::from(model.endpoints.as_slice()),
         };
-        let service = before.iter().find(akin).map_or_else(
-            || Service::with(&service, rules),
-            |old| old.service.update_with(&service, rules),
-        );
-        // Of its name alone: a change of its endpoints must not move everybody.
-        let key = HashKey::from_names([model.service.as_str()]);
-        let balancer = Published::new(balancer(model, &service, key));
+        let roster = Roster::new(model, &named, former.as_deref());
         // Two balancers may stand before one service, each with a gate of its own.
         let places = |model: &gateway::Upstream| -> Vec<_> {
             model.endpoints.iter().map(|endpoint| endpoint.address).collect()
@@ -136,26 +172,40 @@ impl Upstream {
             before.iter().find(exact).or_else(|| before.iter().find(akin).filter(|_| only()));
         let former = former.and_then(|old| old.gate.as_deref());
         let gate = model.concurrency.map(|rules| Gate::new(rules, former));
-        Ok(Arc::new(Self { model: model.clone(), service, tls, gate, balancer, key }))
+        let key = key(model);
+        let (model, roster, changing) = (model.clone(), Published::new(roster), Mutex::default());
+        Ok(Arc::new(Self { model, tls, gate, roster, changing, key }))
     }
 
-    /// The endpoint for the next attempt: one that was not tried yet, else any again.
-    pub fn select(&self, wish: Wish<'_>, now: Instant) -> Option<usize> {
-        let balancer = self.balancer.load();
-        let again = || balancer.select_by(&self.service, Wish { avoid: &[], ..wish }, now);
-        balancer.select_by(&self.service, wish, now).or_else(again)
+    /// The endpoints that there are now; for a short, synchronous use.
+    pub fn roster(&self) -> Guard<Arc<Roster>> {
+        self.roster.load()
+    }
+
+    /// Goes by these endpoints from now on, on every worker: what is known of those that stay is kept,
+    /// and what is under way at those that go may end.
+    pub fn follow(&self, named: &Arc<[Endpoint]>) {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.roster.load();
+        if !Arc::ptr_eq(&before.named, named) {
+            self.roster.publish(Roster::new(&self.model, named, Some(&before)));
+        }
     }
 
     /// The endpoint of a request's first attempt, where only the request decides; every endpoint that
     /// is not known to be ill counts.
     pub fn foresee(&self, x: &Exchange, input: &Prepared, now: Instant) -> Option<usize> {
         matches!(self.model.balance, UpstreamBalance::Hash(_)).then_some(())?;
-        self.select(Wish { hash: self.hash(x, input), avoid: &[], costs: None }, now)
+        self.roster().select(Wish { hash: self.hash(x, input), avoid: &[], costs: None }, now)
     }
 
     /// Goes by the weights that endpoints have now.
     pub fn reweigh(&self) {
-        self.balancer.publish(balancer(&self.model, &self.service, self.key));
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.roster.load();
+        let balancer = balancer(&self.model, &before.service);
+        let (service, named) = (Arc::clone(&before.service), Arc::clone(&before.named));
+        self.roster.publish(Roster { service, balancer, named });
     }
 
     /// Of whoever asks, where the balance hashes.
@@ -188,7 +238,12 @@ fn rules(model: &gateway::Upstream) -> Rules {
     }
 }
 
-fn balancer(model: &gateway::Upstream, service: &Service, key: HashKey) -> Balancer {
+/// Of its name alone: a change of its endpoints must not move everybody.
+fn key(model: &gateway::Upstream) -> HashKey {
+    HashKey::from_names([model.service.as_str()])
+}
+
+fn balancer(model: &gateway::Upstream, service: &Service) -> Balancer {
     let balance = match model.balance {
         UpstreamBalance::RoundRobin => Balance::RoundRobin,
         UpstreamBalance::LeastConnections => Balance::LeastConnections,
@@ -196,5 +251,5 @@ fn balancer(model: &gateway::Upstream, service: &Service, key: HashKey) -> Balan
         // By a hash of whatever; the balancer is handed it.
         UpstreamBalance::Hash(_) => Balance::ClientAddress,
     };
-    Balancer::new(balance, service, key)
+    Balancer::new(balance, service, key(model))
 }

@@ -15,6 +15,7 @@ pub struct CorsRules {
     methods: HeaderValue,
     headers: HeaderValue,
     max_age: HeaderValue,
+    exposed: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -36,6 +37,10 @@ impl CorsRules {
             methods: HeaderValue::from_str(&rules.methods.join(", ")).ok()?,
             headers: HeaderValue::from_str(&rules.headers.join(", ")).ok()?,
             max_age: HeaderValue::from(rules.max_age.as_secs()),
+            exposed: match rules.exposed.as_slice() {
+                [] => None,
+                names => Some(HeaderValue::from_str(&names.join(", ")).ok()?),
+            },
         })
     }
 
@@ -59,6 +64,9 @@ impl CorsRules {
             }
         };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        if let Some(names) = &self.exposed {
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, names.clone());
+        }
         if self.credentials == Credentials::Allowed {
             headers
                 .insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));

@@ -20,6 +20,7 @@ use crate::exchange::{
     Transport,
 };
 use crate::grpc;
+use crate::grpc_web::Web;
 use crate::halt::{Halt, Kind, Reply};
 use crate::pipeline::Filter;
 use crate::predicate::Asked;
@@ -88,12 +89,19 @@ struct RouteRules {
     stats: Option<Rc<RouteStats>>,
     /// Most bytes of a body; `None`: as the front has it.
     most: Option<u64>,
+    /// Browsers may call in gRPC.
+    web: bool,
 }
 
 impl RouteRules {
-    fn new(policy: &RoutePolicy, stats: Option<Rc<RouteStats>>, most: Option<u64>) -> Self {
+    fn new(policy: &RoutePolicy) -> Self {
         let cors = policy.cors.as_ref().and_then(CorsRules::new);
-        Self { policy: Rc::new(policy.clone()), cors, stats, most }
+        Self { policy: Rc::new(policy.clone()), cors, stats: None, most: None, web: false }
+    }
+
+    fn of(route: &topology::gateway::Route, stats: Rc<RouteStats>) -> Self {
+        let (stats, most, web) = (Some(stats), route.max_body_bytes, route.grpc_web);
+        Self { stats, most, web, ..Self::new(&route.policy) }
     }
 }
 
@@ -128,7 +136,7 @@ impl Normalise {
             limiter,
             stats: Rc::clone(stats),
             routes: group.routes.iter().map(|_| OnceCell::new()).collect(),
-            default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, None, None)),
+            default: group.unmatched.as_ref().map(RouteRules::new),
         }
     }
 
@@ -136,8 +144,7 @@ impl Normalise {
         match candidate.route() {
             Some(RouteId(index)) => {
                 let route = self.snapshot.group.routes.get(index)?;
-                let stats = || Some(self.stats.of(&route.name));
-                let made = || RouteRules::new(&route.policy, stats(), route.max_body_bytes);
+                let made = || RouteRules::of(route, self.stats.of(&route.name));
                 self.routes.get(index).map(|rules| rules.get_or_init(made))
             }
             None => self.default.as_ref(),
@@ -275,6 +282,11 @@ impl Normalise {
         if let Some(rules) = self.rules(form.candidate) {
             if let Some(stats) = &rules.stats {
                 x.record.route = Rc::clone(stats);
+            }
+            if rules.web
+                && let Some(web) = Web::of(&input.head)
+            {
+                (x.grpc, x.web) = (true, Some(Box::new(web)));
             }
             if rules.cors.is_some() {
                 x.origin = input.head.headers.get(header::ORIGIN).cloned();

@@ -89,7 +89,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Whether a service could read the name as one of ours. Gateways to CGI-like interfaces fold every
 /// mark to `_`, so all marks are one here.
-fn only_ours(name: &HeaderName) -> bool {
+pub fn only_ours(name: &HeaderName) -> bool {
     let text = name.as_str();
     // All of them begin with one of these letters.
     if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {

@@ -15,7 +15,10 @@ use topology::gateway::Told;
 
 use crate::body::RequestBody;
 use crate::coding;
-use crate::exchange::{Caller, Exchange, Identity, Prepared, Routed, Stage, Target};
+use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage, Target};
+use crate::external::Externals;
+use crate::external::told::Subject;
+use crate::grpc_web::{self, Envelope, Web};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
@@ -26,6 +29,7 @@ use crate::transcode::{self, Interface};
 use crate::transform::facts::Known;
 use crate::transform::{self, Changes, Passage, Refused, TransformError};
 
+pub mod judged;
 pub mod proof;
 
 const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
@@ -43,14 +47,39 @@ pub struct RequestTransform {
     snapshot: Arc<Snapshot>,
     told: Vec<(HeaderName, Told)>,
     changes: Option<Rc<Changes>>,
+    outside: Option<Rc<Externals>>,
 }
 
 impl RequestTransform {
     /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>, changes: Option<&Rc<Changes>>) -> Self {
+    pub fn new(
+        snapshot: &Arc<Snapshot>,
+        changes: Option<&Rc<Changes>>,
+        outside: Option<Rc<Externals>>,
+    ) -> Self {
         let told = snapshot.group.identity_headers.iter();
         let told = told.filter_map(|told| Some((header_of(told)?, told.clone()))).collect();
-        Self { snapshot: Arc::clone(snapshot), told, changes: changes.cloned() }
+        Self { snapshot: Arc::clone(snapshot), told, changes: changes.cloned(), outside }
+    }
+
+    /// Nobody outside is asked from now on: for `explain`.
+    pub(crate) fn hush(&self) {
+        self.outside.iter().for_each(|outside| outside.hush());
+    }
+
+    /// Asks those outside who are to see this request.
+    async fn ask(
+        &self,
+        x: &mut Exchange,
+        outside: &Externals,
+        input: &mut Routed,
+    ) -> Result<(), Halt> {
+        let route = self.snapshot.group.routes.get(input.route.0);
+        let subject = Subject {
+            route: route.map_or("", |route| route.name.as_str()),
+            caller: input.grant.caller().identity(),
+        };
+        outside.request(x, &mut input.request, (input.route, input.to), subject).await
     }
 
     /// Carries out what the file changes of this request.
@@ -180,10 +209,18 @@ impl Filter for RequestTransform {
             Token::Passed => "a token passes untouched: nobody here has asked for it".to_owned(),
         });
         let caller = input.grant.caller().identity();
-        if let Some(names) =
-            self.changes.as_ref().map(|all| all.names(input.route, input.to, caller))
-        {
-            trace.note(Stage::RequestTransform, || format!("changed by {}", names.join(", ")));
+        let outside = self.outside.as_ref();
+        if let Some(all) = outside.filter(|all| all.any(input.route, input.to)) {
+            trace.note(Stage::RequestTransform, || {
+                let names = all.names(input.route, input.to).join(", then ");
+                format!("{names} would be asked; taken for a yes")
+            });
+        }
+        let changes = self.changes.as_ref().map(|all| all.names(input.route, input.to, caller));
+        for names in changes.iter().filter(|names| !names.is_empty()) {
+            trace.note(Stage::RequestTransform, || {
+                format!("changed by {}; its answer the other way round", names.join(", then "))
+            });
         }
         token
     }
@@ -193,6 +230,14 @@ impl Filter for RequestTransform {
         if route.is_some_and(|route| route.compress.is_some()) {
             x.coding = coding::accepted(&input.request.headers).first().copied();
         }
+        // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
+        if let Some(contract) = self.snapshot.contract(input.route) {
+            Box::pin(judged::judged(contract, &mut input.request)).await?;
+        }
+        let outside = self.outside.as_ref();
+        if let Some(outside) = outside.filter(|all| all.any(input.route, input.to)) {
+            Box::pin(self.ask(x, outside, &mut input)).await?;
+        }
         if self.changes.is_some() {
             // Boxed: few files change anything, and bodies are awaited in it.
             Box::pin(self.change(x, &mut input)).await.map_err(Refused::Request)?;
@@ -200,6 +245,9 @@ impl Filter for RequestTransform {
         let token = self.plan(x, &input, &mut Silent);
         if let Some(interface) = self.snapshot.interface(input.route) {
             x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
+        }
+        if let Some(web) = &x.web {
+            Box::pin(unwrapped(web, &mut input.request)).await.map_err(Refused::Request)?;
         }
         let Routed { request, grant, route, to } = input;
         let request = *request;
@@ -231,6 +279,22 @@ impl Filter for RequestTransform {
         Ok(Prepared { head, body: request.body, upgrade: request.upgrade, grant, route, to })
     }
 }
+
+/// A browser's call as services take it. What comes as text is held, up to a bound.
+async fn unwrapped(web: &Web, request: &mut Request) -> Result<(), TransformError> {
+    web.asks(&mut request.headers);
+    if web.envelope == Envelope::Text {
+        let limits = request.body.limits();
+        let most = limits.bytes.min(LONGEST_TEXT);
+        let text = transform::gathered(&mut request.body, most).await;
+        let bytes = grpc_web::decoded(&text.map_err(TransformError::Body)?);
+        request.body = RequestBody::whole(bytes.ok_or(TransformError::Coded)?, limits);
+    }
+    Ok(())
+}
+
+/// Most bytes of a body in base64.
+const LONGEST_TEXT: u64 = 4 << 20;
 
 /// Sets what services may believe because only we say it.
 fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {

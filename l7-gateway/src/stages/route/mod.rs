@@ -28,6 +28,7 @@ use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 use crate::transform::Refused;
 use crate::transform::facts::{Facts, Known};
+use crate::usage::Counters;
 
 pub mod ending;
 pub mod experiment;
@@ -63,6 +64,7 @@ pub struct Route {
     splits: HashMap<RouteId, Split>,
     experiments: Vec<Trial>,
     endings: Endings,
+    callers: Counters,
 }
 
 /// What is decided of a request.
@@ -90,8 +92,9 @@ impl Route {
             .map(|(index, route)| (RouteId(index), Split::new(route, &services, metrics)))
             .collect();
         let experiments = group.experiments.iter().map(|e| Trial::new(e, metrics)).collect();
-        let endings = Endings::new(&group.routes, metrics);
-        Self { snapshot: Arc::clone(snapshot), services, splits, experiments, endings }
+        let endings = Endings::new(&group.routes);
+        let callers = Counters::new(&snapshot.usage, &group.routes);
+        Self { snapshot: Arc::clone(snapshot), services, splits, experiments, endings, callers }
     }
 
     /// The end at an answer that is in the file.
@@ -187,10 +190,11 @@ impl Filter for Route {
     }
 
     async fn request(&self, x: &mut Exchange, mut input: Admitted) -> Result<Routed, Halt> {
-        let chosen = self.plan(x, &input, &mut Silent)?;
-        if let Some(route) = self.snapshot.group.routes.get(chosen.route.0) {
-            self.endings.count(chosen.route, route, input.grant.caller());
+        // Who comes too late is counted too.
+        if let Candidate::Route(id) = x.candidate {
+            self.callers.count(id, input.grant.caller(), x.wall);
         }
+        let chosen = self.plan(x, &input, &mut Silent)?;
         if let RouteTo::Given(id) = chosen.to {
             return Err(self.given(x, &input, chosen.route, id));
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use common::service::InFlight;
+use common::service::{Endpoint, InFlight};
 use http::Response;
 use tokio::time::Instant;
 
@@ -19,7 +19,7 @@ use self::http2::Seat;
 use self::slot::Slot;
 use super::alarm::Alarms;
 use super::attempt::Aim;
-use super::service::Upstream;
+use super::service::{Roster, Upstream};
 
 pub use self::body::{Pace, ServiceBody};
 
@@ -36,6 +36,8 @@ mod upload;
 pub struct Pool {
     /// The service.
     pub upstream: Arc<Upstream>,
+    /// Its endpoints as they were when this began.
+    pub roster: Arc<Roster>,
     /// Timers of the requests to it.
     pub alarms: Alarms,
     slots: Vec<Rc<Slot>>,
@@ -88,10 +90,36 @@ pub struct Lease {
 
 impl Pool {
     /// Empty.
-    pub fn new(upstream: Arc<Upstream>) -> Rc<Self> {
-        let endpoints = upstream.service.endpoints.iter();
-        let slots = endpoints.map(|at| Slot::new(at.address, Arc::clone(&upstream))).collect();
-        Rc::new(Self { upstream, alarms: Alarms::default(), slots })
+    pub fn new(upstream: &Arc<Upstream>) -> Rc<Self> {
+        let roster = Arc::clone(&upstream.roster());
+        let nowhere = vec![None; roster.service.endpoints.len()];
+        Rc::new(Self::with(upstream, roster, &nowhere, &[]))
+    }
+
+    /// For the endpoints that there are now: connections to those that stay are kept; others go when
+    /// what is under way on them has ended. `former` is where each stood before.
+    pub fn follow(&self, roster: Arc<Roster>, former: &[Option<usize>]) -> Rc<Self> {
+        Rc::new(Self::with(&self.upstream, roster, former, &self.slots))
+    }
+
+    fn with(
+        upstream: &Arc<Upstream>,
+        roster: Arc<Roster>,
+        former: &[Option<usize>],
+        slots: &[Rc<Slot>],
+    ) -> Self {
+        let endpoints = roster.service.endpoints.iter().zip(former);
+        let slot = |(endpoint, former): (&Arc<Endpoint>, &Option<usize>)| {
+            let known = former.and_then(|at| slots.get(at)).map(Rc::clone);
+            known.unwrap_or_else(|| Slot::new(endpoint.address, Arc::clone(upstream)))
+        };
+        let slots = endpoints.map(slot).collect();
+        Self { upstream: Arc::clone(upstream), roster, alarms: Alarms::default(), slots }
+    }
+
+    /// Whether its service still has these endpoints.
+    pub fn is_current(&self) -> bool {
+        Arc::ptr_eq(&self.upstream.roster(), &self.roster)
     }
 
     /// A connection to an endpoint, kept or new. Dropping the future drops a half-made connection.
@@ -100,7 +128,7 @@ impl Pool {
     /// It could not be made in time.
     pub async fn checkout(&self, aim: &Aim<'_>, offer: Offer) -> io::Result<Lease> {
         let endpoint = aim.endpoint;
-        let target = self.upstream.service.endpoints.get(endpoint);
+        let target = self.roster.service.endpoints.get(endpoint);
         let target = target.ok_or(io::ErrorKind::NotFound)?;
         let slot = self.slots.get(endpoint).ok_or(io::ErrorKind::NotFound)?;
         // Counted from here, so that least connections sees connects that hang.

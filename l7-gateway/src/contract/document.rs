@@ -1,0 +1,149 @@
+//! A description on its way to a contract: what refers to what, and what its operations take. Called by `contract`.
+//!
+//! Invariant: whatever refers to something that is not in the document is refused, with both places.
+
+use std::collections::HashMap;
+
+use http::Method;
+use serde_json::{Map, Value};
+
+use super::parameter::Parameter;
+use super::schema::{compile, modern};
+use super::{Content, Operation, Part, is_json};
+
+/// The methods of a path (OpenAPI 3.1 §4.8.9).
+const METHODS: [Method; 8] = [
+    Method::GET,
+    Method::PUT,
+    Method::POST,
+    Method::DELETE,
+    Method::OPTIONS,
+    Method::HEAD,
+    Method::PATCH,
+    Method::TRACE,
+];
+
+/// A document.
+#[derive(Debug)]
+pub struct Document {
+    whole: Value,
+    /// Schemas that others refer to, as they are compiled.
+    components: Value,
+    old: bool,
+}
+
+impl Document {
+    /// Of what was read.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn new(whole: Value) -> Result<Self, String> {
+        let old = whole.get("openapi").and_then(Value::as_str).unwrap_or_default();
+        let old = old.starts_with("3.0");
+        let mut schemas = whole.pointer("/components/schemas").cloned().unwrap_or_default();
+        for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
+            modern(schema, old);
+        }
+        let components = serde_json::json!({ "schemas": schemas });
+        Ok(Self { whole, components, old })
+    }
+
+    /// Its paths.
+    pub fn paths(&self) -> Vec<(String, Part)> {
+        let paths = self.whole.get("paths").and_then(Value::as_object);
+        let own = |(path, item): (&String, &Value)| (path.clone(), item.clone());
+        paths.into_iter().flatten().map(own).collect()
+    }
+
+    /// What the methods of a path take.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn operations(&self, item: &Part) -> Result<HashMap<Method, Operation>, String> {
+        let item = self.resolved(item)?;
+        let mut all = HashMap::new();
+        for method in METHODS {
+            let name = method.as_str().to_ascii_lowercase();
+            if let Some(own) = item.get(&name) {
+                let told = |what| format!("{name}: {what}");
+                all.insert(method, self.operation(item, own).map_err(told)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn operation(&self, item: &Part, own: &Part) -> Result<Operation, String> {
+        let mut parameters: Vec<Parameter> = Vec::new();
+        // An operation's stand in for the path's of the same name and place.
+        for list in [own, item] {
+            let list = list.get("parameters").and_then(Value::as_array);
+            for one in list.into_iter().flatten() {
+                let one = self.parameter(self.resolved(one)?)?;
+                if let Some(one) = one.filter(|one| !parameters.iter().any(|p| p.is(one))) {
+                    parameters.push(one);
+                }
+            }
+        }
+        let body = own.get("requestBody").map(|body| self.body(body)).transpose()?;
+        Ok(Operation { parameters, body })
+    }
+
+    fn parameter(&self, part: &Part) -> Result<Option<Parameter>, String> {
+        let name = part.get("name").and_then(Value::as_str).ok_or("a parameter has no name")?;
+        let told = |what: String| format!("parameter `{name}`: {what}");
+        let Some(schema) = part.get("schema") else { return Ok(Parameter::new(part, None, None)) };
+        let mut bare = self.resolved(schema).map_err(told)?.clone();
+        if let Some(items) = bare.get_mut("items") {
+            *items = self.resolved(items).map_err(told)?.clone();
+        }
+        let compiled = self.compiled(schema).map_err(told)?;
+        Ok(Parameter::new(part, Some(&bare), Some(compiled)))
+    }
+
+    fn body(&self, part: &Part) -> Result<Content, String> {
+        let part = self.resolved(part)?;
+        let kinds = part.get("content").and_then(Value::as_object);
+        let mut all = Vec::new();
+        for (kind, media) in kinds.into_iter().flatten() {
+            let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+            let schema = media.get("schema").filter(|schema| !is_any_text(&kind, schema));
+            let schema = schema.map(|schema| self.compiled(schema)).transpose();
+            all.push((kind, schema.map_err(|what| format!("the body: {what}"))?));
+        }
+        // The narrower first.
+        all.sort_by_key(|(kind, _)| kind.matches('*').count());
+        let required = part.get("required").and_then(Value::as_bool).unwrap_or_default();
+        Ok(Content { required, kinds: all })
+    }
+
+    fn compiled(&self, schema: &Part) -> Result<jsonschema::Validator, String> {
+        let mut schema = schema.clone();
+        modern(&mut schema, self.old);
+        compile(&schema, &self.components)
+    }
+
+    /// Follows references within the document.
+    fn resolved<'d>(&'d self, mut part: &'d Part) -> Result<&'d Part, String> {
+        for _ in 0..MOST_STEPS {
+            let Some(reference) = part.get("$ref").and_then(Value::as_str) else { return Ok(part) };
+            let pointer = reference.strip_prefix('#');
+            let pointer = pointer.ok_or_else(|| format!("`{reference}` is not in this file"))?;
+            let found = self.whole.pointer(pointer);
+            part = found.ok_or_else(|| format!("`{reference}` leads nowhere"))?;
+        }
+        Err("references lead in a circle".to_owned())
+    }
+}
+
+/// Whether a schema says no more than that a body of this type, no JSON, is text or bytes.
+fn is_any_text(kind: &str, schema: &Part) -> bool {
+    let bare = ["type", "format", "description", "title", "example", "examples"];
+    let members = schema.as_object();
+    !kind.contains('*')
+        && !is_json(kind)
+        && schema.get("type").and_then(Value::as_str) == Some("string")
+        && members.is_some_and(|all| all.keys().all(|name| bare.contains(&name.as_str())))
+}
+
+/// References to references.
+const MOST_STEPS: usize = 16;

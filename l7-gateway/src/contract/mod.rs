@@ -1,0 +1,302 @@
+//! What an OpenAPI 3 description says of requests (spec G23), compiled, and requests held against it. Not for
+//! answers. Called by stage 7 where a route asks for it.
+//!
+//! Invariant: nothing is fetched to understand a description, and no request costs more than its bound.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, header};
+use jsonschema::Validator;
+use serde_json::Value;
+use thiserror::Error;
+use topology::contract::Contract as Model;
+use topology::{Place, openapi};
+
+pub mod document;
+pub mod parameter;
+pub mod schema;
+pub mod strict;
+
+use self::document::Document;
+use self::parameter::Parameter;
+
+/// Why a description cannot be used.
+#[derive(Debug, Error)]
+#[error("{what}")]
+pub struct ContractError {
+    what: String,
+    place: Place,
+}
+
+impl ContractError {
+    /// Where it is named.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+}
+
+/// Why a request is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Breach {
+    /// Its path is not described.
+    #[error("the path is not described")]
+    NoPath,
+    /// Its method is not described.
+    #[error("the method is not described")]
+    Method {
+        /// Value of `Allow`.
+        allow: HeaderValue,
+    },
+    /// A parameter or the body is missing.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// Several types, or one that cannot be read.
+    #[error("the body has no one type")]
+    Kinds,
+    /// A body of another type, or of one that cannot be held against its schema.
+    #[error("the body has none of the types {0}")]
+    Kind(String),
+    /// A body in a coding that is not known.
+    #[error("the body has an unknown coding")]
+    Coding,
+    /// It is no JSON, or a name stands twice in an object.
+    #[error("the body is no JSON: {0}")]
+    Json(String),
+    /// Something is not as its schema says.
+    #[error("{place}: {why}")]
+    Schema {
+        /// What.
+        place: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// A description, for all workers.
+#[derive(Debug)]
+pub struct Contract {
+    /// Those without names in their path first.
+    paths: Vec<Described>,
+    /// Most bytes of a body.
+    pub most: u64,
+}
+
+/// One path.
+#[derive(Debug)]
+struct Described {
+    segments: Vec<Segment>,
+    operations: HashMap<Method, Operation>,
+}
+
+/// A segment of a path.
+#[derive(Debug)]
+enum Segment {
+    Text(Box<str>),
+    /// A name with what stands before and behind it.
+    Name(Box<str>, Box<str>, Box<str>),
+}
+
+/// What one method of a path takes.
+#[derive(Debug)]
+struct Operation {
+    parameters: Vec<Parameter>,
+    body: Option<Content>,
+}
+
+/// A body.
+#[derive(Debug)]
+struct Content {
+    required: bool,
+    /// By media type, lower case.
+    kinds: Vec<(String, Option<Validator>)>,
+}
+
+/// A request whose operation is known.
+#[derive(Debug)]
+pub struct Meant<'c> {
+    operation: &'c Operation,
+    captured: Vec<(&'c str, String)>,
+}
+
+impl Contract {
+    /// Reads a description: blocking.
+    ///
+    /// # Errors
+    /// With its place in the topology file.
+    pub fn new(model: &Model) -> Result<Arc<Self>, ContractError> {
+        let named = |what: String| format!("{}: {what}", model.file.display());
+        let wrong = |what| ContractError { what: named(what), place: model.place };
+        let text = text_of(&model.file).map_err(wrong)?;
+        let whole = openapi::read(&text).map_err(|fault| wrong(fault.to_string()))?;
+        let prefix = model.prefix.clone().unwrap_or_else(|| openapi::prefix(&whole));
+        let document = Document::new(whole).map_err(wrong)?;
+        let mut paths = Vec::new();
+        for (path, item) in document.paths() {
+            let told = |what| wrong(format!("{path}: {what}"));
+            let segments = segments(&format!("{prefix}{path}")).map_err(told)?;
+            let operations = document.operations(&item).map_err(told)?;
+            paths.push(Described { segments, operations });
+        }
+        let names = |path: &Described| {
+            path.segments.iter().map(|one| matches!(one, Segment::Name(..))).collect::<Vec<_>>()
+        };
+        paths.sort_by_key(names);
+        Ok(Arc::new(Self { paths, most: model.most }))
+    }
+
+    /// The operation that a request means.
+    ///
+    /// # Errors
+    /// It is not described.
+    pub fn find(&self, method: &Method, path: &str) -> Result<Meant<'_>, Breach> {
+        let mut allowed: Vec<&str> = Vec::new();
+        for described in &self.paths {
+            let Some(captured) = described.captured(path) else { continue };
+            // A HEAD is a GET without its body (RFC 9110 §9.3.2).
+            let own = described.operations.get(method);
+            let own = own.or_else(|| match *method {
+                Method::HEAD => described.operations.get(&Method::GET),
+                _ => None,
+            });
+            if let Some(operation) = own {
+                return Ok(Meant { operation, captured });
+            }
+            allowed.extend(described.operations.keys().map(Method::as_str));
+        }
+        allowed.sort_unstable();
+        allowed.dedup();
+        match HeaderValue::try_from(allowed.join(", ")) {
+            Ok(allow) if !allowed.is_empty() => Err(Breach::Method { allow }),
+            _ => Err(Breach::NoPath),
+        }
+    }
+}
+
+impl Meant<'_> {
+    /// Holds what stands in the head against it.
+    ///
+    /// # Errors
+    /// The first thing that is not as described.
+    pub fn head(&self, query: Option<&str>, headers: &HeaderMap) -> Result<(), Breach> {
+        let asked = parameter::Asked::new(&self.captured, query, headers);
+        self.operation.parameters.iter().try_for_each(|parameter| parameter.judge(&asked))
+    }
+
+    /// Whether anything is said of a body.
+    pub fn has_body(&self) -> bool {
+        self.operation.body.is_some()
+    }
+
+    /// Whether its body is looked into: `None`: it need not be read.
+    ///
+    /// # Errors
+    /// There is none where one must be, or it is of another type: one that is no JSON passes only where no schema
+    /// is said for it.
+    pub fn kind(&self, headers: &HeaderMap, empty: bool) -> Result<Option<&Validator>, Breach> {
+        let Some(content) = &self.operation.body else { return Ok(None) };
+        if empty {
+            let missing = || Breach::Missing("the body".to_owned());
+            return if content.required { Err(missing()) } else { Ok(None) };
+        }
+        let given = media(headers)?;
+        let fits = |kind: &str| {
+            kind == given
+                || kind == "*/*"
+                || kind.strip_suffix('*').is_some_and(|begin| given.starts_with(begin))
+        };
+        let found = content.kinds.iter().find(|(kind, _)| fits(kind));
+        match found {
+            Some((_, None)) => Ok(None),
+            Some((_, Some(validator))) if is_json(&given) => Ok(Some(validator)),
+            _ => {
+                let all: Vec<&str> = content.kinds.iter().map(|(kind, _)| kind.as_str()).collect();
+                Err(Breach::Kind(all.join(", ")))
+            }
+        }
+    }
+}
+
+/// The one media type of a request, without its parameters.
+fn media(headers: &HeaderMap) -> Result<String, Breach> {
+    let mut all = headers.get_all(header::CONTENT_TYPE).iter();
+    let text = match (all.next(), all.next()) {
+        (None, _) => "",
+        (Some(only), None) => only.to_str().map_err(|_| Breach::Kinds)?,
+        (Some(_), Some(_)) => return Err(Breach::Kinds),
+    };
+    // Programs that read lists take one or the other.
+    if text.contains(',') {
+        return Err(Breach::Kinds);
+    }
+    Ok(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
+}
+
+fn is_json(kind: &str) -> bool {
+    kind == "application/json" || kind.ends_with("+json")
+}
+
+/// Holds a body against its schema.
+///
+/// # Errors
+/// Where it is not as described.
+pub fn body(validator: &Validator, bytes: &[u8]) -> Result<(), Breach> {
+    let value = strict::read(bytes).map_err(Breach::Json)?;
+    schema::judge(validator, &value).map_err(|(at, why)| {
+        let place = if at.is_empty() { "the body".to_owned() } else { format!("the body at {at}") };
+        Breach::Schema { place, why }
+    })
+}
+
+impl Described {
+    /// What its names stand for, if it is this path.
+    fn captured(&self, path: &str) -> Option<Vec<(&str, String)>> {
+        let mut given = path.strip_prefix('/')?.split('/');
+        let mut captured = Vec::new();
+        for segment in &self.segments {
+            let text = given.next()?;
+            match segment {
+                Segment::Text(own) => (**own == *text).then_some(())?,
+                Segment::Name(before, name, behind) => {
+                    let value = text.strip_prefix(&**before)?.strip_suffix(&**behind)?;
+                    let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
+                    captured.push((&**name, (!value.is_empty()).then(|| value.into_owned())?));
+                }
+            }
+        }
+        given.next().is_none().then_some(captured)
+    }
+}
+
+fn segments(path: &str) -> Result<Vec<Segment>, String> {
+    let rest = path.strip_prefix('/').ok_or("a path begins with a slash")?;
+    let segment = |text: &str| match text.split_once('{') {
+        None if text.contains('}') => Err("a brace stands alone".to_owned()),
+        None => Ok(Segment::Text(text.into())),
+        Some((before, rest)) => match rest.split_once('}') {
+            Some((name, behind)) if !behind.contains(['{', '}']) && !name.contains('{') => {
+                Ok(Segment::Name(before.into(), name.into(), behind.into()))
+            }
+            _ => Err("only one name in a segment is understood".to_owned()),
+        },
+    };
+    rest.split('/').map(segment).collect()
+}
+
+/// Most bytes of a description.
+const MOST: u64 = 16 << 20;
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|fault| fault.to_string())?.len();
+    if size > MOST {
+        return Err(format!("it is over {MOST} bytes"));
+    }
+    std::fs::read_to_string(path).map_err(|fault| fault.to_string())
+}
+
+/// A part of a description.
+type Part = Value;
+
+#[cfg(test)]
+mod tests;

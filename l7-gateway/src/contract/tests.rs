@@ -1,0 +1,339 @@
+//! What a description means, and what is refused by it.
+
+use std::io::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const DESCRIPTION: &str = r##"
+openapi: 3.0.3
+servers: [{ url: https://api.example/v1 }]
+paths:
+  /pets:
+    get:
+      parameters:
+        - { name: limit, in: query, schema: { type: integer, minimum: 0, exclusiveMinimum: true, maximum: 100 } }
+        - { name: tag, in: query, schema: { type: array, items: { type: string, pattern: '^[a-z]+$' } } }
+        - { name: ids, in: query, explode: false, schema: { type: array, items: { type: integer }, maxItems: 3 } }
+        - { name: deep, in: query, style: deepObject, schema: { type: object } }
+        - { $ref: '#/components/parameters/Trace' }
+        - { name: seen, in: cookie, schema: { type: boolean } }
+    post:
+      requestBody:
+        required: true
+        content:
+          application/json: { schema: { $ref: '#/components/schemas/Pet' } }
+          text/*: {}
+  /pets/mine: { get: {} }
+  /pets/{id}:
+    parameters: [{ name: id, in: path, required: true, schema: { type: integer } }]
+    get: {}
+    delete: { parameters: [{ name: id, in: path, required: true, schema: { type: string, enum: [all] } }] }
+  /files/{name}.txt: { get: {} }
+components:
+  parameters:
+    Trace: { name: X-Trace, in: header, required: true, schema: { type: string, format: uuid } }
+  schemas:
+    Pet:
+      type: object
+      required: [id, name, kind]
+      additionalProperties: false
+      properties:
+        id: { type: integer, readOnly: true }
+        name: { type: string, minLength: 1 }
+        kind: { type: string, nullable: true, enum: [cat, dog] }
+        parents: { type: array, items: { $ref: '#/components/schemas/Pet' } }
+"##;
+
+fn read(text: &str, prefix: Option<&str>) -> Result<Arc<Contract>, ContractError> {
+    let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    let prefix = prefix.map(str::to_owned);
+    let (file, place) = (file.path().to_owned(), Place::default());
+    Contract::new(&Model { file, prefix, most: 1000, place })
+}
+
+fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+    lines.iter().map(|(n, v)| (n.parse().expect("a name"), v.parse().expect("a value"))).collect()
+}
+
+fn asked(contract: &Contract, method: &Method, target: &str) -> Result<(), Breach> {
+    let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
+    let headers = headers(&[
+        ("x-trace", "67e55044-10b1-426f-9247-bb680e5fe0c8"),
+        ("cookie", "a=1; seen=true"),
+    ]);
+    contract.find(method, path)?.head(query, &headers)
+}
+
+/// G23: paths, methods and parameters are those of the description.
+#[test]
+fn heads_are_held_against_a_description() {
+    let contract = read(DESCRIPTION, None).expect("a description");
+    for (method, target) in [
+        (Method::GET, "/v1/pets"),
+        (Method::HEAD, "/v1/pets?limit=1"),
+        (Method::GET, "/v1/pets?limit=100&tag=a&tag=b&ids=1,2,3&deep[x]=1&other=%20"),
+        (Method::GET, "/v1/pets/7"),
+        (Method::GET, "/v1/pets/mine"),
+        (Method::DELETE, "/v1/pets/all"),
+        (Method::GET, "/v1/files/a%20b.txt"),
+    ] {
+        assert_eq!(asked(&contract, &method, target), Ok(()), "{method} {target}");
+    }
+    for (method, target, why) in [
+        (Method::GET, "/pets", "the path is not described"),
+        (Method::GET, "/v1/pets/7/8", "the path is not described"),
+        (Method::GET, "/v1/files/.txt", "the path is not described"),
+        (Method::PUT, "/v1/pets", "the method is not described"),
+        (Method::GET, "/v1/pets/x", "the path parameter `id`: "),
+        (Method::DELETE, "/v1/pets/7", "the path parameter `id`: "),
+        (Method::GET, "/v1/pets?limit=0", "the query parameter `limit`: "),
+        (Method::GET, "/v1/pets?limit=1.5", "the query parameter `limit`: "),
+        (Method::GET, "/v1/pets?limit=ten", "the query parameter `limit`: "),
+        (Method::GET, "/v1/pets?limit=1&limit=2", "the query parameter `limit`: stands twice"),
+        (Method::GET, "/v1/pets?tag=a&tag=B", "the query parameter `tag` at /1: "),
+        (Method::GET, "/v1/pets?ids=1,2,3,4", "the query parameter `ids`: "),
+    ] {
+        let told = asked(&contract, &method, target).expect_err(target).to_string();
+        assert!(told.starts_with(why), "{method} {target}: {told}");
+        assert!(!told.contains("ten"), "{told}");
+    }
+    let allow = contract.find(&Method::PUT, "/v1/pets").expect_err("no PUT");
+    assert_eq!(allow, Breach::Method { allow: HeaderValue::from_static("GET, POST") });
+    let bare = contract.find(&Method::GET, "/v1/pets").expect("a path");
+    let missing = Breach::Missing("the header parameter `X-Trace`".to_owned());
+    assert_eq!(bare.head(None, &HeaderMap::new()), Err(missing));
+    assert!(read(DESCRIPTION, Some("")).expect("read").find(&Method::GET, "/pets").is_ok());
+}
+
+/// G23: bodies are what their schema says, in the words of OpenAPI 3.0 too; a document that two programs read
+/// differently is refused.
+#[test]
+fn bodies_are_held_against_a_description() {
+    let contract = read(DESCRIPTION, None).expect("a description");
+    let meant = contract.find(&Method::POST, "/v1/pets").expect("an operation");
+    let json = headers(&[("content-type", "application/json; charset=utf-8")]);
+    let schema = meant.kind(&json, false).expect("a type").expect("a schema");
+    for text in [
+        r#"{"name":"a","kind":"cat"}"#,
+        r#"{"name":"a","kind":null,"parents":[{"name":"b","kind":"dog","id":1}]}"#,
+    ] {
+        assert_eq!(body(schema, text.as_bytes()), Ok(()), "{text}");
+    }
+    for (text, place) in [
+        (r#"{"name":"secret","kind":"bird"}"#, "the body at /kind: "),
+        (r#"{"name":"","kind":"cat"}"#, "the body at /name: "),
+        (r#"{"kind":"cat"}"#, "the body: "),
+        (r#"{"name":"a","kind":"cat","more":1}"#, "the body: "),
+        (
+            r#"{"name":"a","kind":"cat","parents":[{"name":7,"kind":"cat"}]}"#,
+            "the body at /parents/0/name: ",
+        ),
+        (r#"{"name":"a","kind":"cat","kind":"dog"}"#, "the body is no JSON: a name stands twice"),
+        (r#"{"name":"#, "the body is no JSON: "),
+        ("[", "the body is no JSON: "),
+    ] {
+        let told = body(schema, text.as_bytes()).expect_err(text).to_string();
+        assert!(told.starts_with(place), "{text}: {told}");
+        assert!(!told.contains("bird"), "{told}");
+    }
+    let deep = "[".repeat(100_000);
+    assert!(body(schema, deep.as_bytes()).is_err());
+    assert_eq!(meant.kind(&HeaderMap::new(), true).err(), Some(Breach::Missing("the body".into())));
+    let text = headers(&[("content-type", "text/plain")]);
+    assert!(meant.kind(&text, false).expect("taken").is_none());
+    let other = headers(&[("content-type", "image/png")]);
+    let kinds = "application/json, text/*".to_owned();
+    assert_eq!(meant.kind(&other, false).err(), Some(Breach::Kind(kinds)));
+}
+
+const CORNERS: &str = r##"
+openapi: 3.1.0
+paths:
+  /a:
+    get:
+      parameters:
+        - { name: flag, in: query, schema: { anyOf: [{ type: boolean }, { type: 'null' }] } }
+        - { name: any, in: query, schema: { $ref: '#/components/schemas/Any' } }
+        - { name: tags, in: query, schema: { type: array, items: { $ref: '#/components/schemas/Number' } } }
+        - { name: deep, in: query, required: true, style: deepObject, schema: { type: object } }
+        - { name: form, in: query, required: true, schema: { type: object } }
+        - { name: ids, in: query, explode: false, schema: { type: array, items: { type: integer }, maxItems: 2 } }
+        - { name: X-Level, in: header, schema: { type: string, maxLength: 3 } }
+        - { name: X-List, in: header, schema: { type: array, items: { type: integer }, maxItems: 2 } }
+        - { name: seen, in: cookie, schema: { type: boolean } }
+    post:
+      requestBody:
+        required: true
+        content:
+          '*/*': { schema: { $ref: '#/components/schemas/Tree' } }
+          text/plain: { schema: { type: string } }
+          application/xml: { schema: { type: object } }
+components:
+  schemas:
+    Number: { type: integer, maximum: 9 }
+    Any: { oneOf: [{ type: integer }, { type: boolean }, { type: array, items: { type: integer } }] }
+    Tree:
+      oneOf:
+        - { type: object, properties: { next: { $ref: '#/components/schemas/Tree' } }, required: [a] }
+        - { type: object, properties: { next: { $ref: '#/components/schemas/Tree' } }, required: [b] }
+        - { type: object, properties: { next: { $ref: '#/components/schemas/Tree' } }, required: [c] }
+"##;
+
+type Lines = &'static [(&'static str, &'static [u8])];
+
+/// G23: no way of saying a parameter twice, or in other letters, leads around its schema, and lawful ways are taken.
+#[test]
+fn parameters_have_no_way_around_their_schema() {
+    let contract = read(CORNERS, None).expect("a description");
+    let meant = contract.find(&Method::GET, "/a").expect("an operation");
+    let judged = |query: &str, lines: Lines| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_bytes(value).expect("a value"));
+        }
+        meant.head(Some(&format!("deep[x]=1&{query}")), &headers).map_err(|why| why.to_string())
+    };
+    const LAWFUL: &[(&str, Lines)] = &[
+        ("", &[]),
+        ("flag=true&any=7", &[]),
+        ("flag=false&any=true&x=1&y=2", &[]),
+        ("tags=1&tags=2&ids=1,2", &[("x-list", b"1"), ("x-list", b"2")]),
+        ("", &[("x-level", b"abc"), ("cookie", "other=\u{e9}; seen=true".as_bytes())]),
+    ];
+    const OTHERS: &[(&str, Lines, &str)] = &[
+        ("flag=1", &[], "`flag`"),
+        ("any=x", &[], "`any`"),
+        ("tags=1&tags=10", &[], "`tags` at /1: "),
+        ("ids=1&ids=x", &[], "`ids`: stands twice"),
+        ("", &[("x-list", b"1,2"), ("x-list", b"3")], "`X-List`"),
+        ("", &[("x-level", b"a"), ("x-level", b"abcd")], "`X-Level`: stands twice"),
+        ("", &[("x-level", b"abcd\xe9")], "`X-Level`: is no text"),
+        ("", &[("cookie", b"seen=true; seen=no")], "`seen`"),
+        ("", &[("cookie", b"seen=true"), ("cookie", b"seen=no")], "`seen`"),
+        ("", &[("cookie", b"seen=no\xe9")], "`seen`: is no text"),
+    ];
+    for (query, lines) in LAWFUL {
+        assert_eq!(judged(query, lines), Ok(()), "{query} {lines:?}");
+    }
+    for (query, lines, part) in OTHERS {
+        let told = judged(query, lines).expect_err(part);
+        assert!(told.contains(part), "{query} {lines:?}: {told}");
+    }
+    let missing = Breach::Missing("the query parameter `deep`".to_owned());
+    assert_eq!(meant.head(Some("deep2[x]=1"), &HeaderMap::new()), Err(missing));
+}
+
+/// G23: a body has one type, and one that cannot be held against its schema does not pass.
+#[test]
+fn bodies_have_one_type() {
+    let contract = read(CORNERS, None).expect("a description");
+    let meant = contract.find(&Method::POST, "/a").expect("an operation");
+    let kind = |lines: &[(&'static str, &'static str)]| {
+        meant.kind(&headers(lines), false).map(|schema| schema.is_some())
+    };
+    assert_eq!(kind(&[("content-type", "application/x+json")]), Ok(true));
+    assert_eq!(kind(&[("content-type", "text/plain; charset=utf-8")]), Ok(false), "any text");
+    for other in ["application/xml", "application/grpc", "image/png", ""] {
+        let told = kind(&[("content-type", other)]);
+        assert!(matches!(told, Err(Breach::Kind(_))), "{other}: {told:?}");
+    }
+    assert_eq!(kind(&[("content-type", "text/plain, application/json")]), Err(Breach::Kinds));
+    let mut twice = headers(&[("content-type", "text/plain")]);
+    twice.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    assert_eq!(meant.kind(&twice, false).err(), Some(Breach::Kinds));
+}
+
+/// G23: what costs branches to the power of levels to explain is refused without a reason.
+#[test]
+fn deep_documents_are_judged_in_linear_time() {
+    let contract = read(CORNERS, None).expect("a description");
+    let meant = contract.find(&Method::POST, "/a").expect("an operation");
+    let json = headers(&[("content-type", "application/json")]);
+    let schema = meant.kind(&json, false).expect("a type").expect("a schema");
+    let nested = |levels, inmost: &str| {
+        let mut text = inmost.to_owned();
+        for _ in 0..levels {
+            text = format!(r#"{{"a":1,"next":{text}}}"#);
+        }
+        body(schema, text.as_bytes())
+    };
+    assert_eq!((nested(1, r#"{"b":1}"#), nested(100, r#"{"b":1}"#)), (Ok(()), Ok(())));
+    let told = nested(100, r#"{"d":1}"#).expect_err("a breach").to_string();
+    assert_eq!(told, "the body: it is not as its schema says");
+    let told = nested(1, r#"{"d":1}"#).expect_err("a breach").to_string();
+    assert!(
+        told.starts_with("the body: ") && told != "the body: it is not as its schema says",
+        "{told}"
+    );
+}
+
+/// G23: a description that leads out of itself, or nowhere, is refused in words.
+#[test]
+fn descriptions_that_do_not_resolve_are_refused() {
+    let with = |schema: &str| {
+        format!(
+            "openapi: 3.1.0\npaths:\n  /a:\n    post:\n      requestBody: {{ content: {{ application/json: {{ schema: {schema} }} }} }}\n"
+        )
+    };
+    for (text, part) in [
+        (with("{ $ref: '#/components/schemas/Gone' }"), "/a: post: the body: "),
+        (with("{ $ref: 'http://127.0.0.1:9/a.json' }"), "/a: post: the body: "),
+        (with("{ $ref: 'other.yaml#/A' }"), "/a: post: the body: "),
+        (with("{ type: strin }"), "/a: post: the body: "),
+        (with("{ pattern: '(' }"), "/a: post: the body: "),
+        (
+            "openapi: 3.1.0\npaths: { /a: { $ref: 'b.yaml' } }\n".to_owned(),
+            "`b.yaml` is not in this file",
+        ),
+        (
+            "openapi: 3.1.0\npaths: { /a: { get: { parameters: [{ $ref: '#/x' }] } } }\n"
+                .to_owned(),
+            "`#/x` leads nowhere",
+        ),
+        ("openapi: 3.1.0\npaths: { '/{a}{b}': {} }\n".to_owned(), "only one name in a segment"),
+        ("swagger: 2.0\n".to_owned(), "openapi"),
+    ] {
+        let fault = read(&text, None).expect_err(part).to_string();
+        assert!(fault.contains(part), "{part}: {fault}");
+    }
+}
+
+proptest! {
+    /// G23, O5: whatever a head and a body say, they are as described or refused, and a document that is read strictly is
+    /// the one that everybody reads.
+    #[test]
+    fn any_request_is_as_described_or_refused(
+        path in "/v1/pets(/[a-z0-9%]{0,6})?|(/[ -~]{0,8}){1,4}",
+        query in "((limit|tag|ids)=[a-z0-9,.%+-]{0,8}&?){0,4}|[ -~]{0,20}",
+        text in "\\PC{0,24}|[{}\\[\\]\":,a-z0-9e.-]{0,40}|\\{\"name\":\"[a-z]{0,3}\",\"kind\":(null|\"cat\"|7)\\}",
+    ) {
+        static SHARED: std::sync::LazyLock<Arc<Contract>> =
+            std::sync::LazyLock::new(|| read(DESCRIPTION, None).expect("a description"));
+        if let Ok(meant) = SHARED.find(&Method::GET, &path) {
+            let own = format!("{path}?{query}");
+            let passes = path == "/v1/pets" && asked(&SHARED, &Method::GET, &own).is_ok();
+            let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+            let limits: Vec<_> = pairs.iter().filter(|(name, _)| passes && name == "limit").collect();
+            prop_assert!(limits.len() < 2, "{query}");
+            for (_, limit) in limits {
+                let number: f64 = limit.parse().expect("a number");
+                prop_assert!(number > 0.0 && number <= 100.0 && number.fract() == 0.0, "{limit}");
+            }
+            // A header is missing.
+            let bare = meant.head(Some(&query), &HeaderMap::new());
+            prop_assert!(path != "/v1/pets" || bare.is_err());
+        }
+        let json = headers(&[("content-type", "application/json")]);
+        let meant = SHARED.find(&Method::POST, "/v1/pets").expect("an operation");
+        let schema = meant.kind(&json, false).expect("a type").expect("a schema");
+        let outcome = body(schema, text.as_bytes());
+        if let Ok(value) = strict::read(text.as_bytes()) {
+            prop_assert_eq!(Some(value), serde_json::from_str::<Value>(&text).ok());
+        } else {
+            prop_assert!(outcome.is_err());
+        }
+    }
+}

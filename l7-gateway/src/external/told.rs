@@ -1,0 +1,307 @@
+//! What external filters are told, and what they say (docs/operations.md, "External filters"). Called by `mod`.
+//!
+//! Invariant: nothing that frames a message, and nothing that only this gateway may say, is theirs to change.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use common::tls::principal::Principal;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use topology::external::External;
+use topology::gateway::ApiKeys;
+
+use crate::body::AnswerBody;
+use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Request, ResponseHead};
+use crate::hops::is_hop;
+use crate::stages::authn::credentials;
+use crate::stages::normalise::scrub::only_ours;
+
+/// Who a request is of, and which route it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'s> {
+    /// The route's name.
+    pub route: &'s str,
+    /// Who calls, if that is known.
+    pub caller: Option<&'s Identity>,
+}
+
+/// What becomes of a message.
+#[derive(Debug)]
+pub enum Said {
+    /// It goes on, so changed.
+    Continue(Change),
+    /// This stands in its place.
+    Answer(Box<Answered>),
+}
+
+impl Default for Said {
+    fn default() -> Self {
+        Self::Continue(Change::default())
+    }
+}
+
+/// Headers that become others.
+#[derive(Debug, Default)]
+pub struct Change {
+    set: Vec<(HeaderName, HeaderValue)>,
+    remove: Vec<HeaderName>,
+}
+
+impl Change {
+    /// Carries it out.
+    pub fn apply(self, headers: &mut HeaderMap) {
+        for name in self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in self.set {
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// Headers that prove who somebody is.
+const SECRET: [&str; 5] =
+    ["authorization", "cookie", "set-cookie", "proxy-authorization", "x-api-key"];
+
+/// Where clients of this gateway write keys, besides.
+#[derive(Debug)]
+pub struct Secrets {
+    headers: Vec<HeaderName>,
+    queries: Vec<Box<str>>,
+}
+
+impl Secrets {
+    /// Of all sources of keys.
+    pub fn new(sources: &[ApiKeys]) -> Self {
+        let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
+        let headers = sources.iter().filter_map(|source| source.header.as_ref());
+        let queries = sources.iter().filter_map(|source| source.query.as_deref());
+        Self {
+            headers: headers.filter_map(name).collect(),
+            queries: queries.map(Box::from).collect(),
+        }
+    }
+
+    /// A query without keys.
+    fn without(&self, query: Option<&str>) -> Option<Box<str>> {
+        let whole = query.map(Box::from);
+        self.queries.iter().fold(whole, |left, name| credentials::without(&left?, name))
+    }
+}
+
+fn headers(all: &HeaderMap, (model, secrets): (&External, &Secrets)) -> Value {
+    let mut told: Map<String, Value> = Map::new();
+    for (name, value) in all {
+        let wanted = match &model.headers {
+            Some(listed) => listed.iter().any(|listed| name == listed.as_str()),
+            None => !SECRET.contains(&name.as_str()) && !secrets.headers.contains(name),
+        };
+        if wanted {
+            let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            let place = told.entry(name.as_str()).or_insert_with(|| Value::Array(Vec::new()));
+            if let Some(values) = place.as_array_mut() {
+                values.push(text.into());
+            }
+        }
+    }
+    told.into()
+}
+
+/// What it is told of a request.
+pub fn request(
+    x: &Exchange,
+    request: &Request,
+    model: (&External, &Secrets),
+    subject: Subject<'_>,
+    body: Option<&[u8]>,
+) -> Bytes {
+    let (target, caller) = (&request.target, subject.caller);
+    let mut told = json!({
+        "phase": "request",
+        "id": x.request_id.to_string(),
+        "route": subject.route,
+        "client": x.peer.address().to_string(),
+        "principal": x.peer.principal().map(Principal::as_str),
+        "user": caller.and_then(Identity::user).and_then(|user| user.to_str().ok()),
+        "consumer": caller.and_then(Identity::consumer),
+        "method": request.method.as_str(),
+        "scheme": x.peer.scheme(),
+        "host": &*target.host,
+        "path": &*target.path,
+        "query": model.1.without(target.query.as_deref()),
+        "headers": headers(&request.headers, model),
+    });
+    if let (Some(body), Some(told)) = (body, told.as_object_mut()) {
+        match std::str::from_utf8(body) {
+            Ok(text) => told.insert("body".to_owned(), text.into()),
+            Err(_) => {
+                use base64::Engine as _;
+                let text = base64::engine::general_purpose::STANDARD.encode(body);
+                told.insert("body_base64".to_owned(), text.into())
+            }
+        };
+    }
+    told.to_string().into()
+}
+
+/// What it is told of an answer.
+pub fn answer(x: &Exchange, head: &ResponseHead, model: (&External, &Secrets)) -> Bytes {
+    let told = json!({
+        "phase": "answer",
+        "id": x.request_id.to_string(),
+        "status": head.status.as_u16(),
+        "headers": headers(&head.headers, model),
+    });
+    told.to_string().into()
+}
+
+/// What it may say.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Saying {
+    headers: Headers,
+    answer: Option<Direct>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Headers {
+    set: BTreeMap<String, String>,
+    remove: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Direct {
+    status: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    #[serde(default)]
+    body: String,
+}
+
+/// Headers that frame a message, or say where it goes.
+const FRAMING: [HeaderName; 9] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::EXPECT,
+    header::HOST,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Reads what it says.
+///
+/// # Errors
+/// In words: it is not what it may say.
+pub fn read(text: &[u8]) -> Result<Said, String> {
+    let saying: Saying =
+        serde_json::from_slice(text).map_err(|fault| format!("it says no such thing: {fault}"))?;
+    if let Some(direct) = saying.answer {
+        let status = StatusCode::from_u16(direct.status).ok();
+        let status = status.filter(|status| (200..=599).contains(&status.as_u16()));
+        let status =
+            status.ok_or_else(|| format!("{} is no status of an answer", direct.status))?;
+        let headers = pairs(direct.headers)?.into_iter().collect();
+        let head = ResponseHead { status, headers };
+        let body = AnswerBody::Whole(direct.body.into());
+        return Ok(Said::Answer(Box::new(Answered { head, body, by: AnsweredBy::Gateway })));
+    }
+    let remove = saying.headers.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
+    Ok(Said::Continue(Change { set: pairs(saying.headers.set)?, remove }))
+}
+
+fn pairs(all: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let pair = |(text, value): (String, String)| {
+        let name = name(&text)?;
+        let value = HeaderValue::try_from(value);
+        Ok((name, value.map_err(|_| format!("`{text}` cannot have such a value"))?))
+    };
+    all.into_iter().map(pair).collect()
+}
+
+fn name(text: &str) -> Result<HeaderName, String> {
+    let name = HeaderName::try_from(text).map_err(|_| format!("`{text}` is no header's name"))?;
+    let ours = FRAMING.contains(&name) || is_hop(&name) || only_ours(&name);
+    if ours { Err(format!("`{text}` is not its to change")) } else { Ok(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use topology::units::At;
+
+    use super::*;
+
+    /// G2: keys are not told, wherever the file says that they stand.
+    #[test]
+    fn keys_are_told_to_nobody() {
+        let place = topology::Place::default();
+        let source = |header: Option<&str>, query: Option<&str>| ApiKeys {
+            name: topology::units::ApiKeysName::new("own"),
+            header: header.map(str::to_owned),
+            query: query.map(str::to_owned),
+            from: topology::gateway::KeySource::File(At { value: "keys".into(), place }),
+            keep: std::time::Duration::ZERO,
+            place,
+        };
+        let secrets = Secrets::new(&[source(Some("x-own"), None), source(None, Some("key"))]);
+        let model = External {
+            url: At { value: "http://127.0.0.1:9/".to_owned(), place },
+            timeout: std::time::Duration::from_secs(1),
+            when_away: topology::gateway::UnansweredIs::Refused,
+            headers: None,
+            body: None,
+            answers: false,
+        };
+        let mut all = HeaderMap::new();
+        for name in ["x-own", "authorization", "x-other"] {
+            all.insert(name, HeaderValue::from_static("1"));
+        }
+        assert_eq!(headers(&all, (&model, &secrets)), json!({ "x-other": ["1"] }));
+        let asked = External { headers: Some(vec!["x-own".to_owned()]), ..model };
+        assert_eq!(headers(&all, (&asked, &secrets)), json!({ "x-own": ["1"] }));
+        for (query, left) in
+            [("a=1&k%65y=2", Some("a=1")), ("key=2", None), ("keys=2", Some("keys=2"))]
+        {
+            assert_eq!(secrets.without(Some(query)).as_deref(), left, "{query}");
+        }
+        assert_eq!(secrets.without(None), None);
+    }
+
+    /// G2: what an external filter may say, and what it may not.
+    #[test]
+    fn sayings_are_read_strictly() {
+        for text in ["{}", r#"{"headers":{"set":{"x-a":"1"},"remove":["x-b"]}}"#] {
+            assert!(matches!(read(text.as_bytes()), Ok(Said::Continue(_))), "{text}");
+        }
+        let direct = read(br#"{"answer":{"status":403,"headers":{"x-why":"a"},"body":"no"}}"#);
+        let Ok(Said::Answer(answer)) = direct else { panic!("an answer") };
+        assert_eq!(
+            (answer.head.status.as_u16(), &answer.head.headers["x-why"]),
+            (403, &"a".parse().expect("a value"))
+        );
+        for text in [
+            "",
+            "7",
+            r#"{"go":1}"#,
+            r#"{"answer":{"status":101}}"#,
+            r#"{"answer":{"status":700}}"#,
+            r#"{"headers":{"set":{"x-user-id":"root"}}}"#,
+            r#"{"headers":{"set":{"X_User-Id":"root"}}}"#,
+            r#"{"headers":{"set":{"Content-Length":"5"}}}"#,
+            r#"{"headers":{"remove":["host"]}}"#,
+            r#"{"headers":{"set":{"keep-alive":"timeout=5"}}}"#,
+            r#"{"headers":{"set":{"expect":"100-continue"}}}"#,
+            r#"{"headers":{"set":{"a b":"1"}}}"#,
+            r#"{"headers":{"set":{"x-a":"1\r\nx-b: 2"}}}"#,
+            r#"{"answer":{"status":200,"headers":{"transfer-encoding":"chunked"}}}"#,
+        ] {
+            assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! External filters: what they are told, what becomes of messages, in which order, and what happens without them.
+
+use std::fmt::Write as _;
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, topology};
+
+const GO_ON: &str = "{\"headers\":{\"set\":{\"x-seen\":\"yes\"},\"remove\":[\"x-drop\"]}}";
+const REFUSE: &str =
+    "{\"answer\":{\"status\":418,\"headers\":{\"x-why\":\"tea\"},\"body\":\"no coffee\"}}";
+
+/// A gateway whose route names a filter with these further words.
+fn gateway(service: &Fake, filter: &Fake, more: &str) -> Rig {
+    let url = format!("http://{}/filter", filter.address);
+    Rig::new(&topology(
+        &format!("  user: {{ endpoints: [{}] }}", service.address),
+        &format!(
+            "    routes:\n      - {{ name: shop, path: /*, to: user, external: {{ url: \"{url}\"{more} }} }}"
+        ),
+    ))
+}
+
+/// What a filter was told last.
+fn told(filter: &Fake) -> serde_json::Value {
+    let last = filter.seen.last();
+    let (head, body) = last.split_once("\r\n\r\n").expect("a body");
+    assert!(head.starts_with("POST /filter HTTP/1.1\r\n"), "{head}");
+    serde_json::from_str(body).expect("JSON")
+}
+
+/// G2: a filter is told of a request, without what proves who somebody is, and changes its headers.
+#[tokio::test]
+async fn a_filter_changes_headers() {
+    local(async {
+        let (service, filter) =
+            (Fake::new(Act::Answer("x")).await, Fake::new(Act::Answer(GO_ON)).await);
+        let rig = gateway(&service, &filter, "");
+        let lines =
+            "X-Drop: 1\r\nX-Two: a\r\nX-Two: b\r\nAuthorization: Bearer t\r\nCookie: c=1\r\n";
+        let answer = rig.get("/a%20b?q=1", lines).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && !answer.contains("x-seen"), "{answer}");
+        let sent = service.seen.last();
+        assert!(sent.contains("x-seen: yes\r\n") && !sent.contains("x-drop"), "{sent}");
+        assert!(sent.contains("authorization: Bearer t\r\n"), "it stays: {sent}");
+        let told = told(&filter);
+        for (pointer, value) in [
+            ("/phase", "request"),
+            ("/route", "shop"),
+            ("/method", "GET"),
+            ("/path", "/a%20b"),
+            ("/query", "q=1"),
+            ("/client", "192.0.2.7"),
+            ("/headers/x-two/1", "b"),
+        ] {
+            assert_eq!(
+                told.pointer(pointer).and_then(|v| v.as_str()),
+                Some(value),
+                "{pointer}: {told}"
+            );
+        }
+        assert!(
+            told.pointer("/headers/authorization").is_none()
+                && told.pointer("/headers/cookie").is_none()
+        );
+        assert!(told.get("body").is_none());
+    })
+    .await;
+}
+
+/// G2: a filter answers in the service's place; a body is told whole, up to its bound, and goes on as it came.
+#[tokio::test]
+async fn a_filter_answers_and_reads_bodies() {
+    local(async {
+        let post = |body: &str| {
+            let length = body.len();
+            format!("POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        let (service, filter) = (Fake::new(Act::Answer("x")).await, Fake::new(Act::Answer(REFUSE)).await);
+        let answer = gateway(&service, &filter, "").get("/", "").await;
+        assert!(answer.starts_with("HTTP/1.1 418 ") && answer.ends_with("no coffee"), "{answer}");
+        assert!(answer.contains("x-why: tea\r\n") && answer.contains("x-request-id: "), "{answer}");
+        assert_eq!(service.seen.count(), 0);
+
+        let filter = Fake::new(Act::Answer("{}")).await;
+        let rig = gateway(&service, &filter, ", body: 300B");
+        assert!(rig.raw(&post("hello \u{e9}")).await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(told(&filter)["body"], "hello \u{e9}");
+        assert!(service.seen.last().ends_with("\r\n\r\nhello \u{e9}"));
+        let answer = rig.raw(&post(&"x".repeat(301))).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert_eq!((filter.seen.count(), service.seen.count()), (1, 1));
+    })
+    .await;
+}
+
+/// G2: a filter that fails refuses, or is passed by where the file says so; after five failures nobody waits for it.
+#[tokio::test]
+async fn a_filter_that_fails_refuses_and_is_left_alone() {
+    local(async {
+        let service = Fake::new(Act::Answer("x")).await;
+        let broken = Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+        for (act, why) in
+            [(broken, "500"), (Act::Answer("{\"headers\":{\"set\":{\"host\":\"b\"}}}"), "`host`")]
+        {
+            let filter = Fake::new(act).await;
+            // Who answers nonsense is asked on: others need not suffer for one request's.
+            let times = if why == "500" { 5 } else { 10 };
+            let rig = gateway(&service, &filter, "");
+            for _ in 0..10 {
+                let answer = rig.get("/", "").await;
+                assert!(answer.starts_with("HTTP/1.1 503 "), "{why}: {answer}");
+                assert!(
+                    answer.contains("filter_unavailable") && answer.contains("retry-after: 1\r\n")
+                );
+            }
+            assert_eq!((filter.seen.count(), service.seen.count()), (times, 0), "{why}");
+            let metrics = rig.observer.metrics.render();
+            assert!(metrics.contains("aqueduct_http_external_away_total{"), "{metrics}");
+        }
+        let filter = Fake::new(broken).await;
+        let rig = gateway(&service, &filter, ", when-away: allow");
+        for _ in 0..10 {
+            assert!(rig.get("/", "").await.starts_with("HTTP/1.1 200 "));
+        }
+        assert_eq!((filter.seen.count(), service.seen.count()), (5, 10));
+        let rig = gateway(&service, &Fake::new(Act::Silent).await, ", timeout: 1ms");
+        assert!(rig.get("/", "").await.starts_with("HTTP/1.1 503 "));
+    })
+    .await;
+}
+
+/// G2: filters of listener, route and service are asked in this order about requests, and in the opposite one about
+/// answers; whoever was not asked about the request is not asked about the answer. All sixteen ways in which each of
+/// three is there or not and one, or none, answers by itself.
+#[tokio::test]
+async fn answers_are_seen_by_those_who_saw_the_request() {
+    const SET: [&str; 3] = [
+        "{\"headers\":{\"set\":{\"x-last\":\"listener\"}}}",
+        "{\"headers\":{\"set\":{\"x-last\":\"route\"}}}",
+        "{\"headers\":{\"set\":{\"x-last\":\"service\"}}}",
+    ];
+    local(async {
+        for there in 0..8_usize {
+            let places: Vec<usize> = (0..3).filter(|place| there & (1 << place) != 0).collect();
+            for ends in places.iter().copied().map(Some).chain([None]) {
+                let service = Fake::new(Act::Answer("x")).await;
+                let mut filters = Vec::new();
+                for place in &places {
+                    let (own, first) = (SET[*place], ends == Some(*place));
+                    // The first question is about the request.
+                    let act = move |connection, n| match (connection, n) {
+                        (1, 1) if first => Act::Answer(REFUSE),
+                        _ => Act::Answer(own),
+                    };
+                    filters.push((*place, Fake::script(act).await));
+                }
+                let filter = |place: usize| {
+                    let found = filters.iter().find(|(known, _)| *known == place);
+                    found.map_or(String::new(), |(_, fake)| {
+                        format!(
+                            "external: {{ url: \"http://{}/filter\", answers: true }}",
+                            fake.address
+                        )
+                    })
+                };
+                let mut lines = String::new();
+                if there & 1 != 0 {
+                    writeln!(lines, "    defaults: {{ {} }}", filter(0)).expect("a text");
+                }
+                if there & 4 != 0 {
+                    writeln!(lines, "    upstreams: {{ user: {{ {} }} }}", filter(2))
+                        .expect("a text");
+                }
+                let comma = if there & 2 != 0 { ", " } else { "" };
+                writeln!(
+                    lines,
+                    "    routes:\n      - {{ path: /*, to: user{comma}{} }}",
+                    filter(1)
+                )
+                .expect("a text");
+                let services = format!("  user: {{ endpoints: [{}] }}", service.address);
+                let rig = Rig::new(&topology(&services, &lines));
+                let answer = rig.get("/", "").await;
+                let told = format!("{places:?} {ends:?}: {answer}");
+                let asked: Vec<usize> = places
+                    .iter()
+                    .copied()
+                    .take_while(|place| ends.is_none_or(|end| *place <= end))
+                    .collect();
+                for (place, fake) in &filters {
+                    let times = if asked.contains(place) { 2 } else { 0 };
+                    assert_eq!(fake.seen.count(), times, "{place} {told}");
+                }
+                assert_eq!(service.seen.count(), usize::from(ends.is_none()), "{told}");
+                let names = ["listener", "route", "service"];
+                if let Some(first) = asked.first() {
+                    let last = format!("x-last: {}\r\n", names[*first]);
+                    assert!(answer.contains(&last), "{told}");
+                }
+                if let (Some(last), None) = (asked.last(), ends) {
+                    let last = format!("x-last: {}\r\n", names[*last]);
+                    assert!(service.seen.last().contains(&last), "{told}");
+                }
+                let status = if ends.is_some() { "HTTP/1.1 418 " } else { "HTTP/1.1 200 " };
+                assert!(answer.starts_with(status), "{told}");
+            }
+        }
+    })
+    .await;
+}
+
+/// G2: what stages tell a client stands in the answer that a filter puts in the place of another, and in the one that
+/// stands for its silence; the filters that are left see it.
+#[tokio::test]
+async fn a_replaced_answer_says_what_stages_say() {
+    const SEEN: &str = "{\"headers\":{\"set\":{\"x-last\":\"listener\"}}}";
+    local(async {
+        let broken = Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+        for (last, status) in [(Act::Answer(REFUSE), "418"), (broken, "503")] {
+            let service = Fake::new(Act::Answer("x")).await;
+            let first = Fake::new(Act::Answer(SEEN)).await;
+            let act = move |_, n| if n == 1 { Act::Answer("{}") } else { last };
+            let second = Fake::script(act).await;
+            let rig = Rig::new(&topology(
+                &format!("  user: {{ endpoints: [{}] }}", service.address),
+                &format!(
+                    "    defaults: {{ external: {{ url: \"http://{}/\", answers: true }} }}
+    routes:
+      - {{ path: /*, to: user, deprecated: 2020-01-01, cors: {{ origins: [\"https://app.example\"] }}, external: {{ url: \"http://{}/\", answers: true }} }}",
+                    first.address, second.address
+                ),
+            ));
+            let answer = rig.get("/", "Origin: https://app.example\r\n").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            for part in [
+                "access-control-allow-origin: https://app.example\r\n",
+                "vary: Origin\r\n",
+                "deprecation: @1577836800\r\n",
+                "x-last: listener\r\n",
+            ] {
+                assert!(answer.contains(part), "{status} {part}: {answer}");
+            }
+            assert_eq!((first.seen.count(), second.seen.count()), (2, 2), "{status}");
+        }
+    })
+    .await;
+}
