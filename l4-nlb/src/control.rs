@@ -14,6 +14,9 @@ use common::cli::Options;
 use common::health::Checks;
 use common::lifecycle::Lifecycle;
 use common::snapshot::Published;
+use common::upgrade::blocking;
+use common::upgrade::events::{HandedOver, UpgradeFailed};
+use discovery::found::Found;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -21,9 +24,9 @@ use topology::Topology;
 use topology::l4::Protocol;
 
 use crate::crew::{Crew, Socket};
-use crate::events::{Draining, HandedOver, Listening, Reloaded, UpgradeFailed};
+use crate::events::{Draining, Listening, Reloaded};
 use crate::fault::{Spot, StartError};
-use crate::found::Found;
+use crate::found;
 use crate::listener::{Place, Running, Sockets};
 use crate::reports::Reports;
 use crate::snapshot::Snapshot;
@@ -196,8 +199,8 @@ impl Control {
             }
         }
         // From here on nothing fails.
-        self.found.follow(group, &self.options.observer);
-        let group = &self.found.fill(group);
+        found::follow(&mut self.found, group, &self.options.observer);
+        let group = &found::fill(&self.found, group);
         let mut change = Change { waiting: self.waiting(&topology), ..Change::default() };
         let before = self.published.load_full();
         let metrics = &self.options.observer.metrics;
@@ -237,11 +240,7 @@ impl Control {
         let gifts: Vec<Gift> = self.listeners.iter().map(gift).collect();
         let admin = self.admin.as_ref().and_then(|(admin, _)| admin.try_clone().ok());
         let endpoints = upgrade::endpoints::known(&self.published.load(), &self.found);
-        let armed = blocking(move || {
-            giving::start()
-                .and_then(|child| giving::offer(child, &gifts, admin.as_ref(), endpoints))
-        });
-        let armed = armed.await?;
+        let armed = blocking(move || giving::offer(&gifts, admin.as_ref(), endpoints)).await?;
         let mut verdicts = Vec::new();
         let mut shards = Vec::new();
         for running in &self.listeners {
@@ -256,7 +255,7 @@ impl Control {
             }
             shards.push(of_listener);
         }
-        let process = blocking(move || armed.give(&shards)).await?;
+        let process = blocking(move || giving::give(armed, &shards)).await?;
         for verdict in verdicts {
             let _ended = verdict.send(Gone);
         }
@@ -317,14 +316,6 @@ impl Control {
             services.into_iter().filter_map(|(s, model)| Some((s, model.health.as_ref()?)));
         self.checks.update(checked, &self.options.observer);
     }
-}
-
-/// Runs what blocks on a thread for that.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, upgrade::Fault> + Send + 'static,
-) -> Result<T, upgrade::Fault> {
-    let ended = tokio::task::spawn_blocking(work).await;
-    ended.unwrap_or_else(|panic| Err(std::io::Error::other(panic).into()))
 }
 
 /// Flows of all listeners.

@@ -11,7 +11,6 @@ use common::reload;
 use tracing::Level;
 
 use crate::control::Change;
-use crate::upgrade::Fault;
 
 /// The instance serves.
 #[derive(Debug)]
@@ -56,24 +55,6 @@ pub struct AcceptStalled<'a> {
 pub struct Reloaded<'a> {
     /// What it did.
     pub change: &'a Change,
-}
-
-/// This process serves with what another one had.
-#[derive(Debug)]
-pub struct TakenOver;
-
-/// A new process serves; this one lets its connections finish.
-#[derive(Debug)]
-pub struct HandedOver {
-    /// Its number.
-    pub process: u32,
-}
-
-/// No new process took over; this one goes on.
-#[derive(Debug)]
-pub struct UpgradeFailed<'a> {
-    /// Why.
-    pub cause: &'a Fault,
 }
 
 /// A full table gave flows up; told at most once in ten seconds per listener.
@@ -155,32 +136,6 @@ impl Event for Reloaded<'_> {
         let (added, removed) = (added.join(", "), removed.join(", "));
         tracing::event!(Level::INFO, instance, %added, %removed, kept, "reloaded");
         reload::events::applied(to, waiting);
-    }
-}
-
-const UPGRADES: &str = "aqueduct_upgrades_total";
-const UPGRADES_HELP: &str = "Hand-overs to a new process, by outcome.";
-
-impl Event for TakenOver {
-    fn emit(&self, to: &Observer) {
-        // Counted where the admin listener is now.
-        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "done")]).increment(1);
-        tracing::event!(Level::INFO, instance = &*to.instance, "taken over");
-    }
-}
-
-impl Event for HandedOver {
-    fn emit(&self, to: &Observer) {
-        let (instance, process) = (&*to.instance, self.process);
-        tracing::event!(Level::INFO, instance, process, "handed over");
-    }
-}
-
-impl Event for UpgradeFailed<'_> {
-    fn emit(&self, to: &Observer) {
-        to.metrics.counter(UPGRADES, UPGRADES_HELP, &[("outcome", "failed")]).increment(1);
-        let (instance, cause) = (&*to.instance, self.cause);
-        tracing::event!(Level::ERROR, instance, %cause, "upgrade failed, going on");
     }
 }
 

@@ -10,6 +10,7 @@ use common::observe::Observer;
 use common::observe::admin::{Adjust, Inspect, Summary, Unit};
 use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
+use discovery::found::Board;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -26,6 +27,7 @@ pub(crate) struct View {
     pub(crate) instance: String,
     pub(crate) workers: usize,
     pub(crate) published: Arc<Published<Snapshot>>,
+    pub(crate) board: Board,
     pub(crate) observer: Observer,
     /// Told when a weight was set.
     pub(crate) reweighed: Arc<Notify>,
@@ -45,10 +47,10 @@ impl Inspect for View {
         })
     }
 
-    /// Sockets are bound before the admin listener answers; an instance without a living endpoint
-    /// still serves by the panic threshold.
+    /// Sockets are bound before the admin listener answers, and an instance without a living endpoint
+    /// still serves by the panic threshold; but it must have been told of some.
     fn unready(&self) -> Vec<String> {
-        Vec::new()
+        self.board.unready()
     }
 
     fn summary(&self) -> Summary {
@@ -111,7 +113,8 @@ impl Inspect for View {
                 })
             });
             let endpoints: Vec<Value> = endpoints.collect();
-            json!({ "service": service.name.as_str(), "endpoints": endpoints })
+            let discovery = self.board.show(&service.name);
+            json!({ "service": service.name.as_str(), "endpoints": endpoints, "discovery": discovery })
         });
         Value::Array(services.collect())
     }

@@ -52,7 +52,6 @@ use topology::{At, Balance, Topology};
 pub use control::Change;
 use control::{Control, Order};
 pub use fault::{Spot, StartError};
-use found::Found;
 use listener::{Place, Sockets};
 use snapshot::Snapshot;
 use upgrade::taking::Estate;
@@ -106,8 +105,9 @@ pub async fn start_from(
     let token = secrets::admin_token(&topology)?;
     let known = estate.as_mut().map(|estate| std::mem::take(&mut estate.endpoints));
     let known = known.unwrap_or_default();
-    let found = Found::begin(group, &options.observer, &known);
-    let group = &found.fill(group);
+    let found = found::begin(group, &options.observer, &known);
+    let board = found.board();
+    let group = &found::fill(&found, group);
     let who = (key, own.zone.as_ref(), &own.name);
     let snapshot = Snapshot::build(group, who, &options.observer.metrics, None);
     upgrade::endpoints::adopt(&snapshot, &known);
@@ -141,8 +141,8 @@ pub async fn start_from(
         side.open(sockets, lane);
     }
     if let Some(estate) = estate {
-        estate.serving();
-        options.observer.emit(events::TakenOver);
+        estate.serving().map_err(StartError::Upgrade)?;
+        options.observer.emit(common::upgrade::events::TakenOver);
     }
     options
         .observer
@@ -160,6 +160,7 @@ pub async fn start_from(
         instance: instance.to_owned(),
         workers: count.get(),
         published,
+        board,
         observer: options.observer.clone(),
         reweighed,
         orders: orders.clone(),

@@ -8,11 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use common::service::{Health, Service};
+use discovery::found::Found;
 use serde::{Deserialize, Serialize};
 use topology::units::{EndpointName, Place, Weight, ZoneName};
 use topology::{Endpoint, ServiceName};
 
-use crate::found::Found;
 use crate::snapshot::Snapshot;
 
 /// A service with its endpoints.
