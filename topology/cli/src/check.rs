@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use common::tls::server;
 use common::tls::store::{self, Loaded};
+use l7_gateway::contract::Contract;
+use l7_gateway::transcode::Interface;
 use topology::effective::ValueFrom;
 use topology::gateway::Route;
 use topology::problem::{LoadError, Problem, Severity, Shown};
@@ -59,6 +61,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(topology) => {
             let mut found = topology.warnings.clone();
             found.extend(certificates(&topology, SystemTime::now()));
+            found.extend(descriptions(&topology));
             if args.live {
                 found.extend(live::problems(&topology).await);
             }
@@ -132,6 +135,22 @@ fn certificates(topology: &Topology, now: SystemTime) -> Vec<Problem> {
     }
     for tls in topology.pools.iter().filter_map(|group| group.tls.as_ref()) {
         usable(tls, now, &mut problems);
+    }
+    problems
+}
+
+/// What is wrong with descriptions of calls and requests that can be read here.
+fn descriptions(topology: &Topology) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for route in topology.gateways.iter().flat_map(|group| &group.routes) {
+        let calls = route.transcode.as_ref().filter(|model| model.from.is_here());
+        if let Some(fault) = calls.and_then(|model| Interface::new(model).err()) {
+            problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+        }
+        let contract = route.contract.as_ref().filter(|model| model.file.exists());
+        if let Some(fault) = contract.and_then(|model| Contract::new(model).err()) {
+            problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+        }
     }
     problems
 }

@@ -15,6 +15,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -23,7 +24,9 @@ use tonic::server::{Grpc, ServerStreamingService, StreamingService, UnaryService
 use tonic::{Code, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::grpc::messages::{EchoReply, EchoRequest, HealthReply, HealthRequest};
+use crate::grpc::messages::{
+    Detail, EchoReply, EchoRequest, HealthReply, HealthRequest, RichStatus,
+};
 use crate::http::accept;
 use crate::options::GrpcArgs;
 use crate::shutdown::{asked, say};
@@ -85,10 +88,14 @@ fn codec() -> Grpc<ProstCodec<EchoReply, EchoRequest>> {
     Grpc::new(ProstCodec::default())
 }
 
-/// The failure that was asked for, with details and a trailer of its own.
+/// The failure that was asked for, with what was said as its detail (google.rpc.Status) and a trailer of its own.
 fn failure(request: &EchoRequest) -> Option<Status> {
     let code = (request.fail != 0).then(|| Code::from(request.fail))?;
-    let details = format!("details of {}", request.text).into_bytes();
+    let kind = "type.googleapis.com/aqueduct.demo.v1.EchoRequest".to_owned();
+    let detail = Detail { kind, value: request.encode_to_vec() };
+    let details =
+        RichStatus { code: request.fail, message: request.text.clone(), details: vec![detail] };
+    let details = details.encode_to_vec();
     let mut status = Status::with_details(code, request.text.clone(), details.into());
     status.metadata_mut().insert("x-echo", MetadataValue::from_static("failed"));
     Some(status)
@@ -108,11 +115,19 @@ impl UnaryService<EchoRequest> for Say {
     type Future = Later<EchoReply>;
 
     fn call(&mut self, request: tonic::Request<EchoRequest>) -> Self::Future {
+        // Comes back as it is.
+        let heard = request.metadata().get("x-echo").cloned();
         let request = request.into_inner();
         match failure(&request) {
             _ if request.hold => Box::pin(pending()),
             Some(status) => now(Err(status)),
-            None => now(Ok(self.0.reply(&request, 1))),
+            None => {
+                let mut response = Response::new(self.0.reply(&request, 1));
+                if let Some(heard) = heard {
+                    response.metadata_mut().insert("x-echo", heard);
+                }
+                Box::pin(ready(Ok(response)))
+            }
         }
     }
 }

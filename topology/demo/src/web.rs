@@ -8,7 +8,7 @@ use http::{Method, Request, StatusCode};
 use tokio::net::TcpListener;
 
 use crate::answer::Answer;
-use crate::database::Database;
+use crate::database::{Database, trace};
 use crate::http::{Program, serve};
 use crate::identity::Identity;
 use crate::options::WebArgs;
@@ -91,7 +91,8 @@ impl Web {
 
 impl Program for Web {
     async fn answer(&self, request: Request<Bytes>) -> Answer {
-        self.route(&request).await.unwrap_or_else(|refusal| refusal)
+        let answer = trace::within(request.headers(), self.route(&request)).await;
+        answer.unwrap_or_else(|refusal| refusal)
     }
 }
 

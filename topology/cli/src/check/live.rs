@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use topology::gateway::{self, KeySource, Login};
 use topology::l4::{ListenAt, Protocol};
-use topology::model::{DiscoverSource, Probe};
+use topology::model::{Discover, DiscoverSource, Probe};
 use topology::problem::{Problem, Severity};
 use topology::units::At;
 use topology::{Place, Topology};
@@ -164,12 +164,26 @@ fn services<'t>(topology: &'t Topology, trials: &mut Vec<Trial<'t>>) {
                 trials.push(Box::pin(reachable(endpoint.address, endpoint.place)));
             }
         }
-        if let Some(At { value, place }) = &service.discover
-            && let DiscoverSource::Dns { host, port } = &value.source
-            && value.resolver.is_none()
-        {
-            trials.push(Box::pin(known(host, *port, *place)));
+        let Some(At { value, place }) = &service.discover else { continue };
+        trials.push(match &value.source {
+            DiscoverSource::Dns { host, port } if value.resolver.is_none() => {
+                Box::pin(known(host, *port, *place))
+            }
+            _ => Box::pin(named(value, *place)),
+        });
+    }
+}
+
+/// A source that must name at least one endpoint.
+async fn named(discover: &Discover, at: Place) -> Vec<Problem> {
+    let source = &discover.source;
+    let hint = "start it, or correct what the file says of it; instances would wait for it";
+    match discovery::ask_once(discover, PATIENCE).await {
+        Ok(0) => {
+            vec![odd(at, format!("{source} names no endpoint"), "start the service's servers")]
         }
+        Ok(_) => Vec::new(),
+        Err(why) => vec![wrong(at, format!("{source} gives no answer: {why}"), hint)],
     }
 }
 

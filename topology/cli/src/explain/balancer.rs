@@ -214,21 +214,9 @@ fn choice(
         to.add(Tone::Doubt, format!("which one cannot be told without the key of the hash: {why}"));
     }
     if let Some(discover) = &service.discover {
-        to.add(
-            Tone::Doubt,
-            format!("more endpoints are found by {}", source(&discover.value.source)),
-        );
+        to.add(Tone::Doubt, format!("more endpoints are found by {}", discover.value.source));
     }
     step.below.push(to);
-}
-
-fn source(source: &topology::model::DiscoverSource) -> String {
-    match source {
-        topology::model::DiscoverSource::Dns { host, port } => {
-            format!("DNS of {host} (port {port})")
-        }
-        topology::model::DiscoverSource::Srv { name } => format!("SRV records of {name}"),
-    }
 }
 
 /// Name and address, once where they are the same.

@@ -4,15 +4,17 @@
 //! Invariant: all are asked side by side, so one that is dead is told within two seconds.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use common::observe::admin::Summary;
+use http::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use topology::Topology;
 
 use super::tree::{Explained, Step, Tone};
-use crate::fetch;
+use crate::fetch::{PATIENCE, Talk};
+use crate::watch::roster::{Instance, Roster, instances};
 
 /// What an instance says of itself.
 #[derive(Clone, Debug)]
@@ -34,44 +36,35 @@ pub(super) enum State {
 /// Instances by name.
 pub(super) type States = BTreeMap<String, State>;
 
-/// Asks all of them.
-pub(super) async fn ask(topology: &Topology) -> States {
+/// Asks all of them, with the file's `admin-token`.
+///
+/// # Errors
+/// The file names a token that is not there.
+pub(super) async fn ask(topology: &Topology) -> anyhow::Result<States> {
+    let roster = Roster::of(topology, None)?;
     let mut asking = JoinSet::new();
-    for (name, admin) in instances(topology) {
+    for Instance { name, admin, .. } in roster.instances {
+        let talk = admin.map(|at| Talk::new(at, roster.token.as_ref())).transpose()?;
         asking.spawn(async move {
-            let state = match admin {
-                None => State::Mute,
-                Some(at) => {
-                    look(at).await.unwrap_or_else(|error| State::Dead(format!("{error:#}")))
-                }
+            let Some(talk) = talk else { return (name, State::Mute) };
+            let state = match timeout(PATIENCE, look(talk)).await {
+                Ok(Ok(state)) => state,
+                Ok(Err(error)) => State::Dead(format!("{error:#}")),
+                Err(_) => State::Dead("it did not answer within 2 s".to_owned()),
             };
             (name, state)
         });
     }
-    asking.join_all().await.into_iter().collect()
+    Ok(asking.join_all().await.into_iter().collect())
 }
 
-fn instances(topology: &Topology) -> Vec<(String, Option<SocketAddr>)> {
-    let nlbs = topology.nlbs.iter().flat_map(|group| &group.instances);
-    let nlbs = nlbs.map(|one| (one.name.to_string(), one.admin.as_ref().map(|at| at.value)));
-    let gateways = topology.gateways.iter().flat_map(|group| &group.instances);
-    let gateways =
-        gateways.map(|one| (one.name.to_string(), one.admin.as_ref().map(|at| at.value)));
-    let pools = topology.pools.iter().flat_map(|group| &group.instances);
-    let pools = pools.map(|one| (one.name.to_string(), one.admin.as_ref().map(|at| at.value)));
-    nlbs.chain(gateways).chain(pools).collect()
-}
-
-async fn look(admin: SocketAddr) -> anyhow::Result<State> {
-    let (ready, summary, endpoints) = tokio::join!(
-        fetch::get(admin, "/readyz"),
-        fetch::get(admin, "/summary"),
-        fetch::get(admin, "/endpoints")
-    );
-    let (ready, _) = ready?;
-    let summary = summary.ok().and_then(|(_, body)| serde_json::from_slice(&body).ok());
-    let endpoints = endpoints.ok().and_then(|(_, body)| serde_json::from_slice(&body).ok());
-    let endpoints = endpoints.as_ref().map(rows).unwrap_or_default();
+async fn look(mut talk: Talk) -> anyhow::Result<State> {
+    let (ready, _) = talk.ask(Method::GET, "/readyz").await?;
+    let (status, summary) = talk.ask(Method::GET, "/summary").await?;
+    anyhow::ensure!(status != 401, "it asks for a token that is not ours");
+    let (_, endpoints) = talk.ask(Method::GET, "/endpoints").await?;
+    let endpoints = serde_json::from_slice(&endpoints).as_ref().map(rows).unwrap_or_default();
+    let summary = serde_json::from_slice(&summary).ok();
     Ok(State::Alive { ready: ready == 200, summary, endpoints })
 }
 
@@ -135,12 +128,76 @@ fn explained_names(topology: &Topology, explained: &Explained) -> Vec<String> {
         let begins = format!("{group} · ");
         explained.steps.iter().any(|step| step.text.starts_with(&begins))
     };
-    let nlbs = topology.nlbs.iter().filter(|group| starts(group.name.as_str()));
-    let nlbs = nlbs.flat_map(|group| group.instances.iter().map(|one| one.name.to_string()));
-    let gateways = topology.gateways.iter().filter(|group| starts(group.name.as_str()));
-    let gateways =
-        gateways.flat_map(|group| group.instances.iter().map(|one| one.name.to_string()));
-    let pools = topology.pools.iter().filter(|group| starts(group.name.as_str()));
-    let pools = pools.flat_map(|group| group.instances.iter().map(|one| one.name.to_string()));
-    nlbs.chain(gateways).chain(pools).collect()
+    let group = |one: &Instance| one.of.split_once(':').map(|(_, group)| group.to_owned());
+    let met =
+        instances(topology).into_iter().filter(|one| group(one).is_some_and(|it| starts(&it)));
+    met.map(|one| one.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An admin listener that answers whoever has the token.
+    async fn admin() -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let at = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while let Ok(1..) = stream.read_buf(&mut head).await {
+                    if !head.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    let asked = String::from_utf8(std::mem::take(&mut head)).expect("text");
+                    let known = asked.contains("authorization: Bearer sesame\r\n");
+                    let (status, body) = match asked.split(' ').nth(1) {
+                        Some("/readyz") => ("200 OK", "ready"),
+                        _ if !known => ("401 Unauthorized", ""),
+                        Some("/endpoints") => (
+                            "200 OK",
+                            r#"[{"service":"a","endpoints":[
+                            {"address":"10.0.0.1:80","condition":"down","active":3}]}]"#,
+                        ),
+                        _ => ("200 OK", "{}"),
+                    };
+                    let length = body.len();
+                    let answer =
+                        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
+                    stream.write_all(answer.as_bytes()).await.expect("written");
+                }
+            }
+        });
+        at
+    }
+
+    async fn said(token: &str) -> String {
+        let folder = tempfile::tempdir().expect("made");
+        std::fs::write(folder.path().join("token"), token).expect("written");
+        let text = format!(
+            "aqueduct: 1\nadmin-token: file:token\nservices: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\n\
+             nlbs:\n  edge:\n    instances: {{ nlb-1: {{ address: 127.0.0.1, admin: {} }} }}\n    listeners:\n      \
+             web: {{ tcp: 127.0.0.1:1, to: a }}\n",
+            admin().await
+        );
+        let topology = topology::parse("<stack>", &text, folder.path()).expect("valid");
+        let states = ask(&topology).await.expect("asked");
+        let mut explained = Explained::new("a question".to_owned());
+        explained.steps.push(Step::place("edge · nlb-1"));
+        add(&topology, &states, &mut explained);
+        explained.text(false)
+    }
+
+    /// T5: instances that ask for the file's token get it; what they say stands in the answer.
+    #[tokio::test]
+    async fn instances_say_how_they_are() {
+        let told = said("sesame").await;
+        assert!(told.contains("nlb-1 is ready"), "{told}");
+        assert!(told.contains("a 10.0.0.1:80: down, 3 under way"), "{told}");
+        let told = said("mellon").await;
+        assert!(told.contains("nlb-1 is dead: it asks for a token that is not ours"), "{told}");
+    }
 }

@@ -64,7 +64,7 @@ struct Line {
 /// Prints the answer.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Some(topology) = file::load(&args.file)? else { return Ok(ExitCode::from(2)) };
-    let states = if args.live { Some(live::ask(&topology).await) } else { None };
+    let states = if args.live { Some(live::ask(&topology).await?) } else { None };
     let now = SystemTime::now();
     let mut teller = Teller { topology: &topology, gateways: gateway::Previews::default() };
     let coloured = std::io::stdout().is_terminal();

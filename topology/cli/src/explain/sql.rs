@@ -162,10 +162,14 @@ fn database(
     };
     let size = foreseen.pool_size;
     step.plain(format!("pool {}/{}: at most {size} connections", database.name, asked.user));
-    left(step, &foreseen.trace, foreseen.mode);
+    if foreseen.shared {
+        step.plain("LISTEN: one connection of the pool listens for all its clients".to_owned());
+    } else {
+        left(step, foreseen.trace.strongest(), foreseen.mode);
+    }
     explained.fact("database", database.name.as_str());
     explained.fact("role", role);
-    explained.fact("pins", matches!(foreseen.trace, Trace::Pin(_)));
+    explained.fact("pins", matches!(foreseen.trace.strongest(), Trace::Pin(_)));
     explained.fact("candidates", candidates.into_iter().map(Value::String).collect::<Vec<_>>());
     explained.fact("mode", json!(format!("{:?}", foreseen.mode).to_lowercase()));
 }
@@ -230,7 +234,7 @@ fn word(reads: Reads) -> &'static str {
 /// What it leaves behind.
 fn left(step: &mut Step, trace: &Trace, mode: PoolMode) {
     let text = match trace {
-        Trace::Nothing => return,
+        Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) => return,
         Trace::Set(setting) => {
             format!("{} is remembered and set again on other servers", setting.name)
         }

@@ -18,6 +18,7 @@ use topology::Topology;
 use topology::problem::Problems;
 
 use self::order::{Carried, carried, reloads};
+use crate::fetch::Talk;
 use crate::graph;
 use crate::up::fleet::Fleet;
 use crate::up::launch::{self, Workshop};
@@ -27,7 +28,6 @@ use crate::up::progress::Progress;
 use crate::up::source::Source;
 use crate::up::{ports, provide};
 use crate::watch::roster::Roster;
-use crate::watch::talk::Talk;
 
 /// A file that is looked at again and again.
 #[derive(Debug)]

@@ -48,13 +48,13 @@ pub(crate) fn authority(folder: &Folder, now: SystemTime) -> anyhow::Result<Auth
     Ok(Authority { issuer: Issuer::new(params, pair), fresh: Fresh::Made })
 }
 
-/// A server certificate for these hosts at `chain` and `key`, unless a lasting one is there.
+/// A certificate for these names at `chain` and `key`, to be used so, unless a lasting one is there.
 pub(crate) fn certificate(
     authority: &Authority,
     chain: &Path,
     key: &Path,
     hosts: &[String],
-    now: SystemTime,
+    (usage, now): (ExtendedKeyUsagePurpose, SystemTime),
 ) -> anyhow::Result<Fresh> {
     if authority.fresh == Fresh::Kept && key.exists() && lasts(chain, now) && names(chain, hosts) {
         return Ok(Fresh::Kept);
@@ -66,7 +66,7 @@ pub(crate) fn certificate(
     params.distinguished_name.push(DnType::CommonName, first);
     params.use_authority_key_identifier_extension = true;
     params.key_usages.push(KeyUsagePurpose::DigitalSignature);
-    params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+    params.extended_key_usages.push(usage);
     span(&mut params, now, LEAF);
     let signed = params.signed_by(&pair, &authority.issuer)?;
     write_private(key, pair.serialize_pem().as_bytes())?;
@@ -148,7 +148,9 @@ mod tests {
         let authority = authority(folder, now).expect("an authority");
         let (chain, key) = (folder.path("pki/api.pem"), folder.path("pki/api.key"));
         let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let fresh = certificate(&authority, &chain, &key, &hosts, now).expect("a certificate");
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        let fresh =
+            certificate(&authority, &chain, &key, &hosts, (usage, now)).expect("a certificate");
         (authority.fresh, fresh, std::fs::read(chain).expect("written"))
     }
 

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use rcgen::ExtendedKeyUsagePurpose as Usage;
+use topology::Topology;
 use topology::units::{HostPattern, SecretRef};
-use topology::{Tls, Topology};
 
 use crate::up::folder::{Folder, write_public};
 use crate::up::pki::{self, Fresh};
@@ -131,22 +132,27 @@ fn certificates(
     now: SystemTime,
     provided: &mut Provided,
 ) -> anyhow::Result<()> {
-    let mut wanted: Vec<(&Tls, Vec<String>)> = Vec::new();
+    let mut wanted: Vec<(&[topology::gateway::Certificate], Vec<String>, Usage)> = Vec::new();
     for group in &topology.gateways {
         let hosts = group.routes.iter().flat_map(|route| &route.hosts).map(|host| match host {
             HostPattern::Exact(host) => host.clone(),
             HostPattern::Suffix(suffix) => format!("*{suffix}"),
         });
-        wanted.extend(group.tls.as_ref().map(|tls| (tls, hosts.collect())));
+        let own = group.tls.as_ref().map(|tls| (&*tls.certificates, server(hosts.collect())));
+        wanted.extend(own.map(|(own, hosts)| (own, hosts, Usage::ServerAuth)));
+        // Towards services it is who its group is.
+        let callers = group.upstreams.iter().filter_map(|upstream| upstream.tls.as_ref());
+        let callers = callers.filter_map(|tls| tls.certificate.as_ref());
+        let name = || vec![group.name.to_string()];
+        wanted.extend(callers.map(|one| (std::slice::from_ref(one), name(), Usage::ClientAuth)));
     }
     for group in &topology.pools {
-        wanted.extend(group.tls.as_ref().map(|tls| (tls, Vec::new())));
+        let own = group.tls.as_ref().map(|tls| &*tls.certificates);
+        wanted.extend(own.map(|own| (own, server(Vec::new()), Usage::ServerAuth)));
     }
     let mut authority = None;
-    for (tls, more) in wanted {
-        let mut hosts: Vec<String> = HOSTS.map(str::to_owned).to_vec();
-        hosts.extend(more.into_iter().filter(|host| !HOSTS.contains(&host.as_str())));
-        for certificate in &tls.certificates {
+    for (certificates, hosts, usage) in wanted {
+        for certificate in certificates {
             let (SecretRef::File(chain), SecretRef::File(key)) =
                 (&certificate.chain.value, &certificate.key.value)
             else {
@@ -159,12 +165,19 @@ fn certificates(
                 Some(signer) => signer,
                 None => authority.insert(pki::authority(folder, now)?),
             };
-            if pki::certificate(signer, chain, key, &hosts, now)? == Fresh::Made {
+            if pki::certificate(signer, chain, key, &hosts, (usage.clone(), now))? == Fresh::Made {
                 provided.made.push(format!("a certificate for {}", hosts.join(", ")));
             }
         }
     }
     Ok(())
+}
+
+/// What a server's certificate is for.
+fn server(more: Vec<String>) -> Vec<String> {
+    let mut hosts: Vec<String> = HOSTS.map(str::to_owned).to_vec();
+    hosts.extend(more.into_iter().filter(|host| !HOSTS.contains(&host.as_str())));
+    hosts
 }
 
 /// Folders that routes lead to: with a small picture, as beside the documented stack.

@@ -46,6 +46,10 @@ impl Question {
             }
             (Does::Redis, ..) => Self::Redis(address),
             (Does::Demo { .. }, ..) if is_udp(part) => Self::Ping(address),
+            // It speaks HTTP/2 alone.
+            (Does::Demo { words, .. }, ..) if words.first().is_some_and(|word| word == "grpc") => {
+                Self::Connect(address)
+            }
             (Does::Demo { .. } | Does::Issuer { .. }, ..) => Self::Health(address),
             _ => match part.listens.iter().find(|listen| listen.protocol == Protocol::Tcp) {
                 Some(listen) => Self::Connect(listen.address),

@@ -50,7 +50,7 @@ impl Source {
         })
     }
 
-    /// Writes the copy that the tiers read: in it a relative `file:` or `files:` reference that exists
+    /// Writes the copy that the tiers read: in it a relative reference to a file (`file:`, `files:`, `protos:` …) that exists
     /// beside the user's file is absolute; all others stay, and mean what `up` makes in its folder.
     pub(crate) fn copy_to(&self, folder: &Folder) -> anyhow::Result<PathBuf> {
         let path = folder.path("topology.yaml");
@@ -71,7 +71,7 @@ fn absolute_references(text: &str, base: &Path) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     let begin = |text: &str| {
-        let begins = ["file:", "files: ", "directory: "];
+        let begins = ["file:", "files: ", "directory: ", "protos: ", "openapi: ", "validate: "];
         begins.into_iter().filter_map(|word| Some(text.find(word)? + word.len())).min()
     };
     while let Some(at) = begin(rest) {

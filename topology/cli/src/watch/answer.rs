@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::roster::Tier;
-use super::talk::Talk;
+use crate::fetch::Talk;
 
 /// All that an instance said in one round.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ pub(crate) async fn ask(talk: &mut Talk, tier: Tier) -> anyhow::Result<Answer> {
         unready,
         services: Vec::new(),
         traffic: Traffic::default(),
-        requests: said(talk, "/requests?most=40").await?,
+        requests: said(talk, asked(tier)).await?,
         limited: Vec::new(),
         series: Vec::new(),
     };
@@ -149,6 +149,15 @@ pub(crate) async fn ask(talk: &mut Talk, tier: Tier) -> anyhow::Result<Answer> {
         }
     }
     Ok(answer)
+}
+
+/// The newest records. A gateway shows a sample; a pooler is asked for more, among which are the queries of the
+/// gateways' few.
+fn asked(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Gateway | Tier::Balancer => "/requests?most=40",
+        Tier::Pool => "/requests?most=1000",
+    }
 }
 
 /// An answer, or nothing from a listener that does not know the question.

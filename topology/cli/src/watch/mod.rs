@@ -10,7 +10,6 @@ pub(crate) mod look;
 mod meters;
 pub(crate) mod page;
 pub(crate) mod roster;
-pub(crate) mod talk;
 pub(crate) mod watcher;
 
 use std::io::Write;

@@ -45,28 +45,7 @@ pub(crate) enum Tier {
 impl Roster {
     /// Of a file; `token` in place of its `admin-token`.
     pub(crate) fn of(topology: &Topology, token: Option<Secret>) -> anyhow::Result<Self> {
-        let mut instances = Vec::new();
-        let mut add = |name: &InstanceName, tier, of, admin: Option<&At<SocketAddr>>| {
-            let (name, admin) = (name.to_string(), admin.map(|admin| admin.value));
-            instances.push(Instance { name, tier, of, admin });
-        };
-        for group in &topology.nlbs {
-            for one in &group.instances {
-                let of = format!("nlb:{}", group.name);
-                add(&one.name, Tier::Balancer, of, one.admin.as_ref());
-            }
-        }
-        for group in &topology.gateways {
-            for one in &group.instances {
-                let of = format!("gateway:{}", group.name);
-                add(&one.name, Tier::Gateway, of, one.admin.as_ref());
-            }
-        }
-        for group in &topology.pools {
-            for one in &group.instances {
-                add(&one.name, Tier::Pool, format!("pool:{}", group.name), one.admin.as_ref());
-            }
-        }
+        let instances = instances(topology);
         let token = match token {
             Some(token) => Some(token),
             None => {
@@ -80,4 +59,31 @@ impl Roster {
         };
         Ok(Self { instances, token })
     }
+}
+
+/// Every instance, in the file's order.
+pub(crate) fn instances(topology: &Topology) -> Vec<Instance> {
+    let mut instances = Vec::new();
+    let mut add = |name: &InstanceName, tier, of, admin: Option<&At<SocketAddr>>| {
+        let (name, admin) = (name.to_string(), admin.map(|admin| admin.value));
+        instances.push(Instance { name, tier, of, admin });
+    };
+    for group in &topology.nlbs {
+        for one in &group.instances {
+            let of = format!("nlb:{}", group.name);
+            add(&one.name, Tier::Balancer, of, one.admin.as_ref());
+        }
+    }
+    for group in &topology.gateways {
+        for one in &group.instances {
+            let of = format!("gateway:{}", group.name);
+            add(&one.name, Tier::Gateway, of, one.admin.as_ref());
+        }
+    }
+    for group in &topology.pools {
+        for one in &group.instances {
+            add(&one.name, Tier::Pool, format!("pool:{}", group.name), one.admin.as_ref());
+        }
+    }
+    instances
 }

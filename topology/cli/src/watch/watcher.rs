@@ -3,7 +3,7 @@
 //!
 //! Invariant: one that hangs delays nobody, and is dead within two seconds.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ use super::history::Track;
 use super::look::{Look, Past, Seen, State};
 use super::meters::{self, Meter};
 use super::roster::{Instance, Roster};
-use super::talk::Talk;
+use crate::fetch::Talk;
 use crate::graph::wiring::Wiring;
 
 /// The stack as it is known now. Cheap to clone; the asking ends with the last clone.
@@ -160,8 +160,7 @@ impl Inner {
     /// Leaves those that are new, and remembers them.
     fn remember(&self, requests: &mut Vec<Value>) {
         let mut records = locked(&self.records);
-        requests
-            .retain(|one| id(one).is_some() && records.iter().all(|known| id(known) != id(one)));
+        sift(&records, requests);
         records.extend(requests.iter().cloned());
         let extra = records.len().saturating_sub(RECORDS);
         records.drain(..extra);
@@ -231,6 +230,22 @@ impl Watched {
     }
 }
 
+/// Leaves the records that are new; of a pooler's only those that belong to a request that is known.
+fn sift(known: &VecDeque<Value>, records: &mut Vec<Value>) {
+    let is_request = |one: &Value| one.get("request_id").is_some();
+    let all = known.iter().chain(&*records).filter(|one| is_request(one));
+    let traces: HashSet<String> = all.filter_map(trace).map(str::to_owned).collect();
+    let ids: HashSet<&str> = known.iter().filter_map(id).collect();
+    records.retain(|one| {
+        let shown = is_request(one) || trace(one).is_some_and(|trace| traces.contains(trace));
+        shown && id(one).is_some_and(|id| !ids.contains(id))
+    });
+}
+
+fn trace(record: &Value) -> Option<&str> {
+    record.get("trace_id")?.as_str()
+}
+
 /// What a record is known by.
 fn id(record: &Value) -> Option<&str> {
     record.get("request_id").or_else(|| record.get("span_id"))?.as_str()
@@ -251,5 +266,30 @@ impl Look {
     pub(crate) fn ready(&self) -> (usize, usize) {
         let ready = self.instances.iter().filter(|seen| seen.state == State::Ready).count();
         (ready, self.instances.len() - ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// T6, P8: a query is kept with the request of its trace, whichever was told first, and once.
+    #[test]
+    fn queries_go_with_their_requests() {
+        let request = json!({ "request_id": "r", "trace_id": "t", "stages_us": {} });
+        let query = |span: &str, trace: &str| json!({ "span_id": span, "trace_id": trace });
+        let mut known = VecDeque::new();
+        let mut early = vec![query("a", "t"), query("b", "other")];
+        sift(&known, &mut early);
+        assert!(early.is_empty(), "its request may come");
+        let mut records = vec![query("a", "t"), query("b", "other"), request.clone()];
+        sift(&known, &mut records);
+        assert_eq!(records, [query("a", "t"), request.clone()]);
+        known.extend(records);
+        let mut again = vec![query("a", "t"), query("c", "t"), request, json!({ "trace_id": "t" })];
+        sift(&known, &mut again);
+        assert_eq!(again, [query("c", "t")]);
     }
 }

@@ -1,4 +1,4 @@
-//! The messages of `echo.proto` and of gRPC's health protocol, by hand. Not for what is answered. Used
+//! The messages of `echo.proto` and of gRPC's health protocol, and of its errors, by hand. Not for what is answered. Used
 //! by `grpc`.
 //!
 //! Invariant: numbers and kinds of fields are those of the `.proto` files.
@@ -48,4 +48,29 @@ pub(crate) struct HealthReply {
     /// 1 is `SERVING`.
     #[prost(int32, tag = "1")]
     pub(crate) status: i32,
+}
+
+/// `google.rpc.Status`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RichStatus {
+    /// The call's code.
+    #[prost(int32, tag = "1")]
+    pub(crate) code: i32,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub(crate) message: String,
+    /// For programs.
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) details: Vec<Detail>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Detail {
+    /// What it is.
+    #[prost(string, tag = "1")]
+    pub(crate) kind: String,
+    /// As its message is written.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) value: Vec<u8>,
 }

@@ -14,10 +14,11 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Result;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -116,7 +117,8 @@ pub(super) struct Args {
     /// Connect for this host name to this address, `api.example:127.0.0.1`.
     #[arg(long, value_name = "HOST:ADDRESS", value_parser = script::resolve)]
     resolve: Option<(String, std::net::IpAddr)>,
-    /// Most connections at a time; opened as needed and kept. To a loopback target each comes from
+    /// Most connections at a time; opened as needed, with --rate one for 100 requests per second
+    /// before the clock begins, and kept. To a loopback target each comes from
     /// an address of its own, as different clients do.
     #[arg(long, default_value = "64", value_name = "N")]
     connections: NonZeroUsize,
@@ -151,6 +153,9 @@ async fn measure(args: &Args) -> Result<HttpsReport> {
     target::permit(address, args.common.yes_i_own_it)?;
     let Program { script, schedule, broken } = script::plan(args)?;
     let lanes = lanes::count(args.common.threads, args.connections.get() as u64);
+    // Recorded clients come when they came.
+    let warm = if script.has_sessions() { 0.0 } else { args.rate.unwrap_or(0.0) / RATE_OF_ONE };
+    let warm = args.connections.get().min(warm as usize);
     let live = Arc::new(Live::default());
     let total = schedule.total();
     let span = schedule.span();
@@ -162,7 +167,8 @@ async fn measure(args: &Args) -> Result<HttpsReport> {
         connections: args.connections.get().div_ceil(lanes),
         timeout: args.timeout,
         lanes: lanes as u64,
-        start: Instant::now(),
+        opened: warm.div_ceil(lanes),
+        begin: Arc::new(Begin { all: Barrier::new(lanes), at: OnceLock::new() }),
         live,
     };
     let results = lanes::run(lanes, move |lane| send(plan.clone(), lane as u64)).await;
@@ -213,8 +219,24 @@ struct Plan {
     connections: usize,
     timeout: Duration,
     lanes: u64,
-    start: Instant,
+    /// Connections that are there when the clock begins.
+    opened: usize,
+    begin: Arc<Begin>,
     live: Arc<Live>,
+}
+
+/// When the clock of all lanes begins.
+struct Begin {
+    all: Barrier,
+    at: OnceLock<Instant>,
+}
+
+impl Begin {
+    /// Waits for the other lanes; the same moment for all.
+    async fn wait(&self) -> Instant {
+        self.all.wait().await;
+        *self.at.get_or_init(Instant::now)
+    }
 }
 
 /// Sends each `lanes`th request of the schedule, beginning with number `lane`.
@@ -223,14 +245,18 @@ async fn send(plan: Plan, lane: u64) -> Result<Tally> {
     let wire = Rc::new(Wire::new(plan.settings.clone(), plan.connections, clients));
     let tally = Rc::new(RefCell::new(Tally::new(plan.schedule.span())));
     let schedule = plan.schedule.every(plan.lanes, lane);
-    let mut pace = Pace::new(plan.start, schedule).precise()?;
+    // Handshakes that fall into the schedule would make what is due meanwhile late.
+    let _slow = tokio::time::timeout(plan.timeout, wire.open(plan.opened)).await;
+    let start = plan.begin.wait().await;
+    let mut pace = Pace::new(start, schedule).precise()?;
     let mut running = JoinSet::new();
     while let Some(batch) = pace.take(BATCH).await {
         for i in batch {
             let Some(due) = pace.due(i) else { continue };
             tally.borrow_mut().lateness.record(due.elapsed());
             Live::count(&plan.live.sent);
-            let one = One { number: i * plan.lanes + lane, due, tally: tally.clone() };
+            let (number, at) = (i * plan.lanes + lane, due.saturating_duration_since(start));
+            let one = One { number, due, at, tally: tally.clone() };
             if running.len() >= MOST_IN_FLIGHT {
                 one.note(&plan, Err(Fault::Overload));
                 continue;
@@ -246,12 +272,14 @@ async fn send(plan: Plan, lane: u64) -> Result<Tally> {
     while running.join_next().await.is_some() {}
     let mut tally = tally.replace(Tally::new(Duration::ZERO));
     tally.connections = wire.opened();
-    tally.span = plan.start.elapsed();
+    tally.span = start.elapsed();
     Ok(tally)
 }
 
 /// Requests started at once, before answers get their turn.
 const BATCH: u64 = 32;
+/// Connections are opened before the clock begins, one for so many requests per second.
+const RATE_OF_ONE: f64 = 100.0;
 /// A lane gives up on new requests while so many wait: the target is gone, not slow.
 const MOST_IN_FLIGHT: usize = 100_000;
 
@@ -259,6 +287,8 @@ const MOST_IN_FLIGHT: usize = 100_000;
 struct One {
     number: u64,
     due: Instant,
+    /// The same from the beginning.
+    at: Duration,
     tally: Rc<RefCell<Tally>>,
 }
 
@@ -279,7 +309,7 @@ impl One {
             Err(fault) => Outcome::Failed(fault.name()),
         };
         self.tally.borrow_mut().record(&Ended {
-            at: self.due.saturating_duration_since(plan.start),
+            at: self.at,
             latency: self.due.elapsed(),
             outcome,
             route: plan.script.route(self.number),

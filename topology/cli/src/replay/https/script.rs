@@ -212,6 +212,14 @@ impl Script {
         self.planned(i)?.session
     }
 
+    /// Whether any request has one.
+    pub(super) fn has_sessions(&self) -> bool {
+        match &self.requests {
+            Requests::Same { .. } => false,
+            Requests::Recorded(all) => all.iter().any(|planned| planned.session.is_some()),
+        }
+    }
+
     /// What the report groups request `i` by.
     pub(super) fn route(&self, i: u64) -> &str {
         match &self.requests {

@@ -16,9 +16,11 @@ struct Cli {
 
 fn args(target: SocketAddr, more: &[&str]) -> Args {
     let url = format!("http://{target}/a?b=c");
-    let fixed = ["replay", "--url", &url, "--seconds", "0.2", "--threads", "1"];
+    let fixed = ["replay", "--url", &url, "--threads", "1"];
+    let short = (!more.contains(&"--seconds")).then_some(["--seconds", "0.2"]);
     let anonymous = (!more.contains(&"--token-keys")).then_some("--anonymous");
-    Cli::try_parse_from(fixed.iter().chain(more).copied().chain(anonymous)).unwrap().args
+    let all = fixed.iter().chain(more).copied().chain(anonymous).chain(short.into_iter().flatten());
+    Cli::try_parse_from(all).unwrap().args
 }
 
 type Heads = Rc<RefCell<Vec<String>>>;
@@ -70,6 +72,18 @@ async fn a_rate_is_kept_over_few_connections() {
         assert_eq!(report.body_bytes, 80);
         let expected = format!("GET /a?b=c HTTP/1.1\r\nx-a: 1\r\nhost: {target}\r\n\r\n");
         assert!(heads.borrow().iter().all(|head| *head == expected), "{:?}", heads.borrow()[0]);
+    })
+    .await;
+}
+
+/// R2: a high rate finds its connections open, so that no handshake makes a request late.
+#[tokio::test]
+async fn connections_are_there_when_the_clock_begins() {
+    here(async {
+        let (target, _) = server(OK).await;
+        let more = ["--rate", "300", "--connections", "8", "--seconds", "0.004"];
+        let report = measure(&args(target, &more)).await.unwrap();
+        assert_eq!((report.requests, report.connections), (1, 3));
     })
     .await;
 }

@@ -197,10 +197,7 @@ impl Wire {
             }
         }
         self.make_room();
-        let mut sender = match self.connected(session).await? {
-            Stream::Plain(stream) => start(stream).await?,
-            Stream::Tls(stream) => start(*stream).await?,
-        };
+        let mut sender = self.open_one(session).await?;
         let response = sender.send_request(request).await.map_err(|error| Fault::of(&error))?;
         Ok((sender, response))
     }
@@ -208,9 +205,36 @@ impl Wire {
     /// The one that this session used last.
     fn kept(&self, session: Option<u64>) -> Option<One> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(_, sender)| !sender.is_closed());
-        let found = idle.iter().rposition(|(of, _)| *of == session)?;
-        idle.remove(found).map(|(_, sender)| sender)
+        loop {
+            let found = idle.iter().rposition(|(of, _)| *of == session)?;
+            let (_, sender) = idle.remove(found)?;
+            if !sender.is_closed() {
+                return Some(sender);
+            }
+        }
+    }
+
+    /// Opens so many connections of no session. What fails is tried again by the first request that
+    /// needs it, and told then.
+    pub(super) async fn open(&self, count: usize) {
+        for place in 0..count.min(self.most) {
+            if self.settings.http == Http::Two {
+                if let (Some(place), Ok(sender)) =
+                    (self.shared.get(place), self.open_shared(None).await)
+                {
+                    *place.lock().await = Some(sender);
+                }
+            } else if let Ok(sender) = self.open_one(None).await {
+                self.idle.borrow_mut().push_back((None, sender));
+            }
+        }
+    }
+
+    async fn open_one(&self, session: Option<u64>) -> Result<One, Fault> {
+        match self.connected(session).await? {
+            Stream::Plain(stream) => start(stream).await,
+            Stream::Tls(stream) => start(*stream).await,
+        }
     }
 
     /// Closes what was idle longest when a new connection would be one too many.

@@ -76,8 +76,10 @@ function queries(record, all, at, whole) {
   const own = all.filter((one) => !one.stages_us && one.trace_id === record.trace_id && one.latency_us !== undefined);
   return own.map((one) => {
     const from = Math.max(at, (Date.parse(one.timestamp) - began) * 1000);
-    const text = one.statement ?? one.database ?? "query";
-    return step(`SQL ${one.pooler_instance ?? ""}`, "sql", from, one.latency_us, whole, text, time(one.latency_us));
+    const waited = one.wait_us > 0 ? `, ${time(one.wait_us)} of it waited` : "";
+    const text = (one.statement || one.database || "query") + waited;
+    const kind = one.failed ? "sql bad" : "sql";
+    return step(`SQL ${one.pooler_instance ?? ""}`, kind, from, one.latency_us, whole, text, time(one.latency_us));
   });
 }
 

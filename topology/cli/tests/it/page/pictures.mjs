@@ -87,6 +87,18 @@ async function terminalPicture(stack) {
   await body.screenshot({ path: join(out, "terminal.png") });
 }
 
+/** A replay's report, with a game server killed in the middle. */
+async function reportPicture() {
+  const file = join(state, "report.html");
+  const options = ["--players", "200", "--rate", "64", "--seconds", "20", "--kill", "game-2@8s", "--state", state];
+  const child = spawn(aqueduct, ["replay", "udp", "--target", "127.0.0.1:7777", ...options, "--html", file]);
+  await new Promise((done) => child.once("exit", done));
+  const page = await browser.newPage();
+  await page.setViewport({ width: 1100, height: 900 });
+  await page.goto(`file://${file}`);
+  await page.screenshot({ path: join(out, "report.png"), fullPage: true });
+}
+
 const stack = up();
 try {
   const url = await until(stack, /http:\/\/127\.0\.0\.1:\d+\/#token=[0-9a-f]+/);
@@ -101,6 +113,7 @@ try {
   await picture(url, "page-phone", { scheme: "light", width: 390, height: 844, scale: 2 });
   await terminalPicture(stack);
   running.forEach((child) => child.kill());
+  await reportPicture();
 } finally {
   if (stack.child.exitCode === null) stack.child.stdin.write("q");
   await stack.ended;
