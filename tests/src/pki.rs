@@ -1,7 +1,6 @@
-//! A certificate authority per test and the gateway's certificate. Not for client certificates.
-//! Used by `tier`.
+//! A certificate authority per test, the gateways' certificates and that of a gateway as a client. Used by `tier`.
 //!
-//! Invariant: made fresh, valid for the test's address and `api.example`.
+//! Invariant: made fresh; those of gateways are valid for the test's address and `api.example`.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -21,7 +20,8 @@ impl Trust {
     }
 }
 
-/// Writes `pki/ca.pem`, `pki/api.pem` and `pki/api.key` below `folder`.
+/// Writes `pki/ca.pem`, and for gateways (`api`, `mesh`) and a client named `public` a certificate and a key each, below
+/// `folder`.
 ///
 /// # Panics
 /// When a file cannot be written.
@@ -32,14 +32,18 @@ pub fn make(folder: &Path, ip: IpAddr) -> Trust {
     let key = KeyPair::generate().expect("a key");
     let authority = CertifiedIssuer::self_signed(authority, key).expect("an authority");
     let names = vec!["api.example".to_owned(), "localhost".to_owned(), ip.to_string()];
-    let key = KeyPair::generate().expect("a key");
-    let leaf = CertificateParams::new(names).expect("lawful names");
-    let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
     let pki = folder.join("pki");
     std::fs::create_dir_all(&pki).expect("a folder for certificates");
     std::fs::write(pki.join("ca.pem"), authority.pem()).expect("the authority's file");
-    std::fs::write(pki.join("api.pem"), leaf.pem()).expect("a certificate file");
-    std::fs::write(pki.join("api.key"), key.serialize_pem()).expect("a key file");
+    let caller = vec!["public".to_owned()];
+    for (name, names) in [("api", names.clone()), ("mesh", names), ("public", caller)] {
+        let key = KeyPair::generate().expect("a key");
+        let leaf = CertificateParams::new(names).expect("lawful names");
+        let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
+        std::fs::write(pki.join(format!("{name}.pem")), leaf.pem()).expect("a certificate file");
+        let key = key.serialize_pem();
+        std::fs::write(pki.join(format!("{name}.key")), key).expect("a key file");
+    }
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.der().clone()).expect("an authority's certificate");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

@@ -9,6 +9,7 @@ mod drain;
 mod explain;
 mod faults;
 mod http;
+mod mesh;
 mod replay;
 mod services;
 mod sql;
