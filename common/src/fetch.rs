@@ -102,6 +102,18 @@ impl HttpFetch {
 
     /// The same, with the port of those that speak no TLS and name none.
     pub fn at(address: &str, plain: u16) -> Result<Self, FetchError> {
+        Self::believing(address, plain, &Roots::System)
+    }
+
+    /// The same, where authorities of the file's choice count.
+    ///
+    /// # Errors
+    /// When the address is none, or the authorities cannot be read. Blocking: they are read here.
+    pub fn trusting(address: &str, roots: &Roots) -> Result<Self, FetchError> {
+        Self::believing(address, 80, roots)
+    }
+
+    fn believing(address: &str, plain: u16, roots: &Roots) -> Result<Self, FetchError> {
         let wrong = || FetchError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
@@ -109,7 +121,7 @@ impl HttpFetch {
             Some("http") => None,
             Some("https") => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
-                let config = client::config(&Roots::System, &[b"http/1.1"])?;
+                let config = client::config(roots, &[b"http/1.1"])?;
                 Some((TlsConnector::from(Arc::clone(&config)), name))
             }
             _ => return Err(wrong()),
@@ -250,8 +262,9 @@ impl Inquiry {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<Response<Bytes>, FetchError> {
+        let mut again = false;
         loop {
-            let kept = self.idle.borrow_mut().pop();
+            let kept = if again { None } else { self.idle.borrow_mut().pop() };
             let fresh = kept.is_none();
             let mut line = match kept {
                 Some(line) if line.sender.is_closed() => continue,
@@ -260,8 +273,11 @@ impl Inquiry {
             };
             let response = match line.sender.send_request(self.request(headers, body)?).await {
                 Ok(response) => response,
-                // A kept connection may end as it is used; a question may be asked twice.
-                Err(_) if !fresh => continue,
+                // A kept connection may end as it is used; a question may be asked twice, and no more.
+                Err(_) if !fresh => {
+                    again = true;
+                    continue;
+                }
                 Err(_) => return Err(FetchError::Broken { host: self.whom.peer() }),
             };
             let (head, body) = response.into_parts();

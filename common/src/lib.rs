@@ -21,4 +21,5 @@ pub mod spool;
 pub mod telemetry;
 pub mod tls;
 pub mod trace_parent;
+pub mod upgrade;
 pub mod workers;

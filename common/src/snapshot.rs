@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
+pub use arc_swap::Guard;
 
 /// One published value; readers never wait.
 #[derive(Debug)]

@@ -66,7 +66,14 @@ where
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (ended, end) = oneshot::channel();
     thread::Builder::new().name(name).spawn(move || {
-        let run = std::panic::AssertUnwindSafe(|| LocalSet::new().block_on(&runtime, body(id)));
+        // A task like any other: what the set itself waits for would be polled at its every turn.
+        let main = async {
+            let ended = tokio::task::spawn_local(body(id)).await;
+            if let Some(panic) = ended.err().and_then(|fault| fault.try_into_panic().ok()) {
+                std::panic::resume_unwind(panic);
+            }
+        };
+        let run = std::panic::AssertUnwindSafe(|| LocalSet::new().block_on(&runtime, main));
         let outcome = std::panic::catch_unwind(run).map_err(|panic| text_of(&*panic));
         // Nobody waits any more: then nobody needs to know.
         let _ = ended.send(outcome);

@@ -41,6 +41,12 @@ impl Costs {
         Self((0..endpoints).map(|_| Cell::new(None)).collect())
     }
 
+    /// What is known, for another set of endpoints: of each, where it stood before.
+    pub fn carried(&self, former: &[Option<usize>]) -> Self {
+        let known = |at: &Option<usize>| Cell::new(at.and_then(|at| self.0.get(at)?.get()));
+        Self(former.iter().map(known).collect())
+    }
+
     /// An endpoint answered, or failed to, after `took`.
     pub fn record(&self, endpoint: usize, took: Duration, answered: Answered, now: Instant) {
         let Some(cell) = self.0.get(endpoint) else { return };

@@ -279,8 +279,8 @@ async fn the_own_zone_comes_first_and_spills_over() {
         service.endpoints[2].state.set_healthy(Health::Down);
         counted().await;
         let kept = near(&shares(&balancer, &service, 4000));
-        // One of four is there: 25 of 70.
-        assert!((1330..1530).contains(&kept), "{balance:?}: {kept}");
+        // One of four is there: 25 of 70, and six standard deviations either way.
+        assert!((1247..1610).contains(&kept), "{balance:?}: {kept}");
         assert_eq!(balancer.select(&service, 0, &[3]).map(|i| i >= 4), Some(true));
         service.endpoints.iter().for_each(|e| e.state.set_healthy(Health::Up));
     }

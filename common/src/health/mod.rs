@@ -10,6 +10,7 @@ mod tcp;
 mod tls;
 mod udp;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,13 +97,17 @@ impl Checks {
         services: impl IntoIterator<Item = (&'a Arc<Service>, &'a HealthCheck)>,
         observer: &Observer,
     ) {
-        let mut former = std::mem::take(&mut self.running);
+        // Ten thousand endpoints may be looked through ten times a second.
+        let mut former: HashMap<_, Vec<Running>> = HashMap::new();
+        for running in self.running.drain(..) {
+            former.entry(Arc::as_ptr(&running.state)).or_default().push(running);
+        }
         for (service, check) in services {
             for endpoint in &service.endpoints {
-                let same = |known: &Running| {
-                    Arc::ptr_eq(&known.state, &endpoint.state) && known.check == *check
-                };
-                let known = former.iter().position(same).map(|at| former.swap_remove(at));
+                let known = former.get_mut(&Arc::as_ptr(&endpoint.state)).and_then(|known| {
+                    let at = known.iter().position(|known| known.check == *check)?;
+                    Some(known.swap_remove(at))
+                });
                 self.running.push(known.unwrap_or_else(|| {
                     let probe = Arc::new(check.probe.clone());
                     let watcher = Watcher::new(service, endpoint, check, observer);
@@ -111,7 +116,7 @@ impl Checks {
                 }));
             }
         }
-        former.into_iter().for_each(|gone| gone.task.abort());
+        former.into_values().flatten().for_each(|gone| gone.task.abort());
         while self.tasks.try_join_next().is_some() {}
     }
 }

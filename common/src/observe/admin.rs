@@ -52,6 +52,10 @@ pub trait Inspect: Send + Sync {
     fn limited(&self) -> Option<serde_json::Value> {
         None
     }
+    /// Who calls which version of an interface. `None`: the tier knows none.
+    fn callers(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// Rate, errors and quantiles of each part of the traffic. `None`: the tier counts all of it as one.
     fn traffic(&self) -> Option<serde_json::Value> {
         None
@@ -261,6 +265,10 @@ impl Admin {
                 Some(limited) => json(&limited),
                 None => text(StatusCode::NOT_FOUND, "this instance has no limits\n"),
             },
+            (&Method::GET, "/callers") => match self.inspect.callers() {
+                Some(callers) => json(&callers),
+                None => text(StatusCode::NOT_FOUND, "this instance knows no versions\n"),
+            },
             (&Method::GET, "/traffic") => match self.inspect.traffic() {
                 Some(traffic) => json(&traffic),
                 None => text(StatusCode::NOT_FOUND, "this instance counts its traffic as one\n"),
@@ -275,7 +283,7 @@ impl Admin {
             (
                 _,
                 "/" | "/metrics" | "/config" | "/summary" | "/traffic" | "/endpoints" | "/flows"
-                | "/requests" | "/limited" | "/drain" | "/log" | "/cache/purge",
+                | "/requests" | "/limited" | "/callers" | "/drain" | "/log" | "/cache/purge",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
         }
@@ -376,7 +384,7 @@ fn most(query: Option<&str>) -> Option<usize> {
 }
 
 const HELP: &str = "GET /livez /readyz /metrics /config /summary /traffic /endpoints /flows /requests \
-                    /limited; \
+                    /limited /callers; \
                     POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain, \
                     POST /cache/purge?all\n";
 

@@ -8,7 +8,9 @@ pub mod event;
 pub mod latency;
 pub mod log;
 pub mod metrics;
+pub mod recent;
 
 pub use event::{Event, Observer};
 pub use latency::Latency;
 pub use metrics::Metrics;
+pub use recent::Recent;

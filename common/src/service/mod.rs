@@ -8,6 +8,7 @@ pub mod events;
 mod outlier;
 mod remembered;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -78,9 +79,12 @@ impl Service {
     /// The same, under these rules from now on.
     pub fn update_with(&self, model: &topology::Service, rules: Rules) -> Arc<Self> {
         let now = Instant::now();
+        // A thousand endpoints may change ten times a second.
+        let by_address: HashMap<SocketAddr, &Arc<Endpoint>> =
+            self.endpoints.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
         Self::build(model, rules, |wanted| {
-            let same = |e: &&Arc<Endpoint>| e.name == wanted.name && e.address == wanted.address;
-            match self.endpoints.iter().find(same) {
+            let known = by_address.get(&wanted.address).filter(|e| e.name == wanted.name);
+            match known.copied() {
                 Some(known) if known.weight == wanted.weight && known.zone == wanted.zone => {
                     known.clone()
                 }
