@@ -23,7 +23,7 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	target/dist/pg --json bench/results/pg.json
 	target/dist/replay --json bench/results/replay.json
 
-pictures: page-clients   ## docs/pictures: the live page, the terminal view and the wiring; takes six minutes
+pictures: page-clients   ## docs/pictures: the live page, the terminal view, a report and the wiring; takes six minutes
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
 	target/quick/aqueduct graph topology/stacks/instagram-valorant.yaml -o docs/pictures/stack.svg
 	PAGE_CLIENTS=$(CURDIR)/$(CLIENTS)/page node topology/cli/tests/it/page/pictures.mjs target/quick/aqueduct docs/pictures
@@ -39,7 +39,7 @@ test-packages: packages
 
 verify-packages: test-packages
 	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2 nghttp2-client chromium)
-	@$(call need,libpostgresql-jdbc-java prometheus-pgbouncer-exporter python3-pip)
+	@$(call need,etcd-server libpostgresql-jdbc-java prometheus-pgbouncer-exporter python3-pip)
 	@command -v javac >/dev/null || { $(call need,default-jdk-headless); }
 	@command -v npm >/dev/null || { $(call need,nodejs npm); }
 
@@ -81,6 +81,7 @@ properties:
 	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
 real: pg-clients page-clients ## real clients and servers of other packages
+	cargo test -p discovery --features verify --lib etcd
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real
