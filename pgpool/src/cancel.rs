@@ -191,23 +191,19 @@ const MOST_AT_ONCE: u32 = 2;
 /// Forwards a request if its key belongs to a client with a running query. Ends when the server has
 /// closed the request's connection: only then has the signal been sent.
 pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
-    let Some(facts) = find(worker, key) else { return };
+    let Some(entry) = find_client(worker, key) else { return };
+    let longest = worker.snapshot().settings.cancel_wait_timeout;
+    let Ok(Some(facts)) = timeout(longest, entry.running()).await else { return };
     if facts.cancels.get() >= MOST_AT_ONCE {
         return;
     }
     facts.cancels.set(facts.cancels.get() + 1);
-    let _guard = Underway(Rc::clone(&facts));
+    let _guard = Underway(Rc::clone(&facts), entry);
     // Late or failed, the client learns it by its query going on, as with PostgreSQL itself. But
     // nobody can say any more whether and when it arrives: whoever came next could be hit.
-    let longest = worker.snapshot().settings.cancel_wait_timeout;
     if !matches!(timeout(longest, send(&*worker.dialer, &facts)).await, Ok(Ok(()))) {
         facts.condemned.set(true);
     }
-}
-
-/// The server that runs a query for the key's owner.
-fn find(worker: &Worker, key: &CancelKey) -> Option<Rc<Facts>> {
-    find_client(worker, key)?.running()
 }
 
 /// The key's owner.
@@ -236,14 +232,15 @@ pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
     }
 }
 
-/// A request on its way.
-struct Underway(Rc<Facts>);
+/// A request on its way to a client's server. Until it has arrived the client's next messages wait.
+struct Underway(Rc<Facts>, Rc<Entry>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
         self.0.cancels.set(self.0.cancels.get().saturating_sub(1));
         self.0.settled.notify_waiters();
         self.0.settled.notify_one();
+        self.1.wake();
     }
 }
 

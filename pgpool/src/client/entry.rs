@@ -99,7 +99,7 @@ pub struct Entry {
     nudge: Cell<Nudge>,
     waker: RefCell<Option<Waker>>,
     server: RefCell<Option<Rc<Facts>>>,
-    busy: Cell<bool>,
+    busy: Cell<Busy>,
 }
 
 /// What is known of a client when it is entered.
@@ -142,7 +142,7 @@ impl Entry {
             nudge: Cell::new(Nudge::No),
             waker: RefCell::new(None),
             server: RefCell::new(None),
-            busy: Cell::new(false),
+            busy: Cell::new(Busy::No),
         }
     }
 
@@ -164,8 +164,8 @@ impl Entry {
 
     /// It has been given a server, or has given it back.
     pub fn link(&self, server: Option<Rc<Facts>>) {
+        self.mark_busy(Busy::No);
         *self.server.borrow_mut() = server;
-        self.busy.set(false);
     }
 
     /// The server that it has.
@@ -175,12 +175,21 @@ impl Entry {
 
     /// Whether its server works for it right now.
     pub fn mark_busy(&self, busy: Busy) {
-        self.busy.set(busy == Busy::Yes);
+        if self.busy.replace(busy) == Busy::Prepared && busy != Busy::Prepared {
+            self.server().inspect(|facts| facts.settled.notify_waiters());
+        }
     }
 
-    /// The server that works for it right now: what a cancel request may hit.
-    pub fn running(&self) -> Option<Rc<Facts>> {
-        if self.busy.get() { self.server() } else { None }
+    /// The server that works for it: what a cancel request may hit. While that is made the client's own,
+    /// the client's query has not begun, and ours must not be hit in its place: waits for the end of it.
+    pub async fn running(&self) -> Option<Rc<Facts>> {
+        loop {
+            match self.busy.get() {
+                Busy::No => return None,
+                Busy::Yes => return self.server(),
+                Busy::Prepared => self.server()?.settled.notified().await,
+            }
+        }
     }
 
     /// Ends it.
@@ -242,6 +251,8 @@ enum Nudge {
 /// Whether a server works for its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
+    /// It owes replies to queries of ours, the client's come after them.
+    Prepared,
     /// It owes replies.
     Yes,
     /// It owes nothing.

@@ -181,6 +181,10 @@ impl Relay<'_> {
                 Poll::Pending => return Step::Waits,
             }
         }
+        // A cancel request that still travels means what was asked before it.
+        if self.server.facts.cancels.get() > 0 && self.server.talk.ledger.is_empty() {
+            return Step::Waits;
+        }
         if self.input == Input::Blocked && self.client.memory.stepwise && !self.deaf {
             return self.wait_client(cx);
         }
@@ -443,7 +447,11 @@ impl Relay<'_> {
     /// Sets the deadline that fits what the client is doing, when that has changed.
     fn watch(&mut self) {
         let ledger = &self.server.talk.ledger;
-        self.client.entry.mark_busy(if ledger.is_empty() { Busy::No } else { Busy::Yes });
+        self.client.entry.mark_busy(match ledger.is_empty() {
+            true => Busy::No,
+            false if ledger.owes_us() => Busy::Prepared,
+            false => Busy::Yes,
+        });
         let watch = match (ledger.is_empty(), ledger.status()) {
             (false, _) => Watch::Query,
             (true, Status::Idle) => Watch::Idle,

@@ -71,6 +71,10 @@ impl Due {
         }
     }
 
+    fn is_ours(&self) -> bool {
+        matches!(self, Self::Query(To::Pool, _))
+    }
+
     fn forgets(&self) -> bool {
         let (Self::Query(To::Client, trace) | Self::Execute(trace)) = self else { return false };
         matches!(trace.strongest(), Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
@@ -151,6 +155,8 @@ pub struct Ledger {
     renames: usize,
     /// How many of what is due may make the server forget what was prepared.
     forgets: usize,
+    /// How many of what is due are queries of ours.
+    ours: usize,
 }
 
 impl Default for Ledger {
@@ -165,6 +171,7 @@ impl Default for Ledger {
             piece: 1,
             renames: 0,
             forgets: 0,
+            ours: 0,
         }
     }
 }
@@ -189,6 +196,11 @@ impl Ledger {
     /// How many replies are due.
     pub fn len(&self) -> usize {
         self.due.len()
+    }
+
+    /// Whether a query of ours is among what is due.
+    pub fn owes_us(&self) -> bool {
+        self.ours > 0
     }
 
     /// Whether no reply is due.
@@ -259,12 +271,14 @@ impl Ledger {
         }
         self.renames += usize::from(message.renames().is_some());
         self.forgets += usize::from(message.forgets());
+        self.ours += usize::from(message.is_ours());
         self.due.push_back(message);
     }
 
     fn gone(&mut self, due: &Due) {
         self.renames -= usize::from(due.renames().is_some());
         self.forgets -= usize::from(due.forgets());
+        self.ours -= usize::from(due.is_ours());
     }
 
     /// Whether a ReadyForQuery for the client is due: until it comes, nobody can say what becomes of
@@ -378,7 +392,7 @@ impl Ledger {
 
     /// Whether the server is answering a query of ours.
     pub fn is_ours(&self) -> bool {
-        matches!(self.due.front(), Some(Due::Query(To::Pool, _)))
+        self.due.front().is_some_and(Due::is_ours)
     }
 
     /// A message that may come at any time.

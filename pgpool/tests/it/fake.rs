@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use common::workers::WorkerId;
+use pgpool::cancel::Waiting;
 use pgpool::client::source::Source;
 use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
@@ -22,7 +23,7 @@ use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
 use pgpool_wire::startup::{self, CancelKey, Opening, Startup, V3_0, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
@@ -39,6 +40,12 @@ pub(crate) struct Fake {
     pub(crate) down: std::sync::atomic::AtomicBool,
     /// Answer nobody who connects.
     pub(crate) stuck: std::sync::atomic::AtomicBool,
+    /// Keep the answer to `set_config` back until told to go on.
+    pub(crate) slow: std::sync::atomic::AtomicBool,
+    /// One has come.
+    pub(crate) came: Notify,
+    /// It is to be answered.
+    pub(crate) go: Notify,
     /// Cancel requests seen.
     pub(crate) cancels: AtomicUsize,
     /// The last one's secret.
@@ -122,16 +129,21 @@ async fn serve(fake: Arc<Fake>, mut io: DuplexStream) {
     backend::put_parameter(&mut out, "client_encoding", "UTF8");
     backend::put_key(&mut out, &CancelKey { pid: 1, secret });
     backend::put_ready(&mut out, Status::Idle);
-    talk(&mut io, out).await;
+    talk(&fake, &mut io, out).await;
     fake.open.fetch_sub(1, Ordering::SeqCst);
 }
 
-async fn talk(io: &mut DuplexStream, mut out: Vec<u8>) {
+async fn talk(fake: &Fake, io: &mut DuplexStream, mut out: Vec<u8>) {
     let mut input = Vec::new();
     let mut status = Status::Idle;
     loop {
         while let Ok(Found::Whole(frame)) = frame::next(&input, 1 << 20) {
             let sql = frontend::query(frame.body).unwrap_or_default();
+            let sets = sql.windows(10).any(|word| word == b"set_config");
+            if sets && fake.slow.load(Ordering::SeqCst) {
+                fake.came.notify_one();
+                fake.go.notified().await;
+            }
             match sql {
                 b"hang" => {}
                 b"stream" => {
@@ -217,6 +229,15 @@ pools:
         let mut talk = self.arrive(&[]);
         talk.answer().await;
         talk
+    }
+
+    /// A client asks for the end of its query.
+    pub(crate) fn cancel(&self, client: u32) {
+        let entry = self.worker.client(client).expect("it is here");
+        let (_, theirs) = tokio::io::duplex(64);
+        let waiting = Waiting::Client(Stream::Memory(Box::new(theirs)));
+        let key = CancelKey { pid: client, secret: entry.secret.to_vec() };
+        assert!(self.inbox.send(Message::Cancel(waiting, key)).is_ok());
     }
 
     /// A client that asks for more at its login, whose answer is still to come.

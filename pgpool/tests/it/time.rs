@@ -84,6 +84,56 @@ async fn query_timeout() {
     .await;
 }
 
+/// P7: a cancel request that comes while the server is made the client's own means the client's query:
+/// it waits for the end of ours.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_spares_our_own_queries() {
+    local(async {
+        let bench = Bench::new(1, "");
+        bench.fake.slow.store(true, Ordering::SeqCst);
+        let mut client = bench.arrive(&[("timezone", "Europe/Rome")]);
+        client.answer().await;
+        client.send("hang").await;
+        bench.fake.came.notified().await;
+        bench.cancel(1);
+        settled().await;
+        assert_eq!(bench.fake.cancels.load(Ordering::SeqCst), 0);
+        bench.fake.go.notify_one();
+        settled().await;
+        assert_eq!(bench.fake.cancels.load(Ordering::SeqCst), 1);
+    })
+    .await;
+}
+
+/// P7: what a client asks while its cancel request still travels waits: the request means what was asked
+/// before.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_spares_what_is_asked_after_it() {
+    local(async {
+        let bench = Bench::new(1, "cancel_wait_timeout: 10s");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("begin").await, "CZ");
+        bench.fake.slow.store(true, Ordering::SeqCst);
+        client.send("select set_config()").await;
+        bench.fake.came.notified().await;
+        bench.fake.stuck.store(true, Ordering::SeqCst);
+        bench.cancel(1);
+        settled().await;
+        bench.fake.go.notify_one();
+        assert_eq!(client.answer().await, "CZ");
+        client.send("select").await;
+        let soon = tokio::time::timeout(Duration::from_secs(9), client.answer());
+        assert!(soon.await.is_err(), "the request could still hit it");
+        assert_eq!(client.answer().await, "CZ");
+    })
+    .await;
+}
+
+/// Everybody has done what can be done without time passing.
+async fn settled() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
 /// P1, P7: servers are asked for protocol 3.2; one that does not know it is spoken to in 3.0, at once from
 /// then on, and one that does gets its long key back in a cancel request.
 #[tokio::test(start_paused = true)]
