@@ -11,6 +11,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::cmsg_space;
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -40,7 +41,7 @@ pub fn send(mut to: &UnixStream, message: &[u8], with: &[BorrowedFd<'_>]) -> io:
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // Descriptors travel with at least one byte.
-        sendmsg(to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())?;
+        retry_on_intr(|| sendmsg(to, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty()))?;
     }
     to.write_all(message)
 }
@@ -65,7 +66,7 @@ pub fn receive(mut from: &UnixStream) -> io::Result<Received> {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let parts = &mut [IoSliceMut::new(&mut byte)];
-        let got = recvmsg(from, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let got = retry_on_intr(|| recvmsg(from, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(some) = message {
                 descriptors.extend(some);
