@@ -94,7 +94,7 @@ pub enum Tie {
 pub fn judge(sql: &[u8]) -> Trace {
     let mut lexer = Lexer::new(sql);
     let mut all = Trace::Nothing;
-    let mut ended = None;
+    let mut ended = Ended::default();
     let mut count = 0;
     loop {
         let start = lexer.position();
@@ -103,31 +103,58 @@ pub fn judge(sql: &[u8]) -> Trace {
         if let Some(trace) = trace {
             count += 1;
             let trace = finish(trace, text);
-            ended = union(ended, trace.unlistened());
+            ended.see(&trace, text);
             all = join(all, trace, count);
         }
         if end == End::Text {
-            return beside(all, ended);
+            return ended.beside(all);
         }
         if end == End::Broken {
-            return beside(join(all, Trace::Unknown, 2), ended);
+            return ended.beside(join(all, Trace::Unknown, 2));
         }
     }
 }
 
-/// Channels that one or the other `UNLISTEN` ends; none are all.
-fn union(left: Option<Rc<[Channel]>>, right: Option<&Rc<[Channel]>>) -> Option<Rc<[Channel]>> {
-    let (Some(one), Some(other)) = (&left, right) else { return left.or(right.cloned()) };
-    let all = one.is_empty() || other.is_empty();
-    Some(one.iter().chain(&**other).filter(|_| !all).cloned().collect())
+/// What the `UNLISTEN`s of a text end. One that is heard too much is better than one too little: where it
+/// cannot be told, nothing is ended.
+#[derive(Default)]
+struct Ended {
+    channels: Vec<Channel>,
+    all: bool,
+    seen: bool,
+    /// There are too many, or some were taken back.
+    vague: bool,
 }
 
-/// What is ended, beside what counts more.
-fn beside(trace: Trace, ended: Option<Rc<[Channel]>>) -> Trace {
-    match (trace, ended) {
-        (Trace::Unlistens(_) | Trace::Nothing, Some(ended)) => Trace::Unlistens(ended),
-        (trace, Some(ended)) => Trace::Beside(Rc::new((trace, ended))),
-        (trace, None) => trace,
+/// Channels that a text ends one by one; more are not followed.
+const MOST_ENDED: usize = 64;
+
+impl Ended {
+    fn see(&mut self, trace: &Trace, text: &[u8]) {
+        if let Trace::Unlistens(channels) = trace {
+            self.seen = true;
+            self.all |= channels.is_empty();
+            let new = channels.iter().filter(|channel| !self.channels.contains(channel));
+            let new: Vec<Channel> = new.cloned().collect();
+            self.channels.extend(new);
+            self.vague |= self.channels.len() > MOST_ENDED;
+        } else if self.seen && !self.vague {
+            let first = Lexer::new(text).next_token();
+            let undoes = |word| is(word, "rollback") || is(word, "abort");
+            self.vague = matches!(first, Token::Word(word) if undoes(word));
+        }
+    }
+
+    /// What is ended, beside what counts more.
+    fn beside(self, trace: Trace) -> Trace {
+        let told = self.seen && !self.vague;
+        let ended = || if self.all { Rc::default() } else { Rc::from(self.channels) };
+        match trace {
+            Trace::Unlistens(_) | Trace::Nothing if told => Trace::Unlistens(ended()),
+            Trace::Unlistens(_) => Trace::Nothing,
+            trace if told => Trace::Beside(Rc::new((trace, ended()))),
+            trace => trace,
+        }
     }
 }
 

@@ -42,6 +42,19 @@ fn what_unlisten_ends() {
     }
 }
 
+/// P3, O5: what is taken back ends nothing, and neither do more channels than are followed: one that is heard
+/// too much is better than one too little. A text of many pieces is read once.
+#[test]
+fn vague_unlistens_end_nothing() {
+    assert_eq!(judge(b"unlisten a; rollback; unlisten b"), Trace::Nothing);
+    assert_eq!(judge(b"unlisten a; abort and chain; select 1"), Trace::Nothing);
+    assert_eq!(judge(b"rollback; unlisten b"), ends(&["b"]));
+    assert_eq!(judge(b"unlisten a; unlisten a"), ends(&["a"]));
+    let many: String = (0..20_000).map(|n| format!("unlisten c{n};")).collect();
+    assert_eq!(judge(many.as_bytes()), Trace::Nothing);
+    assert_eq!(judge((many + "reset all").as_bytes()), Trace::Settings);
+}
+
 /// P3: what ties, what is repeated, what is reset, and what is nothing.
 #[test]
 fn what_statements_leave_behind() {

@@ -159,7 +159,10 @@ pub enum Notes {
 /// `UNLISTEN` was carried out by a server; it counts when its transaction commits.
 fn unlistened(client: &mut Memory, trace: &Trace) {
     // One that is heard too much is better than one too little.
-    if let Some(channels) = trace.unlistened() {
+    let Some(channels) = trace.unlistened() else { return };
+    // The same text ends the same channels, however many statements it does it with.
+    let same = |last: &Pending| matches!(last, Pending::Unlisten(known) if std::rc::Rc::ptr_eq(known, channels));
+    if !client.pending.last().is_some_and(same) {
         client.pending.push(Pending::Unlisten(std::rc::Rc::clone(channels)));
     }
 }
