@@ -126,17 +126,18 @@ impl Client {
     /// What the ear has heard for it goes out once all before it has.
     pub(super) fn tell_heard(&mut self) {
         if self.out.is_empty() {
-            let heard = self.heard();
-            self.out.keep(&heard);
+            let mut out = std::mem::take(&mut self.out);
+            out.fill(|out| self.heard(out));
+            self.out = out;
         }
     }
 
-    /// What its pool's ear has heard for it. Its encoding may have changed since its LISTEN.
-    pub fn heard(&self) -> Vec<u8> {
-        let Some(listening) = &self.memory.listening else { return Vec::new() };
-        listening.take(|| self.is_read_alike()).unwrap_or_else(|| {
+    /// Appends a part of what its pool's ear has heard for it. Its encoding may have changed since its LISTEN.
+    pub fn heard(&self, out: &mut Vec<u8>) {
+        if let Some(listening) = &self.memory.listening
+            && !listening.tell(|| self.is_read_alike(), out)
+        {
             self.entry.end(Ending::Deaf);
-            Vec::new()
-        })
+        }
     }
 }

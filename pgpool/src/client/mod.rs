@@ -397,7 +397,8 @@ impl Client {
             self.tell_heard();
             if !self.out.is_empty() {
                 match self.out.poll_empty(&mut self.io, cx) {
-                    Poll::Ready(Ok(())) => {}
+                    // What was heard meanwhile has waited for it.
+                    Poll::Ready(Ok(())) => continue,
                     Poll::Ready(Err(_)) => return Poll::Ready(Wake::Left),
                     Poll::Pending => return Poll::Pending,
                 }

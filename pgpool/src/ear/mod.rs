@@ -9,7 +9,7 @@ mod line;
 pub mod wish;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 
 use tokio::sync::{mpsc, oneshot};
@@ -35,11 +35,13 @@ pub struct Hearing {
 #[derive(Default)]
 struct Heard {
     /// Whole messages, and the channels that they came by: without one, a warning of ours.
-    messages: Vec<(Option<Channel>, Rc<[u8]>)>,
+    messages: VecDeque<(Option<Channel>, Rc<[u8]>)>,
     /// What they take.
     bytes: usize,
 }
 
+/// Bytes that a client is told at once, or one message.
+const AT_ONCE: usize = 64 << 10;
 /// Around each message that waits.
 const AROUND: usize = 64;
 /// Before the texts of a notification: its tag, its length and a process.
@@ -73,7 +75,7 @@ impl Heard {
         let fits = bytes <= MOST_HEARD;
         if fits {
             self.bytes = bytes;
-            self.messages.push((channel, Rc::clone(message)));
+            self.messages.push_back((channel, Rc::clone(message)));
         }
         fits
     }
@@ -85,6 +87,14 @@ impl Heard {
             None => by.is_none(),
         });
         self.bytes = self.messages.iter().map(|(_, message)| message.len() + AROUND).sum();
+    }
+
+    /// The first one, if it is not too much at once.
+    fn next(&mut self, room: usize) -> Option<Rc<[u8]>> {
+        let fits = self.messages.front().is_some_and(|(_, message)| message.len() <= room);
+        let (_, message) = if fits { self.messages.pop_front()? } else { return None };
+        self.bytes -= message.len() + AROUND;
+        Some(message)
     }
 }
 
@@ -105,14 +115,22 @@ impl Listening {
         Self { pool: Rc::clone(pool), hearing }
     }
 
-    /// What it is to be told now: whole messages. `None`: it would not read them as they were meant, as its
-    /// encoding is another than ours.
-    pub fn take(&self, is_read_alike: impl FnOnce() -> bool) -> Option<Vec<u8>> {
-        let messages = self.hearing.heard.take().messages;
-        let plain = |message: &Rc<[u8]>| message.get(HEAD..).is_none_or(<[u8]>::is_ascii);
-        let all_plain = messages.iter().all(|(_, message)| plain(message));
-        let all = messages.iter().flat_map(|(_, message)| message.iter().copied());
-        (all_plain || is_read_alike()).then(|| all.collect())
+    /// Appends what it is to be told now: whole messages, as many as it may be told at once. `false`: it
+    /// would not read one of them as it was meant, as its encoding is another than ours.
+    pub fn tell(&self, is_read_alike: impl Fn() -> bool, out: &mut Vec<u8>) -> bool {
+        let mut heard = self.hearing.heard.borrow_mut();
+        let room = |out: &Vec<u8>| match out.is_empty() {
+            true => usize::MAX,
+            false => AT_ONCE.saturating_sub(out.len()),
+        };
+        while let Some(message) = heard.next(room(out)) {
+            let plain = || message.get(HEAD..).is_none_or(<[u8]>::is_ascii);
+            if !plain() && !is_read_alike() {
+                return false;
+            }
+            out.extend_from_slice(&message);
+        }
+        true
     }
 
     /// Whether it listens on a channel.
@@ -141,15 +159,21 @@ impl Listening {
 
     /// Stops listening on one channel, or on all.
     pub fn unlisten(&self, channel: Option<&Channel>) {
-        self.hearing.heard.borrow_mut().forget(channel);
+        let mut heard = self.hearing.heard.borrow_mut();
         let mut channels = self.hearing.channels.borrow_mut();
         let mut forget = |channel: Channel| {
             let hearing = Rc::clone(&self.hearing);
             self.pool.ear.tell(Order::Forget { channel, hearing });
         };
         match channel {
-            Some(channel) => drop(channels.take(channel).map(forget)),
-            None => channels.drain().for_each(&mut forget),
+            Some(channel) => drop(channels.take(channel).map(|channel| {
+                heard.forget(Some(&channel));
+                forget(channel);
+            })),
+            None => {
+                heard.forget(None);
+                channels.drain().for_each(&mut forget);
+            }
         }
     }
 }
@@ -185,7 +209,7 @@ pub struct Ear {
     /// Whether it has a server connection now.
     connected: Cell<bool>,
     /// A pause closes it; `SUSPEND` leaves it.
-    closes: Cell<bool>,
+    pub(crate) closes: Cell<bool>,
 }
 
 impl Ear {
@@ -195,7 +219,7 @@ impl Ear {
     }
 
     /// Whether it gives its connection up while its pool is paused.
-    pub fn close_when_paused(&self, closes: bool) {
+    pub fn set_closing(&self, closes: bool) {
         self.closes.set(closes);
     }
 

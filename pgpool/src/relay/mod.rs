@@ -434,7 +434,8 @@ impl Relay<'_> {
         if !between || !self.client.out.is_empty() {
             return Step::Waits;
         }
-        let heard = self.client.heard();
+        let mut heard = Vec::new();
+        self.client.heard(&mut heard);
         if heard.is_empty() {
             return Step::Waits;
         }

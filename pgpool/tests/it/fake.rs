@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
@@ -146,6 +147,14 @@ async fn talk(fake: &Fake, io: &mut DuplexStream, mut out: Vec<u8>) {
             }
             match sql {
                 b"hang" => {}
+                // Somebody notifies at once.
+                listen if listen.starts_with(b"LISTEN ") => {
+                    backend::put_command(&mut out, "LISTEN");
+                    backend::put_ready(&mut out, status);
+                    frame::put(&mut out, backend::tag::NOTIFICATION, |out| {
+                        out.extend(b"\0\0\0\x07jobs\0first\0");
+                    });
+                }
                 b"stream" => {
                     frame::put(&mut out, backend::tag::COPY_BOTH, |out| out.extend([0; 3]));
                     frame::put(&mut out, backend::tag::COPY_DATA, |out| out.extend([7; 100]));
@@ -283,6 +292,21 @@ impl Talk {
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         self.io.read_to_end(&mut self.input).await.expect("an end");
         self.input
+    }
+
+    /// The type of the next message, if one comes without anything else happening.
+    pub(crate) async fn tag(&mut self) -> Option<char> {
+        let next = async {
+            loop {
+                if let Ok(Found::Whole(frame)) = frame::next(&self.input, 1 << 20) {
+                    let (tag, used) = (frame.tag, frame.raw.len());
+                    self.input.drain(..used);
+                    return tag as char;
+                }
+                assert!(self.io.read_buf(&mut self.input).await.unwrap_or(0) > 0, "it is gone");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(1), next).await.ok()
     }
 
     /// Type bytes up to ReadyForQuery or the end; an error by its SQLSTATE.
