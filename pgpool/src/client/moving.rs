@@ -6,6 +6,7 @@
 //! they were, and not a byte of it is lost.
 
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgpool_wire::startup::Replication;
@@ -43,7 +44,16 @@ impl Client {
         let refusal = Some(Refusal::ShuttingDown);
         let Some(link) = self.worker.successor() else { return refusal };
         // Packed all at once they would be there twice.
-        let Some(room) = link.room().await else { return refusal };
+        let ending = std::future::poll_fn(|cx| match self.entry.ending(cx) {
+            Some(ending) => Poll::Ready(ending),
+            None => Poll::Pending,
+        });
+        let room = tokio::select! {
+            biased;
+            ending = ending => return Some(self.refusal(ending)),
+            room = link.room() => room,
+        };
+        let Some(room) = room else { return refusal };
         let Some(parcel) = self.pack() else { return refusal };
         let socket = match self.io.give_away() {
             Ok(Some(socket)) => socket,
