@@ -137,6 +137,9 @@ pub enum Refusal {
     /// `server_fast_close`.
     #[error("the server connection is closed after RECONNECT or a reload")]
     Reconnected,
+    /// `PAUSE`, to who replicates.
+    #[error("the database is paused")]
+    Paused,
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
@@ -216,6 +219,7 @@ impl Refusal {
             Self::Settings(_) => b"22023",
             Self::ShuttingDown
             | Self::Reconnected
+            | Self::Paused
             | Self::Killed
             | Self::Removed
             | Self::Fenced => b"57P01",

@@ -302,7 +302,9 @@ impl Talk {
 
     /// `SUSPEND` is answered when no server works for anybody.
     async fn suspended(&self) {
-        let works = |report: &Report| report.pools.iter().any(|pool| pool.load.active > 0);
+        // Who replicates is given no server: there is nothing to wait for.
+        let works =
+            |report: &Report| report.pools.iter().any(|pool| pool.load.active > pool.load.apart);
         while works(&Report::of_all(&self.worker.peers).await) {
             tokio::time::sleep(PAUSE_LOOK).await;
         }

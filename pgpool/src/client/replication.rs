@@ -37,29 +37,28 @@ pub struct Guest {
     pub server: Box<Server>,
     /// Its places among the clients of its database and user.
     pub shares: (Held, Held),
+    /// What it is told first.
+    pub greeting: Vec<u8>,
 }
 
 /// Serves one client that replicates until it or its server has gone.
 pub async fn serve(worker: Rc<Worker>, door: Door, guest: Guest) {
-    let Guest { listed, pool, server, shares } = guest;
+    let Guest { listed, pool, server, shares, greeting } = guest;
     let entry = Rc::clone(&listed.entry);
     entry.enter(ClientPhase::Active, None);
     entry.link(Some(Rc::clone(&server.facts)));
     // Whatever it runs, a cancel request can mean no other query.
     entry.mark_busy(Busy::Yes);
     server.facts.client.set(Some(entry.pid));
-    let mut link = Link {
-        io: door.io,
-        out: Outbox::default(),
-        early: door.input,
-        server,
-        walk: Walk::default(),
-        leaving: false,
-    };
+    let mut out = Outbox::default();
+    out.keep(&greeting);
+    let mut link =
+        Link { io: door.io, out, early: door.input, server, walk: Walk::default(), leaving: false };
     let end = std::future::poll_fn(|cx| link.poll(&worker, &pool, &listed, cx)).await;
     entry.link(None);
     let Link { mut io, out, server, walk, leaving, .. } = link;
-    pool.part(server, if walk.phase == Phase::Busy { Busy::Yes } else { Busy::No });
+    let works = walk.phase == Phase::Busy && !leaving;
+    pool.part(server, if works { Busy::Yes } else { Busy::No });
     let refused = match end {
         End::Left => None,
         End::Ended(ending) => Some(told(ending)),
@@ -139,8 +138,13 @@ impl Link {
                     Step::End(end) => return Poll::Ready(end),
                 }
             }
-            if worker.is_draining() && self.walk.may_end() && self.out.is_empty() {
-                return Poll::Ready(End::Ended(Ending::ShuttingDown));
+            if self.walk.may_end() && self.out.is_empty() {
+                if worker.is_draining() {
+                    return Poll::Ready(End::Ended(Ending::ShuttingDown));
+                }
+                if pool.closes_apart() {
+                    return Poll::Ready(End::Broken(Refusal::Paused));
+                }
             }
             if !moved {
                 return Poll::Pending;

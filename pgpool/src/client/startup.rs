@@ -13,7 +13,7 @@ use pgpool_wire::startup::{CancelKey, Replication, Startup, V3_2};
 use rand::RngCore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::entry::{Busy, Entry, Who};
+use super::entry::{Entry, Who};
 use super::rules;
 use super::source::Source;
 use super::{auth, replication};
@@ -203,7 +203,7 @@ pub async fn admit(
     let listed = list(worker, door, startup, (source, role));
     worker.observer.emit(ClientConnected { client: &listed.entry });
     if replication != Replication::No {
-        let guest = replicate(worker, door, startup, (listed, pool, shares)).await?;
+        let guest = replicate(worker, startup, (listed, pool, shares)).await?;
         return Ok(Admitted::Replication(Box::new(guest)));
     }
     let welcome = welcome(worker, &pool).await?;
@@ -235,7 +235,6 @@ fn learn(worker: &Rc<Worker>, (database, role): (&str, &str), credential: Creden
 /// replication connection takes no SET, and who replicates synchronously is known by its application_name.
 async fn replicate(
     worker: &Rc<Worker>,
-    door: &mut Door,
     startup: &Startup,
     (listed, pool, shares): (Listed, Rc<Pool>, (Held, Held)),
 ) -> Result<replication::Guest, Refusal> {
@@ -246,16 +245,9 @@ async fn replicate(
     let parameters: Vec<_> = parameters.collect();
     let asked = Asked { replication: listed.entry.replication, parameters: &parameters };
     let (server, said) = pool.connect_apart(worker, asked).await?;
-    let guest = replication::Guest { listed, pool, server, shares };
-    let mut out = Vec::new();
-    greet(&said, |_| None, &guest.listed.entry, &mut out);
-    match door.write(&out).await {
-        Ok(()) => Ok(guest),
-        Err(refusal) => {
-            guest.pool.part(guest.server, Busy::No);
-            Err(refusal)
-        }
-    }
+    let mut greeting = Vec::new();
+    greet(&said, |_| None, &listed.entry, &mut greeting);
+    Ok(replication::Guest { listed, pool, server, shares, greeting })
 }
 
 /// Says which version is spoken and which protocol options are unknown, where there is need.

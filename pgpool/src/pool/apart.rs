@@ -3,15 +3,16 @@
 //!
 //! Invariant: they count in the limits, and none of them is ever given to anybody else.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use pgpool_wire::startup::Replication;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use topology::pool::ServerAddress;
 
 use super::Pool;
-use super::sizing::{Begins, Made, Places};
+use super::sizing::{Begins, MOST_CONNECTING, Made, Places, Retry};
 use crate::client::entry::Busy;
 use crate::fatal::Refusal;
 use crate::server::connect::{Asked, ConnectError};
@@ -24,6 +25,8 @@ use crate::worker::Worker;
 pub struct Apart {
     waiting: Cell<usize>,
     freed: Notify,
+    /// A server that lets nobody in meets no storm: when the next connect may be tried.
+    retry: RefCell<Retry>,
 }
 
 impl Apart {
@@ -69,6 +72,7 @@ impl Connecting {
 impl Drop for Connecting {
     fn drop(&mut self) {
         self.0.sizing.borrow_mut().count(Begins::No);
+        self.0.apart.tell();
     }
 }
 
@@ -107,7 +111,7 @@ impl Pool {
 
     /// Whether a connect may be tried by now: a server that lets nobody in meets no storm.
     pub fn may_connect(&self, now: Instant) -> bool {
-        self.sizing.borrow().not_before <= now
+        self.sizing.borrow().retry.at.is_none_or(|at| at <= now)
     }
 
     /// What became of a try to connect the one that listens.
@@ -116,8 +120,8 @@ impl Pool {
         let longest = worker.snapshot().settings.server_login_retry;
         let mut sizing = self.sizing.borrow_mut();
         match worked {
-            true => sizing.worked(worker.now()),
-            false => sizing.failed(worker.now(), longest),
+            true => sizing.retry.worked(),
+            false => sizing.retry.failed(worker.now(), longest),
         }
     }
 
@@ -158,6 +162,7 @@ impl Pool {
         worker.tick();
         match outcome.unwrap_or(Err(ConnectError::Timeout)) {
             Ok((address, ready)) => {
+                self.apart.retry.borrow_mut().worked();
                 let said = ready.welcome.clone();
                 let made = Made { generation, replication: asked.replication };
                 let server = self.enrol(worker, &address, ready, (places, made));
@@ -166,10 +171,25 @@ impl Pool {
             }
             Err(fault) => {
                 worker.count_error();
+                let longest = worker.snapshot().settings.server_login_retry;
+                self.apart.retry.borrow_mut().failed(worker.now(), longest);
                 let database = self.database().name.clone();
                 Err(Refusal::Unavailable { database, reason: fault.told() })
             }
         }
+    }
+
+    /// Whether those who replicate are to go: at a `PAUSE`, not at a `SUSPEND`.
+    pub fn closes_apart(&self) -> bool {
+        self.is_paused() && self.ear.closes.get()
+    }
+
+    /// Those who replicate look whether they are to go.
+    pub(super) fn tell_apart(&self) {
+        let Some(worker) = self.worker.upgrade() else { return };
+        let theirs = self.servers().into_iter().filter(|it| it.replication != Replication::No);
+        let clients = theirs.filter_map(|facts| worker.client(facts.client.get()?));
+        clients.for_each(|entry| entry.wake());
     }
 
     /// Closes a server of one client alone, who is gone; what it works on is of no use any more.
@@ -184,8 +204,12 @@ impl Pool {
     /// Waits for a place among the pool's servers and in the limits that it shares.
     async fn room(&self, worker: &Worker) -> Result<(Places, Connecting), Refusal> {
         let wait = worker.snapshot().settings.query_wait_timeout;
-        let _turn = Turn::new(&self.apart);
+        let retry = self.apart.retry.borrow().at;
         let room = async {
+            if let Some(at) = retry {
+                tokio::time::sleep_until(at).await;
+            }
+            let _turn = Turn::new(&self.apart);
             loop {
                 let freed = self.apart.freed.notified();
                 if let Some(room) = self.room_now() {
@@ -204,8 +228,11 @@ impl Pool {
         if self.is_paused() || !self.knows_servers() {
             return None;
         }
-        let total = self.facts.borrow().len() + self.sizing.borrow().connecting();
-        if total >= self.size() {
+        let connecting = self.sizing.borrow().connecting();
+        if connecting >= MOST_CONNECTING {
+            return None;
+        }
+        if self.facts.borrow().len() + connecting >= self.size() {
             // Its place is free once it has gone.
             if !self.is_closing() {
                 self.give_up_one();

@@ -193,6 +193,8 @@ pub struct Load {
     pub active: usize,
     /// In the pool.
     pub idle: usize,
+    /// Of these, for one who replicates.
+    pub apart: usize,
     /// Being cleaned.
     pub cleaning: usize,
     /// Being connected.
@@ -220,7 +222,7 @@ impl Pool {
             meters,
             idle: RefCell::default(),
             waiters: RefCell::default(),
-            sizing: RefCell::new(Sizing::new(worker.now())),
+            sizing: RefCell::default(),
             facts: RefCell::default(),
             paused: Cell::new(false),
             ear: Ear::default(),
@@ -338,7 +340,7 @@ impl Pool {
         if membership.role == Role::Primary {
             self.end_fenced();
         }
-        self.sizing.borrow_mut().worked(now);
+        self.sizing.borrow_mut().retry.worked();
         self.grow();
     }
 
@@ -506,7 +508,10 @@ impl Pool {
         for facts in self.facts.borrow().iter() {
             match facts.phase.get() {
                 ServerPhase::Idle => load.idle += 1,
-                ServerPhase::Active => load.active += 1,
+                ServerPhase::Active => {
+                    load.active += 1;
+                    load.apart += usize::from(facts.replication != Replication::No);
+                }
                 ServerPhase::Cleaning | ServerPhase::Closing => load.cleaning += 1,
             }
         }
@@ -528,7 +533,7 @@ impl Pool {
     pub fn pause(&self, paused: Pause) {
         self.paused.set(paused == Pause::Paused);
         if paused == Pause::Running {
-            self.ear.close_when_paused(false);
+            self.ear.set_closing(false);
             let idle = std::mem::take(&mut *self.idle.borrow_mut());
             idle.into_iter().for_each(|server| self.put(server));
             self.grow();

@@ -25,7 +25,7 @@ use crate::snapshot::Held;
 use crate::worker::Worker;
 
 /// Connects of one pool at a time: a burst of clients must not become a burst of logins.
-const MOST_CONNECTING: usize = 4;
+pub(super) const MOST_CONNECTING: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether a connect begins or has ended.
@@ -36,21 +36,36 @@ pub(super) enum Begins {
 }
 
 /// Where a pool stands with its connects.
+#[derive(Default)]
 pub struct Sizing {
     connecting: usize,
     /// Of these, how many go to each address of the database.
     next: usize,
-    pause: Duration,
-    pub(super) not_before: Instant,
+    pub(super) retry: Retry,
     armed: bool,
 }
 
-impl Sizing {
-    /// Ready to connect.
-    pub fn new(now: Instant) -> Self {
-        Self { connecting: 0, next: 0, pause: Duration::ZERO, not_before: now, armed: false }
+/// When a connect may be tried again: the pauses grow while it fails.
+#[derive(Default)]
+pub(super) struct Retry {
+    pause: Duration,
+    /// `None`: at once.
+    pub(super) at: Option<Instant>,
+}
+
+impl Retry {
+    pub(super) fn failed(&mut self, now: Instant, longest: Duration) {
+        self.pause = (self.pause * 2).clamp(FIRST_PAUSE.min(longest), longest);
+        self.at = Some(now + self.pause);
     }
 
+    /// Nothing speaks against the next try.
+    pub(super) fn worked(&mut self) {
+        *self = Self::default();
+    }
+}
+
+impl Sizing {
     /// One more connect is under way, or one less.
     pub(super) fn count(&mut self, begins: Begins) {
         match begins {
@@ -62,17 +77,6 @@ impl Sizing {
     /// Connects under way.
     pub fn connecting(&self) -> usize {
         self.connecting
-    }
-
-    pub(super) fn failed(&mut self, now: Instant, longest: Duration) {
-        self.pause = (self.pause * 2).clamp(FIRST_PAUSE.min(longest), longest);
-        self.not_before = now + self.pause;
-    }
-
-    /// Nothing speaks against the next try.
-    pub fn worked(&mut self, now: Instant) {
-        self.pause = Duration::ZERO;
-        self.not_before = now;
     }
 }
 
@@ -96,8 +100,9 @@ impl Pool {
             if !self.knows_servers() {
                 return;
             }
-            if self.sizing.borrow().not_before > now {
-                return self.arm();
+            let retry = self.sizing.borrow().retry.at.filter(|at| *at > now);
+            if let Some(at) = retry {
+                return self.arm(at);
             }
             let Some(places) = self.places() else { return };
             self.sizing.borrow_mut().connecting += 1;
@@ -160,12 +165,12 @@ impl Pool {
     }
 
     /// Tries again when the pause is over.
-    fn arm(&self) {
+    fn arm(&self, at: Instant) {
         let mut sizing = self.sizing.borrow_mut();
         if std::mem::replace(&mut sizing.armed, true) {
             return;
         }
-        let (at, pool) = (sizing.not_before, self.me());
+        let pool = self.me();
         tokio::task::spawn_local(async move {
             tokio::time::sleep_until(at).await;
             pool.sizing.borrow_mut().armed = false;
@@ -185,7 +190,7 @@ impl Pool {
         self.sizing.borrow_mut().connecting -= 1;
         match outcome.unwrap_or(Err(ConnectError::Timeout)) {
             Ok((address, ready)) => {
-                self.sizing.borrow_mut().worked(now);
+                self.sizing.borrow_mut().retry.worked();
                 *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
                     parameters: ready.welcome.clone(),
                     variables: ready.variables.clone(),
@@ -196,7 +201,7 @@ impl Pool {
             Err(fault) => {
                 drop(places);
                 let longest = worker.snapshot().settings.server_login_retry;
-                self.sizing.borrow_mut().failed(now, longest);
+                self.sizing.borrow_mut().retry.failed(now, longest);
                 self.failed(&worker, &fault);
             }
         }
@@ -411,7 +416,8 @@ impl Pool {
     /// Closes all idle servers, and what listens, if it is paused.
     pub fn close_when_paused(&self) {
         if self.paused.get() {
-            self.ear.close_when_paused(true);
+            self.ear.set_closing(true);
+            self.tell_apart();
             self.close_idle();
         }
     }

@@ -171,3 +171,25 @@ async fn streams_end_with_the_instance() {
     })
     .await;
 }
+
+/// P8: `SUSPEND` has nothing to wait for in who replicates; `PAUSE` ends the stream, so that the database can be
+/// left alone.
+#[tokio::test]
+async fn pauses_wait_for_no_stream() {
+    let server = Postgres::start().await;
+    let root = server.root().await;
+    root.batch_execute("alter role open replication").await.expect("altered");
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let mut raw = Raw::login_with(pooler.port, &[("replication", "true")]).await;
+    raw.send(&query("IDENTIFY_SYSTEM")).await;
+    assert_eq!(tags(&raw.until_ready(1).await), "TDCZ");
+    let console = pooler.console().await;
+    console.batch_execute("suspend").await.expect("suspended");
+    console.batch_execute("resume").await.expect("resumed");
+    raw.send(&query("IDENTIFY_SYSTEM")).await;
+    assert_eq!(tags(&raw.until_ready(1).await), "TDCZ", "it goes on");
+    console.batch_execute("pause shop").await.expect("paused");
+    let (tag, body) = raw.message().await.expect("a word");
+    assert_eq!(tag, b'E');
+    assert!(crate::raw::text(&[(tag, body)]).contains("57P01"));
+}

@@ -129,6 +129,41 @@ async fn a_cancel_spares_what_is_asked_after_it() {
     .await;
 }
 
+/// P3: a notification that comes right behind the answer to LISTEN is told behind it, though its client does
+/// nothing more.
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_at_once_is_told_at_once() {
+    local(async {
+        let bench = Bench::new(2, "shared_listen: true");
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("listen jobs").await, "CZ");
+        assert_eq!(client.tag().await, Some('A'));
+        assert_eq!(client.tag().await, None);
+    })
+    .await;
+}
+
+/// P1, P7: a server that lets nobody in to replicate is tried with growing pauses, whoever asks.
+#[tokio::test(start_paused = true)]
+async fn refused_streams_meet_pauses() {
+    local(async {
+        let bench = Bench::new(2, "server_login_retry: 15s");
+        bench.fake.down.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        let mut took = Vec::new();
+        for _ in 0..4 {
+            let mut client = bench.arrive(&[("replication", "true")]);
+            assert!(client.answer().await.ends_with('$'));
+            took.push(begun.elapsed().as_millis());
+        }
+        let pauses: Vec<_> = took.windows(2).map(|two| two[1] - two[0]).collect();
+        assert!(pauses[0] >= 100 && pauses[1] >= 200 && pauses[2] >= 400, "{pauses:?}");
+        bench.fake.down.store(false, Ordering::SeqCst);
+        assert_eq!(bench.client().await.ask("select").await, "CZ", "queries wait for none of it");
+    })
+    .await;
+}
+
 /// Everybody has done what can be done without time passing.
 async fn settled() {
     tokio::time::sleep(Duration::from_millis(1)).await;
