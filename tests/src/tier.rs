@@ -54,6 +54,7 @@ impl Draft {
         draft.secret("hash-key", "0123456789abcdef0123456789abcdef");
         draft.secret("app.scram", "not needed by this test");
         draft.file("static/avatar.jpg", AVATAR);
+        draft.file("protos/echo.proto", ECHO);
         draft
     }
 
@@ -102,6 +103,9 @@ impl Draft {
 
 /// What the documented stack serves as a file.
 pub const AVATAR: &[u8] = include_bytes!("../../topology/stacks/static/avatar.jpg");
+
+/// What the demo's gRPC service is called by.
+const ECHO: &[u8] = include_bytes!("../../topology/stacks/protos/echo.proto");
 
 /// Where access records go, relative to the topology file.
 const RECORDS: &str = "access.ndjson";

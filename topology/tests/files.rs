@@ -170,6 +170,11 @@ fn documented_stack() {
     assert_eq!(user.endpoints[0].address, "127.0.0.1:7010".parse().unwrap());
     assert_eq!(user.max_requests_per_connection.unwrap().get(), 1000);
     assert_eq!(user.max_connection_age, Some(Duration::from_secs(60)));
+    let echo = &app.upstreams[route("/v1/echo/*").to.service().unwrap().0];
+    assert_eq!(
+        (echo.service.as_str(), echo.via, echo.endpoints.len()),
+        ("echo", Via::Endpoints, 2)
+    );
     let search = &route("/api/search").policy.limits;
     let names: Vec<_> = search.iter().map(|LimitId(i)| app.limits[*i].name.as_str()).collect();
     assert_eq!(names, ["total", "address", "user", "search"]);

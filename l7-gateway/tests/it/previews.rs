@@ -82,7 +82,7 @@ async fn a_preview_names_the_calls_of_an_aggregate() {
 #[tokio::test]
 async fn a_preview_of_a_call_is_no_failure() {
     local(async {
-        let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../topology/demo/echo.proto");
+        let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../topology/stacks/protos/echo.proto");
         let lines = |proto: &str| {
             format!(
                 "    upstreams: {{ user: {{ protocol: http2 }} }}\n    routes:\n      - {{ path: /v1/echo/*, to: user, transcode: {{ protos: {proto} }} }}"

@@ -18,10 +18,8 @@ struct Scene {
 
 impl Scene {
     async fn new(edit: impl FnOnce(Draft) -> Draft) -> Self {
-        let proto = concat!(env!("CARGO_MANIFEST_DIR"), "/../topology/demo/echo.proto");
         let draft = Draft::new(include_str!("../../../topology/stacks/mesh.yaml"))
             .edit("file:ca.pem", "file:pki/ca.pem")
-            .edit("../demo/echo.proto", proto)
             .edit(
                 "    identity-headers",
                 "    access-log: file:access.ndjson\n    identity-headers",

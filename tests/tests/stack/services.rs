@@ -18,7 +18,7 @@ struct Scene {
     _services: Vec<Program>,
 }
 
-/// Service, port and name of each demo server of the file.
+/// Service, port and name of each demo server of the file that speaks HTTP.
 const SERVERS: [(&str, u16, &str); 7] = [
     ("user", 7011, "user-1"),
     ("user", 7012, "user-2"),
@@ -45,7 +45,9 @@ impl Scene {
         let start = |(what, port, name): (&str, _, &str)| {
             demo::start(what, stack.address.at(port), name, &uses)
         };
-        let services = SERVERS.map(start).into();
+        let calls = [(7041, "echo-1"), (7042, "echo-2")];
+        let calls = calls.map(|(port, name)| demo::grpc(stack.address.at(port), name));
+        let services = SERVERS.map(start).into_iter().chain(calls).collect();
         stack.start_all(&["pool-1", "ilb-1", "gw-1", "gw-2", "nlb-1"]).await;
         Self { stack, issuer, database, _redis: redis, _services: services }
     }
@@ -124,4 +126,35 @@ async fn every_documented_path_leads_to_its_service() {
                WHERE o.id = $1";
     let row = scene.database.superuser("app").await.query_one(row, &[&order]).await.unwrap();
     assert_eq!(row.get::<_, i64>(0), 98765);
+}
+
+/// G15: HTTP and JSON with a token call the demo's gRPC service through edge and gateway, whose calls go to both of its
+/// servers; several answers come as lines, an error with its code, and nothing without a token.
+#[tokio::test]
+async fn json_calls_the_grpc_service() {
+    let scene = Scene::new().await;
+    let mut servers = std::collections::BTreeSet::new();
+    // Which one a worker begins with is chance.
+    while servers.len() < 2 {
+        let answer = scene.ask("GET", "/v1/echo/salve%20%C3%B6", "").await;
+        let said = answer.json();
+        assert_eq!((answer.status, &said["text"]), (200, &"salve ö".into()), "{said}");
+        servers.insert(said["server"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(Vec::from_iter(servers), ["echo-1", "echo-2"]);
+
+    let answer = scene.ask("GET", "/v1/echo/ave/times/3", "").await;
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    let numbers = text.lines().map(|line| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].as_u64().unwrap()
+    });
+    assert_eq!(Vec::from_iter(numbers), [1, 2, 3]);
+
+    let answer = scene.ask("GET", "/v1/echo/vae?fail=5", "").await;
+    assert_eq!((answer.status, &answer.json()["message"]), (404, &"vae".into()));
+
+    let edge = scene.stack.address.at(8443);
+    let mut connection = Connection::tls(edge, &scene.stack.trust).await.unwrap();
+    let bare = request("GET", "/v1/echo/salve", &[]).unwrap();
+    assert_eq!(connection.send(bare).await.unwrap().status, 401);
 }

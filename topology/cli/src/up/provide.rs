@@ -1,16 +1,17 @@
 //! What a topology names and a fresh machine lacks: certificates, role passwords with their
-//! verifiers, the hash key, folders of files. Makes each once in the folder of the stack. Not for files that the
+//! verifiers, the hash key, folders of files, what the demo's calls are like. Makes each once in the folder of the stack. Not for files that the
 //! user brought: those are read, never written. Called by `up` before anything starts.
 //!
 //! Invariant: nothing outside of the folder is written.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
 use rcgen::ExtendedKeyUsagePurpose as Usage;
 use topology::Topology;
+use topology::transcode::Descriptions;
 use topology::units::{HostPattern, SecretRef};
 
 use crate::up::folder::{Folder, write_public};
@@ -54,6 +55,7 @@ pub(crate) fn provide(
     let mut provided = Provided::default();
     certificates(topology, folder, now, &mut provided)?;
     files(topology, folder)?;
+    descriptions(topology, folder)?;
     for part in &plan.parts {
         if let Does::Primary(primary) = &part.does {
             for role in &primary.roles {
@@ -191,6 +193,21 @@ fn files(topology: &Topology, folder: &Folder) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Descriptions that routes name: of the demo's gRPC service, as beside the documented stack.
+fn descriptions(topology: &Topology, folder: &Folder) -> anyhow::Result<()> {
+    let routes = topology.gateways.iter().flat_map(|group| &group.routes);
+    for transcode in routes.filter_map(|route| route.transcode.as_ref()) {
+        let Descriptions::Sources { files, .. } = &transcode.from else { continue };
+        let demo = |path: &&PathBuf| path.file_name().is_some_and(|name| name == "echo.proto");
+        for path in files.iter().filter(demo) {
+            if path.starts_with(folder.root()) && !path.exists() {
+                write_public(path, ECHO)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A secret that is there: a password, or a verifier with the password perhaps beside it.
 fn known(secret: &str, password: &Path) -> anyhow::Result<Credential> {
     let password = if secret.starts_with("SCRAM-SHA-256$") || secret.starts_with("md5") {
@@ -218,6 +235,7 @@ fn within(path: &Path, folder: &Folder) -> anyhow::Result<()> {
 }
 
 const AVATAR: &[u8] = include_bytes!("../../../stacks/static/avatar.jpg");
+const ECHO: &[u8] = include_bytes!("../../../stacks/protos/echo.proto");
 
 /// What every certificate is for.
 const HOSTS: [&str; 4] = ["api.example", "localhost", "127.0.0.1", "::1"];
@@ -239,6 +257,7 @@ mod tests {
         let first = provide(&topology, &plan, &folder, SystemTime::now()).expect("provided");
         assert_eq!(first.made.len(), 2, "{:?}", first.made);
         assert_eq!(std::fs::read(scratch.path().join("static/avatar.jpg")).expect("there"), AVATAR);
+        assert_eq!(std::fs::read(scratch.path().join("protos/echo.proto")).expect("there"), ECHO);
         let second = provide(&topology, &plan, &folder, SystemTime::now()).expect("provided");
         assert_eq!(second.made, Vec::<String>::new());
         assert_eq!(first.password("app").expect("known"), second.password("app").expect("known"));

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::stack::{Stack, folder, text};
 
 /// Who connects to whom in the documented stack: from, to, and the documented port.
-const WIRES: [(&str, &str, u16); 29] = [
+const WIRES: [(&str, &str, u16); 33] = [
     ("clients", "nlb-1", 8443),
     ("nlb-1", "gw-1", 9441),
     ("nlb-1", "gw-2", 9442),
@@ -14,12 +14,16 @@ const WIRES: [(&str, &str, u16); 29] = [
     ("gw-1", "ilb-1", 7015),
     ("gw-1", "ilb-1", 7020),
     ("gw-1", "ilb-1", 7030),
+    ("gw-1", "echo-1", 7041),
+    ("gw-1", "echo-2", 7042),
     ("gw-1", "redis", 6379),
     ("gw-1", "issuer", 7900),
     ("gw-2", "ilb-1", 7010),
     ("gw-2", "ilb-1", 7015),
     ("gw-2", "ilb-1", 7020),
     ("gw-2", "ilb-1", 7030),
+    ("gw-2", "echo-1", 7041),
+    ("gw-2", "echo-2", 7042),
     ("gw-2", "redis", 6379),
     ("gw-2", "issuer", 7900),
     ("ilb-1", "user-1", 7011),
@@ -42,7 +46,7 @@ const WIRES: [(&str, &str, u16); 29] = [
 const ASKING: [&str; 5] = ["user-2", "user-v2-1", "user-v2-2", "feed-1", "feed-2"];
 
 /// Whose each documented TCP port is.
-const PORTS: [(&str, u16); 24] = [
+const PORTS: [(&str, u16); 26] = [
     ("nlb-1", 8443),
     ("nlb-1", 9101),
     ("ilb-1", 7010),
@@ -63,6 +67,8 @@ const PORTS: [(&str, u16); 24] = [
     ("feed-1", 7021),
     ("feed-2", 7022),
     ("payment-1", 7031),
+    ("echo-1", 7041),
+    ("echo-2", 7042),
     ("redis", 6379),
     ("issuer", 7900),
     ("primary", 5433),
@@ -140,7 +146,7 @@ fn only_what_is_wired_connects() {
     let crashed = Stack::up_in("isolate", folder("isolate"), &["--isolate"]).crash();
     let mut stack = Stack::up_in("isolate", crashed, &["--isolate"]);
     let spaces = namespaces(&stack);
-    assert_eq!(spaces.values().collect::<BTreeSet<_>>().len(), 20, "{spaces:?}");
+    assert_eq!(spaces.values().collect::<BTreeSet<_>>().len(), 22, "{spaces:?}");
     let mut wired: BTreeSet<(&str, &str, u16)> = WIRES.into_iter().collect();
     wired.extend(ASKING.map(|name| (name, "pool-1", 6432)));
     let wires: BTreeMap<&str, String> =

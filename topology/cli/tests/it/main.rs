@@ -30,13 +30,20 @@ fn the_documented_stack_comes_up_serves_and_leaves_nothing_behind() {
     assert_eq!(feed.status, 200, "{feed:?}");
     assert!(feed.body["posts"][0]["author"]["name"].is_string(), "feed asks user: {feed:?}");
 
+    let said = stack.curl("/v1/echo/salve", &stack.token(&[]));
+    assert_eq!(
+        (said.status, &said.body["text"]),
+        (200, &"salve".into()),
+        "JSON calls gRPC: {said:?}"
+    );
+
     let expired = stack.curl("/api/user/profile", &stack.token(&["--expired"]));
     assert_eq!(expired.status, 401, "{expired:?}");
     assert_eq!(stack.curl("/nowhere", &stack.token(&[])).status, 404);
     assert_eq!(stack.sql("SELECT count(*) FROM users WHERE id = 98765"), "1");
 
     let processes = stack.processes();
-    assert_eq!(processes.len(), 19, "{processes:?}");
+    assert_eq!(processes.len(), 21, "{processes:?}");
     let output = stack.interrupt();
     assert!(output.status.success(), "{output:?}");
     for process in processes {

@@ -17,7 +17,7 @@ fn index(plan: &Plan, name: &str) -> usize {
 fn the_documented_stack_starts_in_dependency_order() {
     let plan = documented();
     let names: Vec<&str> = plan.parts.iter().map(|part| part.name.as_str()).collect();
-    assert_eq!(names.len(), 19, "{names:?}");
+    assert_eq!(names.len(), 21, "{names:?}");
     for (before, after) in [
         ("primary", "replica"),
         ("replica", "pool-1"),
@@ -27,6 +27,7 @@ fn the_documented_stack_starts_in_dependency_order() {
         ("feed-2", "ilb-1"),
         ("payment-1", "ilb-1"),
         ("ilb-1", "gw-1"),
+        ("echo-2", "gw-1"),
         ("issuer", "gw-1"),
         ("redis", "gw-2"),
         ("gw-1", "nlb-1"),
