@@ -66,6 +66,23 @@ async fn a_401_carries_cors_headers() {
     .await;
 }
 
+/// G13: what a service says of origins, cookies and readable headers does not count beside the rules.
+#[tokio::test]
+async fn services_do_not_widen_the_rules() {
+    local(async {
+        let own = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nAccess-Control-Allow-Origin: *\r\n\
+                   Access-Control-Allow-Credentials: true\r\nAccess-Control-Expose-Headers: X-Secret\r\n\r\n";
+        let fake = Fake::new(Act::Keep(own)).await;
+        let rig = Rig::new(&shop(fake.address));
+        let answer = rig.get("/open/1", "Origin: https://app.example\r\n").await;
+        assert!(answer.contains("access-control-allow-origin: https://app.example\r\n"), "{answer}");
+        assert!(!answer.contains("expose"), "{answer}");
+        let answer = rig.get("/open/1", "Origin: https://evil.example\r\n").await;
+        assert!(!answer.contains("access-control"), "{answer}");
+    })
+    .await;
+}
+
 /// G13: a preflight is answered here, without a token and without the service.
 #[tokio::test]
 async fn preflights_are_answered_at_the_gateway() {

@@ -33,6 +33,8 @@ use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use crate::instance::{folder, run};
 use crate::rig::local;
 
+mod cors;
+
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A service with a page, uploads, events and a WebSocket.
@@ -281,16 +283,7 @@ async fn chromium_is_served() {
     local(async {
         let (folder, mut service) = (folder(), Service::start().await);
         let (running, options) = run(folder.path(), service.address).await;
-        let mut command = Command::new("chromium");
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
-        command.args(["--no-first-run", "--disable-background-networking", "--disable-sync"]);
-        command.arg(format!("--user-data-dir={}", folder.path().join("profile").display()));
-        command.arg(format!("--host-resolver-rules=MAP api.example 127.0.0.1:{}", port(&running)));
-        command.arg(format!("--ignore-certificate-errors-spki-list={}", key_of(folder.path())));
-        // Without a port to debug by it would print the page and leave before the script is done.
-        command.arg("--remote-debugging-port=0").arg("https://api.example/page");
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let browser = Browser(command.spawn().expect("chromium is installed"));
+        let browser = browse(folder.path(), &running, "https://api.example/page");
         let report = tokio::time::timeout(PATIENCE, service.reports.recv()).await;
         let report = report.expect("a report in time").expect("a report");
         let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
@@ -312,6 +305,20 @@ async fn chromium_is_served() {
         running.finished().await.expect("no panic");
     })
     .await;
+}
+
+/// Shows this page, all hosts of `example` being the gateway.
+fn browse(folder: &Path, running: &Running, page: &str) -> Browser {
+    let mut command = Command::new("chromium");
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]);
+    command.args(["--no-first-run", "--disable-background-networking", "--disable-sync"]);
+    command.arg(format!("--user-data-dir={}", folder.join("profile").display()));
+    command.arg(format!("--host-resolver-rules=MAP *.example 127.0.0.1:{}", port(running)));
+    command.arg(format!("--ignore-certificate-errors-spki-list={}", key_of(folder)));
+    // Without a port to debug by it would print the page and leave before the script is done.
+    command.arg("--remote-debugging-port=0").arg(page);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    Browser(command.spawn().expect("chromium is installed"))
 }
 
 /// Ends with the test.

@@ -48,8 +48,11 @@ impl CorsRules {
     /// answers to who names no origin.
     pub fn respond(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         // A service behind us must not widen the rules.
-        for name in [header::ACCESS_CONTROL_ALLOW_ORIGIN, header::ACCESS_CONTROL_ALLOW_CREDENTIALS]
-        {
+        for name in [
+            header::ACCESS_CONTROL_ALLOW_ORIGIN,
+            header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        ] {
             headers.remove(name);
         }
         let allowed = match &self.origins {
