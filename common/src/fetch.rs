@@ -117,6 +117,12 @@ impl HttpFetch {
         let wrong = || FetchError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let behind = authority.rsplit_once(']').map_or(authority, |(_, behind)| behind);
+        // A port that is none is no default.
+        if behind.contains(':') && uri.port_u16().is_none() {
+            return Err(wrong());
+        }
         let tls = match uri.scheme_str() {
             Some("http") => None,
             Some("https") => {
@@ -312,3 +318,28 @@ impl Inquiry {
 
 /// Longest body of an answer that is read.
 const LONGEST_ANSWER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// O5: a port that is none is told, and not taken for the default: a token would go elsewhere.
+    #[test]
+    fn ports_are_numbers() {
+        let table = [
+            ("http://consul", Some("consul:80")),
+            ("https://consul", Some("consul:443")),
+            ("http://consul:8500/v1", Some("consul:8500")),
+            ("http://[::1]:8500", Some("::1:8500")),
+            ("http://[::1]", Some("::1:80")),
+            ("http://consul:85000", None),
+            ("http://consul:850O", None),
+            ("http://consul:", None),
+            ("ftp://consul", None),
+        ];
+        for (address, peer) in table {
+            let fetch = HttpFetch::new(address).ok();
+            assert_eq!(fetch.map(|fetch| fetch.peer()).as_deref(), peer, "{address}");
+        }
+    }
+}
