@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use crate::model::{Consul, Discover, DiscoverSource, Etcd, Eureka, Registry};
 use crate::raw::{self, Findings, Text, Typed};
-use crate::resolve::gateway::hidden;
-use crate::resolve::positive;
+use crate::resolve::{positive, web_address};
 use crate::units::{At, SecretRef};
 
 /// Where endpoints are learned from.
@@ -71,13 +70,18 @@ fn consul(raw: &raw::Consul, folder: &Path, out: &mut Findings) -> Option<Discov
 
 fn etcd(raw: &raw::Etcd, folder: &Path, out: &mut Findings) -> Option<DiscoverSource> {
     let servers = raw.servers.as_ref()?;
-    let known: Vec<String> = servers.iter().filter_map(|typed| address(typed, out)).collect();
+    let known: Vec<String> =
+        servers.iter().filter_map(|typed| web_address(typed, REGISTRY, out)).collect();
     let login = login(raw.user.as_ref(), raw.password.as_ref(), folder, out);
     let prefix = raw.prefix.as_ref()?;
     if servers.is_empty() || prefix.value.0.is_empty() {
         let what = "without a server and a prefix nothing can be asked";
         out.error(&prefix.spot, what)
             .allowed("servers: [http://HOST:2379], prefix: /services/user/");
+    }
+    if !prefix.value.0.is_empty() && !prefix.value.0.ends_with('/') {
+        let what = "keys of others may begin with this prefix, too";
+        out.warning(&prefix.spot, what).allowed("a prefix that ends with `/`, /services/user/");
     }
     let ca = raw.ca.as_ref().map(|typed| secret(typed, folder));
     let prefix = prefix.value.0.clone();
@@ -93,6 +97,8 @@ fn eureka(raw: &raw::Eureka, folder: &Path, out: &mut Findings) -> Option<Discov
     Some(DiscoverSource::Eureka(Eureka { registry, application, login, interval }))
 }
 
+const REGISTRY: &str = "a registry";
+
 fn registry(
     typed: Option<&Typed<Text>>,
     ca: Option<&Typed<SecretRef>>,
@@ -100,24 +106,7 @@ fn registry(
     out: &mut Findings,
 ) -> Option<Registry> {
     let ca = ca.map(|typed| secret(typed, folder));
-    Some(Registry { address: address(typed?, out)?, ca })
-}
-
-/// `http://HOST:PORT` or the like; without a user, for whom there are keys of their own.
-fn address(typed: &Typed<Text>, out: &mut Findings) -> Option<String> {
-    let text = typed.value.0.trim_end_matches('/');
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let lawful = |b: u8| b.is_ascii_alphanumeric() || b".-_~:/[]%".contains(&b);
-    if rest.is_some_and(|rest| {
-        !rest.is_empty() && !rest.starts_with(['/', ':']) && rest.bytes().all(lawful)
-    }) {
-        return Some(text.to_owned());
-    }
-    // It may hold a password.
-    let spot = hidden(&typed.spot, text.contains('@'));
-    out.error(&spot, "this is no address of a registry")
-        .allowed("http://HOST:PORT or https://HOST:PORT, without a user");
-    None
+    Some(Registry { address: web_address(typed?, REGISTRY, out)?, ca })
 }
 
 /// A name that is not empty.

@@ -109,6 +109,28 @@ fn is_json(typed: &Typed<Text>, allowed: &str, out: &mut Findings) -> bool {
     read.is_ok()
 }
 
+/// `http://HOST:PORT` or the like, without a `/` at its end; without a user, for whom there are keys of their
+/// own.
+fn web_address(typed: &Typed<Text>, whose: &str, out: &mut Findings) -> Option<String> {
+    let text = typed.value.0.trim_end_matches('/');
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let lawful = |b: u8| b.is_ascii_alphanumeric() || b".-_~:/[]%".contains(&b);
+    let authority = rest.and_then(|rest| rest.split('/').next()).unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let reached = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+    if !host.is_empty() && reached && rest.is_some_and(|rest| rest.bytes().all(lawful)) {
+        return Some(text.to_owned());
+    }
+    // It may hold a password.
+    let spot = gateway::hidden(&typed.spot, text.contains('@'));
+    out.error(&spot, format!("this is no address of {whose}"))
+        .allowed("http://HOST:PORT or https://HOST:PORT, without a user");
+    None
+}
+
 /// A count whose default is known not to be zero.
 fn count(typed: Option<Typed<NonZeroU32>>, default: u32) -> NonZeroU32 {
     or(typed, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN))

@@ -5,10 +5,10 @@
 use std::num::NonZeroUsize;
 
 use crate::raw::{self, Findings, Text, Typed};
-use crate::resolve::gateway::hidden;
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::or;
+use crate::resolve::web_address;
 use crate::telemetry::{PoolTelemetry, Recording, Sample, Telemetry};
 use crate::units::{At, Size};
 
@@ -60,15 +60,6 @@ pub(super) fn recording(
 const SMALLEST: u64 = 8 << 20;
 
 fn collector(typed: &Typed<Text>, out: &mut Findings) -> Option<At<String>> {
-    let text = typed.value.0.trim_end_matches('/');
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let lawful = |b: u8| b.is_ascii_alphanumeric() || b".-_~:/[]%".contains(&b);
-    if rest.is_none_or(|rest| rest.is_empty() || rest.starts_with('/') || !rest.bytes().all(lawful))
-    {
-        let what = "this is no address of a collector".to_owned();
-        let spot = hidden(&typed.spot, text.contains('@'));
-        out.error(&spot, what).allowed("http://HOST:PORT or https://HOST:PORT, without a user");
-        return None;
-    }
-    Some(At { value: text.to_owned(), place: typed.spot.extent.place })
+    let value = web_address(typed, "a collector", out)?;
+    Some(At { value, place: typed.spot.extent.place })
 }
