@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use crate::up::folder::Folder;
 use crate::up::isolate::Isolation;
@@ -180,19 +181,13 @@ fn redis(at: SocketAddr) -> anyhow::Result<Launch> {
     Ok(launch.with(["--dir", "/", "--save", "", "--appendonly", "no", "--daemonize", "no"]))
 }
 
-/// Percent-encodes all but RFC 3986's unreserved characters.
-fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
+/// A text as a part of an address.
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
+
+/// All but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 #[cfg(test)]
 mod tests {
@@ -201,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_password_survives_in_a_url() {
-        assert_eq!(encoded("a@b/c:ü"), "a%40b%2Fc%3A%C3%BC");
+        assert_eq!(encoded("a@b/c:ü").to_string(), "a%40b%2Fc%3A%C3%BC");
     }
 
     /// O5: missing programs are named all at once, with the command that builds them.
