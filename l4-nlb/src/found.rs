@@ -16,7 +16,7 @@ pub(crate) fn begin(group: &Group, observer: &Observer, known: &[KnownService]) 
     for service in known {
         let endpoints = service.endpoints.iter().map(KnownEndpoint::endpoint).collect();
         if let Some(source) = &service.source {
-            found.adopt(&topology::ServiceName::new(&service.name), source, endpoints);
+            found.adopt(&topology::ServiceName::new(&service.name), source, endpoints, observer);
         }
     }
     found

@@ -12,6 +12,7 @@ use common::rng::Rng;
 use common::secret;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
+use tokio::time::Instant;
 use topology::Weight;
 use topology::model::Consul as Settings;
 
@@ -66,6 +67,7 @@ impl Consul {
         // Consul adds up to a sixteenth of its own.
         let patience = if self.index > 0 { wait + wait / 16 } else { Duration::ZERO } + PATIENCE;
         let (path, headers) = (self.path(wait), self.headers()?);
+        let asked = Instant::now();
         let answer = self.web.get(&path, &headers, patience).await?;
         let index = answer.headers().get(INDEX).and_then(|value| value.to_str().ok());
         let index = index.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -74,8 +76,9 @@ impl Consul {
         if let Some(cause) = cut_by_rights(answer.headers()).filter(|_| rows.is_empty()) {
             return Err(Fault::Nonsense(cause));
         }
-        // Without an index each question is answered at once.
-        let holds = if index == 0 { POLL } else { PAUSE };
+        // Without an index, or where nobody holds a question back, each is answered at once.
+        let held = index != self.index || asked.elapsed() >= SPURIOUS;
+        let holds = if index == 0 || !held { POLL } else { PAUSE };
         self.index = if index < self.index { 0 } else { index };
         let (mut instances, mut nonsense) = (Vec::with_capacity(rows.len()), None);
         for row in rows.into_iter().filter(Row::passes) {
@@ -195,6 +198,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between an answer and the next question: a service that changes all the time is not asked for ever.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// An answer that is no news comes later than that.
+const SPURIOUS: Duration = Duration::from_secs(1);
 
 /// The same where nothing is held back.
 const POLL: Duration = Duration::from_secs(5);

@@ -36,13 +36,15 @@ struct Found {
 impl Source for Questions {
     async fn ask(&mut self) -> Result<Answer, Fault> {
         let resolver = self.resolver()?;
-        let found = if let DiscoverSource::Dns { host, port } = &self.discover.source {
+        let mut found = if let DiscoverSource::Dns { host, port } = &self.discover.source {
             addresses(&resolver, host, *port).await?
         } else if let DiscoverSource::Srv { name } = &self.discover.source {
             services(&resolver, name).await?
         } else {
             return Err(Fault::Empty);
         };
+        // Filters and half-made zones answer 0.0.0.0.
+        found.instances.retain(Instance::is_sound);
         // A name without addresses is a mistake in the zone more often than a service without servers.
         if found.instances.is_empty() {
             return Err(Fault::Empty);

@@ -15,7 +15,7 @@ use common::secret;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use topology::list;
 use topology::model::{Etcd as Settings, Registry};
 
@@ -36,8 +36,8 @@ pub(crate) struct Etcd {
     /// What shows who we are.
     token: Option<HeaderValue>,
     known: BTreeMap<Vec<u8>, Said>,
-    /// Goes on from what is known.
-    watch: Option<Stream>,
+    /// Goes on from what is known, since then.
+    watch: Option<(Stream, Instant)>,
     /// The last value that made no sense.
     nonsense: Option<String>,
     rng: Rng,
@@ -78,7 +78,8 @@ impl Etcd {
         let next = range.header.revision.parse::<u64>().unwrap_or_default() + 1;
         let wanted = json!({ "create_request": {
             "key": key, "range_end": end, "start_revision": next.to_string() } });
-        self.watch = Some(self.web.stream("/v3/watch", &headers, &wanted, PATIENCE).await?);
+        let stream = self.web.stream("/v3/watch", &headers, &wanted, PATIENCE).await?;
+        self.watch = Some((stream, Instant::now()));
         Ok(())
     }
 
@@ -107,7 +108,9 @@ impl Etcd {
         let value = STANDARD.decode(value).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let listed = value.ok_or_else(|| "no text".to_owned()).and_then(|text| {
             list::endpoint(&name, &text).map_err(|problems| {
-                problems.list().first().map_or_else(String::new, ToString::to_string)
+                // Not what it says: it may be somebody's secret.
+                let at = problems.list().first().map(|problem| problem.at).unwrap_or_default();
+                format!("line {}, column {}", at.line, at.column)
             })
         });
         let said = listed.map(Instance::listed).or_else(|cause| {
@@ -122,7 +125,7 @@ impl Etcd {
     async fn follow(&mut self) -> Result<bool, Fault> {
         loop {
             let quiet = self.rng.jitter(QUIET, 20);
-            let Some(watch) = &mut self.watch else { return Ok(false) };
+            let Some((watch, _)) = &mut self.watch else { return Ok(false) };
             let Ok(line) = timeout(quiet, watch.line()).await else { return Ok(false) };
             let Some(line) = line? else { return Ok(false) };
             let news: News = read(&line)?;
@@ -142,35 +145,44 @@ impl Etcd {
                     self.put(key, &event.kv.value, former);
                 }
             }
-            return Ok(true);
+            // A list of so many would not have been taken.
+            return Ok(self.known.len() <= LIMIT);
         }
     }
 
-    async fn refresh(&mut self) -> Result<(), Fault> {
-        if self.watch.is_some() {
+    /// Brings what is known up to date; back: how long that holds.
+    async fn refresh(&mut self) -> Result<Duration, Fault> {
+        let mut holds = Duration::ZERO;
+        if let Some((_, since)) = self.watch {
             let followed = self.follow().await;
             if matches!(followed, Ok(true)) {
-                return Ok(());
+                return Ok(holds);
             }
             self.watch = None;
             followed?;
+            // Somebody on the way may end each watch: that must not become a storm of lists.
+            holds = BRIEF.saturating_sub(since.elapsed());
         }
-        self.list().await
+        self.list().await?;
+        Ok(holds)
     }
 }
 
 impl Source for Etcd {
     async fn ask(&mut self) -> Result<Answer, Fault> {
-        if let Err(fault) = self.refresh().await {
-            // Another server may know better, and a token may have been forgotten.
-            (self.watch, self.token) = (None, None);
-            self.at = (self.at + 1) % self.settings.servers.len().max(1);
-            self.web = web(&self.settings, self.at);
-            return Err(fault);
-        }
+        let holds = match self.refresh().await {
+            Ok(holds) => holds,
+            Err(fault) => {
+                // Another server may know better, and a token may have been forgotten.
+                (self.watch, self.token) = (None, None);
+                self.at = (self.at + 1) % self.settings.servers.len().max(1);
+                self.web = web(&self.settings, self.at);
+                return Err(fault);
+            }
+        };
         let known = self.known.values().filter_map(|said| said.as_ref().ok());
         let instances = known.filter_map(Clone::clone).collect();
-        Ok(Answer { instances, holds: Duration::ZERO, nonsense: self.nonsense.clone() })
+        Ok(Answer { instances, holds, nonsense: self.nonsense.clone() })
     }
 
     fn forget(&mut self) {
@@ -252,6 +264,9 @@ struct Event {
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A watch lives longer.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// A watch that is silent for so long may be dead: everything is listed again.
 const QUIET: Duration = Duration::from_secs(60);

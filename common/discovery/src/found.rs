@@ -4,8 +4,8 @@
 //! Invariant: a service that names a source has the endpoints that the source gave last; those of the
 //! source before, until the new one has answered.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::observe::Observer;
@@ -22,6 +22,8 @@ use crate::{Endpoints, Status};
 #[derive(Debug)]
 pub struct Found {
     watched: Vec<Watched>,
+    /// The first services were named.
+    begun: bool,
     board: Board,
     news: mpsc::Sender<(ServiceName, Arc<[Endpoint]>)>,
     inbox: mpsc::Receiver<(ServiceName, Arc<[Endpoint]>)>,
@@ -35,7 +37,7 @@ pub struct Found {
 #[derive(Debug)]
 struct Watched {
     service: ServiceName,
-    discover: Discover,
+    discover: At<Discover>,
     /// `None`: nobody has said anything yet.
     endpoints: Option<Arc<[Endpoint]>>,
     status: Arc<Status>,
@@ -50,19 +52,32 @@ impl Drop for Watched {
 
 /// What operators see of all sources. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<BTreeMap<ServiceName, Arc<Status>>>>);
+pub struct Board(Arc<Mutex<Rows>>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    statuses: BTreeMap<ServiceName, Arc<Status>>,
+    /// Services that were there when the instance began.
+    first: BTreeSet<ServiceName>,
+}
 
 impl Board {
     /// How the source of a service stands; `None`: it has none.
     pub fn show(&self, service: &ServiceName) -> Option<Value> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(service).map(|one| one.show())
+        self.rows().statuses.get(service).map(|one| one.show())
     }
 
-    /// Why an instance cannot serve yet: services of which nobody has named endpoints.
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why an instance cannot serve yet: services of which nobody has named endpoints. One that a reload
+    /// brings takes no instance out that serves others: all instances read the same file.
     pub fn unready(&self) -> Vec<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = all.iter().filter(|(_, status)| !status.is_known());
-        silent
+        let all = self.rows();
+        let awaited = all.statuses.iter().filter(|(service, _)| all.first.contains(*service));
+        awaited
+            .filter(|(_, status)| !status.is_known())
             .map(|(service, status)| format!("{service}: {} has not answered", status.source()))
             .collect()
     }
@@ -72,7 +87,7 @@ impl Default for Found {
     fn default() -> Self {
         let (news, inbox) = mpsc::channel(16);
         let (watched, board) = (Vec::new(), Board::default());
-        Self { watched, board, news, inbox, due: None, built: None }
+        Self { watched, begun: false, board, news, inbox, due: None, built: None }
     }
 }
 
@@ -96,7 +111,7 @@ impl Found {
             let known = former.iter().position(|watched| watched.service == *service);
             let known = known.map(|at| former.swap_remove(at));
             let watched = match known {
-                Some(known) if known.discover == discover.value => known,
+                Some(known) if known.discover.value == discover.value => known,
                 other => {
                     let before = other.and_then(|known| known.endpoints.clone());
                     self.watch(service, discover, before, observer)
@@ -105,8 +120,11 @@ impl Found {
             self.watched.push(watched);
         }
         let row = |w: &Watched| (w.service.clone(), Arc::clone(&w.status));
-        let rows = self.watched.iter().map(row).collect();
-        *self.board.0.lock().unwrap_or_else(PoisonError::into_inner) = rows;
+        let mut rows = self.board.rows();
+        rows.statuses = self.watched.iter().map(row).collect();
+        if !std::mem::replace(&mut self.begun, true) {
+            rows.first = rows.statuses.keys().cloned().collect();
+        }
     }
 
     fn watch(
@@ -116,7 +134,9 @@ impl Found {
         before: Option<Arc<[Endpoint]>>,
         observer: &Observer,
     ) -> Watched {
-        let endpoints = crate::watch(service, &[], Some(discover), observer);
+        // What is known is what an empty answer is held against.
+        let known = before.as_deref().unwrap_or_default();
+        let endpoints = crate::watch(service, known, Some(discover), observer);
         let status = Arc::clone(endpoints.status());
         if before.is_some() {
             status.inherit();
@@ -124,7 +144,7 @@ impl Found {
         let task = tokio::spawn(tell(service.clone(), endpoints, self.news.clone()));
         Watched {
             service: service.clone(),
-            discover: discover.value.clone(),
+            discover: discover.clone(),
             endpoints: before,
             status,
             task: task.abort_handle(),
@@ -134,17 +154,26 @@ impl Found {
     /// Where the endpoints of a service come from, as text.
     pub fn source(&self, service: &ServiceName) -> Option<String> {
         let watched = self.watched.iter().find(|watched| watched.service == *service)?;
-        Some(format!("{:?}", watched.discover))
+        Some(format!("{:?}", watched.discover.value))
     }
 
     /// Goes by what another process has found at the same source, until the source answers.
-    pub fn adopt(&mut self, service: &ServiceName, source: &str, endpoints: Vec<Endpoint>) {
-        let known = self.watched.iter_mut().find(|watched| watched.service == *service);
-        let same = |known: &&mut Watched| format!("{:?}", known.discover) == source;
-        if let Some(known) = known.filter(same) {
-            known.endpoints = Some(Arc::from(endpoints));
-            known.status.inherit();
-        }
+    pub fn adopt(
+        &mut self,
+        service: &ServiceName,
+        source: &str,
+        endpoints: Vec<Endpoint>,
+        observer: &Observer,
+    ) {
+        let same =
+            |w: &Watched| w.service == *service && format!("{:?}", w.discover.value) == source;
+        let Some(at) = self.watched.iter().position(same).filter(|_| !endpoints.is_empty()) else {
+            return;
+        };
+        let known = self.watched.swap_remove(at);
+        let known = self.watch(service, &known.discover, Some(Arc::from(endpoints)), observer);
+        self.board.rows().statuses.insert(service.clone(), Arc::clone(&known.status));
+        self.watched.push(known);
     }
 
     /// The endpoints that are known now; `None`: the service has no source, or nobody has said anything.
@@ -235,6 +264,47 @@ mod tests {
         assert_eq!(board.show(&user).map(|shown| shown["endpoints"].clone()), Some(1.into()));
         found.follow([], &observer);
         assert!(found.known(&user).is_none() && board.show(&user).is_none());
+    }
+
+    /// D3: what another source has named is not kept for ever when its successor says that there are none, nor
+    /// what another process has found.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_inherited_can_go() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, second) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        std::fs::write(&first, "endpoints: [10.0.0.1:80]").expect("written");
+        std::fs::write(&second, "endpoints: []").expect("written");
+        let (user, observer) = (ServiceName::new("user"), Observer::new("gw-1"));
+        let mut found = Found::default();
+        found.follow([(&user, &at(&first))], &observer);
+        found.changed().await;
+        found.follow([(&user, &at(&second))], &observer);
+        found.changed().await;
+        assert_eq!(found.known(&user).map(|set| set.len()), Some(0), "after it was said for long");
+        let mut found = Found::default();
+        found.follow([(&user, &at(&second))], &observer);
+        let source = found.source(&user).expect("a source");
+        let one: Endpoint = crate::testing::endpoint(7);
+        found.adopt(&user, &source, vec![one], &observer);
+        assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![7]));
+        assert!(found.board().unready().is_empty());
+        found.changed().await;
+        assert_eq!(found.known(&user).map(|set| set.len()), Some(0));
+    }
+
+    /// D1: a service that a reload brings, and whose source is away, takes no instance out that serves.
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_leaves_an_instance_ready() {
+        let (user, late) = (ServiceName::new("user"), ServiceName::new("late"));
+        let (observer, never) = (Observer::new("gw-1"), at(std::path::Path::new("/nonexistent/a")));
+        let mut found = Found::default();
+        found.follow([(&user, &never)], &observer);
+        let source = found.source(&user).expect("a source");
+        found.adopt(&user, &source, Vec::new(), &observer);
+        assert_eq!(found.board().unready().len(), 1, "nobody has ever named one");
+        found.follow([(&user, &never), (&late, &never)], &observer);
+        assert_eq!(found.board().unready().len(), 1);
+        assert!(found.board().show(&late).is_some());
     }
 
     /// D2: changes within 50 ms are one; the first after a quiet time is told at once.

@@ -38,6 +38,11 @@ impl Instance {
         Self { name, address, weight: Weight::default(), zone, version, takes: Takes::New }
     }
 
+    /// Whether anything can be sent there.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.address.ip().is_unspecified() && self.address.port() != 0
+    }
+
     /// As a list has it; `None`: it is down.
     pub(crate) fn listed(listed: Listed) -> Option<Self> {
         let takes = match listed.health {
@@ -63,9 +68,8 @@ pub(crate) struct Settled {
 /// The set that instances make. Those that take nothing new are in it only when all are so: a server
 /// that is leaving is better than none.
 pub(crate) fn settle(all: Vec<Instance>, version: Option<&str>, place: Place) -> Settled {
-    let sound = |i: &Instance| !i.address.ip().is_unspecified() && i.address.port() != 0;
     let wanted = |i: &Instance| version.is_none_or(|wanted| i.version.as_deref() == Some(wanted));
-    let mut all: Vec<Instance> = all.into_iter().filter(|i| sound(i) && wanted(i)).collect();
+    let mut all: Vec<Instance> = all.into_iter().filter(|i| i.is_sound() && wanted(i)).collect();
     // Who takes something new comes first where an address is named twice.
     all.sort_by_key(|i| (i.address, i.takes == Takes::Nothing));
     all.dedup_by_key(|i| i.address);

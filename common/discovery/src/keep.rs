@@ -134,7 +134,8 @@ impl Keeper {
         let pause = pause + self.rng.jitter(pause / 20, 100);
         if settled.endpoints.is_empty() && self.publisher.has_endpoints() {
             if !self.believes_empty() {
-                return Next::Afresh((self.empty_after / 8).clamp(LEAST, AGAIN));
+                let again = (self.empty_after / 8).clamp(LEAST, AGAIN);
+                return Next::Afresh(again.max(pause));
             }
             self.publisher.clear();
             self.publisher.status.answered(0, settled.draining, 0);

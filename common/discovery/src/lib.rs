@@ -93,7 +93,15 @@ impl With for Once {
     type Output = Result<usize, String>;
     fn with(self, mut source: impl Source) -> JoinHandle<Self::Output> {
         tokio::spawn(async move {
-            let answer = source.ask().await.map_err(|fault| fault.to_string())?;
+            let mut answer = source.ask().await;
+            for _ in 1..TRIES {
+                if answer.is_ok() {
+                    break;
+                }
+                // One of several servers may be away.
+                answer = source.ask().await;
+            }
+            let answer = answer.map_err(|fault| fault.to_string())?;
             let settled = instance::settle(answer.instances, self.0.as_deref(), Place::default());
             match answer.nonsense.filter(|_| settled.endpoints.is_empty()) {
                 Some(cause) => Err(cause),
@@ -102,6 +110,9 @@ impl With for Once {
         })
     }
 }
+
+/// Servers of a registry that are asked before it counts as away.
+const TRIES: usize = 3;
 
 /// The source that the file names.
 fn with_source<W: With>(discover: &Discover, with: W) -> JoinHandle<W::Output> {

@@ -12,6 +12,7 @@ use common::tls::client::Roots;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::timeout;
 use topology::model::Registry;
@@ -31,6 +32,8 @@ pub(crate) struct Stream {
     body: Incoming,
     /// What was read and is no whole line yet.
     rest: Vec<u8>,
+    /// How much of it has no end of a line.
+    searched: usize,
     _line: Line<Full<Bytes>>,
 }
 
@@ -38,10 +41,13 @@ impl Stream {
     /// The next line; `None`: it has ended. Cancel safe.
     pub(crate) async fn line(&mut self) -> Result<Option<Vec<u8>>, Fault> {
         loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let rest = self.rest.split_off(end + 1);
+            let fresh = self.rest.get(self.searched..).unwrap_or_default();
+            if let Some(end) = fresh.iter().position(|byte| *byte == b'\n') {
+                let rest = self.rest.split_off(self.searched + end + 1);
+                self.searched = 0;
                 return Ok(Some(std::mem::replace(&mut self.rest, rest)));
             }
+            self.searched = self.rest.len();
             if self.rest.len() > LONGEST {
                 return Err(Fault::TooLarge);
             }
@@ -96,9 +102,12 @@ impl Web {
         let begun = timeout(patience, self.begin(line, path, headers, body)).await;
         let (line, response) = begun.map_err(|_late| Fault::Late(patience))??;
         match response.status() {
-            StatusCode::OK => {
-                Ok(Stream { body: response.into_body(), rest: Vec::new(), _line: line })
-            }
+            StatusCode::OK => Ok(Stream {
+                body: response.into_body(),
+                rest: Vec::new(),
+                searched: 0,
+                _line: line,
+            }),
             status => Err(Fault::Status(status)),
         }
     }
@@ -157,7 +166,14 @@ impl Web {
         loop {
             let (mut line, fresh) = match kept.take() {
                 Some(line) => (line, false),
-                None => (whom.open().await?, true),
+                None => match whom.open().await {
+                    Ok(line) => (line, true),
+                    Err(fault) => {
+                        // Its authority may have changed: the file is read again.
+                        self.whom = None;
+                        return Err(fault.into());
+                    }
+                },
             };
             match line.sender.send_request(request(whom, path, headers, body.clone())?).await {
                 Ok(response) => return Ok((line, response)),
@@ -190,17 +206,12 @@ fn request(
 }
 
 /// A text as a part of a path or a query.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+pub(crate) fn escaped(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
+
+/// All but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// No registry says more of its services.
 const LONGEST: usize = 16 << 20;

@@ -65,8 +65,16 @@ async fn addresses_are_followed() {
     assert!(watched.current().is_empty(), "nothing is known at first");
     *zone.lock().unwrap() = (ResponseCode::NoError, vec![a(&host, 2, 0), a(&host, 1, 0)]);
     assert_eq!(shown(&watched.changed().await), ["10.0.0.1:7801*1", "10.0.0.2:7801*1"]);
-    for code in [ResponseCode::NXDomain, ResponseCode::ServFail, ResponseCode::NoError] {
-        *zone.lock().unwrap() = (code, Vec::new());
+    let nowhere = RData::A(A(Ipv4Addr::UNSPECIFIED));
+    let nowhere = Record::from_rdata(absolute(&host).unwrap(), 0, nowhere);
+    let useless = [
+        (ResponseCode::NXDomain, vec![]),
+        (ResponseCode::ServFail, vec![]),
+        (ResponseCode::NoError, vec![]),
+        (ResponseCode::NoError, vec![nowhere]),
+    ];
+    for (code, records) in useless {
+        *zone.lock().unwrap() = (code, records);
         let failed = "aqueduct_lookups_total{service=\"game\",outcome=\"failed\"}";
         let count = |text: String| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(failed).map(str::to_owned));
