@@ -55,11 +55,11 @@ pub fn watch(
     watched
 }
 
-/// Asks a source once, for at most so long: how many endpoints it names.
+/// Asks a source once, for at most so long: which endpoints it names.
 ///
 /// # Errors
 /// In an operator's words, why there is no answer.
-pub async fn ask_once(discover: &Discover, patience: Duration) -> Result<usize, String> {
+pub async fn ask_once(discover: &Discover, patience: Duration) -> Result<Vec<Endpoint>, String> {
     let asked = with_source(discover, Once(discover.version.clone()));
     // Whoever does not answer is asked no longer.
     let _task = Task(asked.abort_handle());
@@ -90,7 +90,7 @@ impl With for Run {
 struct Once(Option<String>);
 
 impl With for Once {
-    type Output = Result<usize, String>;
+    type Output = Result<Vec<Endpoint>, String>;
     fn with(self, mut source: impl Source) -> JoinHandle<Self::Output> {
         tokio::spawn(async move {
             let mut answer = source.ask().await;
@@ -105,7 +105,7 @@ impl With for Once {
             let settled = instance::settle(answer.instances, self.0.as_deref(), Place::default());
             match answer.nonsense.filter(|_| settled.endpoints.is_empty()) {
                 Some(cause) => Err(cause),
-                None => Ok(settled.endpoints.len()),
+                None => Ok(settled.endpoints),
             }
         })
     }

@@ -7,6 +7,7 @@
 mod fakes;
 mod flood;
 mod instance;
+mod name_server;
 mod process;
 #[cfg(feature = "verify")]
 mod real;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use l4_nlb::{Change, StartError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use topology::Topology;
 
 use crate::fakes::{Game, addresses};
 use crate::instance::Balancer;
+use crate::name_server::name_server;
 
 /// Listeners by name, protocol and address, all to one service.
 fn file(listeners: &[(&str, &str, SocketAddr)], endpoints: &[SocketAddr]) -> Topology {
@@ -230,54 +230,6 @@ async fn a_service_is_found_by_name() {
     ask(&mut TcpStream::connect(at).await.unwrap()).await;
     ask(&mut old).await;
     balancer.stop().await;
-}
-
-/// A name server and what it says: the port that every name's SRV record has, or that there is none.
-pub(crate) async fn name_server() -> (SocketAddr, watch::Sender<Option<u16>>) {
-    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = dns.local_addr().unwrap();
-    let (change, answer) = watch::channel(None);
-    tokio::spawn(async move {
-        let mut bytes = [0; 512];
-        while let Ok((length, peer)) = dns.recv_from(&mut bytes).await {
-            let reply = srv_answer(&bytes[..length], *answer.borrow());
-            dns.send_to(&reply, peer).await.unwrap();
-        }
-    });
-    (address, change)
-}
-
-/// The answer to a question of one name: an SRV record of that name with this port, whose host is the
-/// name itself, at 127.0.0.1 (RFC 1035 §4.1, RFC 2782).
-fn srv_answer(question: &[u8], port: Option<u16>) -> Vec<u8> {
-    let end = 12 + question[12..].iter().position(|&byte| byte == 0).unwrap() + 5;
-    let kind = question[end - 3];
-    let mut reply = question[..end].to_vec();
-    // Recursion is available; no such name while there is no port.
-    reply[2..12].copy_from_slice(&[
-        0x81,
-        if port.is_some() { 0x80 } else { 0x83 },
-        0,
-        1,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ]);
-    let data = match (port, kind) {
-        (Some(port), 33) => {
-            let name = &question[12..end - 4];
-            [&[0, 1, 0, 1][..], &port.to_be_bytes(), name].concat()
-        }
-        (Some(_), 1) => vec![127, 0, 0, 1],
-        _ => return reply,
-    };
-    reply[7] = 1;
-    reply.extend_from_slice(&[0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 0, 0, data.len() as u8]);
-    reply.extend_from_slice(&data);
-    reply
 }
 
 /// O1, N8: an operator drains, weighs and enables an endpoint over the admin listener; what it has is

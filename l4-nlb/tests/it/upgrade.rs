@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::name_server::name_server;
 use crate::process::Program;
-use crate::reload::{ask, call, echo, free, name_server};
+use crate::reload::{ask, call, echo, free};
 
 /// A game server that answers with its number and the port that the question came from.
 async fn game(number: u8) -> SocketAddr {

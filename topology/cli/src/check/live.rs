@@ -159,33 +159,48 @@ fn services<'t>(topology: &'t Topology, trials: &mut Vec<Trial<'t>>) {
                 && listener.services().any(|to| to.name == service.name)
         });
         let probed = service.health.as_ref().map(|health| &health.probe);
-        if !datagrams && !matches!(probed, Some(Probe::Udp { .. })) {
+        let speaks = if datagrams || matches!(probed, Some(Probe::Udp { .. })) {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        };
+        if speaks == Protocol::Tcp {
             for endpoint in &service.endpoints {
                 trials.push(Box::pin(reachable(endpoint.address, endpoint.place)));
             }
         }
-        let Some(At { value, place }) = &service.discover else { continue };
-        trials.push(match &value.source {
-            DiscoverSource::Dns { host, port } if value.resolver.is_none() => {
-                Box::pin(known(host, *port, *place))
-            }
-            _ => Box::pin(named(value, *place)),
-        });
+        if let Some(At { value, place }) = &service.discover {
+            trials.push(Box::pin(named(value, *place, speaks)));
+        }
     }
 }
 
-/// A source that must name at least one endpoint.
-async fn named(discover: &Discover, at: Place) -> Vec<Problem> {
+/// A source that must name at least one endpoint; who is named must answer as the file's own must. Asked
+/// as instances ask it: a resolver of the file's own, or the system's.
+async fn named(discover: &Discover, at: Place, speaks: Protocol) -> Vec<Problem> {
     let source = &discover.source;
-    let hint = "start it, or correct what the file says of it; instances would wait for it";
-    match discovery::ask_once(discover, PATIENCE).await {
-        Ok(0) => {
-            vec![odd(at, format!("{source} names no endpoint"), "start the service's servers")]
+    let hint = match source {
+        DiscoverSource::Dns { .. } | DiscoverSource::Srv { .. } => {
+            "correct the name or its resolver, or make the record; instances would wait for it"
         }
-        Ok(_) => Vec::new(),
-        Err(why) => vec![wrong(at, format!("{source} gives no answer: {why}"), hint)],
+        _ => "start it, or correct what the file says of it; instances would wait for it",
+    };
+    let endpoints = match discovery::ask_once(discover, PATIENCE).await {
+        Ok(endpoints) => endpoints,
+        Err(why) => return vec![wrong(at, format!("{source} gives no answer: {why}"), hint)],
+    };
+    if endpoints.is_empty() {
+        return vec![odd(at, format!("{source} names no endpoint"), "start the service's servers")];
     }
+    if speaks == Protocol::Udp {
+        return Vec::new();
+    }
+    let tried = endpoints.iter().take(MOST_NAMED).map(|one| reachable(one.address, at));
+    join_all(tried).await.into_iter().flatten().collect()
 }
+
+/// So many of the endpoints that a source names are tried: each takes a descriptor.
+const MOST_NAMED: usize = 100;
 
 async fn reachable(address: SocketAddr, at: Place) -> Vec<Problem> {
     let tried = bounded(TcpStream::connect(address)).await;

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use crate::name_server::name_server;
 use crate::stack::{aqueduct, folder, text};
 
 /// A port that nobody listens on.
@@ -65,6 +66,58 @@ pools:
     }
     assert!(told.matches("\n      = ").count() >= 6 || told.matches(" = ").count() >= 6, "{told}");
     assert!(!told.contains(&format!("127.0.0.1:{free} ")), "{told}");
+}
+
+/// T4, D1: whoever names endpoints is asked as an instance asks, names of DNS and SRV at the file's own
+/// resolver or the system's, and who is named is tried.
+#[tokio::test]
+async fn sources_of_endpoints_are_asked() {
+    let folder = folder("sources");
+    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let open = held.local_addr().expect("bound").port();
+    let [dead, registry] = [(); 2].map(|()| closed());
+    let ((knows, names), (ignorant, _nobody)) = (name_server().await, name_server().await);
+    names.send_replace(Some(open));
+    let content = format!(
+        "aqueduct: 1
+services:
+  srv-known: {{ discover: {{ srv: _user._tcp.example, resolver: \"{knows}\" }} }}
+  srv-unknown: {{ discover: {{ srv: _feed._tcp.example, resolver: \"{ignorant}\" }} }}
+  dns-known: {{ discover: {{ dns: \"user.example:{open}\", resolver: \"{knows}\" }} }}
+  dns-dead: {{ discover: {{ dns: \"user.example:{dead}\", resolver: \"{knows}\" }} }}
+  dns-game: {{ discover: {{ dns: \"user.example:{dead}\", resolver: \"{knows}\" }}, health: {{ udp: ping }} }}
+  dns-unknown: {{ discover: {{ dns: \"nowhere.invalid:7001\" }} }}
+  listed: {{ discover: {{ file: list.yaml }} }}
+  unlisted: {{ discover: {{ file: none.yaml }} }}
+  consul: {{ discover: {{ consul: {{ address: \"http://127.0.0.1:{registry}\", service: user }} }} }}
+  etcd: {{ discover: {{ etcd: {{ servers: [\"http://127.0.0.1:{registry}\"], prefix: /user/ }} }} }}
+  eureka: {{ discover: {{ eureka: {{ address: \"http://127.0.0.1:{registry}/eureka\", application: user }} }} }}
+"
+    );
+    let list = format!("endpoints: [\"127.0.0.1:{open}\"]\n");
+    std::fs::write(folder.path().join("list.yaml"), list).expect("written");
+    let file = folder.path().join("stack.yaml");
+    std::fs::write(&file, content).expect("written");
+    let run = move || aqueduct().args(["check", "--live"]).arg(file).output().expect("run");
+    let output = tokio::task::spawn_blocking(run).await.expect("run");
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let mut wanted: Vec<String> = [
+        "4:18 SRV records of _feed._tcp.example gives no answer: ",
+        "8:18 DNS of nowhere.invalid (port 7001) gives no answer: ",
+        "10:15 the file ",
+        "11:13 Consul at http://127.0.0.1:",
+        "12:11 etcd at http://127.0.0.1:",
+        "13:13 Eureka at http://127.0.0.1:",
+    ]
+    .map(|line| format!("stack.yaml:{line}"))
+    .to_vec();
+    wanted.push(format!("stack.yaml:6:15 warning: 127.0.0.1:{dead} is not reached: "));
+    for line in &wanted {
+        assert!(told.contains(line), "{line} is missing in\n{told}");
+    }
+    let live = |word: &str| told.matches(word).count();
+    assert_eq!((live("gives no answer"), live("is not reached")), (6, 1), "{told}");
 }
 
 /// T4: a file of 5 000 routes is checked in one go; how long that takes is measured, not asserted.

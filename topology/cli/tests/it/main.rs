@@ -10,6 +10,8 @@ mod check_live;
 mod explain;
 mod graph;
 mod isolate;
+#[path = "../../../../l4-nlb/tests/it/name_server.rs"]
+mod name_server;
 mod stack;
 mod watch;
 
