@@ -9,12 +9,13 @@
 mod rules;
 
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
 
-use self::rules::{Seat, Wires};
+use self::rules::{Ends, Seat, Wires};
 use crate::up::plan::{Part, Plan};
 use crate::up::spawn::find_program;
 
@@ -22,8 +23,10 @@ use crate::up::spawn::find_program;
 #[derive(Debug)]
 pub(crate) struct Isolation {
     prefix: String,
-    /// The third byte of its network, 10.203.N.0/24.
+    /// Which of the networks that [`Ends`] knows.
     network: u8,
+    /// Whether this kernel knows IPv6.
+    six: bool,
     /// As the file has them.
     originals: Vec<Part>,
 }
@@ -36,10 +39,11 @@ impl Isolation {
     pub(crate) fn lay(stack: &str, plan: &Plan) -> anyhow::Result<Self> {
         able()?;
         ensure!(plan.parts.len() < 240, "--isolate knows at most 240 parts");
+        let six = Path::new("/proc/sys/net/ipv6").exists();
         for listen in plan.parts.iter().flat_map(|part| &part.listens) {
             ensure!(
-                listen.address.is_ipv4(),
-                "--isolate knows IPv4 addresses alone: {} is {}",
+                six || listen.address.is_ipv4(),
+                "this kernel has no IPv6: {} is {}",
                 listen.purpose,
                 listen.address
             );
@@ -50,7 +54,7 @@ impl Isolation {
         let prefix = format!("aq{:08x}-", digest as u32);
         clear(&prefix)?;
         let network = free_network((digest >> 32) as u8)?;
-        let isolation = Self { prefix, network, originals: plan.parts.clone() };
+        let isolation = Self { prefix, network, six, originals: plan.parts.clone() };
         isolation.build().context("the network namespaces cannot be made")?;
         Ok(isolation)
     }
@@ -75,8 +79,8 @@ impl Isolation {
     pub(crate) fn seen(&self, plan: Plan) -> Plan {
         let mut plan = plan;
         for (index, part) in plan.parts.iter_mut().enumerate() {
-            let ip = IpAddr::V4(self.address(index));
-            let moved = |address: SocketAddr| SocketAddr::new(ip, address.port());
+            let ends = self.ends(index);
+            let moved = |at: SocketAddr| SocketAddr::new(ends.like(at.ip()), at.port());
             part.listens.iter_mut().for_each(|listen| listen.address = moved(listen.address));
             part.admin = part.admin.map(moved);
         }
@@ -91,8 +95,14 @@ impl Isolation {
         format!("{}hub", self.prefix)
     }
 
-    fn address(&self, index: usize) -> Ipv4Addr {
-        Ipv4Addr::new(10, 203, self.network, u8::try_from(index + FIRST).unwrap_or(u8::MAX))
+    /// Where a part is on the switch.
+    fn ends(&self, index: usize) -> Ends {
+        Ends::new(self.network, u8::try_from(index + FIRST).unwrap_or(u8::MAX))
+    }
+
+    /// The addresses that this kernel can give to a link.
+    fn lawful(&self, ends: Ends) -> impl Iterator<Item = IpAddr> {
+        ends.both().into_iter().filter(|ip| self.six || ip.is_ipv4())
     }
 
     fn build(&self) -> anyhow::Result<()> {
@@ -101,24 +111,31 @@ impl Isolation {
         batch(&hub, "link add name switch type bridge\nlink set dev switch up\n")?;
         // `up` itself: it asks every part how it is.
         let end = format!("{}up", &self.prefix);
-        let ours = Ipv4Addr::new(10, 203, self.network, OURS);
+        let ours = Ends::new(self.network, OURS);
         ip(&["link", "add", "name", &end, "type", "veth", "peer", "name", "up", "netns", &hub])?;
-        ip(&["addr", "add", &format!("{ours}/24"), "dev", &end])?;
+        if self.six {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "0")?;
+        }
+        for address in self.lawful(ours) {
+            let commands =
+                format!("addr add {} dev {end}{}\n", on_switch(address), at_once(address));
+            run("ip", &["-batch", "-"], Some(&commands))?;
+        }
         ip(&["link", "set", "dev", &end, "up"])?;
         batch(&hub, "link set dev up master switch up\n")?;
-        let clients = Ipv4Addr::new(10, 203, self.network, CLIENTS);
+        let clients = Ends::new(self.network, CLIENTS);
         let seats: Vec<Seat<'_>> = self
             .originals
             .iter()
             .enumerate()
-            .map(|(index, part)| Seat { part, address: self.address(index) })
+            .map(|(index, part)| Seat { part, ends: self.ends(index) })
             .collect();
         let wires = Wires::of(&seats, ours, clients);
         for (index, seat) in seats.iter().enumerate() {
-            self.join(&self.namespace(index), &format!("p{index}"), seat.address)?;
             let namespace = self.namespace(index);
+            self.join(&namespace, &format!("p{index}"), seat.ends)?;
             for address in seat.foreign_addresses() {
-                batch(&namespace, &format!("addr add {address}/32 dev lo\n"))?;
+                batch(&namespace, &format!("addr add {address} dev lo{}\n", at_once(address)))?;
             }
             firewall(&namespace, &wires.of_part(index))?;
         }
@@ -127,7 +144,7 @@ impl Isolation {
     }
 
     /// A namespace on the switch.
-    fn join(&self, namespace: &str, port: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    fn join(&self, namespace: &str, port: &str, ends: Ends) -> anyhow::Result<()> {
         ip(&["netns", "add", namespace])?;
         batch(
             &self.hub(),
@@ -136,15 +153,45 @@ impl Isolation {
                  link set dev {port} master switch up\n"
             ),
         )?;
-        batch(
-            namespace,
-            &format!("addr add {address}/24 dev wire\nlink set dev wire up\nlink set dev lo up\n"),
-        )?;
-        // Loopback addresses are led over the wire and back.
-        let setting =
-            "for one in all wire; do echo 1 > /proc/sys/net/ipv4/conf/$one/route_localnet; done";
-        run("ip", &["netns", "exec", namespace, "sh", "-c", setting], None)
+        let (mut settings, mut commands) = (LEAD_FOUR.to_owned(), String::new());
+        if self.six {
+            settings.push_str(ALLOW_SIX);
+        }
+        for address in self.lawful(ends) {
+            let (place, words) = (on_switch(address), at_once(address));
+            commands.push_str(&format!("addr add {place} dev wire{words}\n"));
+        }
+        commands.push_str("link set dev lo up\nlink set dev wire up\nroute add default dev wire\n");
+        if self.six {
+            commands.push_str(LEAD_SIX);
+        }
+        run("ip", &["netns", "exec", namespace, "sh", "-c", &settings], None)?;
+        batch(namespace, &commands)
     }
+}
+
+/// Loopback addresses are led over the wire and back.
+const LEAD_FOUR: &str =
+    "for one in all wire; do echo 1 > /proc/sys/net/ipv4/conf/$one/route_localnet; done; ";
+
+/// Whatever the host says of new namespaces.
+const ALLOW_SIX: &str =
+    "for one in all default lo wire; do echo 0 > /proc/sys/net/ipv6/conf/$one/disable_ipv6; done";
+
+/// The same for `::1`, for which there is no such setting: what was led to it arrives by the wire, and is
+/// taken for local only where the route says that it may. Every other address is led by the default route:
+/// without one nobody could begin to connect to it.
+const LEAD_SIX: &str =
+    "route add ::/0 dev wire metric 4096\nroute add local ::1 dev wire table local metric 2048\n";
+
+/// An address and the network around it.
+fn on_switch(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv4() { 24 } else { 64 })
+}
+
+/// An IPv6 address that nobody else can have is used at once, unasked.
+fn at_once(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "" } else { " nodad" }
 }
 
 impl Drop for Isolation {

@@ -1,7 +1,9 @@
 //! `aqueduct up --isolate`: who can connect to whom, tried for every pair. Needs root, `ip` and `nft`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::stack::{Stack, folder, text};
 
@@ -76,6 +78,11 @@ const PORTS: [(&str, u16); 26] = [
 ];
 
 fn able() -> bool {
+    static ABLE: OnceLock<bool> = OnceLock::new();
+    *ABLE.get_or_init(look)
+}
+
+fn look() -> bool {
     let root = text(&Command::new("id").arg("-u").output().expect("id").stdout).trim() == "0";
     let nft = Command::new("nft").arg("--version").output().is_ok_and(|out| out.status.success());
     let made = root && nft && {
@@ -110,15 +117,21 @@ fn namespaces(stack: &Stack) -> BTreeMap<String, String> {
     all
 }
 
-fn wire(namespace: &str) -> String {
-    let shown = said("ip", &["-n", namespace, "-4", "-o", "addr", "show", "dev", "wire"]);
-    let address = shown.split_whitespace().find(|word| word.starts_with("10.203."));
-    address.and_then(|word| word.split('/').next()).expect("an address").to_owned()
+/// A namespace's own addresses: IPv4, IPv6.
+fn ends(namespace: &str) -> [IpAddr; 2] {
+    ["-4", "-6"].map(|family| {
+        let words =
+            ["-n", namespace, family, "-o", "addr", "show", "dev", "wire", "scope", "global"];
+        let shown = said("ip", &words);
+        let own = |word: &&str| word.starts_with("10.203.") || word.starts_with("fd5c:a90e:d0c7:");
+        let address = shown.split_whitespace().find(own).and_then(|word| word.split('/').next());
+        address.and_then(|word| word.parse().ok()).expect("an address")
+    })
 }
 
 /// What becomes of a connection to each of these, tried inside: `open`, `refused`, or whatever else.
-fn tried(namespace: &str, addresses: &[(String, u16)]) -> Vec<String> {
-    let each = addresses.iter().map(|(ip, port)| format!("{ip}/{port}"));
+fn tried(namespace: &str, addresses: &[SocketAddr]) -> Vec<String> {
+    let each = addresses.iter().map(|at| format!("{}/{}", at.ip(), at.port()));
     let list: Vec<String> = each.collect();
     let script = format!(
         "for one in {}; do if out=$(timeout 5 bash -c \"exec 3<>/dev/tcp/$one\" 2>&1); then echo open; \
@@ -130,14 +143,74 @@ fn tried(namespace: &str, addresses: &[(String, u16)]) -> Vec<String> {
 }
 
 /// A game's ping by UDP, from inside.
-fn pinged(namespace: &str, ip: &str, port: u16) -> bool {
+fn pinged(namespace: &str, at: SocketAddr) -> bool {
+    let (ip, port) = (at.ip(), at.port());
     let script = format!("exec 3<>/dev/udp/{ip}/{port}; printf ping >&3; timeout 3 head -c 4 <&3");
     said("ip", &["netns", "exec", namespace, "bash", "-c", &script]) == "pong"
 }
 
+/// From everywhere to everything: by the file's address, and by the other namespace's own addresses of the
+/// file's family and of the other.
+fn every_pair_is_tried(stack: &Stack, spaces: &BTreeMap<String, String>) {
+    let mut wired: BTreeSet<(&str, &str, u16)> = WIRES.into_iter().collect();
+    wired.extend(ASKING.map(|name| (name, "pool-1", 6432)));
+    let ends: BTreeMap<&str, [IpAddr; 2]> =
+        spaces.iter().map(|(name, space)| (name.as_str(), ends(space))).collect();
+    let family = usize::from(stack.address().is_ipv6());
+    let mut count = 0;
+    for (from, space) in spaces {
+        let others: Vec<_> = PORTS.iter().filter(|(to, _)| to != from).collect();
+        for by in [None, Some(0), Some(1)] {
+            let place = |(to, port): &(&str, u16)| match by {
+                None => stack.place(*port),
+                Some(own) => SocketAddr::new(ends[to][own], stack.port(*port)),
+            };
+            let outcomes = tried(space, &others.iter().map(|it| place(it)).collect::<Vec<_>>());
+            assert_eq!(outcomes.len(), others.len());
+            let known = by.is_none_or(|own| own == family);
+            for ((to, port), outcome) in others.iter().zip(&outcomes) {
+                let is_wired = wired.contains(&(from, to, *port));
+                let wanted = if is_wired && known { "open" } else { "refused" };
+                assert_eq!(outcome, wanted, "{from} to {to}:{port} by {by:?} in family {family}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 1200, "{count}");
+
+    // Datagrams: clients to the edge, the edge to the games, nobody else.
+    assert!(pinged(&spaces["clients"], stack.place(7777)));
+    for (name, port) in [("game-1", 7801), ("game-2", 7802), ("game-3", 7803)] {
+        assert!(pinged(&spaces["nlb-1"], stack.place(port)), "{name}");
+        for (from, own) in ["clients", "gw-1", "user-1"].into_iter().zip([0, 1, family]) {
+            let at = SocketAddr::new(ends[name][own], stack.port(port));
+            assert!(!pinged(&spaces[from], at), "{from} to {name} at {at}");
+        }
+    }
+
+    // And the whole works, from where clients stand.
+    let mut curl = Command::new("ip");
+    curl.args(["netns", "exec", &spaces["clients"], "curl"]);
+    let profile = stack.curl_by(curl, "/api/user/profile", &stack.token(&[]));
+    assert_eq!((profile.status, &profile.body["name"]), (200, &"livia".into()), "{profile:?}");
+}
+
+/// The end leaves nothing behind.
+fn ends_without_a_trace(stack: &mut Stack, spaces: &BTreeMap<String, String>) {
+    let own = ends(&spaces["nlb-1"]);
+    assert!(stack.interrupt().status.success());
+    let left = said("ip", &["netns", "list"]);
+    for space in spaces.values() {
+        assert!(!left.lines().any(|line| line.split(' ').next() == Some(space)), "{left}");
+    }
+    let left = said("ip", &["-o", "addr"]);
+    let network = |ip: &IpAddr| ip.to_string().trim_end_matches(char::is_alphanumeric).to_owned();
+    assert!(own.iter().all(|ip| !left.contains(&network(ip))), "{left}");
+}
+
 /// T7: from the namespace of every part and of the clients, exactly what is wired can be connected to, by
-/// the file's address and by the other namespace's own; all else is refused with a reset. A crash leaves
-/// nothing that the next start cannot take away, and the end leaves nothing.
+/// the file's address and by the other namespace's own; all else is refused with a reset, in IPv6 too. A
+/// crash leaves nothing that the next start cannot take away, and the end leaves nothing.
 #[test]
 fn only_what_is_wired_connects() {
     if !able() {
@@ -147,51 +220,18 @@ fn only_what_is_wired_connects() {
     let mut stack = Stack::up_in("isolate", crashed, &["--isolate"]);
     let spaces = namespaces(&stack);
     assert_eq!(spaces.values().collect::<BTreeSet<_>>().len(), 22, "{spaces:?}");
-    let mut wired: BTreeSet<(&str, &str, u16)> = WIRES.into_iter().collect();
-    wired.extend(ASKING.map(|name| (name, "pool-1", 6432)));
-    let wires: BTreeMap<&str, String> =
-        spaces.iter().map(|(name, space)| (name.as_str(), wire(space))).collect();
-    let file = stack.address().to_string();
-    let mut count = 0;
-    for (from, space) in &spaces {
-        let others: Vec<_> = PORTS.iter().filter(|(to, _)| to != from).collect();
-        for by_file in [true, false] {
-            let place = |to: &str| if by_file { file.clone() } else { wires[to].clone() };
-            let each = others.iter().map(|(to, port)| (place(to), stack.port(*port)));
-            let outcomes = tried(space, &each.collect::<Vec<_>>());
-            assert_eq!(outcomes.len(), others.len());
-            for ((to, port), outcome) in others.iter().zip(&outcomes) {
-                let wanted = if wired.contains(&(from, to, *port)) { "open" } else { "refused" };
-                assert_eq!(
-                    outcome, wanted,
-                    "{from} to {to}:{port}, by the file's address: {by_file}"
-                );
-                count += 1;
-            }
-        }
-    }
-    assert!(count > 800, "{count}");
+    every_pair_is_tried(&stack, &spaces);
+    ends_without_a_trace(&mut stack, &spaces);
+}
 
-    // Datagrams: clients to the edge, the edge to the games, nobody else.
-    let games = [("game-1", 7801), ("game-2", 7802), ("game-3", 7803)];
-    assert!(pinged(&spaces["clients"], &file, stack.port(7777)));
-    for (name, port) in games {
-        assert!(pinged(&spaces["nlb-1"], &file, stack.port(port)), "{name}");
-        for from in ["clients", "gw-1", "user-1"] {
-            assert!(!pinged(&spaces[from], &wires[name], stack.port(port)), "{from} to {name}");
-        }
+/// T7: the same for a file in IPv6, on loopback and at an address that only its namespaces know.
+#[test]
+fn only_what_is_wired_connects_in_ipv6() {
+    if !able() {
+        return;
     }
-
-    // And the whole works, from where clients stand.
-    let mut curl = Command::new("ip");
-    curl.args(["netns", "exec", &spaces["clients"], "curl"]);
-    let profile = stack.curl_by(curl, "/api/user/profile", &stack.token(&[]));
-    assert_eq!((profile.status, &profile.body["name"]), (200, &"livia".into()), "{profile:?}");
-
-    assert!(stack.interrupt().status.success());
-    let left = said("ip", &["netns", "list"]);
-    for space in spaces.values() {
-        assert!(!left.lines().any(|line| line.split(' ').next() == Some(space)), "{left}");
-    }
-    assert!(!said("ip", &["-4", "-o", "addr"]).contains(&wires["nlb-1"]));
+    let mut stack = Stack::up_in_six(folder("isolate-six"), &["--isolate"]);
+    let spaces = namespaces(&stack);
+    every_pair_is_tried(&stack, &spaces);
+    ends_without_a_trace(&mut stack, &spaces);
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -20,7 +20,7 @@ pub(crate) struct Stack {
     child: Child,
     output: BufReader<ChildStdout>,
     /// An address of this stack's own, so that stacks side by side never meet.
-    address: Ipv4Addr,
+    address: IpAddr,
     /// Port in the documented stack → port here.
     ports: BTreeMap<u16, u16>,
     /// By the name of the part.
@@ -50,11 +50,35 @@ impl Stack {
 
     /// The same in a folder, perhaps one of a former run, and with further words.
     pub(crate) fn up_in(name: &str, folder: TempDir, more: &[&str]) -> Self {
-        check_programs();
-        let stack = include_str!("../../../stacks/instagram-valorant.yaml");
         let address = own_address(name);
-        let (text, ports) =
-            on_free_ports(&stack.replace("127.0.0.1", &address.to_string()), address);
+        let text = DOCUMENTED.replace("127.0.0.1", &address.to_string());
+        Self::up_at(address.into(), &text, folder, more)
+    }
+
+    /// The same in IPv6: services at an address that this machine does not have, all else on loopback.
+    pub(crate) fn up_in_six(folder: TempDir, more: &[&str]) -> Self {
+        let whole = |line: &str| {
+            let at = if line.contains(" endpoints: [") { ELSEWHERE } else { Ipv6Addr::LOCALHOST };
+            let line = line.replace("127.0.0.0/8", &format!("\"{at}/128\""));
+            let mut pieces = line.split("127.0.0.1");
+            let mut text = pieces.next().unwrap_or_default().to_owned();
+            for piece in pieces {
+                let digits = |rest: &str| rest.find(|c: char| !c.is_ascii_digit());
+                let port = piece.strip_prefix(':').map(|rest| digits(rest).unwrap_or(rest.len()));
+                let (port, rest) = piece.split_at(port.map_or(0, |length| length + 1));
+                let bare = if port.is_empty() { at.to_string() } else { format!("[{at}]{port}") };
+                let quoted = !text.ends_with("//");
+                text += &if quoted { format!("\"{bare}\"{rest}") } else { format!("{bare}{rest}") };
+            }
+            text + "\n"
+        };
+        let text: String = DOCUMENTED.lines().map(whole).collect();
+        Self::up_at(Ipv6Addr::LOCALHOST.into(), &text, folder, more)
+    }
+
+    fn up_at(address: IpAddr, text: &str, folder: TempDir, more: &[&str]) -> Self {
+        check_programs();
+        let (text, ports) = on_free_ports(text, address);
         let file = folder.path().join("stack.yaml");
         std::fs::write(&file, text).expect("written");
         let mut command = aqueduct();
@@ -121,7 +145,9 @@ impl Stack {
         let plain = ["--silent", "--show-error", "--max-time", "20", "--noproxy", "*", "--cacert"];
         let mut words: Vec<String> = plain.map(str::to_owned).to_vec();
         words.push(authority);
-        words.extend(["--resolve".to_owned(), format!("{place}:{}", self.address)]);
+        let at = SocketAddr::new(self.address, 0).to_string();
+        let at = at.trim_end_matches(":0");
+        words.extend(["--resolve".to_owned(), format!("{place}:{at}")]);
         words.extend(["--header".to_owned(), format!("Authorization: Bearer {token}")]);
         words.extend(["--write-out".to_owned(), "\n%{http_code}".to_owned()]);
         words.push(format!("https://{place}{path}"));
@@ -208,15 +234,26 @@ impl Stack {
     }
 
     /// Where the file says that all of it listens.
-    pub(crate) fn address(&self) -> Ipv4Addr {
+    pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Where the file has what the documented stack has on this port.
+    pub(crate) fn place(&self, documented: u16) -> SocketAddr {
+        let port = self.port(documented);
+        let elsewhere = SocketAddr::new(ELSEWHERE.into(), port);
+        match self.file_text().contains(&elsewhere.to_string()) {
+            true => elsewhere,
+            false => SocketAddr::new(self.address, port),
+        }
     }
 
     pub(crate) fn port(&self, documented: u16) -> u16 {
         *self.ports.get(&documented).expect("a port of the stack")
     }
 
-    fn state(&self) -> PathBuf {
+    /// The folder that `--state` names.
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 }
@@ -263,6 +300,12 @@ fn signal(process: u32, name: &str) {
     assert!(status.expect("kill is there").success());
 }
 
+/// The stack that `up` has built in.
+const DOCUMENTED: &str = include_str!("../../../stacks/instagram-valorant.yaml");
+
+/// No address of this machine's.
+const ELSEWHERE: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xace, 0, 0, 0, 0, 0, 7);
+
 /// In 127.64.0.0/10, from the number of this process and the name of the stack.
 fn own_address(name: &str) -> Ipv4Addr {
     let [.., high, low] = std::process::id().to_be_bytes();
@@ -271,7 +314,7 @@ fn own_address(name: &str) -> Ipv4Addr {
 }
 
 /// The stack with every port replaced by a free one of this address.
-fn on_free_ports(stack: &str, address: Ipv4Addr) -> (String, BTreeMap<u16, u16>) {
+fn on_free_ports(stack: &str, address: IpAddr) -> (String, BTreeMap<u16, u16>) {
     // All sockets are held until every port is chosen, so that none is chosen twice.
     let mut held = Vec::new();
     let mut ports = BTreeMap::new();
@@ -296,7 +339,7 @@ fn on_free_ports(stack: &str, address: Ipv4Addr) -> (String, BTreeMap<u16, u16>)
 }
 
 /// Free for TCP and for UDP.
-fn free_port(address: Ipv4Addr, held: &mut Vec<(TcpListener, UdpSocket)>) -> u16 {
+fn free_port(address: IpAddr, held: &mut Vec<(TcpListener, UdpSocket)>) -> u16 {
     loop {
         let tcp = TcpListener::bind((address, 0)).expect("a port");
         let port = tcp.local_addr().expect("bound").port();

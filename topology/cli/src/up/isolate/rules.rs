@@ -4,24 +4,52 @@
 //! Invariant: a firewall lets through what is wired, to the port that is wired, and refuses all else.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use topology::l4::Protocol;
 
 use crate::up::plan::{Does, Listen, Part, Reach};
 
-/// A part and its address on the switch.
+/// The addresses of one namespace on the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ends {
+    four: Ipv4Addr,
+    six: Ipv6Addr,
+}
+
+impl Ends {
+    /// Of a host in 10.203.N.0/24 and fd5c:a90e:d0c7:aNN::/64 (RFC 4193).
+    pub(super) fn new(network: u8, host: u8) -> Self {
+        let subnet = 0x0a00 | u16::from(network);
+        Self {
+            four: Ipv4Addr::new(10, 203, network, host),
+            six: Ipv6Addr::new(0xfd5c, 0xa90e, 0xd0c7, subnet, 0, 0, 0, host.into()),
+        }
+    }
+
+    /// The one of this address's family.
+    pub(super) fn like(self, ip: IpAddr) -> IpAddr {
+        if ip.is_ipv4() { self.four.into() } else { self.six.into() }
+    }
+
+    pub(super) fn both(self) -> [IpAddr; 2] {
+        [self.four.into(), self.six.into()]
+    }
+}
+
+/// A part and where it is on the switch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seat<'p> {
     pub(super) part: &'p Part,
-    pub(super) address: Ipv4Addr,
+    pub(super) ends: Ends,
 }
 
 impl Seat<'_> {
     /// Addresses of the file that a namespace does not have by itself.
     pub(super) fn foreign_addresses(&self) -> Vec<IpAddr> {
         let own = self.part.listens.iter().map(|listen| listen.address.ip());
-        let mut own: Vec<IpAddr> = own.filter(|ip| !ip.is_loopback()).collect();
+        let mut own: Vec<IpAddr> =
+            own.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).collect();
         own.sort_unstable();
         own.dedup();
         own
@@ -46,12 +74,12 @@ pub(super) fn reaches(part: &Part) -> Vec<SocketAddr> {
 #[derive(Debug)]
 pub(super) struct Wires<'p> {
     seats: &'p [Seat<'p>],
-    ours: Ipv4Addr,
-    clients: Ipv4Addr,
+    ours: Ends,
+    clients: Ends,
 }
 
 impl<'p> Wires<'p> {
-    pub(super) fn of(seats: &'p [Seat<'p>], ours: Ipv4Addr, clients: Ipv4Addr) -> Self {
+    pub(super) fn of(seats: &'p [Seat<'p>], ours: Ends, clients: Ends) -> Self {
         Self { seats, ours, clients }
     }
 
@@ -82,19 +110,31 @@ impl<'p> Wires<'p> {
         let mut arrive = String::new();
         for listen in &seat.part.listens {
             let (word, address) = (word(listen), listen.address);
-            line(&mut arrive, format_args!("{word} dport {} dnat to {address}", address.port()));
+            let (family, protocol) = family(address.ip());
+            // On all addresses it hears what arrives at any.
+            if !address.ip().is_unspecified() {
+                let port = address.port();
+                line(
+                    &mut arrive,
+                    format_args!(
+                        "meta nfproto {protocol} {word} dport {port} dnat {family} to {address}"
+                    ),
+                );
+            }
         }
         let mut input = String::new();
-        line(&mut input, format_args!("ip saddr {} accept", self.ours));
+        for ip in self.ours.both() {
+            line(&mut input, format_args!("{} saddr {ip} accept", family(ip).0));
+        }
         for (other, from) in self.seats.iter().enumerate().filter(|(other, _)| *other != index) {
             for (to, listen) in self.from(other) {
-                if to.address == seat.address {
-                    accept(&mut input, "saddr", from.address, listen);
+                if to.ends == seat.ends {
+                    accept(&mut input, "saddr", from.ends, listen);
                 }
             }
         }
         for (to, listen) in self.open() {
-            if to.address == seat.address {
+            if to.ends == seat.ends {
                 accept(&mut input, "saddr", self.clients, listen);
             }
         }
@@ -111,22 +151,25 @@ impl<'p> Wires<'p> {
         for (seat, listen) in to {
             let (word, address) = (word(listen), listen.address);
             let (ip, port) = (address.ip(), address.port());
+            let (family, to) = (family(ip).0, seat.ends.like(ip));
             line(
                 &mut lead,
-                format_args!("ip daddr {ip} {word} dport {port} dnat to {}", seat.address),
+                format_args!("{family} daddr {ip} {word} dport {port} dnat {family} to {to}"),
             );
-            accept(&mut output, "daddr", seat.address, listen);
+            accept(&mut output, "daddr", seat.ends, listen);
         }
-        let clients = self.clients;
+        let [four, six] = self.clients.both();
         format!(
-            "table ip aqueduct {{\n\
+            "table inet aqueduct {{\n\
              \x20 chain lead {{\n    type nat hook output priority -100;\n{lead}  }}\n\
              \x20 chain leave {{\n    type nat hook postrouting priority 100;\n    oifname \"wire\" masquerade\n  }}\n\
              \x20 chain arrive {{\n    type nat hook prerouting priority -100;\n{arrive}  }}\n\
-             \x20 chain seen {{\n    type nat hook input priority 100;\n    iifname \"wire\" ip saddr != {clients} snat to 127.0.0.1\n  }}\n\
-             \x20 chain input {{\n    type filter hook input priority 0;\n    iifname \"lo\" accept\n    \
+             \x20 chain seen {{\n    type nat hook input priority 100;\n    \
+             iifname \"wire\" ip saddr != {four} snat ip to 127.0.0.1\n    \
+             iifname \"wire\" ip6 saddr != {six} snat ip6 to ::1\n  }}\n\
+             \x20 chain input {{\n    type filter hook input priority 0;\n    iifname \"lo\" accept\n    {FOUND}    \
              ct state established,related accept\n{input}    meta l4proto tcp reject with tcp reset\n    reject\n  }}\n\
-             \x20 chain output {{\n    type filter hook output priority 0;\n    oifname \"lo\" accept\n    \
+             \x20 chain output {{\n    type filter hook output priority 0;\n    oifname \"lo\" accept\n    {FOUND}    \
              ct state established,related accept\n{output}    meta l4proto tcp reject with tcp reset\n    reject\n  }}\n\
              }}\n"
         )
@@ -140,10 +183,19 @@ fn word(listen: &Listen) -> &'static str {
     }
 }
 
-fn accept(out: &mut String, side: &str, peer: Ipv4Addr, listen: &Listen) {
-    let (word, port) = (word(listen), listen.address.port());
-    line(out, format_args!("ip {side} {peer} {word} dport {port} accept"));
+/// What nftables calls it in a match, and as a protocol.
+fn family(ip: IpAddr) -> (&'static str, &'static str) {
+    if ip.is_ipv4() { ("ip", "ipv4") } else { ("ip6", "ipv6") }
 }
+
+fn accept(out: &mut String, side: &str, peer: Ends, listen: &Listen) {
+    let (word, port) = (word(listen), listen.address.port());
+    let peer = peer.like(listen.address.ip());
+    line(out, format_args!("{} {side} {peer} {word} dport {port} accept", family(peer).0));
+}
+
+/// Neighbours on the switch find each other (RFC 4861); in IPv4 that is no packet of the family's.
+const FOUND: &str = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n";
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
@@ -164,9 +216,9 @@ mod tests {
         let plan = Plan::new(&topology.expect("valid")).expect("a plan");
         let seats: Vec<Seat<'_>> = (10u8..)
             .zip(&plan.parts)
-            .map(|(last, part)| Seat { part, address: Ipv4Addr::new(10, 203, 0, last) })
+            .map(|(last, part)| Seat { part, ends: Ends::new(7, last) })
             .collect();
-        let (ours, clients) = (Ipv4Addr::new(10, 203, 0, 1), Ipv4Addr::new(10, 203, 0, 2));
+        let (ours, clients) = (Ends::new(7, 1), Ends::new(7, 2));
         let wires = Wires::of(&seats, ours, clients);
         let names = |all: Vec<(&Seat<'_>, &Listen)>| {
             let mut all: Vec<String> = all
@@ -185,8 +237,9 @@ mod tests {
         assert!(gateway.contains(&"redis:6379".to_owned()), "{gateway:?}");
         assert!(!gateway.iter().any(|one| one.starts_with("user-")), "{gateway:?}");
         let rules = wires.of_part(at("user-1"));
-        let ilb = seats[at("ilb-1")].address;
+        let [ilb, six] = seats[at("ilb-1")].ends.both();
         assert!(rules.contains(&format!("ip saddr {ilb} tcp dport 7011 accept")), "{rules}");
-        assert!(!rules.contains(&format!("{clients} tcp")), "{rules}");
+        assert!(!rules.contains(&format!("{six} tcp")), "a family that the file does not name");
+        assert!(!rules.contains(&format!("{} tcp", clients.both()[0])), "{rules}");
     }
 }
