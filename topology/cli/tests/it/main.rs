@@ -12,6 +12,7 @@ mod graph;
 mod isolate;
 #[path = "../../../../l4-nlb/tests/it/name_server.rs"]
 mod name_server;
+mod replay;
 mod stack;
 mod watch;
 
