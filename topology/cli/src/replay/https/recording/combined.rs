@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result};
 
-use super::{Expected, Found, Timed, lines, request, sort, time};
+use super::{Expected, Found, Timed, answered, lines, request, sort, time, whole};
 
 pub(super) fn parse(text: &str) -> Found {
-    sort(lines(text).map(|(place, line)| (place, parse_line(line))))
+    sort(lines(text).map(|(place, line)| (place, whole(line).and_then(parse_line))))
 }
 
 /// `HOST IDENT USER [TIME] "METHOD TARGET VERSION" STATUS BYTES "REFERER" "AGENT"`.
@@ -21,20 +21,29 @@ fn parse_line(line: &str) -> Result<Timed> {
     let (Some(method), Some(target)) = (words.next(), words.next()) else {
         anyhow::bail!("{asked:?}: no request line");
     };
-    let mut numbers = rest.split_ascii_whitespace();
+    let numbers = rest.find('"').map_or(rest, |end| rest.get(..end).unwrap_or_default());
+    let mut numbers = numbers.split_ascii_whitespace();
     let status = numbers.next().and_then(|text| text.parse().ok()).context("no status")?;
-    let bytes = numbers.next().and_then(|text| text.parse().ok());
-    let agent = rest.find('"').and_then(|at| {
-        let mut quotes = rest.get(at..)?;
-        quoted(&mut quotes)?;
-        quoted(&mut quotes).filter(|agent| *agent != "-")
-    });
+    let bytes = match numbers.next() {
+        None | Some("-") => None,
+        Some(text) => Some(text.parse().with_context(|| format!("{text:?}: no size"))?),
+    };
+    let agent = match rest.find('"').and_then(|at| rest.get(at..)) {
+        None => None,
+        Some(mut quotes) => {
+            quoted(&mut quotes).context("the referer does not end")?;
+            let said = quotes.trim_start().starts_with('"');
+            let agent = quoted(&mut quotes);
+            anyhow::ensure!(agent.is_some() || !said, "the agent does not end");
+            agent.filter(|agent| *agent != "-")
+        }
+    };
     let fields = agent.map(|agent| ("user-agent", agent));
     let mut recorded = request(method, target, fields.into_iter(), Vec::new())?;
     let mut who = who.split_ascii_whitespace();
     recorded.session = who.next().map(str::to_owned);
     recorded.user = who.nth(1).filter(|user| *user != "-").map(str::to_owned);
-    recorded.expected = Expected { status: Some(status), bytes, digest: None };
+    recorded.expected = Expected { status: answered(status)?, bytes, digest: None };
     Ok((Some(at), recorded))
 }
 

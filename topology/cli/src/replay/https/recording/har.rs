@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Expected, Found, Timed, request, sort, time};
+use super::{Expected, Found, Timed, answered, request, sort, time};
 
 #[derive(Deserialize)]
 struct Har {
@@ -87,23 +87,22 @@ fn parse_entry(entry: Value) -> Result<Timed> {
     let mut recorded = request(&asked.method, &asked.url, fields, body)?;
     recorded.session = connection.as_ref().and_then(super::name_of);
     recorded.expected = Expected {
-        // HAR 1.2: 0 stands for a request without an answer.
-        status: Some(response.status).filter(|status| *status != 0),
+        status: answered(response.status)?,
         bytes: u64::try_from(response.body_size).ok(),
-        digest: response.content.digest(),
+        digest: response.content.digest()?,
     };
     let at = time::instant(&started_date_time).context("startedDateTime: not ISO 8601")?;
     Ok((Some(at), recorded))
 }
 
 impl Content {
-    fn digest(&self) -> Option<[u8; 32]> {
-        let text = self.text.as_deref()?;
+    fn digest(&self) -> Result<Option<[u8; 32]>> {
+        let Some(text) = self.text.as_deref() else { return Ok(None) };
         let bytes = match self.encoding.as_deref() {
-            Some("base64") => BASE64_STANDARD.decode(text).ok()?,
+            Some("base64") => BASE64_STANDARD.decode(text).context("content: no base64")?,
             _ => text.as_bytes().to_vec(),
         };
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes);
-        digest.as_ref().try_into().ok()
+        Ok(digest.as_ref().try_into().ok())
     }
 }

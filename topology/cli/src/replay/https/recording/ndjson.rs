@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Expected, Found, Timed, lines, name_of, request, sort, time};
+use super::{Expected, Found, Timed, answered, lines, name_of, request, sort, time, whole};
 
 #[derive(Deserialize)]
 struct Line {
@@ -46,7 +46,7 @@ enum Values {
 }
 
 pub(super) fn parse(text: &str) -> Found {
-    sort(lines(text).map(|(place, line)| (place, parse_line(line))))
+    sort(lines(text).map(|(place, line)| (place, whole(line).and_then(parse_line))))
 }
 
 fn parse_line(text: &str) -> Result<Timed> {
@@ -69,24 +69,21 @@ fn parse_line(text: &str) -> Result<Timed> {
     recorded.session = line.session;
     recorded.route = line.route.filter(|route| !route.is_empty()).unwrap_or(recorded.route);
     recorded.expected = Expected {
-        // 499 stands for a client that went away: nothing was answered.
-        status: line.status.filter(|status| *status != 499),
+        status: line.status.map(answered).transpose()?.flatten(),
         bytes: line.bytes_out,
-        digest: line.body_sha256.as_deref().and_then(digest),
+        digest: line.body_sha256.as_deref().map(digest).transpose()?,
     };
     let seconds =
         line.timestamp.as_deref().map(|t| time::instant(t).context("timestamp: not RFC 3339"));
     Ok((line.at_ms.map(|ms| ms / 1e3).or(seconds.transpose()?), recorded))
 }
 
-fn digest(text: &str) -> Option<[u8; 32]> {
+fn digest(text: &str) -> Result<[u8; 32]> {
+    let fault = "body_sha256: not 64 hexadecimal digits";
+    ensure!(text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()), fault);
     let mut digest = [0; 32];
-    let pairs = text.as_bytes().chunks_exact(2);
-    if text.len() != 64 {
-        return None;
+    for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair)?, 16)?;
     }
-    for (byte, pair) in digest.iter_mut().zip(pairs) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    Ok(digest)
 }

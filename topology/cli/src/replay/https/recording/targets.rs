@@ -3,11 +3,9 @@
 //!
 //! Invariant: a target is one request or one fault.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 
-use super::{Found, Timed, request, sort};
+use super::{Bodies, Found, Timed, request, sort, whole};
 
 /// Whether a file that begins with this line is such a list.
 pub(super) fn begins(line: &str) -> bool {
@@ -16,7 +14,7 @@ pub(super) fn begins(line: &str) -> bool {
     is_method && ["http://", "https://", "/"].iter().any(|start| url.starts_with(start))
 }
 
-pub(super) fn parse(text: &str, folder: &Path) -> Found {
+pub(super) fn parse(text: &str, bodies: Bodies<'_>) -> Found {
     let mut blocks: Vec<(usize, Vec<&str>)> = Vec::new();
     let mut open = false;
     for (i, line) in text.lines().enumerate() {
@@ -33,11 +31,12 @@ pub(super) fn parse(text: &str, folder: &Path) -> Found {
             open = true;
         }
     }
-    let read = |(line, block): (usize, Vec<&str>)| (format!("line {line}"), target(&block, folder));
+    let read = |(line, block): (usize, Vec<&str>)| (format!("line {line}"), target(&block, bodies));
     sort(blocks.into_iter().map(read))
 }
 
-fn target(lines: &[&str], folder: &Path) -> Result<Timed> {
+fn target(lines: &[&str], bodies: Bodies<'_>) -> Result<Timed> {
+    lines.iter().try_for_each(|line| whole(line).map(drop))?;
     let (first, rest) = lines.split_first().context("nothing in it")?;
     let (method, url) = first
         .split_once(' ')
@@ -46,8 +45,7 @@ fn target(lines: &[&str], folder: &Path) -> Result<Timed> {
     let (mut fields, mut body) = (Vec::new(), Vec::new());
     for line in rest {
         if let Some(file) = line.strip_prefix('@') {
-            body =
-                std::fs::read(folder.join(file)).with_context(|| format!("{file}: cannot read"))?;
+            body = bodies(file).with_context(|| format!("{file}: cannot read"))?;
         } else {
             let (name, value) =
                 line.split_once(':').with_context(|| format!("{line:?}: write NAME: VALUE"))?;

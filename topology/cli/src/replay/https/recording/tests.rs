@@ -1,18 +1,23 @@
-//! Recordings: both formats, hostile text, time.
+//! Recordings: every format, hostile text, broken places, time.
 
 use proptest::prelude::*;
 
 use super::*;
 
+/// There are no other files.
+fn nowhere(_: &str) -> std::io::Result<Vec<u8>> {
+    Err(std::io::ErrorKind::NotFound.into())
+}
+
 /// All of a text without a fault.
 fn lines(text: &str) -> Vec<Recorded> {
-    let (found, faults) = parse(text, Path::new(".")).unwrap();
+    let (found, faults) = parse(text, &nowhere).unwrap();
     assert_eq!(faults, Vec::<String>::new());
     from_zero(found)
 }
 
 fn parse_all(text: &str) {
-    let _ = parse(text, Path::new(".")).map(|(found, _)| from_zero(found));
+    let _ = parse(text, &nowhere).map(|(found, _)| from_zero(found));
 }
 
 /// R2: the gateway's access log is a recording: its users and times come along.
@@ -59,15 +64,15 @@ fn a_broken_place_is_named() {
             "line 2: no [time]: not a combined log",
         ),
     ] {
-        let (found, faults) = parse(text, Path::new(".")).unwrap();
+        let (found, faults) = parse(text, &nowhere).unwrap();
         assert_eq!((found.len(), faults), (1, vec![place.to_owned()]), "{text}");
     }
     let har = r#"{"log":{"entries":[{"request":{}},{"startedDateTime":"2026-11-20T23:45:00Z",
         "request":{"method":"GET","url":"/a"},"response":{"status":200}}]}}"#;
-    let (found, faults) = parse(har, Path::new(".")).unwrap();
+    let (found, faults) = parse(har, &nowhere).unwrap();
     assert_eq!(found.len(), 1);
     assert!(faults[0].starts_with("entry 0: missing field"), "{faults:?}");
-    let error = format!("{:#}", parse("{\n \"log\": 5,", Path::new(".")).unwrap_err());
+    let error = format!("{:#}", parse("{\n \"log\": 5,", &nowhere).unwrap_err());
     assert!(error.contains("line 2"), "{error}");
 }
 
@@ -111,7 +116,7 @@ fn targets_are_a_recording() {
     std::fs::write(folder.path().join("cart.json"), "{}").unwrap();
     let text =
         "# the shop\nGET https://shop.example/a\nAccept: */*\n\nPOST /cart\n@cart.json\nGET /c\n";
-    let (found, faults) = parse(text, folder.path()).unwrap();
+    let (found, faults) = parse(text, &|file| std::fs::read(folder.path().join(file))).unwrap();
     assert_eq!((found.len(), faults.len()), (3, 0), "{faults:?}");
     assert_eq!(found[0].1.host.as_deref(), Some("shop.example"));
     assert_eq!((found[1].1.body.as_ref(), found[1].0), (b"{}".as_slice(), None));
@@ -153,6 +158,92 @@ fn known_instants() {
     }
 }
 
+/// Lines that are no request, each alone in its format.
+const BROKEN_NDJSON: [&str; 12] = [
+    "{",
+    "nonsense",
+    "[1]",
+    "{}",
+    r#"{"path":"/","body":"*"}"#,
+    r#"{"path":"/","status":777}"#,
+    r#"{"path":"/","timestamp":"soon"}"#,
+    r#"{"path":"/","body_sha256":"abc"}"#,
+    r#"{"path":"/","headers":{"a b":"c"}}"#,
+    r#"{"path":"/","headers":{"a":"b\nc"}}"#,
+    r#"{"path":"http://"}"#,
+    "{\"path\":\"/\u{fffd}\"}",
+];
+const BROKEN_COMBINED: [&str; 9] = [
+    "h - - nonsense",
+    r#"h - - [yesterday] "GET / HTTP/1.1" 200 5"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "GET" 200 5"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" two 5"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 5x"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.1" 200 5 "-" "cut"#,
+    r#"h - - [10/Oct/2000:13:55:36 -0700] "G@T / HTTP/1.1" 200 5"#,
+    "h - - [10/Oct/2000:13:55:36 -0700] \"GET /\u{fffd} HTTP/1.1\" 200 5",
+];
+const BROKEN_TARGETS: [&str; 6] = [
+    "GET /a\nno header",
+    "get /a",
+    "GET /a\n@missing",
+    "GET /a\na b: c",
+    "GET http://",
+    "GET /\u{fffd}",
+];
+const BROKEN_ENTRIES: [&str; 7] = [
+    "5",
+    "{}",
+    r#"{"startedDateTime":"soon","request":{"method":"GET","url":"/"},"response":{"status":200}}"#,
+    r#"{"startedDateTime":"2026-11-20T23:45:00Z","request":{"method":"GET","url":"http://"},"response":{"status":200}}"#,
+    r#"{"startedDateTime":"2026-11-20T23:45:00Z","request":{"method":"G T","url":"/"},"response":{"status":200}}"#,
+    r#"{"startedDateTime":"2026-11-20T23:45:00Z","request":{"method":"GET","url":"/"},"response":{"status":99}}"#,
+    r#"{"startedDateTime":"2026-11-20T23:45:00Z","request":{"method":"GET","url":"/"},"response":{"status":200,"content":{"text":"*","encoding":"base64"}}}"#,
+];
+
+/// A file of requests with broken ones among them, and the places of these. The first is whole: by it a
+/// format is told. A broken one is told by its number, blank lines before it as well.
+fn recorded(format: usize, pieces: &[(Option<usize>, usize)]) -> (String, Vec<String>) {
+    let (mut text, mut places, mut line) = (String::new(), Vec::new(), 1);
+    let whole: &dyn Fn(usize) -> String = match format {
+        0 => &|n| format!(r#"{{"method":"PUT","url":"/a/{n}?b","status":499,"at_ms":{n}}}"#),
+        1 => &|n| {
+            format!(r#"h - u [10/Oct/2000:13:55:36 -0700] "GET /{n} HTTP/1.1" 200 - "-" "x y""#)
+        },
+        2 => &|n| format!("GET https://api.example/{n}\nAccept: text/html\nX-Umlaut: ä"),
+        _ => &|n| {
+            format!(
+                r#"{{"startedDateTime":"2026-11-20T23:45:00Z","request":{{"method":"GET","url":"/{n}","headers":[{{"name":":path","value":"/"}}]}},"response":{{"status":0}}}}"#
+            )
+        },
+    };
+    let broken: &[&str] =
+        [&BROKEN_NDJSON[..], &BROKEN_COMBINED, &BROKEN_TARGETS, &BROKEN_ENTRIES][format];
+    for (number, (kind, blank)) in [(None, 0)].iter().chain(pieces).enumerate() {
+        let piece = match kind {
+            None => whole(number),
+            Some(kind) => broken[kind % broken.len()].to_owned(),
+        };
+        if format == 3 {
+            places.extend(kind.map(|_| format!("entry {number}")));
+            text += if number == 0 { "" } else { "," };
+            text += &piece;
+            continue;
+        }
+        // Targets have an empty line between them.
+        let blank = blank + usize::from(format == 2 && number > 0);
+        line += blank;
+        places.extend(kind.map(|_| format!("line {line}")));
+        line += piece.lines().count();
+        text += &format!("{}{piece}\n", "\n".repeat(blank));
+    }
+    if format == 3 {
+        text = format!(r#"{{"log":{{"entries":[{text}]}}}}"#);
+    }
+    (text, places)
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_recording_or_an_error(text in "\\PC{0,60}") {
@@ -162,6 +253,42 @@ proptest! {
         let _ = time::instant(&text);
         let _ = time::logged(&text);
         let _ = subject(&format!("Bearer {text}"));
+    }
+
+    /// R2, O5: every broken piece is told with its place, no other is, and it is refused or skipped as chosen.
+    #[test]
+    fn every_broken_piece_is_told_with_its_place(
+        format in 0usize..4,
+        pieces in proptest::collection::vec((proptest::option::of(0usize..84), 0usize..3), 0..20),
+    ) {
+        let (text, places) = recorded(format, &pieces);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &text).unwrap();
+        let used = read(file.path(), true).unwrap();
+        let told: Vec<&str> = used.faults.iter().filter_map(|f| Some(f.split_once(": ")?.0)).collect();
+        prop_assert_eq!(&told, &places, "{}", text);
+        prop_assert_eq!(used.requests.len(), 1 + pieces.len() - places.len());
+        match (read(file.path(), false), places.first()) {
+            (Ok(whole), None) => prop_assert_eq!(whole.requests, used.requests),
+            (Err(refusal), Some(first)) => {
+                let refusal = refusal.to_string();
+                prop_assert!(refusal.contains(&format!(": {first}: ")), "{}", refusal);
+            }
+            (other, first) => prop_assert!(false, "{:?} with {:?}", other.is_ok(), first),
+        }
+    }
+
+    /// Whatever the bytes of a file.
+    #[test]
+    fn any_bytes_are_a_recording_or_an_error(format in 0usize..4, at in 0usize..400, byte: u8) {
+        let (text, _) = recorded(format, &[(None, 1), (Some(at), 0), (None, 0)]);
+        let mut bytes = text.into_bytes();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        if let Ok(found) = decode(&bytes, &nowhere) {
+            prop_assert!(found.requests.iter().is_sorted_by_key(|request| request.at));
+        }
+        let _ = decode(&bytes[at..], &nowhere);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! log, a list of targets), a web server's combined log, or a plain list of targets. Secrets of the
 //! recording are dropped: tokens are signed anew. Not for sending. Used by `script`.
 //!
-//! Invariant: offsets begin at 0 and never go back; what cannot be read is told with its place.
+//! Invariant: offsets begin at 0 and never go back; what cannot be read is told with its place, and nothing
+//! of a request that is used was left out for being broken.
 
 mod combined;
 mod har;
@@ -66,6 +67,9 @@ type Found = (Vec<Timed>, Vec<String>);
 /// A request and when it was, seconds since the epoch; `None`: not written.
 type Timed = (Option<f64>, Recorded);
 
+/// What the bytes of a body's file are.
+type Bodies<'b> = &'b dyn Fn(&str) -> std::io::Result<Vec<u8>>;
+
 /// Reads a file; which format it is, its content says.
 ///
 /// # Errors
@@ -73,32 +77,42 @@ type Timed = (Option<f64>, Recorded);
 pub(super) fn read(path: &Path, skip: bool) -> Result<Recording> {
     let name = path.display();
     let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot read"))?;
-    let text = String::from_utf8_lossy(&bytes);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let (timed, faults) = parse(&text, folder).with_context(|| format!("{name}: no recording"))?;
-    if let (Some(fault), false) = (faults.first(), skip) {
-        let more = match faults.len() - 1 {
+    let recording = decode(&bytes, &|file| std::fs::read(folder.join(file)));
+    let recording = recording.with_context(|| format!("{name}: no recording"))?;
+    if let (Some(fault), false) = (recording.faults.first(), skip) {
+        let more = match recording.faults.len() - 1 {
             0 => String::new(),
             n => format!(" (and {n} more)"),
         };
         bail!("{name}: {fault}{more}; --broken skip uses the rest");
     }
-    let is_timed = timed.iter().any(|(at, _)| at.is_some());
-    let requests = from_zero(timed);
-    ensure!(!requests.is_empty(), "{name}: no request in it");
-    Ok(Recording { requests, timed: is_timed, faults })
+    ensure!(!recording.requests.is_empty(), "{name}: no request in it");
+    Ok(recording)
+}
+
+/// What is in a file, and in those that it names.
+///
+/// # Errors
+/// It is one JSON text, and a broken one.
+pub(super) fn decode(bytes: &[u8], bodies: Bodies<'_>) -> Result<Recording> {
+    let (found, faults) = parse(&String::from_utf8_lossy(bytes), bodies)?;
+    let timed = found.iter().any(|(at, _)| at.is_some());
+    Ok(Recording { requests: from_zero(found), timed, faults })
 }
 
 /// An object that begins with `log` is HAR; lines of other objects are NDJSON; lines of a method and
 /// a URL are targets; all else is a combined log.
-fn parse(text: &str, folder: &Path) -> Result<Found> {
+fn parse(text: &str, bodies: Bodies<'_>) -> Result<Found> {
+    // Some programs begin every file so.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines().find(|line| !line.starts_with('#')).unwrap_or_default();
     let inside = text.trim_start().strip_prefix('{').map(str::trim_start);
     match inside {
         Some(inside) if inside.starts_with("\"log\"") => har::parse(text),
         Some(_) => Ok(ndjson::parse(text)),
-        None if targets::begins(first) => Ok(targets::parse(text, folder)),
+        None if targets::begins(first) => Ok(targets::parse(text, bodies)),
         None => Ok(combined::parse(text)),
     }
 }
@@ -121,6 +135,19 @@ fn lines(text: &str) -> impl Iterator<Item = (String, &str)> {
     numbered.map(|(i, line)| (format!("line {}", i + 1), line))
 }
 
+/// What was no UTF-8 has become this character: what it was, nobody knows.
+fn whole(text: &str) -> Result<&str> {
+    ensure!(!text.contains(char::REPLACEMENT_CHARACTER), "a character in it is no UTF-8");
+    Ok(text)
+}
+
+/// A status that was answered with; `None`: nothing was, which logs write as 0, or as 499 where the client
+/// went away.
+fn answered(status: u16) -> Result<Option<u16>> {
+    ensure!(matches!(status, 0 | 100..=599), "{status}: no status");
+    Ok(Some(status).filter(|status| !matches!(status, 0 | 499)))
+}
+
 fn request<'a>(
     method: &str,
     target: &str,
@@ -135,7 +162,7 @@ fn request<'a>(
             user = subject(value);
         } else if name.eq_ignore_ascii_case("host") {
             host = Some(value.to_owned());
-        } else if let Some((name, value)) = kept(name, value) {
+        } else if let Some((name, value)) = kept(name, value)? {
             headers.append(name, value);
         }
     }
@@ -174,10 +201,18 @@ fn guess(method: &Method, path: &str) -> String {
 
 /// A field that a replay sends again: no secret, nothing of the old connection, no HTTP/2 pseudo
 /// field.
-fn kept(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
-    let name: HeaderName = name.parse().ok()?;
-    let dropped = DROPPED.contains(&name.as_str());
-    (!dropped).then_some((name, value.parse().ok()?))
+fn kept(name: &str, value: &str) -> Result<Option<(HeaderName, HeaderValue)>> {
+    if name.starts_with(':') {
+        return Ok(None);
+    }
+    let name: HeaderName = name.parse().with_context(|| format!("{name:?}: no header's name"))?;
+    if DROPPED.contains(&name.as_str()) {
+        return Ok(None);
+    }
+    // Not shown: it may be what nobody is to see.
+    let value = HeaderValue::from_bytes(value.as_bytes())
+        .with_context(|| format!("{name}: what it says is no header's value"))?;
+    Ok(Some((name, value)))
 }
 
 /// Secrets, framing and hop-by-hop fields (RFC 9110 §7.6.1).
