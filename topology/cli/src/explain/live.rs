@@ -84,11 +84,10 @@ fn rows(endpoints: &Value) -> Vec<(String, String, String, u64)> {
 
 /// Adds what they say to an answer.
 pub(super) fn add(topology: &Topology, states: &States, explained: &mut Explained) {
-    let named = |name: &str| explained_names(topology, explained).iter().any(|one| one == name);
+    let named = explained_names(topology, explained);
     let mut step = Step::place("now");
     let mut facts = serde_json::Map::new();
-    let met: Vec<_> = states.iter().filter(|(name, _)| named(name)).collect();
-    for (name, state) in met {
+    for (name, state) in states.iter().filter(|(name, _)| named.contains(name)) {
         let (word, mut own) = told(name, state);
         facts.insert(name.clone(), json!(word));
         if let State::Alive { endpoints, .. } = state {
