@@ -197,7 +197,7 @@ impl Wire {
             }
         }
         self.make_room();
-        let mut sender = self.open_one(session).await?;
+        let mut sender: One = self.open_one(session).await?;
         let response = sender.send_request(request).await.map_err(|error| Fault::of(&error))?;
         Ok((sender, response))
     }
@@ -220,21 +220,22 @@ impl Wire {
         for place in 0..count.min(self.most) {
             if self.settings.http == Http::Two {
                 if let (Some(place), Ok(sender)) =
-                    (self.shared.get(place), self.open_shared(None).await)
+                    (self.shared.get(place), self.open_one::<Two>(None).await)
                 {
                     *place.lock().await = Some(sender);
                 }
-            } else if let Ok(sender) = self.open_one(None).await {
+            } else if let Ok(sender) = self.open_one::<One>(None).await {
                 self.idle.borrow_mut().push_back((None, sender));
             }
         }
     }
 
-    async fn open_one(&self, session: Option<u64>) -> Result<One, Fault> {
+    async fn open_one<S: Sender>(&self, session: Option<u64>) -> Result<S, Fault> {
         match self.connected(session).await? {
-            Stream::Plain(stream) => start(stream).await,
-            Stream::Tls(stream) => start(*stream).await,
+            Stream::Plain(stream) => S::start(stream).await,
+            Stream::Tls(stream) => S::start(*stream).await,
         }
+        .map_err(|error| Fault::of(&error))
     }
 
     /// Closes what was idle longest when a new connection would be one too many.
@@ -258,19 +259,12 @@ impl Wire {
             let mut place = self.shared.get(place).ok_or(Fault::Overload)?.lock().await;
             match place.as_ref().filter(|sender| !sender.is_closed()) {
                 Some(sender) => sender.clone(),
-                None => place.insert(self.open_shared(session).await?).clone(),
+                None => place.insert(self.open_one(session).await?).clone(),
             }
         };
         sender.ready().await.map_err(|error| Fault::of(&error))?;
         let response = sender.send_request(request).await.map_err(|error| Fault::of(&error))?;
         self.drain(response).await
-    }
-
-    async fn open_shared(&self, session: Option<u64>) -> Result<Two, Fault> {
-        match self.connected(session).await? {
-            Stream::Plain(stream) => start_shared(stream).await,
-            Stream::Tls(stream) => start_shared(*stream).await,
-        }
     }
 
     async fn connected(&self, session: Option<u64>) -> Result<Stream, Fault> {
@@ -314,20 +308,25 @@ enum Stream {
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-/// HTTP/1.1 over a fresh connection, driven by a task of its own.
-async fn start(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<One, Fault> {
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(io)).await.map_err(|error| Fault::of(&error))?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
+/// What requests are sent by, over a fresh connection that a task of its own drives.
+trait Sender: Sized {
+    async fn start(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> hyper::Result<Self>;
 }
 
-/// HTTP/2 over a fresh connection.
-async fn start_shared(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<Two, Fault> {
-    let (sender, connection) =
-        http2::handshake(Here, TokioIo::new(io)).await.map_err(|error| Fault::of(&error))?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
+impl Sender for One {
+    async fn start(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> hyper::Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(io)).await?;
+        tokio::task::spawn_local(connection);
+        Ok(sender)
+    }
+}
+
+impl Sender for Two {
+    async fn start(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> hyper::Result<Self> {
+        let (sender, connection) = http2::handshake(Here, TokioIo::new(io)).await?;
+        tokio::task::spawn_local(connection);
+        Ok(sender)
+    }
 }
 
 /// Runs a connection's tasks on this lane's thread.
