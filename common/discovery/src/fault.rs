@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::fetch::FetchError;
 use common::secret::SecretError;
-use hickory_resolver::net::NetError;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::rr::RecordType;
 use http::StatusCode;
 
 /// Why there is no answer.
@@ -18,7 +19,7 @@ pub(crate) enum Fault {
     #[error("the system's resolver cannot be used: {0}")]
     System(NetError),
     /// DNS was asked in vain.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Lookup(#[from] NetError),
     /// DNS knows the name and no address of it.
     #[error("the answer has no endpoint")]
@@ -50,4 +51,16 @@ pub(crate) enum Fault {
     /// Nothing in the answer is of use.
     #[error("the answer is of no use: {0}")]
     Nonsense(String),
+}
+
+/// What a resolver says, in words of zones.
+fn said(error: &NetError) -> String {
+    let NetError::Dns(DnsError::NoRecordsFound(none)) = error else { return error.to_string() };
+    let name = none.query.name().to_string();
+    let name = name.trim_end_matches('.');
+    match none.query.query_type() {
+        _ if error.is_nx_domain() => format!("DNS knows no {name}"),
+        RecordType::A | RecordType::AAAA => format!("DNS knows no address of {name}"),
+        kind => format!("DNS has no {kind} record of {name}"),
+    }
 }

@@ -103,7 +103,7 @@ services:
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(2), "{told}");
     let mut wanted: Vec<String> = [
-        "4:18 SRV records of _feed._tcp.example gives no answer: ",
+        "4:18 SRV records of _feed._tcp.example gives no answer: DNS knows no _feed._tcp.example\n",
         "8:18 DNS of nowhere.invalid (port 7001) gives no answer: ",
         "10:15 the file ",
         "11:13 Consul at http://127.0.0.1:",
