@@ -19,6 +19,7 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	cargo build --profile dist --bins
 	target/dist/l7 --json bench/results/l7.json
 	target/dist/l7-auth --json bench/results/l7-auth.json
+	target/dist/filters --json bench/results/filters.json
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 	target/dist/pg --json bench/results/pg.json
 	target/dist/replay --json bench/results/replay.json
@@ -64,7 +65,7 @@ $(CLIENTS)/page/done: $(wildcard $(PAGE)/package*.json) | verify-packages
 
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace pgbouncer)
+	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind pgbouncer)
 
 lint:
 	cargo fmt --all --check

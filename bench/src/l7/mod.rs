@@ -7,6 +7,7 @@ pub mod auth;
 pub mod cases;
 pub mod client;
 pub mod compare;
+pub mod filters;
 pub mod load;
 pub mod party;
 pub mod rig;

@@ -5,7 +5,7 @@
 
 mod instances;
 mod issuer;
-mod parts;
+pub(super) mod parts;
 mod shared;
 mod tokens;
 

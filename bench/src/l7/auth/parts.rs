@@ -20,18 +20,18 @@ use crate::process::{Program, on_path};
 pub(super) const REDIS: &str = "127.0.77.1:18379";
 
 /// A gateway that runs.
-pub(super) struct Own<'a> {
+pub(in crate::l7) struct Own<'a> {
     /// The instance of the file.
-    pub(super) instance: &'a str,
+    pub(in crate::l7) instance: &'a str,
     /// Where it listens.
-    pub(super) listen: SocketAddr,
+    pub(in crate::l7) listen: SocketAddr,
     /// The processor that it has.
-    pub(super) processor: &'static str,
+    pub(in crate::l7) processor: &'static str,
 }
 
 impl Own<'_> {
     /// Starts it with this file, whose paths are those of the rig's shared files.
-    pub(super) fn start(&self, rig: &Rig, topology: &str) -> Result<Program> {
+    pub(in crate::l7) fn start(&self, rig: &Rig, topology: &str) -> Result<Program> {
         let file = rig.shared().join(format!("{}.yaml", self.instance));
         fs::write(&file, topology)?;
         let program = Kind::Gateway.program().with_context(|| Kind::Gateway.installed_by())?;
@@ -44,7 +44,7 @@ impl Own<'_> {
     }
 
     /// A connection to it.
-    pub(super) fn connect(&self) -> Result<TcpStream> {
+    pub(in crate::l7) fn connect(&self) -> Result<TcpStream> {
         let stream = TcpStream::connect(self.listen)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -52,7 +52,7 @@ impl Own<'_> {
     }
 
     /// A place of its own.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(in crate::l7) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }
 

@@ -146,6 +146,11 @@ pub fn ask(stream: &mut (impl Read + Write + ?Sized), request: &[u8]) -> Result<
     }
 }
 
+/// How long the answer at the begin of `bytes` is; none while its head is not there, or it names no length.
+pub(in crate::l7) fn length(bytes: &[u8]) -> Option<usize> {
+    answer(bytes).map(|answer| answer.length)
+}
+
 /// An answer of HTTP/1.1 as far as it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Answer {
