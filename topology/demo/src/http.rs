@@ -1,5 +1,5 @@
 //! The HTTP/1.1 server under every demo service and the issuer: accepts, counts, answers
-//! `/healthz` and `/count` itself, hands the rest to the program. Not for what is answered.
+//! `/healthz`, `/count` and `/behave` itself, hands the rest to the program. Not for what is answered.
 //! Called by `web::run` and `issuer::run`; `grpc::run` accepts with it.
 //!
 //! Invariant: `/healthz` answers 200 as long as the program runs, whatever lies behind it.
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::answer::Answer;
+use crate::web::parameter;
 
 /// A program that answers requests.
 pub(crate) trait Program: Send + Sync + 'static {
@@ -78,26 +79,76 @@ struct Server<P> {
     header: HeaderValue,
     program: P,
     requests: AtomicU64,
+    manners: Manners,
+}
+
+/// How a server is told to be slow or to fail.
+#[derive(Debug, Default)]
+struct Manners {
+    /// Milliseconds before each answer.
+    delay: AtomicU64,
+    /// How many answers of a hundred are 500.
+    fail: AtomicU64,
+}
+
+impl Manners {
+    /// Waits; a fault in the place of the answer to this request, evenly spread.
+    async fn before(&self, number: u64) -> Option<Answer> {
+        let (delay, fail) = (self.delay.load(Ordering::Relaxed), self.fail.load(Ordering::Relaxed));
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        let so_far = |requests: u64| requests * fail.min(100) / 100;
+        let fails = so_far(number + 1) > so_far(number);
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        fails.then(|| Answer::refuse(status, "told_to", "this server was told to fail"))
+    }
 }
 
 impl<P: Program> Server<P> {
     fn new(name: &str, program: P) -> anyhow::Result<Self> {
         let header = HeaderValue::from_str(name)?;
-        Ok(Self { name: name.to_owned(), header, program, requests: AtomicU64::new(0) })
+        Ok(Self {
+            name: name.to_owned(),
+            header,
+            program,
+            requests: AtomicU64::new(0),
+            manners: Manners::default(),
+        })
     }
 
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let answer = match request.uri().path() {
             "/healthz" => Answer::ok(json!({ "status": "ok" })),
+            "/behave" if request.method() == Method::POST => self.behave(request.uri()),
             "/count" => Answer::ok(json!({ "requests": self.requests.load(Ordering::Relaxed) })),
             _ => {
-                self.requests.fetch_add(1, Ordering::Relaxed);
+                let number = self.requests.fetch_add(1, Ordering::Relaxed);
+                if let Some(fault) = self.manners.before(number).await {
+                    return self.whole(fault);
+                }
                 match whole(request).await {
                     Ok(request) => self.program.answer(request).await,
                     Err(refusal) => refusal,
                 }
             }
         };
+        self.whole(answer)
+    }
+
+    /// `/behave?delay=MS&fail=PERCENT`: how it answers from now on, as one that is ill would.
+    fn behave(&self, uri: &Uri) -> Answer {
+        let number = |name| parameter(uri, name).map(|text| text.parse::<u64>());
+        let (Ok(delay), Ok(fail)) = (number("delay").transpose(), number("fail").transpose())
+        else {
+            return Answer::bad_request("write POST /behave?delay=MILLISECONDS&fail=PERCENT");
+        };
+        self.manners.delay.store(delay.unwrap_or(0), Ordering::Relaxed);
+        self.manners.fail.store(fail.unwrap_or(0), Ordering::Relaxed);
+        Answer::ok(json!({ "delay": delay.unwrap_or(0), "fail": fail.unwrap_or(0) }))
+    }
+
+    fn whole(&self, answer: Answer) -> Response<Full<Bytes>> {
         let (status, body) = answer.render(&self.name);
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;

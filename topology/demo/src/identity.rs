@@ -48,7 +48,7 @@ struct Claims {
 impl Identity {
     /// From the command line; `--auth token` needs `--jwks`.
     pub(crate) fn new(args: &WebArgs) -> anyhow::Result<Self> {
-        match (args.auth, &args.jwks) {
+        match (args.auth.unwrap_or(AuthMode::Header), &args.jwks) {
             (AuthMode::Header, _) => Ok(Self::Header),
             (AuthMode::Token, Some(url)) => Ok(Self::Token(Box::new(Tokens {
                 jwks: Upstream::new(url)?,

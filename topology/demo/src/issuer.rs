@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use jsonwebtoken::{Header, encode};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 
 use crate::answer::Answer;
@@ -52,6 +52,8 @@ pub(crate) struct Wish {
     issuer: Option<String>,
     /// Another `aud`.
     audience: Option<String>,
+    /// Further claims.
+    claims: Map<String, Value>,
 }
 
 impl Default for Wish {
@@ -64,6 +66,7 @@ impl Default for Wish {
             alg: "ES256".into(),
             issuer: None,
             audience: None,
+            claims: Map::new(),
         }
     }
 }
@@ -104,7 +107,7 @@ impl Issuer {
     /// RFC 9068's claims, with the user's number as `userId`.
     fn claims(&self, wish: &Wish, id: &str, now: Duration) -> Value {
         let issued = if wish.expired { now.saturating_sub(LIFETIME * 2) } else { now };
-        json!({
+        let mut claims = json!({
             "iss": wish.issuer.as_ref().unwrap_or(&self.issuer),
             "aud": wish.audience.as_ref().unwrap_or(&self.audience),
             "iat": issued.as_secs(),
@@ -114,7 +117,11 @@ impl Issuer {
             "sub": wish.user_id.to_string(),
             "userId": wish.user_id,
             "scope": wish.scope,
-        })
+        });
+        for (name, value) in &wish.claims {
+            claims[name] = value.clone();
+        }
+        claims
     }
 }
 

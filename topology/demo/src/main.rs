@@ -8,6 +8,8 @@
 
 mod answer;
 mod database;
+mod echo;
+mod eureka;
 mod feed;
 mod game;
 mod grpc;
@@ -17,6 +19,7 @@ mod issuer;
 mod keys;
 mod options;
 mod orders;
+mod register;
 mod shutdown;
 mod upstream;
 mod user;
@@ -24,7 +27,7 @@ mod web;
 
 use clap::{Parser, Subcommand};
 
-use crate::options::{GameArgs, GrpcArgs, IssuerArgs, WebArgs};
+use crate::options::{GameArgs, GrpcArgs, IssuerArgs, RegistryArgs, WebArgs};
 use crate::web::Kind;
 
 /// Demo services, game server and token issuer for a local Aqueduct stack.
@@ -49,10 +52,14 @@ enum What {
     Orders(WebArgs),
     /// GET /notifications/ID
     Notifications(WebArgs),
+    /// Any path: what was asked, as the service saw it
+    Echo(WebArgs),
     /// gRPC over HTTP/2 without TLS: echo.proto's service and grpc.health.v1
     Grpc(GrpcArgs),
     /// UDP game server that answers every player's datagram with its own name
     Game(GameArgs),
+    /// Service registry: /eureka/apps, as Netflix Eureka's REST operations
+    Eureka(RegistryArgs),
     /// Token issuer: GET /jwks.json, POST /token
     Issuer(IssuerArgs),
 }
@@ -66,6 +73,8 @@ async fn main() -> anyhow::Result<()> {
         What::Profile(args) => web::run(Kind::Profile, args).await,
         What::Orders(args) => web::run(Kind::Orders, args).await,
         What::Notifications(args) => web::run(Kind::Notifications, args).await,
+        What::Echo(args) => echo::run(args).await,
+        What::Eureka(args) => eureka::run(args).await,
         What::Grpc(args) => grpc::run(args).await,
         What::Game(args) => game::run(args).await,
         What::Issuer(args) => issuer::run(args).await,
@@ -77,4 +86,5 @@ Examples:
   demo issuer --listen 127.0.0.1:7900 --keys ./keys
   demo user --listen 127.0.0.1:7011 --name user-1 --use data/app=postgres://app:secret@127.0.0.1:6432/app
   demo feed --listen 127.0.0.1:7021 --name feed-1 --use data/app=postgres://… --use internal/user=http://127.0.0.1:7010
+  demo echo --listen 127.0.0.1:7012 --name echo-1
   demo user --listen 127.0.0.1:7011 --auth token --jwks http://127.0.0.1:7900/jwks.json";

@@ -18,9 +18,9 @@ pub(crate) struct WebArgs {
     /// The name that every answer carries
     #[arg(long, default_value = "demo")]
     pub(crate) name: String,
-    /// Whom to believe about the user
-    #[arg(long, value_enum, default_value_t = AuthMode::Header)]
-    pub(crate) auth: AuthMode,
+    /// Whom to believe about the user [default: header; of echo: nobody is asked for]
+    #[arg(long, value_enum)]
+    pub(crate) auth: Option<AuthMode>,
     /// Key set for `--auth token`
     #[arg(long, value_name = "URL")]
     pub(crate) jwks: Option<String>,
@@ -33,6 +33,20 @@ pub(crate) struct WebArgs {
     /// Something this service connects to; may be repeated
     #[arg(long = "use", value_name = "NAME=URL")]
     pub(crate) uses: Vec<Use>,
+    /// Registers under this name with the Eureka among the dependencies, whose name is `eureka`
+    #[arg(long, value_name = "APPLICATION")]
+    pub(crate) register: Option<String>,
+}
+
+/// Options of the registry.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegistryArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// The name that every answer carries
+    #[arg(long, default_value = "eureka")]
+    pub(crate) name: String,
 }
 
 /// Where a service learns the user from.

@@ -12,6 +12,7 @@ use crate::database::{Database, trace};
 use crate::http::{Program, serve};
 use crate::identity::Identity;
 use crate::options::WebArgs;
+use crate::register::Registered;
 use crate::shutdown::{asked, say};
 use crate::upstream::Upstream;
 use crate::{feed, orders, user};
@@ -51,7 +52,8 @@ pub(crate) async fn run(kind: Kind, args: WebArgs) -> anyhow::Result<()> {
         .await
         .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", args.listen))?;
     say(&format!("{} listens on {}", args.name, listener.local_addr()?));
-    serve(listener, &args.name, web, asked()).await
+    let registered = Registered::new(&args).await?;
+    serve(listener, &args.name, web, registered.until(asked())).await
 }
 
 impl Web {

@@ -13,11 +13,12 @@ fn args(auth: AuthMode, jwks: Option<String>) -> WebArgs {
     WebArgs {
         listen: "127.0.0.1:0".parse().expect("valid"),
         name: "user-1".into(),
-        auth,
+        auth: Some(auth),
         jwks,
         issuer: "https://id.example".into(),
         audience: "api".into(),
         uses: Vec::new(),
+        register: None,
     }
 }
 
