@@ -13,7 +13,7 @@ section! {
         must "to" to: Typed<Text>,
         /// How many of a hundred. Who is in stays in when it grows.
         must "part" part: Typed<Percent>,
-        /// `NAME=VALUE`: who bears this cookie is in, however small the part; who bears it with another
+        /// `NAME=VALUE`: who bears this cookie is in, however small the part, unless that is 0%; who bears it with another
         /// value is not; who is chosen is handed it. Default: none.
         may "cookie" cookie: Typed<Text>,
         /// How long clients keep the cookie. Default: 30d.

@@ -109,7 +109,9 @@ impl Split {
             let cookie = part.cookie.as_ref()?;
             Some(predicate::cookie(who.headers, &cookie.name)? == cookie.value)
         };
-        if let Some(index) = route.split.iter().position(|part| borne(part) == Some(true)) {
+        // A part that is nobody's is not even theirs who were in it: the way back is short.
+        let kept = |part: &Part| part.part.0 > 0 && borne(part) == Some(true);
+        if let Some(index) = route.split.iter().position(kept) {
             return Some((index, false));
         }
         let ticket = who.ticket(&self.key, &route.sticky);
