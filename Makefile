@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients pictures lint unit properties real fuzz deny
 
-up: packages            ## build the stack and run it: make up, or make up FILE=my.yaml
+up: packages            ## build the stack and run it: make up, make up FILE=my.yaml, or make up FILE=canary
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
 	exec target/quick/aqueduct up $(FILE)
 
@@ -26,7 +26,8 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 
 pictures: page-clients   ## docs/pictures: the live page, the terminal view, a report and the wiring; takes six minutes
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
-	target/quick/aqueduct graph topology/stacks/instagram-valorant.yaml -o docs/pictures/stack.svg
+	for stack in $$(target/quick/aqueduct up --list | awk '{ print $$1 }'); do \
+	  target/quick/aqueduct graph $$stack -o docs/pictures/$$stack.svg || exit 1; done
 	PAGE_CLIENTS=$(CURDIR)/$(CLIENTS)/page node topology/cli/tests/it/page/pictures.mjs target/quick/aqueduct docs/pictures
 
 docs:                   ## generated files: topology/schema.json, docs/config.md, golden messages

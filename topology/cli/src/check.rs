@@ -23,12 +23,13 @@ use topology::units::HostPattern;
 use topology::{At, Place, SecretRef, SourceFile, Tls, Topology};
 
 use self::report::{Report, effective};
+use crate::file;
 
 /// Checks a topology file without starting anything
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The topology file
+    /// The topology file, or the name of a ready stack
     file: PathBuf,
     /// Warnings count as problems
     #[arg(long)]
@@ -57,7 +58,7 @@ pub(crate) enum Format {
 
 /// Prints what is wrong.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let (found, source, unlisted) = match topology::load(&args.file) {
+    let (found, source, unlisted) = match file::read(&args.file)? {
         Ok(topology) => {
             let mut found = topology.warnings.clone();
             found.extend(certificates(&topology, SystemTime::now()));

@@ -17,6 +17,7 @@ mod login;
 mod openapi;
 mod replay;
 mod revoke;
+mod stacks;
 mod token;
 mod up;
 mod watch;

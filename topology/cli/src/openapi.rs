@@ -15,7 +15,7 @@ use crate::file;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The topology file
+    /// The topology file, or the name of a ready stack
     file: PathBuf,
     /// The gateway group [default: the only one]
     #[arg(long)]

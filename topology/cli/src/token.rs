@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
+
 use self::signer::{Grant, Signer};
 use crate::up::folder::Folder;
 use crate::up::source::BUILT_IN_NAME;
@@ -35,15 +37,22 @@ pub(crate) struct Args {
     /// Leave the key's name out of the header
     #[arg(long)]
     no_kid: bool,
-    /// The folder of the stack [default: that of the built-in stack]
-    #[arg(long, value_name = "DIR")]
+    /// A further claim, a number where it is one; may be repeated
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = claim)]
+    claims: Vec<(String, Value)>,
+    /// The stack whose keys sign
+    #[arg(long, value_name = "NAME", default_value = BUILT_IN_NAME)]
+    stack: String,
+    /// The folder of the stack [default: where `up` keeps one of that name]
+    #[arg(long, value_name = "DIR", conflicts_with = "stack")]
     state: Option<PathBuf>,
 }
 
 /// Prints the token.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let folder = Folder::named(args.state.as_deref(), BUILT_IN_NAME)?;
-    let signer = Signer::open(&folder.path("keys"), &args.grant)?;
+    let folder = Folder::named(args.state.as_deref(), &args.stack)?;
+    let signer =
+        Signer::open(&folder.keys(&args.grant.issuer), &args.grant)?.claiming(&args.claims);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let token = sign(args, signer, now)?;
     writeln!(std::io::stdout().lock(), "{token}")?;
@@ -58,10 +67,17 @@ fn sign(args: &Args, signer: Signer, now: Duration) -> anyhow::Result<String> {
     signer.sign(&args.user.to_string(), &args.scope, issued, lifetime)
 }
 
+fn claim(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let number = value.parse::<i64>().map(Value::from);
+    Ok((name.to_owned(), number.unwrap_or_else(|_| value.into())))
+}
+
 const EXAMPLES: &str = "\
 Examples:
   aqueduct token --user 98765 --scope user:read
   aqueduct token --scope 'user:read pay' --alg RS256 --no-kid
+  aqueduct token --stack netflix --claim device=tv-1
   curl -H \"Authorization: Bearer $(aqueduct token --expired)\" …";
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod hints;
 mod isolate;
 mod launch;
 mod pki;
-mod plan;
+pub(crate) mod plan;
 mod ports;
 mod postgres;
 mod progress;
@@ -23,7 +23,7 @@ mod spawn;
 mod status;
 mod view;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,6 +48,8 @@ use self::postgres::Postgres;
 use self::progress::Progress;
 use self::source::Source;
 use self::view::{Key, Picture, Screen};
+use crate::file;
+use crate::stacks;
 use crate::watch::page::Page;
 use crate::watch::roster::Roster;
 use crate::watch::watcher::Watcher;
@@ -56,8 +58,12 @@ use crate::watch::watcher::Watcher;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The topology file [default: the built-in documented stack]
+    /// The topology file, or the name of a ready stack [default: instagram-valorant, the documented one]
+    #[arg(value_name = "FILE|NAME")]
     file: Option<PathBuf>,
+    /// Names the ready stacks, a line each
+    #[arg(long, exclusive = true)]
+    list: bool,
     /// Where certificates, databases and logs are kept [default: /var/lib/aqueduct/NAME for root,
     /// else ~/.local/state/aqueduct/NAME]
     #[arg(long, value_name = "DIR")]
@@ -93,11 +99,21 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 
 /// Runs the stack until Ctrl-C, TERM or `q`.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.list {
+        std::io::stdout().lock().write_all(stacks::list().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let progress = Progress::new(Instant::now());
     let mut signals = Signals::new()?;
     let source = Source::open(args.file.as_deref())?;
+    if args.watch && source.is_ready() {
+        let name = &source.stack;
+        bail!(
+            "{name} is no file that could be saved: `aqueduct init {name} -o {name}.yaml`, and watch that"
+        );
+    }
     if let Some(file) = &args.file
-        && let Err(LoadError::Problems(problems)) = topology::load(file)
+        && let Err(LoadError::Problems(problems)) = file::read(file)?
     {
         progress.plain(&problems.to_string());
         return Ok(ExitCode::from(2));
@@ -433,6 +449,7 @@ impl Signals {
 const EXAMPLES: &str = "\
 Examples:
   aqueduct up                          the documented stack: game UDP, HTTPS with tokens, SQL
+  aqueduct up canary                   another ready one; --list names them all
   aqueduct up shop.yaml                your own
   sudo aqueduct up --isolate shop.yaml each part in a network namespace, wired as the file says
   aqueduct up --watch shop.yaml        applies the file whenever it is saved

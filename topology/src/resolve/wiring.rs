@@ -113,7 +113,12 @@ fn shortened<'c>(circle: &[&'c str]) -> Vec<&'c str> {
 
 fn unused(file: &raw::File, edges: &BTreeMap<String, Vec<Edge<'_>>>, out: &mut Findings) {
     let used: BTreeSet<&str> = edges.values().flatten().map(|edge| edge.to).collect();
+    // What `up` starts may tell a registry where it is, and be found there.
+    let found = entries(file.services.as_ref()).iter().any(|one| one.value.discover.is_some());
     for service in entries(file.services.as_ref()) {
+        if found && service.value.run.is_some() {
+            continue;
+        }
         if !used.contains(service.name.as_str()) {
             out.warning(&service.spot, format!("nothing leads to the service `{}`", service.name))
                 .hint("name it in a `to:`, or remove it".to_owned());

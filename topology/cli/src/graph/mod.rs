@@ -25,7 +25,7 @@ use crate::file::load;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The topology file
+    /// The topology file, or the name of a ready stack
     file: PathBuf,
     /// What to write [default: by the name of --output, else mermaid]
     #[arg(long, value_enum)]

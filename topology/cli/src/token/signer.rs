@@ -51,6 +51,7 @@ pub(crate) struct Signer {
     key: EncodingKey,
     header: Header,
     grant: Grant,
+    more: Vec<(String, Value)>,
 }
 
 impl Signer {
@@ -75,12 +76,18 @@ impl Signer {
             Alg::Rs256 => (Algorithm::RS256, EncodingKey::from_rsa_pem(pem)?),
         };
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(algorithm) };
-        Ok(Self { key, header, grant: grant.clone() })
+        Ok(Self { key, header, grant: grant.clone(), more: Vec::new() })
     }
 
     /// From now on its tokens name no key.
     pub(crate) fn without_kid(mut self) -> Self {
         self.header.kid = None;
+        self
+    }
+
+    /// From now on its tokens have these claims too.
+    pub(crate) fn claiming(mut self, more: &[(String, Value)]) -> Self {
+        self.more.extend_from_slice(more);
         self
     }
 
@@ -92,7 +99,7 @@ impl Signer {
         issued: Duration,
         lifetime: Duration,
     ) -> Result<String> {
-        let claims = json!({
+        let mut claims = json!({
             "iss": self.grant.issuer,
             "aud": self.grant.audience,
             "iat": issued.as_secs(),
@@ -103,6 +110,9 @@ impl Signer {
             "userId": user.parse::<i64>().map_or_else(|_| json!(user), Value::from),
             "scope": scope,
         });
+        for (name, value) in &self.more {
+            claims[name] = value.clone();
+        }
         Ok(jsonwebtoken::encode(&self.header, &claims, &self.key)?)
     }
 }

@@ -41,6 +41,20 @@ impl Folder {
         self.root.join(name)
     }
 
+    /// Where the keys of a token issuer are: of all but a stack's first one in a folder of its host's name.
+    pub(crate) fn keys(&self, issuer: &str) -> PathBuf {
+        let own = self.further_keys(issuer);
+        if own.is_dir() { own } else { self.path("keys") }
+    }
+
+    /// That folder.
+    pub(crate) fn further_keys(&self, issuer: &str) -> PathBuf {
+        let (_, host) = issuer.split_once("://").unwrap_or(("", issuer));
+        let name: String =
+            host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-')).collect();
+        self.path("keys").join(name)
+    }
+
     /// Where a part's output goes.
     pub(crate) fn log(&self, part: &str) -> PathBuf {
         self.root.join("logs").join(format!("{part}.log"))

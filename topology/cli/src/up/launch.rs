@@ -60,7 +60,12 @@ impl Workshop {
             Does::Demo { words, uses } => self.demo(part, words, uses)?,
             Does::Issuer { issuer, audience } => {
                 let launch = self.listening("issuer", part).with(["--keys"]);
-                let launch = launch.with([self.folder.path("keys")]);
+                // The one that most stacks have needs no name of its own.
+                let keys = match part.name.as_str() {
+                    "issuer" => self.folder.path("keys"),
+                    _ => self.folder.further_keys(issuer),
+                };
+                let launch = launch.with([keys]);
                 launch.with(["--issuer", issuer, "--audience", audience])
             }
             Does::Primary(_) => {

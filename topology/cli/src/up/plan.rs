@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use anyhow::bail;
 use topology::gateway::IssuerKeys;
 use topology::l4::Protocol;
-use topology::model::{Dependency, Run};
+use topology::model::{Dependency, DiscoverSource, Run};
 use topology::pool::{Console, Servers};
 use topology::units::{Place, SecretRef};
 use topology::{Topology, gateway, pool};
@@ -314,22 +314,32 @@ fn redis(topology: &Topology, parts: &mut Vec<Part>) {
     }
 }
 
-/// One issuer per key set on this machine.
+/// One issuer per key set on this machine: of gateways, and of services that verify tokens themselves.
 fn issuers(topology: &Topology, parts: &mut Vec<Part>) {
+    let gateways = topology.gateways.iter().flat_map(|group| &group.issuers).filter_map(|issuer| {
+        let IssuerKeys::Url(url) = &issuer.keys else { return None };
+        let audience = issuer.audiences.first().cloned().unwrap_or_default();
+        Some((url.value.clone(), url.place, issuer.issuer.clone(), audience))
+    });
+    let services = topology.services.iter().filter_map(|service| {
+        let run = service.run.as_ref()?;
+        let Run::Demo(words) = &run.value else { return None };
+        let after = |name: &str| words.iter().skip_while(|word| *word != name).nth(1).cloned();
+        // What the program takes where it is told nothing.
+        let issuer = after("--issuer").unwrap_or_else(|| "https://id.example".to_owned());
+        let audience = after("--audience").unwrap_or_else(|| "api".to_owned());
+        Some((after("--jwks")?, run.place, issuer, audience))
+    });
     let mut known: Vec<SocketAddr> = Vec::new();
-    for issuer in topology.gateways.iter().flat_map(|group| &group.issuers) {
-        let IssuerKeys::Url(url) = &issuer.keys else { continue };
-        let Some(address) = local(&url.value, "http://", 80) else { continue };
+    for (url, place, issuer, audience) in gateways.chain(services) {
+        let Some(address) = local(&url, "http://", 80) else { continue };
         let served = topology.services.iter().flat_map(|service| &service.endpoints);
         if known.contains(&address) || served.into_iter().any(|e| e.address == address) {
             continue;
         }
         known.push(address);
-        let does = Does::Issuer {
-            issuer: issuer.issuer.clone(),
-            audience: issuer.audiences.first().cloned().unwrap_or_default(),
-        };
-        let listens = vec![tcp(address, "the token issuer", url.place)];
+        let does = Does::Issuer { issuer, audience };
+        let listens = vec![tcp(address, "the token issuer", place)];
         parts.push(Part::new(numbered("issuer", known.len() - 1), does, listens));
     }
 }
@@ -440,7 +450,9 @@ fn behind(topology: &Topology, used: &Dependency) -> Vec<SocketAddr> {
 
 fn gateways(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.gateways {
-        let needs = gateway_needs(group);
+        let mut needs = gateway_needs(group);
+        let found = group.upstreams.iter().filter_map(|upstream| upstream.discover.as_ref());
+        needs.extend(found.flat_map(|source| registered(topology, &source.value.source)));
         for instance in &group.instances {
             let purpose = format!("gateway {}", instance.name);
             let listens = vec![tcp(instance.listen.value, purpose, instance.listen.place)];
@@ -464,6 +476,21 @@ fn gateway_needs(group: &gateway::Group) -> Vec<SocketAddr> {
         }
     }
     needs
+}
+
+/// A registry on this machine, and whoever tells it where it is: without them there is nobody to lead to.
+fn registered(topology: &Topology, source: &DiscoverSource) -> Vec<SocketAddr> {
+    let DiscoverSource::Eureka(eureka) = source else { return Vec::new() };
+    let Some(at) = local(&eureka.registry.address, "http://", 80) else { return Vec::new() };
+    let is_it = |service: &topology::Service| service.endpoints.iter().any(|e| e.address == at);
+    let Some(registry) = topology.services.iter().find(|service| is_it(service)) else {
+        return Vec::new();
+    };
+    let tell = |service: &&topology::Service| {
+        service.uses.iter().any(|used| used.value == Dependency::Service(registry.name.clone()))
+    };
+    let told = topology.services.iter().filter(tell).flat_map(|service| &service.endpoints);
+    told.map(|endpoint| endpoint.address).chain([at]).collect()
 }
 
 fn nlbs(topology: &Topology, parts: &mut Vec<Part>) {

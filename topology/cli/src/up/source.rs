@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::up::folder::Folder;
+use crate::stacks::{self, Stack};
+use crate::up::folder::{Folder, write_public};
 
 /// The documented stack.
+#[cfg(test)]
 pub(crate) const BUILT_IN: &str = include_str!("../../../stacks/instagram-valorant.yaml");
-/// Its name, and that of its folder.
+/// What is started where nothing is named: its name, and that of its folder.
 pub(crate) const BUILT_IN_NAME: &str = "instagram-valorant";
 
 /// A topology text and where it came from.
@@ -25,19 +27,23 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// What relative paths in it start from; `None`: the folder of the stack.
     base: Option<PathBuf>,
+    /// A ready stack, which brings what it names.
+    ready: Option<&'static Stack>,
 }
 
 impl Source {
-    /// Reads the file, or takes the built-in stack.
+    /// Reads the file, or takes the ready stack of that name.
     pub(crate) fn open(file: Option<&Path>) -> anyhow::Result<Self> {
-        let Some(file) = file else {
+        let file = file.unwrap_or(Path::new(BUILT_IN_NAME));
+        if let Some(stack) = stacks::named(file)? {
             return Ok(Self {
-                stack: BUILT_IN_NAME.to_owned(),
-                shown: format!("{BUILT_IN_NAME}.yaml (built in)"),
-                text: BUILT_IN.to_owned(),
+                stack: stack.name.to_owned(),
+                shown: stack.shown(),
+                text: stack.text(),
                 base: None,
+                ready: Some(stack),
             });
-        };
+        }
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read the topology file {}", file.display()))?;
         let stack = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -47,15 +53,24 @@ impl Source {
             shown: file.display().to_string(),
             text,
             base: whole.parent().map(Path::to_owned),
+            ready: None,
         })
     }
 
     /// Writes the copy that the tiers read: in it a relative reference to a file (`file:`, `files:`, `protos:` …) that exists
     /// beside the user's file is absolute; all others stay, and mean what `up` makes in its folder.
     pub(crate) fn copy_to(&self, folder: &Folder) -> anyhow::Result<PathBuf> {
+        for (_, name, text) in self.ready.iter().flat_map(|stack| stack.files) {
+            write_public(&folder.path(name), text.as_bytes())?;
+        }
         let path = folder.path("topology.yaml");
-        crate::up::folder::write_public(&path, self.adapted().as_bytes())?;
+        write_public(&path, self.adapted().as_bytes())?;
         Ok(path)
+    }
+
+    /// Whether it is a ready stack, not a file.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.is_some()
     }
 
     /// The text of that copy.

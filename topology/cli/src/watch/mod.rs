@@ -30,7 +30,7 @@ use crate::file;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The topology file
+    /// The topology file, or the name of a ready stack
     file: PathBuf,
     /// Where the page is served; off loopback it needs --page-token [default: 127.0.0.1:9180, or
     /// another port where that is taken]

@@ -16,7 +16,7 @@ fn the_documented_stack_is_drawn() {
     let kept = [
         ("mermaid", "tests/golden/stack.mmd"),
         ("dot", "tests/golden/stack.dot"),
-        ("svg", "../../docs/pictures/stack.svg"),
+        ("svg", "../../docs/pictures/instagram-valorant.svg"),
     ];
     for (format, path) in kept {
         let drawn = graph(&[DOCUMENTED, "--format", format]);
