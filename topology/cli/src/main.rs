@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod canary;
 mod check;
 mod docs;
 mod explain;
@@ -43,6 +44,7 @@ enum What {
     Check(check::Args),
     Explain(Box<explain::Args>),
     Graph(graph::Args),
+    Canary(canary::Args),
     Import(import::Args),
     Openapi(openapi::Args),
     Token(token::Args),
@@ -64,6 +66,7 @@ async fn main() -> ExitCode {
         What::Check(args) => check::run(&args).await,
         What::Explain(args) => explain::run(*args).await,
         What::Graph(args) => graph::run(&args),
+        What::Canary(args) => canary::run(args).await,
         What::Import(args) => import::run(&args),
         What::Openapi(args) => openapi::run(&args),
         What::Token(args) => token::run(&args),
