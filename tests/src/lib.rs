@@ -10,4 +10,5 @@ pub mod clients;
 pub mod fakes;
 pub mod pki;
 pub mod program;
+pub mod shipped;
 pub mod tier;

@@ -73,6 +73,25 @@ impl Draft {
         std::fs::write(path, content).expect("a file");
     }
 
+    /// All gateway groups write their access records to one file ([`Stack::records`]).
+    #[must_use]
+    pub fn recorded(mut self) -> Self {
+        let (before, rest) = self.text.split_once("\ngateways:\n").expect("gateways");
+        let end = rest.find("\npools:").unwrap_or(rest.len());
+        let (gateways, after) = rest.split_at(end);
+        let record = format!("\n    access-log: file:{RECORDS}\n    instances:");
+        let gateways = gateways.replace("\n    instances:", &record);
+        self.text = format!("{before}\ngateways:\n{gateways}{after}");
+        self
+    }
+
+    /// Replaces a part of the text, where it has it.
+    #[must_use]
+    pub fn replace(mut self, from: &str, to: &str) -> Self {
+        self.text = self.text.replace(from, to);
+        self
+    }
+
     /// Replaces a part of the text.
     ///
     /// # Panics
@@ -167,6 +186,28 @@ impl Stack {
     pub async fn start_all(&mut self, names: &[&str]) {
         for name in names {
             self.start(name).await;
+        }
+    }
+
+    /// What the file says.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Has all gateways go by the file with this part of it replaced.
+    ///
+    /// # Panics
+    /// When the part is not there, or a gateway refuses.
+    pub async fn change(&mut self, from: &str, to: &str) {
+        let text = &self.topology.source.text;
+        assert!(text.contains(from), "the topology file does not say {from:?}");
+        let changed = topology::parse("stack.yaml", &text.replace(from, to), self.folder.path());
+        self.topology = Arc::new(changed.unwrap_or_else(|problems| unreachable!("{problems}")));
+        for instance in &self.running {
+            if let Tier::Gateway(running) = &instance.tier {
+                let change = running.handle().publish(self.topology.clone()).await;
+                change.unwrap_or_else(|why| unreachable!("{}: {why}", instance.name));
+            }
         }
     }
 

@@ -24,6 +24,16 @@ pub fn issuer(at: SocketAddr, name: &str, folder: &Path) -> Program {
     run("issuer", at, name, ["--keys".to_owned(), folder.display().to_string()])
 }
 
+/// Starts `demo` with these words of a topology file's `run:`.
+///
+/// # Panics
+/// As [`start`].
+pub fn words(words: &[String], at: SocketAddr, name: &str, uses: &[String]) -> Program {
+    let (what, more) = words.split_first().expect("a demo program");
+    let uses = uses.iter().flat_map(|dependency| ["--use".to_owned(), dependency.clone()]);
+    run(what, at, name, more.iter().cloned().chain(uses))
+}
+
 /// Starts `demo grpc`.
 ///
 /// # Panics
