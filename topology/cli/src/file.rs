@@ -31,6 +31,6 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Option<Topology>> {
 pub(crate) fn read(path: &Path) -> anyhow::Result<Result<Topology, LoadError>> {
     let Some(stack) = stacks::named(path)? else { return Ok(topology::load(path)) };
     let folder = Folder::named(None, stack.name)?;
-    let parsed = topology::parse(&stack.shown(), &stack.text(), folder.root());
+    let parsed = topology::parse(&stack.shown(), stack.text, folder.root());
     Ok(parsed.map_err(LoadError::Problems))
 }

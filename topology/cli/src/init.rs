@@ -38,11 +38,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         std::io::stdout().lock().write_all(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    new(&args.output, &text)?;
-    let ready = ALL.iter().find(|stack| stack.name == args.what);
-    for (_, name, text) in ready.iter().flat_map(|stack| stack.files) {
-        new(&args.output.with_file_name(name), text)?;
-    }
+    new(&args.output, text)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "wrote {path}; next: aqueduct check {path}")?;
     Ok(ExitCode::SUCCESS)
@@ -61,15 +57,14 @@ fn new(path: &Path, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).with_context(|| shown.to_string())
 }
 
-fn text(what: &str) -> Option<String> {
-    let starter = match what {
+fn text(what: &str) -> Option<&'static str> {
+    Some(match what {
         "edge" => include_str!("init/edge.yaml"),
         "gateway" => include_str!("init/gateway.yaml"),
         "pool" => include_str!("init/pool.yaml"),
         "stack" => include_str!("../../stacks/instagram-valorant.yaml"),
-        name => return Some(ALL.iter().find(|stack| stack.name == name)?.text()),
-    };
-    Some(starter.to_owned())
+        name => ALL.iter().find(|stack| stack.name == name)?.text,
+    })
 }
 
 const EXAMPLES: &str = "\
@@ -88,7 +83,7 @@ mod tests {
     fn a_starter_file_is_clean() {
         for what in ["edge", "gateway", "pool", "stack"] {
             let text = text(what).expect("a starter");
-            let parsed = topology::parse("topology.yaml", &text, Path::new("/etc/aqueduct"));
+            let parsed = topology::parse("topology.yaml", text, Path::new("/etc/aqueduct"));
             let warnings = parsed.map(|topology| topology.warnings);
             assert_eq!(warnings.expect("no problems"), Vec::new(), "{what}");
         }

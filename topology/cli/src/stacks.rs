@@ -1,7 +1,7 @@
 //! The ready topologies, by name: `topology/stacks/*.yaml` inside this program. Not for reading files: that is
 //! `file`, and `up::source` for `up`. Asked by every command that takes a topology.
 //!
-//! Invariant: a name is a file's without `.yaml`, and what a stack names beside itself comes with it.
+//! Invariant: a name is a file's without `.yaml`.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -15,19 +15,11 @@ pub(crate) struct Stack {
     pub(crate) name: &'static str,
     /// What it shows, in a line.
     pub(crate) about: &'static str,
-    /// As it lies in the repository.
-    text: &'static str,
-    /// Files that it names: as it names them, what they are called in a stack's folder, and what is in them.
-    pub(crate) files: &'static [(&'static str, &'static str, &'static str)],
+    /// The topology as it lies in the repository; what it names beside itself `up` provides.
+    pub(crate) text: &'static str,
 }
 
 impl Stack {
-    /// The topology, which finds its files beside itself.
-    pub(crate) fn text(&self) -> String {
-        let whole = |text: String, (typed, name, _): &(&str, &str, &str)| text.replace(typed, name);
-        self.files.iter().fold(self.text.to_owned(), whole)
-    }
-
     /// What messages call its file.
     pub(crate) fn shown(&self) -> String {
         format!("{}.yaml (built in)", self.name)
@@ -62,12 +54,11 @@ pub(crate) fn list() -> String {
 }
 
 macro_rules! ready {
-    ($name:literal, $about:literal $(, $typed:literal as $file:literal from $path:literal)*) => {
+    ($name:literal, $about:literal) => {
         Stack {
             name: $name,
             about: $about,
             text: include_str!(concat!("../../stacks/", $name, ".yaml")),
-            files: &[$(($typed, $file, include_str!($path))),*],
         }
     };
 }
@@ -92,8 +83,7 @@ pub(crate) const ALL: [Stack; 13] = [
     ready!("orders", "GET /orders/42 in ten steps, each of which leaves a trace"),
     ready!("uber", "a gateway for riders and one for drivers: other issuers, keys and limits"),
     ready!("netflix", "limits by device, and servers found in Eureka, with no hop in between"),
-    ready!("mesh", "services among themselves: an internal gateway, callers by certificate, gRPC",
-        "../demo/echo.proto" as "echo.proto" from "../../demo/echo.proto"),
+    ready!("mesh", "services among themselves: an internal gateway, callers by certificate, gRPC"),
 ];
 
 #[cfg(test)]
@@ -110,10 +100,7 @@ mod tests {
     fn every_stack_starts_by_its_name() {
         let folder = tempfile::tempdir().expect("a folder");
         for stack in &ALL {
-            for (_, name, text) in stack.files {
-                std::fs::write(folder.path().join(name), text).expect("written");
-            }
-            let topology = topology::parse(stack.name, &stack.text(), folder.path());
+            let topology = topology::parse(stack.name, stack.text, folder.path());
             let topology = topology.unwrap_or_else(|problems| unreachable!("{problems}"));
             assert_eq!(topology.warnings, Vec::new(), "{}", stack.name);
             let plan = Plan::new(&topology).expect("a plan");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::stacks::{self, Stack};
+use crate::stacks;
 use crate::up::folder::{Folder, write_public};
 
 /// The documented stack.
@@ -27,8 +27,8 @@ pub(crate) struct Source {
     pub(crate) text: String,
     /// What relative paths in it start from; `None`: the folder of the stack.
     base: Option<PathBuf>,
-    /// A ready stack, which brings what it names.
-    ready: Option<&'static Stack>,
+    /// A ready stack, not a file.
+    ready: bool,
 }
 
 impl Source {
@@ -39,9 +39,9 @@ impl Source {
             return Ok(Self {
                 stack: stack.name.to_owned(),
                 shown: stack.shown(),
-                text: stack.text(),
+                text: stack.text.to_owned(),
                 base: None,
-                ready: Some(stack),
+                ready: true,
             });
         }
         let text = std::fs::read_to_string(file)
@@ -53,16 +53,13 @@ impl Source {
             shown: file.display().to_string(),
             text,
             base: whole.parent().map(Path::to_owned),
-            ready: None,
+            ready: false,
         })
     }
 
     /// Writes the copy that the tiers read: in it a relative reference to a file (`file:`, `files:`, `protos:` …) that exists
     /// beside the user's file is absolute; all others stay, and mean what `up` makes in its folder.
     pub(crate) fn copy_to(&self, folder: &Folder) -> anyhow::Result<PathBuf> {
-        for (_, name, text) in self.ready.iter().flat_map(|stack| stack.files) {
-            write_public(&folder.path(name), text.as_bytes())?;
-        }
         let path = folder.path("topology.yaml");
         write_public(&path, self.adapted().as_bytes())?;
         Ok(path)
@@ -70,7 +67,7 @@ impl Source {
 
     /// Whether it is a ready stack, not a file.
     pub(crate) fn is_ready(&self) -> bool {
-        self.ready.is_some()
+        self.ready
     }
 
     /// The text of that copy.
