@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Map, Value};
 
 use super::parameter::Parameter;
-use super::schema::{compile, modern};
+use super::schema::{Schema, modern};
 use super::{Content, Operation, Part, is_json};
 
 /// The methods of a path (OpenAPI 3.1 §4.8.9).
@@ -116,10 +116,10 @@ impl Document {
         Ok(Content { required, kinds: all })
     }
 
-    fn compiled(&self, schema: &Part) -> Result<jsonschema::Validator, String> {
+    fn compiled(&self, schema: &Part) -> Result<Schema, String> {
         let mut schema = schema.clone();
         modern(&mut schema, self.old);
-        compile(&schema, &self.components)
+        Schema::new(&schema, &self.components)
     }
 
     /// Follows references within the document.

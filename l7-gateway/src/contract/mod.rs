@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use jsonschema::Validator;
 use serde_json::Value;
 use thiserror::Error;
 use topology::contract::Contract as Model;
@@ -21,6 +20,7 @@ pub mod strict;
 
 use self::document::Document;
 use self::parameter::Parameter;
+use self::schema::Schema;
 
 /// Why a description cannot be used.
 #[derive(Debug, Error)]
@@ -110,7 +110,7 @@ struct Operation {
 struct Content {
     required: bool,
     /// By media type, lower case.
-    kinds: Vec<(String, Option<Validator>)>,
+    kinds: Vec<(String, Option<Schema>)>,
 }
 
 /// A request whose operation is known.
@@ -194,7 +194,7 @@ impl Meant<'_> {
     /// # Errors
     /// There is none where one must be, or it is of another type: one that is no JSON passes only where no schema
     /// is said for it.
-    pub fn kind(&self, headers: &HeaderMap, empty: bool) -> Result<Option<&Validator>, Breach> {
+    pub fn kind(&self, headers: &HeaderMap, empty: bool) -> Result<Option<&Schema>, Breach> {
         let Some(content) = &self.operation.body else { return Ok(None) };
         if empty {
             let missing = || Breach::Missing("the body".to_owned());
@@ -209,7 +209,7 @@ impl Meant<'_> {
         let found = content.kinds.iter().find(|(kind, _)| fits(kind));
         match found {
             Some((_, None)) => Ok(None),
-            Some((_, Some(validator))) if is_json(&given) => Ok(Some(validator)),
+            Some((_, Some(schema))) if is_json(&given) => Ok(Some(schema)),
             _ => {
                 let all: Vec<&str> = content.kinds.iter().map(|(kind, _)| kind.as_str()).collect();
                 Err(Breach::Kind(all.join(", ")))
@@ -241,9 +241,9 @@ fn is_json(kind: &str) -> bool {
 ///
 /// # Errors
 /// Where it is not as described.
-pub fn body(validator: &Validator, bytes: &[u8]) -> Result<(), Breach> {
+pub fn body(schema: &Schema, bytes: &[u8]) -> Result<(), Breach> {
     let value = strict::read(bytes).map_err(Breach::Json)?;
-    schema::judge(validator, &value).map_err(|(at, why)| {
+    schema.judge(&value).map_err(|(at, why)| {
         let place = if at.is_empty() { "the body".to_owned() } else { format!("the body at {at}") };
         Breach::Schema { place, why }
     })

@@ -4,10 +4,9 @@
 //! Invariant: a style that is not understood is looked for and not into.
 
 use http::{HeaderMap, HeaderName, header};
-use jsonschema::Validator;
 use serde_json::Value;
 
-use super::schema::judge;
+use super::schema::Schema;
 use super::{Breach, Part};
 
 /// A parameter of an operation.
@@ -17,7 +16,7 @@ pub struct Parameter {
     place: In,
     required: bool,
     shape: Shape,
-    schema: Option<Validator>,
+    schema: Option<Schema>,
 }
 
 /// Where it stands.
@@ -116,7 +115,7 @@ const OTHERS: [&str; 3] = ["accept", "content-type", "authorization"];
 
 impl Parameter {
     /// `None`: its place is unknown, or nothing may be said of it.
-    pub(super) fn new(part: &Part, bare: Option<&Part>, schema: Option<Validator>) -> Option<Self> {
+    pub(super) fn new(part: &Part, bare: Option<&Part>, schema: Option<Schema>) -> Option<Self> {
         let text = |name: &str| part.get(name).and_then(Value::as_str);
         let name = text("name")?;
         let place = match text("in")? {
@@ -207,14 +206,15 @@ impl Parameter {
 
 /// Holds a text against a schema: where that takes several kinds of values, as text first.
 fn judged(
-    schema: &Validator,
+    schema: &Schema,
     kind: Kind,
     value: impl Fn(Kind) -> Value,
 ) -> Result<(), (String, String)> {
     match kind {
-        Kind::Any => judge(schema, &value(Kind::Text))
-            .or_else(|fault| judge(schema, &value(Kind::Any)).map_err(|_| fault)),
-        kind => judge(schema, &value(kind)),
+        Kind::Any => schema
+            .judge(&value(Kind::Text))
+            .or_else(|fault| schema.judge(&value(Kind::Any)).map_err(|_| fault)),
+        kind => schema.judge(&value(kind)),
     }
 }
 

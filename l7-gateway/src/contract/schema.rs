@@ -2,56 +2,105 @@
 //!
 //! Invariant: patterns are matched in linear time, and a reason repeats nothing of a value.
 
+use std::collections::HashSet;
+
 use jsonschema::{Draft, PatternOptions, Validator};
 use serde_json::{Map, Value, json};
 
-/// Compiles a schema that may refer to the description's components.
-///
-/// # Errors
-/// In words.
-pub fn compile(schema: &Value, components: &Value) -> Result<Validator, String> {
-    let mut root = json!({ "allOf": [schema] });
-    if let Some(root) = root.as_object_mut() {
-        root.insert("components".to_owned(), components.clone());
-    }
-    let options = jsonschema::options()
-        .with_draft(Draft::Draft202012)
-        .should_validate_formats(true)
-        .with_pattern_options(PatternOptions::regex());
-    options.build(&root).map_err(|fault| fault.to_string())
+/// A schema, compiled.
+#[derive(Debug)]
+pub struct Schema {
+    validator: Validator,
+    /// It, or what it refers to, has `oneOf` or `anyOf`.
+    branches: bool,
 }
 
-/// Where a value is not as its schema says, and why.
-///
-/// # Errors
-/// The first place.
-pub fn judge(validator: &Validator, value: &Value) -> Result<(), (String, String)> {
-    // Told from `validate`, it remembers what it has found of each part: the reasons of all branches of
-    // `oneOf` and `anyOf` together are as many as branches to the power of levels.
-    if validator.is_valid(value) {
-        return Ok(());
+impl Schema {
+    /// Compiles a schema that may refer to the description's components.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn new(schema: &Value, components: &Value) -> Result<Self, String> {
+        let mut root = json!({ "allOf": [schema] });
+        if let Some(root) = root.as_object_mut() {
+            root.insert("components".to_owned(), components.clone());
+        }
+        let options = jsonschema::options()
+            .with_draft(Draft::Draft202012)
+            .should_validate_formats(true)
+            .with_pattern_options(PatternOptions::regex());
+        let validator = options.build(&root).map_err(|fault| fault.to_string())?;
+        Ok(Self { validator, branches: branches(schema, components) })
     }
-    if !is_shallow(value, DEEPEST) {
-        return Err((String::new(), "it is not as its schema says".to_owned()));
+
+    /// Where a value is not as it says, and why.
+    ///
+    /// # Errors
+    /// The first place.
+    pub fn judge(&self, value: &Value) -> Result<(), (String, String)> {
+        // Told from `validate`, it remembers what it has found of each part.
+        if self.validator.is_valid(value) {
+            return Ok(());
+        }
+        // The reasons of all branches are gathered, each with a copy of its part: as many as parts, and where
+        // branches lie in branches as branches to the power of levels. Without any the first one is the last.
+        let (levels, mut parts) = if self.branches { BRANCHED } else { (DEEPEST, usize::MAX) };
+        if !is_within(value, levels, &mut parts) {
+            return Err((String::new(), "it is not as its schema says".to_owned()));
+        }
+        self.validator.validate(value).map_err(|fault| {
+            let at = fault.instance_path().to_string();
+            let why: String = fault.masked().to_string().chars().take(LONGEST).collect();
+            (at, why)
+        })
     }
-    validator.validate(value).map_err(|fault| {
-        let at = fault.instance_path().to_string();
-        let why: String = fault.masked().to_string().chars().take(LONGEST).collect();
-        (at, why)
-    })
 }
 
-/// Whether it nests no deeper than that.
-fn is_shallow(value: &Value, levels: usize) -> bool {
-    let below = |inner: &Value| levels > 0 && is_shallow(inner, levels - 1);
+/// Whether branches can be met from a schema: what leads elsewhere than to a component may.
+fn branches(schema: &Value, components: &Value) -> bool {
+    let (mut seen, mut open) = (HashSet::new(), vec![schema]);
+    while let Some(part) = open.pop() {
+        match part {
+            Value::Array(all) => open.extend(all),
+            Value::Object(members) => {
+                if MANY.iter().any(|name| members.contains_key(*name)) {
+                    return true;
+                }
+                if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
+                    let pointer = reference.strip_prefix("#/components");
+                    match pointer.and_then(|pointer| components.pointer(pointer)) {
+                        Some(part) if seen.insert(reference) => open.push(part),
+                        Some(_) => {}
+                        None => return true,
+                    }
+                }
+                open.extend(members.values());
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// What has branches, or leads to what is not known.
+const MANY: [&str; 5] = ["oneOf", "anyOf", "$id", "$dynamicRef", "$recursiveRef"];
+
+/// Whether it nests no deeper than that, and has no more parts.
+fn is_within(value: &Value, levels: usize, parts: &mut usize) -> bool {
+    let Some(left) = parts.checked_sub(1) else { return false };
+    *parts = left;
+    let mut below = |inner: &Value| levels > 0 && is_within(inner, levels - 1, parts);
     match value {
-        Value::Array(all) => all.iter().all(below),
+        Value::Array(all) => all.iter().all(&mut below),
         Value::Object(all) => all.values().all(below),
         _ => true,
     }
 }
 
-/// Most levels of a value whose fault is looked for.
+/// Most levels and parts of a value whose fault is looked for where there are branches.
+const BRANCHED: (usize, usize) = (3, 64);
+
+/// Most levels where there are none.
 const DEEPEST: usize = 8;
 
 /// Most letters of a reason.

@@ -270,6 +270,39 @@ fn deep_documents_are_judged_in_linear_time() {
     );
 }
 
+/// G23: a broad document whose every part is wrong in each branch is refused without a reason for each; without
+/// branches the first fault is told, however broad it is.
+#[test]
+fn broad_documents_are_judged_in_linear_time() {
+    let described = r##"
+openapi: 3.1.0
+paths:
+  /branched: { post: { requestBody: { content: { application/json: { schema: { $ref: '#/components/schemas/Either' } } } } } }
+  /plain: { post: { requestBody: { content: { application/json: { schema: { $ref: '#/components/schemas/Tags' } } } } } }
+components:
+  schemas:
+    Tags: { type: object, properties: { tags: { type: array, items: { type: string } }, next: { $ref: '#/components/schemas/Tags' } } }
+    Either:
+      type: object
+      properties: { any: { oneOf: [{ $ref: '#/components/schemas/Tags' }, { type: object, properties: { tags: { type: array, items: { type: boolean } } } }] } }
+"##;
+    let contract = read(described, None).expect("a description");
+    let json = headers(&[("content-type", "application/json")]);
+    let told = |path: &str, text: &str| {
+        let meant = contract.find(&Method::POST, path).expect("an operation");
+        let schema = meant.kind(&json, false).expect("a type").expect("a schema");
+        body(schema, text.as_bytes()).expect_err("a breach").to_string()
+    };
+    let tags = |count: usize| format!(r#"{{"tags":[{}1]}}"#, "1,".repeat(count - 1));
+    let unexplained = "the body: it is not as its schema says";
+    let few = told("/branched", &format!(r#"{{"any":{}}}"#, tags(60)));
+    assert!(few.starts_with("the body at /any: "), "{few}");
+    assert_eq!(told("/branched", &format!(r#"{{"any":{}}}"#, tags(62))), unexplained);
+    assert_eq!(told("/branched", &format!(r#"{{"any":{}}}"#, tags(520_000))), unexplained);
+    let first = told("/plain", &tags(520_000));
+    assert!(first.starts_with("the body at /tags/0: "), "{first}");
+}
+
 /// G23: a description that leads out of itself, or nowhere, is refused in words.
 #[test]
 fn descriptions_that_do_not_resolve_are_refused() {
