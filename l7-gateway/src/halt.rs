@@ -105,7 +105,7 @@ impl Reply {
     /// The same to a gRPC client: an answer of trailers alone, which no client takes for a message.
     fn for_call(self) -> Answered {
         let row = self.kind.row();
-        let mut headers = grpc::end(code_for_calls(row.status), row.title);
+        let mut headers = grpc::end(code_for_calls(self.kind), row.title);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.extend(self.headers);
         let head = ResponseHead { status: StatusCode::OK, headers };
@@ -114,9 +114,13 @@ impl Reply {
 }
 
 /// The gRPC code of a status (gRPC's "HTTP to gRPC Status Code Mapping"). What was too slow is told as
-/// such: clients may repeat a call that is `UNAVAILABLE`, and this one may have had an effect.
-fn code_for_calls(status: StatusCode) -> u8 {
-    match status {
+/// such: clients may repeat a call that is `UNAVAILABLE`, and this one may have had an effect; one whose answer
+/// is there has had it.
+fn code_for_calls(kind: Kind) -> u8 {
+    if matches!(kind, Kind::AnswerUnchangeable | Kind::AnswerUnfiltered) {
+        return 13;
+    }
+    match kind.row().status {
         StatusCode::BAD_REQUEST => 13,
         StatusCode::UNAUTHORIZED => 16,
         StatusCode::FORBIDDEN => 7,
@@ -434,6 +438,8 @@ impl From<ExternalError> for Halt {
     fn from(error: ExternalError) -> Self {
         match error {
             ExternalError::Away => Reply::new(Kind::FilterUnavailable).retry_after(1).into(),
+            // The service has done what it was asked: nobody is invited to ask again.
+            ExternalError::AnswerAway => Kind::AnswerUnfiltered.into(),
             ExternalError::Body(fault) => DispatchError::Body(fault).into(),
         }
     }
@@ -451,6 +457,20 @@ impl From<Lack> for Halt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// G2, G4: a call that was carried out is not said to be one that may be repeated.
+    #[test]
+    fn calls_that_were_carried_out_are_not_unavailable() {
+        for (kind, code) in [
+            (Kind::AnswerUnchangeable, 13),
+            (Kind::AnswerUnfiltered, 13),
+            (Kind::FilterUnavailable, 14),
+            (Kind::UpstreamFailed, 14),
+        ] {
+            let answer = Reply::new(kind).for_call();
+            assert_eq!(grpc::status(&answer.head.headers), Some(code), "{kind:?}");
+        }
+    }
 
     /// G15: what is no answer to a call is told by its status.
     #[test]

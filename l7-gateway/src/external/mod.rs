@@ -37,6 +37,9 @@ pub enum ExternalError {
     /// Somebody does not say what becomes of it.
     #[error("nobody says what becomes of this")]
     Away,
+    /// Nor of the answer to what was carried out.
+    #[error("nobody says what becomes of the answer")]
+    AnswerAway,
     /// The client's body.
     #[error(transparent)]
     Body(BodyFault),
@@ -132,7 +135,7 @@ impl Externals {
         for (_, one) in self.on(route, to) {
             let body = one.body(request).await.map_err(ExternalError::Body)?;
             let question = told::request(x, request, one.model(), subject, body.as_deref());
-            let said = one.ask(question).await?;
+            let said = one.ask(question).await.ok_or(ExternalError::Away)?;
             // From here on it has a part in this.
             if one.model.answers {
                 x.outside.push(Rc::clone(one));
@@ -152,12 +155,12 @@ pub async fn answer(x: &mut Exchange, mut answered: Answered) -> Answered {
     while let Some(one) = x.outside.pop() {
         let question = told::answer(x, &answered.head, one.model());
         let other = match one.ask(question).await {
-            Ok(Said::Continue(change)) => {
+            Some(Said::Continue(change)) => {
                 change.apply(&mut answered.head.headers);
                 continue;
             }
-            Ok(Said::Answer(other)) => *other,
-            Err(why) => Answered::ours(x, why.into()),
+            Some(Said::Answer(other)) => *other,
+            None => Answered::ours(x, ExternalError::AnswerAway.into()),
         };
         answered = other.in_place_of(&answered.head.headers);
     }
@@ -206,15 +209,15 @@ impl Outside {
         Ok(Some(bytes))
     }
 
-    /// What it says; where it says nothing, what the file says of that.
-    async fn ask(&self, question: Bytes) -> Result<Said, ExternalError> {
+    /// What it says; where it says nothing, what the file says of that: `None`: it is refused.
+    async fn ask(&self, question: Bytes) -> Option<Said> {
         if let Some(turn) = self.circuit.admits(Instant::now()) {
             let (cause, new) = match self.said(question).await {
                 Ok(said) => {
                     if self.circuit.close() {
                         self.observer.emit(ExternalBack { url: &self.model.url.value });
                     }
-                    return Ok(said);
+                    return Some(said);
                 }
                 Err(Silence::Away(cause)) => (cause, self.circuit.fail(turn, Instant::now())),
                 Err(Silence::Odd(cause)) => (cause, self.circuit.odd()),
@@ -224,8 +227,8 @@ impl Outside {
             }
         }
         match self.model.when_away {
-            UnansweredIs::Allowed => Ok(Said::default()),
-            UnansweredIs::Refused => Err(ExternalError::Away),
+            UnansweredIs::Allowed => Some(Said::default()),
+            UnansweredIs::Refused => None,
         }
     }
 

@@ -40,6 +40,7 @@ pub enum Kind {
     Invalid,
     UnsupportedType,
     FilterUnavailable,
+    AnswerUnfiltered,
     Closed,
 }
 
@@ -56,7 +57,7 @@ pub struct Row {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Preflight,
         Self::Malformed,
         Self::Unauthenticated,
@@ -89,6 +90,7 @@ impl Kind {
         Self::Invalid,
         Self::UnsupportedType,
         Self::FilterUnavailable,
+        Self::AnswerUnfiltered,
         Self::Closed,
     ];
 
@@ -156,6 +158,7 @@ impl Kind {
             | Self::NotKept => return self.row_of_held(),
             Self::Unchangeable
             | Self::AnswerUnchangeable
+            | Self::AnswerUnfiltered
             | Self::Invalid
             | Self::UnsupportedType => return self.row_of_changes(),
         };
@@ -212,6 +215,11 @@ impl Kind {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_type",
                 "The body has a type or a coding that is not taken here",
+            ),
+            Self::AnswerUnfiltered => (
+                StatusCode::BAD_GATEWAY,
+                "answer_not_filtered",
+                "The request was carried out, but what becomes of its answer is not said",
             ),
             // Self::AnswerUnchangeable
             _ => (

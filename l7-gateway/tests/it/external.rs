@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use l7_gateway::halt::Kind;
+
 use crate::fakes::{Act, Fake};
+use crate::refusals;
 use crate::rig::{Rig, local, topology};
 
 const GO_ON: &str = "{\"headers\":{\"set\":{\"x-seen\":\"yes\"},\"remove\":[\"x-drop\"]}}";
@@ -209,6 +212,23 @@ async fn answers_are_seen_by_those_who_saw_the_request() {
     .await;
 }
 
+/// G2: a filter that is away when the answer is there: the request was carried out, so nobody is told to repeat it.
+#[tokio::test]
+async fn a_request_that_was_carried_out_is_not_to_be_repeated() {
+    local(async {
+        let service = Fake::new(Act::Answer("x")).await;
+        let broken = Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+        let act = move |_, n| if n == 1 { Act::Answer("{}") } else { broken };
+        let filter = Fake::script(act).await;
+        let mut rig = gateway(&service, &filter, ", answers: true");
+        let answer = refusals::parsed(&rig.get("/", "").await);
+        refusals::judge(Kind::AnswerUnfiltered, &answer, &rig.records());
+        assert_eq!(answer.headers().get("retry-after"), None);
+        assert_eq!((service.seen.count(), filter.seen.count()), (1, 2));
+    })
+    .await;
+}
+
 /// G2: what stages tell a client stands in the answer that a filter puts in the place of another, and in the one that
 /// stands for its silence; the filters that are left see it.
 #[tokio::test]
@@ -216,7 +236,7 @@ async fn a_replaced_answer_says_what_stages_say() {
     const SEEN: &str = "{\"headers\":{\"set\":{\"x-last\":\"listener\"}}}";
     local(async {
         let broken = Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
-        for (last, status) in [(Act::Answer(REFUSE), "418"), (broken, "503")] {
+        for (last, status) in [(Act::Answer(REFUSE), "418"), (broken, "502")] {
             let service = Fake::new(Act::Answer("x")).await;
             let first = Fake::new(Act::Answer(SEEN)).await;
             let act = move |_, n| if n == 1 { Act::Answer("{}") } else { last };
