@@ -1,7 +1,8 @@
 //! Calls of browsers, which see no trailers (gRPC-Web, PROTOCOL-WEB.md): the same messages in another envelope, over
 //! HTTP/1.1 or HTTP/2. Not for what calls mean: `grpc` and `halt` know. Called by stages 2, 7 and 9.
 //!
-//! Invariant: an answer whose service has not said how the call ended says that it broke off.
+//! Invariant: an answer whose service has not said how the call ended says that it broke off; nothing of ours ever
+//! stands where a message of the service's goes on.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -91,7 +92,45 @@ pub fn decoded(mut text: &[u8]) -> Option<Bytes> {
 pub struct Enveloped {
     inner: AnswerBody,
     envelope: Envelope,
+    framing: Framing,
     end: Option<End>,
+}
+
+/// Where among its messages a service is: each is a byte of flags, four of length, and so many more.
+#[derive(Debug, Default)]
+struct Framing {
+    /// Bytes that are there of a message's head.
+    head: u8,
+    /// Its length, as far as it is there.
+    length: u32,
+    /// Bytes that a message still lacks.
+    left: usize,
+}
+
+impl Framing {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.left > 0 {
+                let (_, behind) = bytes.split_at(self.left.min(bytes.len()));
+                self.left -= bytes.len() - behind.len();
+                bytes = behind;
+                continue;
+            }
+            // The flags are shifted out.
+            self.length = self.length << 8 | u32::from(*first);
+            self.head += 1;
+            if self.head == 5 {
+                self.left = usize::try_from(self.length).unwrap_or(usize::MAX);
+                (self.head, self.length) = (0, 0);
+            }
+            bytes = rest;
+        }
+    }
+
+    /// Whether a message has begun that is not whole.
+    fn is_within(&self) -> bool {
+        self.head > 0 || self.left > 0
+    }
 }
 
 /// How a call ended.
@@ -106,7 +145,7 @@ pub struct End {
 impl Enveloped {
     /// Of a service's answer.
     pub fn new(inner: AnswerBody, envelope: Envelope) -> Self {
-        Self { inner, envelope, end: None }
+        Self { inner, envelope, framing: Framing::default(), end: None }
     }
 
     /// How the call ended, once it has.
@@ -114,11 +153,16 @@ impl Enveloped {
         self.end
     }
 
-    fn last(&mut self, mut fields: HeaderMap, broken: bool) -> Frame<Bytes> {
+    /// The end as a message of its own; inside of one of the service's its bytes would stand for those that
+    /// are missing, so that nothing but a body without an end says what happened.
+    fn last(&mut self, mut fields: HeaderMap, broken: bool) -> Result<Frame<Bytes>, BodyFault> {
+        self.inner = AnswerBody::Empty;
+        if self.framing.is_within() {
+            return Err(BodyFault::Broken);
+        }
         hops::trailers(&mut fields);
         self.end = Some(End { code: grpc::status(&fields), broken });
-        self.inner = AnswerBody::Empty;
-        Frame::data(self.written(trailer(&fields)))
+        Ok(Frame::data(self.written(trailer(&fields))))
     }
 
     fn written(&self, bytes: Bytes) -> Bytes {
@@ -160,7 +204,10 @@ impl Body for Enveloped {
         }
         let frame = match ready!(Pin::new(&mut this.inner).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => Frame::data(this.written(data)),
+                Ok(data) => {
+                    this.framing.pass(&data);
+                    Ok(Frame::data(this.written(data)))
+                }
                 Err(frame) => match frame.into_trailers() {
                     Ok(fields) => {
                         let broken = grpc::status(&fields).is_none();
@@ -173,7 +220,7 @@ impl Body for Enveloped {
             // Without trailers nobody knows whether this was all.
             None => this.last(broken_call(BodyFault::Broken), true),
         };
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -253,6 +300,24 @@ mod tests {
             if let Some(bytes) = decoded(other.as_bytes()) {
                 prop_assert!(bytes.len() <= other.len() / 4 * 3);
             }
+        }
+
+        /// G15: it is known at each byte whether a message is whole, in whatever pieces they come.
+        #[test]
+        fn whole_messages_are_told_from_parts(
+            sizes in proptest::collection::vec(0_u32..70, 1..5),
+            cut in 0_usize..300,
+            piece in 1_usize..40,
+        ) {
+            let (mut all, mut ends) = (Vec::new(), vec![0]);
+            for size in sizes {
+                all.extend([&[1][..], &size.to_be_bytes(), &vec![b'x'; size as usize]].concat());
+                ends.push(all.len());
+            }
+            all.truncate(cut);
+            let mut framing = Framing::default();
+            all.chunks(piece).for_each(|piece| framing.pass(piece));
+            prop_assert_eq!(framing.is_within(), !ends.contains(&all.len()));
         }
 
         /// G15: trailers of any kind are one message of lines, as long as it says.

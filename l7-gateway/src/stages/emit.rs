@@ -74,9 +74,14 @@ impl EmitBody {
         Frame::trailers(fields)
     }
 
-    /// A call's client is told in trailers, any other by a body without an end.
+    /// A call's client is told in trailers, any other by a body without an end, also a browser inside of a message.
     fn break_off(&mut self, fault: BodyFault) -> Result<Frame<Bytes>, BodyFault> {
         if !self.x.grpc {
+            return Err(fault);
+        }
+        if matches!(self.body, AnswerBody::Enveloped(_)) {
+            self.x.record.grpc = grpc::status(&broken_call(fault));
+            self.broken = true;
             return Err(fault);
         }
         self.body = AnswerBody::Empty;

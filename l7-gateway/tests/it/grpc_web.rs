@@ -140,6 +140,42 @@ async fn failures_have_codes_for_browsers() {
     .await;
 }
 
+/// G15: a break inside of a message is told by a body without an end: what says how the call ended would be read as
+/// the bytes that are missing.
+#[tokio::test]
+async fn nothing_of_ours_completes_a_message() {
+    local(async {
+        for trailers in [false, true] {
+            let fake = Fake2::new(100, move |mut asked| {
+                Box::pin(async move {
+                    let head = http::Response::builder().header("content-type", "application/grpc");
+                    let head = head.body(()).expect("an answer");
+                    let mut to = asked.respond.send_response(head, false).expect("open");
+                    let cut = [&[0, 0, 0, 0, 100][..], &[b'm'; 60]].concat();
+                    to.send_data(cut.into(), !trailers).expect("open");
+                    if trailers {
+                        let mut end = http::HeaderMap::new();
+                        end.insert("grpc-status", "0".parse().expect("a value"));
+                        to.send_trailers(end).expect("open");
+                    }
+                })
+            })
+            .await;
+            let (services, gateway) = lines(&fake);
+            let mut rig = Rig::new(&topology(&services, &gateway));
+            let answer = rig.raw(&call(WATCH, "application/grpc-web", MESSAGE)).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("mmm"), "{answer:?}");
+            assert!(
+                !answer.contains("grpc-status:") && !answer.ends_with("0\r\n\r\n"),
+                "{answer:?}"
+            );
+            let record = &rig.records()[0];
+            assert_eq!((&record["complete"], &record["grpc_status"]), (&false.into(), &14.into()));
+        }
+    })
+    .await;
+}
+
 /// G15: a preflight of such a route allows what browsers say in calls.
 #[tokio::test]
 async fn preflights_allow_calls() {
