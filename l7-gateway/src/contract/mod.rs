@@ -3,6 +3,7 @@
 //!
 //! Invariant: nothing is fetched to understand a description, and no request costs more than its bound.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -255,13 +256,13 @@ impl Described {
         let mut given = path.strip_prefix('/')?.split('/');
         let mut captured = Vec::new();
         for segment in &self.segments {
-            let text = given.next()?;
+            // Before either kind is compared: a text in other letters is no value of a name.
+            let text = decoded(given.next()?)?;
             match segment {
                 Segment::Text(own) => (**own == *text).then_some(())?,
                 Segment::Name(before, name, behind) => {
                     let value = text.strip_prefix(&**before)?.strip_suffix(&**behind)?;
-                    let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
-                    captured.push((&**name, (!value.is_empty()).then(|| value.into_owned())?));
+                    captured.push((&**name, (!value.is_empty()).then(|| value.to_owned())?));
                 }
             }
         }
@@ -269,14 +270,20 @@ impl Described {
     }
 }
 
+/// A segment without escapes; `None`: it is no text.
+fn decoded(text: &str) -> Option<Cow<'_, str>> {
+    percent_encoding::percent_decode_str(text).decode_utf8().ok()
+}
+
 fn segments(path: &str) -> Result<Vec<Segment>, String> {
     let rest = path.strip_prefix('/').ok_or("a path begins with a slash")?;
+    let plain = |text: &str| decoded(text).map(Box::from).ok_or("a segment is no text");
     let segment = |text: &str| match text.split_once('{') {
         None if text.contains('}') => Err("a brace stands alone".to_owned()),
-        None => Ok(Segment::Text(text.into())),
+        None => Ok(Segment::Text(plain(text)?)),
         Some((before, rest)) => match rest.split_once('}') {
             Some((name, behind)) if !behind.contains(['{', '}']) && !name.contains('{') => {
-                Ok(Segment::Name(before.into(), name.into(), behind.into()))
+                Ok(Segment::Name(plain(before)?, name.into(), plain(behind)?))
             }
             _ => Err("only one name in a segment is understood".to_owned()),
         },

@@ -108,6 +108,32 @@ fn heads_are_held_against_a_description() {
     assert!(read(DESCRIPTION, Some("")).expect("read").find(&Method::GET, "/pets").is_ok());
 }
 
+/// G23: a path that is written out is the same in all its spellings, and in no spelling a value of a name.
+#[test]
+fn literals_have_many_spellings() {
+    let described = r#"
+openapi: 3.1.0
+paths:
+  /users/{id}: { get: {}, patch: {} }
+  /users/@me: { get: {} }
+  /users/b%C3%BCro: { get: {} }
+  /files/@{name}: { get: { parameters: [{ name: name, in: path, required: true, schema: { type: integer } }] } }
+  /files/{name}: { get: {} }
+"#;
+    let contract = read(described, None).expect("a description");
+    let name = |path: &str| {
+        let meant = contract.find(&Method::GET, path).expect("a path");
+        meant.captured.first().map(|(name, value)| format!("{name}={value}"))
+    };
+    for path in ["/users/@me", "/users/%40me", "/users/%40%6de", "/users/b%C3%BCro"] {
+        assert_eq!(name(path), None, "{path}");
+    }
+    assert_eq!(name("/users/%2540me").as_deref(), Some("id=%40me"));
+    for path in ["/files/@x", "/files/%40x"] {
+        assert!(asked(&contract, &Method::GET, path).is_err(), "{path}");
+    }
+}
+
 /// G23: bodies are what their schema says, in the words of OpenAPI 3.0 too; a document that two programs read
 /// differently is refused.
 #[test]
