@@ -170,7 +170,8 @@ impl Paths {
     }
 
     fn find(&self, asked: &Asked<'_>, other: &mut OtherMethods) -> Option<RouteId> {
-        let path = asked.path;
+        let compared = path::compared(asked.path);
+        let path = &*compared;
         let exact = self.exact.get(path).map(Vec::as_slice);
         let mut templates = Vec::new();
         if let Some(root) = &self.templates {
@@ -180,7 +181,12 @@ impl Paths {
         let prefixes = prefixes.filter_map(|prefix| self.prefix.get(prefix));
         let plain = exact.into_iter().chain(templates).chain(prefixes.map(Vec::as_slice));
         let patterns = std::iter::once(()).filter(|()| !self.set.is_empty());
-        let patterns = patterns.flat_map(|()| self.set.matches(path));
+        // Regular expressions see the path as it came too: they may name escapes.
+        let other_form = (path != asked.path).then_some(asked.path);
+        let patterns = patterns.flat_map(|()| {
+            let as_it_came = other_form.map(|path| self.set.matches(path));
+            self.set.matches(path).into_iter().chain(as_it_came.into_iter().flatten())
+        });
         let patterns = patterns.filter_map(|at| Some(self.patterns.get(at)?.1.as_slice()));
         for entries in plain.chain(patterns) {
             let mut meant = entries.iter().filter(|entry| entry.holds(asked));

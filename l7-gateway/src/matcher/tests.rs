@@ -92,6 +92,35 @@ fn the_most_specific_path_wins() {
     }
 }
 
+/// G11, G23: a route's policy holds however its path is spelt; patterns may name escapes.
+#[test]
+fn a_path_means_its_route_in_every_spelling() {
+    let routes = [
+        route(&[], "/users/@me", &[]),
+        route(&[], "/users/{id}", &[]),
+        route(&[], "/teams/@own/{id}", &[]),
+        route(&[], "/a:b/*", &[]),
+        route(&[], "~/x/@[a-z]+", &[]),
+        route(&[], "~/y/%40[a-z]+", &[]),
+    ];
+    let cases = [
+        ("/users/@me", Some(0)),
+        ("/users/%40me", Some(0)),
+        ("/users/%40you", Some(1)),
+        ("/teams/%40own/7", Some(2)),
+        ("/a%3Ab/c", Some(3)),
+        ("/x/%40a", Some(4)),
+        ("/y/%40a", Some(5)),
+        ("/y/@a", None),
+        ("/users/%2540me", Some(1)),
+    ];
+    for (path, expected) in cases {
+        let found = find(&routes, "h", path, "GET");
+        let expected = expected.map_or(Candidate::Unmatched, |id| Candidate::Route(RouteId(id)));
+        assert_eq!(found.candidate, expected, "{path}");
+    }
+}
+
 /// G11: exact host, longest suffix, any host; a host without the path falls through.
 #[test]
 fn the_most_specific_host_wins() {

@@ -236,7 +236,7 @@ fn is_host(text: &str) -> bool {
 pub enum Captures {
     /// Segments, from the first.
     Segments(Vec<(String, usize)>),
-    /// What follows so many bytes.
+    /// What follows so many segments: their spelling may be another one than the pattern's.
     Rest(usize),
     /// Groups.
     Groups(Box<Regex>),
@@ -271,7 +271,9 @@ impl Captures {
     fn of(pattern: &PathPattern) -> Option<Self> {
         match pattern {
             PathPattern::Exact(_) => None,
-            PathPattern::Prefix(text) => Some(Self::Rest(path::canonical_pattern(text).len() + 1)),
+            PathPattern::Prefix(text) => {
+                Some(Self::Rest(path::canonical_pattern(text).matches('/').count()))
+            }
             PathPattern::Template(text) => {
                 let named = |(index, segment): (usize, &str)| {
                     Some((segment.strip_prefix('{')?.strip_suffix('}')?.to_owned(), index))
@@ -292,7 +294,9 @@ impl Captures {
                 path.split('/').nth(*index)
             }
             // The prefix itself is a match too, without anything below.
-            Self::Rest(from) => Some(path.get(*from..).unwrap_or_default()),
+            Self::Rest(segments) => {
+                Some(path.splitn(*segments + 2, '/').nth(*segments + 1).unwrap_or_default())
+            }
             Self::Groups(regex) => Some(regex.captures(path)?.name(name)?.as_str()),
         }
     }

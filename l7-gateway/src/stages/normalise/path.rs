@@ -36,12 +36,36 @@ pub fn canonical(raw: &str) -> Result<Cow<'_, str>, NormaliseError> {
     Ok(Cow::Owned(out))
 }
 
-/// The canonical form of a route's pattern; a pattern that has none matches nothing.
+/// The canonical form of a route's pattern, as paths are compared with it; a pattern that has none matches nothing.
 pub fn canonical_pattern(text: &str) -> Box<str> {
     if text.is_empty() {
         return text.into();
     }
-    canonical(text).map_or_else(|_| text.into(), |path| path.into_owned().into())
+    canonical(text).map_or_else(|_| text.into(), |path| compared(&path).into())
+}
+
+/// A canonical path as it is compared with patterns: what may stand bare in a segment does. RFC 3986 §6.2.2.2 calls
+/// only escapes of unreserved characters the same, so that `/users/%40me` is forwarded as it came; services decode
+/// it all the same, and what is asked of `/users/@me` must be asked of it too.
+pub fn compared(path: &str) -> Cow<'_, str> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path);
+    }
+    let mut rest = path.split('%');
+    let (mut out, mut bare) = (String::with_capacity(path.len()), false);
+    out.push_str(rest.next().unwrap_or_default());
+    for piece in rest {
+        let code = piece.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if let Some(byte) = code.filter(|byte| plain(*byte)) {
+            bare = true;
+            out.push(char::from(byte));
+            out.push_str(piece.get(2..).unwrap_or_default());
+        } else {
+            out.push('%');
+            out.push_str(piece);
+        }
+    }
+    if bare { Cow::Owned(out) } else { Cow::Borrowed(path) }
 }
 
 /// Decodes what needs no escape (RFC 3986 §6.2.2.2), writes the others in upper case, refuses those
@@ -107,6 +131,22 @@ mod tests {
         for (raw, expected) in cases {
             assert_eq!(canonical(raw).as_deref(), Ok(expected), "{raw}");
         }
+    }
+
+    /// G23: what services decode is compared decoded, once; what separates or is no letter of a path stays.
+    #[test]
+    fn escapes_of_bare_letters_are_compared_bare() {
+        for (path, form) in [
+            ("/users/@me", "/users/@me"),
+            ("/users/%40me", "/users/@me"),
+            ("/a%3Ab%2Bc%3B", "/a:b+c;"),
+            ("/a%20%C3%A9%25", "/a%20%C3%A9%25"),
+            ("/%2540", "/%2540"),
+            ("/%25%40", "/%25@"),
+        ] {
+            assert_eq!(compared(path), form, "{path}");
+        }
+        assert_eq!(&*canonical_pattern("/users/%40me"), "/users/@me");
     }
 
     /// G23: what programs read differently is refused.
