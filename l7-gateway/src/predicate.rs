@@ -51,12 +51,31 @@ fn fits(wanted: &Expected, value: &[u8]) -> bool {
     }
 }
 
-/// The first cookie of this name (RFC 6265 §5.4).
+/// The first cookie of this name (RFC 6265 §5.4) that is text.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-    let mut named = pairs.filter(|(key, _)| key.trim() == name);
-    named.next().map(|(_, value)| value.trim().trim_matches('"'))
+    let text = |value: &'a [u8]| std::str::from_utf8(value).ok().filter(|text| text.is_ascii());
+    cookies(headers, name).find_map(text)
+}
+
+/// All cookies of this name, without the blanks and quotes around them, which most programs take away.
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(move |pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (key, value) = (pair.get(..at)?, pair.get(at + 1..)?);
+        (key.trim_ascii() == name.as_bytes()).then(|| unquoted(value.trim_ascii()))
+    })
+}
+
+fn unquoted(mut value: &[u8]) -> &[u8] {
+    while let Some(rest) = value.strip_prefix(b"\"") {
+        value = rest;
+    }
+    while let Some(rest) = value.strip_suffix(b"\"") {
+        value = rest;
+    }
+    value
 }
 
 /// Whether a version that is asked for is `wanted`: of `application/json;version=2`, or of a subtype
@@ -113,7 +132,7 @@ mod tests {
         let lines = headers(&[
             ("x-country-code", "DE"),
             ("cookie", "a=1; canary=true"),
-            ("cookie", "canary=false; empty="),
+            ("cookie", "canary=false; empty=; spaced = \"x\""),
         ]);
         let asked = asked(&lines, Some("version=2&version=3&q=a%20b&flag"));
         let header =
@@ -127,6 +146,7 @@ mod tests {
         assert!(!query("version", exactly("3")), "the first one counts");
         assert!(query("flag", Expected::Any) && !query("fla", Expected::Any));
         assert!(cookie("canary", exactly("true")) && !cookie("canary", exactly("false")));
+        assert!(cookie("spaced", exactly("x")));
         assert!(cookie("empty", exactly("")) && !cookie("anary", Expected::Any));
     }
 

@@ -3,11 +3,12 @@
 //!
 //! Invariant: a style that is not understood is looked for and not into.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
 use super::schema::Schema;
 use super::{Breach, Part};
+use crate::predicate;
 
 /// A parameter of an operation.
 #[derive(Debug)]
@@ -49,15 +50,26 @@ enum Shape {
 enum Kind {
     Text,
     Number,
+    Integer,
     Truth,
-    Any,
+    /// Several of them; not of numbers alone, whole ones only where others are not named.
+    Any(Numbers),
+}
+
+/// Which numbers are taken for such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbers {
+    All,
+    /// An integer has one spelling: many programs read `500e-1` as 500.
+    Spelt,
 }
 
 /// What a request says.
 #[derive(Debug)]
 pub struct Asked<'r> {
     captured: &'r [(&'r str, String)],
-    query: Vec<(String, String)>,
+    /// A value that is no text is `None`: nobody knows what a service reads there.
+    query: Vec<(String, Option<String>)>,
     headers: &'r HeaderMap,
 }
 
@@ -68,8 +80,13 @@ impl<'r> Asked<'r> {
         query: Option<&str>,
         headers: &'r HeaderMap,
     ) -> Self {
-        let query = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        Self { captured, query: query.into_owned().collect(), headers }
+        let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let query = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = String::from_utf8_lossy(&written(name)).into_owned();
+            (name, String::from_utf8(written(value)).ok())
+        });
+        Self { captured, query: query.collect(), headers }
     }
 
     /// What stands there; `None`: something that is no text.
@@ -82,7 +99,7 @@ impl<'r> Asked<'r> {
             }
             In::Query => {
                 let own = self.query.iter().filter(|(known, _)| parameter.is_named(known));
-                own.map(|(_, value)| value.clone()).collect()
+                own.map(|(_, value)| value.clone()).collect::<Option<_>>()?
             }
             In::Header => {
                 let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
@@ -95,15 +112,16 @@ impl<'r> Asked<'r> {
                 if list { vec![all.join(",")] } else { all }
             }
             In::Cookie => {
-                let all = self.headers.get_all(header::COOKIE).iter();
-                let pairs = all.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-                let own = pairs.filter_map(|pair| {
-                    pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")
-                });
+                let own = predicate::cookies(self.headers, name);
                 own.map(text).collect::<Option<_>>()?
             }
         })
     }
+}
+
+/// What a text in a query stands for (application/x-www-form-urlencoded).
+fn written(text: &str) -> Vec<u8> {
+    percent_encoding::percent_decode_str(&text.replace('+', " ")).collect()
 }
 
 fn text(bytes: &[u8]) -> Option<String> {
@@ -211,9 +229,9 @@ fn judged(
     value: impl Fn(Kind) -> Value,
 ) -> Result<(), (String, String)> {
     match kind {
-        Kind::Any => schema
+        kind @ Kind::Any(_) => schema
             .judge(&value(Kind::Text))
-            .or_else(|fault| schema.judge(&value(Kind::Any)).map_err(|_| fault)),
+            .or_else(|fault| schema.judge(&value(kind)).map_err(|_| fault)),
         kind => schema.judge(&value(kind)),
     }
 }
@@ -225,19 +243,26 @@ enum Type {
     List,
 }
 
+/// The types that are told apart.
+const KINDS: [&str; 6] = ["integer", "number", "boolean", "string", "array", "object"];
+
 /// `None`: an object. What may be of several types is of any.
 fn kind_of(schema: Option<&Part>) -> Option<Type> {
     let kind = |text: &str| match text {
-        "integer" | "number" => Some(Type::One(Kind::Number)),
+        "integer" => Some(Type::One(Kind::Integer)),
+        "number" => Some(Type::One(Kind::Number)),
         "boolean" => Some(Type::One(Kind::Truth)),
         "string" => Some(Type::One(Kind::Text)),
         "array" => Some(Type::List),
-        "object" => None,
-        _ => Some(Type::One(Kind::Any)),
+        _ => None,
     };
-    let mut kinds = types(schema).into_iter().filter(|kind| *kind != "null").map(kind);
-    let first = kinds.next().unwrap_or(Some(Type::One(Kind::Any)));
-    if kinds.all(|other| other == first) { first } else { Some(Type::One(Kind::Any)) }
+    let types: Vec<&str> = types(schema).into_iter().filter(|kind| *kind != "null").collect();
+    let numbers = if types.contains(&"number") { Numbers::All } else { Numbers::Spelt };
+    let any = Some(Type::One(Kind::Any(numbers)));
+    let known = |text: &str| if KINDS.contains(&text) { kind(text) } else { any };
+    let mut kinds = types.into_iter().map(known);
+    let first = kinds.next().unwrap_or(any);
+    if kinds.all(|other| other == first) { first } else { any }
 }
 
 /// The types that a schema names, or its branches do.
@@ -259,11 +284,26 @@ fn types(schema: Option<&Part>) -> Vec<&str> {
 fn value(kind: Kind, text: &str) -> Value {
     match (kind, text) {
         (Kind::Number, text) => number(text).unwrap_or_else(|| text.into()),
-        (Kind::Truth | Kind::Any, "true") => true.into(),
-        (Kind::Truth | Kind::Any, "false") => false.into(),
-        (Kind::Any, text) => number(text).unwrap_or_else(|| text.into()),
+        (Kind::Integer, text) => integer(text).unwrap_or_else(|| text.into()),
+        (Kind::Truth | Kind::Any(_), "true") => true.into(),
+        (Kind::Truth | Kind::Any(_), "false") => false.into(),
+        (Kind::Any(Numbers::All), text) => number(text).unwrap_or_else(|| text.into()),
+        (Kind::Any(Numbers::Spelt), text) => {
+            let fraction = || number(text).filter(|value| !is_whole(value));
+            integer(text).or_else(fraction).unwrap_or_else(|| text.into())
+        }
         (Kind::Truth | Kind::Text, text) => text.into(),
     }
+}
+
+/// `-?` and digits.
+fn integer(text: &str) -> Option<Value> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| number(text))?
+}
+
+fn is_whole(value: &Value) -> bool {
+    value.as_f64().is_none_or(|value| value.fract() == 0.0)
 }
 
 fn number(text: &str) -> Option<Value> {
