@@ -4,6 +4,7 @@
 //! Invariant: nothing is fetched to understand a description, and no request costs more than its bound.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ pub enum Breach {
 /// A description, for all workers.
 #[derive(Debug)]
 pub struct Contract {
-    /// Those without names in their path first.
+    /// Those without names in their path first, then those with most around the names.
     paths: Vec<Described>,
     /// Most bytes of a body.
     pub most: u64,
@@ -140,10 +141,7 @@ impl Contract {
             let operations = document.operations(&item).map_err(told)?;
             paths.push(Described { segments, operations });
         }
-        let names = |path: &Described| {
-            path.segments.iter().map(|one| matches!(one, Segment::Name(..))).collect::<Vec<_>>()
-        };
-        paths.sort_by_key(names);
+        paths.sort_by_cached_key(Described::rank);
         Ok(Arc::new(Self { paths, most: model.most }))
     }
 
@@ -251,6 +249,15 @@ pub fn body(schema: &Schema, bytes: &[u8]) -> Result<(), Breach> {
 }
 
 impl Described {
+    /// The less first: what is written out before names, and of names those with most written around them.
+    fn rank(&self) -> (Vec<bool>, Vec<Reverse<usize>>) {
+        let segments = self.segments.iter().map(|segment| match segment {
+            Segment::Text(_) => (false, Reverse(0)),
+            Segment::Name(before, _, behind) => (true, Reverse(before.len() + behind.len())),
+        });
+        segments.unzip()
+    }
+
     /// What its names stand for, if it is this path.
     fn captured(&self, path: &str) -> Option<Vec<(&str, String)>> {
         let mut given = path.strip_prefix('/')?.split('/');

@@ -108,6 +108,28 @@ fn heads_are_held_against_a_description() {
     assert!(read(DESCRIPTION, Some("")).expect("read").find(&Method::GET, "/pets").is_ok());
 }
 
+/// G23: of two paths with a name at the same place the one that says more is meant.
+#[test]
+fn what_stands_around_a_name_counts() {
+    let described = r#"
+openapi: 3.1.0
+paths:
+  /files/{name}: { get: {} }
+  /files/{plain}.json: { get: {} }
+  /files/v-{both}.json: { get: {} }
+"#;
+    let contract = read(described, None).expect("a description");
+    for (path, name) in [
+        ("/files/a", "name"),
+        ("/files/a.json", "plain"),
+        ("/files/v-a.json", "both"),
+        ("/files/.json", "name"),
+    ] {
+        let meant = contract.find(&Method::GET, path).expect("a path");
+        assert_eq!(meant.captured.first().map(|(name, _)| *name), Some(name), "{path}");
+    }
+}
+
 /// G23: a path that is written out is the same in all its spellings, and in no spelling a value of a name.
 #[test]
 fn literals_have_many_spellings() {
