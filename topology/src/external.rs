@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::gateway::Unplaced;
 use crate::identity::UnansweredIs;
 use crate::units::At;
 
@@ -23,4 +24,10 @@ pub struct External {
     pub body: Option<u64>,
     /// Whether it is told of answers too (default false).
     pub answers: bool,
+}
+
+impl Unplaced for External {
+    fn unplaced(&self) -> Self {
+        Self { url: self.url.unplaced(), ..self.clone() }
+    }
 }

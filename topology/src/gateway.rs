@@ -503,6 +503,19 @@ impl Unplaced for LimitStore {
 
 impl Unplaced for Route {
     fn unplaced(&self) -> Self {
-        Self { place: Place::default(), ..self.clone() }
+        let authorize = self.policy.authorize.as_ref();
+        let authorize =
+            authorize.map(|asked| Authorize { url: asked.url.unplaced(), ..asked.clone() });
+        let place = Place::default();
+        let contract = self.contract.clone().map(|model| Contract { place, ..model });
+        let transcode = self.transcode.clone().map(|model| Transcode { place, ..model });
+        Self {
+            policy: RoutePolicy { authorize, ..self.policy.clone() },
+            external: self.external.as_ref().map(Unplaced::unplaced),
+            contract,
+            transcode,
+            place,
+            ..self.clone()
+        }
     }
 }

@@ -237,6 +237,8 @@ impl Unplaced for Upstream {
             |endpoint: &Endpoint| Endpoint { place: Place::default(), ..endpoint.clone() };
         let endpoints = self.endpoints.iter().map(nowhere).collect();
         let discover = self.discover.as_ref().map(Unplaced::unplaced);
-        Self { endpoints, discover, tls: self.tls.as_ref().map(Unplaced::unplaced), ..self.clone() }
+        let tls = self.tls.as_ref().map(Unplaced::unplaced);
+        let external = self.external.as_ref().map(Unplaced::unplaced);
+        Self { endpoints, discover, tls, external, ..self.clone() }
     }
 }

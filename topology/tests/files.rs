@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use topology::gateway::{Allowance, Auth, IssuerKeys, LimitId, Via};
+use topology::gateway::{Allowance, Auth, IssuerKeys, LimitId, Unplaced as _, Via};
 use topology::l4::{HashTable, ListenAt, OnDown, Protocol};
 use topology::model::{Dependency, DiscoverSource, Probe};
 use topology::pool::{PoolMode, Servers};
@@ -361,6 +361,30 @@ fn files_are_loaded() {
     assert!(matches!(&missing, LoadError::Io { .. }) && missing.to_string().contains("none.yaml"));
     fs::write(&path, b"a: \xff").unwrap();
     assert!(load(&path).unwrap_err().to_string().contains("byte 4 is not UTF-8"));
+}
+
+/// R5: what is said of a route or a service on another line is the same.
+#[test]
+fn places_make_no_difference() {
+    let file = "
+services:
+  a: { endpoints: [127.0.0.1:1] }
+gateways:
+  g:
+    instances: { gw: { listen: 127.0.0.1:0 } }
+    defaults: { auth: none }
+    upstreams: { a: { protocol: http2, external: { url: \"http://127.0.0.1:2/\" } } }
+    routes:
+      - { path: /a/*, to: a, external: { url: \"http://127.0.0.1:3/\" }, validate: api.yaml, authorize: { url: \"http://127.0.0.1:4/\" } }
+      - { path: /b/*, to: a, transcode: { protos: a.proto } }
+";
+    let (one, other) = (parsed(file), parsed(&format!("# a comment\n{file}")));
+    let (one, other) = (&one.gateways[0], &other.gateways[0]);
+    assert_eq!(one.routes.len(), 2);
+    for (one, other) in one.routes.iter().zip(&other.routes) {
+        assert_eq!(one.unplaced(), other.unplaced());
+    }
+    assert_eq!(one.upstreams[0].unplaced(), other.upstreams[0].unplaced());
 }
 
 /// The texts made from the tables are the committed ones; `UPDATE_GOLDEN=1` writes them.
