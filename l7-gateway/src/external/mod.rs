@@ -18,7 +18,7 @@ use topology::gateway::{RouteTo, UnansweredIs};
 
 use crate::body::{BodyFault, RequestBody};
 use crate::exchange::{Answered, Exchange, Request, RouteId};
-use crate::fetch::{HttpFetch, Inquiry};
+use crate::fetch::{FetchError, HttpFetch, Inquiry};
 use crate::halt::Halt;
 use crate::snapshot::Snapshot;
 use crate::transform::gathered;
@@ -169,9 +169,9 @@ pub async fn answer(x: &mut Exchange, mut answered: Answered) -> Answered {
 
 /// Why it says nothing of use.
 enum Silence {
-    /// It does not answer: it is to be left alone.
+    /// It is not there, or too slow: it is to be left alone.
     Away(String),
-    /// It answers otherwise than it should.
+    /// It answers otherwise than it should, which one client's request can bring about: others go on asking.
     Odd(String),
 }
 
@@ -236,13 +236,15 @@ impl Outside {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let answer = self.inquiry.ask(headers, question).await;
-        let answer = answer.map_err(|fault| Silence::Away(fault.to_string()))?;
+        let answer = answer.map_err(|fault| match fault {
+            FetchError::Connect { .. } | FetchError::Timeout { .. } => {
+                Silence::Away(fault.to_string())
+            }
+            _ => Silence::Odd(fault.to_string()),
+        })?;
         match answer.status() {
             StatusCode::OK => told::read(answer.body()).map_err(Silence::Odd),
             StatusCode::NO_CONTENT => Ok(Said::default()),
-            status if status.is_server_error() => {
-                Err(Silence::Away(format!("it answers {status}")))
-            }
             status => Err(Silence::Odd(format!("it answers {status}"))),
         }
     }
