@@ -257,7 +257,17 @@ impl Inquiry {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, FetchError> {
-        match timeout(self.timeout, self.exchange(&headers, &body)).await {
+        self.ask_within(self.timeout, headers, body).await
+    }
+
+    /// The same, with so long for an answer.
+    pub async fn ask_within(
+        &self,
+        limit: Duration,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Bytes>, FetchError> {
+        match timeout(limit, self.exchange(&headers, &body)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Timeout { host: self.whom.peer() }),
         }

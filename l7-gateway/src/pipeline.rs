@@ -135,7 +135,11 @@ impl Pipeline {
             request_transform: RequestTransform::new(
                 snapshot,
                 changes.as_ref(),
-                Externals::new(snapshot, observer),
+                Externals::new(
+                    snapshot,
+                    observer,
+                    before.and_then(|before| before.request_transform.outside()),
+                ),
             ),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
             response_transform: ResponseTransform::new(snapshot, changes),

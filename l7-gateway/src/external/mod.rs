@@ -18,7 +18,7 @@ use topology::gateway::{RouteTo, UnansweredIs};
 
 use crate::body::{BodyFault, RequestBody};
 use crate::exchange::{Answered, Exchange, Request, RouteId};
-use crate::fetch::{FetchError, HttpFetch, Inquiry};
+use crate::fetch::{FetchError, Inquiry};
 use crate::halt::Halt;
 use crate::snapshot::Snapshot;
 use crate::transform::gathered;
@@ -50,6 +50,13 @@ pub enum ExternalError {
 pub struct Outside {
     model: External,
     secrets: Rc<Secrets>,
+    peer: Rc<Peer>,
+}
+
+/// Whoever is behind an address, however many places name it: what is known of it outlives a change of the file.
+#[derive(Debug)]
+struct Peer {
+    url: Box<str>,
     inquiry: Inquiry,
     circuit: Circuit,
     observer: Observer,
@@ -61,26 +68,48 @@ pub struct Externals {
     listener: Option<Rc<Outside>>,
     routes: Vec<Option<Rc<Outside>>>,
     services: Vec<Option<Rc<Outside>>>,
+    peers: Vec<Rc<Peer>>,
     /// Nobody is asked: for `explain`.
     hushed: Cell<bool>,
 }
 
 impl Externals {
-    /// For one worker; `None`: the file names nobody.
-    pub fn new(snapshot: &Snapshot, observer: &Observer) -> Option<Rc<Self>> {
+    /// For one worker; `None`: the file names nobody. Whom `before` knows is known on.
+    pub fn new(
+        snapshot: &Snapshot,
+        observer: &Observer,
+        before: Option<&Self>,
+    ) -> Option<Rc<Self>> {
         let group = &snapshot.group;
         let secrets = Rc::new(Secrets::new(&group.api_keys));
-        let one = |model: &Option<External>| {
-            let model = model.as_ref()?;
-            let whom = snapshot.authorizers.iter().find(|(url, _)| *url == model.url.value)?;
-            Some(Rc::new(Outside::new(model, (&whom.1, &secrets), observer)))
+        let known = before.map(|before| before.peers.as_slice()).unwrap_or_default();
+        let mut peers: Vec<Rc<Peer>> = Vec::new();
+        let mut peer = |url: &str, patience| {
+            let same = |peer: &&Rc<Peer>| *peer.url == *url;
+            if let Some(peer) = peers.iter().find(same) {
+                return Some(Rc::clone(peer));
+            }
+            let (_, whom) = snapshot.authorizers.iter().find(|(known, _)| *known == url)?;
+            let made =
+                || Rc::new(Peer::new(url, Inquiry::new(Arc::clone(whom), patience), observer));
+            let peer = known.iter().find(same).map_or_else(made, Rc::clone);
+            peers.push(Rc::clone(&peer));
+            Some(peer)
         };
-        let all = Self {
+        let mut one = |model: &Option<External>| {
+            let model = model.as_ref()?;
+            let peer = peer(&model.url.value, model.timeout)?;
+            let secrets = Rc::clone(&secrets);
+            Some(Rc::new(Outside { model: model.clone(), secrets, peer }))
+        };
+        let mut all = Self {
             listener: one(&group.external),
             routes: group.routes.iter().map(|route| one(&route.external)).collect(),
+            peers: Vec::new(),
             services: group.upstreams.iter().map(|upstream| one(&upstream.external)).collect(),
             hushed: Cell::new(false),
         };
+        all.peers = peers;
         let any =
             all.listener.is_some() || all.routes.iter().chain(&all.services).any(Option::is_some);
         any.then(|| Rc::new(all))
@@ -175,21 +204,14 @@ enum Silence {
     Odd(String),
 }
 
-impl Outside {
-    fn new(
-        model: &External,
-        (whom, secrets): (&Arc<HttpFetch>, &Rc<Secrets>),
-        observer: &Observer,
-    ) -> Self {
-        Self {
-            model: model.clone(),
-            secrets: Rc::clone(secrets),
-            inquiry: Inquiry::new(Arc::clone(whom), model.timeout),
-            circuit: Circuit::default(),
-            observer: observer.clone(),
-        }
+impl Peer {
+    fn new(url: &str, inquiry: Inquiry, observer: &Observer) -> Self {
+        let (url, observer) = (url.into(), observer.clone());
+        Self { url, inquiry, circuit: Circuit::default(), observer }
     }
+}
 
+impl Outside {
     /// What it may be told.
     fn model(&self) -> (&External, &Secrets) {
         (&self.model, &self.secrets)
@@ -211,19 +233,20 @@ impl Outside {
 
     /// What it says; where it says nothing, what the file says of that: `None`: it is refused.
     async fn ask(&self, question: Bytes) -> Option<Said> {
-        if let Some(turn) = self.circuit.admits(Instant::now()) {
+        let Peer { url, circuit, observer, .. } = &*self.peer;
+        if let Some(turn) = circuit.admits(Instant::now()) {
             let (cause, new) = match self.said(question).await {
                 Ok(said) => {
-                    if self.circuit.close() {
-                        self.observer.emit(ExternalBack { url: &self.model.url.value });
+                    if circuit.close() {
+                        observer.emit(ExternalBack { url });
                     }
                     return Some(said);
                 }
-                Err(Silence::Away(cause)) => (cause, self.circuit.fail(turn, Instant::now())),
-                Err(Silence::Odd(cause)) => (cause, self.circuit.odd()),
+                Err(Silence::Away(cause)) => (cause, circuit.fail(turn, Instant::now())),
+                Err(Silence::Odd(cause)) => (cause, circuit.odd()),
             };
             if new {
-                self.observer.emit(ExternalAway { url: &self.model.url.value, cause: &cause });
+                observer.emit(ExternalAway { url, cause: &cause });
             }
         }
         match self.model.when_away {
@@ -235,7 +258,7 @@ impl Outside {
     async fn said(&self, question: Bytes) -> Result<Said, Silence> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = self.inquiry.ask(headers, question).await;
+        let answer = self.peer.inquiry.ask_within(self.model.timeout, headers, question).await;
         let answer = answer.map_err(|fault| match fault {
             FetchError::Connect { .. } | FetchError::Timeout { .. } => {
                 Silence::Away(fault.to_string())

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use l7_gateway::halt::Kind;
+use l7_gateway::snapshot::Snapshot;
+use topology::Topology;
 
 use crate::fakes::{Act, Fake};
 use crate::refusals;
@@ -233,6 +235,49 @@ async fn a_request_that_was_carried_out_is_not_to_be_repeated() {
         refusals::judge(Kind::AnswerUnfiltered, &answer, &rig.records());
         assert_eq!(answer.headers().get("retry-after"), None);
         assert_eq!((service.seen.count(), filter.seen.count()), (1, 2));
+    })
+    .await;
+}
+
+/// G2: places that name one address ask one filter: over its connections, with one circuit; so it stays when the file
+/// changes elsewhere.
+#[tokio::test]
+async fn an_address_is_one_filter() {
+    local(async {
+        let service = Fake::new(Act::Answer("x")).await;
+        let file = |filter: &str, more: &str| {
+            topology(
+                &format!("  user: {{ endpoints: [{}] }}", service.address),
+                &format!(
+                    "    defaults: {{ external: {{ url: \"{filter}\", timeout: 5s }} }}\n    routes:\n      \
+                     - {{ path: /*, to: user, external: {{ url: \"{filter}\", timeout: 4s }} }}\n{more}"
+                ),
+            )
+        };
+        let reload = |rig: &Rig, file: &Topology| {
+            let (group, instance) = file.gateway("gw").expect("the instance");
+            let before = rig.published.load_full();
+            let next = Snapshot::build(group, &instance.name, &rig.observer, Some(&*before));
+            rig.published.publish(next.expect("it builds"));
+        };
+        let filter = Fake::new(Act::Answer("{}")).await;
+        let url = format!("http://{}/filter", filter.address);
+        let rig = Rig::new(&file(&url, ""));
+        assert!(rig.get("/", "").await.starts_with("HTTP/1.1 200 "));
+        reload(&rig, &file(&url, "      - { path: /other, to: user }"));
+        assert!(rig.get("/", "").await.starts_with("HTTP/1.1 200 "));
+        assert_eq!((filter.seen.count(), filter.seen.connections.get()), (4, 1));
+
+        let rig = Rig::new(&file("http://127.0.0.1:9/filter", ""));
+        for more in ["", "      - { path: /other, to: user }"] {
+            reload(&rig, &file("http://127.0.0.1:9/filter", more));
+            for _ in 0..3 {
+                assert!(rig.get("/", "").await.starts_with("HTTP/1.1 503 "));
+            }
+        }
+        let told = rig.observer.metrics.render();
+        let away = told.lines().find(|line| line.starts_with("aqueduct_http_external_away_total{"));
+        assert!(away.is_some_and(|line| line.ends_with(" 1")), "told once: {told}");
     })
     .await;
 }

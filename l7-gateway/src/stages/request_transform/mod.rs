@@ -62,6 +62,11 @@ impl RequestTransform {
         Self { snapshot: Arc::clone(snapshot), told, changes: changes.cloned(), outside }
     }
 
+    /// Who is asked outside.
+    pub(crate) fn outside(&self) -> Option<&Externals> {
+        self.outside.as_deref()
+    }
+
     /// Nobody outside is asked from now on: for `explain`.
     pub(crate) fn hush(&self) {
         self.outside.iter().for_each(|outside| outside.hush());
