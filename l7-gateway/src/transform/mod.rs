@@ -148,6 +148,11 @@ impl Changes {
         (!all.is_empty()).then_some(all)
     }
 
+    /// Whether it passes any.
+    pub fn any(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> bool {
+        self.places(route, to, caller).iter().any(|(_, change)| change.is_some())
+    }
+
     /// Where the changes stand that an exchange passes, from the outermost.
     pub fn names(
         &self,
@@ -331,16 +336,25 @@ pub async fn gathered<B>(body: &mut B, most: u64) -> Result<Bytes, BodyFault>
 where
     B: Body<Data = Bytes, Error = BodyFault> + Unpin,
 {
-    let mut all = BytesMut::new();
+    // Most bodies are one piece, which need not be copied.
+    let (mut only, mut all) = (Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            if (all.len() + data.len()) as u64 > most {
-                return Err(BodyFault::TooLarge);
+        let Ok(data) = frame?.into_data() else { continue };
+        let size = only.len().max(all.len()) + data.len();
+        if size as u64 > most {
+            return Err(BodyFault::TooLarge);
+        }
+        if only.is_empty() && all.is_empty() {
+            only = data;
+        } else {
+            if all.is_empty() {
+                all.reserve(size);
+                all.extend_from_slice(&std::mem::take(&mut only));
             }
             all.extend_from_slice(&data);
         }
     }
-    Ok(all.freeze())
+    Ok(if all.is_empty() { only } else { all.freeze() })
 }
 
 /// `application/json`, or a type that is written as JSON (RFC 6839 §3.1).
@@ -380,4 +394,33 @@ pub fn stale(headers: &mut HeaderMap) {
 pub fn passage(x: &mut Exchange, changes: &Changes) -> Passage {
     let route = x.candidate.route();
     x.passage.take().map_or_else(|| changes.early(route), |passage| *passage)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::body::{BodyLimits, RequestBody};
+
+    /// G13: a body of one piece is not copied, one of several is whole, and neither is larger than its bound.
+    #[tokio::test]
+    async fn one_piece_is_gathered_as_it_is() {
+        let limits = BodyLimits { bytes: 100, idle: Duration::from_secs(1) };
+        let piece = Bytes::from_static(b"one piece");
+        let mut body = RequestBody::whole(piece.clone(), limits);
+        let whole = gathered(&mut body, 9).await.expect("it is no larger");
+        assert_eq!((whole.as_ptr(), whole.len()), (piece.as_ptr(), piece.len()));
+        for most in [8, 9, 26, 27] {
+            let pieces = [piece.clone(), Bytes::new(), piece.clone(), piece.clone()];
+            for (count, size) in [(1, 9), (4, 27)] {
+                let mut body = RequestBody::whole(Bytes::new(), limits);
+                body.give_back(pieces.iter().take(count).cloned().collect());
+                let whole = gathered(&mut body, most).await;
+                let wanted =
+                    if most < size { None } else { Some("one piece".repeat(count.min(3))) };
+                assert_eq!(whole.ok().as_deref(), wanted.as_ref().map(String::as_bytes), "{most}");
+            }
+        }
+    }
 }

@@ -221,10 +221,11 @@ impl Filter for RequestTransform {
                 format!("{names} would be asked; taken for a yes")
             });
         }
-        let changes = self.changes.as_ref().map(|all| all.names(input.route, input.to, caller));
-        for names in changes.iter().filter(|names| !names.is_empty()) {
+        let changes = self.changes.as_ref();
+        if let Some(all) = changes.filter(|all| all.any(input.route, input.to, caller)) {
             trace.note(Stage::RequestTransform, || {
-                format!("changed by {}; its answer the other way round", names.join(", then "))
+                let names = all.names(input.route, input.to, caller).join(", then ");
+                format!("changed by {names}; its answer the other way round")
             });
         }
         token
