@@ -66,11 +66,13 @@ pub enum FetchError {
         /// Host and port.
         host: String,
     },
-    /// Not done in 5 s.
-    #[error("no answer from {host} within 5 s")]
+    /// Not done in time.
+    #[error("no answer from {host} within {limit:?}")]
     Timeout {
         /// Host and port.
         host: String,
+        /// How long it had.
+        limit: Duration,
     },
 }
 
@@ -217,7 +219,7 @@ impl Fetch for HttpFetch {
     async fn fetch(&self, most: usize) -> Result<Bytes, FetchError> {
         match timeout(PATIENCE, self.connect_and_ask(most)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(FetchError::Timeout { host: self.peer() }),
+            Err(_) => Err(FetchError::Timeout { host: self.peer(), limit: PATIENCE }),
         }
     }
 }
@@ -269,7 +271,7 @@ impl Inquiry {
     ) -> Result<Response<Bytes>, FetchError> {
         match timeout(limit, self.exchange(&headers, &body)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(FetchError::Timeout { host: self.whom.peer() }),
+            Err(_) => Err(FetchError::Timeout { host: self.whom.peer(), limit }),
         }
     }
 

@@ -48,10 +48,16 @@ impl Fetch for Counting {
         if takes.is_zero() {
             yield_now().await;
         } else if timeout(crate::fetch::PATIENCE, sleep(takes)).await.is_err() {
-            return Err(FetchError::Timeout { host: "id.example:443".to_owned() });
+            return Err(FetchError::Timeout {
+                host: "id.example:443".to_owned(),
+                limit: crate::fetch::PATIENCE,
+            });
         }
         let answer = self.answer.lock().unwrap().clone();
-        answer.map(Bytes::from).ok_or(FetchError::Timeout { host: "id.example:443".to_owned() })
+        answer.map(Bytes::from).ok_or(FetchError::Timeout {
+            host: "id.example:443".to_owned(),
+            limit: crate::fetch::PATIENCE,
+        })
     }
 }
 
