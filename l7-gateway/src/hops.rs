@@ -1,6 +1,5 @@
-//! Headers that concern one connection and end with it, and those that name what is inside. Not for
-//! headers that only we may set: stage 2 scrubs those. Called by stage 2 for requests, by stage 9 for
-//! services' answers and by `hints` for interim ones.
+//! Headers that concern one connection and end with it, those that name what is inside, and those that only we may
+//! set. Called by stage 2 for requests, by stage 9 for services' answers, by `hints` for interim ones and by `external`.
 //!
 //! Invariant: what a peer says about its connection never reaches the next one.
 
@@ -62,6 +61,22 @@ pub fn is_hop(name: &HeaderName) -> bool {
     ) || ["keep-alive", "proxy-connection", "http2-settings"].contains(&name.as_str())
 }
 
+/// Whether a service could read the name as one of ours. Gateways to CGI-like interfaces fold every
+/// mark to `_`, so all marks are one here.
+pub fn only_ours(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    // All of them begin with one of these letters.
+    if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {
+        return false;
+    }
+    let folded: String =
+        text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    OURS.contains(&folded.as_str())
+        || (FRAMING.contains(&folded.as_str()) && folded != text)
+        || OVERRIDES.contains(&folded.as_str())
+        || OUR_FAMILIES.iter().any(|family| folded.starts_with(family))
+}
+
 /// Removes from trailers what must not come after a body (RFC 9110 §6.5.1): what frames a message, routes
 /// it, says who somebody is, or changes how the body is read. Nobody would look for it there, or somebody
 /// would who should not.
@@ -90,4 +105,43 @@ const NOT_BEHIND: [HeaderName; 17] = [
     header::VARY,
     header::WWW_AUTHENTICATE,
     HeaderName::from_static("x-user-id"),
+];
+
+/// Names that a service may believe because we set them, folded.
+const OURS: [&str; 11] = [
+    "x-user-id",
+    "x-scopes",
+    "x-consumer",
+    "x-request-id",
+    "forwarded",
+    "x-real-ip",
+    "traceparent",
+    "tracestate",
+    "x-client-cert",
+    "x-client-principal",
+    "x-aqueduct",
+];
+
+/// Whole families that a service may believe, folded.
+const OUR_FAMILIES: [&str; 5] =
+    ["x-forwarded-", "x-consumer-", "x-user-", "x-aqueduct-", "x-experiment-"];
+
+/// Headers that make some frameworks see another path or method than was judged here.
+const OVERRIDES: [&str; 6] = [
+    "x-original-url",
+    "x-original-uri",
+    "x-rewrite-url",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// What frames a message or ends at one hop; in any other spelling than its own it is a trick on a
+/// service that folds marks.
+const FRAMING: [&str; 5] = [
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "proxy-authorization",
+    "connection",
 ];

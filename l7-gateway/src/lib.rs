@@ -64,6 +64,7 @@ pub mod matcher;
 pub mod pipeline;
 pub mod predicate;
 pub mod preview;
+pub mod query;
 pub mod recorder;
 pub mod redis_server;
 pub mod server;

@@ -14,9 +14,8 @@ use topology::gateway::ApiKeys;
 
 use crate::body::AnswerBody;
 use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Request, ResponseHead};
-use crate::hops::is_hop;
-use crate::stages::authn::credentials;
-use crate::stages::normalise::scrub::only_ours;
+use crate::hops::{is_hop, only_ours};
+use crate::query;
 
 /// Who a request is of, and which route it means.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +86,7 @@ impl Secrets {
     /// A query without keys.
     fn without(&self, query: Option<&str>) -> Option<Box<str>> {
         let whole = query.map(Box::from);
-        self.queries.iter().fold(whole, |left, name| credentials::without(&left?, name))
+        self.queries.iter().fold(whole, |left, name| query::without(&left?, name))
     }
 }
 

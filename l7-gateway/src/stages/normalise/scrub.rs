@@ -7,46 +7,7 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::NormaliseError;
-use crate::hops::hop_by_hop;
-
-/// Names that a service may believe because we set them, folded.
-const OURS: [&str; 11] = [
-    "x-user-id",
-    "x-scopes",
-    "x-consumer",
-    "x-request-id",
-    "forwarded",
-    "x-real-ip",
-    "traceparent",
-    "tracestate",
-    "x-client-cert",
-    "x-client-principal",
-    "x-aqueduct",
-];
-
-/// Whole families that a service may believe, folded.
-const OUR_FAMILIES: [&str; 5] =
-    ["x-forwarded-", "x-consumer-", "x-user-", "x-aqueduct-", "x-experiment-"];
-
-/// Headers that make some frameworks see another path or method than was judged here.
-const OVERRIDES: [&str; 6] = [
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-];
-
-/// What frames a message or ends at one hop; in any other spelling than its own it is a trick on a
-/// service that folds marks.
-const FRAMING: [&str; 5] = [
-    "transfer-encoding",
-    "content-length",
-    "content-encoding",
-    "proxy-authorization",
-    "connection",
-];
+use crate::hops::{hop_by_hop, only_ours};
 
 /// Removes them from a request.
 ///
@@ -85,22 +46,6 @@ fn join_cookies(headers: &mut HeaderMap) {
             headers.insert(header::COOKIE, joined);
         }
     }
-}
-
-/// Whether a service could read the name as one of ours. Gateways to CGI-like interfaces fold every
-/// mark to `_`, so all marks are one here.
-pub fn only_ours(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    // All of them begin with one of these letters.
-    if !matches!(text.as_bytes().first(), Some(b'x' | b'f' | b't' | b'c' | b'p')) {
-        return false;
-    }
-    let folded: String =
-        text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    OURS.contains(&folded.as_str())
-        || (FRAMING.contains(&folded.as_str()) && folded != text)
-        || OVERRIDES.contains(&folded.as_str())
-        || OUR_FAMILIES.iter().any(|family| folded.starts_with(family))
 }
 
 /// Whether naming it in `Connection` is an attack.
