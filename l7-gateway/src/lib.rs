@@ -61,6 +61,7 @@ pub mod ids;
 pub mod inspect;
 pub mod link;
 pub mod matcher;
+pub mod media;
 pub mod pipeline;
 pub mod predicate;
 pub mod preview;

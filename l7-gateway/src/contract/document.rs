@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 
 use super::parameter::Parameter;
 use super::schema::{Schema, modern};
-use super::{Content, Operation, Part, is_json};
+use super::{Content, Operation, Part};
+use crate::media;
 
 /// The methods of a path (OpenAPI 3.1 §4.8.9).
 const METHODS: [Method; 8] = [
@@ -104,9 +105,9 @@ impl Document {
         let part = self.resolved(part)?;
         let kinds = part.get("content").and_then(Value::as_object);
         let mut all = Vec::new();
-        for (kind, media) in kinds.into_iter().flatten() {
-            let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-            let schema = media.get("schema").filter(|schema| !is_any_text(&kind, schema));
+        for (kind, model) in kinds.into_iter().flatten() {
+            let kind = media::bare(kind);
+            let schema = model.get("schema").filter(|schema| !is_any_text(&kind, schema));
             let schema = schema.map(|schema| self.compiled(schema)).transpose();
             all.push((kind, schema.map_err(|what| format!("the body: {what}"))?));
         }
@@ -140,7 +141,7 @@ fn is_any_text(kind: &str, schema: &Part) -> bool {
     let bare = ["type", "format", "description", "title", "example", "examples"];
     let members = schema.as_object();
     !kind.contains('*')
-        && !is_json(kind)
+        && !media::is_json(kind)
         && schema.get("type").and_then(Value::as_str) == Some("string")
         && members.is_some_and(|all| all.keys().all(|name| bare.contains(&name.as_str())))
 }

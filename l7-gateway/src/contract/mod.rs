@@ -23,6 +23,7 @@ pub mod strict;
 use self::document::Document;
 use self::parameter::Parameter;
 use self::schema::Schema;
+use crate::media;
 
 /// Why a description cannot be used.
 #[derive(Debug, Error)]
@@ -199,7 +200,7 @@ impl Meant<'_> {
             let missing = || Breach::Missing("the body".to_owned());
             return if content.required { Err(missing()) } else { Ok(None) };
         }
-        let given = media(headers)?;
+        let given = only_kind(headers)?;
         let fits = |kind: &str| {
             kind == given
                 || kind == "*/*"
@@ -208,7 +209,7 @@ impl Meant<'_> {
         let found = content.kinds.iter().find(|(kind, _)| fits(kind));
         match found {
             Some((_, None)) => Ok(None),
-            Some((_, Some(schema))) if is_json(&given) => Ok(Some(schema)),
+            Some((_, Some(schema))) if media::is_json(&given) => Ok(Some(schema)),
             _ => {
                 let all: Vec<&str> = content.kinds.iter().map(|(kind, _)| kind.as_str()).collect();
                 Err(Breach::Kind(all.join(", ")))
@@ -218,7 +219,7 @@ impl Meant<'_> {
 }
 
 /// The one media type of a request, without its parameters.
-fn media(headers: &HeaderMap) -> Result<String, Breach> {
+fn only_kind(headers: &HeaderMap) -> Result<String, Breach> {
     let mut all = headers.get_all(header::CONTENT_TYPE).iter();
     let text = match (all.next(), all.next()) {
         (None, _) => "",
@@ -229,11 +230,7 @@ fn media(headers: &HeaderMap) -> Result<String, Breach> {
     if text.contains(',') {
         return Err(Breach::Kinds);
     }
-    Ok(text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
-}
-
-fn is_json(kind: &str) -> bool {
-    kind == "application/json" || kind.ends_with("+json")
+    Ok(media::bare(text))
 }
 
 /// Holds a body against its schema.

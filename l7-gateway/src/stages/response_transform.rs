@@ -19,6 +19,7 @@ use crate::grpc;
 use crate::grpc_web::{Enveloped, Web};
 use crate::halt::{Halt, status_of_call};
 use crate::hops::{hop_by_hop, internal};
+use crate::media;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
@@ -75,9 +76,7 @@ impl ResponseTransform {
 /// is one this time or not.
 fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
     let headers = &mut answer.head.headers;
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let media = media.to_ascii_lowercase();
+    let media = media::kind(headers);
     let is = |rule: &String| match rule.as_str() {
         begins if begins.ends_with('/') => media.starts_with(begins),
         ends if ends.starts_with('+') => media.ends_with(ends),

@@ -23,6 +23,7 @@ use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
 use crate::contract::Breach;
 use crate::exchange::{Exchange, Identity, Request, RouteId};
+use crate::media;
 use crate::transcode::answer::AnswerError;
 use crate::transcode::message::MessageError;
 
@@ -357,12 +358,9 @@ where
     Ok(if all.is_empty() { only } else { all.freeze() })
 }
 
-/// `application/json`, or a type that is written as JSON (RFC 6839 §3.1).
+/// Whether a message says that its body is JSON.
 pub fn is_json(headers: &HeaderMap) -> bool {
-    let media = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media = media.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    let media = media.to_ascii_lowercase();
-    media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
+    media::is_json(&media::kind(headers))
 }
 
 /// The service is asked for all of it and as it is: neither a part nor a compressed form can be changed.
