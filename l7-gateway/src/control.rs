@@ -139,7 +139,8 @@ impl Control {
         let (group, own) = crate::part(&topology, &self.instance)?;
         let before = self.published.load_full();
         let observer = &self.options.observer;
-        let snapshot = crate::build(&topology, group, own, observer, Some(&before)).await?;
+        let snapshot =
+            crate::build(&topology, group, own, observer, Some(Arc::clone(&before))).await?;
         let fresh = self.fresh(&topology, own).await?;
         // From here on nothing fails.
         let change = Change {

@@ -223,10 +223,15 @@ pub(crate) async fn build(
     group: &Group,
     own: &Instance,
     observer: &Observer,
-    before: Option<&Snapshot>,
+    before: Option<Arc<Snapshot>>,
 ) -> Result<Snapshot, StartError> {
     let fault = |why: BuildError| StartError::new(&topology.source, why.place(), why);
-    let snapshot = Snapshot::build(group, &own.name, observer, before).map_err(fault)?;
+    let (group, name, observer) = (group.clone(), own.name.clone(), observer.clone());
+    // Files are read and descriptions compiled: the control runtime has others to serve.
+    let build = move || Snapshot::build(&group, &name, &observer, before.as_deref());
+    let built = tokio::task::spawn_blocking(build).await;
+    let built = built.unwrap_or_else(|gone| std::panic::resume_unwind(gone.into_panic()));
+    let snapshot = built.map_err(fault)?;
     snapshot.limits.reach().await.map_err(|why| fault(why.into()))?;
     Ok(snapshot)
 }

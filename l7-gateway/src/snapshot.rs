@@ -143,7 +143,10 @@ impl Snapshot {
             matcher: Matcher::new(&group.routes),
             captures: Captures::all(group),
             interfaces: interfaces(group)?,
-            contracts: contracts(group)?,
+            contracts: contracts(
+                group,
+                before.map(|before| before.contracts.as_slice()).unwrap_or_default(),
+            )?,
             upstreams: group
                 .upstreams
                 .iter()
@@ -210,7 +213,10 @@ fn interfaces(group: &Group) -> Result<Vec<Option<Arc<Interface>>>, DescriptionE
 }
 
 /// What requests of routes must be like, by route; a description that several name is read once.
-fn contracts(group: &Group) -> Result<Vec<Option<Arc<Contract>>>, ContractError> {
+fn contracts(
+    group: &Group,
+    before: &[Option<Arc<Contract>>],
+) -> Result<Vec<Option<Arc<Contract>>>, ContractError> {
     let mut known = HashMap::new();
     let mut all = Vec::with_capacity(group.routes.len());
     for model in group.routes.iter().map(|route| route.contract.as_ref()) {
@@ -220,7 +226,7 @@ fn contracts(group: &Group) -> Result<Vec<Option<Arc<Contract>>>, ContractError>
                 let key = (&model.file, &model.prefix, model.most);
                 Some(match known.get(&key) {
                     Some(known) => Arc::clone(known),
-                    None => Arc::clone(known.entry(key).or_insert(Contract::new(model)?)),
+                    None => Arc::clone(known.entry(key).or_insert(Contract::new(model, before)?)),
                 })
             }
         });

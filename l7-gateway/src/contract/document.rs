@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Map, Value};
 
 use super::parameter::Parameter;
-use super::schema::{Schema, modern};
+use super::schema::{Components, Schema, modern};
 use super::{Content, Operation, Part};
 use crate::media;
 
@@ -28,8 +28,7 @@ const METHODS: [Method; 8] = [
 #[derive(Debug)]
 pub struct Document {
     whole: Value,
-    /// Schemas that others refer to, as they are compiled.
-    components: Value,
+    components: Components,
     old: bool,
 }
 
@@ -45,7 +44,7 @@ impl Document {
         for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
             modern(schema, old);
         }
-        let components = serde_json::json!({ "schemas": schemas });
+        let components = Components::new(serde_json::json!({ "schemas": schemas }))?;
         Ok(Self { whole, components, old })
     }
 

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::SHA256;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::Value;
 use thiserror::Error;
@@ -84,6 +85,15 @@ pub struct Contract {
     paths: Vec<Described>,
     /// Most bytes of a body.
     pub most: u64,
+    from: Source,
+}
+
+/// What it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    model: Model,
+    /// Of the file's bytes.
+    digest: [u8; 32],
 }
 
 /// One path.
@@ -124,14 +134,18 @@ pub struct Meant<'c> {
 }
 
 impl Contract {
-    /// Reads a description: blocking.
+    /// Reads a description: blocking. One that was read before and is the same is kept.
     ///
     /// # Errors
     /// With its place in the topology file.
-    pub fn new(model: &Model) -> Result<Arc<Self>, ContractError> {
+    pub fn new(model: &Model, before: &[Option<Arc<Self>>]) -> Result<Arc<Self>, ContractError> {
         let named = |what: String| format!("{}: {what}", model.file.display());
         let wrong = |what| ContractError { what: named(what), place: model.place };
         let text = text_of(&model.file).map_err(wrong)?;
+        let from = Source::new(model, &text);
+        if let Some(same) = before.iter().flatten().find(|known| known.from == from) {
+            return Ok(Arc::clone(same));
+        }
         let whole = openapi::read(&text).map_err(|fault| wrong(fault.to_string()))?;
         let prefix = model.prefix.clone().unwrap_or_else(|| openapi::prefix(&whole));
         let document = Document::new(whole).map_err(wrong)?;
@@ -143,7 +157,7 @@ impl Contract {
             paths.push(Described { segments, operations });
         }
         paths.sort_by_cached_key(Described::rank);
-        Ok(Arc::new(Self { paths, most: model.most }))
+        Ok(Arc::new(Self { paths, most: model.most, from }))
     }
 
     /// The operation that a request means.
@@ -171,6 +185,14 @@ impl Contract {
             Ok(allow) if !allowed.is_empty() => Err(Breach::Method { allow }),
             _ => Err(Breach::NoPath),
         }
+    }
+}
+
+impl Source {
+    fn new(model: &Model, text: &str) -> Self {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, text.as_bytes()).as_ref());
+        Self { model: Model { place: Place::default(), ..model.clone() }, digest }
     }
 }
 

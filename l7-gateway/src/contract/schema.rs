@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use jsonschema::{Draft, PatternOptions, Validator};
+use jsonschema::{Draft, PatternOptions, Registry, RegistryBuilder, Validator};
 use serde_json::{Map, Value, json};
 
 /// A schema, compiled.
@@ -20,17 +20,16 @@ impl Schema {
     ///
     /// # Errors
     /// In words.
-    pub fn new(schema: &Value, components: &Value) -> Result<Self, String> {
-        let mut root = json!({ "allOf": [schema] });
-        if let Some(root) = root.as_object_mut() {
-            root.insert("components".to_owned(), components.clone());
-        }
+    pub fn new(schema: &Value, components: &Components) -> Result<Self, String> {
+        let mut root = schema.clone();
+        lead(&mut root);
         let options = jsonschema::options()
             .with_draft(Draft::Draft202012)
+            .with_registry(&components.known)
             .should_validate_formats(true)
             .with_pattern_options(PatternOptions::regex());
         let validator = options.build(&root).map_err(|fault| fault.to_string())?;
-        Ok(Self { validator, branches: branches(schema, components) })
+        Ok(Self { validator, branches: branches(schema, &components.all) })
     }
 
     /// Where a value is not as it says, and why.
@@ -53,6 +52,47 @@ impl Schema {
             let why: String = fault.masked().to_string().chars().take(LONGEST).collect();
             (at, why)
         })
+    }
+}
+
+/// Schemas that others refer to, read once for all of them.
+#[derive(Debug)]
+pub struct Components {
+    all: Value,
+    known: Registry<'static>,
+}
+
+impl Components {
+    /// What stands under `components`.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn new(all: Value) -> Result<Self, String> {
+        let whole = Draft::Draft202012.create_resource(json!({ "components": all }));
+        let known = Registry::new().draft(Draft::Draft202012).add(HOME, whole);
+        let known = known.and_then(RegistryBuilder::prepare).map_err(|fault| fault.to_string())?;
+        Ok(Self { all, known })
+    }
+}
+
+/// Where components are, for a schema that stands elsewhere. Nobody is asked for it.
+const HOME: &str = "description:/";
+
+/// Leads references within the description to its components.
+fn lead(part: &mut Value) {
+    match part {
+        Value::Array(all) => all.iter_mut().for_each(lead),
+        Value::Object(members) => {
+            for (name, value) in members {
+                match value {
+                    Value::String(to) if name == "$ref" && to.starts_with('#') => {
+                        to.insert_str(0, HOME);
+                    }
+                    inner => lead(inner),
+                }
+            }
+        }
+        _ => {}
     }
 }
 

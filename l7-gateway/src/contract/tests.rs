@@ -51,7 +51,7 @@ fn read(text: &str, prefix: Option<&str>) -> Result<Arc<Contract>, ContractError
     file.write_all(text.as_bytes()).expect("written");
     let prefix = prefix.map(str::to_owned);
     let (file, place) = (file.path().to_owned(), Place::default());
-    Contract::new(&Model { file, prefix, most: 1000, place })
+    Contract::new(&Model { file, prefix, most: 1000, place }, &[])
 }
 
 fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -106,6 +106,28 @@ fn heads_are_held_against_a_description() {
     let missing = Breach::Missing("the header parameter `X-Trace`".to_owned());
     assert_eq!(bare.head(None, &HeaderMap::new()), Err(missing));
     assert!(read(DESCRIPTION, Some("")).expect("read").find(&Method::GET, "/pets").is_ok());
+}
+
+/// G23: a description that is the same as before is not read anew, whatever line names it.
+#[test]
+fn a_description_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("api.yaml");
+    std::fs::write(&file, DESCRIPTION).expect("written");
+    let model = |line, most| Model {
+        file: file.clone(),
+        prefix: None,
+        most,
+        place: Place { line, column: 1 },
+    };
+    let first = Contract::new(&model(1, 1000), &[]).expect("a description");
+    let before = [None, Some(Arc::clone(&first))];
+    let again = |line, most| Contract::new(&model(line, most), &before).expect("a description");
+    assert!(Arc::ptr_eq(&first, &again(7, 1000)));
+    assert!(!Arc::ptr_eq(&first, &again(1, 2000)));
+    std::fs::write(&file, DESCRIPTION.replace("/pets", "/cats")).expect("written");
+    let other = again(1, 1000);
+    assert!(!Arc::ptr_eq(&first, &other) && other.find(&Method::GET, "/v1/cats").is_ok());
 }
 
 /// G23: of two paths with a name at the same place the one that says more is meant.

@@ -55,7 +55,9 @@ pub(super) fn of(group: &Group) -> (Group, Absent) {
             lacks(error.place(), &error);
             route.transcode = None;
         }
-        if let Some(error) = route.contract.as_ref().and_then(|model| Contract::new(model).err()) {
+        if let Some(error) =
+            route.contract.as_ref().and_then(|model| Contract::new(model, &[]).err())
+        {
             lacks(error.place(), &error);
             route.contract = None;
         }
