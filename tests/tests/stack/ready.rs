@@ -76,11 +76,14 @@ const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) Appl
 const DESKTOP: &str = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
                        Chrome/131.0.0.0 Safari/537.36";
 
+/// A path, fields, and the server that answers.
+type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+
 /// T8 (`variants`), G11: kind of client, country, version and the cookie of an experiment each choose the server.
 #[tokio::test]
 async fn requests_choose_their_variant() {
     let scene = Shipped::start("variants").await;
-    let table: [(&str, &[(&str, &str)], &str); 12] = [
+    let table: [Row; 12] = [
         ("/", &[("user-agent", PHONE)], "mobile-1"),
         ("/", &[("user-agent", DESKTOP)], "desktop-1"),
         ("/", &[], "desktop-1"),

@@ -149,7 +149,7 @@ fn descriptions(topology: &Topology) -> Vec<Problem> {
             problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
         }
         let contract = route.contract.as_ref().filter(|model| model.file.exists());
-        if let Some(fault) = contract.and_then(|model| Contract::new(model).err()) {
+        if let Some(fault) = contract.and_then(|model| Contract::new(model, &[]).err()) {
             problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
         }
     }

@@ -57,6 +57,10 @@ use crate::watch::watcher::Watcher;
 /// Starts everything in a topology file on this machine and keeps it running
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of a command line, independent of each other"
+)]
 pub(crate) struct Args {
     /// The topology file, or the name of a ready stack [default: instagram-valorant, the documented one]
     #[arg(value_name = "FILE|NAME")]
