@@ -37,7 +37,7 @@ packages:
 	@$(call need,postgresql redis-server)
 
 test-packages: packages
-	@$(call need,curl iproute2 nftables)
+	@$(call need,curl iproute2 nftables pgbouncer)
 
 verify-packages: test-packages
 	@$(call need,g++ mariadb-server mariadb-client ffmpeg libnginx-mod-rtmp iproute2 nghttp2-client chromium)
@@ -66,7 +66,7 @@ $(CLIENTS)/page/done: $(wildcard $(PAGE)/package*.json) | verify-packages
 
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind pgbouncer)
+	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind)
 
 lint:
 	cargo fmt --all --check

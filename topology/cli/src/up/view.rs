@@ -372,7 +372,7 @@ mod tests {
         let text = terminal.backend().to_string();
         for expected in [
             "1:02:03",
-            "18 ready  1 down",
+            "20 ready  1 down",
             "6400 pkt",
             "870 µs",
             "1.2 ms",

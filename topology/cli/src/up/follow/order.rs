@@ -171,8 +171,8 @@ mod tests {
 
     fn grown() -> String {
         BUILT_IN
-            .replace("\nnlbs:", "  more: { endpoints: [127.0.0.1:7041], run: demo user, uses: [data/app] }\n\nnlbs:")
-            .replace("      payment: { tcp", "      more: { tcp: \"*:7040\", to: more }\n      payment: { tcp")
+            .replace("\nnlbs:", "  more: { endpoints: [127.0.0.1:7061], run: demo user, uses: [data/app] }\n\nnlbs:")
+            .replace("      payment: { tcp", "      more: { tcp: \"*:7060\", to: more }\n      payment: { tcp")
             .replace("    routes:\n", "    routes:\n      - { path: /api/more/*, to: internal/more }\n")
     }
 
