@@ -199,7 +199,10 @@ async fn a_page_is_put_together() {
     })
     .await;
     let token = scene.bearer(7900, &json!({ "userId": 99 })).await;
-    let page = async || scene.ask("GET", "/dashboard", &[("authorization", &token)]).await;
+    // Over one connection: what was last good is each worker's own.
+    let mut connection = scene.connect().await;
+    let fields = [("authorization", token.as_str())];
+    let mut page = async || connection.get("/dashboard", &fields).await.expect("an answer");
     let whole = page().await;
     let asked = |page: &Answer| -> BTreeMap<String, Value> {
         let page: BTreeMap<String, Value> = serde_json::from_slice(&page.body).unwrap();
