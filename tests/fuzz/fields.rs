@@ -56,9 +56,11 @@ fn cookies(bytes: &[u8]) {
     let found = cookie(&headers, "canary").map(str::to_owned);
     if let Some(value) = &found {
         assert!(!value.contains(';') && !value.starts_with('"') && !value.ends_with('"'));
-        assert!(
-            lines.iter().any(|line| line.to_str().is_ok_and(|text| text.contains(value.as_str())))
-        );
+        // Its line may hold what is no text beside it.
+        let holds = |line: &HeaderValue| {
+            line.as_bytes().windows(value.len().max(1)).any(|part| part == value.as_bytes())
+        };
+        assert!(value.is_empty() || lines.iter().any(holds));
     }
     // Joined for HTTP/1.1 the first one is still the first, unless a line is no text.
     let text = lines.iter().all(|line| line.to_str().is_ok());
