@@ -4,21 +4,21 @@
 //! Invariant: a service that names a source has the endpoints that the source gave last.
 
 use common::observe::Observer;
-use discovery::found::Found;
+use discovery::found::{Found, Inherited};
 use topology::l4::{Group, Listener};
 
 use crate::upgrade::endpoints::{KnownEndpoint, KnownService};
 
 /// Asks, and meanwhile goes by what another process has found at the same sources.
 pub(crate) fn begin(group: &Group, observer: &Observer, known: &[KnownService]) -> Found {
-    let mut found = Found::default();
-    follow(&mut found, group, observer);
-    for service in known {
+    let inherited = known.iter().filter_map(|service| {
         let endpoints = service.endpoints.iter().map(KnownEndpoint::endpoint).collect();
-        if let Some(source) = &service.source {
-            found.adopt(&topology::ServiceName::new(&service.name), source, endpoints, observer);
-        }
-    }
+        let (source, service) =
+            (service.source.clone()?, topology::ServiceName::new(&service.name));
+        Some(Inherited { service, source, endpoints })
+    });
+    let mut found = Found::inheriting(inherited.collect());
+    follow(&mut found, group, observer);
     found
 }
 

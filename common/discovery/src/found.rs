@@ -22,6 +22,7 @@ use crate::{Endpoints, Status};
 #[derive(Debug)]
 pub struct Found {
     watched: Vec<Watched>,
+    inherited: Vec<Inherited>,
     /// The first services were named.
     begun: bool,
     board: Board,
@@ -31,6 +32,17 @@ pub struct Found {
     due: Option<Instant>,
     /// When they were last.
     built: Option<Instant>,
+}
+
+/// What another process has found.
+#[derive(Clone, Debug)]
+pub struct Inherited {
+    /// For which service.
+    pub service: ServiceName,
+    /// Where, as [`Found::source`] says it.
+    pub source: String,
+    /// What it was.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// One service's source.
@@ -57,8 +69,8 @@ pub struct Board(Arc<Mutex<Rows>>);
 #[derive(Debug, Default)]
 struct Rows {
     statuses: BTreeMap<ServiceName, Arc<Status>>,
-    /// Services that were there when the instance began.
-    first: BTreeSet<ServiceName>,
+    /// Services that were there when the instance began, and of which no table holds endpoints yet.
+    awaited: BTreeSet<ServiceName>,
 }
 
 impl Board {
@@ -71,13 +83,13 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why an instance cannot serve yet: services of which nobody has named endpoints. One that a reload
-    /// brings takes no instance out that serves others: all instances read the same file.
+    /// Why an instance cannot serve yet: services of which nobody has named endpoints, or whose endpoints are
+    /// in no table yet. One that a reload brings takes no instance out that serves others: all instances
+    /// read the same file.
     pub fn unready(&self) -> Vec<String> {
         let all = self.rows();
-        let awaited = all.statuses.iter().filter(|(service, _)| all.first.contains(*service));
+        let awaited = all.statuses.iter().filter(|(service, _)| all.awaited.contains(*service));
         awaited
-            .filter(|(_, status)| !status.is_known())
             .map(|(service, status)| format!("{service}: {} has not answered", status.source()))
             .collect()
     }
@@ -86,12 +98,17 @@ impl Board {
 impl Default for Found {
     fn default() -> Self {
         let (news, inbox) = mpsc::channel(16);
-        let (watched, board) = (Vec::new(), Board::default());
-        Self { watched, begun: false, board, news, inbox, due: None, built: None }
+        let (watched, inherited, board) = (Vec::new(), Vec::new(), Board::default());
+        Self { watched, inherited, begun: false, board, news, inbox, due: None, built: None }
     }
 }
 
 impl Found {
+    /// Goes by what another process has found at the same sources, until they answer.
+    pub fn inheriting(inherited: Vec<Inherited>) -> Self {
+        Self { inherited, ..Self::default() }
+    }
+
     /// What operators see.
     pub fn board(&self) -> Board {
         self.board.clone()
@@ -114,6 +131,7 @@ impl Found {
                 Some(known) if known.discover.value == discover.value => known,
                 other => {
                     let before = other.and_then(|known| known.endpoints.clone());
+                    let before = before.or_else(|| self.inherit(service, discover));
                     self.watch(service, discover, before, observer)
                 }
             };
@@ -123,8 +141,27 @@ impl Found {
         let mut rows = self.board.rows();
         rows.statuses = self.watched.iter().map(row).collect();
         if !std::mem::replace(&mut self.begun, true) {
-            rows.first = rows.statuses.keys().cloned().collect();
+            rows.awaited = rows.statuses.keys().cloned().collect();
         }
+    }
+
+    fn served(&self) {
+        let known = self.watched.iter().filter(|watched| watched.endpoints.is_some());
+        let mut rows = self.board.rows();
+        for watched in known {
+            rows.awaited.remove(&watched.service);
+        }
+    }
+
+    fn inherit(
+        &mut self,
+        service: &ServiceName,
+        discover: &At<Discover>,
+    ) -> Option<Arc<[Endpoint]>> {
+        let at = self.inherited.iter().position(|one| one.service == *service)?;
+        let found = self.inherited.swap_remove(at);
+        let fits = found.source == told(discover) && !found.endpoints.is_empty();
+        fits.then(|| Arc::from(found.endpoints))
     }
 
     fn watch(
@@ -138,9 +175,6 @@ impl Found {
         let known = before.as_deref().unwrap_or_default();
         let endpoints = crate::watch(service, known, Some(discover), observer);
         let status = Arc::clone(endpoints.status());
-        if before.is_some() {
-            status.inherit();
-        }
         let task = tokio::spawn(tell(service.clone(), endpoints, self.news.clone()));
         Watched {
             service: service.clone(),
@@ -154,26 +188,7 @@ impl Found {
     /// Where the endpoints of a service come from, as text.
     pub fn source(&self, service: &ServiceName) -> Option<String> {
         let watched = self.watched.iter().find(|watched| watched.service == *service)?;
-        Some(format!("{:?}", watched.discover.value))
-    }
-
-    /// Goes by what another process has found at the same source, until the source answers.
-    pub fn adopt(
-        &mut self,
-        service: &ServiceName,
-        source: &str,
-        endpoints: Vec<Endpoint>,
-        observer: &Observer,
-    ) {
-        let same =
-            |w: &Watched| w.service == *service && format!("{:?}", w.discover.value) == source;
-        let Some(at) = self.watched.iter().position(same).filter(|_| !endpoints.is_empty()) else {
-            return;
-        };
-        let known = self.watched.swap_remove(at);
-        let known = self.watch(service, &known.discover, Some(Arc::from(endpoints)), observer);
-        self.board.rows().statuses.insert(service.clone(), Arc::clone(&known.status));
-        self.watched.push(known);
+        Some(told(&watched.discover))
     }
 
     /// The endpoints that are known now; `None`: the service has no source, or nobody has said anything.
@@ -182,8 +197,11 @@ impl Found {
     }
 
     /// Waits until endpoints have changed; not less than 50 ms after it last said so, so that many
-    /// changes are one. Cancel safe.
+    /// changes are one. Whoever asks has built tables of what was known: from now on it is served. Cancel safe.
     pub async fn changed(&mut self) {
+        if self.due.is_none() {
+            self.served();
+        }
         loop {
             let due = self.due;
             tokio::select! {
@@ -209,6 +227,11 @@ impl Found {
     }
 }
 
+/// A source as two processes compare it.
+fn told(discover: &At<Discover>) -> String {
+    format!("{:?}", discover.value)
+}
+
 /// Every set that a source gives.
 async fn tell(
     service: ServiceName,
@@ -230,6 +253,7 @@ const GATHER: Duration = Duration::from_millis(50);
 mod tests {
     use super::*;
     use crate::testing::{discover, numbers};
+    use futures_util::FutureExt;
     use topology::Place;
     use topology::model::DiscoverSource;
 
@@ -254,7 +278,8 @@ mod tests {
         assert!(found.known(&user).is_none());
         found.changed().await;
         assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![1]));
-        assert!(board.unready().is_empty());
+        assert_eq!(board.unready().len(), 1, "no table holds it before somebody asks for the next");
+        assert!(found.changed().now_or_never().is_none() && board.unready().is_empty());
         let other = at(&second);
         found.follow([(&user, &other)], &observer);
         assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![1]), "until it answers");
@@ -281,14 +306,15 @@ mod tests {
         found.follow([(&user, &at(&second))], &observer);
         found.changed().await;
         assert_eq!(found.known(&user).map(|set| set.len()), Some(0), "after it was said for long");
-        let mut found = Found::default();
+        let endpoints = vec![crate::testing::endpoint(7)];
+        let source = told(&at(&second));
+        let inherited = Inherited { service: user.clone(), source, endpoints };
+        let mut found = Found::inheriting(vec![inherited]);
         found.follow([(&user, &at(&second))], &observer);
-        let source = found.source(&user).expect("a source");
-        let one: Endpoint = crate::testing::endpoint(7);
-        found.adopt(&user, &source, vec![one], &observer);
         assert_eq!(found.known(&user).map(|set| numbers(set)), Some(vec![7]));
-        assert!(found.board().unready().is_empty());
+        assert_eq!(found.board().unready().len(), 1);
         found.changed().await;
+        assert!(found.board().unready().is_empty());
         assert_eq!(found.known(&user).map(|set| set.len()), Some(0));
     }
 
@@ -297,14 +323,33 @@ mod tests {
     async fn a_reload_leaves_an_instance_ready() {
         let (user, late) = (ServiceName::new("user"), ServiceName::new("late"));
         let (observer, never) = (Observer::new("gw-1"), at(std::path::Path::new("/nonexistent/a")));
-        let mut found = Found::default();
+        let inherited =
+            Inherited { service: user.clone(), source: told(&never), endpoints: Vec::new() };
+        let mut found = Found::inheriting(vec![inherited]);
         found.follow([(&user, &never)], &observer);
-        let source = found.source(&user).expect("a source");
-        found.adopt(&user, &source, Vec::new(), &observer);
         assert_eq!(found.board().unready().len(), 1, "nobody has ever named one");
         found.follow([(&user, &never), (&late, &never)], &observer);
         assert_eq!(found.board().unready().len(), 1);
         assert!(found.board().show(&late).is_some());
+    }
+
+    /// D2: a registry that knows no endpoint at the start has answered; what it names later waits for its turn.
+    #[tokio::test(start_paused = true)]
+    async fn an_instance_is_ready_when_its_tables_are() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, second) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+        std::fs::write(&first, "endpoints: []").expect("written");
+        std::fs::write(&second, "endpoints: [10.0.0.2:80]").expect("written");
+        let (none, one) = (ServiceName::new("none"), ServiceName::new("one"));
+        let mut found = Found::default();
+        let board = found.board();
+        found.follow([(&none, &at(&first)), (&one, &at(&second))], &Observer::new("gw-1"));
+        while found.known(&none).is_none() || found.known(&one).is_none() {
+            assert!(!board.unready().is_empty(), "a table lacks what was named");
+            found.changed().await;
+        }
+        assert!(found.changed().now_or_never().is_none());
+        assert_eq!(board.unready(), Vec::<String>::new());
     }
 
     /// D2: changes within 50 ms are one; the first after a quiet time is told at once.

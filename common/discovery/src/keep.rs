@@ -144,6 +144,9 @@ impl Keeper {
         }
         self.empty = None;
         let count = settled.endpoints.len();
+        if count == 0 && !self.publisher.status.is_known() {
+            self.publisher.confirm();
+        }
         self.publisher.status.answered(count, settled.draining, settled.over);
         if self.publisher.publish(&settled.endpoints) {
             self.observer.emit(EndpointsFound { service: self.service.as_str(), count });

@@ -26,8 +26,6 @@ struct State {
     over: usize,
     /// It says that there are none, and is not believed yet.
     doubted: bool,
-    /// There are endpoints of before.
-    inherited: bool,
 }
 
 impl Status {
@@ -63,15 +61,9 @@ impl Status {
         self.change(|state| state.fault = Some((Instant::now(), cause.to_owned())));
     }
 
-    /// There are endpoints of before, until it answers.
-    pub(crate) fn inherit(&self) {
-        self.change(|state| state.inherited = true);
-    }
-
-    /// Whether it has answered at least once, or others had before it.
-    pub fn is_known(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.inherited || state.answered.is_some()
+    /// Whether it has answered at least once.
+    pub(crate) fn is_known(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).answered.is_some()
     }
 
     /// Who is asked.
