@@ -21,8 +21,8 @@ pub(crate) async fn run(args: WebArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", args.listen))?;
-    say(&format!("{} listens on {}", args.name, listener.local_addr()?));
     let registered = Registered::new(&args).await?;
+    say(&format!("{} listens on {}", args.name, listener.local_addr()?));
     serve(listener, &args.name, echo, registered.until(asked())).await
 }
 

@@ -51,8 +51,8 @@ pub(crate) async fn run(kind: Kind, args: WebArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .map_err(|error| anyhow::anyhow!("cannot listen on {}: {error}", args.listen))?;
-    say(&format!("{} listens on {}", args.name, listener.local_addr()?));
     let registered = Registered::new(&args).await?;
+    say(&format!("{} listens on {}", args.name, listener.local_addr()?));
     serve(listener, &args.name, web, registered.until(asked())).await
 }
 
