@@ -6,7 +6,9 @@
 //! several tiers run in one process.
 
 pub mod balance;
+pub mod calendar;
 pub mod cli;
+pub mod escape;
 pub mod fetch;
 pub mod health;
 pub mod lifecycle;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use common::escape::escaped;
 use common::rng::Rng;
 use common::secret;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -19,7 +20,7 @@ use topology::model::Consul as Settings;
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
 use crate::keep::{Answer, Source};
-use crate::web::{Web, escaped};
+use crate::web::Web;
 
 /// One service's watch.
 pub(crate) struct Consul {

@@ -12,7 +12,6 @@ use common::tls::client::Roots;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::timeout;
 use topology::model::Registry;
@@ -204,14 +203,6 @@ fn request(
     request.headers_mut().extend(headers.clone());
     Ok(request)
 }
-
-/// A text as a part of a path or a query.
-pub(crate) fn escaped(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, RESERVED)
-}
-
-/// All but RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// No registry says more of its services.
 const LONGEST: usize = 16 << 20;

@@ -6,10 +6,11 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use common::escape::escaped;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, header};
-use percent_encoding::{percent_decode_str, utf8_percent_encode};
+use percent_encoding::percent_decode_str;
 use regex::Regex;
 use serde_json::Value;
 use topology::answers::{Call, Given};
@@ -17,7 +18,7 @@ use topology::gateway::{Group, Route, RouteTo};
 use topology::template::{Part, Template, Variable};
 use topology::units::PathPattern;
 
-use super::{ESCAPED, TransformError};
+use super::TransformError;
 use crate::exchange::{Exchange, Identity, Request};
 use crate::predicate::cookie;
 use crate::stages::normalise::path;
@@ -148,7 +149,7 @@ impl<'a> Facts<'a> {
             Part::Hole(variable, other) => {
                 let value = self.value(variable).filter(|value| !value.is_empty());
                 let value = value.or(other.as_deref().map(Cow::Borrowed))?;
-                path.extend(utf8_percent_encode(&value, ESCAPED));
+                path.extend(escaped(&value));
             }
         }
         Some(())

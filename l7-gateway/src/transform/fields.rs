@@ -3,12 +3,10 @@
 //!
 //! Invariant: what cannot stand in a field is left out, never cut.
 
+use common::escape::escaped;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::utf8_percent_encode;
 use topology::template::Template;
 use topology::transform::FieldChange;
-
-use super::ESCAPED;
 
 /// A change of headers, compiled.
 #[derive(Debug)]
@@ -119,7 +117,7 @@ pub(super) fn query(
         }
         for (name, pair) in all.iter_mut().filter(|(name, _)| name == from) {
             let value = pair.split_once('=').map(|(_, value)| format!("={value}"));
-            *pair = escaped(to) + value.as_deref().unwrap_or_default();
+            *pair = format!("{}{}", escaped(to), value.as_deref().unwrap_or_default());
             name.clone_from(to);
         }
     }
@@ -134,8 +132,4 @@ pub(super) fn query(
     }
     let pairs: Vec<String> = all.into_iter().map(|(_, pair)| pair).collect();
     (!pairs.is_empty()).then(|| pairs.join("&").into())
-}
-
-fn escaped(text: &str) -> String {
-    utf8_percent_encode(text, ESCAPED).to_string()
 }

@@ -13,7 +13,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use thiserror::Error;
 use topology::gateway::{Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
@@ -33,9 +32,6 @@ pub mod json;
 
 use self::facts::Facts;
 use self::fields::{Fields, query};
-
-/// All but what means nothing anywhere in a URL (RFC 3986 §2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Why a message could not be changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+use common::escape::escaped;
 
 use crate::up::folder::Folder;
 use crate::up::isolate::Isolation;
@@ -124,11 +124,11 @@ impl Workshop {
             Reach::Http(address) => format!("{}=http://{address}", used.name),
             Reach::Sql { address, database, role } => {
                 let (user, password) =
-                    (encoded(&role.name), encoded(self.provided.password(&role.name)?));
+                    (escaped(&role.name), escaped(self.provided.password(&role.name)?));
                 format!(
                     "{}=postgres://{user}:{password}@{address}/{}",
                     used.name,
-                    encoded(database)
+                    escaped(database)
                 )
             }
         })
@@ -186,23 +186,10 @@ fn redis(at: SocketAddr) -> anyhow::Result<Launch> {
     Ok(launch.with(["--dir", "/", "--save", "", "--appendonly", "no", "--daemonize", "no"]))
 }
 
-/// A text as a part of an address.
-fn encoded(text: &str) -> PercentEncode<'_> {
-    utf8_percent_encode(text, RESERVED)
-}
-
-/// All but RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::up::source;
-
-    #[test]
-    fn a_password_survives_in_a_url() {
-        assert_eq!(encoded("a@b/c:ü").to_string(), "a%40b%2Fc%3A%C3%BC");
-    }
 
     /// O5: missing programs are named all at once, with the command that builds them.
     #[test]
