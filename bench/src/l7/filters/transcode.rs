@@ -24,8 +24,9 @@ use crate::process::{Program, beside};
 
 /// How the demo's service is called.
 pub(super) const ECHO: &str = include_str!("../../../../topology/stacks/protos/echo.proto");
-const ANNOTATIONS: &str = include_str!("../../../rivals/l7/google/api/annotations.proto");
-const HTTP: &str = include_str!("../../../rivals/l7/google/api/http.proto");
+const ANNOTATIONS: &str =
+    include_str!("../../../../l7-gateway/src/transcode/google/api/annotations.proto");
+const HTTP: &str = include_str!("../../../../l7-gateway/src/transcode/google/api/http.proto");
 const ENVOY: &str = include_str!("../../../rivals/l7/envoy-transcoder.yaml");
 
 const CALLS: &str = "127.0.77.1:18082";
