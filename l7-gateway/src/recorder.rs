@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::calendar::timestamp;
 use common::observe::Metrics;
 use common::spool::{Room, Spool};
 use http::request::Parts;
@@ -17,7 +18,7 @@ use topology::telemetry::Sample;
 use topology::units::InstanceName;
 
 use crate::access_log::End;
-use crate::access_log::line::{number, quoted, text, timestamp, user};
+use crate::access_log::line::{number, quoted, text, user};
 use crate::exchange::Exchange;
 
 /// The recorder of one instance.

@@ -2,8 +2,9 @@
 //!
 //! Invariant: whatever a client sent, the line is one valid JSON object and one newline.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use common::calendar::timestamp;
 use common::tls::principal::Principal;
 use http::StatusCode;
 use topology::ServiceName;
@@ -135,40 +136,6 @@ fn escape(text: &str, out: &mut Vec<u8>) {
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-}
-
-/// RFC 3339 in UTC with microseconds.
-pub(crate) fn timestamp(at: SystemTime, out: &mut Vec<u8>) {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    digits(year, 4, out);
-    let fields = [(b'-', month, 2), (b'-', day, 2), (b'T', seconds / 3600, 2)];
-    let fields = fields.into_iter().chain([(b':', seconds / 60 % 60, 2), (b':', seconds % 60, 2)]);
-    for (mark, value, width) in fields.chain([(b'.', u64::from(since.subsec_micros()), 6)]) {
-        out.push(mark);
-        digits(value, width, out);
-    }
-    out.push(b'Z');
-}
-
-fn digits(value: u64, width: u32, out: &mut Vec<u8>) {
-    for place in (0..width).rev() {
-        out.push(b'0' + (value / 10_u64.pow(place) % 10) as u8);
-    }
-}
-
-/// Year, month and day of a number of days since 1970-01-01: years counted from March, in eras of
-/// 400 years, so that the leap day is the last of its year.
-pub fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (era * 400 + year + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

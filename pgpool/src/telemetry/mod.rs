@@ -9,6 +9,7 @@ pub mod comment;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
+use common::calendar;
 use common::telemetry::Wants;
 use common::telemetry::pieces::{blank, judge, number, text};
 use common::trace_parent::TraceParent;
@@ -160,10 +161,12 @@ fn record(
     let whole = went.took + waited;
     let began = SystemTime::now().checked_sub(whole).unwrap_or(SystemTime::UNIX_EPOCH);
     let entry = &client.entry;
+    let mut timestamp = Vec::new();
+    calendar::timestamp(began, &mut timestamp);
     let digits = |digits: &[u8]| String::from_utf8_lossy(digits).into_owned();
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     json!({
-        "timestamp": timestamp(began),
+        "timestamp": digits(&timestamp),
         "pooler_instance": client.worker.snapshot().instance,
         "trace_id": digits(&parent.trace_hex()),
         "parent_span_id": digits(&parent.span_hex()),
@@ -175,12 +178,4 @@ fn record(
         "latency_us": micros(whole),
         "wait_us": micros(waited),
     })
-}
-
-/// RFC 3339 in UTC, as the gateway's records have it.
-fn timestamp(at: SystemTime) -> String {
-    let text = crate::admin::show::timestamp(at);
-    let micros = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
-    let (date, time) = (text.get(..10), text.get(11..19));
-    format!("{}T{}.{micros:06}Z", date.unwrap_or_default(), time.unwrap_or_default())
 }

@@ -6,10 +6,9 @@
 //! nobody go on sooner than its interval after the one before, a fixed window never admits more than
 //! its count in one of its windows, a sliding window in any window.
 
+use common::calendar::civil;
 use topology::gateway::{Allowance, Limit, LimitAlgorithm};
 use topology::units::{Calendar, LimitName, Place, Quota};
-
-use crate::access_log::line::civil;
 
 /// In microseconds.
 const DAY: u64 = 86_400_000_000;

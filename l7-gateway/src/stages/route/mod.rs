@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use common::calendar::civil;
 use common::observe::Metrics;
 use http::{HeaderValue, header};
 use thiserror::Error;
@@ -17,7 +18,6 @@ use topology::units::{Day, ServiceName};
 use self::ending::Endings;
 use self::experiment::Trial;
 use self::split::{Split, Subject};
-use crate::access_log::line::civil;
 use crate::exchange::{
     Admitted, Candidate, Exchange, Identity, ResponseHead, RouteId, Routed, Stage,
 };
