@@ -23,6 +23,7 @@ use crate::events::{EarConnected, EarLost};
 use crate::fatal::{self, Refusal};
 use crate::pool::Pool;
 use crate::pool::apart::{EarPlaces, Room};
+use crate::server;
 use crate::server::connect::{Asked, ConnectError, Ready};
 use crate::stream::Stream;
 use crate::worker::Worker;
@@ -186,7 +187,7 @@ impl Task {
 
     fn look(&self) -> Result<(), &'static str> {
         let Some(line) = &self.line else { return Ok(()) };
-        if self.pool.is_paused() && self.pool.ear.closes.get() {
+        if self.pool.closes_apart() {
             return Err("the pool is paused");
         }
         let stays = self.pool.is_listened_on(line.member, line.generation);
@@ -295,7 +296,7 @@ impl Task {
             Ok((address, ready)) => {
                 let member = pool.member(&address);
                 self.begin(ready, (generation, member), places);
-                if pool.is_paused() && pool.ear.closes.get() {
+                if pool.closes_apart() {
                     return self.hang_up().await;
                 }
                 worker.observer.emit(EarConnected {
@@ -368,8 +369,8 @@ impl Task {
     /// Its places are free, and `PAUSE` is answered, when PostgreSQL has let it go as well.
     async fn hang_up(&mut self) {
         if let Some(line) = self.line.take() {
-            let Line { io, places, .. } = line;
-            let _slow = timeout(LONGEST_GOODBYE, farewell(io)).await;
+            let Line { mut io, places, .. } = line;
+            let _slow = timeout(LONGEST_GOODBYE, server::farewell(&mut io)).await;
             self.places = Some(places);
         }
         for wanted in self.channels.values_mut() {
@@ -476,17 +477,6 @@ impl Task {
             let _gone = to.send(Answer::Refused(body.to_vec()));
         }
     }
-}
-
-/// Says goodbye and waits until the server has gone.
-async fn farewell(mut io: Stream) -> std::io::Result<()> {
-    let mut out = Vec::new();
-    frontend::put_empty(&mut out, frontend::tag::TERMINATE);
-    io.write_all(&out).await?;
-    io.shutdown().await?;
-    let mut scrap = [0; 512];
-    while io.read(&mut scrap).await? > 0 {}
-    Ok(())
 }
 
 /// Tells who waits; whether it is still there. From this moment on it hears the channel.

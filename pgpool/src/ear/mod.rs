@@ -208,19 +208,12 @@ pub struct Ear {
     orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
     /// Whether it has a server connection now.
     connected: Cell<bool>,
-    /// A pause closes it; `SUSPEND` leaves it.
-    pub(crate) closes: Cell<bool>,
 }
 
 impl Ear {
     /// Whether it has a server connection, or is about to.
     pub fn is_connected(&self) -> bool {
         self.connected.get()
-    }
-
-    /// Whether it gives its connection up while its pool is paused.
-    pub fn set_closing(&self, closes: bool) {
-        self.closes.set(closes);
     }
 
     fn send(&self, pool: &Rc<Pool>, order: Order) {

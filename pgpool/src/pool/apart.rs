@@ -27,12 +27,19 @@ pub struct Apart {
     freed: Notify,
     /// A server that lets nobody in meets no storm: when the next connect may be tried.
     retry: RefCell<Retry>,
+    /// A pause closes what is apart; `SUSPEND` leaves it.
+    closes: Cell<bool>,
 }
 
 impl Apart {
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.waiting.get()
+    }
+
+    /// Whether a pause closes them.
+    pub(super) fn set_closing(&self, closes: bool) {
+        self.closes.set(closes);
     }
 
     /// There may be room now.
@@ -179,9 +186,9 @@ impl Pool {
         }
     }
 
-    /// Whether those who replicate are to go: at a `PAUSE`, not at a `SUSPEND`.
+    /// Whether these connections are to go: at a `PAUSE`, not at a `SUSPEND`.
     pub fn closes_apart(&self) -> bool {
-        self.is_paused() && self.ear.closes.get()
+        self.is_paused() && self.apart.closes.get()
     }
 
     /// Those who replicate look whether they are to go.

@@ -533,7 +533,7 @@ impl Pool {
     pub fn pause(&self, paused: Pause) {
         self.paused.set(paused == Pause::Paused);
         if paused == Pause::Running {
-            self.ear.set_closing(false);
+            self.apart.set_closing(false);
             let idle = std::mem::take(&mut *self.idle.borrow_mut());
             idle.into_iter().for_each(|server| self.put(server));
             self.grow();

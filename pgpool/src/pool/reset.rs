@@ -19,7 +19,7 @@ use super::Pool;
 use crate::relay::answer::Answer;
 use crate::relay::edit::Edit;
 use crate::relay::link::{Memory, Wear};
-use crate::server::{Server, ServerPhase};
+use crate::server::{self, Server, ServerPhase};
 use crate::worker::Worker;
 
 /// A server that does not finish cleaning within this time is closed.
@@ -220,17 +220,10 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
 /// Says goodbye and waits, not for ever, until the server has gone.
 pub fn close(pool: Rc<Pool>, mut server: Box<Server>) {
     tokio::task::spawn_local(async move {
-        let farewell = async {
-            if server.is_clean() {
-                let mut out = Vec::new();
-                frontend::put_empty(&mut out, frontend::tag::TERMINATE);
-                server.io.write_all(&out).await?;
-            }
-            server.io.shutdown().await?;
-            let mut scrap = [0; 4096];
-            while server.io.read(&mut scrap).await? > 0 {}
-            std::io::Result::Ok(())
-        };
+        let between = server.is_clean();
+        let io = &mut server.io;
+        let farewell =
+            async { if between { server::farewell(io).await } else { server::hang_up(io).await } };
         // Whether it ended well or not, this connection is over.
         let _ = timeout(LONGEST_GOODBYE, farewell).await;
         pool.gone(server);

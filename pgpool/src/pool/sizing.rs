@@ -416,7 +416,7 @@ impl Pool {
     /// Closes all idle servers, and what listens, if it is paused.
     pub fn close_when_paused(&self) {
         if self.paused.get() {
-            self.ear.set_closing(true);
+            self.apart.set_closing(true);
             self.tell_apart();
             self.close_idle();
         }

@@ -11,11 +11,14 @@ pub mod status;
 pub mod tls;
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use pgpool_wire::frontend;
 use pgpool_wire::startup::{CancelKey, Replication};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
@@ -138,6 +141,28 @@ impl Server {
     pub fn is_worn(&self) -> bool {
         self.talk.wear != Wear::None
     }
+}
+
+/// Says goodbye between two messages, and waits until the server has gone. Give it a time.
+///
+/// # Errors
+/// The connection broke, which ends it as well.
+pub async fn farewell(io: &mut Stream) -> io::Result<()> {
+    let mut out = Vec::new();
+    frontend::put_empty(&mut out, frontend::tag::TERMINATE);
+    io.write_all(&out).await?;
+    hang_up(io).await
+}
+
+/// The same without a word: something is half said.
+///
+/// # Errors
+/// As [`farewell`].
+pub async fn hang_up(io: &mut Stream) -> io::Result<()> {
+    io.shutdown().await?;
+    let mut scrap = [0; 4096];
+    while io.read(&mut scrap).await? > 0 {}
+    Ok(())
 }
 
 impl std::fmt::Debug for Server {
