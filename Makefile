@@ -90,6 +90,7 @@ real: pg-clients page-clients ## real clients and servers of other packages
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real
 	cargo test -p aqueduct --features verify --test it browser
+	cargo test --workspace --features tests/verify --test stack live::
 	# That package has no pg_basebackup, which makes replicas.
 	PG_BIN=$(CURDIR)/$(PG18)/bin cargo test -p pgpool --test it -- --skip replicas::
 

@@ -76,7 +76,7 @@ impl Draft {
     /// All gateway groups write their access records to one file ([`Stack::records`]).
     #[must_use]
     pub fn recorded(mut self) -> Self {
-        let (before, rest) = self.text.split_once("\ngateways:\n").expect("gateways");
+        let Some((before, rest)) = self.text.split_once("\ngateways:\n") else { return self };
         let end = rest.find("\npools:").unwrap_or(rest.len());
         let (gateways, after) = rest.split_at(end);
         let record = format!("\n    access-log: file:{RECORDS}\n    instances:");
@@ -194,20 +194,27 @@ impl Stack {
         &self.topology
     }
 
-    /// Has all gateways go by the file with this part of it replaced.
+    /// Has all gateways and balancers go by the file with this part of it replaced.
     ///
     /// # Panics
-    /// When the part is not there, or a gateway refuses.
+    /// When the part is not there, or one of them refuses.
     pub async fn change(&mut self, from: &str, to: &str) {
         let text = &self.topology.source.text;
         assert!(text.contains(from), "the topology file does not say {from:?}");
         let changed = topology::parse("stack.yaml", &text.replace(from, to), self.folder.path());
         self.topology = Arc::new(changed.unwrap_or_else(|problems| unreachable!("{problems}")));
         for instance in &self.running {
-            if let Tier::Gateway(running) = &instance.tier {
-                let change = running.handle().publish(self.topology.clone()).await;
-                change.unwrap_or_else(|why| unreachable!("{}: {why}", instance.name));
-            }
+            let topology = self.topology.clone();
+            let refused = match &instance.tier {
+                Tier::Gateway(running) => {
+                    running.handle().publish(topology).await.err().map(|why| why.to_string())
+                }
+                Tier::Nlb(running) => {
+                    running.handle().publish(topology).await.err().map(|why| why.to_string())
+                }
+                Tier::Pool(_) => None,
+            };
+            assert_eq!(refused, None, "{}", instance.name);
         }
     }
 

@@ -10,6 +10,8 @@ mod explain;
 mod faults;
 mod found;
 mod http;
+#[cfg(feature = "verify")]
+mod live;
 mod mesh;
 mod ready;
 mod replay;

@@ -64,7 +64,7 @@ macro_rules! ready {
 }
 
 /// In the order in which they are best read.
-pub(crate) const ALL: [Stack; 13] = [
+pub(crate) const ALL: [Stack; 14] = [
     ready!(
         "instagram-valorant",
         "the documented production stack: game UDP, HTTPS with tokens, SQL"
@@ -83,6 +83,7 @@ pub(crate) const ALL: [Stack; 13] = [
     ready!("orders", "GET /orders/42 in ten steps, each of which leaves a trace"),
     ready!("uber", "a gateway for riders and one for drivers: other issuers, keys and limits"),
     ready!("netflix", "limits by device, and servers found in Eureka, with no hop in between"),
+    ready!("rtmp", "live streams: long connections that no change of the file disturbs"),
     ready!("mesh", "services among themselves: an internal gateway, callers by certificate, gRPC"),
 ];
 

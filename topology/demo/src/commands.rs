@@ -4,9 +4,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::options::{GameArgs, GrpcArgs, IssuerArgs, RegistryArgs, WebArgs};
+use crate::options::{GameArgs, GrpcArgs, IssuerArgs, RegistryArgs, RtmpArgs, WebArgs};
 use crate::web::{self, Kind};
-use crate::{echo, eureka, game, grpc, issuer};
+use crate::{echo, eureka, game, grpc, issuer, rtmp};
 
 /// Demo services, game server and token issuer for a local Aqueduct stack.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum What {
     Grpc(GrpcArgs),
     /// UDP game server that answers every player's datagram with its own name
     Game(GameArgs),
+    /// Live streams: cameras publish to rtmp://ADDR/live/NAME, viewers play it; needs nginx with its RTMP module
+    Rtmp(RtmpArgs),
     /// Service registry: /eureka/apps, as Netflix Eureka's REST operations
     Eureka(RegistryArgs),
     /// Token issuer: GET /jwks.json, POST /token
@@ -55,6 +57,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
         What::Eureka(args) => eureka::run(args).await,
         What::Grpc(args) => grpc::run(args).await,
         What::Game(args) => game::run(args).await,
+        What::Rtmp(args) => rtmp::run(args).await,
         What::Issuer(args) => issuer::run(args).await,
     }
 }

@@ -21,6 +21,7 @@ mod keys;
 mod options;
 mod orders;
 mod register;
+mod rtmp;
 mod shutdown;
 mod upstream;
 mod user;

@@ -80,6 +80,17 @@ pub(crate) struct GameArgs {
     pub(crate) name: String,
 }
 
+/// Options of the live-stream server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RtmpArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// The name in its messages
+    #[arg(long, default_value = "rtmp")]
+    pub(crate) name: String,
+}
+
 /// Options of the token issuer.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct IssuerArgs {

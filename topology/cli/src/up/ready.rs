@@ -46,8 +46,10 @@ impl Question {
             }
             (Does::Redis, ..) => Self::Redis(address),
             (Does::Demo { .. }, ..) if is_udp(part) => Self::Ping(address),
-            // It speaks HTTP/2 alone.
-            (Does::Demo { words, .. }, ..) if words.first().is_some_and(|word| word == "grpc") => {
+            // They speak HTTP/2 or RTMP alone.
+            (Does::Demo { words, .. }, ..)
+                if words.first().is_some_and(|word| word == "grpc" || word == "rtmp") =>
+            {
                 Self::Connect(address)
             }
             (Does::Demo { .. } | Does::Issuer { .. }, ..) => Self::Health(address),
