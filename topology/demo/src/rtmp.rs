@@ -61,7 +61,7 @@ async fn begun(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<(), String> 
 /// Passes on what it says, until it ends.
 async fn told(lines: &mut Lines<BufReader<ChildStderr>>) -> anyhow::Result<()> {
     while let Some(line) = lines.next_line().await? {
-        eprintln!("{line}");
+        say(&line);
     }
     bail!("see above")
 }
