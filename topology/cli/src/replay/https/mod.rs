@@ -295,7 +295,7 @@ struct One {
 impl One {
     async fn run(self, plan: Plan, wire: Rc<Wire>) {
         let request = plan.script.request(self.number);
-        let exchange = wire.exchange(request, self.number, plan.script.session(self.number));
+        let exchange = wire.exchange(request, plan.script.session(self.number));
         let answer = tokio::time::timeout_at(self.due + plan.timeout, exchange).await;
         self.note(&plan, answer.unwrap_or(Err(Fault::Timeout)));
     }

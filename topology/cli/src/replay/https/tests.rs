@@ -1,8 +1,15 @@
 //! Replay of HTTP requests against servers in this process: pacing, tokens, errors, connections.
 
+use std::convert::Infallible;
 use std::io::Write;
 
+use bytes::Bytes;
 use clap::Parser;
+use http::Response;
+use http_body_util::Empty;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -84,6 +91,29 @@ async fn connections_are_there_when_the_clock_begins() {
         let more = ["--rate", "300", "--connections", "8", "--seconds", "0.004"];
         let report = measure(&args(target, &more)).await.unwrap();
         assert_eq!((report.requests, report.connections), (1, 3));
+    })
+    .await;
+}
+
+/// R2: over HTTP/2 all connections have their turn, whatever the number of threads.
+#[tokio::test]
+async fn http2_uses_all_its_connections() {
+    here(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let answer = || async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) };
+            loop {
+                let stream = TokioIo::new(listener.accept().await.unwrap().0);
+                let service = service_fn(move |_| answer());
+                let serving = http2::Builder::new(wire::Here).serve_connection(stream, service);
+                tokio::task::spawn_local(serving);
+            }
+        });
+        let mut args = args(target, &["--rate", "200", "--connections", "4", "--http", "2"]);
+        args.common.threads = NonZeroUsize::new(2);
+        let report = measure(&args).await.unwrap();
+        assert_eq!((report.statuses, report.connections), ([(200, 40)].into(), 4));
     })
     .await;
 }

@@ -137,6 +137,8 @@ pub(super) struct Wire {
     idle: RefCell<VecDeque<(Option<u64>, One)>>,
     /// HTTP/2: one per place, opened when it is first needed.
     shared: Vec<Mutex<Option<Two>>>,
+    /// HTTP/2: the place of the next request that belongs to no session.
+    turn: Cell<u64>,
     clients: RefCell<StepBy<RangeFrom<u64>>>,
     opened: Cell<u64>,
 }
@@ -149,6 +151,7 @@ impl Wire {
             most,
             idle: RefCell::default(),
             shared: (0..most).map(|_| Mutex::default()).collect(),
+            turn: Cell::new(0),
             clients: RefCell::new(clients),
             opened: Cell::new(0),
             settings,
@@ -165,11 +168,10 @@ impl Wire {
     pub(super) async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
-        number: u64,
         session: Option<u64>,
     ) -> Result<Answer, Fault> {
         if self.settings.http == Http::Two {
-            return self.exchange_shared(request, number, session).await;
+            return self.exchange_shared(request, session).await;
         }
         let _permit = self.permits.acquire().await.map_err(|_| Fault::Overload)?;
         let (mut sender, response) = self.respond(request, session).await?;
@@ -250,10 +252,10 @@ impl Wire {
     async fn exchange_shared(
         &self,
         request: Request<Full<Bytes>>,
-        number: u64,
         session: Option<u64>,
     ) -> Result<Answer, Fault> {
-        let place = session.unwrap_or(number) as usize % self.most.max(1);
+        let next = || self.turn.replace(self.turn.get().wrapping_add(1));
+        let place = session.unwrap_or_else(next) as usize % self.most.max(1);
         let request = absolute(request, self.settings.tls.is_some());
         let mut sender = {
             let mut place = self.shared.get(place).ok_or(Fault::Overload)?.lock().await;
@@ -331,7 +333,7 @@ impl Sender for Two {
 
 /// Runs a connection's tasks on this lane's thread.
 #[derive(Clone, Copy)]
-struct Here;
+pub(super) struct Here;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Here {
     fn execute(&self, task: F) {
