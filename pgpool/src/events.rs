@@ -17,6 +17,7 @@ use tracing::Level;
 use crate::client::entry::Entry;
 use crate::client::source::Source;
 use crate::client::startup::named;
+use crate::family::marks::MarksError;
 use crate::pool::Counters;
 use crate::server::Facts;
 
@@ -174,6 +175,21 @@ impl Event for PrimarySplit<'_> {
             database,
             "two primaries on one timeline: no writes until one of them is stopped"
         );
+    }
+}
+
+/// The newest timeline could not be kept for a process that starts later.
+pub struct TimelineNotKept<'a> {
+    /// Of which database.
+    pub database: &'a str,
+    /// Why.
+    pub cause: &'a MarksError,
+}
+
+impl Event for TimelineNotKept<'_> {
+    fn emit(&self, to: &Observer) {
+        let (instance, database, cause) = (&*to.instance, self.database, self.cause);
+        tracing::event!(Level::ERROR, instance, database, %cause, "timeline not kept");
     }
 }
 

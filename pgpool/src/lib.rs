@@ -44,6 +44,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use common::cli::Options;
@@ -61,6 +62,7 @@ use topology::{Place, Topology};
 
 use control::Handle;
 use events::Listening;
+use family::marks::MarksError;
 use inspect::Inspection;
 use snapshot::{Snapshot, SnapshotError};
 use upgrade::taking::Estate;
@@ -113,6 +115,9 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
+    /// What must be known after a restart cannot be kept, or be read.
+    #[error(transparent)]
+    Marks(#[from] MarksError),
     /// The process to take over from did not go on.
     #[error("upgrade: {0} — the old process serves on; see its log")]
     Upgrade(#[from] Fault),
@@ -146,6 +151,22 @@ pub enum Before {
     Estate(Estate),
 }
 
+/// What an instance starts from.
+#[derive(Debug)]
+pub struct Past {
+    /// What was there before this process.
+    pub before: Before,
+    /// A folder for what must be known after a restart: the newest timeline of each database with replicas.
+    /// `None`: it is forgotten.
+    pub state: Option<PathBuf>,
+}
+
+impl From<Before> for Past {
+    fn from(before: Before) -> Self {
+        Self { before, state: None }
+    }
+}
+
 /// As [`start`], with what was there before: sockets of the process before are taken over, and its
 /// clients come when this returns.
 ///
@@ -155,14 +176,18 @@ pub async fn start_after(
     topology: Arc<Topology>,
     instance: &str,
     options: Options,
-    before: Before,
+    past: impl Into<Past>,
 ) -> Result<Running, StartError> {
+    let Past { before, state } = past.into();
     let (beside, mut estate) = match before {
         Before::Nobody => (Beside::Nobody, None),
         Before::Beside => (Beside::Former, None),
         Before::Estate(estate) => (Beside::Nobody, Some(estate)),
     };
     let snapshot = Arc::new(build(&topology, instance, None)?);
+    if let Some(folder) = &state {
+        snapshot.marks.keep(folder, instance)?;
+    }
     let Some((_, found)) = topology.pool(instance) else { return Err(StartError::Ended) };
     let token = admin_token(&topology)?;
     let mut count = options.workers.unwrap_or_else(workers::available);

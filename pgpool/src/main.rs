@@ -4,12 +4,13 @@
 //! Invariant: exit 0 after a drain, 1 when it cannot run, 2 when the topology file is at fault.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use common::cli::{self, TierArgs};
 use common::lifecycle::{self, Wish};
-use pgpool::{Before, dropin, upgrade};
+use pgpool::{Before, Past, dropin, upgrade};
 use sd_notify::NotifyState;
 
 /// Pools PostgreSQL connections: many clients, few server connections.
@@ -28,6 +29,9 @@ use sd_notify::NotifyState;
 struct Args {
     #[command(flatten)]
     tier: TierArgs,
+    /// Folder for the newest timelines seen: no former primary gets writes after a restart.
+    #[arg(long, value_name = "FOLDER", env = "STATE_DIRECTORY")]
+    state: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -41,35 +45,31 @@ fn main() -> ExitCode {
         all.map(|instance| instance.name.to_string()).collect()
     };
     let run = cli::launch(&args.tier, instances).and_then(|launch| {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_all().build().map_err(|fault| cli::refuse(1, &fault))?;
-        runtime.block_on(run(launch))
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|fault| cli::refuse(1, &fault))?;
+        runtime.block_on(run(launch, args.state))
     });
     run.err().unwrap_or(ExitCode::SUCCESS)
 }
 
-async fn run(launch: cli::Launch) -> Result<(), ExitCode> {
+async fn run(launch: cli::Launch, state: Option<PathBuf>) -> Result<(), ExitCode> {
     let cli::Launch { topology, instance, options } = launch;
     let drain = topology.pool(&instance).map(|(group, _)| group.drain).unwrap_or_default();
     let (wishes, mut wished) = tokio::sync::mpsc::unbounded_channel();
-    let signals = lifecycle::signals(options.lifecycle.clone(), drain, move |wish| {
-        // Nobody listens any more: the instance has ended.
-        let _ended = wishes.send(wish);
-    });
+    let wish = move |wish| wishes.send(wish).unwrap_or_default(); // to nobody once it has ended
+    let signals = lifecycle::signals(options.lifecycle.clone(), drain, wish);
     let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
     let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
-    let before = estate.map_or(Before::Nobody, Before::Estate);
-    let running = pgpool::start_after(topology, &instance, options, before).await;
+    let past = Past { before: estate.map_or(Before::Nobody, Before::Estate), state };
+    let running = pgpool::start_after(topology, &instance, options, past).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     // Without systemd there is nobody to tell.
-    let own = std::process::id();
-    let _told = sd_notify::notify(&[NotifyState::MainPid(own), NotifyState::Ready]);
+    let _told = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     let handle = running.handle();
     let changes = async {
         while let Some(wish) = wished.recv().await {
             match wish {
-                // What was wrong has been logged.
-                Wish::Reload => drop(handle.reload().await),
+                Wish::Reload => drop(handle.reload().await), // what was wrong has been logged
                 Wish::Upgrade => handle.upgrade().await,
                 Wish::Reopen => {} // it writes no file
             }

@@ -5,6 +5,7 @@
 //! Invariant: secrets are in here and nowhere else, and nothing in here prints them.
 
 mod count;
+mod families;
 mod users;
 
 use std::collections::BTreeMap;
@@ -23,10 +24,12 @@ use topology::telemetry::PoolTelemetry;
 use topology::{Place, Topology};
 
 pub use count::{Beside, Count, Held};
+use families::Families;
 pub use users::{Credential, Lookup, Standing, User};
 use users::{Learned, Standings, lookup, read_user};
 
-use crate::family::{Family, Membership, Role};
+use crate::family::Membership;
+use crate::family::marks::Marks;
 use crate::fatal::Refusal;
 use crate::hba::{HbaError, Maps, Rules};
 use crate::scram;
@@ -81,6 +84,8 @@ pub struct Snapshot {
     /// All users of a database are at home on one worker, because they share a limit. As at start:
     /// nobody moves.
     pub together: bool,
+    /// The newest timelines that were ever seen.
+    pub marks: Arc<Marks>,
     /// Where the instance listens and where its admin listener is.
     pub addresses: (Vec<ListenAddress>, Option<SocketAddr>),
 }
@@ -222,7 +227,9 @@ impl Snapshot {
         let offered = group.tls.as_ref().filter(|_| group.sslmode > SslMode::Disable);
         let tls = offered.map(|tls| common::tls::server::config(tls, &[ALPN]));
         let binding = offered.map(channel_binding).transpose()?.flatten();
-        let (databases, any) = databases(group, (&users, &standings), before)?;
+        let marks = before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.marks));
+        let families = Families::new(&marks);
+        let (databases, any) = databases(group, (&users, &standings), before, families)?;
         let learned = before.map_or_else(Default::default, |snapshot| snapshot.learned.clone());
         let mut found = BTreeMap::new();
         for (name, known) in before.map(Self::found).unwrap_or_default() {
@@ -262,6 +269,7 @@ impl Snapshot {
             peer_id: before.map_or(instance_of.peer_id.unwrap_or(0), |snapshot| snapshot.peer_id),
             peers: peers(group, before),
             together: before.map_or_else(|| shares(group), |snapshot| snapshot.together),
+            marks,
             addresses: (
                 instance_of.listen.iter().map(|at| at.value.clone()).collect(),
                 instance_of.admin.as_ref().map(|at| at.value),
@@ -433,9 +441,9 @@ fn databases(
     group: &Group,
     (users, standings): (&BTreeMap<String, Arc<User>>, &Standings),
     before: Option<&Snapshot>,
+    mut families: Families,
 ) -> Result<Databases, SnapshotError> {
     let (mut all, mut any) = (BTreeMap::new(), None);
-    let mut families = BTreeMap::new();
     for database in &group.databases {
         let name = database.name.to_string();
         let mut read = read_database(database, &group.settings, before, &mut families)?;
@@ -478,7 +486,7 @@ fn read_database(
     database: &topology::pool::Database,
     settings: &Settings,
     before: Option<&Snapshot>,
-    families: &mut BTreeMap<String, Arc<Family>>,
+    families: &mut Families,
 ) -> Result<Database, TlsError> {
     let (servers, is_replica) = match &database.servers {
         Servers::Primary(address) => (vec![address.value.clone()], false),
@@ -493,7 +501,7 @@ fn read_database(
         server_name: database.server_name.clone(),
         servers,
         is_replica,
-        membership: membership(database, before, is_replica, families),
+        membership: families.membership(database, before, is_replica),
         mode: database.mode,
         pool_size: database.pool_size.get(),
         most_per_user: u32::MAX,
@@ -509,28 +517,6 @@ fn read_database(
         login: None,
         password: None,
         lookup: None,
-    })
-}
-
-fn membership(
-    database: &topology::pool::Database,
-    before: Option<&Snapshot>,
-    is_replica: bool,
-    families: &mut BTreeMap<String, Arc<Family>>,
-) -> Option<Membership> {
-    let replication = database.replication.as_ref()?;
-    let name = replication.name.to_string();
-    let known = before.and_then(|snapshot| snapshot.databases.get(&name));
-    let known = known.and_then(|database| database.membership.as_ref());
-    let make = || Family::of(replication, known.map(|membership| &membership.family));
-    let family = Arc::clone(families.entry(name).or_insert_with(make));
-    Some(Membership {
-        family,
-        role: if is_replica { Role::Replica } else { Role::Primary },
-        alias: replication.alias.to_string(),
-        reads: replication.reads,
-        max_lag: replication.max_lag,
-        check_every: replication.check_every,
     })
 }
 

@@ -5,6 +5,7 @@
 //! Invariant: the timeline never goes back. A server on an older one than was ever seen is no primary
 //! again, whatever it says of itself.
 
+pub mod marks;
 pub mod watch;
 
 use std::collections::{HashSet, VecDeque};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use topology::pool::{Reads, Replication, ServerAddress};
+
+use marks::{Mark, Marks};
 
 /// Positions of the primary that are remembered.
 const MOST_SAMPLES: usize = 1024;
@@ -27,6 +30,8 @@ pub struct Family {
     /// The file's primary first.
     pub members: Vec<ServerAddress>,
     name: String,
+    /// The newest timelines, of this family and others.
+    marks: Arc<Marks>,
     state: Mutex<State>,
     /// Bits of the members that take writes: one, or none.
     writes: AtomicU32,
@@ -56,6 +61,8 @@ pub enum Role {
 pub struct Said {
     /// It replays what another one writes.
     pub recovers: bool,
+    /// Which cluster it is of: a primary and its replicas have it in common.
+    pub system: i64,
     /// Counts promotions.
     pub timeline: u32,
     /// How far it has written, or replayed.
@@ -95,13 +102,18 @@ struct State {
 
 impl Family {
     /// As the file describes it; the one that is known already, if its servers are the same.
-    pub fn of(replication: &Replication, before: Option<&Arc<Self>>) -> Arc<Self> {
+    pub fn of(
+        replication: &Replication,
+        before: Option<&Arc<Self>>,
+        marks: &Arc<Marks>,
+    ) -> Arc<Self> {
         let name = replication.name.as_str();
         let same = |known: &&Arc<Self>| known.members == replication.members && known.name == name;
-        before.filter(same).map_or_else(|| Arc::new(Self::new(replication)), Arc::clone)
+        let make = || Arc::new(Self::new(replication, Arc::clone(marks)));
+        before.filter(same).map_or_else(make, Arc::clone)
     }
 
-    fn new(replication: &Replication) -> Self {
+    fn new(replication: &Replication, marks: Arc<Marks>) -> Self {
         let count = replication.members.len();
         let state = State {
             primary: None,
@@ -113,6 +125,7 @@ impl Family {
         Self {
             members: replication.members.clone(),
             name: replication.name.to_string(),
+            marks,
             state: Mutex::new(state),
             writes: AtomicU32::new(0),
             reads: AtomicU32::new(0),
@@ -178,7 +191,24 @@ impl Family {
 
     /// Whether a server that has just said this may take writes.
     pub fn admits(&self, said: &Said) -> bool {
-        !said.recovers && said.timeline >= self.state().timeline
+        !said.recovers && said.timeline >= self.state().timeline.max(self.mark(said))
+    }
+
+    /// The newest timeline that was ever seen of a server's cluster.
+    fn mark(&self, said: &Said) -> u32 {
+        self.marks.of(&self.name, said.system)
+    }
+
+    /// What a round has raised: to be kept before [`Family::learn`] goes by it.
+    pub fn raised(&self, round: &[Option<Said>]) -> Vec<Mark> {
+        let higher = |said: &&Said| said.timeline > self.mark(said);
+        let mark = |said: &Said| Mark { system: said.system, timeline: said.timeline };
+        round.iter().flatten().filter(higher).map(mark).collect()
+    }
+
+    /// The newest timelines that were ever seen.
+    pub fn marks(&self) -> &Arc<Marks> {
+        &self.marks
     }
 
     /// Takes over what the members have said in one round; `None` where one did not answer.
@@ -186,6 +216,8 @@ impl Family {
         let mut state = self.state();
         for (at, said) in round.iter().enumerate() {
             state.hear(at, *said);
+            let mark = said.as_ref().map_or(0, |said| self.mark(said));
+            state.timeline = state.timeline.max(mark);
         }
         let before = state.primary;
         let split = state.elect();

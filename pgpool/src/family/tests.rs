@@ -9,16 +9,19 @@ use topology::units::DatabaseName;
 const BOUND: Duration = Duration::from_secs(10);
 
 fn family() -> Family {
+    Family::new(&replication(3), Arc::default())
+}
+
+fn replication(count: usize) -> Replication {
     let members = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
-    let replication = Replication {
+    Replication {
         name: DatabaseName::new("shop"),
         alias: DatabaseName::new("shop_ro"),
-        members: members.iter().map(|text| text.parse().expect("address")).collect(),
+        members: members.iter().take(count).map(|text| text.parse().expect("address")).collect(),
         reads: Reads::Asked,
         max_lag: BOUND,
         check_every: Duration::from_millis(500),
-    };
-    Family::new(&replication)
+    }
 }
 
 struct Times(Instant);
@@ -30,7 +33,7 @@ impl Times {
 
     fn said(&self, seconds: u64, recovers: bool, timeline: u32, position: u64) -> Said {
         let (asked, age) = (self.at(seconds), Duration::from_secs(3600));
-        Said { recovers, timeline, position, started: 0, age, asked }
+        Said { recovers, system: 1, timeline, position, started: 0, age, asked }
     }
 }
 
@@ -131,4 +134,30 @@ fn replicas_are_fresh_when_they_have_what_was_written() {
     all.learn(&round(3, 900, 200), BOUND);
     assert!(all.is_fresh(times.at(1)), "it has all that was written by then");
     assert!(!all.is_fresh(times.at(3)));
+}
+
+/// P5: a family that is made anew, because its servers are others or its process is, still refuses who was
+/// overtaken before; a cluster that was made anew is none of that.
+#[test]
+fn an_old_primary_is_fenced_from_families_to_come() {
+    let (marks, times) = (Arc::<Marks>::default(), Times(Instant::now()));
+    let learn = |all: &Family, round: &[Option<Said>]| {
+        marks.raise(all.name(), &all.raised(round)).expect("kept");
+        all.learn(round, BOUND)
+    };
+    let all = Family::of(&replication(2), None, &marks);
+    let (old, new) = (primary(&times, 0, 1, 900, 1), primary(&times, 0, 2, 120, 2));
+    learn(&all, &[old, None]);
+    learn(&all, &[None, new]);
+    assert!(all.raised(&[old, new]).is_empty(), "nothing is kept twice");
+
+    let next = Family::of(&replication(3), Some(&all), &marks);
+    assert!(!Arc::ptr_eq(&all, &next));
+    assert!(!next.admits(&old.expect("said")), "before anybody was asked");
+    assert_eq!(learn(&next, &[old, None, None]), [Change::NoPrimary]);
+    assert_eq!(learn(&next, &[old, new, None]), [Change::Primary(1), Change::Replicas]);
+
+    let anew = Family::of(&replication(3), None, &marks);
+    let other = old.map(|said| Said { system: 2, ..said });
+    assert_eq!(learn(&anew, &[other, None, None]), [Change::Primary(0), Change::Replicas]);
 }

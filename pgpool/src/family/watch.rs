@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use topology::pool::Reads;
 
 use super::{Change, Family, Functions, Membership, Said};
-use crate::events::{PrimaryChanged, PrimarySplit};
+use crate::events::{PrimaryChanged, PrimarySplit, TimelineNotKept};
 use crate::pool::Pool;
 use crate::server::connect::{Asked, ConnectError};
 use crate::stream::Stream;
@@ -35,7 +35,7 @@ const MOST_BYTES: usize = 4 << 20;
 
 /// Who it is. The timeline of a primary is that of the segment it writes; that of a replica the one
 /// of its last checkpoint, which may be late but never too high.
-const WHO: &str = "SELECT pg_is_in_recovery(), \
+const WHO: &str = "SELECT pg_is_in_recovery(), (pg_control_system()).system_identifier, \
     CASE WHEN pg_is_in_recovery() THEN (pg_control_checkpoint()).timeline_id::text \
     ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END, \
     (CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_replay_lsn(), '0/0') \
@@ -91,6 +91,7 @@ async fn watch(pool: Weak<Pool>, seat: Seat) {
         if membership.reads > Reads::Asked && is_due(read_at) {
             read_at = catalogue(family, &mut links).await.then(Instant::now);
         }
+        keep(&worker, family, &asked).await;
         for change in family.learn(&asked, membership.max_lag) {
             tell(&worker, family, change);
         }
@@ -105,6 +106,23 @@ async fn watch(pool: Weak<Pool>, seat: Seat) {
             () = tokio::time::sleep(pause) => {}
             () = family.wake.notified() => tokio::time::sleep(pause.min(HURRY)).await,
         }
+    }
+}
+
+/// Keeps what is newer than was ever seen: before the first write that depends on it, so that no process that
+/// starts later lets the former primary in. What cannot be kept is told once; writes go on.
+async fn keep(worker: &Rc<Worker>, family: &Arc<Family>, round: &[Option<Said>]) {
+    let (marks, raised) = (Arc::clone(family.marks()), family.raised(round));
+    let behind = marks.is_behind();
+    if raised.is_empty() && !behind {
+        return;
+    }
+    let name = family.name().to_owned();
+    let kept = tokio::task::spawn_blocking(move || marks.raise(&name, &raised));
+    if let Ok(Err(cause)) = kept.await
+        && !behind
+    {
+        worker.observer.emit(TimelineNotKept { database: family.name(), cause: &cause });
     }
 }
 
@@ -180,12 +198,13 @@ pub async fn who(io: &mut Stream) -> Option<Said> {
 }
 
 fn read(row: &[String], asked: Instant) -> Option<Said> {
-    let [recovers, timeline, position, started, age] = row else { return None };
+    let [recovers, system, timeline, position, started, age] = row else { return None };
     let recovers = recovers == "t";
     let radix = if recovers { 10 } else { 16 };
     let position = position.parse().ok()?;
     Some(Said {
         recovers,
+        system: system.parse().ok()?,
         timeline: u32::from_str_radix(timeline, radix).ok()?,
         position: if recovers { position } else { end_of_record(position) },
         started: started.parse().ok()?,
@@ -280,13 +299,14 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let text = |row: [&str; 5]| row.map(str::to_owned);
+        let text = |row: [&str; 6]| row.map(str::to_owned);
         let now = Instant::now();
-        let said = read(&text(["f", "0000000A", "50331672", "7", "0"]), now).expect("read");
+        let said = read(&text(["f", "-9", "0000000A", "50331672", "7", "0"]), now).expect("read");
         assert_eq!((said.recovers, said.timeline, said.position), (false, 10, 50_331_648));
-        let said = read(&text(["t", "10", "50331672", "7", "1500"]), now).expect("read");
+        assert_eq!(said.system, -9);
+        let said = read(&text(["t", "7", "10", "50331672", "7", "1500"]), now).expect("read");
         assert_eq!((said.recovers, said.timeline, said.position), (true, 10, 50_331_672));
         assert_eq!(said.age, Duration::from_millis(1500));
-        assert_eq!(read(&text(["f", "x", "1", "1", "1"]), now), None);
+        assert_eq!(read(&text(["f", "7", "x", "1", "1", "1"]), now), None);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use common::lifecycle::Lifecycle;
 use pgpool::upgrade::taking;
-use pgpool::{Before, Options, Running};
+use pgpool::{Before, Options, Past, Running};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
 };
@@ -45,6 +45,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) group: &'a str,
     /// PEM of a certificate and its key.
     pub(crate) tls: Option<(String, String)>,
+    /// Where it keeps what must be known after a restart.
+    pub(crate) state: Option<&'a Path>,
 }
 
 impl Pooler {
@@ -96,10 +98,18 @@ pools:
         let mut options = Options::new("pool-1");
         options.workers = NonZeroUsize::new(2);
         let lifecycle = options.lifecycle.clone();
-        let running = pgpool::start(Arc::new(topology), "pool-1", options).await;
+        let past = Past { before: Before::Nobody, state: setup.state.map(Path::to_owned) };
+        let running = pgpool::start_after(Arc::new(topology), "pool-1", options, past).await;
         let running = running.unwrap_or_else(|fault| panic!("{fault}"));
         let port = running.listeners[0].1.port();
         Self { port, lifecycle, running: Some(running), folder }
+    }
+
+    /// Ends it and waits until it has.
+    pub(crate) async fn end(mut self) {
+        self.lifecycle.stop();
+        let running = self.running.take().expect("it runs");
+        running.finished().await.expect("no panic");
     }
 
     /// Hands over to another instance, by the file as it is now; this one drains.

@@ -284,3 +284,53 @@ async fn no_write_to_the_old(old: &Postgres, new: &Postgres, pooler: &Pooler) {
     let after = root.query_one(count, &[]).await.expect("row").get::<_, i64>(0);
     assert_eq!(after, before, "the old primary got a write");
 }
+
+/// P5: a pooler that is started anew, while only the former primary answers, gives it no write: it knows that
+/// somebody was promoted. One that was told nothing takes it for the primary.
+#[tokio::test]
+async fn an_old_primary_stays_fenced_over_a_restart() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let state = tempfile::tempdir().expect("a folder");
+    let more = format!(", replicas: [127.0.0.1:{}], check-every: 50ms", replica.port);
+    let settings = "query_wait_timeout: 1s";
+    let setup = || Setup { more: &more, settings, state: Some(state.path()), ..Setup::default() };
+    let before = Pooler::start(&primary, setup()).await;
+    write(&before, primary.port).await;
+    primary.kill();
+    replica.promote();
+    write(&before, replica.port).await;
+    before.end().await;
+
+    let kept = std::fs::read_to_string(state.path().join("pool-1.timelines")).expect("kept");
+    assert!(kept.lines().any(|line| line.starts_with("2 ") && line.ends_with(" shop")), "{kept}");
+    primary.launch("");
+    replica.kill();
+    let after = Pooler::start(&primary, setup()).await;
+    let config = after.config("app", crate::postgres::PASSWORD, "shop");
+    for _ in 0..2 {
+        // Refused at its login or with its write: no server is the primary.
+        let Ok(client) = crate::pooler::connect(&config).await else { continue };
+        client.batch_execute("insert into t values (99)").await.expect_err("no primary");
+    }
+    let forgetful = Pooler::start(&primary, Setup { more: &more, ..Setup::default() }).await;
+    write(&forgetful, primary.port).await;
+    replica.launch("");
+    write(&after, replica.port).await;
+    let there = primary.root().await;
+    let sql = "select count(*) from t where a = 99";
+    let count = there.query_one(sql, &[]).await.expect("row").get::<_, i64>(0);
+    assert_eq!(count, 0, "the old primary got a write");
+}
+
+/// Tries until a write is carried out, and tells that it was by this server.
+async fn write(pooler: &Pooler, wanted: u16) {
+    let config = pooler.config("app", crate::postgres::PASSWORD, "shop");
+    loop {
+        let Ok(client) = crate::pooler::connect(&config).await else { continue };
+        if client.batch_execute("insert into t values (1)").await.is_ok() {
+            assert_eq!(port(&client, "").await, wanted);
+            return;
+        }
+    }
+}
