@@ -241,7 +241,8 @@ fn authorizers(group: &Group) -> Result<Vec<(String, Arc<HttpFetch>)>, BuildErro
     let asked = policies.filter_map(|policy| policy.authorize.as_ref()).map(|asked| &asked.url);
     let routes = group.routes.iter().map(|route| &route.external);
     let services = group.upstreams.iter().map(|upstream| &upstream.external);
-    let outside = routes.chain(services).chain([&group.external]).flatten();
+    let consumers = group.consumers.iter().map(|consumer| &consumer.external);
+    let outside = routes.chain(services).chain(consumers).chain([&group.external]).flatten();
     for url in asked.chain(outside.map(|outside| &outside.url)) {
         if all.iter().all(|(known, _)| *known != url.value) {
             let fault = |source| BuildError::Asked { place: url.place, source };

@@ -75,8 +75,8 @@ pub struct Group {
     pub transform: Option<Transform>,
     /// Stages 7 and 9: who sees all requests that are to go on.
     pub external: Option<External>,
-    /// Stages 7 and 9: what is changed for consumers of API keys, by their names.
-    pub consumers: Vec<(String, Transform)>,
+    /// Stages 7 and 9: what holds for consumers of API keys.
+    pub consumers: Vec<Consumer>,
     /// Stage 6: the experiments that routes name.
     pub experiments: Vec<Experiment>,
     /// Stage 8: where routes lead.
@@ -223,6 +223,17 @@ pub struct RoutePolicy {
     pub limits: Vec<LimitId>,
     /// Cross-origin rules; `None`: no CORS header is added and preflight is an ordinary request.
     pub cors: Option<Cors>,
+}
+
+/// What holds for a consumer of API keys, wherever it calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its name.
+    pub name: String,
+    /// What is changed of its requests and answers.
+    pub transform: Option<Transform>,
+    /// Who sees its requests that are to go on.
+    pub external: Option<External>,
 }
 
 /// Cross-origin rules (Fetch standard, "HTTP-CORS protocol").

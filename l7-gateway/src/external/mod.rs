@@ -5,6 +5,7 @@
 //! program that does not answer never holds a request longer than its timeout.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use topology::external::External;
 use topology::gateway::{RouteTo, UnansweredIs};
 
 use crate::body::{BodyFault, RequestBody};
-use crate::exchange::{Answered, Exchange, Request, RouteId};
+use crate::exchange::{Answered, Exchange, Identity, Request, RouteId};
 use crate::fetch::{FetchError, Inquiry};
 use crate::halt::Halt;
 use crate::snapshot::Snapshot;
@@ -66,6 +67,7 @@ struct Peer {
 #[derive(Debug)]
 pub struct Externals {
     listener: Option<Rc<Outside>>,
+    consumers: HashMap<Box<str>, Rc<Outside>>,
     routes: Vec<Option<Rc<Outside>>>,
     services: Vec<Option<Rc<Outside>>>,
     peers: Vec<Rc<Peer>>,
@@ -102,16 +104,22 @@ impl Externals {
             let secrets = Rc::clone(&secrets);
             Some(Rc::new(Outside { model: model.clone(), secrets, peer }))
         };
+        let consumers = group.consumers.iter();
+        let consumers = consumers
+            .filter_map(|consumer| Some((consumer.name.as_str().into(), one(&consumer.external)?)));
+        let consumers = consumers.collect();
         let mut all = Self {
             listener: one(&group.external),
+            consumers,
             routes: group.routes.iter().map(|route| one(&route.external)).collect(),
             peers: Vec::new(),
             services: group.upstreams.iter().map(|upstream| one(&upstream.external)).collect(),
             hushed: Cell::new(false),
         };
         all.peers = peers;
-        let any =
-            all.listener.is_some() || all.routes.iter().chain(&all.services).any(Option::is_some);
+        let any = all.listener.is_some()
+            || !all.consumers.is_empty()
+            || all.routes.iter().chain(&all.services).any(Option::is_some);
         any.then(|| Rc::new(all))
     }
 
@@ -125,10 +133,14 @@ impl Externals {
         &self,
         route: RouteId,
         to: RouteTo,
+        caller: Option<&Identity>,
     ) -> impl Iterator<Item = (&'static str, &Rc<Outside>)> {
+        // Few files name anybody for a consumer.
+        let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
         let service = to.service().and_then(|id| self.services.get(id.0));
         let all = [
             ("the listener", self.listener.as_ref()),
+            ("the consumer", consumer.and_then(|name| self.consumers.get(name))),
             ("the route", self.routes.get(route.0).and_then(Option::as_ref)),
             ("the service", service.and_then(Option::as_ref)),
         ];
@@ -136,15 +148,15 @@ impl Externals {
     }
 
     /// Whether anybody is.
-    pub fn any(&self, route: RouteId, to: RouteTo) -> bool {
-        self.on(route, to).next().is_some()
+    pub fn any(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> bool {
+        self.on(route, to, caller).next().is_some()
     }
 
     /// The same, for people.
-    pub fn names(&self, route: RouteId, to: RouteTo) -> Vec<String> {
+    pub fn names(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> Vec<String> {
         let told =
             |(place, one): (&str, &Rc<Outside>)| format!("{} ({place})", one.model.url.value);
-        self.on(route, to).map(told).collect()
+        self.on(route, to, caller).map(told).collect()
     }
 
     /// Asks about a request.
@@ -161,7 +173,7 @@ impl Externals {
         if self.hushed.get() {
             return Ok(());
         }
-        for (_, one) in self.on(route, to) {
+        for (_, one) in self.on(route, to, subject.caller) {
             let body = one.body(request).await.map_err(ExternalError::Body)?;
             let question = told::request(x, request, one.model(), subject, body.as_deref());
             let said = one.ask(question).await.ok_or(ExternalError::Away)?;

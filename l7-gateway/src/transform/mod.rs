@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use thiserror::Error;
-use topology::gateway::{Group, RouteTo};
+use topology::gateway::{Consumer, Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 
 use crate::body::BodyFault;
@@ -120,10 +120,10 @@ impl Changes {
     /// For one worker; `None`: the file changes nothing.
     pub fn new(group: &Group) -> Option<Rc<Self>> {
         let some = |model: &Option<Transform>| model.as_ref().map(Change::new);
-        let own = |(name, model): &(String, Transform)| (name.as_str().into(), Change::new(model));
+        let own = |one: &Consumer| Some((one.name.as_str().into(), some(&one.transform)?));
         let changes = Self {
             listener: some(&group.transform),
-            consumers: group.consumers.iter().map(own).collect(),
+            consumers: group.consumers.iter().filter_map(own).collect(),
             routes: group.routes.iter().map(|route| some(&route.transform)).collect(),
             services: group.upstreams.iter().map(|upstream| some(&upstream.transform)).collect(),
         };

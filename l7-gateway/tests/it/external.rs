@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use l7_gateway::halt::Kind;
 use l7_gateway::snapshot::Snapshot;
+use l7_gateway::stages::authn::api_key::{Digest, Record, file};
 use topology::Topology;
 
 use crate::fakes::{Act, Fake};
@@ -142,19 +143,31 @@ async fn a_filter_that_fails_refuses_and_is_left_alone() {
     .await;
 }
 
-/// G2: filters of listener, route and service are asked in this order about requests, and in the opposite one about
-/// answers; whoever was not asked about the request is not asked about the answer. All sixteen ways in which each of
-/// three is there or not and one, or none, answers by itself.
+/// A source of API keys with one of consumer `acme`, as the file names it.
+fn keys(folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("keys.ndjson");
+    let acme = Record { consumer: "acme".into(), ..Record::default() };
+    file::append(&path, &Digest::of(b"aqk_acme-acme-acme-acme"), &acme).expect("written");
+    let path = path.display();
+    format!("    api-keys: {{ partners: {{ from: \"file:{path}\", header: X-API-Key }} }}\n")
+}
+
+/// G2: filters of listener, consumer, route and service are asked in this order about requests, and in the opposite one
+/// about answers; whoever was not asked about the request is not asked about the answer. All ways in which each of four
+/// is there or not and one, or none, answers by itself.
 #[tokio::test]
 async fn answers_are_seen_by_those_who_saw_the_request() {
-    const SET: [&str; 3] = [
+    const SET: [&str; 4] = [
         "{\"headers\":{\"set\":{\"x-last\":\"listener\"}}}",
+        "{\"headers\":{\"set\":{\"x-last\":\"consumer\"}}}",
         "{\"headers\":{\"set\":{\"x-last\":\"route\"}}}",
         "{\"headers\":{\"set\":{\"x-last\":\"service\"}}}",
     ];
     local(async {
-        for there in 0..8_usize {
-            let places: Vec<usize> = (0..3).filter(|place| there & (1 << place) != 0).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = keys(&folder);
+        for there in 0..16_usize {
+            let places: Vec<usize> = (0..4).filter(|place| there & (1 << place) != 0).collect();
             for ends in places.iter().copied().map(Some).chain([None]) {
                 let service = Fake::new(Act::Answer("x")).await;
                 let mut filters = Vec::new();
@@ -176,24 +189,26 @@ async fn answers_are_seen_by_those_who_saw_the_request() {
                         )
                     })
                 };
-                let mut lines = String::new();
+                let mut lines = keys.clone();
                 if there & 1 != 0 {
                     writeln!(lines, "    defaults: {{ {} }}", filter(0)).expect("a text");
                 }
-                if there & 4 != 0 {
-                    writeln!(lines, "    upstreams: {{ user: {{ {} }} }}", filter(2))
-                        .expect("a text");
+                if there & 2 != 0 {
+                    lines += &format!("    consumers: {{ acme: {{ {} }} }}\n", filter(1));
                 }
-                let comma = if there & 2 != 0 { ", " } else { "" };
+                if there & 8 != 0 {
+                    lines += &format!("    upstreams: {{ user: {{ {} }} }}\n", filter(3));
+                }
+                let comma = if there & 4 != 0 { ", " } else { "" };
                 writeln!(
                     lines,
-                    "    routes:\n      - {{ path: /*, to: user{comma}{} }}",
-                    filter(1)
+                    "    routes:\n      - {{ path: /*, to: user, auth: partners{comma}{} }}",
+                    filter(2)
                 )
                 .expect("a text");
                 let services = format!("  user: {{ endpoints: [{}] }}", service.address);
                 let rig = Rig::new(&topology(&services, &lines));
-                let answer = rig.get("/", "").await;
+                let answer = rig.get("/", "X-API-Key: aqk_acme-acme-acme-acme\r\n").await;
                 let told = format!("{places:?} {ends:?}: {answer}");
                 let asked: Vec<usize> = places
                     .iter()
@@ -205,7 +220,7 @@ async fn answers_are_seen_by_those_who_saw_the_request() {
                     assert_eq!(fake.seen.count(), times, "{place} {told}");
                 }
                 assert_eq!(service.seen.count(), usize::from(ends.is_none()), "{told}");
-                let names = ["listener", "route", "service"];
+                let names = ["listener", "consumer", "route", "service"];
                 if let Some(first) = asked.first() {
                     let last = format!("x-last: {}\r\n", names[*first]);
                     assert!(answer.contains(&last), "{told}");

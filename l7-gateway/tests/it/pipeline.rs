@@ -11,16 +11,18 @@ use l7_gateway::body::RequestBody;
 use l7_gateway::exchange::{Candidate, Exchange, Peer, Received, RouteId, Transport};
 use l7_gateway::ids::{RequestId, TraceParent};
 use l7_gateway::pipeline::Filter as _;
+use l7_gateway::stages::authn::api_key::{Digest, Record as Key, file};
 use l7_gateway::stages::normalise::Preflight;
 use l7_gateway::trace::Recording;
-use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 use topology::telemetry::Sample;
 use topology::units::InstanceName;
 
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, client, local, topology};
+use crate::rig::{Rig, client, local, topology, until};
 
 const CORS: &str = "cors: { origins: [\"https://app.example\"], methods: [GET, PUT], headers: [X-A], credentials: true }";
 
@@ -108,6 +110,71 @@ async fn preflights_are_answered_at_the_gateway() {
         assert_eq!(fake.seen.count(), 0);
         assert!(rig.raw(&ask("/plain/1")).await.starts_with("HTTP/1.1 200 "));
         assert_eq!(fake.seen.count(), 1);
+    })
+    .await;
+}
+
+/// What ends an exchange where: a path, a key, the status, and which of stages 2, 5 and 6 have had a part in it (each says
+/// something on the way back).
+const ENDS: [(&str, &str, &str, [bool; 3]); 8] = [
+    ("/nowhere", "read", "404", [false, false, false]),
+    ("/in/1", "none", "401", [true, false, false]),
+    ("/in/1", "bare", "403", [true, false, false]),
+    ("/few/1", "read", "429", [true, true, false]),
+    ("/old/1", "read", "410", [true, true, true]),
+    ("/odd/1", "read", "422", [true, true, true]),
+    ("/down/1", "read", "503", [true, true, true]),
+    ("/in/1", "read", "200", [true, true, true]),
+];
+
+/// G2: wherever an exchange ends, the response sides run of exactly those stages that ran, whatever came before it on
+/// the same connection.
+#[tokio::test]
+async fn response_sides_run_of_exactly_what_ran() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = folder.path().join("keys.ndjson");
+        let key = |name: &str| format!("aqk_{name}-{name}-{name}");
+        for (name, scopes) in [("read", vec!["read".to_owned()]), ("bare", Vec::new())] {
+            let record = Key { consumer: name.into(), scopes, ..Key::default() };
+            file::append(&keys, &Digest::of(key(name).as_bytes()), &record).expect("written");
+        }
+        let sides = "auth: partners, scopes: [read], deprecated: 2020-01-01, \
+                     cors: { origins: [\"https://app.example\"] }";
+        let rig = Rig::new(&topology(
+            &format!("  user: {{ endpoints: [{}] }}\n  down: {{ endpoints: [127.0.0.1:9] }}", fake.address),
+            &format!(
+                "    api-keys: {{ partners: {{ from: \"file:{}\", header: X-API-Key }} }}
+    limits: {{ many: {{ by: consumer, rate: 100000/h }}, few: {{ by: consumer, rate: 1/h }} }}
+    routes:
+      - {{ path: /in/*, to: user, {sides}, limits: [many] }}
+      - {{ path: /few/*, to: user, {sides}, limits: [few] }}
+      - {{ path: /old/*, to: user, {sides}, limits: [many], sunset: 2020-02-29 }}
+      - {{ path: /odd/*, to: user, {sides}, limits: [many], transform: {{ request: {{ path: '/${{request.query.none}}' }} }} }}
+      - {{ path: /down/*, to: down, {sides}, limits: [many] }}",
+                keys.display()
+            ),
+        ));
+        let fields =
+            |name: &str| format!("Origin: https://app.example\r\nX-API-Key: {}\r\n", key(name));
+        assert!(rig.get("/few/1", &fields("read")).await.starts_with("HTTP/1.1 200 "));
+        let (mut stream, _task) = rig.connect();
+        let mut rng = SmallRng::seed_from_u64(8);
+        for _ in 0..400 {
+            let (path, with, status, ran) = ENDS[rng.random_range(0..ENDS.len())];
+            let ask = format!("GET {path} HTTP/1.1\r\nHost: a\r\n{}\r\n", fields(with));
+            stream.write_all(ask.as_bytes()).await.expect("taken");
+            let head = until(&mut stream, "\r\n\r\n").await;
+            let (head, body) = head.split_once("\r\n\r\n").expect("an end");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.expect("a length").parse().expect("a number");
+            stream.read_exact(&mut vec![0; length - body.len()]).await.expect("a body");
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {with}: {head}");
+            let sides = ["vary: Origin", "ratelimit: ", "deprecation: "];
+            let found = sides.map(|side| head.contains(&format!("\r\n{side}")));
+            assert_eq!(found, ran, "{path} {with}: {head}");
+        }
     })
     .await;
 }

@@ -3,7 +3,7 @@
 //! Invariant: none beyond `raw`'s.
 
 use crate::raw::schema::section;
-use crate::raw::{Named, OneOrMany, Text, Typed};
+use crate::raw::{External, Named, OneOrMany, Text, Typed};
 use crate::template::Template;
 use crate::units::Size;
 
@@ -97,5 +97,7 @@ section! {
     Consumer {
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
+        /// Who sees its requests after whom `defaults` name and before those of routes and upstreams. Default: nobody.
+        may "external" external: External,
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::answers::{Compress, Deprecation, Maintenance, SecurityHeaders};
 use crate::external::External;
 use crate::gateway::{
-    AccessLog, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate, Route,
-    RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Consumer, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate,
+    Route, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
@@ -144,12 +144,13 @@ fn inherited(
 }
 
 /// What holds for consumers of API keys.
-fn consumers(raw: Option<Named<raw::Consumer>>, out: &mut Findings) -> Vec<(String, Transform)> {
-    let each = |entry: Entry<raw::Consumer>| {
-        let change = entry.value.transform?;
-        Some((entry.name, transform(change, Scope::SEVERAL, out)))
+fn consumers(raw: Option<Named<raw::Consumer>>, out: &mut Findings) -> Vec<Consumer> {
+    let each = |entry: Entry<raw::Consumer>| Consumer {
+        name: entry.name,
+        transform: entry.value.transform.map(|raw| transform(raw, Scope::SEVERAL, out)),
+        external: entry.value.external.and_then(|raw| external(raw, out)),
     };
-    raw.unwrap_or_default().into_iter().filter_map(each).collect()
+    raw.unwrap_or_default().into_iter().map(each).collect()
 }
 
 fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {

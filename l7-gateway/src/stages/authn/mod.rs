@@ -200,7 +200,8 @@ fn claims(group: &Group) -> Vec<Box<str>> {
     }));
     let changes = group.routes.iter().filter_map(|route| route.transform.as_ref());
     let changes = changes.chain(group.upstreams.iter().filter_map(|to| to.transform.as_ref()));
-    let changes = changes.chain(&group.transform).chain(group.consumers.iter().map(|(_, of)| of));
+    let changes = changes.chain(&group.transform);
+    let changes = changes.chain(group.consumers.iter().filter_map(|one| one.transform.as_ref()));
     names.extend(changes.flat_map(Transform::templates).flat_map(Template::claims));
     names.extend(group.device_claim.as_deref());
     names.sort_unstable();

@@ -215,9 +215,9 @@ impl Filter for RequestTransform {
         });
         let caller = input.grant.caller().identity();
         let outside = self.outside.as_ref();
-        if let Some(all) = outside.filter(|all| all.any(input.route, input.to)) {
+        if let Some(all) = outside.filter(|all| all.any(input.route, input.to, caller)) {
             trace.note(Stage::RequestTransform, || {
-                let names = all.names(input.route, input.to).join(", then ");
+                let names = all.names(input.route, input.to, caller).join(", then ");
                 format!("{names} would be asked; taken for a yes")
             });
         }
@@ -241,7 +241,8 @@ impl Filter for RequestTransform {
             Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
         let outside = self.outside.as_ref();
-        if let Some(outside) = outside.filter(|all| all.any(input.route, input.to)) {
+        let caller = input.grant.caller().identity();
+        if let Some(outside) = outside.filter(|all| all.any(input.route, input.to, caller)) {
             Box::pin(self.ask(x, outside, &mut input)).await?;
         }
         if self.changes.is_some() {
