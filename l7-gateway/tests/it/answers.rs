@@ -286,3 +286,35 @@ async fn the_last_good_answer_stands_in() {
     })
     .await;
 }
+
+/// G16: what stands in was told to the same caller of the same thing: nobody is told what another was, whoever it is
+/// that knows them apart, nor what a service says that nobody may keep.
+#[tokio::test]
+async fn nobody_is_told_what_another_was() {
+    const MINE: &str = "Authorization: Bearer one\r\nX-Shop: 7\r\n";
+    for (told, path, lines, stands_in) in [
+        ("Vary: X-Other", "/d/1?user=1", MINE, true),
+        ("Vary: X-Shop", "/d/1?user=1", MINE, true),
+        ("X-A: 1", "/d/1?user=2", MINE, false),
+        ("X-A: 1", "/d/1?user=1", "Authorization: Bearer two\r\nX-Shop: 7\r\n", false),
+        ("X-A: 1", "/d/1?user=1", "Authorization: Bearer one\r\nCookie: a=b\r\n", false),
+        ("Vary: X-Shop", "/d/1?user=1", "Authorization: Bearer one\r\nX-Shop: 8\r\n", false),
+        ("Vary: *", "/d/1?user=1", MINE, false),
+        ("Cache-Control: private, no-store", "/d/1?user=1", MINE, false),
+    ] {
+        local(async {
+            let good = format!("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n{told}\r\n\r\n\"mine\"");
+            let good = Act::Raw(Box::leak(good.into_boxed_str()));
+            let fake = Fake::script(move |n, _| if n == 1 { good } else { Act::Hang }).await;
+            let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+            let route = "    routes:\n      - { path: /d/*, aggregate: { calls: { a: { to: user, path: '/a', query: { user: '${request.query.user}' }, on-failure: last-good } } } }";
+            let rig = Rig::new(&topology(&services, route));
+            let first = rig.get("/d/1?user=1", MINE).await;
+            assert!(first.ends_with("{\"a\":\"mine\"}"), "{first}");
+            let other = rig.get(path, lines).await;
+            let wanted = if stands_in { "{\"a\":\"mine\"}" } else { "{}" };
+            assert!(other.ends_with(&format!("\r\n\r\n{wanted}")), "{told} {path} {lines}: {other}");
+        })
+        .await;
+    }
+}

@@ -4,10 +4,8 @@
 //! Invariant: one request makes at most as many calls as the file lists, each once but for safe retries, and
 //! no answer of one caller stands in for another's.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -19,9 +17,10 @@ use tokio::time::{Instant, timeout_at};
 use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge};
 
 use super::Dispatch;
+use super::last_good::Key;
 use super::upstream::connection::Outgoing;
 use crate::body::{AnswerBody, RequestBody};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Prepared, ResponseHead, Stage};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
 use crate::halt::{Halt, Held, Kind, Reply};
 use crate::trace::Trace;
 use crate::transform::facts::{Captures, Facts, Known};
@@ -130,32 +129,23 @@ impl Dispatch {
                     *begun = true;
                     let captures = self.snapshot.captures(input.route);
                     let request = outgoing(x, input, (model, call), &came, captures);
-                    under_way.push(self.one(x, input, (index, call), request, model.most));
+                    under_way.push(self.one(x, input, (id, index, call), request, model.most));
                 }
             }
             let Some((index, outcome)) = under_way.next().await else { break };
             let Some(call) = model.calls.get(index) else { break };
-            let key = Key::new(id, index, input.grant.caller().identity(), x);
             let result = match outcome {
-                Ok(bytes) => {
-                    left = left
-                        .checked_sub(bytes.len() as u64)
-                        .ok_or(Halt::from(Kind::UpstreamFailed))?;
-                    if call.failing == Failing::LastGood {
-                        self.last_good.borrow_mut().keep(key, &bytes);
-                    }
-                    Came::Good(bytes)
-                }
+                Ok(came) => came,
                 Err(fails) => match &call.failing {
                     Failing::Fails => return Err(failed(call, fails)),
-                    Failing::Omitted => Came::Missing,
+                    Failing::Omitted | Failing::LastGood => Came::Missing,
                     Failing::Default(json) => Came::Instead(Bytes::from(json.clone())),
-                    Failing::LastGood => {
-                        let known = self.last_good.borrow().find(&key);
-                        known.map_or(Came::Missing, Came::Instead)
-                    }
                 },
             };
+            if let Came::Good(bytes) = &result {
+                left =
+                    left.checked_sub(bytes.len() as u64).ok_or(Halt::from(Kind::UpstreamFailed))?;
+            }
             if let Some(place) = came.get_mut(index) {
                 *place = Some(result);
             }
@@ -168,32 +158,50 @@ impl Dispatch {
         &self,
         x: &Exchange,
         input: &Prepared,
-        (index, call): (usize, &Call),
+        (id, index, call): (AggregateId, usize, &Call),
         request: Option<Parts>,
         most: u64,
-    ) -> (usize, Result<Bytes, Fails>) {
+    ) -> (usize, Result<Came, Fails>) {
         let until = Instant::now() + call.timeout;
+        let head = request.map(Rc::new);
         let asked = async {
-            let head = request.ok_or(Fails::Otherwise)?;
+            let head = head.clone().ok_or(Fails::Otherwise)?;
             let plan = self.planned_to(x, call.to, input).ok_or(Fails::Otherwise)?;
             let plan = super::Plan { deadline: plan.deadline.min(until), ..plan };
             let mut passes = Vec::new();
             self.admit(&mut passes, &plan).await.map_err(|_| Fails::Otherwise)?;
-            let request = Outgoing { head: Rc::new(head), body: RequestBody::empty(), hints: None };
+            let request = Outgoing { head, body: RequestBody::empty(), hints: None };
             let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await;
             let answer = answer.map_err(|_| Fails::Otherwise)?;
             if !answer.head.status.is_success() {
                 return Err(Fails::Otherwise);
             }
-            whole(answer.body, most).await.ok_or(Fails::Otherwise)
+            let bytes = whole(answer.body, most).await.ok_or(Fails::Otherwise)?;
+            Ok((answer.head.headers, bytes))
         };
-        let outcome = timeout_at(until, asked).await;
-        let outcome = match outcome {
+        let outcome = match timeout_at(until, asked).await {
             Ok(Err(_)) if Instant::now() >= until => Err(Fails::Late),
             Ok(outcome) => outcome,
             Err(_) => Err(Fails::Late),
         };
-        (index, outcome)
+        let last = head.filter(|_| call.failing == Failing::LastGood);
+        let came = match (outcome, last) {
+            (Ok((headers, bytes)), last) => {
+                if let Some(head) = last {
+                    let key = Key::new(id, index, input.grant.caller().identity(), &head);
+                    let mut known = self.last_good.borrow_mut();
+                    known.keep(key, &head.headers, &headers, &bytes);
+                }
+                Ok(Came::Good(bytes))
+            }
+            (Err(_), Some(head)) => {
+                let key = Key::new(id, index, input.grant.caller().identity(), &head);
+                let known = self.last_good.borrow().find(&key, &head.headers);
+                Ok(known.map_or(Came::Missing, Came::Instead))
+            }
+            (Err(fails), None) => Err(fails),
+        };
+        (index, came)
     }
 }
 
@@ -289,58 +297,4 @@ fn merged(model: &Aggregate, came: &[Came]) -> Option<Bytes> {
         }
     };
     Some(Bytes::from(text))
-}
-
-/// What callers were told last, on one worker.
-#[derive(Debug, Default)]
-pub(super) struct LastGood {
-    known: HashMap<Key, (Bytes, Instant)>,
-    bytes: usize,
-}
-
-/// Which call of whom for what.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    aggregate: AggregateId,
-    call: usize,
-    caller: Option<Box<str>>,
-    path: Box<str>,
-}
-
-impl Key {
-    fn new(aggregate: AggregateId, call: usize, caller: Option<&Identity>, x: &Exchange) -> Self {
-        let caller =
-            caller.map(|identity| format!("{:?} {}", identity.voucher(), identity.subject()));
-        Self { aggregate, call, caller: caller.map(Into::into), path: x.record.path.clone() }
-    }
-}
-
-/// How long an answer stands in for a newer one.
-const FRESH: Duration = Duration::from_secs(600);
-/// Bytes of them on one worker, and of a single one.
-const ROOM: usize = 4 << 20;
-const LARGEST: usize = 64 << 10;
-
-impl LastGood {
-    fn keep(&mut self, key: Key, bytes: &Bytes) {
-        if bytes.len() > LARGEST {
-            return;
-        }
-        if self.bytes + bytes.len() > ROOM {
-            // Rare, and simpler than an order of ages: everybody begins anew.
-            self.known.clear();
-            self.bytes = 0;
-        }
-        // Copied: it must not hold a larger buffer.
-        let copy = Bytes::copy_from_slice(bytes);
-        self.bytes += copy.len();
-        if let Some((old, _)) = self.known.insert(key, (copy, Instant::now())) {
-            self.bytes -= old.len();
-        }
-    }
-
-    fn find(&self, key: &Key) -> Option<Bytes> {
-        let (bytes, since) = self.known.get(key)?;
-        (since.elapsed() < FRESH).then(|| bytes.clone())
-    }
 }

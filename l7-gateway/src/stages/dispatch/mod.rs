@@ -18,9 +18,9 @@ use thiserror::Error;
 use tokio::time::Instant;
 use topology::gateway::{Times, UpstreamId, UpstreamProtocol, Via};
 
-use self::aggregate::LastGood;
 use self::attempt::Why;
 use self::gate::{Pass, Shed};
+use self::last_good::LastGood;
 use self::retry::Budget;
 use self::upstream::connection::{Outgoing, UpstreamBody};
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
@@ -43,6 +43,7 @@ pub mod cache;
 pub mod files;
 pub mod gate;
 pub mod held;
+mod last_good;
 mod mirror;
 pub mod retry;
 pub mod service;
