@@ -6,14 +6,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 use http_body::Body as _;
 use topology::answers::{Compress, SecurityHeaders};
 
 use crate::body::AnswerBody;
 use crate::coding::compress::Compressed;
-use crate::exchange::{Answered, AnsweredBy, Exchange, RouteId, Stage, Transformed};
+use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead, RouteId, Stage, Transformed};
 use crate::external;
 use crate::grpc;
 use crate::grpc_web::{Enveloped, Web};
@@ -25,7 +25,7 @@ use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
 use crate::transcode::answer::{self, AnswerError, Calling};
 use crate::transcode::stream::Lines;
-use crate::transform::{self, Changes, Refused, TransformError};
+use crate::transform::{self, Changes, Passage, Refused, TransformError, is_json};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -50,26 +50,33 @@ impl ResponseTransform {
         let snapshot = Arc::clone(snapshot);
         Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, snapshot }
     }
+}
 
-    /// Carries out what the file changes of this answer.
-    async fn change(&self, x: &mut Exchange, changes: &Changes, answer: Answered) -> Answered {
-        let mut passage = transform::passage(x, changes);
-        let mut answer = answer;
-        let service = answer.by == AnsweredBy::Service;
-        let streams = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_))
-            || grpc::is_content(&answer.head.headers);
-        if service && passage.changes_bodies() && !streams && x.record.method != Method::HEAD {
-            let Answered { head, body, .. } = &mut answer;
-            match passage.body(&mut head.headers, body).await {
-                Ok(Some(bytes)) => *body = AnswerBody::Whole(bytes),
-                Ok(None) => {}
-                Err(why) => answer = instead(x, &answer.head.headers, Refused::Answer(why)),
-            }
+/// Carries out what the file changes of the body of a service's answer.
+async fn changed(x: &Exchange, passage: &mut Passage, mut answer: Answered) -> Answered {
+    let Answered { head, body, .. } = &mut answer;
+    if says_only(x, head) {
+        // What it says of the body it says of another one than this gateway would send.
+        if head.status == StatusCode::NOT_MODIFIED || is_json(&head.headers) {
+            transform::stale(&mut head.headers);
         }
-        let service = service && answer.by == AnsweredBy::Service;
-        passage.head(&mut answer.head.status, &mut answer.head.headers, service);
-        answer
+        return answer;
     }
+    let streams = matches!(body, AnswerBody::Empty | AnswerBody::Tunnel(_));
+    if streams || grpc::is_content(&head.headers) {
+        return answer;
+    }
+    match passage.body(&mut head.headers, body).await {
+        Ok(Some(bytes)) => *body = AnswerBody::Whole(bytes),
+        Ok(None) => {}
+        Err(why) => return instead(x, &answer.head.headers, Refused::Answer(why)),
+    }
+    answer
+}
+
+/// Whether an answer speaks of a body without having it.
+fn says_only(x: &Exchange, head: &ResponseHead) -> bool {
+    x.record.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED
 }
 
 /// Puts an answer into the form that its client takes. Caches are told that there are others, whether there
@@ -83,19 +90,29 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         whole => media == whole,
     };
     let control = headers.get_all(header::CACHE_CONTROL).iter();
-    let fixed = control.filter_map(|v| v.to_str().ok()).any(|v| v.contains("no-transform"));
-    if !rules.types.iter().any(is) || fixed || headers.contains_key(header::CONTENT_ENCODING) {
+    let mut control = control.filter_map(|value| value.to_str().ok());
+    let fixed = control.any(|value| value.to_ascii_lowercase().contains("no-transform"));
+    // What has not changed has no type; it is told as the whole was (RFC 9110 §15.4.5).
+    let unchanged = answer.head.status == StatusCode::NOT_MODIFIED;
+    let meant = unchanged || rules.types.iter().any(is);
+    if !meant || fixed || headers.contains_key(header::CONTENT_ENCODING) {
         return;
     }
-    headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+    varies(headers);
+    let whole = !headers.contains_key(header::CONTENT_RANGE);
+    let Some(coding) = x.coding.filter(|_| whole) else { return };
+    if unchanged || x.record.method == Method::HEAD {
+        // The length would be another one, and the validator a weak one.
+        let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+        let length = length.and_then(|text| text.parse::<u64>().ok());
+        if length.is_none_or(|bytes| bytes >= rules.least) {
+            transform::stale(headers);
+        }
+        return;
+    }
     let small = answer.body.size_hint().upper().is_some_and(|bytes| bytes < rules.least);
-    let part = headers.contains_key(header::CONTENT_RANGE);
-    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_))
-        || grpc::is_content(headers);
-    let Some(coding) = x.coding.filter(|_| !small && !part && !none) else { return };
-    if x.record.method == Method::HEAD {
-        // Its length would be another one.
-        headers.remove(header::CONTENT_LENGTH);
+    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_));
+    if small || none || grpc::is_content(headers) {
         return;
     }
     let body = std::mem::replace(&mut answer.body, AnswerBody::Empty);
@@ -103,6 +120,15 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         transform::stale(headers);
         headers.insert(header::CONTENT_ENCODING, coding.header());
         answer.body = AnswerBody::Compressed(Box::new(body));
+    }
+}
+
+/// Tells caches that there are other forms, once.
+fn varies(headers: &mut HeaderMap) {
+    let mut told = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
+    let known = |name: &str| name == "*" || name.eq_ignore_ascii_case("accept-encoding");
+    if !told.any(|names| names.split(',').map(str::trim).any(known)) {
+        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
     }
 }
 
@@ -203,9 +229,19 @@ impl Filter for ResponseTransform {
         if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
             input = Box::pin(told(x, &calling, input)).await;
         }
-        if let Some(changes) = self.changes.as_ref().filter(|_| input.by != AnsweredBy::Nobody) {
-            // Boxed: few files change anything, and bodies are awaited in it.
-            input = Box::pin(self.change(x, changes, input)).await;
+        let changes = self.changes.as_deref().filter(|all| {
+            let any = x.passage.is_some() || all.any_early(route);
+            any && input.by != AnsweredBy::Nobody
+        });
+        if let Some(changes) = changes {
+            let mut passage = transform::passage(x, changes);
+            if input.by == AnsweredBy::Service && passage.changes_bodies() {
+                // Boxed: few routes change bodies.
+                input = Box::pin(changed(x, &mut passage, input)).await;
+            }
+            let head = &mut input.head;
+            let service = input.by == AnsweredBy::Service;
+            passage.head(&mut head.status, &mut head.headers, service);
         }
         let tunnel = matches!(input.body, AnswerBody::Tunnel(_));
         if !x.outside.is_empty() && !tunnel && input.by != AnsweredBy::Nobody {

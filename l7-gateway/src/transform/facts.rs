@@ -85,6 +85,12 @@ impl<'a> Facts<'a> {
     /// A template filled as it is; `None`: something is missing that it asks for.
     pub fn text(&self, template: &Template) -> Option<String> {
         let mut text = String::new();
+        self.write(template, &mut text)?;
+        Some(text)
+    }
+
+    /// The same, behind what is there already.
+    pub(super) fn write(&self, template: &Template, text: &mut String) -> Option<()> {
         for part in template.parts() {
             match part {
                 Part::Text(plain) => text.push_str(plain),
@@ -94,7 +100,7 @@ impl<'a> Facts<'a> {
                 }
             }
         }
-        Some(text)
+        Some(())
     }
 
     /// A link with this query: what is filled in is a segment or a path; a host is the one asked for.

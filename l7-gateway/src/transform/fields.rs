@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use topology::template::Template;
 use topology::transform::FieldChange;
 
+use super::facts::Facts;
+
 /// A change of headers, compiled.
 #[derive(Debug)]
 pub struct Fields {
@@ -42,18 +44,17 @@ impl Fields {
         }
     }
 
-    /// Values of the templates in it, in their order.
-    pub(super) fn values(
-        &self,
-        fill: impl Fn(&Template) -> Option<String>,
-    ) -> Vec<Option<HeaderValue>> {
-        let all = self.set.iter().chain(&self.add).filter_map(|(_, value)| match value {
-            Value::Fixed(_) => None,
-            Value::Filled(template) => {
-                Some(fill(template).and_then(|text| HeaderValue::try_from(text).ok()))
+    /// Puts the values of the templates in it behind others, in their order.
+    pub(super) fn values(&self, facts: &Facts<'_>, values: &mut Vec<Option<HeaderValue>>) {
+        // One buffer for all of them.
+        let mut text = String::new();
+        for (_, value) in self.set.iter().chain(&self.add) {
+            if let Value::Filled(template) = value {
+                text.clear();
+                let whole = facts.write(template, &mut text);
+                values.push(whole.and_then(|()| HeaderValue::from_bytes(text.as_bytes()).ok()));
             }
-        });
-        all.collect()
+        }
     }
 
     /// Carries it out; `values` are those of its templates.
@@ -66,12 +67,12 @@ impl Fields {
             headers.remove(name);
         }
         for (from, to) in &self.rename {
-            let all: Vec<HeaderValue> = headers.get_all(from).iter().cloned().collect();
-            if !all.is_empty() {
-                headers.remove(from);
-                headers.remove(to);
-                all.into_iter().for_each(|value| _ = headers.append(to, value));
-            }
+            let mut all = headers.get_all(from).iter().cloned();
+            let Some(first) = all.next() else { continue };
+            let others: Vec<HeaderValue> = all.collect();
+            headers.remove(from);
+            headers.insert(to, first);
+            others.into_iter().for_each(|value| _ = headers.append(to, value));
         }
         for (name, value) in &self.set {
             match value.known(values) {

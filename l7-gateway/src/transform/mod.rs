@@ -133,21 +133,21 @@ impl Changes {
         any.then(|| Rc::new(changes))
     }
 
-    /// What an exchange passes; `None`: nothing.
-    pub fn on(
-        &self,
-        route: RouteId,
-        to: RouteTo,
-        caller: Option<&Identity>,
-    ) -> Option<Vec<Rc<Change>>> {
+    /// What an exchange passes.
+    pub fn on(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> Vec<Rc<Change>> {
         let all = self.places(route, to, caller).into_iter();
-        let all: Vec<_> = all.filter_map(|(_, change)| change.cloned()).collect();
-        (!all.is_empty()).then_some(all)
+        all.filter_map(|(_, change)| change.cloned()).collect()
     }
 
     /// Whether it passes any.
     pub fn any(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> bool {
         self.places(route, to, caller).iter().any(|(_, change)| change.is_some())
+    }
+
+    /// Whether the answer to a request passes any that ended before its changes were looked for, or had none.
+    pub fn any_early(&self, route: Option<RouteId>) -> bool {
+        let own = route.and_then(|id| self.routes.get(id.0)).and_then(Option::as_ref);
+        self.listener.is_some() || own.is_some()
     }
 
     /// Where the changes stand that an exchange passes, from the outermost.
@@ -167,7 +167,8 @@ impl Changes {
         to: RouteTo,
         caller: Option<&Identity>,
     ) -> [(&'static str, Option<&Rc<Change>>); 4] {
-        let consumer = caller.and_then(Identity::consumer);
+        // Few files name any.
+        let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
         let service = to.service().and_then(|id| self.services.get(id.0));
         [
             ("the listener", self.listener.as_ref()),
@@ -186,25 +187,26 @@ impl Changes {
 }
 
 impl Passage {
-    /// Changes a request; what is known of it is taken from `facts`, which see what is changed so far.
+    /// Changes a request but for its body; what is known of it is taken from `facts`, which see what is changed so
+    /// far. The second value is for [`read`](Self::read).
     ///
     /// # Errors
     /// What the client's answer is made of.
-    pub async fn begin(
+    pub fn begin(
         changes: Vec<Rc<Change>>,
         request: &mut Request,
         known: facts::Known<'_>,
-    ) -> Result<Self, TransformError> {
+    ) -> Result<(Self, Vec<Option<String>>), TransformError> {
         let mut passage = Self { changes, values: Vec::new(), texts: Vec::new() };
         let client = Facts { known, seen: (&*request).into() };
         for change in passage.changes.iter().rev() {
-            passage.values.extend(change.answer.values(|template| client.text(template)));
+            change.answer.values(&client, &mut passage.values);
             let body = change.model.answer.body.as_ref();
             passage
                 .texts
                 .extend(body.into_iter().flat_map(texts).map(|template| client.text(template)));
         }
-        let mut texts_of_bodies = Vec::new();
+        let (mut texts_of_bodies, mut values) = (Vec::new(), Vec::new());
         for change in &passage.changes {
             let wanted = &change.model.request;
             let facts = Facts { known, seen: (&*request).into() };
@@ -213,7 +215,7 @@ impl Passage {
             let asked = request.target.query.as_deref();
             let query = (!wanted.query.is_empty())
                 .then(|| query(asked, &wanted.query, |template| facts.text(template)));
-            let values = change.request.values(|template| facts.text(template));
+            change.request.values(&facts, &mut values);
             let body = wanted.body.iter().flat_map(texts).map(|template| facts.text(template));
             texts_of_bodies.extend(body);
             let target = &mut request.target;
@@ -224,22 +226,37 @@ impl Passage {
             if let Some(query) = query {
                 target.query = query;
             }
-            change.request.apply(&mut request.headers, &mut values.into_iter());
+            change.request.apply(&mut request.headers, &mut values.drain(..));
         }
         if passage.changes.iter().any(|change| change.model.answer.body.is_some()) {
             whole(&mut request.headers);
         }
-        let bodies = passage.changes.iter().filter_map(|change| change.model.request.body.as_ref());
+        Ok((passage, texts_of_bodies))
+    }
+
+    /// Whether the body of this request is changed.
+    pub fn reads(&self, request: &Request) -> bool {
+        let any = self.changes.iter().any(|change| change.model.request.body.is_some());
+        any && !request.body.is_empty() && request.upgrade.is_none()
+    }
+
+    /// Changes the body of a request.
+    ///
+    /// # Errors
+    /// What the client's answer is made of; no service is to see what is left of it.
+    pub async fn read(
+        &self,
+        request: &mut Request,
+        texts: Vec<Option<String>>,
+    ) -> Result<(), TransformError> {
+        let bodies = self.changes.iter().filter_map(|change| change.model.request.body.as_ref());
         let bodies: Vec<_> = bodies.collect();
-        if !bodies.is_empty() && !request.body.is_empty() && request.upgrade.is_none() {
-            let limits = request.body.limits();
-            let bytes =
-                changed(&request.headers, &mut request.body, &bodies, texts_of_bodies).await?;
-            let bytes = bytes.ok_or(TransformError::Json(json::JsonError::Syntax))?;
-            stale(&mut request.headers);
-            request.body = crate::body::RequestBody::whole(bytes, limits);
-        }
-        Ok(passage)
+        let limits = request.body.limits();
+        let bytes = changed(&request.headers, &mut request.body, &bodies, texts).await?;
+        let bytes = bytes.ok_or(TransformError::Json(json::JsonError::Syntax))?;
+        stale(&mut request.headers);
+        request.body = crate::body::RequestBody::whole(bytes, limits);
+        Ok(())
     }
 
     /// Changes status and headers of an answer; the status only of a service's.

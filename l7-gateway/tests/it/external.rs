@@ -194,10 +194,12 @@ async fn answers_are_seen_by_those_who_saw_the_request() {
                     writeln!(lines, "    defaults: {{ {} }}", filter(0)).expect("a text");
                 }
                 if there & 2 != 0 {
-                    lines += &format!("    consumers: {{ acme: {{ {} }} }}\n", filter(1));
+                    writeln!(lines, "    consumers: {{ acme: {{ {} }} }}", filter(1))
+                        .expect("a text");
                 }
                 if there & 8 != 0 {
-                    lines += &format!("    upstreams: {{ user: {{ {} }} }}\n", filter(3));
+                    writeln!(lines, "    upstreams: {{ user: {{ {} }} }}", filter(3))
+                        .expect("a text");
                 }
                 let comma = if there & 4 != 0 { ", " } else { "" };
                 writeln!(

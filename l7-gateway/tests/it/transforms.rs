@@ -241,6 +241,7 @@ async fn answers_are_compressed_for_who_takes_it() {
         ("Content-Type: text/html\r\n", "", ""),
         ("Content-Type: image/png\r\n", "gzip", "none"),
         ("Content-Type: text/html\r\nCache-Control: no-transform\r\n", "gzip", "none"),
+        ("Content-Type: text/html\r\nCache-Control: max-age=1, No-Transform\r\n", "gzip", "none"),
         ("Content-Type: text/html\r\nContent-Encoding: br\r\n", "gzip", "none"),
     ] {
         local(async {
@@ -260,6 +261,32 @@ async fn answers_are_compressed_for_who_takes_it() {
                 assert!(!answer.contains("content-length") && answer.len() < 1000, "{answer}");
                 assert!(!answer.contains("etag: \"1\""), "{answer}");
             }
+        })
+        .await;
+    }
+}
+
+/// G13: what an answer says of a body that does not follow, it says of the body that would: caches find the same
+/// validator with HEAD and 304 as with the body, and no other length.
+#[tokio::test]
+async fn validators_are_those_of_what_is_sent() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"1\"\r\nVary: accept-encoding\r\n\
+        Content-Length: 2000\r\n\r\n";
+    const SAME: &str = "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nVary: accept-encoding\r\n\r\n";
+    for (filter, lines) in [
+        ("transform: { response: { body: { json: [{ remove: cost }] } } }", ""),
+        ("compress: true", "Accept-Encoding: gzip\r\n"),
+    ] {
+        local(async {
+            let fake = Fake::script(|_, n| Act::Keep(if n == 1 { HEAD } else { SAME })).await;
+            let routes = format!("    routes: [{{ path: /*, to: user, {filter} }}]\n");
+            let rig = rig(&fake, &routes);
+            let head = format!("HEAD / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let get = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n");
+            let answers = rig.raw(&format!("{head}{get}")).await;
+            assert_eq!(answers.matches("etag: W/\"1\"\r\n").count(), 2, "{filter}: {answers}");
+            assert!(!answers.contains("content-length: 2000"), "{filter}: {answers}");
+            assert_eq!(answers.matches("vary: ").count(), 2, "{filter}: {answers}");
         })
         .await;
     }

@@ -22,7 +22,7 @@ use crate::grpc_web::{self, Envelope, Web};
 use crate::halt::{Halt, Kind};
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
-use crate::trace::{Silent, Trace};
+use crate::trace::Trace;
 use crate::transcode::answer::Calling;
 use crate::transcode::message::{self, MessageError};
 use crate::transcode::{self, Interface};
@@ -87,19 +87,22 @@ impl RequestTransform {
         outside.request(x, &mut input.request, (input.route, input.to), subject).await
     }
 
-    /// Carries out what the file changes of this request.
-    async fn change(&self, x: &mut Exchange, input: &mut Routed) -> Result<(), TransformError> {
-        let Some(changes) = &self.changes else { return Ok(()) };
+    /// Carries out what the file changes of this request but for its body.
+    fn change(
+        &self,
+        x: &Exchange,
+        changes: &Changes,
+        input: &mut Routed,
+    ) -> Result<(Passage, Vec<Option<String>>), TransformError> {
         let caller = input.grant.caller().identity();
-        let Some(passed) = changes.on(input.route, input.to, caller) else { return Ok(()) };
+        let passed = changes.on(input.route, input.to, caller);
         let route = self.snapshot.group.routes.get(input.route.0);
-        let path = input.request.target.path.clone();
-        let captured = self.snapshot.captures(input.route).map(|captures| (captures, &*path));
+        let captures = self.snapshot.captures(input.route);
+        let captures = captures.map(|captures| (captures, input.request.target.path.clone()));
+        let captured = captures.as_ref().map(|(captures, path)| (*captures, &**path));
         let route = route.map_or("", |route| route.name.as_str());
         let known = Known { x, caller, route, captured, answers: &[] };
-        let passage = Passage::begin(passed, &mut input.request, known).await?;
-        x.passage = Some(Box::new(passage));
-        Ok(())
+        Passage::begin(passed, &mut input.request, known)
     }
 
     /// Makes the call of a request that it means.
@@ -198,6 +201,15 @@ pub enum Token {
     Passed,
 }
 
+impl Token {
+    fn of(caller: &Caller) -> Self {
+        match caller {
+            Caller::Known(_) => Self::Stripped,
+            Caller::Anonymous => Self::Passed,
+        }
+    }
+}
+
 impl Filter for RequestTransform {
     const STAGE: Stage = Stage::RequestTransform;
     type In = Routed;
@@ -205,10 +217,7 @@ impl Filter for RequestTransform {
     type Plan = Token;
 
     fn plan(&self, _x: &Exchange, input: &Routed, trace: &mut impl Trace) -> Token {
-        let token = match input.grant.caller() {
-            Caller::Known(_) => Token::Stripped,
-            Caller::Anonymous => Token::Passed,
-        };
+        let token = Token::of(input.grant.caller());
         trace.note(Stage::RequestTransform, || match token {
             Token::Stripped => "credentials go no further".to_owned(),
             Token::Passed => "a token passes untouched: nobody here has asked for it".to_owned(),
@@ -245,11 +254,18 @@ impl Filter for RequestTransform {
         if let Some(outside) = outside.filter(|all| all.any(input.route, input.to, caller)) {
             Box::pin(self.ask(x, outside, &mut input)).await?;
         }
-        if self.changes.is_some() {
-            // Boxed: few files change anything, and bodies are awaited in it.
-            Box::pin(self.change(x, &mut input)).await.map_err(Refused::Request)?;
+        let caller = input.grant.caller().identity();
+        let changes = self.changes.as_deref();
+        if let Some(all) = changes.filter(|all| all.any(input.route, input.to, caller)) {
+            let (passage, texts) = self.change(x, all, &mut input).map_err(Refused::Request)?;
+            if passage.reads(&input.request) {
+                // Boxed: few routes change bodies.
+                let read = Box::pin(passage.read(&mut input.request, texts)).await;
+                read.map_err(Refused::Request)?;
+            }
+            x.passage = Some(Box::new(passage));
         }
-        let token = self.plan(x, &input, &mut Silent);
+        let token = Token::of(input.grant.caller());
         if let Some(interface) = self.snapshot.interface(input.route) {
             x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
         }

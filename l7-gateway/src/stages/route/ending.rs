@@ -1,9 +1,8 @@
 //! What clients of a route are told that nobody should use any more (RFC 9745, RFC 8594). Not for the end
 //! itself: that is stage 6's plan; nor for who they are: that is `usage`. Called by stage 6.
 //!
-//! Invariant: a route that does not end costs one look at an empty table.
+//! Invariant: a route that does not end costs one look.
 
-use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -14,23 +13,18 @@ use crate::exchange::RouteId;
 /// Routes that end.
 #[derive(Debug)]
 pub struct Endings {
-    headers: HashMap<RouteId, Vec<(HeaderName, HeaderValue)>>,
+    headers: Vec<Vec<(HeaderName, HeaderValue)>>,
 }
 
 impl Endings {
     /// Of a group.
     pub fn new(routes: &[Route]) -> Self {
-        let all = routes.iter().enumerate().map(|(index, route)| (RouteId(index), told(route)));
-        let headers = all.filter(|(_, headers)| !headers.is_empty()).collect();
-        Self { headers }
+        Self { headers: routes.iter().map(told).collect() }
     }
 
     /// What every answer of it says.
     pub fn respond(&self, route: Option<RouteId>, headers: &mut HeaderMap) {
-        if self.headers.is_empty() {
-            return;
-        }
-        for (name, value) in route.and_then(|id| self.headers.get(&id)).into_iter().flatten() {
+        for (name, value) in route.and_then(|id| self.headers.get(id.0)).into_iter().flatten() {
             if *name == header::LINK {
                 headers.append(name, value.clone());
             } else {
