@@ -19,6 +19,7 @@ mod events;
 mod external;
 mod fakes;
 mod files;
+mod filters;
 mod fleets;
 mod floods;
 #[expect(dead_code, reason = "the tests of the stage use more of it")]
