@@ -147,10 +147,18 @@ impl Relay<'_> {
         if let Some(ending) = self.client.entry.ending(cx) {
             return Poll::Ready(Outcome::Ended(ending));
         }
+        let mut quiet = false;
         loop {
-            let mut moved = false;
-            for step in [Self::read_client, Self::read_server] {
-                match step(self, cx) {
+            let mut moved = match self.read_client(cx) {
+                Step::Moved => true,
+                Step::Waits => false,
+                Step::End(outcome) => return Poll::Ready(outcome),
+            };
+            // Nothing has moved since the server had nothing to say: it is not asked again.
+            if moved || !quiet {
+                let step = self.read_server(cx);
+                quiet = matches!(step, Step::Waits);
+                match step {
                     Step::Moved => moved = true,
                     Step::Waits => {}
                     Step::End(outcome) => return Poll::Ready(outcome),
@@ -163,7 +171,7 @@ impl Relay<'_> {
                 continue;
             }
             match self.tell_heard(cx) {
-                Step::Moved => {}
+                Step::Moved => quiet = false,
                 Step::Waits => {
                     self.watch();
                     return Poll::Pending;
