@@ -44,6 +44,7 @@ verify-packages: test-packages
 	@$(call need,etcd-server libpostgresql-jdbc-java prometheus-pgbouncer-exporter python3-pip)
 	@command -v javac >/dev/null || { $(call need,default-jdk-headless); }
 	@command -v npm >/dev/null || { $(call need,nodejs npm); }
+	@command -v kubectl >/dev/null || { $(call need,kubernetes-client); }
 
 # Drivers and a newer PostgreSQL that Debian does not have, in the versions that were tried.
 CLIENTS := target/clients
@@ -85,7 +86,7 @@ properties:
 	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
 real: pg-clients page-clients ## real clients and servers of other packages
-	cargo test -p discovery --features verify --lib etcd
+	cargo test -p discovery --features verify --lib -- etcd kubectl
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real

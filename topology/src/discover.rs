@@ -52,6 +52,8 @@ pub enum DiscoverSource {
     Etcd(Etcd),
     /// `eureka: { … }`: instances of an application that are up.
     Eureka(Eureka),
+    /// `kubernetes: { … }`: what the slices of a service name.
+    Kubernetes(Kubernetes),
 }
 
 /// A registry that is asked over HTTP.
@@ -106,6 +108,42 @@ pub struct Eureka {
     pub interval: Duration,
 }
 
+/// What Kubernetes is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// Where its API is, `http://HOST:PORT` or `https://HOST:PORT`; `None`: where the cluster in which
+    /// we run says that it is.
+    pub api: Option<String>,
+    /// The service's name there.
+    pub service: String,
+    /// The namespace that it is in.
+    pub namespace: String,
+    /// Which of its ports; `None`: the only one.
+    pub port: Option<ServicePort>,
+    /// What is shown as a bearer token; `None`: nothing.
+    pub token: Option<SecretRef>,
+    /// Authorities that the API's certificate must come from; `None`: the system's.
+    pub ca: Option<SecretRef>,
+}
+
+/// A port of a service in Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServicePort {
+    /// By its name.
+    Name(String),
+    /// By the number that its pods listen on.
+    Number(u16),
+}
+
+impl std::fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Number(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 impl std::fmt::Display for DiscoverSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -121,6 +159,14 @@ impl std::fmt::Display for DiscoverSource {
             Self::Eureka(eureka) => {
                 let Eureka { registry, application, .. } = eureka;
                 write!(f, "Eureka at {} (application {application})", registry.address)
+            }
+            Self::Kubernetes(kubernetes) => {
+                let Kubernetes { api, service, namespace, .. } = kubernetes;
+                f.write_str("Kubernetes")?;
+                if let Some(api) = api {
+                    write!(f, " at {api}")?;
+                }
+                write!(f, " (service {namespace}/{service})")
             }
         }
     }

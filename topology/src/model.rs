@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::discover::{Consul, Discover, DiscoverSource, Etcd, Eureka, Registry};
+pub use crate::discover::{
+    Consul, Discover, DiscoverSource, Etcd, Eureka, Kubernetes, Registry, ServicePort,
+};
 use crate::problem::Problem;
 use crate::units::{
     At, DatabaseName, EndpointName, GroupName, ListenerName, Percent, Place, SecretRef,

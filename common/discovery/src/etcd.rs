@@ -78,7 +78,7 @@ impl Etcd {
         let next = range.header.revision.parse::<u64>().unwrap_or_default() + 1;
         let wanted = json!({ "create_request": {
             "key": key, "range_end": end, "start_revision": next.to_string() } });
-        let stream = self.web.stream("/v3/watch", &headers, &wanted, PATIENCE).await?;
+        let stream = self.web.stream("/v3/watch", &headers, Some(&wanted), PATIENCE).await?;
         self.watch = Some((stream, Instant::now()));
         Ok(())
     }

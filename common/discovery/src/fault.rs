@@ -48,6 +48,9 @@ pub(crate) enum Fault {
     /// What proves who we are cannot be sent.
     #[error("the token or login has bytes that no header may have")]
     Token,
+    /// The file names no API server, and nobody else does.
+    #[error("no `api` is named, and KUBERNETES_SERVICE_HOST is not set: this is no pod")]
+    NoPod,
     /// Nothing in the answer is of use.
     #[error("the answer is of no use: {0}")]
     Nonsense(String),

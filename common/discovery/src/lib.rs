@@ -16,6 +16,7 @@ mod file;
 pub mod found;
 mod instance;
 mod keep;
+mod kubernetes;
 mod status;
 #[cfg(test)]
 #[path = "testing/tests.rs"]
@@ -124,6 +125,7 @@ fn with_source<W: With>(discover: &Discover, with: W) -> JoinHandle<W::Output> {
         DiscoverSource::Consul(settings) => with.with(consul::Consul::new(settings)),
         DiscoverSource::Etcd(settings) => with.with(etcd::Etcd::new(settings)),
         DiscoverSource::Eureka(settings) => with.with(eureka::Eureka::new(settings)),
+        DiscoverSource::Kubernetes(settings) => with.with(kubernetes::Kubernetes::new(settings)),
     }
 }
 

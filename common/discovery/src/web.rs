@@ -1,5 +1,6 @@
 //! Questions to a registry over HTTP, one at a time on a connection that is kept, and answers that go on
-//! line by line. Not for what answers mean. Called by `consul`, `etcd` and `eureka`.
+//! line by line. Not for what answers mean. Called by `consul`, `etcd`, `eureka` and
+//! `kubernetes`.
 //!
 //! Invariant: an answer, or a line of one, is bounded in size; what does not go on is bounded in time; and
 //! only the address of the file is asked.
@@ -88,15 +89,15 @@ impl Web {
         self.ask(path, headers, Bytes::from(body.to_string()), patience).await
     }
 
-    /// What is answered to this, line by line. Cancel safe as `get`.
+    /// What is answered to this, or what is there, line by line. Cancel safe as `get`.
     pub(crate) async fn stream(
         &mut self,
         path: &str,
         headers: &HeaderMap,
-        body: &Value,
+        body: Option<&Value>,
         patience: Duration,
     ) -> Result<Stream, Fault> {
-        let body = Bytes::from(body.to_string());
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let line = self.line.take();
         let begun = timeout(patience, self.begin(line, path, headers, body)).await;
         let (line, response) = begun.map_err(|_late| Fault::Late(patience))??;

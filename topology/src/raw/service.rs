@@ -75,7 +75,8 @@ section! {
 }
 
 section! {
-    /// A source of endpoints. Exactly one of `dns`, `srv`, `file`, `consul`, `etcd` and `eureka`.
+    /// A source of endpoints. Exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`
+    /// and `kubernetes`.
     Discover at spot {
         /// `HOST:PORT`: all A and AAAA addresses of the host.
         may "dns" dns: Typed<Text>,
@@ -90,6 +91,8 @@ section! {
         may "etcd" etcd: Etcd,
         /// An application that Eureka knows.
         may "eureka" eureka: Eureka,
+        /// A service that Kubernetes knows.
+        may "kubernetes" kubernetes: Kubernetes,
         /// The DNS server to ask, `ADDRESS:PORT`. Default: the system's.
         may "resolver" resolver: Typed<SocketAddr>,
         /// The shortest time from one question to DNS to the next, whatever the answer's time to live.
@@ -155,6 +158,28 @@ section! {
         may "ca" ca: Typed<SecretRef>,
         /// From one question to the next. Default: 5s.
         may "interval" interval: Typed<Time>,
+    }
+}
+
+section! {
+    /// Pods of a service in Kubernetes, by its EndpointSlices: a watch tells changes at once.
+    Kubernetes {
+        /// The service's name there.
+        must "service" service: Typed<Text>,
+        /// The namespace that it is in.
+        must "namespace" namespace: Typed<Text>,
+        /// The port's name, or the number that the pods listen on. Default: the only port.
+        may "port" port: Typed<Text>,
+        /// The API, `https://HOST:6443` or `http://HOST:PORT`. Default: the API of the cluster that this
+        /// instance runs in.
+        may "api" api: Typed<Text>,
+        /// A token that may `list` and `watch` `endpointslices` in the namespace, `file:PATH` or
+        /// `env:NAME`; read again for each question. Default: without `api` the token of the pod's
+        /// service account, else none.
+        may "token" token: Typed<SecretRef>,
+        /// Authorities that the API's certificate must come from, `file:PATH`. Default: without `api`
+        /// those of the pod's service account, else the system's.
+        may "ca" ca: Typed<SecretRef>,
     }
 }
 

@@ -5,7 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::model::{Consul, Discover, DiscoverSource, Etcd, Eureka, Registry};
+use crate::model::{
+    Consul, Discover, DiscoverSource, Etcd, Eureka, Kubernetes, Registry, ServicePort,
+};
 use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::{positive, web_address};
 use crate::units::{At, SecretRef};
@@ -23,10 +25,12 @@ pub(super) fn discover(
     sources.extend(raw.consul.as_ref().map(|raw| consul(raw, folder, out)));
     sources.extend(raw.etcd.as_ref().map(|raw| etcd(raw, folder, out)));
     sources.extend(raw.eureka.as_ref().map(|raw| eureka(raw, folder, out)));
+    sources.extend(raw.kubernetes.as_ref().map(|raw| kubernetes(raw, folder, out)));
     if sources.len() != 1 {
         if !out.wrong(&raw.spot) {
-            out.error(&raw.spot, "endpoints are learned from one source")
-                .allowed("exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`");
+            out.error(&raw.spot, "endpoints are learned from one source").allowed(
+                "exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`, `kubernetes`",
+            );
         }
         return None;
     }
@@ -41,8 +45,13 @@ pub(super) fn discover(
     let what = "this source is not asked by way of DNS";
     only(raw.resolver.as_ref().map(|typed| &typed.spot), dns, what, beside);
     only(raw.refresh_floor.as_ref().map(|typed| &typed.spot), dns, what, beside);
+    let version = raw.version.as_ref().map(|typed| &typed.spot);
     let (what, allowed) = ("DNS knows no versions", "another source, or no `version`");
-    only(raw.version.as_ref().map(|typed| &typed.spot), !dns, what, allowed);
+    only(version, !dns, what, allowed);
+    let slices = matches!(source, DiscoverSource::Kubernetes(_));
+    let (what, allowed) =
+        ("slices of Kubernetes have no versions", "a service there for each version");
+    only(version, !slices, what, allowed);
     let (what, allowed) =
         ("an empty answer of DNS is never believed", "another source, or no `empty-after`");
     only(raw.empty_after.as_ref().map(|typed| &typed.spot), !dns, what, allowed);
@@ -95,6 +104,58 @@ fn eureka(raw: &raw::Eureka, folder: &Path, out: &mut Findings) -> Option<Discov
     let application = name(raw.application.as_ref(), out)?;
     let (registry, login) = (registry?, login?);
     Some(DiscoverSource::Eureka(Eureka { registry, application, login, interval }))
+}
+
+fn kubernetes(raw: &raw::Kubernetes, folder: &Path, out: &mut Findings) -> Option<DiscoverSource> {
+    let of_account = |name: &str| SecretRef::File(Path::new(ACCOUNT).join(name));
+    let inside = raw.api.is_none();
+    let given = |typed: Option<&Typed<SecretRef>>| typed.map(|typed| secret(typed, folder));
+    let token = given(raw.token.as_ref()).or_else(|| inside.then(|| of_account("token")));
+    let ca = given(raw.ca.as_ref()).or_else(|| inside.then(|| of_account("ca.crt")));
+    let api = raw.api.as_ref().map(|typed| web_address(typed, "an API server", out).ok_or(()));
+    let service = label(raw.service.as_ref(), out);
+    let namespace = label(raw.namespace.as_ref(), out);
+    let port = raw.port.as_ref().map(|typed| service_port(typed, out).ok_or(()));
+    let (api, port) = (api.transpose().ok()?, port.transpose().ok()?);
+    let (service, namespace) = (service?, namespace?);
+    Some(DiscoverSource::Kubernetes(Kubernetes { api, service, namespace, port, token, ca }))
+}
+
+/// What pods have of their service account.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// A name as Kubernetes has them (RFC 1123).
+fn label(typed: Option<&Typed<Text>>, out: &mut Findings) -> Option<String> {
+    let typed = typed?;
+    let name = typed.value.0.as_str();
+    if !is_label(name) {
+        out.error(&typed.spot, format!("`{name}` is no name of Kubernetes"))
+            .allowed("up to 63 of a-z, 0-9 and `-`, neither first nor last a `-`");
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn service_port(typed: &Typed<Text>, out: &mut Findings) -> Option<ServicePort> {
+    let text = typed.value.0.as_str();
+    match text.parse::<u16>() {
+        Ok(number) if number != 0 => Some(ServicePort::Number(number)),
+        Err(_) if is_label(text) && text.bytes().any(|b| b.is_ascii_lowercase()) => {
+            Some(ServicePort::Name(text.to_owned()))
+        }
+        _ => {
+            out.error(&typed.spot, format!("`{text}` is no port"))
+                .allowed("a port's name, or a number from 1 to 65535");
+            None
+        }
+    }
+}
+
+fn is_label(name: &str) -> bool {
+    let lawful = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let (first, last) = (name.as_bytes().first(), name.as_bytes().last());
+    let ends = [first, last].iter().all(|end| end.is_some_and(|b| *b != b'-'));
+    ends && name.len() <= 63 && name.bytes().all(lawful)
 }
 
 const REGISTRY: &str = "a registry";

@@ -167,7 +167,7 @@ async fn etcd_is_watched_from_its_revision() {
     let compaction = json!({ "revision": put["header"]["revision"] });
     server.ask("/v3/kv/compaction", &compaction).await;
     let past = json!({ "create_request": { "key": gone["key"], "start_revision": "1" } });
-    let watch = etcd.web.stream("/v3/watch", &HeaderMap::new(), &past, PATIENCE).await;
+    let watch = etcd.web.stream("/v3/watch", &HeaderMap::new(), Some(&past), PATIENCE).await;
     etcd.watch = Some((watch.expect("begun"), Instant::now()));
     let answer = etcd.ask().await.expect("an answer");
     assert_eq!(answer.instances.iter().map(|i| i.address).collect::<Vec<_>>(), [address(3)]);

@@ -11,8 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::observe::Observer;
 use http::{Request, Response};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -238,7 +237,7 @@ fn numbers_of(watched: &Endpoints) -> Vec<u16> {
     watched.current().iter().map(number).collect()
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send>>;
+type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
 
 /// An HTTP server that can be stopped and started again on its port.
 pub(crate) struct Server {
@@ -247,11 +246,12 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn start<F>(
+    pub(crate) async fn start<F, B>(
         answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+        F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("an address");
@@ -267,11 +267,12 @@ impl Server {
         self.task.abort();
     }
 
-    pub(crate) async fn again<F>(
+    pub(crate) async fn again<F, B>(
         &mut self,
         answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     ) where
-        F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+        F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
         // What was there is gone, or goes this moment.
         let listener = loop {
@@ -290,16 +291,17 @@ impl Drop for Server {
     }
 }
 
-async fn serve<F>(
+async fn serve<F, B>(
     listener: TcpListener,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
-    F: Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let answer = answer.clone();
-        let service = service_fn(move |request| -> Answering { Box::pin(answer(request)) });
+        let service = service_fn(move |request| -> Answering<B> { Box::pin(answer(request)) });
         let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
         connections.spawn(async move {
             let _ended = served.await;

@@ -92,6 +92,7 @@ services:
   consul: {{ discover: {{ consul: {{ address: \"http://127.0.0.1:{registry}\", service: user }} }} }}
   etcd: {{ discover: {{ etcd: {{ servers: [\"http://127.0.0.1:{registry}\"], prefix: /user/ }} }} }}
   eureka: {{ discover: {{ eureka: {{ address: \"http://127.0.0.1:{registry}/eureka\", application: user }} }} }}
+  kubernetes: {{ discover: {{ kubernetes: {{ api: \"http://127.0.0.1:{registry}\", service: user, namespace: shop }} }} }}
 "
     );
     let list = format!("endpoints: [\"127.0.0.1:{open}\"]\n");
@@ -109,6 +110,7 @@ services:
         "11:13 Consul at http://127.0.0.1:",
         "12:11 etcd at http://127.0.0.1:",
         "13:13 Eureka at http://127.0.0.1:",
+        "14:17 Kubernetes at http://127.0.0.1:",
     ]
     .map(|line| format!("stack.yaml:{line}"))
     .to_vec();
@@ -117,7 +119,7 @@ services:
         assert!(told.contains(line), "{line} is missing in\n{told}");
     }
     let live = |word: &str| told.matches(word).count();
-    assert_eq!((live("gives no answer"), live("is not reached")), (6, 1), "{told}");
+    assert_eq!((live("gives no answer"), live("is not reached")), (7, 1), "{told}");
 }
 
 /// T4: a file of 5 000 routes is checked in one go; how long that takes is measured, not asserted.
