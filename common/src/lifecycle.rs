@@ -1,7 +1,8 @@
 //! The phases of an instance's life and the signals that change them. Not for what a phase means
 //! to a tier: each listener and connection waits for the phase that concerns it.
 //!
-//! Invariant: phases only go forward, Running → Draining → Stopped.
+//! Invariant: phases only go forward, Running → Draining → Stopped; and who is to leave somewhere before the
+//! instance drains has left, or given up.
 
 use std::future::poll_fn;
 use std::io;
@@ -29,6 +30,16 @@ pub enum Phase {
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     phase: watch::Sender<Phase>,
+    farewell: watch::Sender<Farewell>,
+}
+
+/// What comes before a drain.
+#[derive(Clone, Copy, Debug, Default)]
+struct Farewell {
+    /// A drain is wanted.
+    asked: bool,
+    /// Who leaves somewhere first.
+    members: usize,
 }
 
 impl Default for Lifecycle {
@@ -40,7 +51,8 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// A running instance.
     pub fn new() -> Self {
-        Self { phase: watch::Sender::new(Phase::Running) }
+        let farewell = watch::Sender::new(Farewell::default());
+        Self { phase: watch::Sender::new(Phase::Running), farewell }
     }
 
     /// What listeners and connections hold.
@@ -48,9 +60,42 @@ impl Lifecycle {
         Shutdown { phase: self.phase.subscribe() }
     }
 
-    /// Stops taking new work. Has no effect after [`Lifecycle::stop`].
+    /// Stops taking new work, as soon as all members have left. Has no effect after [`Lifecycle::stop`].
     pub fn drain(&self) {
+        let mut alone = false;
+        self.farewell.send_modify(|farewell| {
+            farewell.asked = true;
+            alone = farewell.members == 0;
+        });
+        if alone {
+            self.advance(Phase::Draining);
+        }
+    }
+
+    /// Stops taking new work at once: another process takes it, and members leave nothing.
+    pub fn hand_over(&self) {
         self.advance(Phase::Draining);
+    }
+
+    /// Keeps the instance from draining until it is dropped: somebody who tells others first that it goes.
+    pub fn member(&self) -> Member {
+        self.farewell.send_if_modified(|farewell| {
+            farewell.members += 1;
+            false
+        });
+        Member(self.clone())
+    }
+
+    /// Whether a drain is wanted.
+    pub fn is_leaving(&self) -> bool {
+        self.farewell.borrow().asked
+    }
+
+    /// Waits until a drain is wanted. Cancel safe.
+    pub async fn leaving(&self) {
+        let mut farewell = self.farewell.subscribe();
+        // The sender is this one.
+        let _asked = farewell.wait_for(|farewell| farewell.asked).await;
     }
 
     /// Ends everything.
@@ -71,6 +116,24 @@ impl Lifecycle {
             }
             forward
         });
+    }
+}
+
+/// One who leaves somewhere before the instance drains.
+#[derive(Debug)]
+pub struct Member(Lifecycle);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut last = false;
+        self.0.farewell.send_if_modified(|farewell| {
+            farewell.members = farewell.members.saturating_sub(1);
+            last = farewell.asked && farewell.members == 0;
+            false
+        });
+        if last {
+            self.0.advance(Phase::Draining);
+        }
     }
 }
 
@@ -186,6 +249,25 @@ mod tests {
         assert_eq!(shutdown.phase(), Phase::Stopped);
         shutdown.draining().await;
         shutdown.stopped().await;
+    }
+
+    /// O4: the instance drains when the last of those who leave first is gone; at once where it hands over.
+    #[tokio::test]
+    async fn members_leave_before_a_drain() {
+        let lifecycle = Lifecycle::new();
+        let (first, second) = (lifecycle.member(), lifecycle.member());
+        drop(lifecycle.member());
+        assert!(!lifecycle.is_leaving());
+        lifecycle.drain();
+        lifecycle.leaving().await;
+        drop(first);
+        assert_eq!(lifecycle.phase(), Phase::Running);
+        drop(second);
+        assert_eq!(lifecycle.phase(), Phase::Draining);
+        let lifecycle = Lifecycle::new();
+        let _stays = lifecycle.member();
+        lifecycle.hand_over();
+        assert!(lifecycle.phase() == Phase::Draining && !lifecycle.is_leaving());
     }
 
     #[tokio::test]

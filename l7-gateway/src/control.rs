@@ -14,11 +14,12 @@ use common::observe::Observer;
 use common::reload;
 use common::snapshot::Published;
 use discovery::found::Found;
+use discovery::register::Registrar;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 use topology::Topology;
-use topology::gateway::Instance;
+use topology::gateway::{Group, Instance};
 
 use crate::StartError;
 use crate::access_log::Reopener;
@@ -96,6 +97,7 @@ pub(crate) struct Control {
     pub(crate) checks: Checks,
     pub(crate) keepers: Keepers,
     pub(crate) found: Found,
+    pub(crate) registrar: Registrar,
     pub(crate) crew: Crew,
     pub(crate) listener: Listener,
     /// What ends by itself: drains of former listeners and terms, former snapshots.
@@ -154,6 +156,7 @@ impl Control {
         self.follow(fresh, &change, group.drain);
         self.topology = topology.clone();
         self.discover();
+        self.register(group, own);
         self.watch();
         self.options.observer.emit(Reloaded { change: &change });
         // Its last user frees it, which takes a while: no worker is to be that.
@@ -223,6 +226,12 @@ impl Control {
         let named = named.filter_map(|model| Some((&model.service, model.discover.as_ref()?)));
         self.found.follow(named, &self.options.observer);
         self.follow_found();
+    }
+
+    /// Is entered in registries as the file says, with the address of the listener that there is now.
+    pub(crate) fn register(&self, group: &Group, own: &Instance) {
+        let at = own.advertise.unwrap_or(self.listener.address);
+        self.registrar.follow(group.register.as_ref(), Some(at));
     }
 
     /// Goes by the endpoints that sources have named. Nothing else of what is published changes, so that

@@ -13,6 +13,7 @@ use common::observe::admin::{Adjust, Inspect, Purge, Summary, Unit};
 use common::service::events::EndpointAdjusted;
 use common::snapshot::Published;
 use discovery::found::Board;
+use discovery::register::Board as Registrations;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use topology::gateway::{Auth, Certified, Group, Route};
@@ -33,6 +34,7 @@ pub struct Inspection {
     connections: Arc<Connections>,
     traffic: Arc<Traffic>,
     board: Board,
+    registrations: Registrations,
     observer: Observer,
 }
 
@@ -50,6 +52,7 @@ impl Inspection {
             connections: Arc::clone(connections),
             traffic: Traffic::new(published, observer),
             board: Board::default(),
+            registrations: Registrations::default(),
             observer: observer.clone(),
         }
     }
@@ -57,6 +60,11 @@ impl Inspection {
     /// And over the sources of its endpoints.
     pub fn with_sources(self, board: Board) -> Self {
         Self { board, ..self }
+    }
+
+    /// And over the registries that it is entered in.
+    pub fn with_registrations(self, registrations: Registrations) -> Self {
+        Self { registrations, ..self }
     }
 }
 
@@ -104,6 +112,10 @@ impl Inspect for Inspection {
         let mut unready = self.published.load().vouchers.waiting();
         unready.extend(self.board.unready());
         unready
+    }
+
+    fn registrations(&self) -> Option<Value> {
+        Some(self.registrations.show())
     }
 
     fn summary(&self) -> Summary {

@@ -19,7 +19,8 @@ use common::observe::admin::Admin;
 use common::secret::{Missing, Secret};
 use common::snapshot::Published;
 use common::workers::{self, WorkerPanic, Workers};
-use discovery::found::Found;
+use discovery::found::{Board, Found};
+use discovery::register::Registrar;
 use thiserror::Error;
 use tokio::task::JoinSet;
 use topology::gateway::{AccessLog, Group, Instance};
@@ -290,6 +291,14 @@ fn wants(published: Arc<Published<Snapshot>>) -> impl Fn() -> Wants {
     }
 }
 
+/// Enters the instance in registries: ready, as the admin listener says it.
+fn registrar(options: &Options, published: &Arc<Published<Snapshot>>, board: &Board) -> Registrar {
+    let (published, board) = (Arc::clone(published), board.clone());
+    let ready =
+        move || published.load().vouchers.waiting().is_empty() && board.unready().is_empty();
+    Registrar::new(&options.observer, &options.lifecycle, ready)
+}
+
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let Plan { all, group, model, count, options, snapshot, bound, admin, writer, fate, token } =
         plan;
@@ -318,6 +327,8 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     control.spawn(trouble::watch(fate, observer.clone()));
     let found = Found::default();
     let board = found.board();
+    let registrar = registrar(&options, &published, &board);
+    let registrations = registrar.board();
     let mut side = Control {
         topology: all,
         instance: model.name.to_string(),
@@ -327,6 +338,7 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         checks: Checks::default(),
         keepers: Keepers::default(),
         found,
+        registrar,
         crew,
         listener,
         phases: JoinSet::new(),
@@ -334,11 +346,12 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
     };
     // Before anybody can ask whether it is ready.
     side.discover();
+    side.register(group, model);
     control.spawn(side.run(orders));
     let admin_at = admin.as_ref().map(|(_, address)| *address);
     if let Some((listener, _)) = admin {
         let inspect = Inspection::new(&published, &totals, &connections, observer);
-        let inspect = inspect.with_sources(board);
+        let inspect = inspect.with_sources(board).with_registrations(registrations);
         control.spawn(inspect.measure());
         let admin = Admin {
             lifecycle: lifecycle.clone(),

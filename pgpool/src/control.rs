@@ -5,6 +5,7 @@
 //! Invariant: a change is made whole or not at all, and one at a time.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use common::lifecycle::{Lifecycle, Phase};
 use common::observe::Observer;
 use common::snapshot::Published;
 use common::upgrade::Peer;
+use discovery::register::{Board, Registrar};
 use tokio::sync::{Mutex, oneshot, watch};
 use topology::{SourceFile, Topology};
 
@@ -53,6 +55,14 @@ struct Shared {
     taken: AtomicBool,
     /// All that was to be said on such ways.
     said: std::sync::Mutex<Vec<Said>>,
+    registration: Registration,
+}
+
+/// How the instance is entered in registries.
+struct Registration {
+    registrar: Registrar,
+    /// Where it listens for the network first.
+    address: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Handle {
@@ -67,8 +77,10 @@ impl Handle {
         snapshot: Arc<Snapshot>,
         peers: Peers,
         options: &common::cli::Options,
-        file: Arc<SourceFile>,
+        (file, address): (Arc<SourceFile>, Option<SocketAddr>),
     ) -> Self {
+        // It is ready as soon as it listens, until it is to drain.
+        let registrar = Registrar::new(&options.observer, &options.lifecycle, || true);
         Self(Arc::new(Shared {
             instance: snapshot.instance.clone(),
             published: Published::of(snapshot),
@@ -82,7 +94,21 @@ impl Handle {
             former: watch::Sender::new(None),
             taken: AtomicBool::new(false),
             said: Default::default(),
+            registration: Registration { registrar, address },
         }))
+    }
+
+    /// Is entered in registries as this file says.
+    pub(crate) fn register(&self, topology: &Topology) {
+        let Shared { registration, instance, .. } = &*self.0;
+        let Some((group, own)) = topology.pool(instance) else { return };
+        let at = own.advertise.or(registration.address);
+        registration.registrar.follow(group.register.as_ref(), at);
+    }
+
+    /// What operators see of that.
+    pub(crate) fn registrations(&self) -> Board {
+        self.0.registration.registrar.board()
     }
 
     /// All workers.
@@ -162,7 +188,8 @@ impl Handle {
             Ok((process, said)) => {
                 lock(&self.0.said).extend(said);
                 observer.emit(HandedOver { process });
-                lifecycle.drain();
+                // The new process is entered in registries where this one was.
+                lifecycle.hand_over();
             }
             Err(cause) => observer.emit(UpgradeFailed { cause: &cause }),
         }
@@ -199,6 +226,7 @@ impl Handle {
         let snapshot = Arc::new(build(&topology, instance, Some(&before))?);
         let waiting = if snapshot.addresses == before.addresses { &[][..] } else { &["listen"] };
         self.spread(snapshot).await;
+        self.register(&topology);
         observer.emit(Reloaded { waiting });
         Ok(())
     }

@@ -64,6 +64,10 @@ impl Inspect for Inspection {
         if running { Vec::new() } else { vec!["draining".to_owned()] }
     }
 
+    fn registrations(&self) -> Option<Value> {
+        Some(self.handle.registrations().show())
+    }
+
     fn summary(&self) -> Summary {
         let snapshot = self.handle.snapshot();
         let micros = |quantile| {

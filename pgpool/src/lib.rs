@@ -208,8 +208,8 @@ pub async fn start_after(
         // Before the first client.
         peers.iter().for_each(|peer| drop(peer.send(Message::CountFrom(estate.first))));
     }
-    let source = Arc::clone(&topology.source);
-    let handle = Handle::new(snapshot, Arc::clone(&peers), &options, source);
+    let way = (Arc::clone(&topology.source), addresses.first().copied());
+    let handle = Handle::new(snapshot, Arc::clone(&peers), &options, way);
     keep_spares(&handle, spares, &files, admin.as_ref());
     let exporter = Exporter::new("pgpool", count.get(), &options.observer);
     let says = handle.clone();
@@ -231,6 +231,7 @@ pub async fn start_after(
             }
         }
     }
+    handle.register(&topology);
     Ok(Running {
         admin: admin_address,
         listeners: addresses.into_iter().map(|address| ("listen".to_owned(), address)).collect(),

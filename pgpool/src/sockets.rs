@@ -303,6 +303,7 @@ mod tests {
             socket_group: None,
             peer_id: None,
             admin: None,
+            advertise: None,
             place: Place::default(),
         }
     }

@@ -19,6 +19,7 @@ pub use crate::identity::{
     Access, Allow, ApiKeys, ApiKeysId, Auth, Authorize, Certified, Denylist, DeviceCookie,
     Introspection, KeySource, Login, PostgresTls, SignedIdentity, Told, UnansweredIs, Ways,
 };
+use crate::register::Register;
 pub use crate::split::{Experiment, ExperimentId, HandOut, Mirror, Part, Sticky};
 pub use crate::telemetry::{Recording, Sample, Telemetry};
 pub use crate::tls::{Certificate, Tls};
@@ -95,6 +96,8 @@ pub struct Group {
     pub record: Option<Recording>,
     /// Stages 2 and 10: traces.
     pub telemetry: Telemetry,
+    /// Where the instances are entered; `None`: nowhere.
+    pub register: Option<Register>,
     /// How long a drain may take before what is left is ended (default 30 s).
     pub drain: Duration,
     /// Where its key stands.
@@ -119,6 +122,8 @@ pub struct Instance {
     pub listen: At<SocketAddr>,
     /// Admin listener; `None`: none.
     pub admin: Option<At<SocketAddr>>,
+    /// What registries are told instead of where it listens.
+    pub advertise: Option<SocketAddr>,
     /// Where its key stands.
     pub place: Place,
 }

@@ -73,6 +73,7 @@ pub mod openapi;
 pub mod pgbouncer;
 pub mod pool;
 pub mod problem;
+pub mod register;
 pub mod split;
 pub mod telemetry;
 pub mod template;

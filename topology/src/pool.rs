@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::model::Run;
+use crate::register::Register;
 use crate::telemetry::PoolTelemetry;
 use crate::tls::Tls;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, Place, SecretRef, UserName};
@@ -41,6 +42,8 @@ pub struct Group {
     pub settings: Settings,
     /// What is told of single queries.
     pub telemetry: PoolTelemetry,
+    /// Where the instances are entered; `None`: nowhere.
+    pub register: Option<Register>,
     /// How long a drain may take before what is left is ended (default 30 s).
     pub drain: Duration,
     /// Where its key stands.
@@ -62,6 +65,8 @@ pub struct Instance {
     pub peer_id: Option<u8>,
     /// Admin listener; `None`: none.
     pub admin: Option<At<SocketAddr>>,
+    /// What registries are told instead of where it listens.
+    pub advertise: Option<SocketAddr>,
     /// Where its key stands.
     pub place: Place,
 }

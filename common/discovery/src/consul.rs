@@ -14,8 +14,8 @@ use common::secret;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use tokio::time::Instant;
-use topology::Weight;
 use topology::model::Consul as Settings;
+use topology::{SecretRef, Weight};
 
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
@@ -51,23 +51,11 @@ impl Consul {
         path
     }
 
-    /// The token is read for each question: a file may have a new one.
-    fn headers(&self) -> Result<HeaderMap, Fault> {
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.settings.token {
-            let token = secret::read(token)?;
-            let mut value = HeaderValue::from_str(token.as_str()?).map_err(|_| Fault::Token)?;
-            value.set_sensitive(true);
-            headers.insert(TOKEN, value);
-        }
-        Ok(headers)
-    }
-
     async fn query(&mut self) -> Result<Answer, Fault> {
         let wait = self.rng.jitter(WAIT, 20);
         // Consul adds up to a sixteenth of its own.
         let patience = if self.index > 0 { wait + wait / 16 } else { Duration::ZERO } + PATIENCE;
-        let (path, headers) = (self.path(wait), self.headers()?);
+        let (path, headers) = (self.path(wait), headers(self.settings.token.as_ref())?);
         let asked = Instant::now();
         let answer = self.web.get(&path, &headers, patience).await?;
         let index = answer.headers().get(INDEX).and_then(|value| value.to_str().ok());
@@ -104,6 +92,18 @@ impl Source for Consul {
     fn forget(&mut self) {
         self.index = 0;
     }
+}
+
+/// What shows who we are. The token is read for each question: a file may have a new one.
+pub(crate) fn headers(token: Option<&SecretRef>) -> Result<HeaderMap, Fault> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        let token = secret::read(token)?;
+        let mut value = HeaderValue::from_str(token.as_str()?).map_err(|_| Fault::Token)?;
+        value.set_sensitive(true);
+        headers.insert(TOKEN, value);
+    }
+    Ok(headers)
 }
 
 /// An instance as Consul has it.

@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use topology::list;
 use topology::model::{Etcd as Settings, Registry};
+use topology::{SecretRef, list};
 
 use crate::fault::Fault;
 use crate::instance::{Instance, MOST};
@@ -87,15 +87,8 @@ impl Etcd {
         let mut headers = HeaderMap::new();
         // A member that is cut off from the others must not go on telling old news.
         headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
-        if let (Some((user, password)), None) = (&self.settings.login, &self.token) {
-            let password = secret::read(password)?;
-            let login = json!({ "name": user, "password": password.as_str()? });
-            let path = "/v3/auth/authenticate";
-            let answer = self.web.post(path, &HeaderMap::new(), &login, PATIENCE).await?;
-            let granted: Granted = read(answer.body())?;
-            let mut token = HeaderValue::from_str(&granted.token).map_err(|_| Fault::Token)?;
-            token.set_sensitive(true);
-            self.token = Some(token);
+        if let (Some(login), None) = (&self.settings.login, &self.token) {
+            self.token = Some(token(&mut self.web, login).await?);
         }
         if let Some(token) = &self.token {
             headers.insert(header::AUTHORIZATION, token.clone());
@@ -190,6 +183,20 @@ impl Source for Etcd {
     }
 }
 
+/// What shows who we are, for a while.
+pub(crate) async fn token(
+    web: &mut Web,
+    (user, password): &(String, SecretRef),
+) -> Result<HeaderValue, Fault> {
+    let password = secret::read(password)?;
+    let login = json!({ "name": user, "password": password.as_str()? });
+    let answer = web.post("/v3/auth/authenticate", &HeaderMap::new(), &login, PATIENCE).await?;
+    let granted: Granted = read(answer.body())?;
+    let mut token = HeaderValue::from_str(&granted.token).map_err(|_| Fault::Token)?;
+    token.set_sensitive(true);
+    Ok(token)
+}
+
 fn web(settings: &Settings, at: usize) -> Web {
     let address = settings.servers.get(at).cloned().unwrap_or_default();
     Web::new(&Registry { address, ca: settings.ca.clone() })
@@ -207,7 +214,7 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     vec![0]
 }
 
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
+pub(crate) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
     serde_json::from_slice(bytes).map_err(|fault| Fault::Nonsense(fault.to_string()))
 }
 
@@ -274,7 +281,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Keys that are listed: more than are taken, so that those that are down leave room.
 const LIMIT: usize = 4 * MOST;
 
-const HAS_LEADER: HeaderName = HeaderName::from_static("grpc-metadata-hasleader");
+pub(crate) const HAS_LEADER: HeaderName = HeaderName::from_static("grpc-metadata-hasleader");
 
 #[cfg(all(test, feature = "verify"))]
 mod tests;

@@ -14,8 +14,8 @@ use common::secret;
 use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::Value;
-use topology::Weight;
 use topology::model::Eureka as Settings;
+use topology::{SecretRef, Weight};
 use zeroize::Zeroizing;
 
 use crate::fault::Fault;
@@ -46,23 +46,10 @@ impl Eureka {
     }
 
     async fn read(&mut self, path: &str) -> Result<Applications, Fault> {
-        let headers = self.headers()?;
+        let headers = headers(self.settings.login.as_ref())?;
         let answer = self.web.get(path, &headers, PATIENCE).await?;
         let read = serde_json::from_slice::<Root>(answer.body());
         read.map(|root| root.applications).map_err(|fault| Fault::Nonsense(fault.to_string()))
-    }
-
-    fn headers(&self) -> Result<HeaderMap, Fault> {
-        let mut headers = HeaderMap::new();
-        if let Some((user, password)) = &self.settings.login {
-            let password = secret::read(password)?;
-            let pair = Zeroizing::new(format!("{user}:{}", password.as_str()?));
-            let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-            let mut value = HeaderValue::from_str(&basic).map_err(|_| Fault::Token)?;
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
-        }
-        Ok(headers)
     }
 
     async fn refresh(&mut self) -> Result<(), Fault> {
@@ -100,6 +87,20 @@ impl Source for Eureka {
     fn forget(&mut self) {
         self.known = None;
     }
+}
+
+/// What shows who we are. The password is read for each question: a file may have a new one.
+pub(crate) fn headers(login: Option<&(String, SecretRef)>) -> Result<HeaderMap, Fault> {
+    let mut headers = HeaderMap::new();
+    if let Some((user, password)) = login {
+        let password = secret::read(password)?;
+        let pair = Zeroizing::new(format!("{user}:{}", password.as_str()?));
+        let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+        let mut value = HeaderValue::from_str(&basic).map_err(|_| Fault::Token)?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    Ok(headers)
 }
 
 impl Known {

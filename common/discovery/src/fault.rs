@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     /// The answer is longer than any that makes sense.
     #[error("the answer is longer than 16 MiB")]
     TooLarge,
-    /// Another answer than 200.
+    /// Another answer than that it was done.
     #[error("it answers {0}")]
     Status(StatusCode),
     /// What proves who we are cannot be read.

@@ -17,6 +17,7 @@ pub mod found;
 mod instance;
 mod keep;
 mod kubernetes;
+pub mod register;
 mod status;
 #[cfg(test)]
 #[path = "testing/tests.rs"]

@@ -1,6 +1,6 @@
 //! Questions to a registry over HTTP, one at a time on a connection that is kept, and answers that go on
-//! line by line. Not for what answers mean. Called by `consul`, `etcd`, `eureka` and
-//! `kubernetes`.
+//! line by line. Not for what answers mean. Called by `consul`, `etcd`, `eureka` and `kubernetes`, and by
+//! those of `register`.
 //!
 //! Invariant: an answer, or a line of one, is bounded in size; what does not go on is bounded in time; and
 //! only the address of the file is asked.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::fetch::{HttpFetch, Line};
 use common::tls::client::Roots;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -75,7 +75,7 @@ impl Web {
         headers: &HeaderMap,
         patience: Duration,
     ) -> Result<Response<Bytes>, Fault> {
-        self.ask(path, headers, Bytes::new(), patience).await
+        self.ask((Method::GET, path), headers, Bytes::new(), patience).await
     }
 
     /// What is answered to this. Cancel safe as `get`.
@@ -86,7 +86,24 @@ impl Web {
         body: &Value,
         patience: Duration,
     ) -> Result<Response<Bytes>, Fault> {
-        self.ask(path, headers, Bytes::from(body.to_string()), patience).await
+        self.ask((Method::POST, path), headers, Bytes::from(body.to_string()), patience).await
+    }
+
+    /// What is answered to this, with a body or without. Cancel safe as `get`, but what it asks for may have
+    /// been done; it may even be done twice.
+    pub(crate) async fn send(
+        &mut self,
+        (method, path): (Method, &str),
+        headers: &HeaderMap,
+        body: Option<&Value>,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, Fault> {
+        let mut headers = headers.clone();
+        if body.is_some() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        self.ask((method, path), &headers, body, patience).await
     }
 
     /// What is answered to this, or what is there, line by line. Cancel safe as `get`.
@@ -97,9 +114,10 @@ impl Web {
         body: Option<&Value>,
         patience: Duration,
     ) -> Result<Stream, Fault> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
         let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
         let line = self.line.take();
-        let begun = timeout(patience, self.begin(line, path, headers, body)).await;
+        let begun = timeout(patience, self.begin(line, (method, path), headers, body)).await;
         let (line, response) = begun.map_err(|_late| Fault::Late(patience))??;
         match response.status() {
             StatusCode::OK => Ok(Stream {
@@ -114,13 +132,13 @@ impl Web {
 
     async fn ask(
         &mut self,
-        path: &str,
+        what: (Method, &str),
         headers: &HeaderMap,
         body: Bytes,
         patience: Duration,
     ) -> Result<Response<Bytes>, Fault> {
         let line = self.line.take();
-        match timeout(patience, self.exchange(line, path, headers, body)).await {
+        match timeout(patience, self.exchange(line, what, headers, body)).await {
             Ok(answer) => answer,
             Err(_late) => Err(Fault::Late(patience)),
         }
@@ -129,11 +147,11 @@ impl Web {
     async fn exchange(
         &mut self,
         kept: Option<Line<Full<Bytes>>>,
-        path: &str,
+        what: (Method, &str),
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, Fault> {
-        let (mut line, response) = self.begin(kept, path, headers, body).await?;
+        let (mut line, response) = self.begin(kept, what, headers, body).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST).collect().await.map_err(|fault| {
             if fault.is::<LengthLimitError>() { Fault::TooLarge } else { Fault::Broken }
@@ -141,7 +159,7 @@ impl Web {
         if line.sender.ready().await.is_ok() {
             self.line = Some(line);
         }
-        if head.status != StatusCode::OK {
+        if !head.status.is_success() {
             return Err(Fault::Status(head.status));
         }
         Ok(Response::from_parts(head, body.to_bytes()))
@@ -151,7 +169,7 @@ impl Web {
     async fn begin(
         &mut self,
         kept: Option<Line<Full<Bytes>>>,
-        path: &str,
+        (method, path): (Method, &str),
         headers: &HeaderMap,
         body: Bytes,
     ) -> Result<(Line<Full<Bytes>>, Response<Incoming>), Fault> {
@@ -175,7 +193,11 @@ impl Web {
                     }
                 },
             };
-            match line.sender.send_request(request(whom, path, headers, body.clone())?).await {
+            match line
+                .sender
+                .send_request(request(whom, (&method, path), headers, body.clone())?)
+                .await
+            {
                 Ok(response) => return Ok((line, response)),
                 // A kept connection may end as it is used.
                 Err(_) if !fresh => {}
@@ -187,12 +209,11 @@ impl Web {
 
 fn request(
     whom: &HttpFetch,
-    path: &str,
+    (method, path): (&Method, &str),
     headers: &HeaderMap,
     body: Bytes,
 ) -> Result<Request<Full<Bytes>>, Fault> {
     let base = whom.uri().path().trim_end_matches('/');
-    let method = if body.is_empty() { Method::GET } else { Method::POST };
     let request = Request::builder()
         .method(method)
         .uri(format!("{base}{path}"))

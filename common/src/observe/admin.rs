@@ -62,6 +62,10 @@ pub trait Inspect: Send + Sync {
     }
     /// Services with their endpoints, their health and their load.
     fn endpoints(&self) -> serde_json::Value;
+    /// The registries in which the instance is entered. `None`: the tier never is.
+    fn registrations(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// The flows that carried most bytes, at most so many. `None`: the tier has none, or is ending.
     fn flows(&self, most: usize) -> BoxFuture<'static, Option<serde_json::Value>> {
         let _ = most;
@@ -273,6 +277,10 @@ impl Admin {
                 Some(traffic) => json(&traffic),
                 None => text(StatusCode::NOT_FOUND, "this instance counts its traffic as one\n"),
             },
+            (&Method::GET, "/registrations") => match self.inspect.registrations() {
+                Some(registrations) => json(&registrations),
+                None => text(StatusCode::NOT_FOUND, "this instance is in no registry\n"),
+            },
             (&Method::GET, "/endpoints") => json(&self.inspect.endpoints()),
             (&Method::POST, "/drain") => self.drain(),
             (&Method::POST, "/log") => self.set_log_level(request.uri().query()),
@@ -283,7 +291,8 @@ impl Admin {
             (
                 _,
                 "/" | "/metrics" | "/config" | "/summary" | "/traffic" | "/endpoints" | "/flows"
-                | "/requests" | "/limited" | "/callers" | "/drain" | "/log" | "/cache/purge",
+                | "/requests" | "/limited" | "/callers" | "/registrations" | "/drain" | "/log"
+                | "/cache/purge",
             ) => text(StatusCode::METHOD_NOT_ALLOWED, HELP),
             _ => text(StatusCode::NOT_FOUND, HELP),
         }
@@ -316,7 +325,7 @@ impl Admin {
 
     fn readiness(&self) -> Response<Full<Bytes>> {
         let mut reasons = self.inspect.unready();
-        if self.lifecycle.phase() != Phase::Running {
+        if self.lifecycle.phase() != Phase::Running || self.lifecycle.is_leaving() {
             reasons.push("draining".to_owned());
         }
         if reasons.is_empty() {
@@ -384,7 +393,7 @@ fn most(query: Option<&str>) -> Option<usize> {
 }
 
 const HELP: &str = "GET /livez /readyz /metrics /config /summary /traffic /endpoints /flows /requests \
-                    /limited /callers; \
+                    /limited /callers /registrations; \
                     POST /drain, POST /log?level=info, POST /endpoints/SERVICE/ENDPOINT/drain, \
                     POST /cache/purge?all\n";
 

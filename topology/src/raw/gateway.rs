@@ -14,7 +14,7 @@ use crate::raw::schema::section;
 use crate::raw::{
     Aggregate, Allow, Answer, ApiKeys, AuthorizeChoice, CachePolicy, CacheStore, Choice, Compress,
     Consumer, Denylist, DeviceCookie, Experiment, External, FilesChoice, Findings, Flag, FromTree,
-    Introspection, Maintenance, Mirror, Named, OneOrMany, Queue, Recording, Redirect,
+    Introspection, Maintenance, Mirror, Named, OneOrMany, Queue, Recording, Redirect, Register,
     SignedIdentity, SplitPart, Spot, Telemetry, Text, Transcode, Transform, Typed, Upstream,
     ValidateChoice,
 };
@@ -80,6 +80,8 @@ section! {
         may "record" record: Recording,
         /// Traces. Default: see each.
         may "telemetry" telemetry: Telemetry,
+        /// Registries in which the instances are entered. Default: none.
+        may "register" register: Register,
         /// How long a drain may take before what is left is ended. Default: 30s.
         may "drain" drain: Typed<Time>,
     }
@@ -92,6 +94,8 @@ section! {
         must "listen" listen: Typed<SocketAddr>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
+        /// The address that `register` tells, `ADDRESS:PORT`. Default: where it listens.
+        may "advertise" advertise: Typed<SocketAddr>,
     }
 }
 

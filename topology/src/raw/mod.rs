@@ -16,6 +16,7 @@ mod l4;
 mod listed;
 mod pool;
 mod read;
+mod register;
 mod scalar;
 mod schema;
 mod service;
@@ -38,6 +39,7 @@ pub(crate) use pool::*;
 pub(crate) use read::{
     Choice, Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Spot, Typed, prose,
 };
+pub(crate) use register::*;
 pub(crate) use scalar::{Flag, Scalar, Text, Version};
 pub(crate) use schema::{SectionSchema, document};
 pub(crate) use service::*;

@@ -9,7 +9,7 @@ use crate::pool::{
     Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
 };
 use crate::raw::schema::section;
-use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Text, Tls, Typed};
+use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Register, Text, Tls, Typed};
 use crate::units::{SecretRef, Size, Time};
 
 section! {
@@ -46,6 +46,8 @@ section! {
         may "settings" settings: Settings,
         /// Slow queries, and spans of those that carry a trace. Default: neither.
         may "telemetry" telemetry: PoolTelemetry,
+        /// Registries in which the instances are entered. Default: none.
+        may "register" register: Register,
         /// How long a drain may take before what is left is ended. Default: 30s.
         may "drain" drain: Typed<Time>,
     }
@@ -66,6 +68,8 @@ section! {
         may "peer-id" peer_id: Typed<u32>,
         /// Health, metrics and drain, `ADDRESS:PORT`. Default: none.
         may "admin" admin: Typed<SocketAddr>,
+        /// The address that `register` tells, `ADDRESS:PORT`. Default: the first that it listens on.
+        may "advertise" advertise: Typed<SocketAddr>,
     }
 }
 

@@ -160,7 +160,7 @@ fn is_label(name: &str) -> bool {
 
 const REGISTRY: &str = "a registry";
 
-fn registry(
+pub(super) fn registry(
     typed: Option<&Typed<Text>>,
     ca: Option<&Typed<SecretRef>>,
     folder: &Path,
@@ -171,7 +171,7 @@ fn registry(
 }
 
 /// A name that is not empty.
-fn name(typed: Option<&Typed<Text>>, out: &mut Findings) -> Option<String> {
+pub(super) fn name(typed: Option<&Typed<Text>>, out: &mut Findings) -> Option<String> {
     let typed = typed?;
     if typed.value.0.is_empty() {
         out.error(&typed.spot, "this name is empty").allowed("a name");
@@ -182,7 +182,7 @@ fn name(typed: Option<&Typed<Text>>, out: &mut Findings) -> Option<String> {
 
 /// A user and a password, both or neither; `None`: one of them.
 #[expect(clippy::option_option, reason = "neither is lawful, and one alone is not")]
-fn login(
+pub(super) fn login(
     user: Option<&Typed<Text>>,
     password: Option<&Typed<SecretRef>>,
     folder: &Path,
@@ -200,7 +200,7 @@ fn login(
     }
 }
 
-fn secret(typed: &Typed<SecretRef>, folder: &Path) -> SecretRef {
+pub(super) fn secret(typed: &Typed<SecretRef>, folder: &Path) -> SecretRef {
     match &typed.value {
         SecretRef::File(path) => SecretRef::File(folder.join(path)),
         other => other.clone(),

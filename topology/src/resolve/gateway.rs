@@ -20,6 +20,7 @@ use crate::resolve::external::external;
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
+use crate::resolve::register::{advertised, register};
 use crate::resolve::split::{Experiments, split, sticky};
 use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
@@ -39,8 +40,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let Entry { name, spot, value: raw } = entry;
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.routes.as_deref(), "routes", &spot, out);
-    let instances: Vec<Instance> =
-        raw.instances.unwrap_or_default().into_iter().filter_map(instance).collect();
+    let instances = instances(raw.instances, raw.register.is_some(), out);
     let mut policies = Policies::new((raw.issuers, raw.api_keys, raw.limits), names, out);
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
@@ -111,6 +111,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         record: raw.record.and_then(|raw| recording(raw, names, out)),
         telemetry: telemetry(raw.telemetry, out),
+        register: raw.register.and_then(|raw| register(raw, names, out)),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
@@ -168,11 +169,28 @@ fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {
 
 const MOST_HOPS: u32 = 16;
 
-fn instance(entry: Entry<raw::GatewayInstance>) -> Option<Instance> {
+fn instances(
+    raw: Option<Named<raw::GatewayInstance>>,
+    registers: bool,
+    out: &mut Findings,
+) -> Vec<Instance> {
+    let all = raw.unwrap_or_default().into_iter();
+    all.filter_map(|entry| instance(entry, registers, out)).collect()
+}
+
+fn instance(
+    entry: Entry<raw::GatewayInstance>,
+    registers: bool,
+    out: &mut Findings,
+) -> Option<Instance> {
+    let (listen, raw) = (entry.value.listen?, entry.value.advertise);
+    let at = Some((listen.value, &listen.spot));
+    let advertise = advertised(at, &entry.spot, raw, registers, out);
     Some(Instance {
         name: InstanceName::new(&entry.name),
-        listen: entry.value.listen?.at(),
+        listen: listen.at(),
         admin: entry.value.admin.map(Typed::at),
+        advertise,
         place: entry.spot.extent.place,
     })
 }

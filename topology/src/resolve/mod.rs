@@ -19,6 +19,7 @@ mod names;
 mod overlap;
 mod policy;
 mod pool;
+mod register;
 mod service;
 mod split;
 mod store;

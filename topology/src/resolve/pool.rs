@@ -13,6 +13,7 @@ use crate::pool::{
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
+use crate::resolve::register::{advertised, register};
 use crate::resolve::{
     count, drain, filled, or, positive, secret, service, telemetry, text, time, tls,
 };
@@ -51,7 +52,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
     let peers = peers(raw.peers.map(|all| all.0).unwrap_or_default(), size, out);
     Group {
         name: GroupName::new(&name),
-        instances: numbered(instances, &peers, out),
+        instances: numbered(instances, &peers, raw.register.is_some(), out),
         databases,
         users: users.map(|entry| user(entry, proofs, names, out)).collect(),
         tls,
@@ -61,6 +62,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         ident: raw.ident.map(|typed| secret(typed, names)),
         settings,
         telemetry: telemetry::of_pool(raw.telemetry, out),
+        register: raw.register.and_then(|raw| register(raw, names, out)),
         drain: drain(raw.drain),
         place: spot.extent.place,
     }
@@ -87,6 +89,7 @@ fn peers(entries: Vec<Entry<raw::Peer>>, size: NonZeroU32, out: &mut Findings) -
 fn numbered(
     entries: impl Iterator<Item = Entry<raw::PoolInstance>>,
     peers: &[Peer],
+    registers: bool,
     out: &mut Findings,
 ) -> Vec<Instance> {
     let mut seen = HashSet::new();
@@ -106,12 +109,16 @@ fn numbered(
             }
             _ => {}
         }
-        all.extend(instance(entry, out));
+        all.extend(instance(entry, registers, out));
     }
     all
 }
 
-fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Instance> {
+fn instance(
+    entry: Entry<raw::PoolInstance>,
+    registers: bool,
+    out: &mut Findings,
+) -> Option<Instance> {
     let raw = entry.value;
     let listen = raw.listen?.0;
     filled(Some(&listen), "listen", &entry.spot, out);
@@ -122,6 +129,8 @@ fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Insta
         out.error(spot, format!("`{key}` means nothing without a unix socket"))
             .hint("add `unix:/FOLDER:PORT` to `listen`".to_owned());
     }
+    let tcp = listen.iter().find_map(|typed| Some((typed.value.ip()?, &typed.spot)));
+    let advertise = advertised(tcp, &entry.spot, raw.advertise, registers, out);
     Some(Instance {
         name: InstanceName::new(&entry.name),
         listen: listen.into_iter().map(Typed::at).collect(),
@@ -129,6 +138,7 @@ fn instance(entry: Entry<raw::PoolInstance>, out: &mut Findings) -> Option<Insta
         socket_group: raw.socket_group.map(|typed| typed.value.0),
         peer_id: raw.peer_id.and_then(|typed| u8::try_from(typed.value).ok()),
         admin: raw.admin.map(Typed::at),
+        advertise,
         place: entry.spot.extent.place,
     })
 }

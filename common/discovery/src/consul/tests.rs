@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use topology::model::{DiscoverSource, Registry as At};
+use topology::register::RegisterConsul;
 
 use super::*;
 use crate::testing::{self, Registry, Server, address};
@@ -55,6 +56,12 @@ impl Agent {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        if request.method() == http::Method::PUT {
+            let path = request.uri().path().replace("%3A", ":");
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let response = Response::builder().status(self.told(&path, &body));
+            return Ok(response.body(Full::new(Bytes::new())).expect("a response"));
+        }
         let query = request.uri().query().unwrap_or_default().to_owned();
         self.asked.lock().expect("whole").push(request.uri().to_string());
         let of = |key: &str| {
@@ -92,6 +99,49 @@ impl Agent {
         let rows: Vec<_> = state.rows.iter().filter(passes).filter(tagged).collect();
         reply(StatusCode::OK, json!(rows).to_string())
     }
+}
+
+impl Agent {
+    /// A service registers, says how it is, or leaves.
+    fn told(&self, path: &str, body: &[u8]) -> StatusCode {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let (verb, id) = path.rsplit_once('/').expect("a path");
+        let mut done = false;
+        self.change(|state| {
+            let known =
+                |row: &Value| row["Service"]["ID"] == id || row["Checks"][0]["CheckID"] == id;
+            match verb {
+                "/v1/agent/service" if id == "register" => {
+                    state.rows.retain(|row| row["Service"]["ID"] != body["ID"]);
+                    state.rows.push(entered(&body));
+                    done = true;
+                }
+                "/v1/agent/check/update" => {
+                    for row in state.rows.iter_mut().filter(|row| known(row)) {
+                        row["Checks"][0]["Status"] = body["Status"].clone();
+                        done = true;
+                    }
+                }
+                "/v1/agent/service/deregister" => {
+                    done = state.rows.iter().any(known);
+                    state.rows.retain(|row| !known(row));
+                }
+                _ => {}
+            }
+        });
+        if done { StatusCode::OK } else { StatusCode::NOT_FOUND }
+    }
+}
+
+fn entered(service: &Value) -> Value {
+    let check = &service["Check"];
+    json!({
+        "Node": { "Node": "n", "Address": "10.9.9.9", "Meta": {} },
+        "Service": { "ID": service["ID"], "Service": service["Name"], "Tags": service["Tags"],
+            "Address": service["Address"], "Port": service["Port"], "Meta": service["Meta"],
+            "Weights": { "Passing": 1, "Warning": 1 } },
+        "Checks": [{ "CheckID": check["CheckID"], "Status": check["Status"] }],
+    })
 }
 
 fn settings(address: &str) -> Settings {
@@ -223,4 +273,23 @@ fn a_list_cut_by_rights_is_no_answer() {
     assert!(cut_by_rights(&headers).is_none());
     headers.insert(FILTERED, HeaderValue::from_static("true"));
     assert!(cut_by_rights(&headers).is_some_and(|cause| cause.contains("token")));
+}
+
+/// D2: what is entered in Consul is what our reader finds there: while it is ready, under its address; and again
+/// where the agent has forgotten it.
+#[tokio::test]
+async fn consul_is_told_of_ourselves() {
+    let fake = Fake::new().await;
+    let mut reader = Consul::new(&settings(&fake.server.address()));
+    let ours = RegisterConsul {
+        registry: settings(&fake.server.address()).registry,
+        service: "user".to_owned(),
+        tags: vec!["v2".to_owned()],
+        token: None,
+        ttl: Duration::from_secs(15),
+        deregister_after: Duration::from_secs(600),
+    };
+    let mut entry = crate::register::tests::entered_in::<crate::register::consul::Consul>(ours);
+    let forget = || fake.agent.change(|state| state.rows.clear());
+    crate::register::tests::round(&mut entry, &mut reader, forget).await;
 }

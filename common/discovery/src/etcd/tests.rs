@@ -197,3 +197,28 @@ async fn etcd_asks_who_we_are() {
         }
     }
 }
+
+/// D2: what is entered in etcd is what our reader finds there: while it is ready, under its address; and again
+/// where the server has lost it.
+#[tokio::test]
+async fn etcd_is_told_of_ourselves() {
+    let server = Server::start().await;
+    let ours = topology::register::RegisterEtcd {
+        servers: vec![server.address()],
+        prefix: PREFIX.to_owned(),
+        login: None,
+        ca: None,
+        ttl: Duration::from_secs(15),
+    };
+    let mut entry = crate::register::tests::entered_in::<crate::register::etcd::Etcd>(ours);
+    let mut reader = Etcd::new(&server.settings());
+    let leases = async || {
+        let all = server.ask("/v3/lease/leases", &json!({})).await;
+        for lease in all["leases"].as_array().into_iter().flatten() {
+            server.ask("/v3/lease/revoke", lease).await;
+        }
+    };
+    crate::register::tests::begins(&mut entry, &mut reader).await;
+    leases().await;
+    crate::register::tests::goes_on(&mut entry, &mut reader).await;
+}

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::json;
 use topology::model::{DiscoverSource, Registry as At};
+use topology::register::RegisterEureka;
 
 use super::*;
 use crate::testing::{self, Registry, Server, address};
@@ -72,9 +73,37 @@ impl Book {
         let (path, login) =
             (request.uri().path().to_owned(), request.headers().get("authorization"));
         let login = login.and_then(|value| value.to_str().ok());
+        if request.method() != http::Method::GET {
+            let (method, path) = (request.method().clone(), path.replace("%3A", ":"));
+            let body = request.into_body().collect().await.expect("a body").to_bytes();
+            let response = Response::builder().status(self.told(&method, &path, &body));
+            return Ok(response.body(Full::new(Bytes::new())).expect("a response"));
+        }
         let (status, body) = self.with(|state| state.answer(&path, login));
         let response = Response::builder().status(status);
         Ok(response.body(Full::new(Bytes::from(body))).expect("a response"))
+    }
+}
+
+impl Book {
+    /// An instance registers, lives, or leaves.
+    fn told(&self, method: &http::Method, path: &str, body: &[u8]) -> StatusCode {
+        let rest = path.trim_start_matches("/eureka/apps/");
+        let (application, id) = rest.split_once('/').unwrap_or((rest, ""));
+        let key = (application.to_owned(), id.to_owned());
+        match method.as_str() {
+            "POST" => {
+                let body: Value = serde_json::from_slice(body).expect("JSON");
+                self.put(application, body["instance"].clone());
+                StatusCode::NO_CONTENT
+            }
+            _ if !self.with(|state| state.rows.contains_key(&key)) => StatusCode::NOT_FOUND,
+            "DELETE" => {
+                self.remove(application, id);
+                StatusCode::OK
+            }
+            _ => StatusCode::OK,
+        }
     }
 }
 
@@ -246,4 +275,21 @@ fn single_items_need_no_list() {
     let stated = root.applications.hash.clone();
     known.apply(root.applications, &settings);
     assert_eq!((known.hash(), known.own.len()), (stated, 1));
+}
+
+/// D2: what is entered in Eureka is what our reader finds there: while it is ready, under its address; and again
+/// where the registry has forgotten it.
+#[tokio::test]
+async fn eureka_is_told_of_ourselves() {
+    let fake = Fake::new().await;
+    let mut reader = Eureka::new(&settings(&fake.server));
+    let ours = RegisterEureka {
+        registry: settings(&fake.server).registry,
+        application: "user".to_owned(),
+        login: None,
+        ttl: Duration::from_secs(15),
+    };
+    let mut entry = crate::register::tests::entered_in::<crate::register::eureka::Eureka>(ours);
+    let forget = || fake.book.with(|state| (state.rows.clear(), state.changes.clear())).0;
+    crate::register::tests::round(&mut entry, &mut reader, forget).await;
 }

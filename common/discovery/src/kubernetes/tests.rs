@@ -173,13 +173,15 @@ async fn kubernetes_is_watched_from_its_version() {
 async fn what_is_forgotten_is_listed_anew() {
     let fake = Fake::new().await;
     fake.say(&[1]);
+    // Its watches end without a word.
+    fake.api.set(|state| state.unmarked = true);
     let mut source = fake.source();
     asked(&mut source).await;
     for refuses in [false, true] {
         fake.api.compact();
         let (lists, watches) = fake.api.counts();
         fake.api.set(|state| {
-            (state.refuses, state.unmarked) = (refuses, true);
+            state.refuses = refuses;
             state.ends += 1;
         });
         // As if that were its last word.
