@@ -83,7 +83,7 @@ impl Kubernetes {
             first.get_or_insert(page.metadata.resource_version);
             let slices = page.items.unwrap_or_default();
             let slices = slices.into_iter().filter(|slice| slice.is_of(&self.settings.service));
-            known.extend(slices.map(|slice| (slice.metadata.name.clone(), slice)));
+            known.extend(slices.map(|slice| (slice.metadata.name.clone(), slice.trimmed())));
             more = page.metadata.more.unwrap_or_default();
             if more.is_empty() || size(&known) > LIMIT {
                 break;
@@ -138,10 +138,10 @@ impl Kubernetes {
 
     fn web(&mut self) -> Result<&mut Web, Fault> {
         if self.web.is_none() {
-            let of = |name| std::env::var(name).ok();
+            let of = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
             let address = match &self.settings.api {
                 Some(address) => address.clone(),
-                None => inside(of("KUBERNETES_SERVICE_HOST"), of("KUBERNETES_SERVICE_PORT_HTTPS"))?,
+                None => inside(of("KUBERNETES_SERVICE_HOST"), of("KUBERNETES_SERVICE_PORT"))?,
             };
             self.web = Some(Web::new(&Registry { address, ca: self.settings.ca.clone() }));
         }
@@ -180,7 +180,7 @@ impl Kubernetes {
             if event.kind == "DELETED" || !slice.is_of(&self.settings.service) {
                 self.known.remove(&slice.metadata.name);
             } else {
-                self.known.insert(slice.metadata.name.clone(), slice);
+                self.known.insert(slice.metadata.name.clone(), slice.trimmed());
             }
             // What is left out of a list, or should have been, no watch can tell.
             let lacks = self.cut || size(&self.known) > LIMIT;
@@ -224,6 +224,10 @@ impl Source for Kubernetes {
             }
         };
         let (instances, odd) = slices::instances(&self.known, self.settings.port.as_ref());
+        if instances.is_empty() && odd.is_some() {
+            // It is asked less often now, and then for what is true by then.
+            self.watch = None;
+        }
         let cut = self.cut.then(|| format!("the service has more than {LIMIT} endpoints"));
         Ok(Answer { instances, holds, nonsense: odd.or(cut) })
     }
@@ -235,7 +239,7 @@ impl Source for Kubernetes {
 
 /// The API of the cluster that this process runs in, as each pod is told.
 fn inside(host: Option<String>, port: Option<String>) -> Result<String, Fault> {
-    let host = host.filter(|host| !host.is_empty()).ok_or(Fault::NoPod)?;
+    let host = host.ok_or(Fault::NoPod)?;
     let port = port.unwrap_or_else(|| "443".to_owned());
     Ok(if host.contains(':') {
         format!("https://[{host}]:{port}")
@@ -250,7 +254,8 @@ fn size(known: &BTreeMap<String, Slice>) -> usize {
 }
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(bytes).map_err(|fault| Fault::Nonsense(fault.to_string()))
+    serde_json::from_slice(bytes)
+        .map_err(|fault| Fault::Nonsense(slices::shown(&fault.to_string())))
 }
 
 #[derive(Deserialize)]

@@ -83,15 +83,37 @@ impl Slice {
         labels.and_then(|labels| labels.get(SERVICE_LABEL)).is_some_and(|of| of == service)
     }
 
+    /// Without what nobody reads.
+    pub(super) fn trimmed(mut self) -> Self {
+        self.metadata.labels = None;
+        for member in self.endpoints.iter_mut().flatten() {
+            let short = |text: &String| text.len() <= LONGEST_NAME;
+            member.addresses.iter_mut().for_each(|all| all.truncate(1));
+            member.addresses.take_if(|all| !all.iter().all(short));
+            member.zone.take_if(|zone| !short(zone));
+            member.target_ref.take_if(|target| !target.name.as_ref().is_none_or(short));
+            if let Some(zones) = member.hints.as_mut().and_then(|hints| hints.for_zones.as_mut()) {
+                zones.retain(|zone| short(&zone.name));
+                // The API allows no more.
+                zones.truncate(8);
+            }
+        }
+        self
+    }
+
+    fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter().flatten()
+    }
+
     fn members(&self) -> impl Iterator<Item = (&Member, Takes)> {
         let members = self.endpoints.iter().flatten();
         members.filter_map(|member| Some((member, member.takes()?)))
     }
 
-    /// The port that is asked for.
-    fn port(&self, wanted: Option<&ServicePort>) -> Result<u16, String> {
-        let slice = &self.metadata.name;
-        let ports = || self.ports.iter().flatten();
+    /// The port that is asked for. `bare`: no slice of the service names one.
+    fn port(&self, wanted: Option<&ServicePort>, bare: bool) -> Result<u16, String> {
+        let slice = shown(&self.metadata.name);
+        let ports = || self.ports();
         let lacks = |port: &ServicePort| format!("slice `{slice}` has no port `{port}`");
         match wanted {
             Some(ServicePort::Name(name)) => {
@@ -100,10 +122,9 @@ impl Slice {
                 number.ok_or_else(|| lacks(&ServicePort::Name(name.clone())))
             }
             Some(ServicePort::Number(number)) => {
-                // A slice that names none means every port.
+                // Without any port it is the pods' own matter; beside slices with ports one has none.
                 let there = ports().any(|port| port.port.is_none_or(|port| port == *number));
-                let every = ports().next().is_none();
-                (there || every)
+                (there || bare)
                     .then_some(*number)
                     .ok_or_else(|| lacks(&ServicePort::Number(*number)))
             }
@@ -144,7 +165,10 @@ impl Member {
     fn zone(&self, hinted: bool) -> Option<String> {
         let own = self.zone.as_ref().filter(|zone| !zone.is_empty());
         let meant = self.meant_for();
-        if !hinted || own.is_some_and(|own| meant.iter().any(|zone| zone.name == *own)) {
+        if !hinted
+            || meant.is_empty()
+            || own.is_some_and(|own| meant.iter().any(|zone| zone.name == *own))
+        {
             return own.cloned();
         }
         meant.first().map(|zone| zone.name.clone())
@@ -159,13 +183,16 @@ impl Member {
     /// Addresses after the first one mean nothing.
     fn ip(&self, slice: &Slice) -> Result<IpAddr, String> {
         let text = self.addresses.iter().flatten().next().map_or("", String::as_str);
-        let name = &slice.metadata.name;
+        let name = shown(&slice.metadata.name);
         let ip: IpAddr = text.parse().map_err(|_| {
             format!("slice `{name}` has the address `{}`, which is no IP address", shown(text))
         })?;
         match (slice.address_type.as_str(), ip) {
             ("IPv4", IpAddr::V4(_)) | ("IPv6", IpAddr::V6(_)) => Ok(ip),
-            (other, _) => Err(format!("slice `{name}` has {ip} among addresses of type {other}")),
+            (other, _) => {
+                let other = shown(other);
+                Err(format!("slice `{name}` has {ip} among addresses of type {other}"))
+            }
         }
     }
 }
@@ -176,18 +203,25 @@ pub(super) fn instances(
     port: Option<&ServicePort>,
 ) -> (Vec<Instance>, Option<String>) {
     let (mut instances, mut odd) = (Vec::new(), None);
-    // Hints count as for kube-proxy: all endpoints have them, or the slices are changing.
-    let mut members = slices.values().flat_map(Slice::members);
-    let hinted = members.all(|(member, _)| !member.meant_for().is_empty());
+    let bare = slices.values().all(|slice| slice.ports().next().is_none());
+    // Hints count as for kube-proxy: all ready endpoints of a family have them, or the slices are changing.
+    let hinted = |family: &str| {
+        let slices = slices.values().filter(|slice| slice.address_type == family);
+        let hints = |member: &Member| !member.meant_for().is_empty();
+        slices.flat_map(Slice::members).all(|(it, takes)| takes == Takes::Nothing || hints(it))
+    };
+    let hinted = [hinted("IPv4"), hinted("IPv6")];
     for slice in slices.values().filter(|slice| slice.members().next().is_some()) {
         if !["IPv4", "IPv6"].contains(&slice.address_type.as_str()) {
-            let (name, kind) = (&slice.metadata.name, shown(&slice.address_type));
+            let (name, kind) = (shown(&slice.metadata.name), shown(&slice.address_type));
             let cause =
                 format!("slice `{name}` has addresses of type {kind}: those are not looked up");
             odd.get_or_insert(cause);
             continue;
         }
-        let port = match slice.port(port) {
+        let [older, newer] = hinted;
+        let hinted = if slice.address_type == "IPv4" { older } else { newer };
+        let port = match slice.port(port, bare) {
             Ok(port) => port,
             Err(cause) => {
                 odd.get_or_insert(cause);
@@ -210,24 +244,28 @@ pub(super) fn instances(
             }
         }
     }
-    (once(instances), odd)
-}
-
-/// Where a pod has addresses of both families, those of the older one.
-fn once(mut instances: Vec<Instance>) -> Vec<Instance> {
-    let older = instances.iter().filter(|instance| instance.address.is_ipv4());
-    let older: HashSet<String> = older.filter_map(|instance| instance.name.clone()).collect();
+    // A pod has addresses of both families: those of the older one, also while they serve nobody, for its
+    // slices change one after the other.
+    let mut older: HashSet<String> = HashSet::new();
+    for slice in slices.values().filter(|slice| slice.port(port, bare).is_ok()) {
+        let members = slice.endpoints.iter().flatten();
+        let reached = members.filter(|member| member.ip(slice).is_ok_and(|ip| ip.is_ipv4()));
+        older.extend(reached.filter_map(Member::pod));
+    }
     instances.retain(|instance| {
         instance.address.is_ipv4()
             || instance.name.as_ref().is_none_or(|name| !older.contains(name))
     });
-    instances
+    (instances, odd)
 }
 
 /// A text of somebody else's, short.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
+
+/// The longest name in Kubernetes, and what no address exceeds.
+const LONGEST_NAME: usize = 253;
 
 /// What says which service a slice belongs to.
 pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";

@@ -254,7 +254,9 @@ impl Watching {
     async fn next(mut self) -> (String, Option<Self>) {
         let state = self.state.borrow_and_update().clone();
         if let Some(nonsense) = state.nonsense {
-            return (format!("{nonsense}\n"), None);
+            // A long one has no end.
+            let end = if nonsense.len() < 1 << 20 { "\n" } else { "" };
+            return (format!("{nonsense}{end}"), None);
         }
         let fresh = state.changes.iter().filter(|(version, ..)| *version > self.version);
         let fresh = fresh.filter(|(_, _, object)| selected(object, &self.selector));
