@@ -63,8 +63,10 @@ impl Lifecycle {
     /// Stops taking new work, as soon as all members have left. Has no effect after [`Lifecycle::stop`].
     pub fn drain(&self) {
         let mut alone = false;
+        // After a hand-over nobody has to leave.
+        let begun = self.phase() > Phase::Running;
         self.farewell.send_modify(|farewell| {
-            farewell.asked = true;
+            farewell.asked |= !begun;
             alone = farewell.members == 0;
         });
         if alone {
@@ -220,6 +222,8 @@ pub fn signals(
                 _ = reopen.recv() => wish(Wish::Reopen),
                 _ = upgrade.recv() => wish(Wish::Upgrade),
                 () = shutdown.draining() => break,
+                // By the admin listener: what leaving takes is a part of the drain.
+                () = lifecycle.leaving() => break,
             }
         }
         lifecycle.drain();

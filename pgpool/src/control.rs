@@ -181,8 +181,8 @@ impl Handle {
         let Shared { turn, lifecycle, observer, .. } = &*self.0;
         let _turn = turn.lock().await;
         let given = match lifecycle.phase() {
-            Phase::Running => giving::give(self, to).await,
-            Phase::Draining | Phase::Stopped => Err(UpgradeError::Ending),
+            Phase::Running if !lifecycle.is_leaving() => giving::give(self, to).await,
+            _ => Err(UpgradeError::Ending),
         };
         match given {
             Ok((process, said)) => {

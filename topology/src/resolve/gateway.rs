@@ -61,6 +61,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     distinct(&mut routes, out);
     overlap::check(&routes, out);
     leads.upstreams.unused(out);
+    let drain = drain(raw.drain);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
     let store = cache::store(raw.cache, out);
     let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
@@ -111,8 +112,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         record: raw.record.and_then(|raw| recording(raw, names, out)),
         telemetry: telemetry(raw.telemetry, out),
-        register: raw.register.and_then(|raw| register(raw, names, out)),
-        drain: drain(raw.drain),
+        register: raw.register.and_then(|raw| register(raw, drain, names, out)),
+        drain,
         place: spot.extent.place,
     }
 }

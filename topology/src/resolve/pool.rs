@@ -47,6 +47,7 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         database.lookup = database.lookup.take().or_else(|| lookup.clone());
     }
     let lookups = databases.iter().any(|database| database.lookup.is_some());
+    let drain = drain(raw.drain);
     let proofs = Proofs { rules: raw.hba.is_some(), lookups };
     let users = raw.users.unwrap_or_default().into_iter();
     let peers = peers(raw.peers.map(|all| all.0).unwrap_or_default(), size, out);
@@ -62,8 +63,8 @@ pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findi
         ident: raw.ident.map(|typed| secret(typed, names)),
         settings,
         telemetry: telemetry::of_pool(raw.telemetry, out),
-        register: raw.register.and_then(|raw| register(raw, names, out)),
-        drain: drain(raw.drain),
+        register: raw.register.and_then(|raw| register(raw, drain, names, out)),
+        drain,
         place: spot.extent.place,
     }
 }

@@ -15,11 +15,23 @@ use crate::resolve::{or, positive, web_address};
 use crate::units::Time;
 
 /// Where a group's instances are entered.
-pub(super) fn register(raw: raw::Register, names: &Names, out: &mut Findings) -> Option<Register> {
+pub(super) fn register(
+    raw: raw::Register,
+    drain: Duration,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<Register> {
     let wrong = out.wrong(&raw.spot);
     if raw.consul.is_none() && raw.etcd.is_none() && raw.eureka.is_none() && !wrong {
         out.error(&raw.spot, "nobody is told of the instances")
             .allowed("at least one of `consul`, `etcd`, `eureka`");
+    }
+    let spot = raw.linger.as_ref().map_or(raw.spot.clone(), |linger| linger.spot.clone());
+    let linger = or(raw.linger, Time(Duration::from_secs(1))).0;
+    if linger + LEAVING >= drain {
+        let longest = format!("leaving and lingering take up to {}", Time(linger + LEAVING));
+        out.error(&spot, format!("{longest}, but a drain ends after {}", Time(drain)))
+            .allowed("a `drain` of the group that is longer than `linger` and 3s together");
     }
     let text = |typed: Option<Typed<Text>>| typed.map(|typed| typed.value.0);
     Some(Register {
@@ -28,9 +40,12 @@ pub(super) fn register(raw: raw::Register, names: &Names, out: &mut Findings) ->
         eureka: raw.eureka.and_then(|raw| eureka(raw, names, out)),
         zone: text(raw.zone),
         version: text(raw.version),
-        linger: or(raw.linger, Time(Duration::from_secs(1))).0,
+        linger,
     })
 }
+
+/// Registries have so long to let an instance go (`discovery::register`).
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// The address that an instance is entered with, where the file names one: beside one that it listens on,
 /// or instead of it.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use topology::model::Registry as Server;
 use topology::register::RegisterEtcd as Settings;
 
@@ -50,9 +51,14 @@ impl Etcd {
                 self.lease.insert(lease.id).clone()
             }
         };
-        if self.told != Some(health) {
-            let (key, value) = (self.key(), STANDARD.encode(self.value(health).to_string()));
-            let put = json!({ "key": key, "value": value, "lease": lease });
+        let (key, value) = (self.key(), STANDARD.encode(self.value(health).to_string()));
+        let put = json!({ "key": key, "value": value, "lease": lease });
+        if self.told == Some(health) {
+            // Somebody may have deleted it, or another process of our name may have ended with it.
+            let lost = json!([{ "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": "0" }]);
+            let again = json!({ "compare": lost, "success": [{ "request_put": put }] });
+            let _done: Value = self.ask("/v3/kv/txn", &again).await?;
+        } else {
             let _done: Value = self.ask("/v3/kv/put", &put).await?;
             self.told = Some(health);
         }
@@ -63,14 +69,29 @@ impl Etcd {
         let mut headers = HeaderMap::new();
         // A member that is cut off from the others would promise what it cannot keep.
         headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
-        if let (Some(login), None) = (&self.target.settings.login, &self.token) {
-            self.token = Some(token(&mut self.web, login).await?);
+        // Less than the lease lasts, so that another server can be asked in time.
+        let patience = PATIENCE.min(self.target.settings.ttl / 5);
+        loop {
+            let known = self.token.is_some();
+            if let (Some(login), None) = (&self.target.settings.login, &self.token) {
+                self.token = Some(token(&mut self.web, login).await?);
+            }
+            if let Some(token) = &self.token {
+                headers.insert(header::AUTHORIZATION, token.clone());
+            }
+            match self.web.post(path, &headers, body, patience).await {
+                // Tokens end after some minutes.
+                Err(Fault::Status(StatusCode::UNAUTHORIZED)) if known => self.token = None,
+                answer => return read(answer?.body()),
+            }
         }
-        if let Some(token) = &self.token {
-            headers.insert(header::AUTHORIZATION, token.clone());
-        }
-        let answer = self.web.post(path, &headers, body, PATIENCE).await?;
-        read(answer.body())
+    }
+
+    /// Another server may do it, and a token may have been forgotten.
+    fn turn(&mut self) {
+        self.token = None;
+        self.at = (self.at + 1) % self.target.settings.servers.len().max(1);
+        self.web = web(&self.target.settings, self.at);
     }
 
     fn key(&self) -> String {
@@ -105,17 +126,16 @@ impl Registry for Etcd {
     }
 
     fn replaces(next: &Target<Settings>, former: &Target<Settings>) -> bool {
-        next.settings.servers == former.settings.servers && key(next) == key(former)
+        let same = |server: &String| former.settings.servers.contains(server);
+        next.settings.servers.iter().any(same) && key(next) == key(former)
     }
 
     async fn tell(&mut self, health: Health) -> Result<(), Fault> {
         let renewed = self.renew(health).await;
         if renewed.is_err() {
-            // Another server may do it, and a token may have been forgotten. The lease is all servers'; what
-            // the key says is not known.
-            (self.token, self.told) = (None, None);
-            self.at = (self.at + 1) % self.target.settings.servers.len().max(1);
-            self.web = web(&self.target.settings, self.at);
+            // The lease is all servers'; what the key says is not known.
+            self.told = None;
+            self.turn();
         }
         renewed
     }
@@ -123,14 +143,27 @@ impl Registry for Etcd {
     async fn leave(&mut self) -> Result<(), Fault> {
         let (key, lease) = (self.key(), self.lease.take());
         self.told = None;
-        let _done: Value = match lease {
-            // The key goes with it, unless another process has put it under a lease of its own.
-            Some(lease) => self.ask("/v3/lease/revoke", &json!({ "ID": lease })).await?,
-            None => self.ask("/v3/kv/deleterange", &json!({ "key": key })).await?,
+        // The key goes with the lease, unless another process has put it under one of its own.
+        let (path, what) = match lease {
+            Some(lease) => ("/v3/lease/revoke", json!({ "ID": lease })),
+            None => ("/v3/kv/deleterange", json!({ "key": key })),
         };
-        Ok(())
+        let mut outcome = Ok(());
+        for _server in 0..self.target.settings.servers.len() {
+            outcome = match timeout(HASTE, self.ask::<Value>(path, &what)).await {
+                // A lease that has ended has taken the key with it.
+                Ok(Ok(_) | Err(Fault::Status(StatusCode::NOT_FOUND))) => return Ok(()),
+                Ok(Err(fault)) => Err(fault),
+                Err(_late) => Err(Fault::Late(HASTE)),
+            };
+            self.turn();
+        }
+        outcome
     }
 }
+
+/// A server has so long to answer where another one can be asked.
+const HASTE: Duration = Duration::from_millis(600);
 
 fn key(target: &Target<Settings>) -> String {
     format!("{}{}", target.settings.prefix, target.entry.instance)

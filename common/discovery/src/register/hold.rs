@@ -4,8 +4,10 @@
 //! Invariant: while an entry may be there the instance does not begin to drain, and never for longer than
 //! leaving and lingering may take.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use common::lifecycle::Member;
 use common::rng::Rng;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,26 +21,31 @@ pub(super) async fn hold<R: Registry>(
     mut wanted: watch::Receiver<Option<Target<R::Settings>>>,
     who: Who,
 ) {
-    let mut former: Option<Held<R>> = None;
+    let mut former: Option<(Held<R>, Member)> = None;
     loop {
         let target = wanted.borrow_and_update().clone();
-        if let Some(mut held) = former.take() {
+        let mut entered = None;
+        // A drain waits for the former entry, too.
+        let member = who.lifecycle.member();
+        if let Some((mut held, _member)) = former.take() {
             let replaced = |next: &Target<R::Settings>| R::replaces(next, &held.target);
-            if !target.as_ref().is_some_and(replaced) {
+            if target.as_ref().is_some_and(replaced) {
+                entered = held.entered;
+            } else {
                 held.leave().await;
             }
         }
         let Some(target) = target else {
+            drop(member);
             who.board.forget(R::KIND);
             if wanted.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        let member = who.lifecycle.member();
-        let mut held = Held::<R>::new(target, &who);
+        let mut held = Held::<R>::new(target, &who, entered);
         match held.keep(&mut wanted).await {
-            End::Changed => former = Some(held),
+            End::Changed => former = Some((held, member)),
             End::Leaving => {
                 let linger = held.target.entry.linger;
                 if held.leave().await {
@@ -76,11 +83,12 @@ struct Held<R: Registry> {
     begun: bool,
     /// What operators were told last.
     fault: Option<String>,
-    since: Instant,
+    /// When the registry said last that it holds the entry, or the one that this one replaces.
+    entered: Option<Instant>,
 }
 
 impl<R: Registry> Held<R> {
-    fn new(target: Target<R::Settings>, who: &Who) -> Self {
+    fn new(target: Target<R::Settings>, who: &Who, entered: Option<Instant>) -> Self {
         who.board.begin(R::KIND, target.settings.to_string(), target.entry.address);
         Self {
             registry: R::new(&target),
@@ -91,7 +99,7 @@ impl<R: Registry> Held<R> {
             told: None,
             begun: false,
             fault: None,
-            since: Instant::now(),
+            entered,
         }
     }
 
@@ -99,10 +107,17 @@ impl<R: Registry> Held<R> {
         loop {
             let health = self.who.health();
             self.begun = true;
-            let outcome = tokio::select! {
-                biased;
-                end = end(wanted, &self.who) => return end,
-                outcome = self.registry.tell(health) => outcome,
+            let outcome = {
+                let mut telling = pin!(self.registry.tell(health));
+                tokio::select! {
+                    biased;
+                    end = end(wanted, &self.who) => {
+                        // What is under way could arrive after what is said next.
+                        let _late = timeout(LAST_WORD, telling).await;
+                        return end;
+                    }
+                    outcome = &mut telling => outcome,
+                }
             };
             let pause = match &outcome {
                 Ok(()) => self.succeeded(health),
@@ -132,7 +147,7 @@ impl<R: Registry> Held<R> {
             let (registry, address) = (R::KIND, self.target.entry.address);
             self.who.observer.emit(Registered { registry, address, ready });
         }
-        (self.told, self.since) = (Some(health), now);
+        (self.told, self.entered) = (Some(health), Some(now));
         // Earlier by up to a fifth, so that instances do not come in step.
         let pause = R::ttl(&self.target.settings) / 3;
         self.rng.jitter(pause - pause / 10, 10)
@@ -160,7 +175,7 @@ impl<R: Registry> Held<R> {
         }
         // Who has not heard of us for so long has no entry; but a last word costs little.
         let ttl = R::ttl(&self.target.settings);
-        let away = self.told.is_none() || (self.fault.is_some() && self.since.elapsed() > ttl);
+        let away = self.entered.is_none_or(|at| self.fault.is_some() && at.elapsed() > ttl);
         let left = timeout(FAREWELL, self.registry.leave()).await;
         let left = left.unwrap_or(Err(Fault::Late(FAREWELL)));
         let cause = left.err().map(|fault| fault.to_string());
@@ -178,8 +193,9 @@ async fn end<T>(wanted: &mut watch::Receiver<T>, who: &Who) -> End {
     let shutdown = who.lifecycle.shutdown();
     tokio::select! {
         biased;
-        () = who.lifecycle.leaving() => End::Leaving,
+        // First: a process that has handed over is told to drain as well, and the entry is its heir's.
         () = shutdown.draining() => End::Over,
+        () = who.lifecycle.leaving() => End::Leaving,
         changed = wanted.changed() => match changed {
             Ok(()) => End::Changed,
             Err(_gone) => End::Over,
@@ -209,3 +225,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// A registry has so long to take an entry back.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// And so long before that to answer what it was told last.
+const LAST_WORD: Duration = Duration::from_secs(1);

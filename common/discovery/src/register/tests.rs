@@ -207,12 +207,28 @@ async fn it_leaves_before_it_drains() {
     assert_eq!(scene.lifecycle.phase(), Phase::Draining, "a silent registry delays it no longer");
 }
 
+/// O4: a drain waits for an entry that a changed file is taking back.
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_back_is_gone_before_a_drain() {
+    let scene = Scene::new();
+    sleep(SECOND).await;
+    scene.script.state().silent = true;
+    scene.wanted.send_replace(None);
+    sleep(SECOND).await;
+    scene.lifecycle.drain();
+    assert_eq!(scene.lifecycle.phase(), Phase::Running);
+    sleep(4 * SECOND).await;
+    assert_eq!(scene.lifecycle.phase(), Phase::Draining);
+}
+
 /// T9: an instance that hands over leaves its entry to the new process.
 #[tokio::test(start_paused = true)]
 async fn a_hand_over_leaves_nothing() {
     let scene = Scene::new();
     sleep(SECOND).await;
     scene.lifecycle.hand_over();
+    // As every program does whose instance drains.
+    scene.lifecycle.drain();
     sleep(60 * SECOND).await;
     assert_eq!(scene.entries().len(), 1);
 }
