@@ -1,6 +1,7 @@
 //! External filters: what they are told, what becomes of messages, in which order, and what happens without them.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
 use l7_gateway::halt::Kind;
 use l7_gateway::snapshot::Snapshot;
@@ -152,6 +153,28 @@ fn keys(folder: &tempfile::TempDir) -> String {
     format!("    api-keys: {{ partners: {{ from: \"file:{path}\", header: X-API-Key }} }}\n")
 }
 
+/// A group whose filters are at these of the four places.
+fn at_places(keys: &str, filters: &[(usize, SocketAddr)]) -> String {
+    let filter = |place: usize| {
+        let (_, at) = filters.iter().find(|(known, _)| *known == place)?;
+        Some(format!("external: {{ url: \"http://{at}/filter\", answers: true }}"))
+    };
+    let mut lines = keys.to_owned();
+    if let Some(filter) = filter(0) {
+        writeln!(lines, "    defaults: {{ {filter} }}").expect("a text");
+    }
+    if let Some(filter) = filter(1) {
+        writeln!(lines, "    consumers: {{ acme: {{ {filter} }} }}").expect("a text");
+    }
+    if let Some(filter) = filter(3) {
+        writeln!(lines, "    upstreams: {{ user: {{ {filter} }} }}").expect("a text");
+    }
+    let own = filter(2).map_or(String::new(), |filter| format!(", {filter}"));
+    let routes = "    routes:\n      - { path: /*, to: user, auth: partners";
+    writeln!(lines, "{routes}{own} }}").expect("a text");
+    lines
+}
+
 /// G2: filters of listener, consumer, route and service are asked in this order about requests, and in the opposite one
 /// about answers; whoever was not asked about the request is not asked about the answer. All ways in which each of four
 /// is there or not and one, or none, answers by itself.
@@ -180,34 +203,9 @@ async fn answers_are_seen_by_those_who_saw_the_request() {
                     };
                     filters.push((*place, Fake::script(act).await));
                 }
-                let filter = |place: usize| {
-                    let found = filters.iter().find(|(known, _)| *known == place);
-                    found.map_or(String::new(), |(_, fake)| {
-                        format!(
-                            "external: {{ url: \"http://{}/filter\", answers: true }}",
-                            fake.address
-                        )
-                    })
-                };
-                let mut lines = keys.clone();
-                if there & 1 != 0 {
-                    writeln!(lines, "    defaults: {{ {} }}", filter(0)).expect("a text");
-                }
-                if there & 2 != 0 {
-                    writeln!(lines, "    consumers: {{ acme: {{ {} }} }}", filter(1))
-                        .expect("a text");
-                }
-                if there & 8 != 0 {
-                    writeln!(lines, "    upstreams: {{ user: {{ {} }} }}", filter(3))
-                        .expect("a text");
-                }
-                let comma = if there & 4 != 0 { ", " } else { "" };
-                writeln!(
-                    lines,
-                    "    routes:\n      - {{ path: /*, to: user, auth: partners{comma}{} }}",
-                    filter(2)
-                )
-                .expect("a text");
+                let filters_at: Vec<_> =
+                    filters.iter().map(|(place, fake)| (*place, fake.address)).collect();
+                let lines = at_places(&keys, &filters_at);
                 let services = format!("  user: {{ endpoints: [{}] }}", service.address);
                 let rig = Rig::new(&topology(&services, &lines));
                 let answer = rig.get("/", "X-API-Key: aqk_acme-acme-acme-acme\r\n").await;
