@@ -299,6 +299,17 @@ fn registrar(options: &Options, published: &Arc<Published<Snapshot>>, board: &Bo
     Registrar::new(&options.observer, &options.lifecycle, ready)
 }
 
+/// Who answers operators.
+fn attendant(options: &Options, inspect: Inspection, token: Option<Secret>) -> Admin {
+    Admin {
+        lifecycle: options.lifecycle.clone(),
+        metrics: options.observer.metrics.clone(),
+        inspect: Arc::new(inspect),
+        token,
+        log_level: options.log_level.clone(),
+    }
+}
+
 fn serve(plan: Plan<'_>) -> io::Result<Running> {
     let Plan { all, group, model, count, options, snapshot, bound, admin, writer, fate, token } =
         plan;
@@ -353,14 +364,8 @@ fn serve(plan: Plan<'_>) -> io::Result<Running> {
         let inspect = Inspection::new(&published, &totals, &connections, observer);
         let inspect = inspect.with_sources(board).with_registrations(registrations);
         control.spawn(inspect.measure());
-        let admin = Admin {
-            lifecycle: lifecycle.clone(),
-            metrics: observer.metrics.clone(),
-            inspect: Arc::new(inspect),
-            token,
-            log_level: options.log_level.clone(),
-        };
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let admin = attendant(&options, inspect, token);
         control.spawn(admin.serve(listener, lifecycle.shutdown()));
     }
     observer.emit(Started {

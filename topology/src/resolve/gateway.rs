@@ -63,7 +63,6 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     leads.upstreams.unused(out);
     let drain = drain(raw.drain);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
-    let store = cache::store(raw.cache, out);
     let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let (issuers, api_keys, limits) = policies.finish(&routes, certified, out);
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
@@ -108,7 +107,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         files: leads.files,
         given: leads.given,
         aggregates: leads.aggregates,
-        cache: kept.then_some(store),
+        cache: kept.then_some(cache::store(raw.cache, out)),
         access_log: raw.access_log.map_or(AccessLog::Stdout, |log| access_log(&log, names, out)),
         record: raw.record.and_then(|raw| recording(raw, names, out)),
         telemetry: telemetry(raw.telemetry, out),

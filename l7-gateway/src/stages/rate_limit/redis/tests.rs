@@ -346,7 +346,10 @@ impl Cluster {
             let all = async |line: &mut ::redis::aio::MultiplexedConnection| {
                 let info: String =
                     ::redis::cmd("CLUSTER").arg("INFO").query_async(line).await.unwrap();
-                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+                // Where not all slots have to be served, a state of `ok` says nothing of them.
+                ["cluster_state:ok", "cluster_known_nodes:3", "cluster_slots_ok:16384"]
+                    .iter()
+                    .all(|wanted| info.contains(wanted))
             };
             while !all(line).await {
                 tokio::task::yield_now().await;
