@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::escape::escaped;
 use common::rng::Rng;
 use common::secret;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use tokio::time::Instant;
 use topology::model::Consul as Settings;
@@ -20,7 +20,7 @@ use topology::{SecretRef, Weight};
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
 use crate::keep::{Answer, Source};
-use crate::web::Web;
+use crate::web::{Web, sensitive};
 
 /// One service's watch.
 pub(crate) struct Consul {
@@ -99,9 +99,7 @@ pub(crate) fn headers(token: Option<&SecretRef>) -> Result<HeaderMap, Fault> {
     let mut headers = HeaderMap::new();
     if let Some(token) = token {
         let token = secret::read(token)?;
-        let mut value = HeaderValue::from_str(token.as_str()?).map_err(|_| Fault::Token)?;
-        value.set_sensitive(true);
-        headers.insert(TOKEN, value);
+        headers.insert(TOKEN, sensitive(token.as_str()?)?);
     }
     Ok(headers)
 }

@@ -22,7 +22,7 @@ use topology::{SecretRef, list};
 use crate::fault::Fault;
 use crate::instance::{Instance, MOST};
 use crate::keep::{Answer, Source};
-use crate::web::{Stream, Web};
+use crate::web::{Stream, Web, sensitive};
 
 /// What a key says: an endpoint, one that is down, or why it is of no use.
 type Said = Result<Option<Instance>, String>;
@@ -192,9 +192,7 @@ pub(crate) async fn token(
     let login = json!({ "name": user, "password": password.as_str()? });
     let answer = web.post("/v3/auth/authenticate", &HeaderMap::new(), &login, PATIENCE).await?;
     let granted: Granted = read(answer.body())?;
-    let mut token = HeaderValue::from_str(&granted.token).map_err(|_| Fault::Token)?;
-    token.set_sensitive(true);
-    Ok(token)
+    sensitive(&granted.token)
 }
 
 fn web(settings: &Settings, at: usize) -> Web {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::secret;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::Value;
 use topology::model::Eureka as Settings;
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
 use crate::keep::{Answer, Source};
-use crate::web::Web;
+use crate::web::{Web, sensitive};
 
 /// One application's reader.
 pub(crate) struct Eureka {
@@ -96,9 +96,7 @@ pub(crate) fn headers(login: Option<&(String, SecretRef)>) -> Result<HeaderMap, 
         let password = secret::read(password)?;
         let pair = Zeroizing::new(format!("{user}:{}", password.as_str()?));
         let basic = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-        let mut value = HeaderValue::from_str(&basic).map_err(|_| Fault::Token)?;
-        value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
+        headers.insert(header::AUTHORIZATION, sensitive(&basic)?);
     }
     Ok(headers)
 }

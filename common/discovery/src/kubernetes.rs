@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::escape::escaped;
 use common::rng::Rng;
 use common::secret;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
@@ -21,7 +21,7 @@ use topology::model::{Kubernetes as Settings, Registry};
 use crate::fault::Fault;
 use crate::instance::MOST;
 use crate::keep::{Answer, Source};
-use crate::web::{Stream, Web};
+use crate::web::{Stream, Web, sensitive};
 
 use self::slices::{Meta, SERVICE_LABEL, Slice};
 
@@ -128,10 +128,8 @@ impl Kubernetes {
         let mut headers = HeaderMap::new();
         if let Some(token) = &self.settings.token {
             let token = secret::read(token)?;
-            let value = format!("Bearer {}", token.as_str()?);
-            let mut value = HeaderValue::from_str(&value).map_err(|_| Fault::Token)?;
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
+            let bearer = format!("Bearer {}", token.as_str()?);
+            headers.insert(header::AUTHORIZATION, sensitive(&bearer)?);
         }
         Ok(headers)
     }

@@ -62,6 +62,13 @@ impl Stream {
     }
 }
 
+/// What shows who we are: in no log and no `Debug`.
+pub(crate) fn sensitive(text: &str) -> Result<HeaderValue, Fault> {
+    let mut value = HeaderValue::from_str(text).map_err(|_| Fault::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 impl Web {
     /// Asks nothing yet.
     pub(crate) fn new(registry: &Registry) -> Self {
