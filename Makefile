@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients pictures lint unit properties real fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients registry-clients pictures lint unit properties real fuzz deny
 
 up: packages            ## build the stack and run it: make up, make up FILE=my.yaml, or make up FILE=canary
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -65,6 +65,14 @@ $(CLIENTS)/page/done: $(wildcard $(PAGE)/package*.json) | verify-packages
 	cd $(CLIENTS)/page && npm ci --silent --ignore-scripts --no-audit --no-fund
 	touch $@
 
+# Clients of Consul and Eureka, which judge our fakes of them.
+REGISTRIES := common/discovery/tests/clients
+registry-clients: $(CLIENTS)/discovery/done
+$(CLIENTS)/discovery/done: $(wildcard $(REGISTRIES)/package*.json) | verify-packages
+	mkdir -p $(CLIENTS)/discovery && cp $(REGISTRIES)/package*.json $(CLIENTS)/discovery
+	cd $(CLIENTS)/discovery && npm ci --silent --ignore-scripts --no-audit --no-fund
+	touch $@
+
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
 	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind)
@@ -85,8 +93,8 @@ properties:
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
 	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
-real: pg-clients page-clients ## real clients and servers of other packages
-	cargo test -p discovery --features verify --lib -- etcd kubectl
+real: pg-clients page-clients registry-clients ## real clients and servers of other packages
+	cargo test -p discovery --features verify --lib -- etcd kubectl judge
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -14,6 +14,9 @@ use topology::register::RegisterConsul;
 
 use super::*;
 use crate::testing::{self, Registry, Server, address};
+
+#[cfg(feature = "verify")]
+mod judge;
 
 /// What the agent knows, and the index of its last change.
 #[derive(Clone)]
@@ -63,6 +66,7 @@ impl Agent {
             return Ok(response.body(Full::new(Bytes::new())).expect("a response"));
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let known = request.uri().path() == "/v1/health/service/user";
         self.asked.lock().expect("whole").push(request.uri().to_string());
         let of = |key: &str| {
             let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -80,10 +84,14 @@ impl Agent {
         let token = request.headers().get(TOKEN).and_then(|token| token.to_str().ok());
         let reply = |status, body: String| {
             let response = Response::builder().status(status).header(INDEX, state.index);
+            let response = response.header(header::CONTENT_TYPE, "application/json");
             Ok(response.body(Full::new(Bytes::from(body))).expect("a response"))
         };
         if state.token.is_some() && token != state.token {
             return reply(StatusCode::FORBIDDEN, "Permission denied".to_owned());
+        }
+        if !known {
+            return reply(StatusCode::NOT_FOUND, "Invalid URL path".to_owned());
         }
         if let Some(nonsense) = state.nonsense {
             return reply(StatusCode::OK, nonsense.to_owned());
@@ -106,6 +114,11 @@ impl Agent {
     fn told(&self, path: &str, body: &[u8]) -> StatusCode {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let (verb, id) = path.rsplit_once('/').expect("a path");
+        let status = match verb {
+            "/v1/agent/check/pass" => json!("passing"),
+            "/v1/agent/check/fail" => json!("critical"),
+            _ => body["Status"].clone(),
+        };
         let mut done = false;
         self.change(|state| {
             let known =
@@ -116,9 +129,9 @@ impl Agent {
                     state.rows.push(entered(&body));
                     done = true;
                 }
-                "/v1/agent/check/update" => {
+                "/v1/agent/check/update" | "/v1/agent/check/pass" | "/v1/agent/check/fail" => {
                     for row in state.rows.iter_mut().filter(|row| known(row)) {
-                        row["Checks"][0]["Status"] = body["Status"].clone();
+                        row["Checks"][0]["Status"] = status.clone();
                         done = true;
                     }
                 }
@@ -133,14 +146,19 @@ impl Agent {
     }
 }
 
+/// What is not said is as agents have it: a check has its service's name, and is critical.
 fn entered(service: &Value) -> Value {
     let check = &service["Check"];
+    let or = |value: &Value, other: Value| if value.is_null() { other } else { value.clone() };
+    let id = service["ID"].as_str().expect("an id");
     json!({
         "Node": { "Node": "n", "Address": "10.9.9.9", "Meta": {} },
-        "Service": { "ID": service["ID"], "Service": service["Name"], "Tags": service["Tags"],
-            "Address": service["Address"], "Port": service["Port"], "Meta": service["Meta"],
+        "Service": { "ID": service["ID"], "Service": service["Name"],
+            "Tags": or(&service["Tags"], json!([])), "Address": or(&service["Address"], json!("")),
+            "Port": service["Port"], "Meta": or(&service["Meta"], json!({})),
             "Weights": { "Passing": 1, "Warning": 1 } },
-        "Checks": [{ "CheckID": check["CheckID"], "Status": check["Status"] }],
+        "Checks": [{ "CheckID": or(&check["CheckID"], json!(format!("service:{id}"))),
+            "Status": or(&check["Status"], json!("critical")) }],
     })
 }
 

@@ -14,6 +14,9 @@ use topology::register::RegisterEureka;
 use super::*;
 use crate::testing::{self, Registry, Server, address};
 
+#[cfg(feature = "verify")]
+mod judge;
+
 /// What the server knows.
 #[derive(Clone, Default)]
 struct Book(Arc<Mutex<State>>);
@@ -34,8 +37,8 @@ struct State {
 fn row(number: u16, status: &str) -> Value {
     let at = address(number);
     json!({
-        "instanceId": format!("host-{number}:user:80"), "hostName": "host", "app": "USER",
-        "ipAddr": at.ip().to_string(), "status": status, "overriddenstatus": "UNKNOWN",
+        "instanceId": format!("host-{number}:user:80"), "hostName": format!("host-{number}"), "app": "USER",
+        "vipAddress": "user", "ipAddr": at.ip().to_string(), "status": status, "overriddenstatus": "UNKNOWN",
         "port": { "$": at.port(), "@enabled": "true" },
         "securePort": { "$": 443, "@enabled": "false" },
         "dataCenterInfo": { "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo",
@@ -72,6 +75,7 @@ impl Book {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let (path, login) =
             (request.uri().path().to_owned(), request.headers().get("authorization"));
+        let wanted = request.headers().get("accept").cloned();
         let login = login.and_then(|value| value.to_str().ok());
         if request.method() != http::Method::GET {
             let (method, path) = (request.method().clone(), path.replace("%3A", ":"));
@@ -79,7 +83,13 @@ impl Book {
             let response = Response::builder().status(self.told(&method, &path, &body));
             return Ok(response.body(Full::new(Bytes::new())).expect("a response"));
         }
-        let (status, body) = self.with(|state| state.answer(&path, login));
+        let (status, body) = match wanted {
+            Some(wanted) if wanted == "application/json" => {
+                self.with(|state| state.answer(path.trim_end_matches('/'), login))
+            }
+            // So do its servers, to whoever does not ask for JSON.
+            _ => (StatusCode::OK, "<applications/>".to_owned()),
+        };
         let response = Response::builder().status(status);
         Ok(response.body(Full::new(Bytes::from(body))).expect("a response"))
     }
@@ -90,16 +100,24 @@ impl Book {
     fn told(&self, method: &http::Method, path: &str, body: &[u8]) -> StatusCode {
         let rest = path.trim_start_matches("/eureka/apps/");
         let (application, id) = rest.split_once('/').unwrap_or((rest, ""));
-        let key = (application.to_owned(), id.to_owned());
+        // Its servers know applications by large letters.
+        let application = application.to_uppercase();
+        let key = (application.clone(), id.to_owned());
         match method.as_str() {
             "POST" => {
                 let body: Value = serde_json::from_slice(body).expect("JSON");
-                self.put(application, body["instance"].clone());
+                let mut instance = body["instance"].clone();
+                let needed = ["instanceId", "hostName", "ipAddr", "app", "dataCenterInfo"];
+                if needed.iter().any(|key| instance[key].is_null()) {
+                    return StatusCode::BAD_REQUEST;
+                }
+                instance["app"] = json!(application);
+                self.put(&application, instance);
                 StatusCode::NO_CONTENT
             }
             _ if !self.with(|state| state.rows.contains_key(&key)) => StatusCode::NOT_FOUND,
             "DELETE" => {
-                self.remove(application, id);
+                self.remove(&application, id);
                 StatusCode::OK
             }
             _ => StatusCode::OK,
@@ -162,7 +180,9 @@ impl Fake {
     async fn new() -> Self {
         let book = Book::default();
         // Somebody else is always there.
-        book.put("OTHER", row(9999, "UP"));
+        let mut other = row(9999, "UP");
+        (other["app"], other["vipAddress"]) = (json!("OTHER"), json!("other"));
+        book.put("OTHER", other);
         let answers = book.clone();
         let server = Server::start(move |request| answers.clone().answer(request)).await;
         Self { book, server }
