@@ -3,6 +3,7 @@
 //! Invariant: a script answers exactly what it was told to.
 
 #[cfg(feature = "verify")]
+#[path = "tests/judge.rs"]
 pub(crate) mod judge;
 
 use std::convert::Infallible;
