@@ -20,7 +20,7 @@ use topology::{SecretRef, Weight};
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
 use crate::keep::{Answer, Source};
-use crate::web::{Web, sensitive};
+use crate::web::{Web, read, sensitive};
 
 /// One service's watch.
 pub(crate) struct Consul {
@@ -60,8 +60,7 @@ impl Consul {
         let answer = self.web.get(&path, &headers, patience).await?;
         let index = answer.headers().get(INDEX).and_then(|value| value.to_str().ok());
         let index = index.and_then(|text| text.parse().ok()).unwrap_or(0);
-        let rows: Vec<Row> = serde_json::from_slice(answer.body())
-            .map_err(|fault| Fault::Nonsense(fault.to_string()))?;
+        let rows: Vec<Row> = read(answer.body())?;
         if let Some(cause) = cut_by_rights(answer.headers()).filter(|_| rows.is_empty()) {
             return Err(Fault::Nonsense(cause));
         }

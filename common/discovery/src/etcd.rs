@@ -5,36 +5,34 @@
 //! silence, another server), everything is listed again. A value that makes no sense leaves the key's
 //! former one.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use common::rng::Rng;
-use common::secret;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
-use topology::model::{Etcd as Settings, Registry};
-use topology::{SecretRef, list};
+use topology::list;
+use topology::model::Etcd as Settings;
 
 use crate::fault::Fault;
 use crate::instance::{Instance, MOST};
 use crate::keep::{Answer, Source};
-use crate::web::{Stream, Web, sensitive};
+use crate::web::{Stream, read};
+
+pub(crate) use self::members::Members;
 
 /// What a key says: an endpoint, one that is down, or why it is of no use.
 type Said = Result<Option<Instance>, String>;
 
 /// One prefix's watch.
 pub(crate) struct Etcd {
-    settings: Settings,
-    /// Which of the servers is asked.
-    at: usize,
-    web: Web,
-    /// What shows who we are.
-    token: Option<HeaderValue>,
+    prefix: Vec<u8>,
+    members: Members,
     known: BTreeMap<Vec<u8>, Said>,
     /// Goes on from what is known, since then.
     watch: Option<(Stream, Instant)>,
@@ -46,10 +44,8 @@ pub(crate) struct Etcd {
 impl Etcd {
     pub(crate) fn new(settings: &Settings) -> Self {
         Self {
-            settings: settings.clone(),
-            at: 0,
-            web: web(settings, 0),
-            token: None,
+            prefix: settings.prefix.clone().into_bytes(),
+            members: members(settings),
             known: BTreeMap::new(),
             watch: None,
             nonsense: None,
@@ -59,12 +55,9 @@ impl Etcd {
 
     /// Everything, and a watch on what comes after it.
     async fn list(&mut self) -> Result<(), Fault> {
-        let headers = self.headers().await?;
-        let prefix = self.settings.prefix.as_bytes();
-        let (key, end) = (STANDARD.encode(prefix), STANDARD.encode(after(prefix)));
+        let (key, end) = (STANDARD.encode(&self.prefix), STANDARD.encode(after(&self.prefix)));
         let wanted = json!({ "key": key, "range_end": end, "limit": LIMIT.to_string() });
-        let answer = self.web.post("/v3/kv/range", &headers, &wanted, PATIENCE).await?;
-        let range: Range = read(answer.body())?;
+        let range: Range = self.members.ask("/v3/kv/range", &wanted, PATIENCE).await?;
         let former = std::mem::take(&mut self.known);
         self.nonsense = None;
         for pair in &range.kvs {
@@ -78,22 +71,9 @@ impl Etcd {
         let next = range.header.revision.parse::<u64>().unwrap_or_default() + 1;
         let wanted = json!({ "create_request": {
             "key": key, "range_end": end, "start_revision": next.to_string() } });
-        let stream = self.web.stream("/v3/watch", &headers, Some(&wanted), PATIENCE).await?;
+        let stream = self.members.stream("/v3/watch", &wanted, PATIENCE).await?;
         self.watch = Some((stream, Instant::now()));
         Ok(())
-    }
-
-    async fn headers(&mut self) -> Result<HeaderMap, Fault> {
-        let mut headers = HeaderMap::new();
-        // A member that is cut off from the others must not go on telling old news.
-        headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
-        if let (Some(login), None) = (&self.settings.login, &self.token) {
-            self.token = Some(token(&mut self.web, login).await?);
-        }
-        if let Some(token) = &self.token {
-            headers.insert(header::AUTHORIZATION, token.clone());
-        }
-        Ok(headers)
     }
 
     fn put(&mut self, key: Vec<u8>, value: &str, former: Option<Said>) {
@@ -166,10 +146,8 @@ impl Source for Etcd {
         let holds = match self.refresh().await {
             Ok(holds) => holds,
             Err(fault) => {
-                // Another server may know better, and a token may have been forgotten.
-                (self.watch, self.token) = (None, None);
-                self.at = (self.at + 1) % self.settings.servers.len().max(1);
-                self.web = web(&self.settings, self.at);
+                self.watch = None;
+                self.members.turn();
                 return Err(fault);
             }
         };
@@ -183,21 +161,8 @@ impl Source for Etcd {
     }
 }
 
-/// What shows who we are, for a while.
-pub(crate) async fn token(
-    web: &mut Web,
-    (user, password): &(String, SecretRef),
-) -> Result<HeaderValue, Fault> {
-    let password = secret::read(password)?;
-    let login = json!({ "name": user, "password": password.as_str()? });
-    let answer = web.post("/v3/auth/authenticate", &HeaderMap::new(), &login, PATIENCE).await?;
-    let granted: Granted = read(answer.body())?;
-    sensitive(&granted.token)
-}
-
-fn web(settings: &Settings, at: usize) -> Web {
-    let address = settings.servers.get(at).cloned().unwrap_or_default();
-    Web::new(&Registry { address, ca: settings.ca.clone() })
+fn members(settings: &Settings) -> Members {
+    Members::new(&settings.servers, settings.login.as_ref(), settings.ca.as_ref())
 }
 
 /// The first key that does not begin so; of all keys, none is.
@@ -210,10 +175,6 @@ fn after(prefix: &[u8]) -> Vec<u8> {
         }
     }
     vec![0]
-}
-
-pub(crate) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(bytes).map_err(|fault| Fault::Nonsense(fault.to_string()))
 }
 
 fn decoded(key: &str) -> Result<Vec<u8>, Fault> {
@@ -240,11 +201,6 @@ struct Pair {
     key: String,
     #[serde(default)]
     value: String,
-}
-
-#[derive(Deserialize)]
-struct Granted {
-    token: String,
 }
 
 #[derive(Deserialize)]
@@ -278,8 +234,6 @@ const QUIET: Duration = Duration::from_secs(60);
 
 /// Keys that are listed: more than are taken, so that those that are down leave room.
 const LIMIT: usize = 4 * MOST;
-
-pub(crate) const HAS_LEADER: HeaderName = HeaderName::from_static("grpc-metadata-hasleader");
 
 #[cfg(all(test, feature = "verify"))]
 mod tests;

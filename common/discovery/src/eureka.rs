@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::fault::Fault;
 use crate::instance::{Instance, Takes};
 use crate::keep::{Answer, Source};
-use crate::web::{Web, sensitive};
+use crate::web::{Web, read, sensitive};
 
 /// One application's reader.
 pub(crate) struct Eureka {
@@ -48,8 +48,7 @@ impl Eureka {
     async fn read(&mut self, path: &str) -> Result<Applications, Fault> {
         let headers = headers(self.settings.login.as_ref())?;
         let answer = self.web.get(path, &headers, PATIENCE).await?;
-        let read = serde_json::from_slice::<Root>(answer.body());
-        read.map(|root| root.applications).map_err(|fault| Fault::Nonsense(fault.to_string()))
+        read(answer.body()).map(|root: Root| root.applications)
     }
 
     async fn refresh(&mut self) -> Result<(), Fault> {

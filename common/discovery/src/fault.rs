@@ -1,6 +1,6 @@
 //! Why a source gave no answer. Not for operators by itself: `keep` tells it, once per cause.
 //!
-//! Invariant: no secret is in a message.
+//! Invariant: no secret is in a message, and what others have written is one short line of it.
 
 use std::io;
 use std::path::PathBuf;
@@ -52,9 +52,25 @@ pub(crate) enum Fault {
     #[error("no `api` is named, and KUBERNETES_SERVICE_HOST is not set: this is no pod")]
     NoPod,
     /// Nothing in the answer is of use.
-    #[error("the answer is of no use: {0}")]
+    #[error("the answer is of no use: {}", short(.0))]
     Nonsense(String),
 }
+
+/// What others may have written, on one line that is not endless.
+pub(crate) fn short(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(LONGEST)
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    if text.chars().nth(LONGEST).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// Letters of a text of somebody else's: more than any honest one has.
+const LONGEST: usize = 300;
 
 /// What a resolver says, in words of zones.
 fn said(error: &NetError) -> String {

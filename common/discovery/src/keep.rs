@@ -14,7 +14,7 @@ use topology::{At, Place, ServiceName};
 
 use crate::Publisher;
 use crate::events::{self, EmptyDoubted, EndpointsFound, EntriesLeftOut, LookupFailed};
-use crate::fault::Fault;
+use crate::fault::{Fault, short};
 use crate::instance::{Instance, MOST, settle};
 
 /// Whoever names endpoints.
@@ -54,6 +54,8 @@ pub(crate) struct Keeper {
     observer: Observer,
     rng: Rng,
     backoff: Duration,
+    /// Since when it answers.
+    good: Option<Instant>,
     /// What was told last of faults and of nonsense, until it is over.
     told: [Option<String>; 2],
     /// Since when it has said that there are none, and how often.
@@ -86,6 +88,7 @@ impl Keeper {
             observer: observer.clone(),
             rng: Rng::from_os(),
             backoff: pause,
+            good: None,
             told: [None, None],
             empty: None,
         }
@@ -122,7 +125,7 @@ impl Keeper {
         let settled = settle(answer.instances, self.version.as_deref(), self.place);
         let service = self.service.as_str();
         events::asked(&self.observer, service, "ok");
-        self.backoff = self.pause;
+        self.good.get_or_insert_with(Instant::now);
         let [faults, _] = &mut self.told;
         *faults = None;
         if settled.over > 0 {
@@ -173,6 +176,7 @@ impl Keeper {
     }
 
     fn left_out(&mut self, nonsense: Option<String>) {
+        let nonsense = nonsense.map(|cause| short(&cause));
         let [_, told] = &mut self.told;
         if let Some(cause) = &nonsense {
             self.publisher.status.failed(cause);
@@ -195,6 +199,10 @@ impl Keeper {
             self.observer.emit(LookupFailed { service: self.service.as_str(), cause: &cause });
         }
         *told = Some(cause);
+        // A good answer between two faults is no peace yet: a list may be had, and its watch never.
+        if self.good.take().is_some_and(|since| since.elapsed() >= self.backoff) {
+            self.backoff = self.pause;
+        }
         let pause = self.backoff;
         self.backoff = (pause * 2).min(LONGEST_PAUSE.max(self.pause));
         // Far apart, so that a registry that comes back is not met by everybody at once.

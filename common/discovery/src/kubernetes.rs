@@ -21,7 +21,7 @@ use topology::model::{Kubernetes as Settings, Registry};
 use crate::fault::Fault;
 use crate::instance::MOST;
 use crate::keep::{Answer, Source};
-use crate::web::{Stream, Web, sensitive};
+use crate::web::{Stream, Web, read, sensitive};
 
 use self::slices::{Meta, SERVICE_LABEL, Slice};
 
@@ -249,11 +249,6 @@ fn inside(host: Option<String>, port: Option<String>) -> Result<String, Fault> {
 fn size(known: &BTreeMap<String, Slice>) -> usize {
     // An empty slice is one more to look at, too.
     known.values().map(|slice| slice.size().max(1)).sum()
-}
-
-fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
-    serde_json::from_slice(bytes)
-        .map_err(|fault| Fault::Nonsense(slices::shown(&fault.to_string())))
 }
 
 #[derive(Deserialize)]

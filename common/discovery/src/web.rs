@@ -13,6 +13,7 @@ use common::tls::client::Roots;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 use topology::model::Registry;
@@ -212,6 +213,11 @@ impl Web {
             }
         }
     }
+}
+
+/// An answer as what it should be.
+pub(crate) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Fault> {
+    serde_json::from_slice(bytes).map_err(|fault| Fault::Nonsense(fault.to_string()))
 }
 
 fn request(

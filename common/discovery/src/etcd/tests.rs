@@ -42,9 +42,9 @@ impl Server {
             .spawn();
         self.process = Some(process.expect("etcd of the package etcd-server"));
         // Ready when it answers a question that needs a leader.
-        let mut web = web(&self.settings(), 0);
+        let mut members = members(&self.settings());
         let wanted = json!({ "key": "eA==" });
-        while web.post("/v3/kv/range", &HeaderMap::new(), &wanted, PATIENCE).await.is_err() {
+        while members.ask::<Value>("/v3/kv/range", &wanted, PATIENCE).await.is_err() {
             let process = self.process.as_mut().expect("started");
             assert!(process.try_wait().expect("its state").is_none(), "etcd has ended");
             tokio::task::yield_now().await;
@@ -63,9 +63,7 @@ impl Server {
     }
 
     async fn ask(&self, path: &str, body: &Value) -> Value {
-        let mut web = web(&self.settings(), 0);
-        let answer = web.post(path, &HeaderMap::new(), body, PATIENCE).await.expect(path);
-        serde_json::from_slice(answer.body()).expect("JSON")
+        members(&self.settings()).ask(path, body, PATIENCE).await.expect(path)
     }
 
     async fn put(&self, number: u16, value: &str, lease: &Value) -> Value {
@@ -167,7 +165,7 @@ async fn etcd_is_watched_from_its_revision() {
     let compaction = json!({ "revision": put["header"]["revision"] });
     server.ask("/v3/kv/compaction", &compaction).await;
     let past = json!({ "create_request": { "key": gone["key"], "start_revision": "1" } });
-    let watch = etcd.web.stream("/v3/watch", &HeaderMap::new(), Some(&past), PATIENCE).await;
+    let watch = etcd.members.stream("/v3/watch", &past, PATIENCE).await;
     etcd.watch = Some((watch.expect("begun"), Instant::now()));
     let answer = etcd.ask().await.expect("an answer");
     assert_eq!(answer.instances.iter().map(|i| i.address).collect::<Vec<_>>(), [address(3)]);

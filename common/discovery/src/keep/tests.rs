@@ -10,6 +10,7 @@ use crate::Endpoints;
 use crate::testing::{Says, Script, discover, instances, numbers};
 
 const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 
 fn script(says: Says) -> (Script, Endpoints, Observer) {
     let (script, observer) = (Script::new(says), Observer::new("gw-1"));
@@ -157,4 +158,59 @@ async fn a_source_is_left_with_its_reader() {
     let asked = script.asked().0;
     sleep(10 * MINUTE).await;
     assert!(asked > 1 && script.asked().0 == asked);
+}
+
+/// A list that is there, and a watch on it that never is.
+struct Unwatched {
+    asked: std::sync::Arc<std::sync::atomic::AtomicU32>,
+    listed: bool,
+}
+
+impl Source for Unwatched {
+    async fn ask(&mut self) -> Result<Answer, Fault> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.listed = !self.listed;
+        if !self.listed {
+            return Err(Fault::Broken);
+        }
+        Ok(Answer { instances: instances(&[1]), holds: Duration::ZERO, nonsense: None })
+    }
+}
+
+/// D2: a source whose every good answer is followed by a fault is asked less and less; one that was well for a while
+/// is asked again soon after its next fault.
+#[tokio::test(start_paused = true)]
+async fn a_fault_after_each_good_answer_is_no_peace() {
+    let asked = std::sync::Arc::default();
+    let source = Unwatched { asked: std::sync::Arc::clone(&asked), listed: false };
+    let settings = discover(DiscoverSource::File { path: PathBuf::from("list.yaml") });
+    let discover = At { value: settings, place: Place::default() };
+    let publisher = Publisher::new(&[]);
+    let observer = Observer::new("gw-1");
+    let keeper = Keeper::new(&ServiceName::new("user"), &discover, publisher, &observer);
+    let task = tokio::spawn(keeper.run(source));
+    sleep(10 * MINUTE).await;
+    let questions = asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((30..=120).contains(&questions), "{questions}");
+    task.abort();
+    let (script, mut watched, _observer) = script(Says::All(instances(&[1])));
+    next(&mut watched).await;
+    script.say(Says::Nothing);
+    sleep(10 * MINUTE).await;
+    script.say(Says::All(instances(&[2])));
+    assert_eq!(next(&mut watched).await, [2]);
+    sleep(MINUTE).await;
+    let (before, _) = script.asked();
+    script.say(Says::Nothing);
+    sleep(10 * SECOND).await;
+    let (after, _) = script.asked();
+    assert!((3..=6).contains(&(after - before)), "the pauses begin anew: {}", after - before);
+}
+
+/// O5: what others write of themselves is one short line.
+#[test]
+fn texts_of_others_are_short() {
+    let fault = Fault::Nonsense(format!("first\nsecond{}", "x".repeat(1 << 20)));
+    let said = fault.to_string();
+    assert!(said.contains("first second") && said.len() < 400, "{said}");
 }

@@ -260,7 +260,7 @@ pub(super) fn instances(
 }
 
 /// A text of somebody else's, short.
-pub(super) fn shown(text: &str) -> String {
+fn shown(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use common::escape::escaped;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 use topology::register::RegisterConsul as Settings;
 
@@ -81,10 +81,7 @@ impl Registry for Consul {
     async fn leave(&mut self) -> Result<(), Fault> {
         self.entered = false;
         let path = format!("/v1/agent/service/deregister/{}", escaped(&self.id));
-        match self.put(&path, None).await {
-            Err(Fault::Status(StatusCode::NOT_FOUND)) => Ok(()),
-            left => left,
-        }
+        self.put(&path, None).await
     }
 }
 

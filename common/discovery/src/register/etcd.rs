@@ -8,27 +8,21 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use topology::model::Registry as Server;
 use topology::register::RegisterEtcd as Settings;
 
-use crate::etcd::{HAS_LEADER, read, token};
+use crate::etcd::Members;
 use crate::fault::Fault;
 use crate::register::{Health, PATIENCE, Registry, Target};
-use crate::web::Web;
 
 /// One key.
 pub(crate) struct Etcd {
     target: Target<Settings>,
-    /// Which of the servers is told.
-    at: usize,
-    web: Web,
-    /// What shows who we are.
-    token: Option<HeaderValue>,
+    members: Members,
     lease: Option<String>,
     /// What the key says, under that lease.
     told: Option<Health>,
@@ -66,32 +60,9 @@ impl Etcd {
     }
 
     async fn ask<T: DeserializeOwned>(&mut self, path: &str, body: &Value) -> Result<T, Fault> {
-        let mut headers = HeaderMap::new();
-        // A member that is cut off from the others would promise what it cannot keep.
-        headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
         // Less than the lease lasts, so that another server can be asked in time.
         let patience = PATIENCE.min(self.target.settings.ttl / 5);
-        loop {
-            let known = self.token.is_some();
-            if let (Some(login), None) = (&self.target.settings.login, &self.token) {
-                self.token = Some(token(&mut self.web, login).await?);
-            }
-            if let Some(token) = &self.token {
-                headers.insert(header::AUTHORIZATION, token.clone());
-            }
-            match self.web.post(path, &headers, body, patience).await {
-                // Tokens end after some minutes.
-                Err(Fault::Status(StatusCode::UNAUTHORIZED)) if known => self.token = None,
-                answer => return read(answer?.body()),
-            }
-        }
-    }
-
-    /// Another server may do it, and a token may have been forgotten.
-    fn turn(&mut self) {
-        self.token = None;
-        self.at = (self.at + 1) % self.target.settings.servers.len().max(1);
-        self.web = web(&self.target.settings, self.at);
+        self.members.ask(path, body, patience).await
     }
 
     fn key(&self) -> String {
@@ -117,8 +88,9 @@ impl Registry for Etcd {
     const KIND: &'static str = "etcd";
 
     fn new(target: &Target<Settings>) -> Self {
-        let web = web(&target.settings, 0);
-        Self { target: target.clone(), at: 0, web, token: None, lease: None, told: None }
+        let Settings { servers, login, ca, .. } = &target.settings;
+        let members = Members::new(servers, login.as_ref(), ca.as_ref());
+        Self { target: target.clone(), members, lease: None, told: None }
     }
 
     fn ttl(settings: &Settings) -> Duration {
@@ -131,11 +103,14 @@ impl Registry for Etcd {
     }
 
     async fn tell(&mut self, health: Health) -> Result<(), Fault> {
-        let renewed = self.renew(health).await;
+        // All questions of a round together: the next sign of life must come before the lease ends.
+        let round = self.target.settings.ttl * 2 / 5;
+        let renewed = timeout(round, self.renew(health)).await;
+        let renewed = renewed.unwrap_or(Err(Fault::Late(round)));
         if renewed.is_err() {
             // The lease is all servers'; what the key says is not known.
             self.told = None;
-            self.turn();
+            self.members.turn();
         }
         renewed
     }
@@ -149,14 +124,14 @@ impl Registry for Etcd {
             None => ("/v3/kv/deleterange", json!({ "key": key })),
         };
         let mut outcome = Ok(());
-        for _server in 0..self.target.settings.servers.len() {
+        for _server in 0..self.members.count() {
             outcome = match timeout(HASTE, self.ask::<Value>(path, &what)).await {
                 // A lease that has ended has taken the key with it.
                 Ok(Ok(_) | Err(Fault::Status(StatusCode::NOT_FOUND))) => return Ok(()),
                 Ok(Err(fault)) => Err(fault),
                 Err(_late) => Err(Fault::Late(HASTE)),
             };
-            self.turn();
+            self.members.turn();
         }
         outcome
     }
@@ -167,11 +142,6 @@ const HASTE: Duration = Duration::from_millis(600);
 
 fn key(target: &Target<Settings>) -> String {
     format!("{}{}", target.settings.prefix, target.entry.instance)
-}
-
-fn web(settings: &Settings, at: usize) -> Web {
-    let address = settings.servers.get(at).cloned().unwrap_or_default();
-    Web::new(&Server { address, ca: settings.ca.clone() })
 }
 
 /// Numbers of 64 bits are texts, and what is 0 is not there.

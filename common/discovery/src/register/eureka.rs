@@ -108,10 +108,7 @@ impl Registry for Eureka {
     async fn leave(&mut self) -> Result<(), Fault> {
         self.told = None;
         let path = self.path();
-        match self.send(Method::DELETE, &path, None).await {
-            Err(Fault::Status(StatusCode::NOT_FOUND)) => Ok(()),
-            left => left,
-        }
+        self.send(Method::DELETE, &path, None).await
     }
 }
 

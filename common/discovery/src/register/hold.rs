@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::lifecycle::Member;
 use common::rng::Rng;
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -176,7 +177,7 @@ impl<R: Registry> Held<R> {
         // Who has not heard of us for so long has no entry; but a last word costs little.
         let ttl = R::ttl(&self.target.settings);
         let away = self.entered.is_none_or(|at| self.fault.is_some() && at.elapsed() > ttl);
-        let left = timeout(FAREWELL, self.registry.leave()).await;
+        let left = timeout(FAREWELL, leave(&mut self.registry)).await;
         let left = left.unwrap_or(Err(Fault::Late(FAREWELL)));
         let cause = left.err().map(|fault| fault.to_string());
         self.who.board.change(R::KIND, |row| {
@@ -185,6 +186,14 @@ impl<R: Registry> Held<R> {
         });
         self.who.observer.emit(Left { registry: R::KIND, fault: cause.as_deref() });
         !away
+    }
+}
+
+/// Takes an entry back; who does not know it has none.
+pub(super) async fn leave(registry: &mut impl Registry) -> Result<(), Fault> {
+    match registry.leave().await {
+        Err(Fault::Status(StatusCode::NOT_FOUND)) => Ok(()),
+        left => left,
     }
 }
 

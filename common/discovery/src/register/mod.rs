@@ -160,7 +160,7 @@ pub(crate) trait Registry: Sized + Send + 'static {
     /// forgotten it is told anew. Cancelling leaves open whether it was told.
     fn tell(&mut self, health: Health) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Takes the entry back, if there may be one.
+    /// Takes the entry back, if there may be one; a registry may answer that there is none (404).
     fn leave(&mut self) -> impl Future<Output = Result<(), Fault>> + Send;
 }
 

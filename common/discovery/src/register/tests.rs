@@ -253,6 +253,31 @@ async fn a_changed_file_moves_the_entry() {
     assert_eq!(scene.lifecycle.phase(), Phase::Draining, "nobody has to leave");
 }
 
+/// O4: a registry whose every answer is slow, though in time, does not take the whole lease for one round.
+#[tokio::test(start_paused = true)]
+async fn a_round_is_bounded_as_a_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "secret").expect("written");
+    let slow = |_request| async {
+        sleep(Duration::from_millis(2500)).await;
+        let body = json!({ "token": "t", "ID": "7" }).to_string();
+        Ok(http::Response::new(http_body_util::Full::new(bytes::Bytes::from(body))))
+    };
+    let server = crate::testing::Server::start(slow).await;
+    let settings = RegisterEtcd {
+        servers: vec![server.address()],
+        prefix: "/services/".to_owned(),
+        login: Some(("root".to_owned(), topology::SecretRef::File(password))),
+        ca: None,
+        ttl: Duration::from_secs(15),
+    };
+    let begun = Instant::now();
+    let fault = entered_in::<etcd::Etcd>(settings).tell(Health::Ready).await;
+    assert!(matches!(fault, Err(Fault::Late(round)) if round == 6 * SECOND), "{fault:?}");
+    assert!(begun.elapsed() < 7 * SECOND);
+}
+
 /// An instance that is to be entered so.
 pub(crate) fn entered_in<R: Registry>(settings: R::Settings) -> R {
     R::new(&Target { settings, entry: entry(1) })
@@ -277,7 +302,7 @@ pub(crate) async fn goes_on(entry: &mut impl Registry, reader: &mut impl Source)
     entry.tell(Health::Ready).await.expect("told anew");
     found(reader).await;
     for _ in 0..2 {
-        entry.leave().await.expect("left");
+        hold::leave(entry).await.expect("left");
         assert!(read(reader).await.is_empty());
     }
 }
