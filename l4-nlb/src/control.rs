@@ -103,7 +103,7 @@ impl Control {
                 }
                 () = &mut stopped => break,
                 Some(order) = orders.recv() => self.obey(order).await,
-                () = self.found.changed() => self.rebuild(),
+                () = self.found.changed() => self.follow_found(),
                 () = reweighed.notified() => self.rebuild(),
                 Some(_ended) = self.phases.join_next() => {}
                 _ = tick.tick() => reports.show(&self.published.load(), &self.options.observer),
@@ -175,10 +175,35 @@ impl Control {
         Ok(change)
     }
 
-    /// Goes by the same file with the endpoints and weights that are known now; nothing of it is read
+    /// Goes by the same file with the weights that are wanted now; nothing of it is read
     /// again. A draining instance has no use for them.
     fn rebuild(&mut self) {
         let _draining = self.apply(self.topology.clone(), self.key);
+    }
+
+    /// Goes by the endpoints that sources have named; listeners to which they are no news go on as they are. A
+    /// draining instance has no use for them.
+    fn follow_found(&mut self) {
+        let Ok((_, own)) = crate::part(&self.topology, &self.instance) else { return };
+        if self.crew.is_none() {
+            return;
+        }
+        let before = self.published.load_full();
+        let known = |to: &topology::Service| {
+            to.discover.as_ref()?;
+            self.found.known(&to.name).map(|known| &**known)
+        };
+        let own = (self.key, own.zone.as_ref(), &own.name);
+        let next = before.following(known, own, &self.options.observer.metrics);
+        let Some(snapshot) = next else { return };
+        for (lane, former) in snapshot.lanes.iter().zip(&before.lanes) {
+            let running = self.listeners.iter_mut().find(|running| running.name == lane.rules.name);
+            if let (Some(running), false) = (running, Arc::ptr_eq(lane, former)) {
+                running.change(lane.clone());
+            }
+        }
+        self.published.publish(snapshot);
+        self.check();
     }
 
     /// Binds what is new, publishes all lanes, retires what is gone.

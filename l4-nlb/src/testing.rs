@@ -5,8 +5,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use topology::l4::{HashTable, ListenAt, Listener, OnDown, Protocol, Target};
-use topology::units::{ListenerName, Percent};
+use topology::l4::{Group, HashTable, ListenAt, Listener, OnDown, Protocol, Target};
+use topology::units::{GroupName, ListenerName, Percent};
 use topology::{At, Balance, Endpoint, EndpointName, Place, Service, ServiceName, Weight};
 
 /// A service `s` with endpoints at 127.0.0.1 on these ports.
@@ -27,6 +27,18 @@ pub(crate) fn service(ports: &[u16]) -> Service {
         health: None,
         run: None,
         uses: Vec::new(),
+        place: Place::default(),
+    }
+}
+
+/// A group of these listeners.
+pub(crate) fn group(listeners: Vec<Listener>) -> Group {
+    Group {
+        name: GroupName::new("edge"),
+        instances: Vec::new(),
+        listeners,
+        hash_key: None,
+        drain: Duration::from_secs(30),
         place: Place::default(),
     }
 }

@@ -9,8 +9,6 @@ use common::lifecycle::Lifecycle;
 use common::net::bind::{Reuse, udp};
 use common::net::proxy_protocol::{Addresses, v2_datagram};
 use common::snapshot::Published;
-use topology::l4::Group;
-use topology::units::GroupName;
 
 use super::*;
 use crate::snapshot::Snapshot;
@@ -40,14 +38,7 @@ fn source_behind(endpoint: u16, most: u32, proxies: Vec<ipnet::IpNet>) -> LaneSo
     let mut rules = listener("udp", &[endpoint]);
     rules.accept_proxy_from = proxies;
     rules.max_flows = NonZeroU32::new(most).unwrap();
-    let group = Group {
-        name: GroupName::new("edge"),
-        instances: Vec::new(),
-        listeners: vec![rules],
-        hash_key: None,
-        drain: Duration::from_secs(30),
-        place: topology::Place::default(),
-    };
+    let group = crate::testing::group(vec![rules]);
     let metrics = Observer::new("nlb-1").metrics;
     let snapshot = Snapshot::build(
         &group,
