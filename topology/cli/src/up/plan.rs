@@ -1,8 +1,10 @@
-//! What has to run for a topology, and what has to be ready before what: pure, from the model
-//! alone. Not for how anything is started (`launch`) or asked whether it is ready (`ready`). Made
+//! What has to run for a topology, and what has to be ready before what: from the model and the lists
+//! that it names. Not for how anything is started (`launch`) or asked whether it is ready (`ready`). Made
 //! once by `up`.
 //!
 //! Invariant: `after` holds indexes of parts of the same plan, and following it never leads back.
+
+pub(crate) mod asks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,10 +12,10 @@ use std::net::SocketAddr;
 use anyhow::bail;
 use topology::gateway::IssuerKeys;
 use topology::l4::Protocol;
-use topology::model::{Dependency, DiscoverSource, Run};
+use topology::model::{Dependency, Run};
 use topology::pool::{Console, Servers};
 use topology::units::{Place, SecretRef};
-use topology::{Topology, gateway, pool};
+use topology::{Topology, pool};
 
 /// Everything that one `up` starts.
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct Part {
     pub(crate) admin: Option<SocketAddr>,
     /// Whom it talks to at its start.
     pub(crate) needs: Vec<SocketAddr>,
+    /// Whom it talks to besides, and starts without where they wait for it.
+    pub(crate) asks: Vec<SocketAddr>,
     /// Which parts must be ready before it starts.
     pub(crate) after: Vec<usize>,
 }
@@ -147,8 +151,10 @@ impl Plan {
         services(topology, &mut parts);
         gateways(topology, &mut parts);
         nlbs(topology, &mut parts);
-        let after: Vec<Vec<usize>> = parts.iter().map(|part| needed(part, &parts)).collect();
-        for (part, after) in parts.iter_mut().zip(after) {
+        let after: Vec<Vec<usize>> =
+            parts.iter().map(|part| listening(&part.needs, &parts)).collect();
+        for (index, (part, mut after)) in parts.iter_mut().zip(after).enumerate() {
+            after.retain(|other| *other != index);
             part.after = after;
         }
         ordered(parts)
@@ -167,7 +173,15 @@ impl Plan {
 
 impl Part {
     fn new(name: impl Into<String>, does: Does, listens: Vec<Listen>) -> Self {
-        Self { name: name.into(), does, listens, admin: None, needs: Vec::new(), after: Vec::new() }
+        Self {
+            name: name.into(),
+            does,
+            listens,
+            admin: None,
+            needs: Vec::new(),
+            asks: Vec::new(),
+            after: Vec::new(),
+        }
     }
 
     /// The kind, as the views show it.
@@ -354,6 +368,7 @@ fn pools(topology: &Topology, parts: &mut Vec<Part>) {
             let mut part = Part::new(instance.name.as_str(), Does::Tier(Tier::Pool), listens);
             with_admin(&mut part, instance.admin.as_ref());
             part.needs.clone_from(&needs);
+            part.asks = asks::pool_asks(group);
             parts.push(part);
         }
     }
@@ -388,6 +403,7 @@ fn services(topology: &Topology, parts: &mut Vec<Part>) {
             let does = Does::Demo { words: words.clone(), uses: uses.clone() };
             let mut part = Part::new(format!("{}-{}", service.name, n + 1), does, listens);
             part.needs.clone_from(&needs);
+            part.asks = asks::named_in(words);
             parts.push(part);
         }
     }
@@ -450,54 +466,22 @@ fn behind(topology: &Topology, used: &Dependency) -> Vec<SocketAddr> {
 
 fn gateways(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.gateways {
-        let mut needs = gateway_needs(group);
-        let found = group.upstreams.iter().filter_map(|upstream| upstream.discover.as_ref());
-        needs.extend(found.flat_map(|source| registered(topology, &source.value.source)));
+        let needs = asks::gateway_needs(topology, group);
         for instance in &group.instances {
             let purpose = format!("gateway {}", instance.name);
             let listens = vec![tcp(instance.listen.value, purpose, instance.listen.place)];
             let mut part = Part::new(instance.name.as_str(), Does::Tier(Tier::Gateway), listens);
             with_admin(&mut part, instance.admin.as_ref());
             part.needs.clone_from(&needs);
+            part.asks = asks::gateway_asks(group);
             parts.push(part);
         }
     }
 }
 
-fn gateway_needs(group: &gateway::Group) -> Vec<SocketAddr> {
-    let upstreams = group.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
-    let mut needs: Vec<SocketAddr> = upstreams.map(|endpoint| endpoint.address).collect();
-    if let Some(store) = &group.limit_store {
-        needs.extend(store.redis.iter().filter_map(|at| local(&at.value, "redis://", 6379)));
-    }
-    for issuer in &group.issuers {
-        if let IssuerKeys::Url(url) = &issuer.keys {
-            needs.extend(local(&url.value, "http://", 80));
-        }
-    }
-    needs
-}
-
-/// A registry on this machine, and whoever tells it where it is: without them there is nobody to lead to.
-fn registered(topology: &Topology, source: &DiscoverSource) -> Vec<SocketAddr> {
-    let DiscoverSource::Eureka(eureka) = source else { return Vec::new() };
-    let Some(at) = local(&eureka.registry.address, "http://", 80) else { return Vec::new() };
-    let is_it = |service: &topology::Service| service.endpoints.iter().any(|e| e.address == at);
-    let Some(registry) = topology.services.iter().find(|service| is_it(service)) else {
-        return Vec::new();
-    };
-    let tell = |service: &&topology::Service| {
-        service.uses.iter().any(|used| used.value == Dependency::Service(registry.name.clone()))
-    };
-    let told = topology.services.iter().filter(tell).flat_map(|service| &service.endpoints);
-    told.map(|endpoint| endpoint.address).chain([at]).collect()
-}
-
 fn nlbs(topology: &Topology, parts: &mut Vec<Part>) {
     for group in &topology.nlbs {
-        let services = group.listeners.iter().flat_map(topology::l4::Listener::services);
-        let services = services.flat_map(|service| &service.endpoints);
-        let needs: Vec<SocketAddr> = services.map(|endpoint| endpoint.address).collect();
+        let needs = asks::nlb_needs(topology, group);
         for instance in &group.instances {
             let listens = group.listeners.iter().map(|listener| Listen {
                 protocol: listener.protocol,
@@ -521,25 +505,34 @@ fn with_admin(part: &mut Part, admin: Option<&topology::At<SocketAddr>>) {
     part.listens.push(tcp(admin.value, purpose, admin.place));
 }
 
-/// Parts that listen where this one talks to.
-fn needed(part: &Part, parts: &[Part]) -> Vec<usize> {
-    let listens = |other: &Part| other.listens.iter().any(|l| part.needs.contains(&l.address));
+/// Parts that listen at one of these addresses.
+fn listening(at: &[SocketAddr], parts: &[Part]) -> Vec<usize> {
+    let listens = |other: &Part| other.listens.iter().any(|l| at.contains(&l.address));
     let found = parts.iter().enumerate().filter(|(_, other)| listens(other));
     found.map(|(index, _)| index).collect()
 }
 
-/// Brings parts into an order in which each follows those it needs, ties in the given order.
-fn ordered(parts: Vec<Part>) -> anyhow::Result<Plan> {
+/// Brings parts into an order in which each follows those it needs, and those it asks where that can be;
+/// ties in the given order.
+fn ordered(mut parts: Vec<Part>) -> anyhow::Result<Plan> {
+    let asked: Vec<Vec<usize>> = parts.iter().map(|part| listening(&part.asks, &parts)).collect();
     let mut order: Vec<usize> = Vec::with_capacity(parts.len());
     while order.len() < parts.len() {
-        let free = parts.iter().enumerate().find(|(index, part)| {
-            !order.contains(index) && part.after.iter().all(|needed| order.contains(needed))
-        });
-        let Some((index, _)) = free else {
+        let free = |index: &usize, wanted: &[usize]| {
+            let waits = |other: &usize| other != index && !order.contains(other);
+            !order.contains(index) && !wanted.iter().any(waits)
+        };
+        let ready = |index: &usize| free(index, &parts[*index].after);
+        let all = || (0..parts.len()).filter(ready);
+        let next = all().find(|index| free(index, &asked[*index])).or_else(|| all().next());
+        let Some(index) = next else {
             let stuck = parts.iter().enumerate().filter(|(index, _)| !order.contains(index));
             let names: Vec<&str> = stuck.map(|(_, part)| part.name.as_str()).collect();
             bail!("these wait for each other, so that none can start first: {}", names.join(", "));
         };
+        let before = asked[index].iter().filter(|other| order.contains(other)).copied();
+        let before: Vec<usize> = before.collect();
+        before.into_iter().for_each(|other| insert(&mut parts[index].after, other));
         order.push(index);
     }
     let position: BTreeMap<usize, usize> =

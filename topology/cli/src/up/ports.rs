@@ -88,6 +88,7 @@ mod tests {
                 }],
                 admin: None,
                 needs: Vec::new(),
+                asks: Vec::new(),
                 after: Vec::new(),
             });
         }

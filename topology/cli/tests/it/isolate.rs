@@ -112,8 +112,9 @@ fn namespaces(stack: &Stack) -> BTreeMap<String, String> {
     };
     let mut all: BTreeMap<String, String> =
         stack.processes.iter().map(|(name, process)| (name.clone(), of(*process))).collect();
-    let (prefix, _) = all["nlb-1"].split_once('-').expect("a prefix");
-    all.insert("clients".to_owned(), format!("{prefix}-clients"));
+    let (prefix, _) = all["gw-1"].split_once('-').expect("a prefix");
+    let clients = format!("{prefix}-clients");
+    all.insert("clients".to_owned(), clients);
     all
 }
 
@@ -234,4 +235,21 @@ fn only_what_is_wired_connects_in_ipv6() {
     let spaces = namespaces(&stack);
     every_pair_is_tried(&stack, &spaces);
     ends_without_a_trace(&mut stack, &spaces);
+}
+
+/// T7: services that verify tokens by themselves reach their issuer, whom clients do not.
+#[test]
+fn services_of_a_plain_balancer_reach_their_issuer() {
+    if !able() {
+        return;
+    }
+    let stack = Stack::up_ready("l7-only", folder("l7-only"), &["--isolate"]);
+    let spaces = namespaces(&stack);
+    let curl = |token: &str| {
+        let mut curl = Command::new("ip");
+        curl.args(["netns", "exec", &spaces["clients"], "curl"]);
+        stack.curl_by(curl, "/api/v1/user/7", token).status
+    };
+    assert_eq!((curl(&stack.token(&[])), curl("none")), (200, 401));
+    assert_eq!(tried(&spaces["clients"], &[stack.place(7900)]), ["refused"]);
 }

@@ -55,6 +55,14 @@ impl Stack {
         Self::up_at(address.into(), &text, folder, more)
     }
 
+    /// Another ready stack, likewise.
+    pub(crate) fn up_ready(name: &str, folder: TempDir, more: &[&str]) -> Self {
+        let file = format!("{}/../stacks/{name}.yaml", env!("CARGO_MANIFEST_DIR"));
+        let address = own_address(name);
+        let text = std::fs::read_to_string(file).expect("a ready stack");
+        Self::up_at(address.into(), &text.replace("127.0.0.1", &address.to_string()), folder, more)
+    }
+
     /// The same in IPv6: services at an address that this machine does not have, all else on loopback.
     pub(crate) fn up_in_six(folder: TempDir, more: &[&str]) -> Self {
         let whole = |line: &str| {

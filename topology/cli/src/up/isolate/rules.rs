@@ -60,13 +60,13 @@ impl Seat<'_> {
 pub(super) fn reaches(part: &Part) -> Vec<SocketAddr> {
     match &part.does {
         // Not the servers behind a listener, which it only waits for.
-        Does::Demo { uses, .. } => uses
-            .iter()
-            .map(|used| match &used.to {
+        Does::Demo { uses, .. } => {
+            let used = uses.iter().map(|used| match &used.to {
                 Reach::Http(address) | Reach::Sql { address, .. } => *address,
-            })
-            .collect(),
-        _ => part.needs.clone(),
+            });
+            used.chain(part.asks.iter().copied()).collect()
+        }
+        _ => part.needs.iter().chain(&part.asks).copied().collect(),
     }
 }
 
@@ -203,43 +203,5 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::up::plan::Plan;
-    use crate::up::source;
-
-    /// T7: the documented stack's wires are those of its picture, and clients reach the edge alone.
-    #[test]
-    fn wires_are_those_of_the_file() {
-        let topology =
-            topology::parse("a.yaml", source::BUILT_IN, std::path::Path::new("/nowhere"));
-        let plan = Plan::new(&topology.expect("valid")).expect("a plan");
-        let seats: Vec<Seat<'_>> = (10u8..)
-            .zip(&plan.parts)
-            .map(|(last, part)| Seat { part, ends: Ends::new(7, last) })
-            .collect();
-        let (ours, clients) = (Ends::new(7, 1), Ends::new(7, 2));
-        let wires = Wires::of(&seats, ours, clients);
-        let names = |all: Vec<(&Seat<'_>, &Listen)>| {
-            let mut all: Vec<String> = all
-                .into_iter()
-                .map(|(seat, listen)| format!("{}:{}", seat.part.name, listen.address.port()))
-                .collect();
-            all.sort();
-            all
-        };
-        assert_eq!(names(wires.open()), ["nlb-1:7777", "nlb-1:8443"]);
-        let at = |name: &str| plan.parts.iter().position(|part| part.name == name).expect("there");
-        assert_eq!(names(wires.from(at("feed-1"))), ["ilb-1:7010", "pool-1:6432"]);
-        assert_eq!(names(wires.from(at("user-1"))), ["pool-1:6432"]);
-        assert_eq!(names(wires.from(at("redis"))), Vec::<String>::new());
-        let gateway = names(wires.from(at("gw-1")));
-        assert!(gateway.contains(&"redis:6379".to_owned()), "{gateway:?}");
-        assert!(!gateway.iter().any(|one| one.starts_with("user-")), "{gateway:?}");
-        let rules = wires.of_part(at("user-1"));
-        let [ilb, six] = seats[at("ilb-1")].ends.both();
-        assert!(rules.contains(&format!("ip saddr {ilb} tcp dport 7011 accept")), "{rules}");
-        assert!(!rules.contains(&format!("{six} tcp")), "a family that the file does not name");
-        assert!(!rules.contains(&format!("{} tcp", clients.both()[0])), "{rules}");
-    }
-}
+#[path = "rules/tests.rs"]
+mod tests;
