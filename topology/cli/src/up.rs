@@ -403,7 +403,7 @@ async fn watch(
 fn tell(progress: &Progress, applied: bool, words: &[String]) {
     words.iter().for_each(|line| progress.plain(line));
     match (applied, words.len()) {
-        (true, 0) => progress.note("applied", "the saved file: nothing that is drawn has changed"),
+        (true, 0) => progress.note("applied", "the saved file: it says the same as before"),
         (true, _) => progress.note("applied", "the saved file"),
         (false, _) => progress.warn("refused", "the saved file; everything goes on as before"),
     }

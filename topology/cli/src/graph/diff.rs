@@ -79,3 +79,35 @@ fn rows(before: &Box, one: &mut Box) {
     }
     one.rows.extend(gone.into_iter().map(|row| Row { mark: Mark::Removed, ..row }));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn whole(endpoints: &[u16]) -> Wiring {
+        let each: Vec<String> = endpoints.iter().map(|n| format!("127.0.0.1:{n}")).collect();
+        let text = format!(
+            "aqueduct: 1\nservices: {{ a: {{ endpoints: [{}] }} }}\nnlbs:\n  edge:\n    instances: {{ nlb-1: \
+             {{ address: 127.0.0.1 }} }}\n    listeners: {{ a: {{ tcp: \"*:9000\", to: a }} }}\n",
+            each.join(", ")
+        );
+        Wiring::whole(&topology::parse("a.yaml", &text, Path::new(".")).expect("valid"))
+    }
+
+    /// T6: a change beyond the rows that are shown is told, and seen.
+    #[test]
+    fn changes_of_long_boxes_are_told() {
+        let before: Vec<u16> = (7101..7120).collect();
+        let after: Vec<u16> = (7101..7119).chain([7200]).collect();
+        let marked = marked(whole(&before), whole(&after));
+        assert_eq!(words(&marked), ["+ a: 127.0.0.1:7200", "− a: 127.0.0.1:7119"]);
+        let cut = marked.cut();
+        let rows = &cut.find("service:a").expect("there").rows;
+        let changed: Vec<&str> =
+            rows.iter().filter(|row| row.mark != Mark::Same).map(|row| row.text.as_str()).collect();
+        assert_eq!(changed, ["127.0.0.1:7200", "127.0.0.1:7119"]);
+        assert_eq!(rows.last().map(|row| row.text.as_str()), Some("… 9 more"));
+    }
+}

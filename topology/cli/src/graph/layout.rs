@@ -16,6 +16,15 @@ const BETWEEN: f64 = 96.0;
 pub(crate) const MARGIN: f64 = 28.0;
 /// Of one letter of the fixed-width face that rows are written in.
 const LETTER: f64 = 7.3;
+/// Of one letter of a title, bold and in the widest face that a page may take for it.
+const TITLE_LETTER: f64 = 9.7;
+/// Beside a title, for the live page's count and mark.
+const TOLD: f64 = 62.0;
+/// Between two lines that lead back.
+const BACK: f64 = 14.0;
+/// How far beside their boxes such lines turn: the first, and the last.
+const TURN: f64 = 20.0;
+const LAST_TURN: f64 = 76.0;
 /// What a line that passes a column takes of it.
 const LANE: f64 = 8.0;
 const NARROWEST: f64 = 140.0;
@@ -37,8 +46,21 @@ pub(crate) struct Layout {
     pub areas: Vec<Area>,
     /// Where a line passes columns between its ends, so that it runs behind no box.
     pub vias: Vec<Vec<Area>>,
+    /// Where a line that leads back runs below all boxes.
+    pub lanes: Vec<Option<Lane>>,
     pub width: f64,
     pub height: f64,
+}
+
+/// The way of a line that leads back: out of a box's right side, below all, into a box's left side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Lane {
+    /// Where it goes down.
+    pub out: f64,
+    /// How low it runs.
+    pub y: f64,
+    /// Where it goes up.
+    pub back: f64,
 }
 
 /// What is put in order: boxes first, then the places where lines pass a column.
@@ -50,6 +72,8 @@ struct Plan {
     /// Two neighbours, left and right, and how far below their tops the line between them is.
     links: Vec<(Spot, Spot)>,
     vias: Vec<Vec<usize>>,
+    /// Of lines that lead back: from which box to which.
+    backs: Vec<Option<(usize, usize)>>,
 }
 
 /// A place at the side of something.
@@ -77,10 +101,41 @@ pub(crate) fn of(wiring: &Wiring) -> Layout {
     let top = plan.areas.iter().map(|area| area.y).fold(f64::INFINITY, f64::min);
     plan.areas.iter_mut().for_each(|area| area.y += MARGIN - top);
     let height = plan.areas.iter().map(|area| area.y + area.height).fold(0.0, f64::max) + MARGIN;
+    let mut backs: Vec<Option<Lane>> = Vec::new();
+    let count = plan.backs.iter().flatten().count();
+    let step = if count > 1 { ((LAST_TURN - TURN) / float(count - 1)).min(5.0) } else { 0.0 };
+    for ends in &plan.backs {
+        let n = float(backs.iter().flatten().count());
+        backs.push(ends.map(|(from, to)| {
+            let (from, to, turn) = (plan.areas[from], plan.areas[to], n.mul_add(step, TURN));
+            let y = n.mul_add(BACK, height - MARGIN / 2.0);
+            Lane { out: from.x + from.width + turn, y, back: to.x - turn }
+        }));
+    }
+    // Where they turn beside the outermost boxes the page is wider.
+    let far = float(count.saturating_sub(1)).mul_add(step, TURN) + MARGIN / 2.0;
+    let aside = if count > 0 { (far - MARGIN).max(0.0) } else { 0.0 };
+    plan.areas.iter_mut().for_each(|area| area.x += aside);
+    backs.iter_mut().flatten().for_each(|lane| {
+        lane.out += aside;
+        lane.back += aside;
+    });
     let area = |n: &usize| plan.areas[*n];
     let vias = plan.vias.iter().map(|via| via.iter().map(area).collect()).collect();
     plan.areas.truncate(wiring.boxes.len());
-    Layout { areas: plan.areas, vias, width: x - BETWEEN + MARGIN, height }
+    let width = 2.0_f64.mul_add(aside, x - BETWEEN + MARGIN);
+    Layout {
+        areas: plan.areas,
+        vias,
+        lanes: backs,
+        width,
+        height: float(count).mul_add(BACK, height),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "few lines, short texts")]
+fn float(count: usize) -> f64 {
+    count as f64
 }
 
 impl Plan {
@@ -98,10 +153,10 @@ impl Plan {
                 let one = wiring.boxes.get(n)?;
                 Some(((n, offset(one, end)), column(one)?))
             };
-            let mut via = Vec::new();
+            let (mut via, mut back) = (Vec::new(), None);
             if let (Some((mut left, from)), Some((right, to))) = (spot(&line.from), spot(&line.to))
-                && from < to
             {
+                back = (from >= to).then_some((left.0, right.0));
                 for between in from + 1..to {
                     let area = Area { x: 0.0, y: 0.0, width: 0.0, height: LANE };
                     let n = plan.put(between, area);
@@ -109,9 +164,12 @@ impl Plan {
                     left = (n, LANE / 2.0);
                     via.push(n);
                 }
-                plan.links.push((left, right));
+                if from < to {
+                    plan.links.push((left, right));
+                }
             }
             plan.vias.push(via);
+            plan.backs.push(back);
         }
         plan
     }
@@ -158,15 +216,15 @@ impl Plan {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "texts are short")]
 fn size(one: &Box) -> Area {
     let widest = one.rows.iter().map(|row| row.text.chars().count()).max().unwrap_or_default();
-    let letters = widest.max(one.title.chars().count()).max(one.what.chars().count());
+    let letters = widest.max(one.what.chars().count());
+    let title = float(one.title.chars().count()).mul_add(TITLE_LETTER, 14.0 + TOLD);
     Area {
         x: 0.0,
         y: 0.0,
-        width: (letters as f64).mul_add(LETTER, 24.0).max(NARROWEST),
-        height: (one.rows.len() as f64).mul_add(ROW, HEAD + FOOT),
+        width: float(letters).mul_add(LETTER, 24.0).max(title).max(NARROWEST),
+        height: float(one.rows.len()).mul_add(ROW, HEAD + FOOT),
     }
 }
 
@@ -181,10 +239,9 @@ fn stack(members: &[usize], areas: &mut [Area]) -> f64 {
 }
 
 /// How far below a box's top a line meets it.
-#[expect(clippy::cast_precision_loss, reason = "few rows")]
 pub(crate) fn offset(one: &Box, end: &End) -> f64 {
     let row = end.row.as_ref().and_then(|row| one.rows.iter().position(|r| r.id == *row));
-    row.map_or(HEAD / 2.0, |n| (n as f64 + 0.5).mul_add(ROW, HEAD))
+    row.map_or(HEAD / 2.0, |n| (float(n) + 0.5).mul_add(ROW, HEAD))
 }
 
 #[cfg(test)]

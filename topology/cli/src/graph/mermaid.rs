@@ -47,10 +47,11 @@ pub(crate) fn text(wiring: &Wiring) -> String {
     out
 }
 
-const COLUMNS: [(Column, &str); 7] = [
+const COLUMNS: [(Column, &str); 8] = [
     (Column::Clients, "clients"),
     (Column::Edge, "edge"),
     (Column::Gateway, "gateways"),
+    (Column::Inner, "inner"),
     (Column::Internal, "internal"),
     (Column::Service, "services"),
     (Column::Pool, "pools"),

@@ -9,6 +9,7 @@ mod dot;
 mod layout;
 mod mermaid;
 pub(crate) mod svg;
+mod values;
 pub(crate) mod wiring;
 
 use std::io::Write;
@@ -52,11 +53,12 @@ pub(crate) enum Format {
 /// Prints the picture.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(new) = load(&args.file)? else { return Ok(ExitCode::from(2)) };
-    let mut wiring = Wiring::of(&new);
+    let mut wiring = Wiring::whole(&new);
     if let Some(old) = &args.diff {
         let Some(old) = load(old)? else { return Ok(ExitCode::from(2)) };
-        wiring = diff::marked(Wiring::of(&old), wiring);
+        wiring = diff::marked(Wiring::whole(&old), wiring);
     }
+    let wiring = wiring.cut();
     let format = args.format.unwrap_or_else(|| meant(args.output.as_deref()));
     let text = match format {
         Format::Mermaid => mermaid::text(&wiring),
@@ -72,9 +74,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a change of the file adds and removes, one line each.
+/// What a change of the file adds and removes, one line each, and the values that it changes.
 pub(crate) fn words(old: &Topology, new: &Topology) -> Vec<String> {
-    diff::words(&diff::marked(Wiring::of(old), Wiring::of(new)))
+    let mut words = diff::words(&diff::marked(Wiring::whole(old), Wiring::whole(new)));
+    words.extend(values::words(&old.source, &new.source));
+    words
 }
 
 /// The format that a file's name promises.

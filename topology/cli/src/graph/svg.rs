@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::layout::{self, Area, HEAD, Layout, MARGIN, ROW};
+use super::layout::{self, Area, HEAD, Lane, Layout, ROW};
 use super::wiring::{Box, Column, End, Line, Mark, Wiring};
 
 /// The whole file.
@@ -31,14 +31,12 @@ pub(crate) fn fragment(wiring: &Wiring) -> String {
 /// Lines and boxes, and the size of the page that they are on.
 fn drawn(wiring: &Wiring) -> (String, f64, f64) {
     let layout = layout::of(wiring);
-    let mut lanes = 0.0;
     let lines = wiring.lines.iter().enumerate();
-    let mut out: String =
-        lines.filter_map(|(n, line)| path(wiring, &layout, (n, line), &mut lanes)).collect();
+    let mut out: String = lines.filter_map(|(n, line)| path(wiring, &layout, n, line)).collect();
     for (one, area) in wiring.boxes.iter().zip(&layout.areas) {
         draw(&mut out, one, *area);
     }
-    (out, layout.width, layout.height + lanes)
+    (out, layout.width, layout.height)
 }
 
 fn draw(out: &mut String, one: &Box, area: Area) {
@@ -71,28 +69,10 @@ fn draw(out: &mut String, one: &Box, area: Area) {
 
 /// From the right side of one box to the left side of another; a line that leads back runs below all
 /// boxes, each in a lane of its own.
-fn path(
-    wiring: &Wiring,
-    layout: &Layout,
-    (n, line): (usize, &Line),
-    lanes: &mut f64,
-) -> Option<String> {
+fn path(wiring: &Wiring, layout: &Layout, n: usize, line: &Line) -> Option<String> {
     let (from, (x1, y1)) = point(wiring, layout, &line.from, true)?;
     let (to, (x2, y2)) = point(wiring, layout, &line.to, false)?;
-    let d = if to.column > from.column {
-        let mut d = format!("M{x1:.1} {y1:.1}");
-        let mut at = (x1, y1);
-        for via in layout.vias.get(n)? {
-            let y = via.y + via.height / 2.0;
-            d.push_str(&curve(at, (via.x, y)));
-            at = (via.x + via.width, y);
-            let _ = write!(d, "H{:.1}", at.0);
-        }
-        d + &curve(at, (x2, y2))
-    } else {
-        let y = layout.height - MARGIN / 2.0 + *lanes;
-        *lanes += 14.0;
-        let (out, back) = (x1 + 20.0 + *lanes / 3.0, x2 - 20.0 - *lanes / 3.0);
+    let d = if let Some(Lane { out, y, back }) = *layout.lanes.get(n)? {
         format!(
             "M{x1:.1} {y1:.1}C{out:.1} {y1:.1} {out:.1} {y1:.1} {out:.1} {a:.1}V{b:.1}Q{out:.1} {y:.1} \
              {c:.1} {y:.1}H{e:.1}Q{back:.1} {y:.1} {back:.1} {b:.1}V{f:.1}C{back:.1} {y2:.1} {back:.1} \
@@ -103,6 +83,16 @@ fn path(
             e = back + 10.0,
             f = y2 + 14.0,
         )
+    } else {
+        let mut d = format!("M{x1:.1} {y1:.1}");
+        let mut at = (x1, y1);
+        for via in layout.vias.get(n)? {
+            let y = via.y + via.height / 2.0;
+            d.push_str(&curve(at, (via.x, y)));
+            at = (via.x + via.width, y);
+            let _ = write!(d, "H{:.1}", at.0);
+        }
+        d + &curve(at, (x2, y2))
     };
     let name = |one: &Box, end: &End| match &end.row {
         Some(row) if !row.is_empty() => format!("{} {row}", one.title),
@@ -146,7 +136,7 @@ fn colour(one: &Box) -> &'static str {
         Column::Edge => "balancer",
         Column::Internal if one.id.starts_with("nlb:") => "balancer",
         Column::Clients | Column::Internal => "other",
-        Column::Gateway => "gateway",
+        Column::Gateway | Column::Inner => "gateway",
         Column::Service => "service",
         Column::Pool => "pool",
         Column::Database => "database",

@@ -3,15 +3,20 @@
 //!
 //! Invariant: both ends of every line are in a box that is there.
 
+mod asked;
+mod cut;
+mod routes;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use topology::Topology;
-use topology::effective::without_secrets;
-use topology::gateway::{self, FilesId, IssuerKeys, RouteTo, UpstreamId};
+use topology::gateway::{self, FilesId, RouteTo, UpstreamId};
 use topology::l4;
 use topology::model::Dependency;
 use topology::pool::{self, Servers};
+
+use self::routes::Rows;
 
 /// The whole picture.
 #[derive(Clone, Debug, Default)]
@@ -63,6 +68,8 @@ pub(crate) enum Column {
     Clients,
     Edge,
     Gateway,
+    /// Gateways behind gateways.
+    Inner,
     Internal,
     Service,
     Pool,
@@ -82,13 +89,18 @@ pub(crate) enum Mark {
 const ROWS: usize = 12;
 
 impl Wiring {
-    /// What the file wires.
+    /// What the file wires, as it is drawn.
     pub(crate) fn of(topology: &Topology) -> Self {
+        Self::whole(topology).cut()
+    }
+
+    /// The same with every row.
+    pub(crate) fn whole(topology: &Topology) -> Self {
         let mut wiring = Self::default();
         wiring.balancers(topology);
         topology.gateways.iter().for_each(|group| wiring.gateway(topology, group));
         wiring.services(topology);
-        topology.pools.iter().for_each(|group| wiring.pool(group));
+        topology.pools.iter().for_each(|group| wiring.pool(topology, group));
         wiring.clients();
         wiring.settle();
         wiring
@@ -130,13 +142,14 @@ impl Wiring {
                     self.join(from, End::whole(&format!("{to}:{name}")));
                 }
             }
+            self.asked_by_nlb(topology, &id, group);
         }
     }
 
     fn gateway(&mut self, topology: &Topology, group: &gateway::Group) {
         let id = format!("gateway:{}", group.name);
         let names = group.instances.iter().map(|i| i.name.as_str());
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows = Rows::default();
         let mut ends = Vec::new();
         for route in &group.routes {
             let targets = route
@@ -153,43 +166,18 @@ impl Wiring {
             }
             // Routes that lead to the same place share a row.
             let row = to.iter().map(End::name).collect::<Vec<_>>().join(" ");
-            match rows.iter_mut().find(|known| known.id == row) {
-                Some(known) => known.text = counted(&known.text),
-                None => rows.push(Row::new(&row, &route.path.to_string())),
-            }
+            rows.add(&row, route);
             ends.extend(to.into_iter().map(|to| (End::row(&id, &row), to)));
         }
-        self.push(&id, Column::Gateway, group.name.as_str(), named("l7-gateway", names), rows);
+        let what = named("l7-gateway", names);
+        self.push(&id, Column::Gateway, group.name.as_str(), what, rows.done());
         for files in &group.files {
             let directory = relative(topology, files);
             let id = format!("files:{directory}");
             self.push(&id, Column::Internal, &directory, "files".to_owned(), Vec::new());
         }
         ends.into_iter().for_each(|(from, to)| self.join(from, to));
-        self.asked(&id, group);
-    }
-
-    /// What a gateway asks beside the services: counters, keys of issuers.
-    fn asked(&mut self, id: &str, group: &gateway::Group) {
-        let store = group.limit_store.iter().flat_map(|store| &store.redis);
-        for address in store.map(|redis| without_secrets(&redis.value)) {
-            let to = format!("store:{address}");
-            self.push(
-                &to,
-                Column::Internal,
-                "limits",
-                "Redis".to_owned(),
-                vec![Row::new("", &address)],
-            );
-            self.join(End::whole(id), End::whole(&to));
-        }
-        for issuer in &group.issuers {
-            let IssuerKeys::Url(url) = &issuer.keys else { continue };
-            let to = format!("issuer:{}", issuer.name);
-            let rows = vec![Row::new("", &without_secrets(&url.value))];
-            self.push(&to, Column::Internal, issuer.name.as_str(), "issuer".to_owned(), rows);
-            self.join(End::whole(id), End::whole(&to));
-        }
+        self.asked(topology, &id, group);
     }
 
     fn services(&mut self, topology: &Topology) {
@@ -209,7 +197,7 @@ impl Wiring {
         }
     }
 
-    fn pool(&mut self, group: &pool::Group) {
+    fn pool(&mut self, topology: &Topology, group: &pool::Group) {
         let id = format!("pool:{}", group.name);
         let servers = format!("servers:{}", group.name);
         let names = group.instances.iter().map(|i| i.name.as_str());
@@ -233,6 +221,7 @@ impl Wiring {
         }
         let title = group.name.as_str();
         self.push(&servers, Column::Database, title, "PostgreSQL".to_owned(), rows);
+        self.asked_by_pool(topology, &id, group);
     }
 
     /// Whatever nobody inside connects to is there for clients.
@@ -260,40 +249,25 @@ impl Wiring {
         }
     }
 
-    /// Balancers whom clients do not reach stand right of the gateways; lines that lead nowhere
-    /// (a file of one tier alone) get a box; long boxes are cut.
+    /// Balancers whom clients do not reach stand right of the gateways, and gateways that gateways lead
+    /// to between them; lines that lead nowhere (a file of one tier alone) get a box.
     fn settle(&mut self) {
         let lines = self.lines.clone();
-        let by_clients =
-            |id: &str| lines.iter().any(|l| l.to.of == id && l.from.of.starts_with("clients:"));
+        let by = |id: &str, kind: &str| {
+            lines.iter().any(|l| l.to.of == id && l.from.of != id && l.from.of.starts_with(kind))
+        };
         for one in &mut self.boxes {
-            if one.id.starts_with("nlb:") && !by_clients(&one.id) {
+            if one.id.starts_with("nlb:") && !by(&one.id, "clients:") {
                 one.column = Column::Internal;
+            }
+            if one.id.starts_with("gateway:") && by(&one.id, "gateway:") {
+                one.column = Column::Inner;
             }
         }
         for end in lines.iter().map(|line| &line.to) {
             let title = end.of.split_once(':').map_or("", |(_, name)| name);
             self.push(&end.of, Column::Service, title, "elsewhere".to_owned(), Vec::new());
         }
-        for one in &mut self.boxes {
-            if one.rows.len() > ROWS {
-                let hidden: Vec<Row> = one.rows.drain(ROWS - 1..).collect();
-                one.rows.push(Row::new("more", &format!("… {} more", hidden.len())));
-                let gone = |end: &End| end.of == one.id && hidden.iter().any(|row| end.is_at(row));
-                for end in self.lines.iter_mut().flat_map(|line| [&mut line.from, &mut line.to]) {
-                    if gone(end) {
-                        end.row = Some("more".to_owned());
-                    }
-                }
-            }
-        }
-        let mut kept: Vec<Line> = Vec::new();
-        for line in self.lines.drain(..) {
-            if !kept.contains(&line) {
-                kept.push(line);
-            }
-        }
-        self.lines = kept;
     }
 }
 
@@ -342,35 +316,34 @@ fn named<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// One route more in a row: `/api/a/*`, `/api/a/* +1`, `/api/a/* +2`.
-fn counted(text: &str) -> String {
-    match text.rsplit_once(" +").and_then(|(path, n)| Some((path, n.parse::<u32>().ok()?))) {
-        Some((path, n)) => format!("{path} +{}", n + 1),
-        None => format!("{text} +1"),
-    }
-}
-
-/// Where a route's service is: the listener of a balancer in between, else the service itself.
+/// Where a route's service is: the listener of a balancer in between, a gateway group that stands as one,
+/// else the service itself.
 pub(crate) fn upstream_end(
     topology: &Topology,
     group: &gateway::Group,
     id: UpstreamId,
 ) -> Option<End> {
     let upstream = group.upstreams.get(id.0)?;
-    let behind = |address: SocketAddr| {
-        topology.nlbs.iter().find_map(|nlb| {
-            let on = |listener: &&l4::Listener| {
-                nlb.instances.iter().any(|one| listener.at.value.on(one) == address)
-            };
-            let listener = nlb.listeners.iter().find(on)?;
-            Some(End::row(&format!("nlb:{}", nlb.name), listener.name.as_str()))
-        })
-    };
+    let first = upstream.endpoints.first();
     let balancer = match upstream.via {
-        gateway::Via::Balancer => upstream.endpoints.first().and_then(|e| behind(e.address)),
+        gateway::Via::Balancer => first.and_then(|e| listener_at(topology, e.address)),
         gateway::Via::Endpoints => None,
     };
-    Some(balancer.unwrap_or_else(|| End::whole(&format!("service:{}", upstream.service))))
+    let name = upstream.service.as_str();
+    let gateway = topology.gateways.iter().any(|group| group.name.as_str() == name);
+    let kind = if gateway { "gateway" } else { "service" };
+    Some(balancer.unwrap_or_else(|| End::whole(&format!("{kind}:{name}"))))
+}
+
+/// The listener of a balancer that is at this address.
+fn listener_at(topology: &Topology, address: SocketAddr) -> Option<End> {
+    topology.nlbs.iter().find_map(|nlb| {
+        let on = |listener: &&l4::Listener| {
+            nlb.instances.iter().any(|one| listener.at.value.on(one) == address)
+        };
+        let listener = nlb.listeners.iter().find(on)?;
+        Some(End::row(&format!("nlb:{}", nlb.name), listener.name.as_str()))
+    })
 }
 
 fn used_end(used: &Dependency) -> End {

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 use super::super::wiring::{Line, Mark, Row};
 use super::*;
 
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column; 8] = [
     Column::Clients,
     Column::Edge,
     Column::Gateway,
+    Column::Inner,
     Column::Internal,
     Column::Service,
     Column::Pool,
@@ -39,7 +40,7 @@ proptest! {
     /// T6: whatever is wired, no box hides another, and all are on the page.
     #[test]
     fn no_box_hides_another(
-        boxes in prop::collection::vec((0..7_usize, 0..13_usize), 1..40),
+        boxes in prop::collection::vec((0..8_usize, 0..13_usize), 1..40),
         lines in prop::collection::vec((0..40_usize, 0..40_usize), 0..80),
     ) {
         let wiring = wiring(&boxes, &lines);
@@ -52,10 +53,28 @@ proptest! {
                     || a.y + a.height <= b.y || b.y + b.height <= a.y;
                 prop_assert!(apart, "{a:?} {b:?}");
             }
+            for lane in layout.lanes.iter().flatten() {
+                prop_assert!(lane.back > 0.0 && lane.out < layout.width, "{lane:?} {}", layout.width);
+                prop_assert!(lane.y > a.y + a.height && lane.y < layout.height, "{a:?} {lane:?}");
+                for x in [lane.out, lane.back] {
+                    prop_assert!(x < a.x || x > a.x + a.width, "{a:?} {lane:?}");
+                }
+            }
             for via in layout.vias.iter().flatten() {
                 let apart = via.x != a.x || via.y + via.height <= a.y || a.y + a.height <= via.y;
                 prop_assert!(apart, "{a:?} {via:?}");
             }
         }
     }
+}
+
+/// T6: a title in bold stays in its box, beside what the live page tells there.
+#[test]
+fn long_titles_have_room() {
+    let mut wiring = wiring(&[(5, 1)], &[]);
+    "recommendation-servers".clone_into(&mut wiring.boxes[0].title);
+    // As wide as DejaVu Sans Bold at 14 px, the widest of the usual faces, draws it.
+    let drawn = 211.0;
+    let width = of(&wiring).areas[0].width;
+    assert!(14.0 + drawn + 60.0 <= width, "{width}");
 }
