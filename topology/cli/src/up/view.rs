@@ -204,7 +204,8 @@ fn parts(picture: &Picture<'_>, scroll: usize) -> Table<'static> {
         Cell::from("STATE"),
         right("CONN"),
         right("WORK/S"),
-        Cell::from("5 MIN"),
+        // Above the newest block: the first minutes fill but the right end.
+        right("5 MIN"),
         right("P50"),
         right("P99"),
         right("ERRORS"),
@@ -382,6 +383,13 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} in\n{text}");
         }
+        // The newest block stands below the end of its heading.
+        let end = |line: &str, of: &str| {
+            line.find(of).map(|at| line[..at].chars().count() + of.chars().count())
+        };
+        let head = text.lines().find_map(|line| end(line, "5 MIN"));
+        let block = text.lines().find_map(|line| end(line, "▁█"));
+        assert!(head.is_some() && head == block, "{head:?} {block:?} in\n{text}");
         let line_of = |name: &str| text.lines().position(|line| line.contains(name));
         assert!(line_of(" nlb-1 ") < line_of(" gw-1 ") && line_of(" gw-1 ") < line_of(" primary "));
     }
