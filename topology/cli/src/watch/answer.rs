@@ -208,7 +208,7 @@ fn line(line: &str) -> Option<Series> {
     Some(Series { name: name.to_owned(), labels, value: value.parse().ok()? })
 }
 
-const SHOWN: [&str; 10] = [
+const SHOWN: [&str; 11] = [
     "aqueduct_l4_bytes_total",
     "aqueduct_l4_connections_total",
     "aqueduct_l4_datagrams_total",
@@ -216,6 +216,7 @@ const SHOWN: [&str; 10] = [
     "aqueduct_l4_refused_total",
     "aqueduct_pg_clients",
     "aqueduct_pg_queries_total",
+    "aqueduct_pg_server_failures_total",
     "aqueduct_pg_servers",
     "aqueduct_pg_transactions_total",
     "aqueduct_pg_wait_seconds_total",

@@ -123,6 +123,9 @@ pub(crate) struct PoolSeen {
     /// Seconds that clients waited, per second.
     pub(crate) waiting: Option<f64>,
     pub(crate) waited: f64,
+    /// Server connections that failed: per second, and since the start.
+    pub(crate) failing: Option<f64>,
+    pub(crate) failed: f64,
 }
 
 /// What an instance said before.
@@ -325,6 +328,9 @@ fn pools(series: &[Series], growth: &mut Growth<'_>) -> Vec<PoolSeen> {
             ("aqueduct_pg_queries_total", _) => pool.rate = grown(),
             ("aqueduct_pg_wait_seconds_total", _) => {
                 (pool.waiting, pool.waited) = (grown(), one.value);
+            }
+            ("aqueduct_pg_server_failures_total", _) => {
+                (pool.failing, pool.failed) = (grown(), one.value);
             }
             ("aqueduct_pg_clients", "active") => pool.clients[0] = one.value,
             ("aqueduct_pg_clients", "waiting") => pool.clients[1] = one.value,

@@ -43,6 +43,8 @@ fn a_browser_shows_the_page() {
         });
         let all = || {
             step(&["looks", &url]);
+            step(&["tables", &url]);
+            step(&["asked", &url]);
             step(&["guest", &url]);
             step(&["operator", &key]);
         };

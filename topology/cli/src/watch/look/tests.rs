@@ -68,6 +68,7 @@ async fn series_become_rows() {
             series(bytes, &[("listener", "game"), ("direction", "up")], up),
             series(bytes, &[("listener", "game"), ("direction", "down")], down),
             series("aqueduct_pg_clients", &[("database", "app"), ("state", "waiting")], waiting),
+            series("aqueduct_pg_server_failures_total", &[("database", "app")], waiting),
         ];
         past.see("nlb-1", answer, start + Duration::from_secs(seconds))
     };
@@ -75,4 +76,5 @@ async fn series_become_rows() {
     let later = seen(100.0, 50.0, 3.0, 1);
     assert_eq!(later.listeners[0].bytes, Some(150.0));
     assert_eq!(later.pools[0].clients, [0.0, 3.0, 0.0]);
+    assert_eq!((later.pools[0].failing, later.pools[0].failed), (Some(3.0), 3.0));
 }

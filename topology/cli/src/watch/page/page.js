@@ -29,8 +29,13 @@ function setToken(token) {
   page.token = token || null;
   if (page.token) sessionStorage.setItem("token", page.token);
   else sessionStorage.removeItem("token");
-  byId("lock").textContent = page.token ? "May drain" : "Read only";
+  byId("lock").textContent = page.token ? "Actions unlocked" : "Unlock actions";
+  if (page.token) given();
 }
+
+/** Called with the next token that somebody gives. */
+let given = () => {};
+const aToken = () => new Promise((done) => { given = done; });
 
 // What comes in.
 
@@ -39,8 +44,15 @@ async function listen() {
     try {
       const headers = page.token ? { authorization: `Bearer ${page.token}` } : {};
       const answer = await fetch("/events", { headers });
-      if (answer.status === 401) await askToken();
-      else if (answer.ok) {
+      if (answer.status === 401) {
+        setToken(null);
+        if (!(await askToken())) {
+          // Asked once: who does not want to read now is not asked again.
+          link("away", "reading needs a token: choose Unlock actions");
+          await aToken();
+        }
+        continue;
+      } else if (answer.ok) {
         pause = 500;
         await read(answer.body.pipeThrough(new TextDecoderStream()).getReader());
       }
@@ -128,6 +140,16 @@ function draw() {
   renew(byId("listeners"), tables.listeners(look));
   renew(byId("pools"), tables.pools(look));
   renew(byId("requests"), requests(sorted(), page.open));
+  fade();
+}
+
+/** Fades the side of what scrolls behind which there is more. */
+function fade() {
+  for (const one of document.querySelectorAll(".scrolls")) {
+    const hidden = one.scrollWidth - one.clientWidth;
+    one.classList.toggle("more-left", one.scrollLeft > 4);
+    one.classList.toggle("more-right", one.scrollLeft < hidden - 4);
+  }
 }
 
 function sorted() {
@@ -176,6 +198,8 @@ document.addEventListener("click", (event) => {
   if (button) ACTS[button.dataset.act](button.dataset, button);
 });
 document.addEventListener("visibilitychange", draw);
+document.addEventListener("scroll", fade, { capture: true, passive: true });
+window.addEventListener("resize", fade);
 
 function shown(dialog) {
   return new Promise((done) => {
@@ -238,4 +262,5 @@ function tell(text) {
 }
 
 takeToken();
+fade();
 listen();

@@ -34,9 +34,12 @@ export function show(stack, look, chosen) {
   renew(wiring.querySelector(".flows"), labels(ends));
 }
 
-/** The endpoints of a service as all instances see them. */
-function views(look, service) {
-  return look.instances.flatMap((one) => one.endpoints.filter((end) => end.service === service));
+/** The endpoints of a service as those see them that lead to it; who leads to a balancer in between sees that. */
+function views(look, stack, box, service) {
+  const leads = new Set(stack.lines.filter((line) => line.to === box.id).map((line) => line.from));
+  const from = new Set(stack.instances.filter((one) => leads.has(one.of)).map((one) => one.name));
+  const own = look.instances.filter((one) => from.has(one.name));
+  return own.flatMap((one) => one.endpoints.filter((end) => end.service === service));
 }
 
 function drawBox(box, stack, seen, look, chosen) {
@@ -47,12 +50,16 @@ function drawBox(box, stack, seen, look, chosen) {
   let marks = own.filter(Boolean).map((one) => STATES[one.state][0]);
   let rows = [];
   if (kind === "service") {
-    const known = views(look, name);
-    rows = box.rows.map((row) => {
-      const mine = known.filter((end) => end.address === row.id);
-      return worst(mine.map((end) => STATES[end.condition]?.[0] ?? "none"));
-    });
-    marks = rows;
+    const known = new Map(box.rows.filter((row) => row.id.includes(":")).map((row) => [row.id, []]));
+    for (const end of views(look, stack, box, name)) {
+      known.set(end.address, [...(known.get(end.address) ?? []), STATES[end.condition]?.[0] ?? "none"]);
+    }
+    const each = new Map([...known].map(([address, seen]) => [address, worst(seen)]));
+    // A row that stands for several, those that were discovered or are too many, has the mark of all of them.
+    const shown = new Set(box.rows.map((row) => row.id));
+    const hidden = [...each].filter(([address]) => !shown.has(address)).map(([, one]) => one);
+    rows = box.rows.map((row) => each.get(row.id) ?? joint(hidden));
+    marks = [...each.values()];
   }
   const mark = joint(marks);
   const well = marks.filter((one) => one === "good").length;
@@ -114,7 +121,11 @@ function labels(ends) {
   return [...ends.values()].map((end) => {
     const y = end.above ? end.y + end.width / 2 + 11 : end.y - end.width / 2 - 4;
     const text = rate(end.rate, end.unit);
-    return s("text", { class: "flow", "text-anchor": "end", x: end.x - 5, y: y.toFixed(1) }, text);
+    // Other lines pass behind it.
+    const width = text.length * 6.7 + 8;
+    return s("g", {},
+      s("rect", { class: "ground", x: (end.x - 1 - width).toFixed(1), y: (y - 10.5).toFixed(1), width: width.toFixed(1), height: 14, rx: 3 }),
+      s("text", { class: "flow", "text-anchor": "end", x: end.x - 5, y: y.toFixed(1) }, text));
   });
 }
 

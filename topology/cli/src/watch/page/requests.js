@@ -46,7 +46,8 @@ function waterfall(record, all) {
   const spent = record.stages_us;
   // The handshake came before the request, once for its connection.
   const whole = record.latency_us + (spent.tls ?? 0);
-  if (record.connection_id) steps.push(step("edge", "connection", 0, whole, whole, "", ""));
+  // A balancer passes bytes: it records the connection, and times no request of it.
+  if (record.connection_id) steps.push(step("edge", "skipped", 0, 0, whole, "not timed", ""));
   for (const name of STAGES) {
     const us = spent[name];
     if (us === undefined) {

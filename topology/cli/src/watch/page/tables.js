@@ -17,8 +17,7 @@ export function state(word, why) {
 function table(columns, rows, empty) {
   if (rows.length === 0) return h("p", { class: "empty" }, empty);
   const head = columns.map(([title, kind]) => {
-    const unseen = title === HIDDEN || kind?.includes("unseen");
-    return h("th", { scope: "col", class: kind ?? "" }, unseen ? h("span", { class: "said" }, title) : title);
+    return h("th", { scope: "col", class: kind ?? "" }, kind?.includes("unseen") ? h("span", { class: "said" }, title) : title);
   });
   return h("table", {}, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows));
 }
@@ -56,10 +55,18 @@ export function spark(samples, kind) {
     s("path", { class: "area", d: area }), s("path", { class: "trace", d: line }));
 }
 
-const HIDDEN = "five minutes";
-const INSTANCES = [["Instance"], ["Tier", "roomy"], ["State"], ["Open", "number"], ["Work", "number"], [HIDDEN, "spare"],
-  ["p50", "number roomy"], ["p99", "number"], [HIDDEN, "spare"],
-  ["Failing", "number"], [HIDDEN, "spare roomy"]];
+/** A number with its five minutes beside it. */
+function trend(text, line) {
+  return h("span", { class: "trend" }, h("span", {}, text), line);
+}
+
+/** A number, or a dash for what this kind of instance does not count. */
+function counted(text, why) {
+  return text === "" ? h("span", { class: "none", title: why }, "–") : text;
+}
+
+const INSTANCES = [["Instance"], ["Tier", "roomy"], ["State"], ["Open", "number"], ["Work", "number"],
+  ["p50", "number roomy"], ["p99", "number"], ["Failing", "number"]];
 
 /** Every instance with its sparklines. */
 export function instances(stack, look, tracks) {
@@ -67,10 +74,12 @@ export function instances(stack, look, tracks) {
     const [seen, track] = [look.instances[n], tracks[n]];
     const unit = seen.unit ?? "requests";
     const failing = seen.failing > 0 ? rate(seen.failing, "").replace(" ", "") : "0";
+    const times = "nothing was timed in the last seconds";
     return row(one.name, INSTANCES, [
       one.name, one.tier, [state(seen.state, seen.why), seen.why ? h("span", { class: "why" }, seen.why) : null],
-      short(seen.connections), rate(seen.rate, unit), spark(track.rate, "work"), time(seen.p50), time(seen.p99),
-      spark(track.p99, "slow"), seen.failing === null ? "" : failing, spark(track.failing, "failing"),
+      short(seen.connections), trend(rate(seen.rate, unit), spark(track.rate, "work")), counted(time(seen.p50), times),
+      trend(counted(time(seen.p99), times), spark(track.p99, "slow")),
+      trend(seen.failing === null ? "" : failing, spark(track.failing, "failing")),
     ], seen.state === "dead" ? "dead" : null);
   });
   return table(INSTANCES, rows, "The file has no instances.");
@@ -80,11 +89,19 @@ const ENDPOINTS = [["Endpoint"], ["Service"], ["Seen by"], ["State"], ["Weight",
   ["Rate", "number"], ["Errors", "number"], ["p99", "number"], ["Last check"],
   ["Action", "action unseen"]];
 
-/** Endpoints as each instance sees them; of the chosen box alone, if there is one. */
+const NOT_COUNTED = "a balancer counts what is open at an endpoint, not what comes and fails";
+
+/** Endpoints as each instance sees them; of the chosen box alone, if there is one; of a pooler its pools. */
 export function endpoints(stack, look, chosen) {
+  const [kind, name] = (chosen ?? "").split(/:(.*)/s);
+  if (kind === "pool" || kind === "servers") {
+    const own = stack.instances.filter((one) => one.of === `pool:${name}`).map((one) => one.name);
+    return pools({ instances: look.instances.filter((seen) => own.includes(seen.name)) });
+  }
   const rows = [];
   for (const seen of look.instances) {
-    const of = stack.instances.find((one) => one.name === seen.name)?.of;
+    const { of, tier } = stack.instances.find((one) => one.name === seen.name) ?? {};
+    const why = tier === "l4-nlb" ? NOT_COUNTED : "nothing yet";
     for (const end of seen.endpoints) {
       if (chosen && chosen !== of && chosen !== `service:${end.service}` && chosen !== `gateway:${end.service}`) continue;
       const key = `${seen.name} ${end.service} ${end.name}`;
@@ -97,7 +114,7 @@ export function endpoints(stack, look, chosen) {
       const ago = end.ago === null ? "" : ` · ${time(end.ago * 1000)} ago`;
       rows.push(row(key, ENDPOINTS, [
         end.name, end.service, seen.name, state(end.condition), end.weight, short(end.active),
-        end.rate === null ? "" : rate(end.rate, "requests"), short(end.errors), time(end.p99),
+        counted(rate(end.rate, "requests"), why), counted(short(end.errors), why), counted(time(end.p99), why),
         end.check ? `${end.check}${ago}` : "", button,
       ], end.condition === "down" ? "dead" : null));
     }
@@ -155,7 +172,7 @@ export function listeners(look) {
 }
 
 const POOLS = [["Database"], ["User"], ["Queries", "number"], ["Active", "number"], ["Waiting", "number"],
-  ["Idle", "number"], ["Servers", "number"], ["Waited", "number"]];
+  ["Idle", "number"], ["Servers", "number"], ["Failed", "number"], ["Waited", "number"]];
 
 /** Pools, with those who wait for a server. */
 export function pools(look) {
@@ -164,7 +181,8 @@ export function pools(look) {
     return row(`${seen.name} ${pool.database} ${pool.user}`, POOLS, [
       pool.database, pool.user, rate(pool.rate, "queries"), short(active),
       waiting > 0 ? h("strong", { class: "warn" }, short(waiting)) : "0", short(idle),
-      `${short(pool.servers[0])} of ${short(pool.servers[0] + pool.servers[1])}`, `${short(pool.waited)} s`,
+      `${short(pool.servers[0])} of ${short(pool.servers[0] + pool.servers[1])}`,
+      pool.failing > 0 ? h("strong", { class: "warn" }, short(pool.failed)) : short(pool.failed), `${short(pool.waited)} s`,
     ]);
   }));
   return table(POOLS, rows, "There is no pooler, or nobody has used it yet.");

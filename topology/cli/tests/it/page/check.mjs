@@ -30,7 +30,56 @@ const STEPS = {
       const cut = await page.evaluate(() => [...document.querySelectorAll("#wiring .flow")]
         .filter((text) => text.getBBox().x < 0).map((text) => text.textContent));
       assert.deepEqual(cut, [], name);
+      const wider = await page.evaluate(() => [...document.querySelectorAll("#wiring .title")].filter((title) => {
+        const [box, told] = [".box", ".part"].map((of) => title.parentElement.querySelector(of).getBBox());
+        const end = title.getBBox().x + title.getBBox().width;
+        return end > (told.width > 0 ? told.x : box.x + box.width);
+      }).map((title) => title.textContent));
+      assert.deepEqual(wider, [], `${name}: titles leave their boxes`);
+      const wiring = await page.evaluate(() => {
+        const picture = document.getElementById("picture");
+        return [picture.scrollWidth > picture.clientWidth, picture.classList.contains("more-right")];
+      });
+      assert.equal(wiring[0], wiring[1], `${name}: what scrolls is faded at its side`);
     }
+  },
+
+  // A pooler's box has its table; what a balancer does not count is a dash, not a hole.
+  async tables() {
+    const page = await open(url);
+    await page.waitForFunction(() => document.querySelectorAll("#pools tbody tr").length > 0);
+    await page.$eval("[id='pool:data']", (box) => box.dispatchEvent(new MouseEvent("click")));
+    await page.waitForFunction(() => document.getElementById("chosen").textContent === "of data");
+    assert.match(await page.$eval("#endpoints tbody", (one) => one.textContent), /app/);
+    await page.$eval("[id='service:game']", (box) => box.dispatchEvent(new MouseEvent("click")));
+    await page.waitForFunction(() => document.getElementById("chosen").textContent === "of game");
+    const empty = await page.evaluate(() => [...document.querySelectorAll("#endpoints td.number")]
+      .filter((cell) => cell.textContent === "").length);
+    assert.equal(empty, 0, "cells without a word");
+  },
+
+  // Whose reading needs a token and who does not want to give one is asked once.
+  async asked() {
+    const page = await (await browser.createBrowserContext()).newPage();
+    await page.setRequestInterception(true);
+    const tokens = [];
+    page.on("request", (request) => {
+      if (new URL(request.url()).pathname !== "/events") return request.continue();
+      tokens.push(request.headers().authorization ?? null);
+      return request.respond({ status: 401, body: "a token is needed" });
+    });
+    await page.goto(url);
+    await page.waitForSelector("#unlock[open]");
+    await page.keyboard.press("Escape");
+    await page.waitForFunction(() => document.getElementById("link").textContent.includes("needs a token"));
+    assert.deepEqual([tokens, await page.$("#unlock[open]")], [[null], null]);
+    await page.click("#lock");
+    await page.waitForSelector("#unlock[open]");
+    await page.type("#token", "guess");
+    const again = page.waitForRequest((request) => request.headers().authorization === "Bearer guess");
+    await page.keyboard.press("Enter");
+    await again;
+    assert.deepEqual(tokens, [null, "Bearer guess"]);
   },
 
   // Without a token the page asks for one and changes nothing, also when it is wrong.
