@@ -35,5 +35,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let group = group.with_context(|| format!("name one with --group: {}", names().join(", ")))?;
     writeln!(std::io::stdout().lock(), "{:#}", openapi::export(group))?;
+    let mut notes = std::io::stderr().lock();
+    for note in openapi::omitted(group) {
+        writeln!(notes, "{note}")?;
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,6 +3,8 @@
 //!
 //! Invariant: an operation that is listed is one that a route takes.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value, json};
 
 use crate::gateway::{Auth, Certified, Group, Route};
@@ -33,6 +35,37 @@ pub fn export(group: &Group) -> Value {
         "paths": paths,
         "components": { "securitySchemes": schemes(group) },
     })
+}
+
+/// What cannot be written in one description, in words: routes whose path is a regular expression, and those that
+/// another host's route has the path and method of.
+pub fn omitted(group: &Group) -> Vec<String> {
+    let (mut notes, mut known) = (Vec::new(), HashMap::new());
+    for route in &group.routes {
+        let name = route.name.as_str();
+        let Some((path, _)) = path(&route.path) else {
+            notes.push(format!(
+                "{name}: left out, a regular expression is no path of a description"
+            ));
+            continue;
+        };
+        let mut hidden = Vec::new();
+        for method in methods(route) {
+            let hosts = known.entry((path.clone(), method.clone())).or_insert(&route.hosts);
+            if **hosts != route.hosts {
+                hidden.push(method.to_ascii_uppercase());
+            }
+        }
+        if !hidden.is_empty() {
+            let hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
+            let hosts = if hosts.is_empty() { "other hosts".to_owned() } else { hosts.join(", ") };
+            let methods = hidden.join(", ");
+            notes.push(format!(
+                "{name}: {methods} of {hosts} left out, another host has this path and method"
+            ));
+        }
+    }
+    notes
 }
 
 /// Methods in lower case; a route without any takes all.

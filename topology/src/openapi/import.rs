@@ -97,7 +97,8 @@ fn server(whole: &Value) -> (&str, &str) {
 pub fn import(text: &str, wishes: &Wishes) -> Result<Imported, OpenApiError> {
     let whole = read(text)?;
     let paths = whole.get("paths").and_then(Value::as_object).ok_or(OpenApiError::Paths)?;
-    let mut reader = Reader { whole: &whole, notes: Vec::new(), used: BTreeSet::new() };
+    let mut reader =
+        Reader { whole: &whole, notes: Vec::new(), used: BTreeSet::new(), limits: BTreeSet::new() };
     let (server, prefix) = reader.server();
     let prefix = wishes.prefix.clone().unwrap_or(prefix);
     let mut routes = Vec::new();
@@ -128,6 +129,8 @@ struct Reader<'d> {
     whole: &'d Value,
     notes: Vec<String>,
     used: BTreeSet<String>,
+    /// Limits that operations name.
+    limits: BTreeSet<String>,
 }
 
 impl<'d> Reader<'d> {
@@ -210,8 +213,11 @@ impl<'d> Reader<'d> {
             }
         };
         let more = operation.get("x-aqueduct").and_then(Value::as_object);
-        let more = more.into_iter().flatten().map(|(key, value)| format!(", {key}: {value}"));
-        let more = more.collect();
+        let limits = more.and_then(|more| more.get("limits")).and_then(Value::as_array);
+        self.limits
+            .extend(limits.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+        let more = more.into_iter().flatten();
+        let more = more.map(|(key, value)| format!(", {}: {value}", quoted(key))).collect();
         self.used.extend(auth.iter().cloned());
         Some(Terms { auth, scopes, more })
     }
@@ -251,6 +257,7 @@ impl<'d> Reader<'d> {
             "gateways:\n  app:\n    instances:\n      gw-1: { listen: 127.0.0.1:8000 }\n",
         );
         self.vouchers(&mut text);
+        self.section(&mut text);
         text.push_str("    routes:\n");
         for (index, route) in routes.iter().enumerate() {
             let Route { pattern, methods, terms, deprecated } = route;
@@ -281,6 +288,21 @@ impl<'d> Reader<'d> {
             }
         }
         text
+    }
+
+    /// What the description itself says of the gateway (`x-aqueduct` at its top): limits, for instance.
+    fn section(&mut self, text: &mut String) {
+        let own = self.whole.get("x-aqueduct").and_then(Value::as_object);
+        for (key, value) in own.into_iter().flatten() {
+            let _ = writeln!(text, "    {}: {value}", quoted(key));
+        }
+        let known = own.and_then(|own| own.get("limits"));
+        for name in &self.limits {
+            let name = name.trim_start_matches('+');
+            if known.and_then(|limits| limits.get(name)).is_none() {
+                self.notes.push(format!("limits.{name}: say how much it allows"));
+            }
+        }
     }
 
     /// Issuers and sources of API keys, as far as they can be known.

@@ -101,6 +101,52 @@ fn routes_become_a_description() {
     assert_eq!(operations(&again), operations(&read(&imported.text)));
 }
 
+/// Issue 8: limits come by extension: what they are at the top, who is charged at an operation.
+#[test]
+fn limits_come_by_extension() {
+    let text = r##"
+openapi: 3.1.0
+info: { title: shop, version: "1" }
+x-aqueduct: { limits: { few: { rate: 10/s, by: address } } }
+paths:
+  /a: { get: { x-aqueduct: { limits: [few], timeout: 2s } } }
+  /b: { get: {} }
+"##;
+    let imported = import(text, &wishes()).expect("a description");
+    let group = &read(&imported.text).gateways[0];
+    assert_eq!(group.limits.len(), 1);
+    let charged: Vec<usize> = group.routes.iter().map(|route| route.policy.limits.len()).collect();
+    assert_eq!(charged, [1, 0]);
+    assert!(!imported.notes.iter().any(|note| note.contains("limits")), "{:?}", imported.notes);
+    let text = text.replace("{ limits: { few: { rate: 10/s, by: address } } }", "{}");
+    let imported = import(&text, &wishes()).expect("a description");
+    assert!(imported.notes.iter().any(|note| note == "limits.few: say how much it allows"));
+}
+
+/// Issue 8: what cannot stand in a description is named.
+#[test]
+fn what_is_left_out_is_named() {
+    let text = "aqueduct: 1
+services: { user: { endpoints: [127.0.0.1:8001] } }
+gateways:
+  app:
+    instances: { gw: { listen: 127.0.0.1:8000 } }
+    routes:
+      - { path: /a, to: user, host: one.example, methods: [GET], name: one }
+      - { path: /a, to: user, host: two.example, methods: [GET, PUT], name: two }
+      - { path: /a, to: user, host: one.example, methods: [GET], headers: { x: y }, name: beta }
+      - { path: '~/v[0-9]+', to: user, name: versions }
+";
+    let notes = omitted(&read(text).gateways[0]);
+    assert_eq!(
+        notes,
+        [
+            "two: GET of two.example left out, another host has this path and method",
+            "versions: left out, a regular expression is no path of a description",
+        ]
+    );
+}
+
 /// Issue 8: other documents are refused in words.
 #[test]
 fn other_documents_are_refused() {
