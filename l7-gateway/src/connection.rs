@@ -51,6 +51,8 @@ pub struct Worker {
     rng: RefCell<SmallRng>,
     scratch: RefCell<Box<[u8]>>,
     date: RefCell<Date>,
+    /// Another time than it is, and since when.
+    clock: Cell<Option<(SystemTime, Instant)>>,
 }
 
 /// What connections read into while nothing of them is kept.
@@ -98,7 +100,17 @@ impl Worker {
             rng,
             scratch,
             date: RefCell::default(),
+            clock: Cell::default(),
         })
+    }
+
+    /// From now on it is so late, and the wall clock goes on as the runtime's does: for tests.
+    pub fn pretend(&self, wall: SystemTime) {
+        self.clock.set(Some((wall, Instant::now())));
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.clock.get().map_or_else(SystemTime::now, |(wall, since)| wall + since.elapsed())
     }
 
     /// The site of the snapshot in force; built anew after a change, while exchanges that were begun
@@ -207,7 +219,7 @@ impl Line {
 
     /// `Date` of an answer that has none, as a line (RFC 9110 §6.6.1).
     pub fn date(&self, out: &mut Vec<u8>) {
-        self.worker.date.borrow_mut().write(SystemTime::now(), out);
+        self.worker.date.borrow_mut().write(self.worker.wall(), out);
     }
 
     /// Its client was cut off.
@@ -235,7 +247,7 @@ impl Line {
         };
         let record = Record::new(&self.worker.sink);
         let peer = Rc::clone(&self.peer);
-        let mut x = Exchange::new(peer, Instant::now(), SystemTime::now(), ids, record);
+        let mut x = Exchange::new(peer, Instant::now(), self.worker.wall(), ids, record);
         x.hints = hints;
         if let Some(took) = self.handshake.take() {
             x.progress.enter(Stage::Tls);

@@ -214,6 +214,8 @@ pub struct Exchange {
     pub calling: Option<Box<Calling>>,
     /// The compressed form that its answer may have.
     pub coding: Option<Coding>,
+    /// What its client has already (`If-None-Match`), where an answer of no change may need it.
+    pub known: Option<HeaderValue>,
     /// Cookies that stage 6 hands the client.
     pub cookies: Vec<HeaderValue>,
     /// Which stages ran, for how long, and which one halted.
@@ -455,6 +457,8 @@ pub struct Answered {
 pub enum AnsweredBy {
     /// A service.
     Service,
+    /// Several services, whose answers became one.
+    Services,
     /// This gateway: a halt.
     Gateway,
     /// Nobody: the connection ends without one.
@@ -510,6 +514,7 @@ impl Exchange {
             passage: None,
             calling: None,
             coding: None,
+            known: None,
             cookies: Vec::new(),
             progress: Progress::default(),
             passes: Vec::new(),

@@ -45,13 +45,22 @@ pub enum Halt {
 pub struct Reply {
     kind: Kind,
     detail: Option<Cow<'static, str>>,
+    /// What the access record says of it, and no client is told.
+    reason: Option<Box<str>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
     /// An answer without further words.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, detail: None, headers: Vec::new() }
+        Self { kind, detail: None, reason: None, headers: Vec::new() }
+    }
+
+    /// Says more to the operator.
+    #[must_use]
+    fn reason(mut self, text: String) -> Self {
+        self.reason = Some(text.into());
+        self
     }
 
     /// Says more to the client; never text of an inner error.
@@ -244,7 +253,13 @@ impl Answered {
     }
 
     /// The answer that a halt stands for.
-    pub fn ours(x: &Exchange, halt: Halt) -> Self {
+    pub fn ours(x: &Exchange, mut halt: Halt) -> Self {
+        if let Halt::Reply(reply) = &mut halt
+            && let Some(reason) = reply.reason.take()
+        {
+            // The first one is why the client was told something else; others follow from it.
+            x.record.reason.get_or_init(|| reason);
+        }
         match halt {
             Halt::Disconnect => Self {
                 head: ResponseHead { status: StatusCode::BAD_GATEWAY, headers: HeaderMap::new() },
@@ -418,8 +433,16 @@ impl From<DispatchError> for Halt {
 impl From<Refused> for Halt {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::Request(TransformError::Body(fault)) => DispatchError::Body(fault).into(),
-            Refused::Request(why) => Reply::new(Kind::Unchangeable).detail(why.to_string()).into(),
+            Refused::Request(why) => match why.cause() {
+                TransformError::Body(fault) => DispatchError::Body(*fault).into(),
+                _ => {
+                    let text = why.to_string();
+                    Reply::new(Kind::Unchangeable)
+                        .reason(format!("request: {text}"))
+                        .detail(text)
+                        .into()
+                }
+            },
             Refused::Call(why) => Reply::new(Kind::Malformed).detail(why.to_string()).into(),
             Refused::NoCall => Kind::NoRoute.into(),
             Refused::Breach(Breach::NoPath) => Kind::NoRoute.into(),
@@ -429,7 +452,9 @@ impl From<Refused> for Halt {
             }
             Refused::Breach(why) => Reply::new(Kind::Invalid).detail(why.to_string()).into(),
             // Clients need not know what services answer.
-            Refused::Answer(_) => Kind::AnswerUnchangeable.into(),
+            Refused::Answer(why) => {
+                Reply::new(Kind::AnswerUnchangeable).reason(format!("answer: {why}")).into()
+            }
         }
     }
 }

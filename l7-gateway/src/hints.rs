@@ -72,7 +72,7 @@ impl Interim {
             && let Some(client) = client.upgrade()
         {
             hops::hop_by_hop(&mut fields);
-            hops::internal(&mut fields);
+            hops::hinted(&mut fields);
             client.borrow_mut().hear(*exchange, status, &fields);
         }
         Ok(())

@@ -28,15 +28,38 @@ pub fn hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from an answer, interim or final, what services may say to us but not to clients.
-pub fn internal(headers: &mut HeaderMap) {
-    let mut found = [false; INTERNAL.len()];
-    for name in headers.keys() {
-        for (internal, found) in INTERNAL.iter().zip(&mut found) {
-            *found |= name == internal;
+/// Headers that services may say to us but not to clients.
+#[derive(Debug)]
+pub struct Internal(Vec<HeaderName>);
+
+impl Internal {
+    /// Of these names.
+    pub fn new(names: &[String]) -> Self {
+        let name = |text: &String| HeaderName::from_bytes(text.as_bytes()).ok();
+        Self(names.iter().filter_map(name).collect())
+    }
+
+    /// Removes them from an answer. Looks before it removes: most answers have few of them.
+    pub fn remove(&self, headers: &mut HeaderMap) {
+        let mut found = 0_u64;
+        for name in headers.keys() {
+            for (at, internal) in self.0.iter().enumerate() {
+                found |= u64::from(name == internal) << at.min(63);
+            }
+        }
+        // The last place stands for all behind it too.
+        for (at, name) in self.0.iter().enumerate() {
+            if found & (1 << at.min(63)) != 0 {
+                headers.remove(name);
+            }
         }
     }
-    for (name, _) in INTERNAL.iter().zip(found).filter(|(_, found)| *found) {
+}
+
+/// Leaves of an interim answer what is meant for clients (RFC 8297): whatever else a service says, it says again in
+/// its final answer.
+pub fn hinted(headers: &mut HeaderMap) {
+    for name in &INTERNAL {
         headers.remove(name);
     }
 }

@@ -79,6 +79,7 @@ pub mod traffic;
 pub mod transcode;
 pub mod transform;
 pub mod usage;
+pub mod variance;
 
 #[cfg(test)]
 #[path = "../tests/it/servers.rs"]

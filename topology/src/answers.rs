@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::template::Template;
+use crate::transform::JsonPath;
 use crate::upstream::UpstreamId;
 
 /// Index into [`Group::given`](crate::gateway::Group::given).
@@ -39,6 +40,17 @@ pub enum Given {
     },
 }
 
+impl Given {
+    /// Every template in it.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        match self {
+            Self::Redirect { to, .. } => Some(to),
+            Self::Text { .. } => None,
+        }
+        .into_iter()
+    }
+}
+
 /// Several calls whose answers become one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregate {
@@ -46,6 +58,8 @@ pub struct Aggregate {
     pub calls: Vec<Call>,
     /// How answers are put together.
     pub merge: Merge,
+    /// What status the whole has.
+    pub status: StatusRule,
     /// Most bytes of all answers together (default 4 MiB).
     pub most: u64,
 }
@@ -69,6 +83,15 @@ pub struct Call {
     pub after: Vec<usize>,
 }
 
+impl Aggregate {
+    /// Every template in it.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        self.calls.iter().flat_map(|call| {
+            std::iter::once(&call.path).chain(call.query.iter().map(|(_, value)| value))
+        })
+    }
+}
+
 /// What becomes of an aggregate when a call fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failing {
@@ -82,13 +105,33 @@ pub enum Failing {
     LastGood,
 }
 
-/// How answers are put together.
+/// What status an aggregate's answer has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusRule {
+    /// 200, or 502 or 504 without the others' answers if a needed call fails (default).
+    Ok,
+    /// The greatest of what the needed calls were answered with, and what came of the others.
+    WorstRequired,
+}
+
+/// A member of an answer that is made by a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it stands, without lists.
+    pub at: JsonPath,
+    /// The call's name, and names of members of its answer.
+    pub from: Vec<String>,
+}
+
+/// How answers are put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merge {
     /// A member for each call, of its name (default).
     ByName,
     /// The members of all answers side by side; of two of one name the later call's.
     Flat,
+    /// These members, none of which stands in another.
+    Members(Vec<Member>),
 }
 
 /// Which version of an interface a route is, and how it ends (RFC 9745, RFC 8594).

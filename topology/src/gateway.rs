@@ -74,6 +74,8 @@ pub struct Group {
     pub routes: Vec<Route>,
     /// Stages 7 and 9: what is changed whatever the route.
     pub transform: Option<Transform>,
+    /// Stage 9: headers of services that clients do not see, in lower case.
+    pub internal_headers: Vec<String>,
     /// Stages 7 and 9: who sees all requests that are to go on.
     pub external: Option<External>,
     /// Stages 7 and 9: what holds for consumers of API keys.
@@ -244,7 +246,7 @@ pub struct Consumer {
 /// Cross-origin rules (Fetch standard, "HTTP-CORS protocol").
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cors {
-    /// Exact origins; a single `*` means any.
+    /// Origins, exact or below a name (`https://*.shop.example`); a single `*` means any.
     pub origins: Vec<String>,
     /// Methods named in a preflight answer.
     pub methods: Vec<String>,

@@ -32,11 +32,11 @@ pub struct RequestChange {
 /// Of answers, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerChange {
-    /// Statuses of services that clients see as others.
+    /// Statuses of services and aggregates that clients see as others.
     pub status: Vec<(u16, u16)>,
     /// Headers; names in lower case.
     pub headers: FieldChange,
-    /// The body of a service's answer; `None`: it is streamed.
+    /// The body of a service's or aggregate's answer; `None`: it is streamed.
     pub body: Option<BodyChange>,
 }
 
@@ -58,7 +58,7 @@ pub struct FieldChange {
 pub struct BodyChange {
     /// One after the other.
     pub steps: Vec<JsonStep>,
-    /// Most bytes of a body that is to be changed (default 1 MiB).
+    /// Most bytes of a body that is to be changed, and most by which it grows (default 1 MiB).
     pub most: u64,
 }
 

@@ -52,6 +52,9 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     let route = Some(record.route.name.as_str()).filter(|name| !name.is_empty());
     text(b",\"route\":", route, out);
     text(b",\"halted\":", x.progress.halted().map(Stage::name), out);
+    if let Some(reason) = record.reason.get() {
+        text(b",\"reason\":", Some(reason), out);
+    }
     let complete = if record.end == End::Complete { "true" } else { "false" };
     raw(b",\"complete\":", complete.as_bytes(), out);
     number(b",\"upstream_us\":", micros_of(x.progress.upstream), out);

@@ -58,6 +58,8 @@ pub struct Record {
     pub body_in: Option<Rc<BodyProgress>>,
     /// Bytes of the answer's body.
     pub bytes_out: u64,
+    /// Why a filter failed.
+    pub reason: OnceCell<Box<str>>,
     /// Whether the answer went out whole.
     pub end: End,
 }
@@ -88,6 +90,7 @@ impl Record {
             tape: None,
             body_in: None,
             bytes_out: 0,
+            reason: OnceCell::new(),
             end: End::Aborted,
         }
     }

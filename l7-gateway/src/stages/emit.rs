@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Method, Response};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::access_log::End;
 use crate::body::{AnswerBody, BodyFault, Tunnel};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Stage, Transformed};
+use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead, Stage, Transformed};
 use crate::halt::broken_call;
 use crate::{grpc, hops};
 
@@ -37,10 +38,11 @@ impl Emit {
     pub fn finish(&self, mut x: Box<Exchange>, answer: Transformed) -> Emitted {
         x.progress.finish(Instant::now());
         x.progress.enter(Stage::Emit);
-        let Transformed(Answered { head, body, by }) = answer;
+        let Transformed(Answered { mut head, body, by }) = answer;
         if by == AnsweredBy::Nobody {
             return Emitted::Disconnect;
         }
+        let body = sent(&x.record.method, &mut head, body);
         x.record.status = Some(head.status);
         if x.grpc {
             x.record.grpc = grpc::status(&head.headers);
@@ -52,6 +54,26 @@ impl Emit {
             AnswerBody::Tunnel(tunnel) => Emitted::Switch(response, tunnel, x),
             body => Emitted::Answer(response.map(|()| EmitBody { body, x, broken: false })),
         }
+    }
+}
+
+/// What follows the head: nothing where nothing may (RFC 9110 §6.4.1, §9.3.2), whoever has made the answer. An
+/// engine would send what it is given.
+fn sent(method: &Method, head: &mut ResponseHead, body: AnswerBody) -> AnswerBody {
+    let none = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
+    match body {
+        body @ (AnswerBody::Tunnel(_) | AnswerBody::Empty) => body,
+        _ if none.contains(&head.status) => AnswerBody::Empty,
+        body if method == Method::HEAD => {
+            // As long as it would be.
+            if let Some(bytes) = body.size_hint().exact()
+                && !body.is_end_stream()
+            {
+                head.headers.entry(CONTENT_LENGTH).or_insert_with(|| bytes.into());
+            }
+            AnswerBody::Empty
+        }
+        body => body,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Stage 9: what the client may see of an answer. Not for CORS and limits: their stages' response
 //! sides have been here. Called by `pipeline` for every answer, ours too.
 //!
-//! Invariant: no header that names a server inside leaves, and ours are set last.
+//! Invariant: no header that names a server inside leaves, ours are set last, and nobody is told to keep an
+//! error of ours.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::external;
 use crate::grpc;
 use crate::grpc_web::{Enveloped, Web};
 use crate::halt::{Halt, status_of_call};
-use crate::hops::{hop_by_hop, internal};
+use crate::hops::{Internal, hop_by_hop};
 use crate::media;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
@@ -26,6 +27,7 @@ use crate::trace::{Silent, Trace};
 use crate::transcode::answer::{self, AnswerError, Calling};
 use crate::transcode::stream::Lines;
 use crate::transform::{self, Changes, Passage, Refused, TransformError, is_json};
+use crate::variance::{Variance, told};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -34,6 +36,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
+    internal: Internal,
+    variance: Variance,
     snapshot: Arc<Snapshot>,
 }
 
@@ -42,13 +46,19 @@ impl ResponseTransform {
     pub fn new(snapshot: &Arc<Snapshot>, changes: Option<Rc<Changes>>) -> Self {
         let header = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-            Some((name, HeaderValue::from_str(value).ok()?))
+            Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
         };
         let of = |route: &topology::gateway::Route| {
             route.response_headers.iter().filter_map(header).collect()
         };
         let snapshot = Arc::clone(snapshot);
-        Self { routes: snapshot.group.routes.iter().map(of).collect(), changes, snapshot }
+        Self {
+            routes: snapshot.group.routes.iter().map(of).collect(),
+            changes,
+            internal: Internal::new(&snapshot.group.internal_headers),
+            variance: Variance::new(&snapshot.group),
+            snapshot,
+        }
     }
 }
 
@@ -57,13 +67,14 @@ async fn changed(x: &Exchange, passage: &mut Passage, mut answer: Answered) -> A
     let Answered { head, body, .. } = &mut answer;
     if says_only(x, head) {
         // What it says of the body it says of another one than this gateway would send.
-        if head.status == StatusCode::NOT_MODIFIED || is_json(&head.headers) {
+        if is_json(&head.headers) || sent_before(x, head) {
             transform::stale(&mut head.headers);
         }
         return answer;
     }
-    let streams = matches!(body, AnswerBody::Empty | AnswerBody::Tunnel(_));
-    if streams || grpc::is_content(&head.headers) {
+    // Where there is no body, there is nothing to change (204, `Content-Length: 0`).
+    let none = matches!(body, AnswerBody::Tunnel(_)) || body.is_end_stream();
+    if none || grpc::is_content(&head.headers) {
         return answer;
     }
     match passage.body(&mut head.headers, body).await {
@@ -79,9 +90,19 @@ fn says_only(x: &Exchange, head: &ResponseHead) -> bool {
     x.record.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED
 }
 
+/// Whether what has not changed was sent in a form of ours before: its client has a weak validator for what its
+/// service has a strong one for.
+fn sent_before(x: &Exchange, head: &ResponseHead) -> bool {
+    let known = x.known.as_ref().and_then(|known| known.to_str().ok());
+    let tag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+    let weak = known.zip(tag).is_some_and(|(known, tag)| known.contains(&format!("W/{tag}")));
+    weak && head.status == StatusCode::NOT_MODIFIED
+}
+
 /// Puts an answer into the form that its client takes. Caches are told that there are others, whether there
 /// is one this time or not.
 fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
+    let (status, before) = (answer.head.status, sent_before(x, &answer.head));
     let headers = &mut answer.head.headers;
     let media = media::kind(headers);
     let is = |rule: &String| match rule.as_str() {
@@ -92,15 +113,19 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
     let control = headers.get_all(header::CACHE_CONTROL).iter();
     let mut control = control.filter_map(|value| value.to_str().ok());
     let fixed = control.any(|value| value.to_ascii_lowercase().contains("no-transform"));
-    // What has not changed has no type; it is told as the whole was (RFC 9110 §15.4.5).
-    let unchanged = answer.head.status == StatusCode::NOT_MODIFIED;
-    let meant = unchanged || rules.types.iter().any(is);
+    // What has not changed has no type as a rule; it is told as the whole was (RFC 9110 §15.4.5).
+    let unchanged = status == StatusCode::NOT_MODIFIED;
+    let meant = before || rules.types.iter().any(is);
     if !meant || fixed || headers.contains_key(header::CONTENT_ENCODING) {
         return;
     }
-    varies(headers);
+    told(headers, &ACCEPT_ENCODING);
     let whole = !headers.contains_key(header::CONTENT_RANGE);
     let Some(coding) = x.coding.filter(|_| whole) else { return };
+    if unchanged && !before && x.known.is_some() {
+        // The client has it as the service sent it.
+        return;
+    }
     if unchanged || x.record.method == Method::HEAD {
         // The length would be another one, and the validator a weak one.
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -111,7 +136,7 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         return;
     }
     let small = answer.body.size_hint().upper().is_some_and(|bytes| bytes < rules.least);
-    let none = matches!(answer.body, AnswerBody::Empty | AnswerBody::Tunnel(_));
+    let none = matches!(answer.body, AnswerBody::Tunnel(_)) || answer.body.is_end_stream();
     if small || none || grpc::is_content(headers) {
         return;
     }
@@ -123,13 +148,29 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
     }
 }
 
-/// Tells caches that there are other forms, once.
-fn varies(headers: &mut HeaderMap) {
-    let mut told = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
-    let known = |name: &str| name == "*" || name.eq_ignore_ascii_case("accept-encoding");
-    if !told.any(|names| names.split(',').map(str::trim).any(known)) {
-        headers.append(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-    }
+const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
+
+/// Whether an answer's form depends on what its client takes.
+fn has_forms(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(header::VARY).iter().filter_map(|value| value.to_str().ok());
+    let mut names = all.flat_map(|names| names.split(',')).map(str::trim);
+    names.any(|name| name.eq_ignore_ascii_case("accept-encoding"))
+}
+
+/// Whether this is an error of ours, which nobody may keep.
+fn is_error(answer: &Answered) -> bool {
+    let Answered { head, by, .. } = answer;
+    let control = head.headers.get(header::CACHE_CONTROL);
+    *by == AnsweredBy::Gateway
+        && (head.status.is_client_error() || head.status.is_server_error())
+        && control.is_some_and(|value| value == "no-store")
+}
+
+/// Whether a header tells caches how long to keep an answer.
+fn is_for_caches(name: &HeaderName) -> bool {
+    *name == header::CACHE_CONTROL
+        || *name == header::EXPIRES
+        || ["cdn-cache-control", "surrogate-control"].contains(&name.as_str())
 }
 
 /// Tells browsers to be careful, where nobody has said anything.
@@ -168,7 +209,7 @@ fn enveloped(web: &Web, answer: Answered) -> Answered {
 }
 
 /// A call's answer in HTTP and JSON.
-async fn told(x: &Exchange, calling: &Calling, answer: Answered) -> Answered {
+async fn translated(x: &Exchange, calling: &Calling, answer: Answered) -> Answered {
     let before = answer.head.headers.clone();
     let refused = |why| instead(x, &before, Refused::Answer(TransformError::Call(why)));
     let Answered { mut head, body, by } = answer;
@@ -225,42 +266,58 @@ impl Filter for ResponseTransform {
         if input.by == AnsweredBy::Service {
             hop_by_hop(headers);
         }
-        internal(headers);
+        self.internal.remove(headers);
         if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
-            input = Box::pin(told(x, &calling, input)).await;
+            input = Box::pin(translated(x, &calling, input)).await;
         }
         let changes = self.changes.as_deref().filter(|all| {
             let any = x.passage.is_some() || all.any_early(route);
             any && input.by != AnsweredBy::Nobody
         });
+        let mut error = is_error(&input);
         if let Some(changes) = changes {
             let mut passage = transform::passage(x, changes);
-            if input.by == AnsweredBy::Service && passage.changes_bodies() {
+            let service = |by| matches!(by, AnsweredBy::Service | AnsweredBy::Services);
+            if service(input.by) && passage.changes_bodies() {
                 // Boxed: few routes change bodies.
                 input = Box::pin(changed(x, &mut passage, input)).await;
+                error = is_error(&input);
             }
             let head = &mut input.head;
-            let service = input.by == AnsweredBy::Service;
-            passage.head(&mut head.status, &mut head.headers, service);
+            passage.head(&mut head.status, &mut head.headers, service(input.by));
         }
         let tunnel = matches!(input.body, AnswerBody::Tunnel(_));
         if !x.outside.is_empty() && !tunnel && input.by != AnsweredBy::Nobody {
             input = Box::pin(external::answer(x, input)).await;
         }
         let model = route.and_then(|id| self.snapshot.group.routes.get(id.0));
-        if let Some(rules) = model.and_then(|model| model.compress.as_ref()) {
+        let rules = model.and_then(|model| model.compress.as_ref());
+        if let Some(rules) = rules {
             compressed(x, rules, &mut input);
         }
         if let Some(web) = x.web.take().filter(|_| input.by != AnsweredBy::Nobody) {
             input = enveloped(&web, input);
         }
+        let forms = rules.is_some() && has_forms(&input.head.headers);
+        let kept = input.head.status.as_u16() < 400;
         let headers = &mut input.head.headers;
         if let Some(preset) = model.and_then(|model| model.security_headers) {
             careful(preset, x.peer.scheme() == "https", headers);
         }
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
-            headers.insert(name, value.clone());
+            if kept || !is_for_caches(name) {
+                headers.insert(name, value.clone());
+            }
         }
+        if error {
+            headers.remove(header::EXPIRES);
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
+        if forms {
+            told(headers, &ACCEPT_ENCODING);
+        }
+        let group = &self.snapshot.group;
+        self.variance.tell(group, route.map(|id| id.0), &x.record.path, headers);
         headers.insert(REQUEST_ID, x.told().0.clone());
         Ok(Transformed(input))
     }

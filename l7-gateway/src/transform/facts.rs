@@ -13,7 +13,6 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 use regex::Regex;
 use serde_json::Value;
-use topology::answers::{Call, Given};
 use topology::gateway::{Group, Route, RouteTo};
 use topology::template::{Part, Template, Variable};
 use topology::units::PathPattern;
@@ -122,6 +121,11 @@ impl<'a> Facts<'a> {
                 }
                 other => self.push(other, &mut link).ok_or_else(wrong)?,
             }
+        }
+        // Two slashes at the front would begin another host (RFC 3986 §4.2), whatever was filled in.
+        if link.starts_with('/') {
+            let path = link.trim_start_matches(['/', '\\']).len();
+            link.replace_range(1..link.len() - path, "");
         }
         if let Some(query) = query {
             link.push(if link.contains('?') { '&' } else { '?' });
@@ -256,14 +260,12 @@ impl Captures {
             template.variables().any(|variable| matches!(variable, Variable::Capture(_)))
         };
         let given = |route: &Route| match route.to {
-            RouteTo::Given(id) => match group.given.get(id.0) {
-                Some(Given::Redirect { to, .. }) => asks(to),
-                _ => false,
-            },
-            RouteTo::Aggregate(id) => group.aggregates.get(id.0).is_some_and(|all| {
-                let query = |call: &Call| call.query.iter().any(|(_, value)| asks(value));
-                all.calls.iter().any(|call| asks(&call.path) || query(call))
-            }),
+            RouteTo::Given(id) => {
+                group.given.get(id.0).is_some_and(|given| given.templates().any(asks))
+            }
+            RouteTo::Aggregate(id) => {
+                group.aggregates.get(id.0).is_some_and(|all| all.templates().any(asks))
+            }
             RouteTo::Service(_) | RouteTo::Files(_) => false,
         };
         let changed = |route: &Route| {

@@ -31,7 +31,7 @@ impl Fields {
         let pair = |(from, to): &(String, String)| Some((name(from)?, name(to)?));
         let value = |(field, template): &(String, Template)| {
             let value = match template.plain() {
-                Some(text) => Value::Fixed(HeaderValue::from_str(text).ok()?),
+                Some(text) => Value::Fixed(HeaderValue::from_bytes(text.as_bytes()).ok()?),
                 None => Value::Filled(template.clone()),
             };
             Some((name(field)?, value))

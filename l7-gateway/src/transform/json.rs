@@ -2,7 +2,7 @@
 //! any length among it, stays as it was written. Not for schemas. Called by `transform`.
 //!
 //! Invariant: a document in which a member on the way stands twice is refused: two programs would read it
-//! differently (RFC 8259 §4).
+//! differently (RFC 8259 §4). No document grows by more than was said when it was read.
 
 use std::fmt;
 
@@ -26,11 +26,28 @@ pub enum JsonError {
     /// There is nothing to set a member to.
     #[error("there is no value for `{0}`")]
     NoValue(String),
+    /// What is put into it is more than it may grow by.
+    #[error("it would grow by more than `max`")]
+    TooLarge,
 }
 
 /// A document, read as far as was needed.
 #[derive(Debug)]
-pub struct Document<'a>(Tree<'a>);
+pub struct Document<'a> {
+    tree: Tree<'a>,
+    room: Room,
+}
+
+/// Bytes by which a document may still grow.
+#[derive(Clone, Copy, Debug)]
+struct Room(u64);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), JsonError> {
+        self.0 = self.0.checked_sub(bytes as u64).ok_or(JsonError::TooLarge)?;
+        Ok(())
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Tree<'a> {
@@ -54,8 +71,16 @@ impl<'a> Document<'a> {
     /// # Errors
     /// It is no JSON.
     pub fn read(text: &'a str) -> Result<Self, JsonError> {
+        Self::bounded(text, u64::MAX)
+    }
+
+    /// Of a text; it may grow by so many bytes.
+    ///
+    /// # Errors
+    /// It is no JSON.
+    pub fn bounded(text: &'a str, room: u64) -> Result<Self, JsonError> {
         let whole: &RawValue = serde_json::from_str(text).map_err(|_| JsonError::Syntax)?;
-        Ok(Self(Tree::Raw(whole.get())))
+        Ok(Self { tree: Tree::Raw(whole.get()), room: Room(room) })
     }
 
     /// Carries a step out; `texts` are those of templates.
@@ -67,6 +92,7 @@ impl<'a> Document<'a> {
         step: &JsonStep,
         texts: &mut impl Iterator<Item = Option<String>>,
     ) -> Result<(), JsonError> {
+        let (tree, room) = (&mut self.tree, &mut self.room);
         match step {
             JsonStep::Set(path, value) => {
                 let made = match value {
@@ -77,23 +103,32 @@ impl<'a> Document<'a> {
                         serde_json::Value::String(text).to_string()
                     }
                 };
-                self.0.set(path, &Tree::Made(made))
+                tree.set(path, &Tree::Made(made), room)
             }
-            JsonStep::Remove(path) => self.0.each(path, &mut |members, at| {
+            JsonStep::Remove(path) => tree.each(path, &mut |members, at| {
                 members.remove(at);
+                Ok(())
             }),
-            JsonStep::Rename(path, to) => self.0.each(path, &mut |members, at| {
+            JsonStep::Rename(path, to) => tree.each(path, &mut |members, at| {
+                room.take(to.len())?;
                 if let Some((name, _)) = members.get_mut(at) {
                     name.clone_from(to);
                 }
                 // What had the name before makes room.
                 let mut place = 0..;
                 members.retain(|(name, _)| place.next() == Some(at) || name != to);
+                Ok(())
             }),
             JsonStep::Move(from, to) => {
                 let mut taken = None;
-                self.0.each(from, &mut |members, at| taken = Some(members.remove(at).1))?;
-                taken.map_or(Ok(()), |value| self.0.set(to, &value))
+                tree.each(from, &mut |members, at| {
+                    taken = Some(members.remove(at).1);
+                    Ok(())
+                })?;
+                let Some(value) = taken else { return Ok(()) };
+                // It was there before: it takes no more room than it had.
+                room.0 = room.0.saturating_add(value.size() as u64);
+                tree.set(to, &value, room)
             }
         }
     }
@@ -104,7 +139,7 @@ impl<'a> Document<'a> {
     /// One of both is no object.
     pub fn extend(&mut self, text: &'a str) -> Result<(), JsonError> {
         let mut other = Self::read(text)?;
-        let (Tree::Object(own), Tree::Object(new)) = (self.0.open()?, other.0.open()?) else {
+        let (Tree::Object(own), Tree::Object(new)) = (self.tree.open()?, other.tree.open()?) else {
             return Err(JsonError::NoObject(String::new()));
         };
         for (name, value) in std::mem::take(new) {
@@ -114,12 +149,48 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
+    /// Puts a text that is JSON there; objects on the way are made.
+    ///
+    /// # Errors
+    /// Something else is in the way, or it is too large.
+    pub fn put(&mut self, path: &[JsonName], text: &'a str) -> Result<(), JsonError> {
+        self.tree.set(path, &Tree::Raw(text), &mut self.room)
+    }
+
     /// As text.
     pub fn written(&self) -> String {
         let mut out = String::new();
-        self.0.write(&mut out);
+        self.tree.write(&mut out);
         out
     }
+}
+
+/// Whether a text is an object whose members can stand beside others.
+///
+/// # Errors
+/// It is none, or has two of one name.
+pub fn members(text: &str) -> Result<(), JsonError> {
+    match serde_json::from_str(text).map_err(|_| JsonError::Syntax)? {
+        Level::Object(members) => distinct(&members),
+        Level::List(_) => Err(JsonError::NoObject(String::new())),
+    }
+}
+
+/// A part of a text that is JSON, by names of members and places in lists; `None`: there is none, or two.
+pub fn part<'t>(text: &'t str, path: &[String]) -> Option<&'t str> {
+    path.iter().try_fold(text, |text, name| {
+        let found = match serde_json::from_str(text).ok()? {
+            Level::Object(members) => {
+                distinct(&members).ok()?;
+                members.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+            }
+            Level::List(items) => items.into_iter().nth(name.parse().ok()?),
+        };
+        match found? {
+            Tree::Raw(text) => Some(text),
+            _ => None,
+        }
+    })
 }
 
 /// An object of members that are JSON.
@@ -175,7 +246,7 @@ impl<'a> Tree<'a> {
     fn each(
         &mut self,
         path: &[JsonName],
-        change: &mut impl FnMut(&mut Vec<(String, Self)>, usize),
+        change: &mut impl FnMut(&mut Vec<(String, Self)>, usize) -> Result<(), JsonError>,
     ) -> Result<(), JsonError> {
         let Some((first, rest)) = path.split_first() else { return Ok(()) };
         match (self.open()?, first) {
@@ -187,8 +258,7 @@ impl<'a> Tree<'a> {
                     return Ok(());
                 };
                 if rest.is_empty() {
-                    change(members, at);
-                    return Ok(());
+                    return change(members, at);
                 }
                 members.get_mut(at).map_or(Ok(()), |(_, value)| value.each(rest, change))
             }
@@ -196,25 +266,41 @@ impl<'a> Tree<'a> {
         }
     }
 
-    fn set(&mut self, path: &[JsonName], new: &Self) -> Result<(), JsonError> {
+    fn set(&mut self, path: &[JsonName], new: &Self, room: &mut Room) -> Result<(), JsonError> {
         let Some((first, rest)) = path.split_first() else {
+            room.take(new.size())?;
             *self = new.clone();
             return Ok(());
         };
         match (self.open()?, first) {
             (Self::List(items), JsonName::Each) => {
-                items.iter_mut().try_for_each(|item| item.set(rest, new))
+                items.iter_mut().try_for_each(|item| item.set(rest, new, room))
             }
             (Self::Object(members), JsonName::Member(wanted)) => {
-                let at = members.iter().position(|(name, _)| name == wanted).unwrap_or_else(|| {
+                let known = members.iter().position(|(name, _)| name == wanted);
+                let at = known.unwrap_or(members.len());
+                if known.is_none() {
+                    // With its quotes, its colon and its comma.
+                    room.take(wanted.len() + 4)?;
                     members.push((wanted.clone(), Self::Object(Vec::new())));
-                    members.len() - 1
-                });
-                members.get_mut(at).map_or(Ok(()), |(_, value)| value.set(rest, new))
+                }
+                members.get_mut(at).map_or(Ok(()), |(_, value)| value.set(rest, new, room))
             }
             // There is no list, and so nothing in it.
             (_, JsonName::Each) => Ok(()),
             (_, JsonName::Member(name)) => Err(JsonError::NoObject(name.clone())),
+        }
+    }
+
+    /// Bytes of it as text, about.
+    fn size(&self) -> usize {
+        match self {
+            Self::Raw(text) => text.len(),
+            Self::Made(text) => text.len(),
+            Self::Object(members) => {
+                members.iter().map(|(name, value)| name.len() + 4 + value.size()).sum::<usize>() + 2
+            }
+            Self::List(items) => items.iter().map(|item| item.size() + 1).sum::<usize>() + 2,
         }
     }
 

@@ -57,6 +57,23 @@ pub enum TransformError {
     /// It is no JSON, or ambiguous.
     #[error("the body cannot be changed: {0}")]
     Json(#[from] json::JsonError),
+    /// One of these, of the change that stands there.
+    #[error("{1} (`transform` of {0})")]
+    At(&'static str, Box<TransformError>),
+}
+
+impl TransformError {
+    fn at(self, place: &'static str) -> Self {
+        Self::At(place, Box::new(self))
+    }
+
+    /// What it is, wherever it stands.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::At(_, cause) => cause.cause(),
+            cause => cause,
+        }
+    }
 }
 
 /// Which message could not be changed.
@@ -77,6 +94,8 @@ pub enum Refused {
 /// What one place of the file changes.
 #[derive(Debug)]
 pub struct Change {
+    /// Where it stands.
+    place: &'static str,
     model: Transform,
     request: Fields,
     answer: Fields,
@@ -84,10 +103,11 @@ pub struct Change {
 }
 
 impl Change {
-    fn new(model: &Transform) -> Rc<Self> {
+    fn new(model: &Transform, place: &'static str) -> Rc<Self> {
         let known = |code: &u16| StatusCode::from_u16(*code).ok();
         let status = model.answer.status.iter();
         Rc::new(Self {
+            place,
             request: Fields::new(&model.request.headers),
             answer: Fields::new(&model.answer.headers),
             status: status.filter_map(|(from, to)| Some((known(from)?, known(to)?))).collect(),
@@ -95,6 +115,12 @@ impl Change {
         })
     }
 }
+
+/// Where changes stand.
+const LISTENER: &str = "the listener";
+const CONSUMER: &str = "the consumer";
+const ROUTE: &str = "the route";
+const SERVICE: &str = "the service";
 
 /// All changes of a group.
 #[derive(Debug)]
@@ -119,13 +145,17 @@ pub struct Passage {
 impl Changes {
     /// For one worker; `None`: the file changes nothing.
     pub fn new(group: &Group) -> Option<Rc<Self>> {
-        let some = |model: &Option<Transform>| model.as_ref().map(Change::new);
-        let own = |one: &Consumer| Some((one.name.as_str().into(), some(&one.transform)?));
+        let some = |model: &Option<Transform>, place| {
+            model.as_ref().map(|model| Change::new(model, place))
+        };
+        let own =
+            |one: &Consumer| Some((one.name.as_str().into(), some(&one.transform, CONSUMER)?));
+        let services = group.upstreams.iter().map(|to| some(&to.transform, SERVICE));
         let changes = Self {
-            listener: some(&group.transform),
+            listener: some(&group.transform, LISTENER),
             consumers: group.consumers.iter().filter_map(own).collect(),
-            routes: group.routes.iter().map(|route| some(&route.transform)).collect(),
-            services: group.upstreams.iter().map(|upstream| some(&upstream.transform)).collect(),
+            routes: group.routes.iter().map(|route| some(&route.transform, ROUTE)).collect(),
+            services: services.collect(),
         };
         let any = changes.listener.is_some()
             || !changes.consumers.is_empty()
@@ -171,10 +201,10 @@ impl Changes {
         let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
         let service = to.service().and_then(|id| self.services.get(id.0));
         [
-            ("the listener", self.listener.as_ref()),
-            ("the consumer", consumer.and_then(|name| self.consumers.get(name))),
-            ("the route", self.routes.get(route.0).and_then(Option::as_ref)),
-            ("the service", service.and_then(Option::as_ref)),
+            (LISTENER, self.listener.as_ref()),
+            (CONSUMER, consumer.and_then(|name| self.consumers.get(name))),
+            (ROUTE, self.routes.get(route.0).and_then(Option::as_ref)),
+            (SERVICE, service.and_then(Option::as_ref)),
         ]
     }
 
@@ -210,8 +240,11 @@ impl Passage {
         for change in &passage.changes {
             let wanted = &change.model.request;
             let facts = Facts { known, seen: (&*request).into() };
-            let path = wanted.path.as_ref().map(|template| facts.path(template)).transpose()?;
-            let host = wanted.host.as_ref().map(|template| facts.host(template)).transpose()?;
+            let fault = |fault: TransformError| fault.at(change.place);
+            let path = wanted.path.as_ref().map(|template| facts.path(template));
+            let path = path.transpose().map_err(fault)?;
+            let host = wanted.host.as_ref().map(|template| facts.host(template));
+            let host = host.transpose().map_err(fault)?;
             let asked = request.target.query.as_deref();
             let query = (!wanted.query.is_empty())
                 .then(|| query(asked, &wanted.query, |template| facts.text(template)));
@@ -249,7 +282,9 @@ impl Passage {
         request: &mut Request,
         texts: Vec<Option<String>>,
     ) -> Result<(), TransformError> {
-        let bodies = self.changes.iter().filter_map(|change| change.model.request.body.as_ref());
+        let bodies = self.changes.iter();
+        let bodies =
+            bodies.filter_map(|change| Some((change.place, change.model.request.body.as_ref()?)));
         let bodies: Vec<_> = bodies.collect();
         let limits = request.body.limits();
         let bytes = changed(&request.headers, &mut request.body, &bodies, texts).await?;
@@ -286,8 +321,9 @@ impl Passage {
     where
         B: Body<Data = Bytes, Error = BodyFault> + Unpin,
     {
+        let bodies = self.changes.iter().rev();
         let bodies =
-            self.changes.iter().rev().filter_map(|change| change.model.answer.body.as_ref());
+            bodies.filter_map(|change| Some((change.place, change.model.answer.body.as_ref()?)));
         let bodies: Vec<_> = bodies.collect();
         let bytes = changed(headers, body, &bodies, std::mem::take(&mut self.texts)).await?;
         if bytes.is_some() {
@@ -309,7 +345,7 @@ fn texts(body: &BodyChange) -> impl Iterator<Item = &topology::template::Templat
 async fn changed<B>(
     headers: &HeaderMap,
     body: &mut B,
-    changes: &[&BodyChange],
+    changes: &[(&'static str, &BodyChange)],
     texts: Vec<Option<String>>,
 ) -> Result<Option<Bytes>, TransformError>
 where
@@ -318,14 +354,25 @@ where
     if !is_json(headers) {
         return Ok(None);
     }
-    let most = changes.iter().map(|change| change.most).min().unwrap_or(0);
-    let bytes = gathered(body, most).await.map_err(TransformError::Body)?;
-    let bytes = plain(headers, bytes, most)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| json::JsonError::Syntax)?;
-    let mut document = json::Document::read(text)?;
+    // What cannot be read cannot be by the tightest of them.
+    let tightest = changes.iter().min_by_key(|(_, change)| change.most);
+    let (place, most) = tightest.map_or((ROUTE, 0), |(place, change)| (*place, change.most));
+    let fault = |fault: TransformError| fault.at(place);
+    let bytes = gathered(body, most).await.map_err(|why| fault(TransformError::Body(why)))?;
+    // Nothing is no document, and there is nothing in it to change.
+    if bytes.is_empty() {
+        return Ok(Some(bytes));
+    }
+    let bytes = plain(headers, bytes, most).map_err(fault)?;
+    let json = |why: json::JsonError| fault(why.into());
+    let text = std::str::from_utf8(&bytes).map_err(|_| json(json::JsonError::Syntax))?;
+    let mut document = json::Document::bounded(text, most).map_err(json)?;
     let mut texts = texts.into_iter();
-    for step in changes.iter().flat_map(|change| &change.steps) {
-        document.apply(step, &mut texts)?;
+    for (place, change) in changes {
+        for step in &change.steps {
+            let done = document.apply(step, &mut texts);
+            done.map_err(|why| TransformError::from(why).at(place))?;
+        }
     }
     Ok(Some(Bytes::from(document.written())))
 }

@@ -3,12 +3,15 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
+use crate::authn::{Issuers, bearer, rider};
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, topology};
+use crate::rig::{Rig, local, pass, topology, until};
 
 /// A gateway with these routes to a service `user`.
 fn rig(address: SocketAddr, lines: &str) -> Rig {
@@ -126,6 +129,43 @@ async fn a_route_says_when_it_ends() {
             assert!(text.contains(&counted), "{text}");
         }
         assert!(!text.contains("route=\"/*\",version"), "{text}");
+    })
+    .await;
+}
+
+/// G14: a route goes on through its last day, and is gone with the first moment of the next, on a connection that was there
+/// before, too.
+#[tokio::test]
+async fn a_route_ends_at_midnight() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let rig = rig(
+            fake.address,
+            "    routes:
+      - { name: v1, path: /v1/*, to: user, sunset: 2027-02-28, successor: /v2/ }
+",
+        );
+        // 2027-02-28 23:59:30 UTC.
+        rig.worker.pretend(SystemTime::UNIX_EPOCH + Duration::from_secs(1_803_859_170));
+        let (mut stream, _task) = rig.connect();
+        let ask = b"GET /v1/x HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(ask).await.expect("taken");
+        let answer = until(&mut stream, "\r\n\r\nx").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("sunset: Mon, 01 Mar 2027 00:00:00 GMT\r\n"), "{answer}");
+        pass(Duration::from_secs(30)).await;
+        stream.write_all(ask).await.expect("taken");
+        let answer = until(&mut stream, "}").await;
+        assert!(answer.starts_with("HTTP/1.1 410 "), "{answer}");
+        for line in [
+            "date: Mon, 01 Mar 2027 00:00:",
+            "link: </v2/>; rel=\"successor-version\"\r\n",
+            "cache-control: no-store\r\n",
+        ] {
+            assert!(answer.contains(line), "{line}: {answer}");
+        }
+        assert!(rig.get("/v2/x", "").await.starts_with("HTTP/1.1 200 "));
+        assert_eq!(fake.seen.count(), 2);
     })
     .await;
 }
@@ -283,6 +323,27 @@ async fn the_last_good_answer_stands_in() {
         assert!(again.contains("x-partial-failure: a\r\n"), "{again}");
         let other = rig.get("/d/2", "").await;
         assert!(other.ends_with("\r\n\r\n{}"), "{other}");
+    })
+    .await;
+}
+
+/// G13, G16: what a token says of its caller is known where a redirect or a call asks for it, and nowhere else.
+#[tokio::test]
+async fn claims_fill_redirects_and_calls() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("1")).await);
+        let routes = "    routes:
+      - { path: /home, auth: riders, redirect: { to: '/t/${claim.shop.id}' } }
+      - { path: /sum, auth: riders, aggregate: { calls: { a: { to: user, path: '/${claim.team}', query: { l: '${claim.level|none}' } } } } }";
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &issuers.gateway(routes)));
+        let claims = rider(json!({ "shop": { "id": "a/b" }, "team": "red", "level": 3 }));
+        let token = bearer(&issuers.riders.token("ES256", None, &claims));
+        let answer = rig.get("/home", &token).await;
+        assert!(answer.contains("location: /t/a%2Fb\r\n"), "{answer}");
+        let answer = rig.get("/sum", &token).await;
+        assert!(answer.ends_with("{\"a\":1}"), "{answer}");
+        assert!(fake.seen.last().starts_with("GET /red?l=3 HTTP/1.1\r\n"), "{}", fake.seen.last());
     })
     .await;
 }

@@ -118,3 +118,54 @@ async fn services_are_told_who_calls() {
     })
     .await;
 }
+
+/// G2: what holds for a consumer holds for its requests and their answers, between the listener's and the route's, and for
+/// nobody else's.
+#[tokio::test]
+async fn a_consumer_has_changes_of_its_own() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fake = Fake::new(Act::Answer("x")).await;
+        let keys = folder.path().join("keys");
+        for (key, name) in [(KEY, "acme"), ("aqk_other-other-other-other", "other")] {
+            let record = Record { consumer: name.into(), ..Record::default() };
+            file::append(&keys, &Digest::of(key.as_bytes()), &record).expect("written");
+        }
+        let lines = format!(
+            "    api-keys: {{ partners: {{ from: \"file:{}\" }} }}
+    defaults:
+      transform: {{ request: {{ headers: {{ set: {{ x-order: listener }} }} }}, response: {{ headers: {{ add: {{ x-back: listener }} }} }} }}
+    consumers:
+      acme:
+        transform:
+          request: {{ query: {{ set: {{ tenant: '${{consumer}}' }} }}, headers: {{ add: {{ x-order: consumer }} }} }}
+          response: {{ headers: {{ add: {{ x-back: consumer }} }} }}
+    routes:
+      - path: /*
+        to: user
+        auth: partners
+        transform: {{ request: {{ headers: {{ add: {{ x-order: route }} }} }}, response: {{ headers: {{ add: {{ x-back: route }} }} }} }}",
+            keys.display()
+        );
+        let rig = Rig::new(&topology(&format!("  user: {{ endpoints: [{}] }}", fake.address), &lines));
+        let all = |text: &str, name: &str| -> Vec<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(&format!("{name}: ")).map(str::to_owned));
+            lines.collect()
+        };
+        for (key, query, there, back) in [
+            (KEY, "?tenant=acme", &["listener", "consumer", "route"][..], &["route", "consumer", "listener"][..]),
+            ("aqk_other-other-other-other", "", &["listener", "route"], &["route", "listener"]),
+        ] {
+            let answer = rig.get("/a", &format!("X-API-Key: {key}\r\n")).await;
+            let sent = fake.seen.last();
+            assert!(sent.starts_with(&format!("GET /a{query} HTTP/1.1\r\n")), "{sent}");
+            assert_eq!(all(&sent, "x-order"), there, "{sent}");
+            assert_eq!(all(&answer, "x-back"), back, "{answer}");
+        }
+        // Whoever is not let in is nobody's consumer.
+        let answer = rig.get("/a", "").await;
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert_eq!(all(&answer, "x-back"), ["route", "listener"], "{answer}");
+    })
+    .await;
+}

@@ -1,7 +1,9 @@
 //! What the file changes of requests and answers on their way.
 
+use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::authn::{Issuers, bearer, rider};
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, topology};
 
@@ -56,7 +58,7 @@ async fn requests_and_answers_are_changed_in_order() {
             "host: users.internal\r\n",
             "x-b: kept\r\n",
             "x-tenant: shop-7\r\n",
-            "x-forwarded-host: users.internal\r\n",
+            "x-forwarded-host: a\r\n",
         ] {
             assert!(sent.contains(line), "{line}: {sent}");
         }
@@ -88,19 +90,51 @@ async fn requests_and_answers_are_changed_in_order() {
     .await;
 }
 
+/// G13: a service is told who the file says that the gateway is to it; a client's own token goes no further, under
+/// another name neither.
+#[tokio::test]
+async fn a_token_of_the_file_stays() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let filter = Fake::new(Act::Answer("{\"headers\":{\"set\":{\"authorization\":\"Basic outside\"}}}")).await;
+        let routes = format!("    routes:
+      - {{ path: /set, to: user, auth: riders, transform: {{ request: {{ headers: {{ set: {{ authorization: Basic own }} }} }} }} }}
+      - {{ path: /renamed, to: user, auth: riders, transform: {{ request: {{ headers: {{ rename: {{ authorization: x-token }} }} }} }} }}
+      - {{ path: /asked, to: user, auth: riders, external: {{ url: \"http://{}/\" }} }}
+      - {{ path: /plain, to: user, auth: riders }}", filter.address);
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &issuers.gateway(&routes)));
+        let token = bearer(&issuers.riders.token("ES256", None, &rider(json!({}))));
+        for (path, own) in [
+            ("/set", Some("authorization: Basic own\r\n")),
+            ("/renamed", None),
+            ("/asked", Some("authorization: Basic outside\r\n")),
+            ("/plain", None),
+        ] {
+            let answer = rig.get(path, &token).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+            let sent = fake.seen.last();
+            assert!(!sent.contains("Bearer") && !sent.contains("x-token"), "{path}: {sent}");
+            assert_eq!(sent.matches("authorization").count(), usize::from(own.is_some()), "{sent}");
+            assert!(own.is_none_or(|line| sent.contains(line)), "{path}: {sent}");
+        }
+    })
+    .await;
+}
+
 /// G13: no value of a client leaves its segment, and a path that lacks one is refused before the service.
 #[tokio::test]
 async fn what_is_filled_in_stays_in_its_place() {
     local(async {
         let fake = Fake::new(Act::Answer("x")).await;
-        let rig = rig(&fake, ALL);
+        let mut rig = rig(&fake, ALL);
         for name in ["..", ".", "a%2F..%2Fadmin", "%2e%2e", "", "a%5Cb", "..%3Bx"] {
             let answer = rig.get(&format!("/v1/x?name={name}"), "").await;
             assert!(answer.starts_with("HTTP/1.1 422 "), "{name}: {answer}");
         }
         let answer = rig.get("/v1/x", "").await;
         assert!(
-            answer.contains("no path can be made of `/${path.version}/${request.query.name}`"),
+            answer.contains("no path can be made of `/${path.version}/${request.query.name}` (`transform` of the route)"),
             "{answer}"
         );
         assert_eq!(fake.seen.count(), 0);
@@ -109,6 +143,10 @@ async fn what_is_filled_in_stays_in_its_place() {
         rig.get("/plain", "X-Shop: a\u{e9}\r\n").await;
         let sent = fake.seen.last();
         assert!(sent.contains("x-tenant: none\r\n"), "{sent}");
+        let records = rig.records();
+        let reason = "request: no path can be made of `/${path.version}/${request.query.name}` (`transform` of the route)";
+        assert_eq!((&records[0]["status"], &records[0]["reason"]), (&422.into(), &reason.into()));
+        assert_eq!(records.last().and_then(|last| last.get("reason")), None);
     })
     .await;
 }
@@ -220,10 +258,15 @@ async fn bodies_that_cannot_be_changed_are_refused() {
             let text =
                 format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
             let fake = Fake::new(Act::Keep(Box::leak(text.into_boxed_str()))).await;
-            let rig = rig(&fake, BODIES);
+            let mut rig = rig(&fake, BODIES);
             let answer = rig.get("/orders", "").await;
             assert!(answer.starts_with("HTTP/1.1 502 "), "{body}: {answer}");
             assert!(answer.contains("answer_not_transformed"), "{answer}");
+            assert!(!answer.contains("transform`"), "clients need not know: {answer}");
+            let reason = rig.records()[0]["reason"].as_str().map(str::to_owned);
+            let reason = reason.unwrap_or_default();
+            assert!(reason.starts_with("answer: "), "{body}: {reason}");
+            assert!(reason.ends_with("(`transform` of the route)"), "{body}: {reason}");
         })
         .await;
     }
@@ -282,7 +325,9 @@ async fn validators_are_those_of_what_is_sent() {
             let routes = format!("    routes: [{{ path: /*, to: user, {filter} }}]\n");
             let rig = rig(&fake, &routes);
             let head = format!("HEAD / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-            let get = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n");
+            let get = format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nIf-None-Match: W/\"1\"\r\n{lines}\r\n"
+            );
             let answers = rig.raw(&format!("{head}{get}")).await;
             assert_eq!(answers.matches("etag: W/\"1\"\r\n").count(), 2, "{filter}: {answers}");
             assert!(!answers.contains("content-length: 2000"), "{filter}: {answers}");

@@ -42,6 +42,13 @@ section! {
         /// How answers are put together: `by-name`, or `flat` (members of all answers, side by side).
         /// Default: by-name.
         may "merge" merge: Typed<Merge>,
+        /// What stands where in the answer, in place of `merge`: `{ user.name: profile.name, orders: orders.items }`.
+        /// What a call's answer lacks is left out. Default: all of the answers, as `merge` says.
+        may "template" template: Named<Typed<Text>>,
+        /// `ok`: the whole is 200, and a call that fails and is needed (`on-failure: fail`) makes it 502 or 504
+        /// without the others' answers; or `worst-required`: what came is told, with the greatest status from 400
+        /// on that a needed call was answered with, 502 and 504 for those that were not answered. Default: ok.
+        may "status" status: Typed<Text>,
         /// Most bytes of all answers together. Default: 4MiB.
         may "max" max: Typed<Size>,
     }

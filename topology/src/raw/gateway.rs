@@ -80,6 +80,9 @@ section! {
         may "record" record: Recording,
         /// Traces. Default: see each.
         may "telemetry" telemetry: Telemetry,
+        /// Headers of services that clients are not to see, besides `server`, `x-powered-by`, `x-internal-server`
+        /// and `x-user-id`; `none`: they see all. Default: those four.
+        may "internal-headers" internal_headers: OneOrMany<Typed<Text>>,
         /// Registries in which the instances are entered. Default: none.
         may "register" register: Register,
         /// How long a drain may take before what is left is ended. Default: 30s.
@@ -393,7 +396,8 @@ section! {
         may "answer-idle-timeout" answer_idle_timeout: Typed<Time>,
         /// How long an exchange may take with its bodies. Default: as the service has it.
         may "total-timeout" total_timeout: Typed<Time>,
-        /// Headers set on every answer, by name. Default: none.
+        /// Headers set on every answer, by name; those for caches (`cache-control`, `cdn-cache-control`,
+        /// `surrogate-control`, `expires`) on answers below 400 alone. Default: none.
         may "response-headers" response_headers: Named<Typed<Text>>,
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
@@ -413,7 +417,8 @@ section! {
 section! {
     /// Cross-origin rules (Fetch standard).
     Cors at spot {
-        /// Origins that may call, `https://app.example`; a single `*` means any.
+        /// Origins that may call, `https://app.example`, `https://*.shop.example` for all hosts below; a single `*`
+        /// means any.
         must "origins" origins: OneOrMany<Typed<Text>>,
         /// Methods that a preflight answer names. Default: the route's, or GET, HEAD, POST.
         may "methods" methods: Vec<Typed<Text>>,

@@ -38,11 +38,11 @@ section! {
 section! {
     /// What is changed of answers.
     AnswerChange {
-        /// Statuses of the service that clients see as others, `404: 410`. Default: none.
+        /// Statuses of services and aggregates that clients see as others, `404: 410`. Default: none.
         may "status" status: Named<Typed<Text>>,
         /// Headers, of our own answers too. Default: none.
         may "headers" headers: FieldChange,
-        /// A JSON body of the service. Default: it is streamed as it is.
+        /// A JSON body of a service or an aggregate. Default: it is streamed as it is.
         may "body" body: BodyChange,
     }
 }
@@ -64,11 +64,12 @@ section! {
 
 section! {
     /// What is changed of a JSON body. The body is held until it is whole; one that is no JSON is 422 of a
-    /// request, and passes as it is of an answer.
-    BodyChange {
+    /// request, and passes as it is of an answer; an empty one passes.
+    BodyChange at spot {
         /// One after the other.
         must "json" json: Vec<JsonStep>,
-        /// Most bytes of such a body; a larger one is 413 of a request, and 502 of an answer. Default: 1MiB.
+        /// Most bytes of such a body, and most by which it may grow: a larger one is 413 of a request and 502 of
+        /// an answer, one that would grow by more 422 and 502. Default: 1MiB.
         may "max" max: Typed<Size>,
     }
 }

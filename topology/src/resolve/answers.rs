@@ -6,16 +6,17 @@
 use std::time::Duration;
 
 use crate::answers::{
-    Aggregate, AggregateId, Call, Compress, Failing, Given, GivenId, Maintenance, Merge,
-    SecurityHeaders,
+    Aggregate, AggregateId, Call, Compress, Failing, Given, GivenId, Maintenance, Member, Merge,
+    SecurityHeaders, StatusRule,
 };
 use crate::files::{Files, FilesId, RouteTo};
-use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
+use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::names::Names;
-use crate::resolve::transform::{Scope, filled, path};
+use crate::resolve::transform::{Scope, filled, json_path, path};
 use crate::resolve::upstream::Upstreams;
 use crate::resolve::{files, held, is_json, or, policy, positive};
 use crate::template::{Part, Template, Variable};
+use crate::transform::JsonName;
 use crate::units::Size;
 
 /// Everything that routes of a group lead to.
@@ -103,24 +104,45 @@ impl Leads {
             return None;
         }
         let known: Vec<String> = calls.iter().map(|entry| entry.name.clone()).collect();
+        let scope = Scope { calls: &known, ..scope };
+        let merge = match (raw.merge, raw.template) {
+            (Some(typed), Some(_)) => {
+                out.error(&typed.spot, "`template` says already how answers are put together")
+                    .allowed("one of `merge` and `template`");
+                return None;
+            }
+            (_, Some(template)) => Merge::Members(members(template, &known, out)?),
+            (merge, None) => or(merge, Merge::ByName),
+        };
         let mut made = Vec::new();
         for entry in calls {
-            made.push((self.call(entry, scope, &known, names, out)?, raw.spot.clone()));
+            made.push((self.call(entry, scope, &merge, names, out)?, raw.spot.clone()));
         }
+        let status = match raw.status {
+            None => StatusRule::Ok,
+            Some(typed) => match typed.value.0.as_str() {
+                "ok" => StatusRule::Ok,
+                "worst-required" => StatusRule::WorstRequired,
+                other => {
+                    out.error(&typed.spot, format!("`{other}` is no rule for a status"))
+                        .allowed("ok, worst-required");
+                    return None;
+                }
+            },
+        };
         let most = held(raw.max, 4 << 20, out);
-        Some(Aggregate { calls: ordered(made, out)?, merge: or(raw.merge, Merge::ByName), most })
+        Some(Aggregate { calls: ordered(made, out)?, merge, status, most })
     }
 
     fn call(
         &mut self,
         entry: Entry<raw::Call>,
         scope: Scope<'_>,
-        known: &[String],
+        merge: &Merge,
         names: &Names,
         out: &mut Findings,
     ) -> Option<Call> {
         let Entry { name, value: raw, .. } = entry;
-        let scope = Scope { calls: known, ..scope };
         let path = raw.path.and_then(|typed| path(typed, scope, out));
         let mut query = Vec::new();
         for Entry { name, value, .. } in raw.query.unwrap_or_default() {
@@ -129,6 +151,10 @@ impl Leads {
         let failing = match (raw.on_failure, raw.default) {
             (None, Some(json)) => {
                 is_json(&json, "[], {}, null, \"text\"", out);
+                if *merge == Merge::Flat && !json.value.0.trim_start().starts_with('{') {
+                    out.error(&json.spot, "this has no members that could stand beside others")
+                        .allowed("an object, with `merge: flat`: {}");
+                }
                 Failing::Default(json.value.0)
             }
             (None, None) => Failing::Fails,
@@ -157,6 +183,34 @@ impl Leads {
 }
 
 const MOST_CALLS: usize = 16;
+
+/// What stands where in an answer.
+fn members(all: Named<Typed<Text>>, known: &[String], out: &mut Findings) -> Option<Vec<Member>> {
+    let mut made: Vec<Member> = Vec::new();
+    for Entry { name, spot, value } in all {
+        let at = json_path(&name, &spot, out)?;
+        let from: Vec<String> = value.value.0.split('.').map(str::to_owned).collect();
+        let call = from.first().map_or("", String::as_str);
+        if !known.iter().any(|name| name == call) {
+            out.unknown(&value.spot, "call", call, known.iter().map(String::as_str));
+            return None;
+        }
+        if from.iter().any(String::is_empty) {
+            out.error(&value.spot, format!("`{}` leads to no member", value.value.0)).allowed(
+                "CALL, or CALL and names with dots between: profile.user.name, orders.0.id",
+            );
+            return None;
+        }
+        let meets = |other: &Member| at.starts_with(&other.at) || other.at.starts_with(&at);
+        if at.contains(&JsonName::Each) || made.iter().any(meets) {
+            out.error(&spot, format!("`{name}` is no place of its own"))
+                .allowed("paths without [], none of which leads through another");
+            return None;
+        }
+        made.push(Member { at, from });
+    }
+    Some(made)
+}
 
 /// Each call after those whose answers it asks for.
 fn ordered(calls: Vec<(Call, Spot)>, out: &mut Findings) -> Option<Vec<Call>> {

@@ -13,7 +13,7 @@ use crate::gateway::{
     Route, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
-use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
+use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
 use crate::resolve::answers::{self, Leads, Way};
 use crate::resolve::contract::contract;
 use crate::resolve::external::external;
@@ -26,7 +26,7 @@ use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::{transcode, web};
-use crate::resolve::transform::{Scope, transform};
+use crate::resolve::transform::{Scope, of_route, sendable, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
 use crate::transform::Transform;
@@ -99,6 +99,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         limit_store: raw.limit_store.and_then(|store| limit_store(store, names, out)),
         unmatched,
         transform: changes,
+        internal_headers: internal(raw.internal_headers, out),
         external: outside,
         consumers: consumers(raw.consumers, out),
         experiments: experiments.finish(out),
@@ -143,6 +144,31 @@ fn inherited(
     let policy = Some(policies.defaults(raw, out));
     (changes, outside, Inherited { policy, maintenance, security, compress })
 }
+
+/// Headers of services that clients do not see.
+fn internal(raw: Option<OneOrMany<Typed<Text>>>, out: &mut Findings) -> Vec<String> {
+    let named = raw.map_or(Vec::new(), |all| all.0);
+    if let [one] = named.as_slice()
+        && one.value.0 == "none"
+    {
+        return Vec::new();
+    }
+    let mut all: Vec<String> = INTERNAL.map(str::to_owned).to_vec();
+    for typed in named {
+        let name = typed.value.0.to_ascii_lowercase();
+        let framing = FRAMING.contains(&name.as_str()) || name == "content-encoding";
+        if name == "none" || framing || !policy::token(&name) {
+            out.error(&typed.spot, format!("`{name}` cannot be kept from clients"))
+                .allowed("names of headers that do not frame a message, or `none` alone");
+        } else if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
+/// What names a server inside.
+const INTERNAL: [&str; 4] = ["x-internal-server", "x-powered-by", "x-user-id", "server"];
 
 /// What holds for consumers of API keys.
 fn consumers(raw: Option<Named<raw::Consumer>>, out: &mut Findings) -> Vec<Consumer> {
@@ -342,7 +368,7 @@ fn route(
         beside: beside(&raw.split, &raw.mirror, &raw.cache),
     };
     let to = leads.lead(way, names, out);
-    let transform = raw.transform.map(|raw| transform(raw, scope, out));
+    let transform = raw.transform.map(|raw| of_route(raw, to, scope, out));
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
     let contract = raw.validate.and_then(|raw| contract(raw, names, out));
@@ -476,6 +502,7 @@ fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, 
         } else if all.iter().any(|(other, _)| *other == name) {
             out.error(&entry.spot, format!("`{name}` is set twice")).allowed("each header once");
         }
+        sendable(&entry.value.value.0, &entry.value.spot, out);
         all.push((name, entry.value.value.0));
     }
     all

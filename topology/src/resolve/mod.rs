@@ -8,6 +8,7 @@ mod answers;
 mod cache;
 mod claims;
 mod contract;
+mod cors;
 mod discover;
 mod exposure;
 mod external;

@@ -6,9 +6,9 @@
 use crate::files::RouteTo;
 use crate::gateway::Cors;
 use crate::raw::{self, Findings, Flag, Spot, Text, Typed};
+use crate::resolve::cors::for_calls;
 use crate::resolve::held;
 use crate::resolve::names::Names;
-use crate::resolve::policy::for_calls;
 use crate::resolve::upstream::Upstreams;
 use crate::transcode::{Descriptions, Transcode};
 use crate::upstream::UpstreamProtocol;

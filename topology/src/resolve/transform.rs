@@ -3,7 +3,8 @@
 //!
 //! Invariant: what is resolved cannot frame a message anew, or say who somebody is.
 
-use crate::gateway::Auth;
+use crate::files::RouteTo;
+use crate::gateway::{Auth, Certified};
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::gateway::FRAMING;
 use crate::resolve::{held, is_json, policy};
@@ -35,6 +36,35 @@ pub(super) fn transform(raw: raw::Transform, scope: Scope<'_>, out: &mut Finding
     let request = raw.request.map(|raw| request(raw, scope, out));
     let answer = raw.answer.map(|raw| answer(raw, scope, out));
     Transform { request: request.unwrap_or_default(), answer: answer.unwrap_or_default() }
+}
+
+/// What is changed on a route that leads there.
+pub(super) fn of_route(
+    raw: raw::Transform,
+    to: Option<RouteTo>,
+    scope: Scope<'_>,
+    out: &mut Findings,
+) -> Transform {
+    inert(&raw, to, out);
+    transform(raw, scope, out)
+}
+
+/// Notes what is asked of answers that no service makes: nothing would come of it.
+fn inert(raw: &raw::Transform, to: Option<RouteTo>, out: &mut Findings) {
+    let what = match to {
+        Some(RouteTo::Files(_)) => "files",
+        Some(RouteTo::Given(_)) => "what the file says itself",
+        Some(RouteTo::Service(_) | RouteTo::Aggregate(_)) | None => return,
+    };
+    let Some(answer) = &raw.answer else { return };
+    let status = answer.status.iter().flat_map(|all| &all.0).next().map(|entry| &entry.spot);
+    let body = answer.body.as_ref().map(|body| &body.spot);
+    for (key, at) in [("status", status), ("body", body)] {
+        if let Some(at) = at {
+            out.error(at, format!("`response.{key}` does not change {what}"))
+                .allowed("it on a route with `to` or `aggregate`; `response.headers` on any");
+        }
+    }
 }
 
 fn request(raw: raw::RequestChange, scope: Scope<'_>, out: &mut Findings) -> RequestChange {
@@ -98,10 +128,37 @@ pub(super) fn filled(
                 .allowed("a route with `auth`");
                 return None;
             }
+            Variable::Claim(_) if scope.auth.is_some_and(tokenless) => {
+                out.error(
+                    &typed.spot,
+                    format!("`{variable}` is never known: no token is asked for"),
+                )
+                .allowed(
+                    "a route whose `auth` names an issuer; ${consumer}, ${plan} or ${principal}",
+                );
+                return None;
+            }
             _ => {}
         }
     }
     Some(typed.value)
+}
+
+/// Whether callers show something, and never a token.
+fn tokenless(auth: &Auth) -> bool {
+    let Auth::Asked(ways) = auth else { return false };
+    let other = !ways.api_keys.is_empty() || ways.certificate == Certified::Enough;
+    ways.issuers.is_empty() && other
+}
+
+/// Whether a text can stand in a header (RFC 9110 §5.5).
+pub(super) fn sendable(text: &str, at: &Spot, out: &mut Findings) -> Option<()> {
+    if text.chars().any(|c| c != '\t' && c.is_ascii_control()) {
+        out.error(at, "a header's value is one line")
+            .allowed("text without line breaks and control characters");
+        return None;
+    }
+    Some(())
 }
 
 /// Whether the route's path has this name.
@@ -176,6 +233,13 @@ fn fields(raw: raw::FieldChange, of: Of, scope: Scope<'_>, out: &mut Findings) -
     let values = |named: Option<Named<Typed<Template>>>, out: &mut Findings| -> Vec<_> {
         let all = named.unwrap_or_default().into_iter();
         let read = |Entry { name: field, spot, value }: Entry<Typed<Template>>| {
+            let texts = value.value.parts().iter().filter_map(|part| match part {
+                Part::Text(text) | Part::Hole(_, Some(text)) => Some(text),
+                Part::Hole(_, None) => None,
+            });
+            for text in texts.filter(|_| of != Of::Query) {
+                sendable(text, &value.spot, out)?;
+            }
             Some((name(&field, &spot, out)?, filled(value, scope, out)?))
         };
         all.filter_map(read).collect()
@@ -277,7 +341,7 @@ fn plain(typed: &Typed<Template>, out: &mut Findings) -> Option<String> {
 }
 
 /// `user.name`, `items[].price`.
-fn json_path(text: &str, at: &Spot, out: &mut Findings) -> Option<JsonPath> {
+pub(super) fn json_path(text: &str, at: &Spot, out: &mut Findings) -> Option<JsonPath> {
     let mut path = Vec::new();
     for name in text.split('.') {
         let bare = name.trim_end_matches("[]");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
+use topology::answers::{Aggregate, Given};
 use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Told, Ways};
 use topology::template::Template;
 use topology::transform::Transform;
@@ -202,7 +203,10 @@ fn claims(group: &Group) -> Vec<Box<str>> {
     let changes = changes.chain(group.upstreams.iter().filter_map(|to| to.transform.as_ref()));
     let changes = changes.chain(&group.transform);
     let changes = changes.chain(group.consumers.iter().filter_map(|one| one.transform.as_ref()));
-    names.extend(changes.flat_map(Transform::templates).flat_map(Template::claims));
+    let given = group.given.iter().flat_map(Given::templates);
+    let calls = group.aggregates.iter().flat_map(Aggregate::templates);
+    let all = changes.flat_map(Transform::templates).chain(given).chain(calls);
+    names.extend(all.flat_map(Template::claims));
     names.extend(group.device_claim.as_deref());
     names.sort_unstable();
     names.dedup();

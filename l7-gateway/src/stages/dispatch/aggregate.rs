@@ -4,17 +4,19 @@
 //! Invariant: one request makes at most as many calls as the file lists, each once but for safe retries, and
 //! no answer of one caller stands in for another's.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
-use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge};
+use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge, StatusRule};
 
 use super::Dispatch;
 use super::last_good::Key;
@@ -24,7 +26,6 @@ use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, St
 use crate::halt::{Halt, Held, Kind, Reply};
 use crate::trace::Trace;
 use crate::transform::facts::{Captures, Facts, Known};
-use crate::transform::gathered;
 use crate::transform::json::{self, Document};
 
 /// Names the calls that failed in an answer that was given all the same.
@@ -46,8 +47,54 @@ enum Came {
 enum Fails {
     /// It took too long.
     Late,
+    /// It was answered otherwise than with 200 to 299.
+    Told(StatusCode),
     /// Anything else.
     Otherwise,
+}
+
+impl Fails {
+    /// What its client would be told of it: a service's own error, or that there is no answer.
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Told(status) if status.as_u16() >= 400 => status,
+            Self::Late => Kind::UpstreamTimeout.row().status,
+            Self::Told(_) | Self::Otherwise => Kind::UpstreamFailed.row().status,
+        }
+    }
+}
+
+/// What one answer takes of the bytes that all may have together; what is not kept is given back.
+struct Share<'b> {
+    left: &'b Cell<u64>,
+    taken: u64,
+}
+
+impl<'b> Share<'b> {
+    fn new(left: &'b Cell<u64>) -> Self {
+        Self { left, taken: 0 }
+    }
+
+    fn take(&mut self, bytes: usize) -> Option<()> {
+        self.left.set(self.left.get().checked_sub(bytes as u64)?);
+        self.taken += bytes as u64;
+        Some(())
+    }
+
+    /// Takes so many more, and gives nothing back; whether there were as many.
+    fn keep(mut self, bytes: usize) -> bool {
+        let fits = self.take(bytes).is_some();
+        if fits {
+            self.taken = 0;
+        }
+        fits
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.left.set(self.left.get() + self.taken);
+    }
 }
 
 impl Dispatch {
@@ -88,7 +135,7 @@ impl Dispatch {
         let begun = Instant::now();
         let came = self.all(x, id, model, &input).await;
         x.progress.upstream += begun.elapsed();
-        let came = came?;
+        let (came, worst) = came?;
         let body = merged(model, &came).ok_or(Halt::from(Kind::UpstreamFailed))?;
         let failed: Vec<&str> = model
             .calls
@@ -105,22 +152,25 @@ impl Dispatch {
         {
             headers.insert(PARTIAL, names);
         }
-        let head = ResponseHead::held(Held::Whole, headers);
+        let mut head = ResponseHead::held(Held::Whole, headers);
+        head.status = worst.unwrap_or(head.status);
         let body = if input.head.method == Method::HEAD { Bytes::new() } else { body };
-        Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Gateway })
+        Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Services })
     }
 
-    /// Every call as soon as those have ended that it waits for.
+    /// Every call as soon as those have ended that it waits for; and the greatest status of the needed ones, where
+    /// that is the whole's.
     async fn all(
         &self,
         x: &Exchange,
         id: AggregateId,
         model: &Aggregate,
         input: &Prepared,
-    ) -> Result<Vec<Came>, Halt> {
+    ) -> Result<(Vec<Came>, Option<StatusCode>), Halt> {
         let mut came: Vec<Option<Came>> = vec![None; model.calls.len()];
         let mut begun = vec![false; model.calls.len()];
-        let (mut left, mut under_way) = (model.most, FuturesUnordered::new());
+        let (left, mut under_way) = (Cell::new(model.most), FuturesUnordered::new());
+        let mut worst = None;
         loop {
             for (index, call) in model.calls.iter().enumerate() {
                 let ready = |at: &usize| came.get(*at).is_some_and(Option::is_some);
@@ -129,7 +179,7 @@ impl Dispatch {
                     *begun = true;
                     let captures = self.snapshot.captures(input.route);
                     let request = outgoing(x, input, (model, call), &came, captures);
-                    under_way.push(self.one(x, input, (id, index, call), request, model.most));
+                    under_way.push(self.one(x, input, (id, index, call), request, (model, &left)));
                 }
             }
             let Some((index, outcome)) = under_way.next().await else { break };
@@ -137,20 +187,20 @@ impl Dispatch {
             let result = match outcome {
                 Ok(came) => came,
                 Err(fails) => match &call.failing {
+                    Failing::Fails if model.status == StatusRule::WorstRequired => {
+                        worst = worst.max(Some(fails.status()));
+                        Came::Missing
+                    }
                     Failing::Fails => return Err(failed(call, fails)),
                     Failing::Omitted | Failing::LastGood => Came::Missing,
                     Failing::Default(json) => Came::Instead(Bytes::from(json.clone())),
                 },
             };
-            if let Came::Good(bytes) = &result {
-                left =
-                    left.checked_sub(bytes.len() as u64).ok_or(Halt::from(Kind::UpstreamFailed))?;
-            }
             if let Some(place) = came.get_mut(index) {
                 *place = Some(result);
             }
         }
-        Ok(came.into_iter().map(|one| one.unwrap_or(Came::Missing)).collect())
+        Ok((came.into_iter().map(|one| one.unwrap_or(Came::Missing)).collect(), worst))
     }
 
     /// One call, with its place among the calls.
@@ -160,7 +210,7 @@ impl Dispatch {
         input: &Prepared,
         (id, index, call): (AggregateId, usize, &Call),
         request: Option<Parts>,
-        most: u64,
+        (model, left): (&Aggregate, &Cell<u64>),
     ) -> (usize, Result<Came, Fails>) {
         let until = Instant::now() + call.timeout;
         let head = request.map(Rc::new);
@@ -174,9 +224,9 @@ impl Dispatch {
             let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await;
             let answer = answer.map_err(|_| Fails::Otherwise)?;
             if !answer.head.status.is_success() {
-                return Err(Fails::Otherwise);
+                return Err(Fails::Told(answer.head.status));
             }
-            let bytes = whole(answer.body, most).await.ok_or(Fails::Otherwise)?;
+            let bytes = whole(answer.body, &model.merge, left).await.ok_or(Fails::Otherwise)?;
             Ok((answer.head.headers, bytes))
         };
         let outcome = match timeout_at(until, asked).await {
@@ -197,7 +247,8 @@ impl Dispatch {
             (Err(_), Some(head)) => {
                 let key = Key::new(id, index, input.grant.caller().identity(), &head);
                 let known = self.last_good.borrow().find(&key, &head.headers);
-                Ok(known.map_or(Came::Missing, Came::Instead))
+                let fits = |bytes: &Bytes| Share::new(left).keep(bytes.len());
+                Ok(known.filter(fits).map_or(Came::Missing, Came::Instead))
             }
             (Err(fails), None) => Err(fails),
         };
@@ -209,7 +260,7 @@ impl Dispatch {
 fn failed(call: &Call, fails: Fails) -> Halt {
     let kind = match fails {
         Fails::Late => Kind::UpstreamTimeout,
-        Fails::Otherwise => Kind::UpstreamFailed,
+        Fails::Told(_) | Fails::Otherwise => Kind::UpstreamFailed,
     };
     Reply::new(kind).detail(format!("the call `{}` failed", call.name)).into()
 }
@@ -270,15 +321,30 @@ const OF_ONE: [header::HeaderName; 9] = [
     header::EXPECT,
 ];
 
-/// A body, if it is JSON and not too long.
-async fn whole(mut body: AnswerBody, most: u64) -> Option<Bytes> {
-    let all = gathered(&mut body, most).await.ok()?;
-    let sound = std::str::from_utf8(&all).ok().map(serde_json::from_str::<&RawValue>);
-    sound.is_some_and(|read| read.is_ok()).then_some(all)
+/// A body, if it is JSON that can be put beside others, and there is room for it.
+async fn whole(mut body: AnswerBody, merge: &Merge, left: &Cell<u64>) -> Option<Bytes> {
+    let (mut share, mut only, mut all) = (Share::new(left), Bytes::new(), BytesMut::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        share.take(data.len())?;
+        // Most answers are one piece, which need not be copied.
+        if only.is_empty() && all.is_empty() {
+            only = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut only));
+            all.extend_from_slice(&data);
+        }
+    }
+    let all = if all.is_empty() { only } else { all.freeze() };
+    let text = std::str::from_utf8(&all).ok()?;
+    let sound = match merge {
+        Merge::Flat => json::members(text).is_ok(),
+        Merge::ByName | Merge::Members(_) => serde_json::from_str::<&RawValue>(text).is_ok(),
+    };
+    (sound && share.keep(0)).then_some(all)
 }
 
-/// All answers as one, numbers and order as they came; `None`: two members of one name in one answer, or an
-/// answer without members where they are to stand side by side.
+/// All answers as one, numbers and order as they came; `None`: they cannot be.
 fn merged(model: &Aggregate, came: &[Came]) -> Option<Bytes> {
     let named = model.calls.iter().zip(came).filter_map(|(call, came)| match came {
         Came::Good(bytes) | Came::Instead(bytes) => {
@@ -286,12 +352,25 @@ fn merged(model: &Aggregate, came: &[Came]) -> Option<Bytes> {
         }
         Came::Missing => None,
     });
-    let text = match model.merge {
+    let text = match &model.merge {
         Merge::ByName => json::object(named),
         Merge::Flat => {
             let mut whole = Document::read("{}").ok()?;
             for (_, text) in named {
                 whole.extend(text).ok()?;
+            }
+            whole.written()
+        }
+        Merge::Members(members) => {
+            let named: Vec<(&str, &str)> = named.collect();
+            // One answer may stand in it several times.
+            let mut whole = Document::bounded("{}", model.most).ok()?;
+            for member in members {
+                let (call, path) = member.from.split_first()?;
+                let text = named.iter().find(|(name, _)| name == call).map(|(_, text)| *text);
+                if let Some(part) = text.and_then(|text| json::part(text, path)) {
+                    whole.put(&member.at, part).ok()?;
+                }
             }
             whole.written()
         }

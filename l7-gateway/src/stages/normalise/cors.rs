@@ -21,7 +21,37 @@ pub struct CorsRules {
 #[derive(Debug)]
 enum Origins {
     Any,
-    Listed(Vec<String>),
+    Listed(Vec<Known>),
+}
+
+/// An origin of the list.
+#[derive(Debug)]
+enum Known {
+    /// This one.
+    Exact(String),
+    /// All whose host is below a name: scheme and what ends them, with its dot.
+    Below(String, String),
+}
+
+impl Known {
+    fn new(text: &str) -> Self {
+        match text.split_once("://*.") {
+            Some((scheme, name)) => Self::Below(format!("{scheme}://"), format!(".{name}")),
+            None => Self::Exact(text.to_owned()),
+        }
+    }
+
+    fn is(&self, origin: &[u8]) -> bool {
+        match self {
+            Self::Exact(text) => text.as_bytes() == origin,
+            Self::Below(scheme, name) => {
+                let rest = origin.strip_prefix(scheme.as_bytes());
+                let label = rest.and_then(|rest| rest.strip_suffix(name.as_bytes()));
+                let lawful = |b: &u8| b.is_ascii_alphanumeric() || b"-_.".contains(b);
+                label.is_some_and(|label| !label.is_empty() && label.iter().all(lawful))
+            }
+        }
+    }
 }
 
 impl CorsRules {
@@ -29,7 +59,7 @@ impl CorsRules {
     pub fn new(rules: &Cors) -> Option<Self> {
         let origins = match rules.origins.as_slice() {
             [any] if any == "*" => Origins::Any,
-            listed => Origins::Listed(listed.to_vec()),
+            listed => Origins::Listed(listed.iter().map(|text| Known::new(text)).collect()),
         };
         Some(Self {
             origins,
@@ -59,9 +89,8 @@ impl CorsRules {
             Origins::Any => HeaderValue::from_static("*"),
             Origins::Listed(listed) => {
                 headers.append(header::VARY, HeaderValue::from_static("Origin"));
-                let known = |origin: &&HeaderValue| {
-                    listed.iter().any(|known| known.as_bytes() == origin.as_bytes())
-                };
+                let known =
+                    |origin: &&HeaderValue| listed.iter().any(|known| known.is(origin.as_bytes()));
                 let Some(origin) = origin.filter(known) else { return };
                 origin.clone()
             }
@@ -91,4 +120,32 @@ pub fn preflight_for(head: &Parts) -> Option<Method> {
     let asked = head.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
     let preflight = head.method == Method::OPTIONS && head.headers.contains_key(header::ORIGIN);
     preflight.then(|| Method::from_bytes(asked.as_bytes()).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G13: a host below a name is one whose last labels it is, over the same scheme and port, and nothing else.
+    #[test]
+    fn origins_below_a_name_are_known() {
+        for (known, origin, is) in [
+            ("https://*.shop.example", "https://a.shop.example", true),
+            ("https://*.shop.example", "https://a.b.shop.example", true),
+            ("https://*.shop.example", "https://shop.example", false),
+            ("https://*.shop.example", "https://.shop.example", false),
+            ("https://*.shop.example", "https://evilshop.example", false),
+            ("https://*.shop.example", "http://a.shop.example", false),
+            ("https://*.shop.example", "https://a.shop.example:8443", false),
+            ("https://*.shop.example", "https://evil.example/.shop.example", false),
+            ("https://*.shop.example", "https://evil.example:1@.shop.example", false),
+            ("https://*.shop.example", "https://a.shop.example.evil", false),
+            ("https://*.shop.example:8443", "https://a.shop.example:8443", true),
+            ("https://shop.example", "https://shop.example", true),
+            ("https://shop.example", "https://a.shop.example", false),
+            ("https://*.shop.example", "null", false),
+        ] {
+            assert_eq!(Known::new(known).is(origin.as_bytes()), is, "{known} {origin}");
+        }
+    }
 }

@@ -244,28 +244,41 @@ impl Filter for RequestTransform {
         let route = self.snapshot.group.routes.get(input.route.0);
         if route.is_some_and(|route| route.compress.is_some()) {
             x.coding = coding::accepted(&input.request.headers).first().copied();
+            x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
         }
         // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
         if let Some(contract) = self.snapshot.contract(input.route) {
             Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
+        let token = Token::of(input.grant.caller());
         let outside = self.outside.as_ref();
         let caller = input.grant.caller().identity();
         if let Some(outside) = outside.filter(|all| all.any(input.route, input.to, caller)) {
+            // They may be told of a client's token; what they set in its place is no client's.
+            let came = input.request.headers.get(header::AUTHORIZATION).cloned();
             Box::pin(self.ask(x, outside, &mut input)).await?;
+            if came.as_ref() == input.request.headers.get(header::AUTHORIZATION) {
+                strip(token, &mut input.request.headers);
+            }
+        } else {
+            strip(token, &mut input.request.headers);
         }
+        let mut asked = None;
         let caller = input.grant.caller().identity();
         let changes = self.changes.as_deref();
         if let Some(all) = changes.filter(|all| all.any(input.route, input.to, caller)) {
+            asked = Some(input.request.target.authority.clone());
             let (passage, texts) = self.change(x, all, &mut input).map_err(Refused::Request)?;
             if passage.reads(&input.request) {
                 // Boxed: few routes change bodies.
                 let read = Box::pin(passage.read(&mut input.request, texts)).await;
                 read.map_err(Refused::Request)?;
             }
+            if passage.changes_bodies() {
+                x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
+            }
             x.passage = Some(Box::new(passage));
         }
-        let token = Token::of(input.grant.caller());
         if let Some(interface) = self.snapshot.interface(input.route) {
             x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
         }
@@ -275,9 +288,6 @@ impl Filter for RequestTransform {
         let Routed { request, grant, route, to } = input;
         let request = *request;
         let mut headers = request.headers;
-        if token == Token::Stripped {
-            headers.remove(header::AUTHORIZATION);
-        }
         let caller = grant.caller().identity();
         if let Some(identity) = caller {
             self.tell(x, identity, &mut headers);
@@ -289,7 +299,7 @@ impl Filter for RequestTransform {
             let proof = prover.prove(caller, service, id, x.wall);
             headers.extend(proof.map(|proof| (PROOF, proof)));
         }
-        attach(x, &request.target, &mut headers);
+        attach(x, (&request.target.authority, asked.as_ref()), &mut headers);
         if let Some(protocol) = &request.upgrade {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, protocol.clone());
@@ -319,9 +329,21 @@ async fn unwrapped(web: &Web, request: &mut Request) -> Result<(), TransformErro
 /// Most bytes of a body in base64.
 const LONGEST_TEXT: u64 = 4 << 20;
 
-/// Sets what services may believe because only we say it.
-fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {
-    headers.insert(header::HOST, target.authority.clone());
+/// A client's token goes no further than to who was asked about it; what the file sets stays.
+fn strip(token: Token, headers: &mut HeaderMap) {
+    if token == Token::Stripped {
+        headers.remove(header::AUTHORIZATION);
+    }
+}
+
+/// Sets what services may believe because only we say it. The first host is the service's, the second the
+/// client's, where that is another one.
+fn attach(
+    x: &Exchange,
+    (host, asked): (&HeaderValue, Option<&HeaderValue>),
+    headers: &mut HeaderMap,
+) {
+    headers.insert(header::HOST, host.clone());
     let (id, trace) = x.told();
     headers.insert(REQUEST_ID, id.clone());
     headers.insert(TRACE_PARENT, trace.clone());
@@ -330,7 +352,7 @@ fn attach(x: &Exchange, target: &Target, headers: &mut HeaderMap) {
     }
     headers.insert(FORWARDED_FOR, x.peer.forwarded().clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(x.peer.scheme()));
-    headers.insert(FORWARDED_HOST, target.authority.clone());
+    headers.insert(FORWARDED_HOST, asked.unwrap_or(host).clone());
 }
 
 /// `/path?query` (RFC 9112 §3.2.1).

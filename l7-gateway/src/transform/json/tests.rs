@@ -152,3 +152,31 @@ proptest! {
         }
     }
 }
+
+/// G13: a small document does not become a large one: what is put into every element counts each time.
+#[test]
+fn a_document_grows_by_so_much_and_no_more() {
+    let text = format!("[{}{{}}]", "{},".repeat(999));
+    let long = format!("\"{}\"", "x".repeat(98));
+    let steps =
+        [JsonStep::Set(vec![JsonName::Each, JsonName::Member("a".into())], JsonValue::Json(long))];
+    // Each gets its name with 4 bytes around it, and 100 bytes.
+    for (room, fits) in [(105_000, true), (104_999, false), (0, false)] {
+        let mut document = Document::bounded(&text, room).expect("a document");
+        let outcome = document.apply(&steps[0], &mut std::iter::empty());
+        assert_eq!(outcome, if fits { Ok(()) } else { Err(JsonError::TooLarge) }, "{room}");
+    }
+    // What is only moved is not put in; a new name is.
+    let text = format!("{{\"a\":\"{}\"}}", "x".repeat(1000));
+    for (step, room, fits) in [
+        (JsonStep::Move(member("a"), member("b")), 5, true),
+        (JsonStep::Move(member("a"), member("b.c.d")), 14, false),
+        (JsonStep::Rename(member("a"), "name".to_owned()), 4, true),
+        (JsonStep::Rename(member("a"), "name".to_owned()), 3, false),
+        (JsonStep::Remove(member("a")), 0, true),
+    ] {
+        let mut document = Document::bounded(&text, room).expect("a document");
+        let outcome = document.apply(&step, &mut std::iter::empty());
+        assert_eq!(outcome.is_ok(), fits, "{step:?} {room}");
+    }
+}

@@ -1,0 +1,158 @@
+//! Answers put together where some of them do not fit: too much together, without members, with a status of their own.
+
+use crate::fakes::{Act, Fake};
+use crate::rig::{Rig, local, topology};
+
+/// Services `a`, `b` and `c`, and an aggregate of them with these further words for each call.
+async fn composed(acts: [Act; 3], calls: [&str; 3], more: &str) -> (Vec<Fake>, Rig) {
+    let (mut fakes, mut services, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    for ((act, more), name) in acts.into_iter().zip(calls).zip(["a", "b", "c"]) {
+        let fake = Fake::new(act).await;
+        services.push(format!("  {name}: {{ endpoints: [{}] }}", fake.address));
+        lines.push(format!("            {name}: {{ to: {name}, path: / {more} }}"));
+        fakes.push(fake);
+    }
+    let route = format!(
+        "    routes:\n      - path: /sum\n        aggregate:\n          calls:\n{}\n{more}",
+        lines.join("\n")
+    );
+    (fakes, Rig::new(&topology(&services.join("\n"), &route)))
+}
+
+const LONG: &str = "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"";
+
+/// G16: all answers together are bounded; one that is not needed and finds no room becomes what stands in for it.
+#[tokio::test]
+async fn answers_share_one_bound() {
+    local(async {
+        let most = "          max: 160B\n";
+        // `b` waits for `a`, which has taken its share.
+        let waits = ", query: { a: '${call.a.0}' }";
+        let acts = [Act::Answer("[1,2]"), Act::Answer(LONG), Act::Answer("3")];
+        let (_fakes, rig) = composed(acts, ["", waits, ""], most).await;
+        let answer = rig.get("/sum", "").await;
+        assert!(answer.ends_with(&format!("{{\"a\":[1,2],\"b\":{LONG},\"c\":3}}")), "{answer}");
+        let large = "[1,\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"]";
+        for (needed, end) in [
+            (", on-failure: omit", "\"c\":3}"),
+            (", default: 'null'", "\"b\":null,\"c\":3}"),
+            ("", "\"detail\":\"the call `b` failed\""),
+        ] {
+            let acts = [Act::Answer(large), Act::Answer(LONG), Act::Answer("3")];
+            let calls = ["", &format!("{waits}{needed}"), ""];
+            let (_fakes, rig) = composed(acts, calls, most).await;
+            let answer = rig.get("/sum", "").await;
+            assert!(answer.contains(end) && !answer.contains(LONG), "{needed}: {answer}");
+            let status = if needed.is_empty() { "502" } else { "200" };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{needed}: {answer}");
+            assert_eq!(answer.contains("x-partial-failure: b\r\n"), !needed.is_empty(), "{answer}");
+        }
+    })
+    .await;
+}
+
+/// G16: what cannot stand side by side with others is a failure of its call alone.
+#[tokio::test]
+async fn an_answer_without_members_fails_its_call_alone() {
+    local(async {
+        for odd in ["[1]", "7", "{\"x\":1,\"x\":2}", "{\"x\":1", "null"] {
+            for (needed, end) in [
+                (", on-failure: omit", "{\"a\":1,\"c\":3}"),
+                (", default: '{\"b\":0}'", "{\"a\":1,\"b\":0,\"c\":3}"),
+                ("", "the call `b` failed\""),
+            ] {
+                let acts = [Act::Answer("{\"a\":1}"), Act::Answer(odd), Act::Answer(" {\"c\":3}")];
+                let (_fakes, rig) =
+                    composed(acts, ["", needed, ""], "          merge: flat\n").await;
+                let answer = rig.get("/sum", "").await;
+                let there = answer.ends_with(end) || (needed.is_empty() && answer.contains(end));
+                assert!(there, "{odd} {needed}: {answer}");
+            }
+        }
+    })
+    .await;
+}
+
+/// G16: a template says what stands where; what an answer lacks is left out, and numbers stay as they came.
+#[tokio::test]
+async fn a_template_says_what_stands_where() {
+    local(async {
+        let acts = [
+            Act::Answer("{\"name\":\"x\",\"id\":1e2,\"ssn\":\"secret\",\"twice\":{\"y\":1,\"y\":2}}"),
+            Act::Answer("[{\"id\":12345678901234567890},{\"id\":2}]"),
+            Act::Hang,
+        ];
+        let template = "          template: { user.name: a.name, user.id: a.id, first: b.0.id, orders: b, none: a.nobody.here, \
+                        odd: a.twice.y, late: c, deep.er.still: b.1 }\n";
+        let (_fakes, rig) = composed(acts, ["", "", ", on-failure: omit"], template).await;
+        let answer = rig.get("/sum", "").await;
+        let wanted = "{\"user\":{\"name\":\"x\",\"id\":1e2},\"first\":12345678901234567890,\
+                      \"orders\":[{\"id\":12345678901234567890},{\"id\":2}],\"deep\":{\"er\":{\"still\":{\"id\":2}}}}";
+        assert!(answer.ends_with(wanted), "{answer}");
+        assert!(answer.contains("x-partial-failure: c\r\n"), "{answer}");
+    })
+    .await;
+    local(async {
+        // One answer many times is not more than all may be together.
+        let acts = [Act::Answer(LONG), Act::Answer("1"), Act::Answer("1")];
+        let more = "          template: { a: a, b: a, c: a }\n          max: 200B\n";
+        let (_fakes, rig) = composed(acts, ["", "", ""], more).await;
+        let answer = rig.get("/sum", "").await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    })
+    .await;
+}
+
+/// G16: `worst-required` tells what came with the greatest status of the needed calls; others do not count.
+#[tokio::test]
+async fn the_worst_needed_status_is_told() {
+    const MISSING: Act = Act::Keep("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}");
+    const BUSY: Act = Act::Keep("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}");
+    const MOVED: Act = Act::Keep("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n");
+    for (acts, optional, status, end) in [
+        (
+            [Act::Answer("1"), Act::Answer("2"), Act::Answer("3")],
+            "",
+            "200",
+            "{\"a\":1,\"b\":2,\"c\":3}",
+        ),
+        ([MISSING, Act::Answer("2"), Act::Answer("3")], "", "404", "{\"b\":2,\"c\":3}"),
+        ([MISSING, BUSY, Act::Answer("3")], "", "429", "{\"c\":3}"),
+        ([MISSING, Act::Hang, Act::Answer("3")], "", "502", "{\"c\":3}"),
+        ([Act::Answer("1"), MOVED, Act::Answer("3")], "", "502", "{\"a\":1,\"c\":3}"),
+        (
+            [Act::Answer("1"), Act::Answer("2"), BUSY],
+            ", on-failure: omit",
+            "200",
+            "{\"a\":1,\"b\":2}",
+        ),
+    ] {
+        local(async {
+            let more = "          status: worst-required\n";
+            let (_fakes, rig) = composed(acts, ["", "", optional], more).await;
+            let answer = rig.get("/sum", "").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{acts:?}: {answer}");
+            assert!(answer.ends_with(end), "{acts:?}: {answer}");
+        })
+        .await;
+    }
+}
+
+/// G13, G16: what is changed of a route's answers is changed of an aggregate's, too.
+#[tokio::test]
+async fn aggregates_are_changed_as_services_are() {
+    local(async {
+        let fake = Fake::new(Act::Answer("{\"ssn\":1,\"id\":2}")).await;
+        let route = "    routes:
+      - path: /sum
+        aggregate: { calls: { profile: { to: user, path: / } } }
+        transform: { response: { status: { 200: 203, 502: 500 }, body: { json: [{ remove: profile.ssn }] } } }";
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, route));
+        let answer = rig.get("/sum", "").await;
+        assert!(answer.starts_with("HTTP/1.1 203 ") && answer.ends_with("{\"profile\":{\"id\":2}}"), "{answer}");
+        let head = rig.raw("HEAD /sum HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+        assert!(head.starts_with("HTTP/1.1 203 ") && head.ends_with("\r\n\r\n"), "{head}");
+    })
+    .await;
+}
