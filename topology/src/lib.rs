@@ -68,6 +68,7 @@ pub mod gateway;
 pub mod identity;
 pub mod l4;
 pub mod list;
+pub mod meant;
 pub mod model;
 pub mod openapi;
 pub mod pgbouncer;

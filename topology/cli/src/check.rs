@@ -34,13 +34,14 @@ pub(crate) struct Args {
     /// Warnings count as problems
     #[arg(long)]
     strict: bool,
-    /// Also tries what the file names: addresses to listen on, services, DNS, Redis, PostgreSQL, issuers
+    /// Also tries what the file names: certificates, keys and other files, addresses to listen on, services,
+    /// DNS, Redis, PostgreSQL, issuers
     #[arg(long)]
     live: bool,
     /// How problems are written
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-    /// Also prints every value that holds, with its place in the file or `default`
+    /// Also prints every value that holds, with its place in the file or `default` (text and JSON)
     #[arg(long)]
     print_effective: bool,
 }
@@ -58,15 +59,26 @@ pub(crate) enum Format {
 
 /// Prints what is wrong.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.print_effective && args.format == Format::Sarif {
+        anyhow::bail!(
+            "--print-effective: SARIF has no place for values; write --format text or json"
+        );
+    }
     let (found, source, unlisted) = match file::read(&args.file)? {
         Ok(topology) => {
             let mut found = topology.warnings.clone();
             found.extend(certificates(&topology, SystemTime::now()));
             found.extend(descriptions(&topology));
             if args.live {
-                found.extend(live::problems(&topology).await);
+                let live = live::problems(&topology).await;
+                // What is here and wrong was told already.
+                let known =
+                    |one: &Problem| found.iter().any(|p| p.at == one.at && p.what == one.what);
+                let live: Vec<Problem> = live.into_iter().filter(|one| !known(one)).collect();
+                found.extend(live);
             }
             found.sort_by_key(|problem| problem.at);
+            topology::meant::complete(&topology.source.text, &mut found);
             (found, topology.source, 0)
         }
         Err(LoadError::Problems(problems)) => {
@@ -255,7 +267,7 @@ const EXAMPLES: &str = "\
 Examples:
   aqueduct check topology.yaml
   aqueduct check --strict topology.yaml      in CI: warnings count too
-  aqueduct check --live topology.yaml        on the host: ports, names, Redis, PostgreSQL, issuers
+  aqueduct check --live topology.yaml        on the host: files, ports, names, Redis, PostgreSQL, issuers
   aqueduct check --format sarif topology.yaml > check.sarif
   aqueduct check --print-effective topology.yaml | grep timeout
 

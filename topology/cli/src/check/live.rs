@@ -1,8 +1,9 @@
-//! What only the world can tell of a file: whether addresses can be listened on, names are known, Redis,
-//! PostgreSQL and issuers answer as the file says. Not for starting anything. Called by `check --live`.
+//! What only the world can tell of a file: whether what it names is there, addresses can be listened on, names
+//! are known, Redis, PostgreSQL and issuers answer as the file says. Not for starting anything. Called by `check --live`.
 //!
 //! Invariant: all are tried side by side and each for [`PATIENCE`] at most; nothing is changed anywhere.
 
+mod files;
 mod issuers;
 mod postgres;
 
@@ -45,6 +46,7 @@ pub(super) async fn problems(topology: &Topology) -> Vec<Problem> {
         postgres::trials(topology, group, &mut trials);
     }
     let mut all: Vec<Problem> = join_all(trials).await.into_iter().flatten().collect();
+    all.extend(files::problems(topology));
     all.sort_by(|a, b| (a.at, &a.what).cmp(&(b.at, &b.what)));
     all.dedup();
     all

@@ -55,12 +55,12 @@ pools:
     let (code, told) = check(&["--live"]);
     assert_eq!(code, Some(2), "{told}");
     for line in [
-        format!("stack.yaml:3:23 warning: 127.0.0.1:{dead} is not reached"),
-        format!("stack.yaml:7:30 127.0.0.1:{busy} cannot be listened on: it is busy"),
-        "stack.yaml:12:65 issuer app gives no keys: cannot connect to".to_owned(),
-        "stack.yaml:14:27 Redis does not let us in: ".to_owned(),
-        format!("stack.yaml:20:23 127.0.0.1:{database} does not let app in: "),
-        "stack.yaml:21:23 DNS knows no nowhere.invalid: ".to_owned(),
+        format!("stack.yaml:3:23 warning: services.user.endpoints[0]: 127.0.0.1:{dead} is not reached"),
+        format!("stack.yaml:7:30 nlbs.edge.listeners.web.tcp: 127.0.0.1:{busy} cannot be listened on: it is busy"),
+        "stack.yaml:12:65 gateways.app.issuers.app.jwks: issuer app gives no keys: cannot connect to".to_owned(),
+        "stack.yaml:14:27 gateways.app.limit-store.redis: Redis does not let us in: ".to_owned(),
+        format!("stack.yaml:20:23 pools.data.databases.app.primary: 127.0.0.1:{database} does not let app in: "),
+        "stack.yaml:21:23 pools.data.databases.far.primary: DNS knows no nowhere.invalid: ".to_owned(),
     ] {
         assert!(told.contains(&line), "{line} is missing in\n{told}");
     }
@@ -104,22 +104,102 @@ services:
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(2), "{told}");
     let mut wanted: Vec<String> = [
-        "4:18 SRV records of _feed._tcp.example gives no answer: DNS knows no _feed._tcp.example\n",
-        "8:18 DNS of nowhere.invalid (port 7001) gives no answer: ",
-        "10:15 the file ",
-        "11:13 Consul at http://127.0.0.1:",
-        "12:11 etcd at http://127.0.0.1:",
-        "13:13 Eureka at http://127.0.0.1:",
-        "14:17 Kubernetes at http://127.0.0.1:",
+        "4:18 services.srv-unknown.discover: SRV records of _feed._tcp.example gives no answer: DNS knows no _feed._tcp.example\n",
+        "8:18 services.dns-unknown.discover: DNS of nowhere.invalid (port 7001) gives no answer: ",
+        "10:15 services.unlisted.discover: the file ",
+        "11:13 services.consul.discover: Consul at http://127.0.0.1:",
+        "12:11 services.etcd.discover: etcd at http://127.0.0.1:",
+        "13:13 services.eureka.discover: Eureka at http://127.0.0.1:",
+        "14:17 services.kubernetes.discover: Kubernetes at http://127.0.0.1:",
     ]
     .map(|line| format!("stack.yaml:{line}"))
     .to_vec();
-    wanted.push(format!("stack.yaml:6:15 warning: 127.0.0.1:{dead} is not reached: "));
+    wanted.push(format!(
+        "stack.yaml:6:15 warning: services.dns-dead.discover: 127.0.0.1:{dead} is not reached: "
+    ));
     for line in &wanted {
         assert!(told.contains(line), "{line} is missing in\n{told}");
     }
     let live = |word: &str| told.matches(word).count();
     assert_eq!((live("gives no answer"), live("is not reached")), (7, 1), "{told}");
+}
+
+/// T4: whatever keeps a gateway or a balancer from starting is told at its place, with its keys: absent
+/// certificates, authorities, key sets, secrets. Without `--live` they may be another host's.
+#[test]
+fn absent_files_are_told() {
+    let folder = folder("absent");
+    let free = closed();
+    let content = format!(
+        "aqueduct: 1
+services: {{ user: {{ discover: {{ file: user.yaml }} }} }}
+nlbs:
+  edge:
+    instances: {{ nlb-1: {{ address: 127.0.0.1 }} }}
+    hash-key: env:NO_SUCH_HASH_KEY
+    listeners: {{ web: {{ tcp: \"127.0.0.1:{free}\", to: user }} }}
+gateways:
+  app:
+    instances: {{ gw-1: {{ listen: 127.0.0.1:0 }} }}
+    tls:
+      certificates:
+        - {{ chain: file:api.pem, key: file:api.key }}
+        - {{ chain: file:web.pem, key: file:web.key }}
+    issuers:
+      app: {{ issuer: \"https://id.example\", audience: api, jwks: \"file:keys.json\", algorithms: [ES256] }}
+    upstreams:
+      user: {{ tls: {{ name: user.example, ca: file:inner.pem }} }}
+    routes: [{{ path: /*, to: user, auth: app }}]
+  inner:
+    instances: {{ gw-2: {{ listen: 127.0.0.1:0 }} }}
+    tls: {{ certificates: [{{ chain: file:own.pem, key: file:own.key }}], client-ca: file:clients.pem }}
+    upstreams:
+      user: {{ tls: {{ name: user.example, certificate: {{ chain: file:me.pem, key: file:me.key }} }} }}
+    routes: [{{ path: /*, to: user }}]
+"
+    );
+    std::fs::write(folder.path().join("user.yaml"), "endpoints: []\n").expect("written");
+    let own = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("made");
+    std::fs::write(folder.path().join("own.pem"), own.cert.pem()).expect("written");
+    std::fs::write(folder.path().join("own.key"), own.signing_key.serialize_pem())
+        .expect("written");
+    let file = folder.path().join("stack.yaml");
+    std::fs::write(&file, content).expect("written");
+    let check = |more: &[&str]| {
+        let mut command = aqueduct();
+        let output = command.arg("check").arg(&file).args(more).output().expect("run");
+        (output.status.code(), text(&output.stdout))
+    };
+    assert_eq!(check(&[]).0, Some(0), "{}", check(&[]).1);
+    let (code, told) = check(&["--live"]);
+    assert_eq!(code, Some(2), "{told}");
+    let at = folder.path().display().to_string();
+    for (place, keys, file) in [
+        ("6:15", "nlbs.edge.hash-key", "NO_SUCH_HASH_KEY"),
+        ("13:20", "gateways.app.tls.certificates[0].chain", "api.pem"),
+        ("14:20", "gateways.app.tls.certificates[1].chain", "web.pem"),
+        ("16:65", "gateways.app.issuers.app.jwks", "keys.json"),
+        ("18:46", "gateways.app.upstreams.user.tls.ca", "inner.pem"),
+        ("22:83", "gateways.inner.tls.client-ca", "clients.pem"),
+        ("24:64", "gateways.inner.upstreams.user.tls.certificate.chain", "me.pem"),
+    ] {
+        let place = format!("stack.yaml:{place} {keys}: ");
+        let line = told.lines().find(|line| line.contains(&place)).unwrap_or_default();
+        assert!(line.contains(file), "{place} with {file} is missing in\n{told}");
+        assert!(!file.contains('.') || line.contains(&at), "{line}");
+    }
+    assert!(told.contains("^^^^^^^^^^^^^^^^"), "{told}");
+    assert!(told.contains("7 problems"), "{told}");
+}
+
+/// T4: what cannot be written in a format is refused, not left out.
+#[test]
+fn sarif_has_no_place_for_values() {
+    let mut command = aqueduct();
+    let words = ["check", "--format", "sarif", "--print-effective", "instagram-valorant"];
+    let output = command.args(words).output().expect("run");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("--format text or json"), "{output:?}");
 }
 
 /// T4: a file of 5 000 routes is checked in one go; how long that takes is measured, not asserted.
