@@ -18,6 +18,7 @@ mod progress;
 mod provide;
 mod ready;
 mod secrets;
+mod signals;
 pub(crate) mod source;
 mod spawn;
 mod status;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch::{Sender, channel};
 use tokio::time::Instant;
 use topology::Topology;
@@ -46,6 +46,7 @@ use self::launch::Workshop;
 use self::plan::{Does, Plan};
 use self::postgres::Postgres;
 use self::progress::Progress;
+use self::signals::{Said, Signals};
 use self::source::Source;
 use self::view::{Key, Picture, Screen};
 use crate::file;
@@ -82,7 +83,8 @@ pub(crate) struct Args {
     /// the file wires; needs root
     #[arg(long)]
     isolate: bool,
-    /// Applies the file whenever it is saved; one with problems is told, and all goes on as before
+    /// Applies the file whenever it is saved, as HUP to `up` does once; one with problems is told, and all
+    /// goes on as before
     #[arg(long, requires = "file", conflicts_with = "isolate")]
     watch: bool,
     /// How long connections may take to end after Ctrl-C before they are cut, in seconds
@@ -101,7 +103,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
     here.then_some(at).ok_or_else(|| "not a loopback address: see `aqueduct watch`".to_owned())
 }
 
-/// Runs the stack until Ctrl-C, TERM or `q`.
+/// Runs the stack until Ctrl-C, TERM or `q`; HUP applies its file.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.list {
         std::io::stdout().lock().write_all(stacks::list().as_bytes())?;
@@ -124,7 +126,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let prepared = tokio::select! {
         prepared = prepare(&args, &source, &progress) => prepared?,
-        () = signals.next() => return Ok(ExitCode::SUCCESS),
+        () = signals.end() => return Ok(ExitCode::SUCCESS),
     };
     let Prepared { topology, fleet, _lock } = prepared;
     let watched = args.file.as_deref().filter(|_| args.watch);
@@ -133,7 +135,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let _control = control::serve(current)?;
     let started = tokio::select! {
         started = fleet.start() => started.map(|()| true),
-        () = signals.next() => Ok(false),
+        () = signals.end() => Ok(false),
     };
     let limit = Duration::from_secs(args.drain.into());
     let outcome = match started {
@@ -150,8 +152,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let hints = hints_of(&topology, &fleet, page.as_ref());
             announce(&progress, &source, &fleet, &hints);
             let live = std::io::stdout().is_terminal() && !args.plain;
+            let file = followed(&args, &source);
             let mut stack =
-                Stack { fleets: &fleets, watchers, topology, page, hints, watched, limit };
+                Stack { fleets: &fleets, watchers, topology, page, hints, file, watched, limit };
             watch(&mut stack, &progress, &mut signals, live).await
         }
         Ok(false) => Ok(()),
@@ -164,7 +167,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let fleet = fleets.borrow().clone();
     tokio::select! {
         () = fleet.stop(limit) => {}
-        () = signals.next() => fleet.kill().await,
+        () = signals.end() => fleet.kill().await,
     }
     Ok(match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -295,6 +298,8 @@ struct Stack<'a> {
     topology: Topology,
     page: Option<Page>,
     hints: Vec<Hint>,
+    /// What is applied when it is saved, or on HUP; or why nothing is.
+    file: Result<PathBuf, String>,
     watched: Option<Watched>,
     /// How long what is removed may take to end.
     limit: Duration,
@@ -310,16 +315,26 @@ impl Stack<'_> {
     }
 
     async fn try_to_follow(&mut self, progress: &Progress) -> anyhow::Result<Vec<String>> {
-        let Some(watched) = &self.watched else { return Ok(Vec::new()) };
+        let file = self.file.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
         let fleet = self.fleets.borrow().clone();
-        let applied =
-            follow::apply(watched.file(), &fleet, &self.topology, progress, self.limit).await?;
+        let applied = follow::apply(file, &fleet, &self.topology, progress, self.limit).await?;
         self.hints = hints_of(&applied.topology, &applied.fleet, self.page.as_ref());
         let roster = roster(&applied.topology, &applied.fleet)?;
         self.watchers.send_modify(|watcher| *watcher = watcher.changed(&applied.topology, roster));
         self.fleets.send_replace(applied.fleet);
         self.topology = applied.topology;
         Ok(applied.words)
+    }
+}
+
+/// What can be applied while it runs.
+fn followed(args: &Args, source: &Source) -> Result<PathBuf, String> {
+    match &args.file {
+        _ if args.isolate => {
+            Err("network namespaces are laid once: end `up` and start it again".to_owned())
+        }
+        Some(file) if !source.is_ready() => Ok(file.clone()),
+        _ => Err(format!("{} is no file that could have changed", source.stack)),
     }
 }
 
@@ -346,8 +361,11 @@ async fn watch(
     let mut ended = Vec::new();
     loop {
         let (fleet, watcher) = (stack.fleets.borrow().clone(), stack.watchers.borrow().clone());
-        tokio::select! {
-            () = signals.next() => return Ok(()),
+        let follow = tokio::select! {
+            said = signals.next() => match said {
+                Said::End => return Ok(()),
+                Said::Again => true,
+            },
             (index, status) = fleet.next_end(&ended) => {
                 ended.push(index);
                 let text = fleet.obituary(index, status);
@@ -355,25 +373,9 @@ async fn watch(
                     None => progress.warn("down", &text),
                     Some(_) => events.extend(text.lines().map(str::to_owned)),
                 }
+                false
             }
-            () = saved(&mut stack.watched) => {
-                progress.keep(screen.is_some());
-                let (applied, words) = tokio::select! {
-                    followed = stack.follow(progress) => followed,
-                    // What was begun ends with all the rest.
-                    () = signals.next() => {
-                        progress.keep(false);
-                        return Ok(());
-                    }
-                };
-                tell(progress, applied, &words);
-                events.extend(progress.kept());
-                if applied {
-                    (lines, ended) = (Vec::new(), Vec::new());
-                }
-                ended.retain(|index| stack.fleets.borrow().ended(*index).is_some());
-                continue;
-            }
+            () = saved(&mut stack.watched) => true,
             key = pressed(screen.as_mut()) => {
                 if key == Key::Quit {
                     return Ok(());
@@ -381,10 +383,31 @@ async fn watch(
                 if let Some(screen) = &mut screen {
                     screen.press(key, fleet.plan().parts.len())?;
                 }
+                false
             }
             _ = tick.tick(), if screen.is_some() => {
                 lines = status::look(&fleet, &watcher, &lines).await;
+                false
             }
+        };
+        if follow {
+            progress.keep(screen.is_some());
+            let followed = tokio::select! {
+                followed = stack.follow(progress) => Some(followed),
+                // What was begun ends with all the rest.
+                () = signals.end() => None,
+            };
+            let Some((applied, words)) = followed else {
+                progress.keep(false);
+                return Ok(());
+            };
+            tell(progress, applied, &words);
+            events.extend(progress.kept());
+            if applied {
+                (lines, ended) = (Vec::new(), Vec::new());
+            }
+            ended.retain(|index| stack.fleets.borrow().ended(*index).is_some());
+            continue;
         }
         if let Some(screen) = &mut screen {
             screen.draw(&Picture {
@@ -427,36 +450,14 @@ fn tool() -> String {
     }
 }
 
-/// TERM, INT and HUP of a closed terminal: all end the stack.
-struct Signals {
-    all: [Signal; 3],
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        let [term, int, hup] = kinds.map(signal);
-        Ok(Self { all: [term?, int?, hup?] })
-    }
-
-    /// Waits for the next one; cancel safe.
-    async fn next(&mut self) {
-        let [term, int, hup] = &mut self.all;
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-            _ = hup.recv() => {}
-        }
-    }
-}
-
 const EXAMPLES: &str = "\
 Examples:
   aqueduct up                          the documented stack: game UDP, HTTPS with tokens, SQL
   aqueduct up canary                   another ready one; --list names them all
   aqueduct up shop.yaml                your own
   sudo aqueduct up --isolate shop.yaml each part in a network namespace, wired as the file says
-  aqueduct up --watch shop.yaml        applies the file whenever it is saved
+  aqueduct up --watch shop.yaml        applies the file whenever it is saved; without it HUP does,
+                                       once: pkill -HUP -f 'aqueduct up shop.yaml'
   aqueduct up --state ./run --plain    everything it makes in ./run, one line per event
 
 PostgreSQL is looked for in PG_BIN, by pg_config, and in /usr/lib/postgresql. Exit code: 0 ended by

@@ -1,4 +1,4 @@
-//! `up --watch`: a saved file is applied to what runs, in an order in which nobody is led to who is not
+//! `up --watch`, and HUP: a saved file is applied to what runs, in an order in which nobody is led to who is not
 //! there yet, or is gone already; a broken one is told, and all goes on as before. Not for how a tier goes
 //! by its file: they read it themselves. Called by `up`.
 //!
@@ -46,11 +46,6 @@ impl Watched {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { file: file.to_owned(), seen: known.clone(), known, looks }
-    }
-
-    /// Which.
-    pub(crate) fn file(&self) -> &Path {
-        &self.file
     }
 
     /// Waits until it was saved with another content, whole: twice the same. Cancel safe.
