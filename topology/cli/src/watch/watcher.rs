@@ -50,6 +50,8 @@ struct Watched {
 const ROUND: Duration = Duration::from_secs(1);
 /// How long an instance may take for all its answers: with [`ROUND`], less than two seconds.
 const PATIENCE: Duration = Duration::from_millis(800);
+/// What is frozen or gone after it has answered is asked within a round, and dead when that has run out.
+const _: () = assert!(ROUND.as_millis() + PATIENCE.as_millis() <= 2000, "dead shows within 2 s");
 /// Records remembered of all instances.
 const RECORDS: usize = 120;
 
@@ -223,7 +225,7 @@ impl Watched {
             }
             Ok(Err(error)) => (self.past.miss(&one.name, format!("{error:#}")), Vec::new()),
             Err(_) => {
-                let why = "it did not answer within 0.8 s".to_owned();
+                let why = format!("it did not answer within {} s", PATIENCE.as_secs_f64());
                 (self.past.miss(&one.name, why), Vec::new())
             }
         }

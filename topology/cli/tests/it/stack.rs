@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -183,16 +183,19 @@ impl Stack {
 
     /// One value through pgpool.
     pub(crate) fn sql(&self, statement: &str) -> String {
-        let password = std::fs::read_to_string(self.state().join("secrets/app.password"));
-        let output = Command::new("psql")
-            .env("PGPASSWORD", password.expect("made").trim())
-            .args(["-U", "app", "-At", "-c", statement, "-h", &self.address.to_string(), "-p"])
-            .arg(self.port(6432).to_string())
-            .arg("app")
-            .output()
-            .expect("psql is installed");
+        let output = self.psql().args(["-c", statement]).output().expect("psql is installed");
         assert!(output.status.success(), "{output:?}");
         text(&output.stdout).trim().to_owned()
+    }
+
+    /// A client of pgpool.
+    pub(crate) fn psql(&self) -> Command {
+        let password = std::fs::read_to_string(self.state().join("secrets/app.password"));
+        let mut psql = Command::new("psql");
+        psql.env("PGPASSWORD", password.expect("made").trim());
+        psql.args(["-U", "app", "-At", "-d", "app", "-h", &self.address.to_string(), "-p"]);
+        psql.arg(self.port(6432).to_string());
+        psql
     }
 
     /// All processes that `up` named.
@@ -205,8 +208,27 @@ impl Stack {
         *self.processes.get(part).expect(part)
     }
 
+    /// HUP to `up` itself.
+    pub(crate) fn hang_up(&self) {
+        signal(self.child.id(), "-HUP");
+    }
+
+    /// A signal to the process of a part.
+    pub(crate) fn signal(&self, part: &str, name: &str) {
+        signal(self.number_of(part), name);
+    }
+
+    /// What the live page is told from now on: how all are, each look once.
+    pub(crate) fn looks(&self) -> Looks {
+        let words = ["--silent", "--show-error", "--no-buffer", "--noproxy", "*"];
+        let mut curl = Command::new("curl");
+        curl.args(words).arg(format!("{}events", self.page().0)).stdout(Stdio::piped());
+        let mut child = curl.spawn().expect("curl is installed");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Looks { child, lines, at: None }
+    }
+
     /// The live page: to read, and with its token.
-    #[cfg_attr(not(feature = "verify"), expect(dead_code, reason = "for the browser"))]
     pub(crate) fn page(&self) -> (String, String) {
         let read = self.page.split('#').next().unwrap_or_default();
         (read.to_owned(), self.page.clone())
@@ -272,6 +294,40 @@ impl Drop for Stack {
             signal(self.child.id(), "-TERM");
             drop(self.child.wait());
         }
+    }
+}
+
+/// What the live page is told.
+pub(crate) struct Looks {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    /// Of the last one.
+    at: Option<u64>,
+}
+
+impl Iterator for Looks {
+    type Item = Value;
+
+    fn next(&mut self) -> Option<Value> {
+        loop {
+            if self.lines.next()?.expect("text") != "event: look" {
+                continue;
+            }
+            let data = self.lines.next()?.expect("text");
+            let look: Value =
+                serde_json::from_str(data.trim_start_matches("data: ")).expect("JSON");
+            if self.at != look["at"].as_u64() {
+                self.at = look["at"].as_u64();
+                return Some(look);
+            }
+        }
+    }
+}
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

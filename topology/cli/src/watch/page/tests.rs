@@ -60,7 +60,8 @@ async fn a_wish_needs_the_token_and_a_known_endpoint() {
     assert_eq!(ask(&desk, "POST", "/wish?instance=nlb-1", "secret").await.status(), 400);
 }
 
-/// T6: an instance that nobody answers for is dead within two seconds.
+/// T6: an instance that nobody answers for is dead in the first look. That frozen and killed processes are dead
+/// within two seconds: `tests/it/watch.rs`.
 #[tokio::test]
 async fn a_missing_instance_is_dead() {
     let desk = desk();
