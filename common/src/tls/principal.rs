@@ -47,8 +47,19 @@ impl Principal {
                 dns.or_else(mail)
             }
         };
-        let text = text.filter(|text| !text.is_empty() && text.len() <= LONGEST)?;
-        text.bytes().all(|b| b.is_ascii_graphic()).then(|| Self(text.into()))
+        text.and_then(Self::written)
+    }
+
+    /// Of a name as certificates write it, for whoever asks what its owner may do; `None`: no certificate
+    /// has such a principal.
+    pub fn named(text: &str) -> Option<Self> {
+        let lawful = !spiffe_like(text) || spiffe_id(text);
+        Some(text).filter(|_| lawful).and_then(Self::written)
+    }
+
+    fn written(text: &str) -> Option<Self> {
+        let fits = !text.is_empty() && text.len() <= LONGEST;
+        (fits && text.bytes().all(|b| b.is_ascii_graphic())).then(|| Self(text.into()))
     }
 }
 

@@ -4,10 +4,10 @@
 //! Invariant: every stage is told, also that it does not run.
 
 mod entry;
+mod onward;
 mod stages;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
@@ -17,10 +17,11 @@ use l7_gateway::exchange::{Candidate, Transport};
 use l7_gateway::preview::{Foreseen, Preview};
 use serde_json::{Value, json};
 use topology::Topology;
-use topology::gateway::{Group, Instance, RouteTo, Via};
+use topology::gateway::{Group, Instance};
+use topology::tls::ClientCertificates;
 
 use self::entry::Arrival;
-use super::balancer::{self, Door};
+use self::onward::Inner;
 use super::question::Request;
 use super::tree::{Explained, Step, Tone};
 
@@ -60,30 +61,57 @@ pub(super) async fn explain(
     if let Some(door) = &arrival.door {
         explained.fact("listener", door.name());
     }
+    if request.principal.is_some() {
+        let name = &arrival.group.name;
+        anyhow::ensure!(asks(arrival.group), "--principal: gateway {name} asks for no certificate");
+    }
+    let mut next = pass(topology, previews, (&arrival, request, wall), explained).await?;
+    let mut behind = Vec::new();
+    // The file has no cycle of gateways that each lead to the next, yet whoever asks must get an answer.
+    for _ in 0..topology.gateways.len() {
+        let Some(Inner { arrival, request }) = next.take() else { break };
+        let mut own = Explained::new(String::new());
+        next = pass(topology, previews, (&arrival, &request, wall), &mut own).await?;
+        explained.steps.append(&mut own.steps);
+        behind.push(Value::Object(own.facts));
+    }
+    if !behind.is_empty() {
+        explained.fact("behind", behind);
+    }
+    Ok(())
+}
+
+/// Leads a request through one gateway; where it goes on to another one, what that one gets.
+async fn pass<'t>(
+    topology: &'t Topology,
+    previews: &mut Previews,
+    (arrival, request, wall): (&Arrival<'t>, &Request, SystemTime),
+    explained: &mut Explained,
+) -> anyhow::Result<Option<Inner<'t>>> {
     let (group, instance) = (arrival.group, arrival.instance);
     explained.fact("gateway", group.name.as_str());
     let among: Vec<Value> = arrival.among.iter().map(|one| json!(one.name.as_str())).collect();
     explained.fact("gateways", among);
-    let mut step = place(&arrival);
-    if let Some(why) = refusal(&arrival, request) {
+    let mut step = place(arrival);
+    if let Some(why) = refusal(arrival, request) {
         step.add(Tone::Refused, why);
         explained.fact("refused", true);
         explained.steps.push(step);
-        return Ok(());
+        return Ok(None);
     }
     let preview = previews.of(group, instance)?;
-    let foreseen = preview.ask(question(group, &arrival, request, wall)?).await;
-    stages::tell(&mut step, (group, preview), &arrival, request, &foreseen);
+    let foreseen = preview.ask(question(group, arrival, request, wall)?).await;
+    stages::tell(&mut step, (group, preview), arrival, request, &foreseen);
     facts(explained, group, &foreseen);
     explained.steps.push(step);
     for (place, what) in &preview.absent {
         let at = format!("{}:{}:{}", topology.source.name, place.line, place.column);
         explained.steps.push(Step::new(Tone::Doubt, format!("not on this host: {at} {what}")));
     }
-    if foreseen.halted.is_none() {
-        onward(topology, group, instance, &foreseen, explained);
+    match foreseen.halted {
+        None => onward::go(topology, group, instance, &foreseen, explained),
+        Some(_) => Ok(None),
     }
-    Ok(())
 }
 
 fn place(arrival: &Arrival<'_>) -> Step {
@@ -104,6 +132,12 @@ fn refusal(arrival: &Arrival<'_>, request: &Request) -> Option<String> {
     if let Some(why) = &arrival.mistold {
         return Some(why.clone());
     }
+    let lacks = asks(arrival.group) && request.principal.is_none();
+    let required = arrival
+        .group
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_certificates == ClientCertificates::Required);
     match (secure, arrival.group.tls.is_some()) {
         (false, true) => {
             Some("plain HTTP meets TLS: there is no handshake; ask for https".to_owned())
@@ -111,8 +145,17 @@ fn refusal(arrival: &Arrival<'_>, request: &Request) -> Option<String> {
         (true, false) => {
             Some("TLS meets plain HTTP: there is no handshake; ask for http".to_owned())
         }
+        _ if lacks && required => Some(
+            "clients must show a certificate: without one there is no handshake; say whom it names with --principal"
+                .to_owned(),
+        ),
         _ => None,
     }
+}
+
+/// Whether clients are asked for a certificate.
+fn asks(group: &Group) -> bool {
+    group.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
 }
 
 fn question(
@@ -124,7 +167,7 @@ fn question(
     let host = request.url.host().unwrap_or_default();
     let sni = host.parse::<std::net::IpAddr>().is_err().then(|| host.to_ascii_lowercase());
     let transport = match group.tls.is_some() {
-        true => Transport::Tls { sni, principal: None },
+        true => Transport::Tls { sni, principal: request.principal.clone() },
         false => Transport::Plain,
     };
     let head = head(group, request)?;
@@ -173,62 +216,4 @@ fn facts(explained: &mut Explained, group: &Group, foreseen: &Foreseen) {
     explained.fact("status", foreseen.halted.map(|_| foreseen.answer.status));
     let keys: Vec<Value> = foreseen.charged.iter().map(|(_, _, key)| json!(key)).collect();
     explained.fact("limit_keys", keys);
-}
-
-/// The way to the service.
-fn onward(
-    topology: &Topology,
-    group: &Group,
-    instance: &Instance,
-    foreseen: &Foreseen,
-    explained: &mut Explained,
-) {
-    let upstream = match foreseen.to {
-        Some(RouteTo::Service(id)) => group.upstreams.get(id.0),
-        _ => None,
-    };
-    let Some(upstream) = upstream else { return };
-    explained.fact("service", upstream.service.as_str());
-    let addresses = |all: &[topology::Endpoint]| {
-        all.iter().map(|one| json!(one.address.to_string())).collect::<Vec<Value>>()
-    };
-    explained.fact("candidates", addresses(&upstream.endpoints));
-    if let Some(endpoint) = foreseen.endpoint.and_then(|at| upstream.endpoints.get(at)) {
-        explained.fact("endpoint", endpoint.address.to_string());
-    }
-    if upstream.via == Via::Balancer {
-        // The gateway's own end of the connection; its port is the system's choice.
-        let client = SocketAddr::new(instance.listen.value.ip(), 0);
-        let to = |door: &Door<'_>| upstream.endpoints.iter().any(|e| e.address == door.address());
-        let tcp = |door: &Door<'_>| door.listener.protocol == topology::l4::Protocol::Tcp;
-        if let Some(door) = Door::all(topology).filter(tcp).find(to) {
-            let (step, onward) = balancer::pass(topology, &door, client, None);
-            explained.steps.push(step);
-            match onward {
-                Some(onward) => explained.fact("candidates", addresses(&onward.service.endpoints)),
-                None => return,
-            }
-        }
-    }
-    let service = topology.services.iter().find(|one| one.name == upstream.service);
-    let Some(service) = service else { return };
-    let mut step = Step::place(format!("service {}", service.name));
-    for endpoint in &service.endpoints {
-        step.plain(balancer::called(endpoint));
-    }
-    for uses in &service.uses {
-        use topology::model::Dependency;
-        let text = match &uses.value {
-            Dependency::Database(group, name) => {
-                let at = super::sql::entrance(topology, group.as_str());
-                let at = at.map_or(String::new(), |at| format!(" at {at}"));
-                format!("may ask database {name} through {group}{at}; see --sql")
-            }
-            Dependency::Listener(group, listener) => format!("may call {group}/{listener}"),
-            Dependency::Gateway(name) => format!("may call gateway {name}"),
-            Dependency::Service(name) => format!("may call service {name}"),
-        };
-        step.plain(text);
-    }
-    explained.steps.push(step);
 }

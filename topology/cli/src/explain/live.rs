@@ -121,16 +121,14 @@ fn told(name: &str, state: &State) -> (&'static str, Step) {
     }
 }
 
-/// The instances of the groups that the answer names.
+/// The instances of the groups that the answer names: groups of two tiers may have one name.
 fn explained_names(topology: &Topology, explained: &Explained) -> Vec<String> {
-    let starts = |group: &str| {
-        let begins = format!("{group} · ");
+    let met = |one: &Instance| {
+        let group = one.of.split_once(':').map_or("", |(_, group)| group);
+        let begins = format!("{group} · {} ", one.tier.program());
         explained.steps.iter().any(|step| step.text.starts_with(&begins))
     };
-    let group = |one: &Instance| one.of.split_once(':').map(|(_, group)| group.to_owned());
-    let met =
-        instances(topology).into_iter().filter(|one| group(one).is_some_and(|it| starts(&it)));
-    met.map(|one| one.name).collect()
+    instances(topology).into_iter().filter(met).map(|one| one.name).collect()
 }
 
 #[cfg(test)]
@@ -185,7 +183,7 @@ mod tests {
         let topology = topology::parse("<stack>", &text, folder.path()).expect("valid");
         let states = ask(&topology).await.expect("asked");
         let mut explained = Explained::new("a question".to_owned());
-        explained.steps.push(Step::place("edge · nlb-1"));
+        explained.steps.push(Step::place("edge · l4-nlb nlb-1"));
         add(&topology, &states, &mut explained);
         explained.text(false)
     }
@@ -198,5 +196,18 @@ mod tests {
         assert!(told.contains("a 10.0.0.1:80: down, 3 under way"), "{told}");
         let told = said("mellon").await;
         assert!(told.contains("nlb-1 is dead: it asks for a token that is not ours"), "{told}");
+    }
+
+    /// T5: a gateway's group may have the name of a balancer's: only who is met is told.
+    #[test]
+    fn groups_of_one_name_are_told_apart() {
+        let text = "aqueduct: 1\nservices: { a: { endpoints: [10.0.0.1:80] } }\nnlbs:\n  app:\n    \
+                    instances: { nlb-1: { address: 127.0.0.1 } }\n    listeners: { web: { tcp: 127.0.0.1:1, to: a } }\n\
+                    gateways:\n  app:\n    instances: { gw-1: { listen: 127.0.0.1:2 } }\n    \
+                    routes: [{ path: /*, to: a }]\n";
+        let topology = topology::parse("<stack>", text, std::path::Path::new("/")).expect("valid");
+        let mut explained = Explained::new("a question".to_owned());
+        explained.steps.push(Step::place("app · l7-gateway gw-1 · on 127.0.0.1:2"));
+        assert_eq!(explained_names(&topology, &explained), ["gw-1"]);
     }
 }

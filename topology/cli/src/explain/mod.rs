@@ -39,6 +39,10 @@ pub(crate) struct Args {
     /// Also asks the admin listeners of the running instances for their health and counters
     #[arg(long)]
     live: bool,
+    /// The folder that `up` keeps for the stack: what it made there (certificates, the key of the hash)
+    /// stands for what the file names [default: none; of a ready stack its own]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// How the answer is written
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -63,7 +67,8 @@ struct Line {
 
 /// Prints the answer.
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Some(topology) = file::load(&args.file)? else { return Ok(ExitCode::from(2)) };
+    let state = args.state.as_deref();
+    let Some(topology) = file::load_made(&args.file, state)? else { return Ok(ExitCode::from(2)) };
     let states = if args.live { Some(live::ask(&topology).await?) } else { None };
     let now = SystemTime::now();
     let mut teller = Teller { topology: &topology, gateways: gateway::Previews::default() };
@@ -166,6 +171,8 @@ Examples:
   aqueduct explain stack.yaml https://api.example/api/checkout/pay --method POST --from 203.0.113.9
   aqueduct explain stack.yaml --get https://api.example/ --header 'Cookie: canary=true' --on 2027-07-01
   aqueduct explain stack.yaml --udp 203.0.113.9:5555          which game server a player has
+  aqueduct explain stack.yaml --state ./run --udp 203.0.113.9:5555   of a stack that `up --state ./run` runs
+  aqueduct explain mesh --to mesh --principal public --method POST https://mesh/aqueduct.demo.v1.Echo/Say
   aqueduct explain stack.yaml --sql 'select 1' --user app --database app
   aqueduct explain stack.yaml --live --format json --udp 203.0.113.9:5555 | jq .facts
 

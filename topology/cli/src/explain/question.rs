@@ -7,6 +7,7 @@ use std::str::FromStr as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
+use common::tls::principal::Principal;
 use http::{HeaderName, HeaderValue, Method, Uri};
 use topology::units::Day;
 
@@ -31,6 +32,9 @@ pub(crate) struct Words {
     /// The request's API key, where the gateway looks for one
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
+    /// Who the client's certificate names, where the gateway asks for one
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
     /// The client's address, with or without a port
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
@@ -90,6 +94,8 @@ pub(crate) struct Request {
     pub url: Uri,
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub api_key: Option<String>,
+    /// Whom its certificate names.
+    pub principal: Option<Principal>,
     pub from: SocketAddr,
 }
 
@@ -129,6 +135,7 @@ impl Words {
             only("--header", !self.header.is_empty())?;
             only("--token", self.token.is_some())?;
             only("--api-key", self.api_key.is_some())?;
+            only("--principal", self.principal.is_some())?;
             only("--from", self.from.is_some())?;
         }
         if let Some(url) = request {
@@ -182,7 +189,8 @@ impl Words {
             headers.push((http::header::AUTHORIZATION, value));
         }
         let from = self.from.as_deref().map_or(Ok(SOMEBODY), address)?;
-        Ok(Request { method, url, headers, api_key: self.api_key.clone(), from })
+        let principal = self.principal.as_deref().map(principal).transpose()?;
+        Ok(Request { method, url, headers, api_key: self.api_key.clone(), principal, from })
     }
 }
 
@@ -195,6 +203,14 @@ fn header(words: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
     let value = HeaderValue::from_str(value.trim())
         .map_err(|_| anyhow!("the value of header {name} has characters that no header has"))?;
     Ok((name, value))
+}
+
+fn principal(words: &str) -> anyhow::Result<Principal> {
+    Principal::named(words).ok_or_else(|| {
+        anyhow!(
+            "--principal `{words}` is in no certificate: write a SPIFFE id, another URI, a DNS name or a mail address"
+        )
+    })
 }
 
 /// With a port.

@@ -42,6 +42,17 @@ pub(crate) enum Tier {
     Pool,
 }
 
+impl Tier {
+    /// The program that it is.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Balancer => "l4-nlb",
+            Self::Gateway => "l7-gateway",
+            Self::Pool => "pgpool",
+        }
+    }
+}
+
 impl Roster {
     /// Of a file; `token` in place of its `admin-token`.
     pub(crate) fn of(topology: &Topology, token: Option<Secret>) -> anyhow::Result<Self> {

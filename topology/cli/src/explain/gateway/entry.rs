@@ -10,7 +10,7 @@ use topology::Topology;
 use topology::gateway::{Group, Instance};
 use topology::l4::Protocol;
 
-use crate::explain::balancer::{self, Door};
+use crate::explain::balancer::{self, Door, Onward};
 use crate::explain::question::Request;
 use crate::explain::tree::Step;
 
@@ -42,40 +42,50 @@ pub(super) fn arrive<'t>(
     request: &Request,
 ) -> anyhow::Result<(Option<Step>, Option<Arrival<'t>>)> {
     match choose(topology, to, request)? {
-        Way::Group(group) => {
-            let Some(instance) = group.instances.first() else { return Ok((None, None)) };
-            let among = group.instances.iter().collect();
-            let trusted = trusts(group, request.from.ip());
-            let mistold = trusted.then(|| {
-                format!(
-                    "{} is in trust-proxy-protocol-from and sends no PROXY header",
-                    request.from.ip()
-                )
-            });
-            let client = request.from;
-            Ok((None, Some(Arrival { door: None, group, instance, among, client, mistold })))
-        }
+        Way::Group(group) => Ok((None, direct(group, request.from, None))),
         Way::Door(door) => {
-            let (step, onward) =
-                balancer::pass(topology, &door, request.from, hello(request).as_ref());
-            let group = onward.as_ref().and_then(|onward| {
-                topology.gateways.iter().find(|g| g.name.as_str() == onward.service.name.as_str())
-            });
-            let (Some(onward), Some(group)) = (onward, group) else {
-                return Ok((Some(step), None));
-            };
-            let taken = onward.endpoint.and_then(|at| onward.service.endpoints.get(at));
-            let among: Vec<&Instance> = group
-                .instances
-                .iter()
-                .filter(|one| taken.is_none_or(|taken| taken.address == one.listen.value))
-                .collect();
-            let Some(instance) = among.first().copied() else { return Ok((Some(step), None)) };
-            let (client, mistold) = told(&door, group, request.from);
-            let arrival = Arrival { door: Some(door), group, instance, among, client, mistold };
-            Ok((Some(step), Some(arrival)))
+            let hello = hello(request);
+            let (step, onward) = balancer::pass(topology, &door, request.from, hello.as_ref());
+            let arrival = onward.and_then(|onward| behind(topology, door, &onward, request.from));
+            Ok((Some(step), arrival))
         }
     }
+}
+
+/// Who comes to a gateway without a balancer in between, perhaps to one address of it.
+pub(super) fn direct(
+    group: &Group,
+    client: SocketAddr,
+    taken: Option<SocketAddr>,
+) -> Option<Arrival<'_>> {
+    let among: Vec<&Instance> = of(group, taken);
+    let instance = *among.first()?;
+    let mistold = trusts(group, client.ip()).then(|| {
+        format!("{} is in trust-proxy-protocol-from and sends no PROXY header", client.ip())
+    });
+    Some(Arrival { door: None, group, instance, among, client, mistold })
+}
+
+/// Who comes to a gateway through a balancer; `None`: it leads to none.
+pub(super) fn behind<'t>(
+    topology: &'t Topology,
+    door: Door<'t>,
+    onward: &Onward<'t>,
+    from: SocketAddr,
+) -> Option<Arrival<'t>> {
+    let name = onward.service.name.as_str();
+    let group = topology.gateways.iter().find(|group| group.name.as_str() == name)?;
+    let taken = onward.endpoint.and_then(|at| onward.service.endpoints.get(at));
+    let among = of(group, taken.map(|taken| taken.address));
+    let instance = *among.first()?;
+    let (client, mistold) = told(&door, group, from);
+    Some(Arrival { door: Some(door), group, instance, among, client, mistold })
+}
+
+/// Its instances, or the one that listens there.
+fn of(group: &Group, taken: Option<SocketAddr>) -> Vec<&Instance> {
+    let fits = |one: &&Instance| taken.is_none_or(|taken| taken == one.listen.value);
+    group.instances.iter().filter(fits).collect()
 }
 
 /// Whom the gateway takes for the client, and why it would take nobody's word.

@@ -87,7 +87,12 @@ fn tls(own: &mut Step, group: &Group, preview: &Preview, request: &Request) {
         None => own.add(Tone::Doubt, "its certificates are not on this host"),
     };
     if tls.client_ca.is_some() {
-        own.plain("clients are asked for a certificate; this one shows none");
+        own.plain(match &request.principal {
+            Some(principal) => {
+                format!("clients are asked for a certificate; this one shows that of {principal}")
+            }
+            None => "clients are asked for a certificate; this one shows none".to_owned(),
+        });
     }
 }
 
