@@ -190,6 +190,8 @@ impl Reel {
         let mut options = File::options();
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.create(true).truncate(true).write(true).open(&self.room.path)?;
+        // The mode above is that of a new file; one that was there, empty now, may be open to others.
+        file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
         file.write_all(&self.head)?;
         self.file = Some((file, self.head.len() as u64));
         Ok(())
@@ -241,6 +243,21 @@ mod tests {
         let newest = std::fs::read_to_string(&names[0]).expect("text");
         assert!(newest.ends_with("piece 49\n"), "{newest}");
         assert!(!metrics.render().contains("lost 1"));
+    }
+
+    /// R4: what is recorded is its owner's alone, also in a file that was there before.
+    #[test]
+    fn a_file_that_was_there_is_closed_to_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let own = room(folder.path(), 100, 1);
+        std::fs::create_dir_all(own.path.parent().expect("in a folder")).expect("made");
+        std::fs::write(&own.path, "old").expect("written");
+        std::fs::set_permissions(&own.path, PermissionsExt::from_mode(0o644)).expect("opened");
+        let mut reel = Reel { room: own.clone(), head: Vec::new(), file: None };
+        reel.write(b"new").expect("written");
+        let mode = std::fs::metadata(&own.path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     /// R4: what is pushed is on the disk when the spool is gone.
