@@ -55,10 +55,9 @@ pub(super) struct Args {
     #[arg(long, default_value = "128", value_parser = rate, value_name = "PER-SECOND",
           conflicts_with = "capture")]
     rate: f64,
-    /// How long.
-    #[arg(long, default_value = "10", value_parser = seconds, value_name = "S",
-          conflicts_with = "capture")]
-    seconds: Duration,
+    /// How long [default: 10, and at least 5 more than the last --kill].
+    #[arg(long, value_parser = seconds, value_name = "S", conflicts_with = "capture")]
+    seconds: Option<Duration>,
     /// Bytes of a packet, a number or a range to draw from: 80..220.
     #[arg(long, default_value = "80", value_parser = sizes, value_name = "BYTES",
           conflicts_with = "capture")]
@@ -157,6 +156,7 @@ async fn measure(args: &Args) -> Result<UdpReport> {
     target::permit(target, args.common.yes_i_own_it)?;
     let (traffic, recording) = traffic(args, target.port())?;
     let players = traffic.players();
+    strike::within(&args.kill, traffic.span())?;
     let strike = Strike::prepare(&args.kill, args.state.as_deref()).await?;
     let lanes = lanes::count(args.common.threads, u64::from(players.div_ceil(32)));
     let sockets = (0..lanes)
@@ -195,7 +195,7 @@ fn traffic(args: &Args, port: u16) -> Result<(Traffic, Option<Recording>)> {
         let rhythm = Rhythm {
             players: args.players.get(),
             rate: args.rate,
-            span: args.seconds,
+            span: args.seconds.unwrap_or_else(|| strike::length(&args.kill)),
             sizes: args.size.clone(),
             jitter: args.jitter,
         };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::time::Instant;
 
 use crate::replay::live::Live;
@@ -28,6 +28,29 @@ pub(super) fn blow(text: &str) -> Result<Blow, String> {
     let (part, at) = text.rsplit_once('@').ok_or("write ENDPOINT@SECONDS, like game-2@10s")?;
     let at = super::seconds(at.trim_end_matches('s'))?;
     Ok(Blow { part: part.into(), at })
+}
+
+/// How long a replay lasts that nobody has given a length: what a blow does is to be seen, too.
+pub(super) fn length(blows: &[Blow]) -> Duration {
+    let last = blows.iter().map(|blow| blow.at).max();
+    last.map_or(USUAL, |last| USUAL.max(last + AFTER))
+}
+
+const USUAL: Duration = Duration::from_secs(10);
+const AFTER: Duration = Duration::from_secs(5);
+
+/// Refuses a blow that would never fall.
+///
+/// # Errors
+/// With what to write instead.
+pub(super) fn within(blows: &[Blow], span: Duration) -> Result<()> {
+    let late = blows.iter().find(|blow| blow.at >= span);
+    let Some(Blow { part, at }) = late else { return Ok(()) };
+    let (at, span) = (at.as_secs_f64(), span.as_secs_f64());
+    bail!(
+        "--kill {part}@{at}s: the replay ends after {span:.1} s: strike earlier, or let it last longer \
+         (--seconds; of a capture --speed)"
+    )
 }
 
 /// All blows of a replay.
@@ -82,6 +105,20 @@ mod tests {
         assert_eq!(blow("[::1]:7101@2.5"), of("[::1]:7101", 2.5));
         assert!(blow("game-2").unwrap_err().contains("game-2@10s"));
         assert!(blow("game-2@soon").is_err());
+    }
+
+    /// R1: what is to be killed at the end, or after it, lengthens the replay or refuses it.
+    #[test]
+    fn a_blow_falls_or_is_refused() {
+        let seconds = Duration::from_secs;
+        let blows = ["game-2@10s", "game-1@2s"].map(|text| blow(text).unwrap());
+        assert_eq!(
+            (length(&[]), length(&blows[1..]), length(&blows)),
+            (seconds(10), seconds(10), seconds(15))
+        );
+        assert!(within(&blows, length(&blows)).is_ok() && within(&[], seconds(0)).is_ok());
+        let error = within(&blows, seconds(10)).unwrap_err().to_string();
+        assert!(error.contains("game-2@10s") && error.contains("--seconds"), "{error}");
     }
 
     /// O5: without a stack, nothing is sent, and the user is told.

@@ -107,6 +107,17 @@ async fn a_public_target_is_refused() {
     assert!(error.to_string().contains("--yes-i-own-it"), "{error}");
 }
 
+/// R1: a blow that would never fall begins nothing.
+#[tokio::test]
+async fn a_late_blow_is_refused() {
+    let late = args("127.0.0.1:9".parse().unwrap(), &["--kill", "game-2@10s"]);
+    let error = measure(&late).await.unwrap_err();
+    assert!(
+        error.to_string().contains("--kill game-2@10s: the replay ends after 0.2 s"),
+        "{error}"
+    );
+}
+
 #[test]
 fn players_are_shared_out_completely() {
     for (players, lanes) in [(50, 3), (1, 1), (7, 2), (400, 7)] {
