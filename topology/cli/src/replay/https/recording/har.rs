@@ -2,7 +2,7 @@
 //!
 //! Invariant: an entry is one request or one fault; a file that is no HAR is an error.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -47,9 +47,24 @@ struct Field {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct PostData {
     #[serde(default)]
+    mime_type: String,
+    #[serde(default)]
     text: String,
+    /// Of a form; some programs write them instead of the text.
+    #[serde(default)]
+    params: Vec<Param>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Param {
+    name: String,
+    #[serde(default)]
+    value: String,
+    file_name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -83,7 +98,7 @@ fn parse_entry(entry: Value) -> Result<Timed> {
     let Entry { request: asked, response, started_date_time, connection } =
         serde_json::from_value(entry)?;
     let fields = asked.headers.iter().map(|f| (f.name.as_str(), f.value.as_str()));
-    let body = asked.post_data.map(|data| data.text.into_bytes()).unwrap_or_default();
+    let body = asked.post_data.map(PostData::body).transpose()?.unwrap_or_default();
     let mut recorded = request(&asked.method, &asked.url, fields, body)?;
     recorded.session = connection.as_ref().and_then(super::name_of);
     recorded.expected = Expected {
@@ -93,6 +108,36 @@ fn parse_entry(entry: Value) -> Result<Timed> {
     };
     let at = time::instant(&started_date_time).context("startedDateTime: not ISO 8601")?;
     Ok((Some(at), recorded))
+}
+
+impl PostData {
+    fn body(self) -> Result<Vec<u8>> {
+        if !self.text.is_empty() || self.params.is_empty() {
+            return Ok(self.text.into_bytes());
+        }
+        let media = self.mime_type.split(';').next().unwrap_or_default().trim();
+        let form =
+            media.is_empty() || media.eq_ignore_ascii_case("application/x-www-form-urlencoded");
+        ensure!(
+            form && self.params.iter().all(|one| one.file_name.is_none()),
+            "postData: params without text: what was sent of {media} is not known"
+        );
+        let pairs = self.params.iter();
+        let pairs = pairs.map(|one| format!("{}={}", encoded(&one.name), encoded(&one.value)));
+        Ok(pairs.collect::<Vec<_>>().join("&").into_bytes())
+    }
+}
+
+/// As forms are sent (WHATWG URL §5.2).
+fn encoded(text: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b' ' => "+".to_owned(),
+        b'*' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+            char::from(byte).to_string()
+        }
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(byte).collect()
 }
 
 impl Content {

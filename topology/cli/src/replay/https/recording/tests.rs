@@ -303,3 +303,22 @@ proptest! {
         prop_assert!(recorded.windows(2).all(|pair| pair[0].at <= pair[1].at));
     }
 }
+
+/// R2: a form that is written as its fields is sent as browsers send it; what cannot be told is a fault with
+/// its place, never an empty body.
+#[test]
+fn forms_without_text_are_encoded() {
+    let entry = |media: &str, params: &str| {
+        format!(
+            r#"{{"log":{{"entries":[{{"startedDateTime":"2026-11-20T23:45:00Z","request":{{"method":"POST",
+            "url":"https://a/login","postData":{{"mimeType":"{media}","params":{params}}}}},
+            "response":{{"status":200}}}}]}}}}"#
+        )
+    };
+    let fields = r#"[{"name":"user","value":"liv & co"},{"name":"näme","value":"a=b+c"}]"#;
+    let form = entry("application/x-www-form-urlencoded; charset=utf-8", fields);
+    assert_eq!(&lines(&form)[0].body[..], b"user=liv+%26+co&n%C3%A4me=a%3Db%2Bc");
+    let (found, faults) = parse(&entry("multipart/form-data", fields), &nowhere).unwrap();
+    assert!(found.is_empty(), "{found:?}");
+    assert!(faults[0].starts_with("entry 0: postData: params without text"), "{faults:?}");
+}
