@@ -91,9 +91,7 @@ fn players(each: &[Player]) -> Option<Plot> {
 pub(in crate::replay::report) fn rate(course: &Course, end: f64) -> Plot {
     let per_second = |count: fn(&Point) -> u64| {
         let value = |p: &Point| (course.middle(p), Some(count(p) as f64 / course.step_s));
-        // A step that the replay ended in has less than its share.
-        let whole = |p: &&Point| p.at_s + course.step_s <= end * 1.001 || course.points.len() == 1;
-        course.points.iter().filter(whole).map(value).collect()
+        whole(course, end).map(value).collect()
     };
     let curves = [
         Curve { name: "sent", style: "c0", points: per_second(|p| p.sent) },
@@ -110,13 +108,20 @@ pub(in crate::replay::report) fn rate(course: &Course, end: f64) -> Plot {
     Plot { heading: "Rate", legend: legend(&curves), svg: plot::over_time(&axes, &curves) }
 }
 
+/// The steps but one that the replay ended in: that has less than its share, and its middle may lie beyond
+/// the axis.
+fn whole(course: &Course, end: f64) -> impl Iterator<Item = &Point> {
+    let single = course.points.len() == 1;
+    course.points.iter().filter(move |p| p.at_s + course.step_s <= end * 1.001 || single)
+}
+
 /// What was not answered.
 pub(in crate::replay::report) fn loss(course: &Course, end: f64) -> Plot {
     let lost = |p: &Point| {
         let share = percent(p.sent.saturating_sub(p.answered), p.sent);
         (course.middle(p), (p.sent > 0).then_some(share))
     };
-    let points = course.points.iter().map(lost).collect();
+    let points = whole(course, end).map(lost).collect();
     let curves = [Curve { name: "lost", style: "bad-line", points }];
     let axes = Axes {
         unit: "%",
@@ -132,7 +137,7 @@ pub(in crate::replay::report) fn loss(course: &Course, end: f64) -> Plot {
 /// Latency over time.
 pub(in crate::replay::report) fn times(course: &Course, end: f64) -> Plot {
     let of = |value: fn(&Point) -> Option<f64>| {
-        course.points.iter().map(|p| (course.middle(p), value(p))).collect()
+        whole(course, end).map(|p| (course.middle(p), value(p))).collect()
     };
     let curves = [
         Curve { name: "max", style: "c7", points: of(|p| p.max_ms) },
@@ -233,4 +238,21 @@ fn tables(report: &UdpReport) -> Vec<Table> {
         tables.push(Table { heading: from.file.clone(), head: vec!["capture", ""], rows });
     }
     tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R3: a step that the replay ended in is drawn nowhere: its middle lies beyond the axis.
+    #[test]
+    fn nothing_is_drawn_beyond_the_axis() {
+        let point = |step: u32, sent| Point { at_s: f64::from(step), sent, ..Point::default() };
+        let points: Vec<Point> = (0..10).map(|step| point(step, 100)).collect();
+        let mut course = Course { step_s: 1.0, points, ..Course::default() };
+        let kept = [rate(&course, 10.2).svg, loss(&course, 10.2).svg, times(&course, 10.2).svg];
+        course.points.push(point(10, 1));
+        let end = course.end(10.2);
+        assert_eq!([rate(&course, end).svg, loss(&course, end).svg, times(&course, end).svg], kept);
+    }
 }
