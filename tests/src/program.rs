@@ -107,7 +107,7 @@ fn await_line(lines: &Receiver<String>, ready: &str, name: &str) {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a command to its end.
 ///

@@ -240,7 +240,7 @@ impl Stack {
     /// Waits until the drained instance has ended by itself.
     ///
     /// # Panics
-    /// When it does not run, does not end within 20 s, or ends with an error.
+    /// When it does not run, does not end within 120 s, or ends with an error.
     pub async fn finished(&mut self, name: &str) {
         let at = self.running.iter().position(|instance| instance.name == name);
         let instance = self.running.swap_remove(at.expect("a running instance"));
@@ -265,7 +265,7 @@ impl Stack {
     /// Waits until there are `count` access records, and returns them.
     ///
     /// # Panics
-    /// When they do not come within 20 s.
+    /// When they do not come within 120 s.
     pub async fn await_records(&self, count: usize) -> Vec<serde_json::Value> {
         until("access records", async || Some(self.records()).filter(|r| r.len() >= count)).await
     }
@@ -309,7 +309,7 @@ async fn ready(name: &str, admin: SocketAddr) {
 /// Asks again and again until there is an answer; for what can only be asked.
 ///
 /// # Panics
-/// When there is none within 20 s.
+/// When there is none within 120 s.
 pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let mut again = tokio::time::interval(Duration::from_millis(5));
     let answer = tokio::time::timeout(PATIENCE, async {
@@ -323,4 +323,4 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     answer.await.ok().unwrap_or_else(|| unreachable!("waited {PATIENCE:?} for {what}"))
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);

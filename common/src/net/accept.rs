@@ -82,6 +82,26 @@ impl Acceptor {
             }
         }
     }
+
+    /// A connection that the kernel has shaken hands with by now, whatever the runtime has heard of it: for who is about to
+    /// close, which would reset it. `None`: there is none, or nothing to take it with.
+    pub fn waiting(&self) -> Option<(TcpStream, SocketAddr)> {
+        let listener = SockRef::from(&self.listener);
+        loop {
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    let stream = std::net::TcpStream::from(socket);
+                    let taken =
+                        stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                    if let (Ok(stream), Some(peer)) = (taken, peer.as_socket()) {
+                        return Some((stream, peer));
+                    }
+                }
+                Err(error) if lost(&error) => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 /// The connection ended before it was accepted (accept(2), "Error handling").
@@ -129,6 +149,20 @@ mod tests {
         tokio::time::advance(LONGEST * 3).await;
         acceptor.pause();
         assert_eq!(acceptor.backoff, SHORTEST * 2);
+    }
+
+    /// N8: who came before the end is taken at once, though the runtime has not been told of it.
+    #[tokio::test]
+    async fn who_waits_is_taken_before_the_end() {
+        let acceptor = acceptor();
+        assert!(acceptor.waiting().is_none());
+        let clients: Vec<_> =
+            (0..3).map(|_| std::net::TcpStream::connect(acceptor.local()).unwrap()).collect();
+        for client in &clients {
+            let (_stream, peer) = acceptor.waiting().unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+        }
+        assert!(acceptor.waiting().is_none());
     }
 
     /// N5: accepted connections have the listener's options, without a call for each.

@@ -24,6 +24,7 @@ use common::net::accept::Acceptor;
 use common::net::relay::{End, Relay, Scratch};
 use common::net::tcp::Socket;
 use common::observe::Observer;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use topology::l4::ProxyVersion;
 
@@ -101,10 +102,8 @@ impl Worker {
             () = worker.accept_all(&mut acceptor) => {}
         }
         // What the kernel has already shaken hands with is served too; only then it is refused.
-        tokio::select! {
-            biased;
-            () = tokio::task::unconstrained(worker.accept_all(&mut acceptor)) => {}
-            () = std::future::ready(()) => {}
+        while let Some((stream, peer)) = acceptor.waiting() {
+            worker.take(stream, peer, acceptor.local());
         }
         drop(acceptor);
         tokio::select! {
@@ -122,17 +121,22 @@ impl Worker {
                 // Who waits in the kernel is better off than who is reset.
                 acceptor.pause();
             }
-            let (mut stream, peer) = acceptor.next(|cause| self.tell_stalled(cause)).await;
-            let worker = self.clone();
-            let entry = self.roster.enter();
-            tokio::task::spawn_local(async move {
-                let any = bound.ip().is_unspecified();
-                let local = if any { stream.local_addr().unwrap_or(bound) } else { bound };
-                let outcome =
-                    worker.carry(&mut stream, Ends { peer, local }, &ToEndpoint, &entry).await;
-                tracing::debug!(id = %entry.id(), %peer, ?outcome, "connection ended");
-            });
+            let (stream, peer) = acceptor.next(|cause| self.tell_stalled(cause)).await;
+            self.take(stream, peer, bound);
         }
+    }
+
+    /// A connection in a task of its own.
+    fn take(self: &Rc<Self>, mut stream: TcpStream, peer: SocketAddr, bound: SocketAddr) {
+        let worker = self.clone();
+        let entry = self.roster.enter();
+        tokio::task::spawn_local(async move {
+            let any = bound.ip().is_unspecified();
+            let local = if any { stream.local_addr().unwrap_or(bound) } else { bound };
+            let outcome =
+                worker.carry(&mut stream, Ends { peer, local }, &ToEndpoint, &entry).await;
+            tracing::debug!(id = %entry.id(), %peer, ?outcome, "connection ended");
+        });
     }
 
     /// At most once in [`QUIET`]: descriptors may be lacking at every connection.

@@ -173,7 +173,8 @@ async fn refusing_endpoints_are_passed_over() {
         assert_eq!(ask([127, 0, 0, 1].into(), balancer.address()).await.unwrap(), 7);
     }
     let ejected = "aqueduct_endpoint_ejections_total{service=\"s\",endpoint=\"";
-    assert_eq!(balancer.metric(&format!("{ejected}{}\"}}", first.1)), 1);
+    // On a slow machine its second may be over while we ask.
+    assert!(balancer.metric(&format!("{ejected}{}\"}}", first.1)) >= 1);
     balancer.stop().await;
 
     let balancer = Balancer::start("tcp", &[first.1], |_| ()).await;

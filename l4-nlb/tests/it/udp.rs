@@ -29,14 +29,14 @@ impl Player {
     async fn ask(&self) -> Option<u8> {
         self.0.send(&[255, 1, 2, 3]).await.ok()?;
         let mut bytes = [0; 16];
-        let heard = timeout(Duration::from_secs(2), self.0.recv(&mut bytes)).await.ok()?.ok()?;
+        let heard = timeout(Duration::from_secs(20), self.0.recv(&mut bytes)).await.ok()?.ok()?;
         assert_eq!(&bytes[1..heard], &[1, 2, 3]);
         Some(bytes[0])
     }
 
     /// Asks until somebody answers: right after a death some datagrams are lost.
     async fn insist(&self) -> u8 {
-        for _ in 0..20 {
+        for _ in 0..200 {
             if let Some(number) = self.ask_soon().await {
                 return number;
             }

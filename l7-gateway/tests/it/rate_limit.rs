@@ -10,8 +10,8 @@ use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, topology, until};
 
 const LIMITS: &str = "    limits:
-      address: { by: address, rate: 7/min, algorithm: sliding-window }
-      user: { by: user, rate: 100/min, algorithm: sliding-window }
+      address: { by: address, rate: 7/h, algorithm: sliding-window }
+      user: { by: user, rate: 100/h, algorithm: sliding-window }
       search: { by: route, rate: 10/h, burst: 3 }
       total: { by: all, rate: 5/h }
     routes:
@@ -34,7 +34,7 @@ fn user(issuers: &Issuers, id: u32) -> String {
     bearer(&issuers.riders.token("ES256", None, &rider(json!({ "userId": id }))))
 }
 
-/// G10: of 120 requests of one user within a minute exactly 100 pass; the rest get 429 and never
+/// G10: of 120 requests of one user within an hour exactly 100 pass; the rest get 429 and never
 /// reach the service; other users are not concerned.
 #[tokio::test]
 async fn a_users_budget() {
@@ -45,7 +45,7 @@ async fn a_users_budget() {
         let mut seen = Vec::new();
         for n in 0..120_u32 {
             let answer = rig.get("/user/1", &lines).await;
-            assert!(answer.contains("ratelimit-policy: \"user\";q=100;w=60\r\n"), "{answer}");
+            assert!(answer.contains("ratelimit-policy: \"user\";q=100;w=3600\r\n"), "{answer}");
             let left = format!("ratelimit: \"user\";r={};t=", 99_u32.saturating_sub(n));
             assert!(answer.contains(&left), "{answer}");
             assert_eq!(answer.contains("\r\nretry-after: "), n >= 100, "{answer}");
@@ -177,8 +177,10 @@ async fn budgets_of_many() {
             let refused = n >= 3;
             assert_eq!(status(&answer), if refused { 429 } else { 200 }, "{answer}");
             assert_eq!(answer.contains("ratelimit: \"search\";r=0"), refused, "{answer}");
-            // Ten in an hour: the next one comes in six minutes.
-            assert_eq!(answer.contains("\r\nretry-after: 360\r\n"), refused, "{answer}");
+            // Ten in an hour: the next one comes in six minutes, or what a slow machine left of them.
+            let wait = answer.split("\r\nretry-after: ").nth(1);
+            let wait = wait.and_then(|rest| rest.split("\r\n").next()?.parse::<u64>().ok());
+            assert_eq!(wait.is_some_and(|wait| (300..=360).contains(&wait)), refused, "{answer}");
             assert!(!answer.contains("\"user\""), "nobody was identified: {answer}");
         }
         // Another route's budget is its own; the one for all is charged only when both have room.

@@ -8,6 +8,26 @@ use tokio::net::TcpListener;
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, one, pass, topology, until};
 
+const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+/// What comes back; whenever the silent one has got a request, so much time passes. Real time decides nothing, unless it is
+/// as long.
+async fn raw_past(rig: &Rig, request: &str, silent: &Fake, time: Duration) -> String {
+    let mut answer = std::pin::pin!(rig.raw(request));
+    let mut seen = silent.seen.count();
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            () = tokio::task::yield_now() => {}
+        }
+        if silent.seen.count() > seen {
+            seen = silent.seen.count();
+            pass(time).await;
+        }
+    }
+}
+
 /// An address where nobody listens.
 async fn nobody() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -17,7 +37,7 @@ async fn nobody() -> std::net::SocketAddr {
 fn two(a: impl std::fmt::Display, b: impl std::fmt::Display) -> topology::Topology {
     topology(
         &format!("  user: {{ endpoints: [{a}, {b}] }}"),
-        "    routes:\n      - { path: /*, to: user }",
+        "    routes:\n      - { path: /*, to: user }\n    upstreams: { user: { eject: { first: 50s } } }",
     )
 }
 
@@ -86,9 +106,9 @@ async fn failures_have_their_status() {
         let silent = Fake::new(Act::Silent).await;
         let rig = Rig::new(&topology(
             &format!("  user: {{ endpoints: [{}] }}", silent.address),
-            "    routes:\n      - { path: /*, to: user, timeout: 30ms }",
+            "    routes:\n      - { path: /*, to: user, timeout: 10s }",
         ));
-        let answer = rig.get("/", "").await;
+        let answer = raw_past(&rig, GET, &silent, Duration::from_secs(10)).await;
         assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
         assert_eq!(silent.seen.count(), 1, "no second try after the time is over");
         for nonsense in [
@@ -139,15 +159,17 @@ async fn a_frozen_server_costs_one_try() {
         let (frozen, alive) = (Fake::new(Act::Silent).await, Fake::new(Act::Answer("ok")).await);
         let rig = Rig::new(&topology(
             &format!("  user: {{ endpoints: [{}, {}] }}", frozen.address, alive.address),
-            "    routes:\n      - { path: /*, to: user, try-timeout: 20ms }",
+            "    routes:\n      - { path: /*, to: user, try-timeout: 4s }\n    upstreams: { user: { eject: { first: 30s } } }",
         ));
+        let four = Duration::from_secs(4);
         for n in 0..20 {
-            assert!(rig.get("/", "").await.ends_with("ok"), "{n}");
+            assert!(raw_past(&rig, GET, &frozen, four).await.ends_with("ok"), "{n}");
         }
         assert_eq!(frozen.seen.count(), 3, "then it is ejected");
-        pass(Duration::from_secs(1)).await;
+        pass(Duration::from_secs(30)).await;
         let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
-        let (one, two) = (rig.raw(post).await, rig.raw(post).await);
+        let one = raw_past(&rig, post, &frozen, four).await;
+        let two = raw_past(&rig, post, &frozen, four).await;
         let late = [&one, &two].iter().filter(|a| a.starts_with("HTTP/1.1 504 ")).count();
         assert_eq!((late, frozen.seen.count()), (1, 4), "{one} {two}");
     })
@@ -236,7 +258,7 @@ const AWAY: Act = Act::Keep("HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\naway");
 async fn statuses_are_tried_elsewhere() {
     local(async {
         let (sick, well) = (Fake::new(AWAY).await, Fake::new(Act::Answer("ok")).await);
-        let rig = called(&[&sick, &well], "retry-on: [503]");
+        let rig = called(&[&sick, &well], "retry-on: [503], eject: { first: 50s }");
         for n in 0..12 {
             assert!(rig.get("/", "").await.ends_with("ok"), "{n}");
         }
@@ -318,9 +340,10 @@ async fn a_slow_answer_is_hedged() {
         assert!(rig.get("/", "").await.ends_with("ok"));
         assert!(rig.get("/", "").await.ends_with("ok"));
         assert_eq!((silent.seen.count(), well.seen.count()), (2, 2));
-        let rig = called(&[&silent, &well], "hedge-after: 5ms, try-timeout: 50ms");
+        let rig = called(&[&silent, &well], "hedge-after: 5ms, try-timeout: 4s");
         let post = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
-        assert!(rig.raw(post).await.starts_with("HTTP/1.1 504 "));
+        let answer = raw_past(&rig, post, &silent, Duration::from_secs(4)).await;
+        assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
         assert_eq!((silent.seen.count(), well.seen.count()), (3, 2));
     })
     .await;

@@ -108,7 +108,7 @@ async fn websockets_pass_over_http2() {
         assert_eq!(rest(&mut body).await.expect("an end"), (Vec::new(), None));
         drop((client, body, to));
         // Its tasks end after the last byte.
-        for _ in 0..50 {
+        while !secure.rig.observer.metrics.render().contains("status=\"101\"") {
             tokio::task::yield_now().await;
         }
         let record = &secure.rig.records()[0];

@@ -202,6 +202,7 @@ async fn holds_and_settings() {
         assert_eq!(code(&console.simple_query(wrong).await.expect_err(wrong)), "42601");
     }
 
+    console.simple_query("SET query_timeout = '0'").await.expect("set");
     console.simple_query("KILL").await.expect("killed");
     let waiting = async {
         let next = pooler.client("app").await;

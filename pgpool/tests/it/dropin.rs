@@ -4,7 +4,6 @@
 //! Invariant: nothing here waits for a time: a state is asked for until it is there, or a process ended.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -14,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::pooler::certificates;
-use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, give_away, unprivileged};
+use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, free_port, give_away, unprivileged};
 
 /// PgBouncer's configuration in a folder of its own.
 struct Place {
@@ -26,8 +25,7 @@ impl Place {
     /// Debian's file with local lines after it, as an operator writes them.
     async fn new(server: &Postgres, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("dropin").tempdir().expect("folder");
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port();
+        let port = free_port();
         let place = Self { folder, port };
         give_away(place.folder.path());
         let users = format!(

@@ -6,6 +6,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -226,9 +227,17 @@ fn folder() -> TempDir {
     folder
 }
 
-/// The system chooses; nobody else takes it in the meantime but by great misfortune.
+/// One that nobody has, and that nothing else is given meanwhile: the ports that the kernel gives away by itself begin at
+/// 32768 (ip(7), `ip_local_port_range`).
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Relaxed).wrapping_add(std::process::id().wrapping_mul(61));
+        let port = 10_000 + u16::try_from(number % 22_000).expect("invariant: small");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// `PG_BIN`, or the newest of Debian's.

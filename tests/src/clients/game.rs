@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// One player.
 #[derive(Debug)]
@@ -71,20 +71,20 @@ impl Player {
     /// # Panics
     /// When none is within 20 s.
     pub async fn ask(&mut self) -> String {
-        let before = self.servers.len();
+        let first = self.sent;
         for _ in 0..200 {
             self.send().await;
+            let until = Instant::now() + Duration::from_millis(100);
             let mut answer = [0; 2048];
-            let heard = timeout(Duration::from_millis(100), self.socket.recv(&mut answer)).await;
-            if let Ok(Ok(length)) = heard {
-                self.hear(&answer[..length]);
-            }
-            if self.servers.len() > before {
-                break;
+            while let Ok(heard) = timeout_at(until, self.socket.recv(&mut answer)).await {
+                let Ok(length) = heard else { continue };
+                // What answers an earlier packet says who was there then.
+                if self.hear(&answer[..length]).is_some_and(|sequence| sequence >= first) {
+                    return self.servers.last().cloned().unwrap_or_default();
+                }
             }
         }
-        assert!(self.servers.len() > before, "player {} gets no answer", self.number);
-        self.servers.last().cloned().unwrap_or_default()
+        unreachable!("player {} gets no answer", self.number)
     }
 
     /// Packets without an answer so far.
@@ -97,16 +97,19 @@ impl Player {
         self.servers.iter().map(String::as_str).collect()
     }
 
-    fn hear(&mut self, answer: &[u8]) {
-        let Some((b"AQ2", rest)) = answer.split_first_chunk() else { return };
-        let Some((player, rest)) = rest.split_first_chunk() else { return };
-        let Some((sequence, rest)) = rest.split_first_chunk() else { return };
-        let Some((length, name)) = rest.get(8..).and_then(<[u8]>::split_first) else { return };
+    /// Which packet it answers for the first time.
+    fn hear(&mut self, answer: &[u8]) -> Option<u64> {
+        let Some((b"AQ2", rest)) = answer.split_first_chunk() else { return None };
+        let (player, rest) = rest.split_first_chunk()?;
+        let (sequence, rest) = rest.split_first_chunk()?;
+        let (length, name) = rest.get(8..)?.split_first()?;
         let sequence = u64::from_be_bytes(*sequence);
         let mine = u32::from_be_bytes(*player) == self.number && sequence < self.sent;
         if mine && self.answered.insert(sequence) {
             let name = name.get(..usize::from(*length)).unwrap_or_default();
             self.servers.push(String::from_utf8_lossy(name).into_owned());
+            return Some(sequence);
         }
+        None
     }
 }

@@ -110,11 +110,11 @@ async fn a_claimed_identity_never_reaches_a_service() {
     }
 }
 
-/// G10: of 120 requests of one user within a minute, spread over both gateways, exactly 100 pass;
+/// G10: of 120 requests of one user within the time of a budget, spread over both gateways, exactly 100 pass;
 /// the rest get 429 with `Retry-After` and never reach a service.
 #[tokio::test]
 async fn two_gateways_share_one_budget_exactly() {
-    let scene = Scene::documented().await;
+    let scene = Scene::new(Draft::documented().edit("rate: 100/min", "rate: 100/h")).await;
     let token = scene.bearer(98765);
     // The edge's two workers take turns each: of three connections two reach both gateways.
     let mut connections = [scene.connect().await, scene.connect().await, scene.connect().await];
@@ -124,7 +124,7 @@ async fn two_gateways_share_one_budget_exactly() {
         let answer = connections[i % 3].get(PROFILE, &fields).await.unwrap();
         if answer.status == 429 {
             let wait: u64 = answer.header("retry-after").parse().unwrap();
-            assert!((1..=60).contains(&wait), "{wait}");
+            assert!((1..=3600).contains(&wait), "{wait}");
         }
         statuses.push(answer.status);
     }
@@ -202,7 +202,7 @@ async fn a_killed_server_costs_no_error_on_get() {
 /// G10: without Redis each of the two gateways has half of a user's budget to itself.
 #[tokio::test]
 async fn without_redis_each_gateway_has_its_share() {
-    let scene = Scene::documented().await;
+    let scene = Scene::new(Draft::documented().edit("rate: 100/min", "rate: 100/h")).await;
     scene.redis.program.signal(Signal::SIGKILL);
     let token = scene.bearer(98765);
     let mut connections = [scene.connect().await, scene.connect().await, scene.connect().await];

@@ -194,7 +194,8 @@ async fn a_page_is_put_together() {
                 draft.edit(&format!("run: demo {name}, uses: [data/app]"), "run: demo echo")
             })
             // Who is not slow on purpose has all the time that a busy machine needs.
-            .edit("timeout: 300ms", "timeout: 1s")
+            .edit("timeout: 300ms", "timeout: 3s")
+            .edit("{ to: orders,", "{ timeout: 10s, to: orders,")
             .edit("{ to: profile,", "{ timeout: 10s, to: profile,")
     })
     .await;

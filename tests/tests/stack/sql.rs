@@ -81,6 +81,11 @@ async fn a_write_is_seen_on_the_replica_alias() {
     let insert = "INSERT INTO users (id, name) VALUES (424242, 'frontinus')";
     writer.execute(insert, &[]).await.unwrap();
     let reader = login(&stack, "app_ro").await.unwrap();
+    tests::tier::until("a replica that is fit", async || {
+        let row = reader.query_one("SELECT pg_is_in_recovery()", &[]).await.unwrap();
+        row.get::<_, bool>(0).then_some(())
+    })
+    .await;
     let select = "SELECT name, pg_is_in_recovery() FROM users WHERE id = 424242";
     let row = reader.query_one(select, &[]).await.unwrap();
     assert_eq!((row.get::<_, &str>(0), row.get::<_, bool>(1)), ("frontinus", true));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 const NAMES: [&str; 3] = ["game-1", "game-2", "game-3"];
 /// Packets that a player sends before an answer.
 const AHEAD: u64 = 2;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The documented edge and three game servers.
 async fn scene() -> (Stack, Vec<Game>) {

@@ -224,7 +224,15 @@ async fn reload(fleet: &Fleet, index: usize, token: &Token) -> anyhow::Result<()
         tokio::time::sleep(UNASKED).await;
         return Ok(());
     };
-    let (applied, refused) = token.counted(admin).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let (applied, refused) = loop {
+        match token.counted(admin).await {
+            Ok(counted) => break counted,
+            Err(fault) if Instant::now() > deadline => return Err(fault),
+            // A busy machine is no fault of the file's.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    };
     fleet.hang_up(index, Some(nix::sys::signal::Signal::SIGHUP));
     let deadline = Instant::now() + PATIENCE;
     loop {

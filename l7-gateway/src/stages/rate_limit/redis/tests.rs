@@ -174,10 +174,10 @@ async fn counters_expire() {
     let server = Redis::start();
     let store = store(&server);
     let mut line = store.connect().await.unwrap();
-    let bucket = Budget::TokenBucket { fill: 1, cost: 600_000, capacity: 60_000_000 };
+    let bucket = Budget::TokenBucket { fill: 1, cost: 60_000_000, capacity: 6_000_000_000 };
     let both = [keyed("bucket", bucket), keyed("window", window(100, 60_000_000))];
     whole(&store, &mut line, &both, None).await;
-    for (key, most) in [("bucket", 602), ("window", 60_002)] {
+    for (key, most) in [("bucket", 60_002), ("window", 60_002)] {
         let left: i64 = ::redis::cmd("PTTL").arg(key).query_async(bare(&mut line)).await.unwrap();
         assert!((1..=most).contains(&left), "{key}: {left}");
     }
@@ -310,7 +310,7 @@ impl Cluster {
             std::fs::create_dir(&own).unwrap();
             let bus = ports[at + 3].to_string();
             let words = "--cluster-enabled yes --cluster-require-full-coverage no \
-                         --cluster-node-timeout 1000 --cluster-port";
+                         --cluster-node-timeout 15000 --cluster-port";
             let words: Vec<&str> = words.split_whitespace().chain([bus.as_str()]).collect();
             on_a_port(&own, ports[at], &words)
         };
@@ -388,7 +388,7 @@ async fn a_cluster_that_loses_a_node() {
     assert!(refused.iter().all(|s| s.verdict == Verdict::Refuse));
 
     let link = Link::new(
-        Arc::new(store_of(&cluster.addresses(), Duration::from_millis(200))),
+        Arc::new(store_of(&cluster.addresses(), Duration::from_secs(2))),
         Observer::new("gw-1"),
     );
     assert!(link.charge(&charges).await.unwrap().iter().all(Option::is_some));
