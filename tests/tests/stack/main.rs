@@ -14,6 +14,7 @@ mod http;
 mod live;
 mod mesh;
 mod ready;
+mod registered;
 mod replay;
 mod services;
 mod sql;

@@ -44,12 +44,15 @@ struct Book {
 struct Lease {
     instance: Value,
     renewed: Instant,
+    lasts: Duration,
 }
 
 impl Book {
     fn register(&mut self, application: &str, instance: Value, now: Instant) -> Option<()> {
         let id = instance["instanceId"].as_str()?.to_owned();
-        let lease = Lease { instance: instance.clone(), renewed: now };
+        let lasts = instance["leaseInfo"]["durationInSecs"].as_u64();
+        let lasts = lasts.map_or(LEASE, Duration::from_secs);
+        let lease = Lease { instance: instance.clone(), renewed: now, lasts };
         let known = self.instances.insert((application.to_owned(), id), lease).is_some();
         self.changed(application, instance, if known { "MODIFIED" } else { "ADDED" }, now);
         Some(())
@@ -74,7 +77,7 @@ impl Book {
 
     /// Gives up who was silent for too long, and forgets old changes.
     fn tidy(&mut self, now: Instant) {
-        let silent = |lease: &Lease| now.duration_since(lease.renewed) > LEASE;
+        let silent = |lease: &Lease| now.duration_since(lease.renewed) > lease.lasts;
         let gone = self.instances.iter().filter(|(_, lease)| silent(lease));
         let gone: Vec<(String, String)> = gone.map(|(key, _)| key.clone()).collect();
         for (application, id) in gone {
@@ -141,7 +144,7 @@ impl Program for Registry {
     }
 }
 
-/// An instance that renews nothing for so long is given up.
+/// An instance that renews nothing for so long is given up, unless it has said how long.
 const LEASE: Duration = Duration::from_secs(30);
 /// How long changes are told: longer than anybody waits between two questions.
 const KEPT: Duration = Duration::from_secs(180);
