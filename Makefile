@@ -23,6 +23,7 @@ bench: bench-packages   ## figures beside rivals, as ratios from one run
 	$(SUDO) target/dist/l4 --json bench/results/l4.json
 	target/dist/pg --json bench/results/pg.json
 	target/dist/replay --json bench/results/replay.json
+	target/dist/discovery --json bench/results/discovery.json
 
 pictures: page-clients   ## docs/pictures: the live page, the terminal view, a report and the wiring; takes six minutes
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -75,7 +76,7 @@ $(CLIENTS)/discovery/done: $(wildcard $(REGISTRIES)/package*.json) | verify-pack
 
 # Envoy, Caddy and sozu are no Debian packages: the programs say how to have them.
 bench-packages: test-packages
-	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind)
+	@$(call need,nginx-light wrk nghttp2-client libnginx-mod-stream haproxy nftables iproute2 ethtool strace valgrind etcd-server)
 
 lint:
 	cargo fmt --all --check

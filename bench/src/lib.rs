@@ -4,6 +4,7 @@
 //! Invariant: only processes that were started here are measured and ended.
 #![forbid(unsafe_code)]
 
+pub mod discovery;
 pub mod figures;
 pub mod goals;
 pub mod l4;
