@@ -236,6 +236,62 @@ async fn a_service_is_found_by_name() {
     balancer.stop().await;
 }
 
+/// D3: an endpoint that leaves a list gets no new flow from any worker; flows of one that stays go on there, and so
+/// does everything of another service.
+#[tokio::test]
+async fn who_has_left_a_list_is_asked_by_no_worker() {
+    let games = Game::start_many(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let list = folder.path().join("s.yaml");
+    let name = |games: &[Game]| {
+        let named: Vec<String> = addresses(games).iter().map(|at| format!("\"{at}\"")).collect();
+        let fresh = list.with_extension("new");
+        std::fs::write(&fresh, format!("endpoints: [{}]", named.join(", "))).unwrap();
+        std::fs::rename(&fresh, &list).unwrap();
+    };
+    name(&games);
+    let (found, fixed) = (free().await, free().await);
+    let [first, second] = [0, 1].map(|at| addresses(&games)[at]);
+    let text = format!(
+        "services:\n  s: {{ discover: {{ file: \"{}\" }} }}\n  t: {{ endpoints: [\"{first}\", \"{second}\"] }}\nnlbs:\n  \
+         edge:\n    instances: {{ nlb-1: {{ address: 127.0.0.1 }} }}\n    listeners:\n      found: {{ udp: \"{found}\", to: s }}\n      \
+         fixed: {{ udp: \"{fixed}\", to: t }}\n",
+        list.display()
+    );
+    let balancer =
+        Balancer::start_with(topology::parse("test.yaml", &text, Path::new(".")).unwrap()).await;
+    // In so many tables.
+    let until = async |count: usize| {
+        let address = format!("\"address\":\"{first}\"");
+        while balancer.running.endpoints().to_string().matches(&address).count() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let player = async |number: u8, to: SocketAddr| {
+        let socket = UdpSocket::bind(SocketAddr::from(([127, 33, number, 1], 0))).await.unwrap();
+        socket.connect(to).await.unwrap();
+        let server = answer(&socket).await;
+        (socket, server)
+    };
+    until(2).await;
+    let mut players = Vec::new();
+    for number in 0..20 {
+        players.push((player(number, found).await, found));
+        players.push((player(number, fixed).await, fixed));
+    }
+    name(&games[1..]);
+    until(1).await;
+    for number in 20..60 {
+        assert_eq!(player(number, found).await.1, 1, "nothing new for one that has left");
+    }
+    for ((socket, server), to) in &players {
+        if *server == 1 || *to == fixed {
+            assert_eq!(answer(socket).await, *server, "what stays is not touched");
+        }
+    }
+    balancer.stop().await;
+}
+
 /// O1, N8: an operator drains, weighs and enables an endpoint over the admin listener; what it has is
 /// not touched, a hashed listener's table follows, and a reload keeps the wish.
 #[tokio::test]
