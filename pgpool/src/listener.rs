@@ -20,9 +20,10 @@ use crate::client::source::Source;
 use crate::client::startup::named;
 use crate::events::{AcceptExhausted, LoginRefused};
 use crate::fatal::Refusal;
+use crate::neighbours::shard;
 use crate::snapshot::{ALPN, CONSOLE, Held};
 use crate::stream::{Movable, Stream};
-use crate::worker::{Arrival, Message, Worker, home};
+use crate::worker::{Arrival, Message, Worker};
 
 /// SSLRequest and GSSENCRequest, each once; more is a loop.
 const MOST_REQUESTS: usize = 4;
@@ -129,13 +130,14 @@ fn send_client(worker: &Worker, mut arrival: Arrival) {
     }
 }
 
-/// The home of the client's pool; the admin database is at home everywhere.
+/// Where the client's pool is at home, or one of its shards; the admin database is at home everywhere.
 fn home_of(worker: &Worker, startup: &Startup) -> usize {
     let (database, user) = named(startup);
     if database == CONSOLE {
         return worker.id.0;
     }
-    home(&worker.snapshot(), database, user, worker.peers.len())
+    let turn = worker.next_turn();
+    shard(&worker.snapshot(), (database, user), worker.peers.len(), turn)
 }
 
 type Opened = (Stream, Result<Opening, Refusal>);

@@ -22,10 +22,12 @@ use zeroize::Zeroizing;
 use crate::client::server_of;
 use crate::events::LookupFailed;
 use crate::fatal::Refusal;
-use crate::pool::Pool;
+use crate::neighbours;
+use crate::pool::whole::Whole;
+use crate::pool::{Meters, Pool};
 use crate::server::Server;
 use crate::snapshot::{Credential, Lookup, Snapshot};
-use crate::worker::{self, Message, Worker};
+use crate::worker::{Message, Worker};
 
 /// Questions under way and answers that are remembered, per worker.
 const MOST_KNOWN: usize = 1000;
@@ -90,7 +92,7 @@ pub async fn find(
     let lookup = snapshot.lookup(database, role).filter(|_| role.len() <= 63);
     let Some(lookup) = lookup else { return Ok(None) };
     let asked = lookup.database.as_deref().unwrap_or(database).to_owned();
-    let home = worker::home(&snapshot, &asked, &lookup.user.name, worker.peers.len());
+    let home = neighbours::home(&snapshot, &asked, &lookup.user.name, worker.peers.len());
     let question = Question { database: asked, wanted: database.to_owned(), role: role.to_owned() };
     let (to, from) = oneshot::channel();
     let sent = worker.peers.get(home).map(|peer| peer.send(Message::Lookup(question, to)));
@@ -206,8 +208,10 @@ impl Lookups {
         let found = Arc::new(snapshot.database(database).ok_or_else(missing)?.asked(MOST_ASKING));
         // Names that clients invent are not shown by metrics.
         let label = if snapshot.databases.contains_key(database) { database } else { "*" };
-        let meters = worker::meters(&worker.observer, label, &lookup.user.name);
-        let pool = Pool::new(worker, found, Arc::clone(&lookup.user), meters);
+        let meters = Meters::of(&worker.observer, label, &lookup.user.name);
+        // Its connections are its own, and all are here.
+        let whole = Whole::new(key.clone(), worker.peers.len().max(worker.id.0 + 1));
+        let pool = Pool::new(worker, found, Arc::clone(&lookup.user), (meters, whole));
         pool.pause(worker.pause_of(database));
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
         Ok(pool)

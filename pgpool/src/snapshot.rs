@@ -32,6 +32,7 @@ use crate::family::Membership;
 use crate::family::marks::Marks;
 use crate::fatal::Refusal;
 use crate::hba::{HbaError, Maps, Rules};
+use crate::pool::whole::Wholes;
 use crate::scram;
 use crate::server::tls::Security;
 
@@ -56,6 +57,8 @@ pub struct Snapshot {
     /// Who was looked up and has proved to be it.
     learned: Arc<Learned>,
     standings: Standings,
+    /// What pools have that is spread over workers.
+    pub wholes: Arc<Wholes>,
     /// Limits and times.
     pub settings: Settings,
     /// What is told of single queries.
@@ -255,6 +258,7 @@ impl Snapshot {
             users,
             learned,
             standings,
+            wholes: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.wholes)),
             settings: group.settings.clone(),
             telemetry: group.telemetry.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
@@ -323,6 +327,13 @@ impl Snapshot {
         let database = self.databases.get(database).or(self.any.as_ref());
         let login = database.and_then(|database| database.login.as_ref());
         login.map_or(user, |login| login.name.as_str())
+    }
+
+    /// Over how many workers a pool of a database is spread.
+    pub fn shards(&self, database: &str) -> usize {
+        let database = self.databases.get(database).or(self.any.as_ref());
+        let own = database.and_then(|database| database.terms.pool_shards);
+        own.unwrap_or(self.settings.pool_shards).get() as usize
     }
 
     /// What is proved to a database's servers by a role.

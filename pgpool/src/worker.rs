@@ -30,7 +30,9 @@ use crate::client::entry::{Ending, Entry};
 use crate::client::moving::Mover;
 use crate::client::source::Source;
 use crate::lookup::{Answer, Lookups, Question};
-use crate::pool::{Meters, PERIOD, Pause, Pool, Totals};
+use crate::neighbours::Asking;
+use crate::pool::lending::Word;
+use crate::pool::{Meters, PERIOD, Pause, Pool};
 use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
 use crate::snapshot::{Held, Snapshot};
@@ -59,6 +61,12 @@ pub enum Message {
     Snapshot(Arc<Snapshot>, oneshot::Sender<()>),
     /// A command of the admin database; how many it concerned comes back.
     Command(Command, oneshot::Sender<usize>),
+    /// For the shard of a pool that is here, from another one.
+    Shard(Box<Word>),
+    /// A pool wants room in a limit that it shares with others.
+    Room(Box<Asking>),
+    /// Something has changed that pools here may wait for.
+    Look,
 }
 
 /// A client that has said which database and user it wants.
@@ -139,6 +147,10 @@ pub struct Worker {
     now: Cell<Instant>,
     servers: Cell<u64>,
     pids: Cell<u32>,
+    /// Counts clients that were sent to shards.
+    pub(crate) turn: Cell<usize>,
+    /// When others were last asked for room in a limit.
+    pub(crate) asked_at: Cell<Option<Instant>>,
     draining: Cell<bool>,
     /// The process that takes over.
     successor: RefCell<Option<Link>>,
@@ -179,7 +191,7 @@ impl Default for Tally {
 }
 
 /// Time between two sweeps: how exact timeouts are.
-const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_millis(100);
 
 /// What a worker is made of.
 pub struct Parts {
@@ -217,7 +229,7 @@ impl Worker {
             peers: parts.peers,
             recent: Arc::clone(&parts.tally.recent),
             tally: parts.tally,
-            statements: RefCell::default(),
+            statements: RefCell::new(Statements::new(parts.id.0)),
             scratch: RefCell::new(Scratch {
                 read: vec![0; SCRATCH].into_boxed_slice(),
                 edit: Vec::with_capacity(SCRATCH),
@@ -226,8 +238,10 @@ impl Worker {
             lookups: Lookups::default(),
             clients: RefCell::default(),
             now: Cell::new(Instant::now()),
-            servers: Cell::new(1),
+            servers: Cell::new(parts.id.0 as u64 + 1),
             pids: Cell::new(1),
+            turn: Cell::new(parts.id.0),
+            asked_at: Cell::new(None),
             draining: Cell::new(false),
             successor: RefCell::default(),
             held: RefCell::default(),
@@ -289,6 +303,9 @@ impl Worker {
                 let _gone = to.send(());
             }
             Message::Command(command, to) => drop(to.send(command.carry_out(self))),
+            Message::Shard(word) => self.hear(*word),
+            Message::Room(asking) => self.give_room(asking),
+            Message::Look => self.look(),
         }
     }
 
@@ -331,7 +348,10 @@ impl Worker {
             let found = found.and_then(|d| Some((snapshot.server_user(&d, user)?, d)));
             match &found {
                 Some((user, database)) => pool.follow(database, user),
-                None => gone.push(Rc::clone(pool)),
+                None => {
+                    snapshot.wholes.forget(&pool.whole.key);
+                    gone.push(Rc::clone(pool));
+                }
             }
             found.is_some()
         });
@@ -360,9 +380,10 @@ impl Worker {
         self.now.set(Instant::now());
     }
 
-    /// Numbers servers.
+    /// Numbers servers; a server keeps its number on another worker.
     pub fn next_server(&self) -> u64 {
-        self.servers.replace(self.servers.get() + 1)
+        let workers = self.peers.len().max(self.id.0 + 1) as u64;
+        self.servers.replace(self.servers.get() + workers)
     }
 
     /// Something went wrong that is not the client's fault.
@@ -380,11 +401,21 @@ impl Worker {
         }
         let database = snapshot.database(database)?;
         let user = snapshot.server_user(&database, role)?;
-        let meters = meters(&self.observer, &database.name, &user.name);
-        let pool = Pool::new(self, database, user, meters);
+        let meters = Meters::of(&self.observer, &database.name, &user.name);
+        let whole = snapshot.wholes.of(&key, self.peers.len().max(self.id.0 + 1));
+        let pool = Pool::new(self, database, user, (meters, whole));
         pool.pause(self.pause_of(&key.0));
         self.pools.borrow_mut().insert(key, Rc::clone(&pool));
+        if pool.whole.is_shared() {
+            // They have not shown themselves while they were alone.
+            self.tell_others(|| Message::Look);
+        }
         Some(pool)
+    }
+
+    /// The pool of a database and role, if it is here.
+    pub fn known(&self, key: &(String, String)) -> Option<Rc<Pool>> {
+        self.pools.borrow().get(key).cloned()
     }
 
     /// Holds a database (an empty name: all) up, or lets it go on; how many pools it concerns.
@@ -425,29 +456,6 @@ impl Worker {
         let mut all: Vec<_> = self.pools.borrow().values().cloned().collect();
         all.extend(self.lookups.pools());
         all
-    }
-
-    /// Closes an idle server of another pool that shares a limit with `asking`.
-    pub fn make_room(&self, asking: &Pool) {
-        let shares = |pool: &Pool| {
-            let database = &asking.database();
-            let full =
-                |count: &crate::snapshot::Count| count.most() > 0 && count.now() >= count.most();
-            (pool.database().name == database.name && full(&database.connections))
-                || (pool.user().name == asking.user().name
-                    && full(&asking.user().standing.connections))
-        };
-        let pools = self.pools();
-        let others: Vec<_> =
-            pools.iter().filter(|pool| !std::ptr::eq(&***pool, asking) && shares(pool)).collect();
-        if others.iter().any(|pool| pool.is_closing()) {
-            return;
-        }
-        for pool in others {
-            if pool.give_up_one() {
-                return;
-            }
-        }
     }
 
     /// Enters a client; its number names this worker, so that a cancel request finds its way.
@@ -504,62 +512,5 @@ impl Worker {
         let ended: Vec<_> = all.iter().filter(|entry| which(entry)).collect();
         ended.iter().for_each(|entry| entry.end(ending));
         ended.len()
-    }
-}
-
-/// The worker that a pool is at home on. Limits that several users of a database share keep them
-/// together.
-pub fn home(snapshot: &Snapshot, database: &str, user: &str, workers: usize) -> usize {
-    use std::hash::{BuildHasher, Hasher};
-    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
-    let known = snapshot.databases.get(database);
-    hasher.write(known.map_or(database, |known| known.family_name()).as_bytes());
-    if !snapshot.together {
-        hasher.write_u8(0);
-        hasher.write(snapshot.role(database, user).as_bytes());
-    }
-    (hasher.finish() % workers.max(1) as u64) as usize
-}
-
-/// What a pool counts.
-pub fn meters(observer: &Observer, database: &str, user: &str) -> Meters {
-    let labels = [("database", database), ("user", user)];
-    let metrics = &observer.metrics;
-    Meters {
-        queries: metrics.counter("aqueduct_pg_queries_total", "Queries answered.", &labels),
-        transactions: metrics.counter(
-            "aqueduct_pg_transactions_total",
-            "Transactions ended.",
-            &labels,
-        ),
-        latency: metrics.latency(
-            "aqueduct_pg_query_seconds",
-            "From a query's first byte to its ReadyForQuery.",
-            &labels,
-        ),
-        waited: metrics.counter(
-            "aqueduct_pg_wait_seconds_total",
-            "Time that clients have waited for a server connection, whole seconds.",
-            &labels,
-        ),
-        wait: metrics.latency(
-            "aqueduct_pg_wait_seconds",
-            "How long clients wait for a server connection that find none free.",
-            &labels,
-        ),
-        held: ["server", "client"].map(|who| {
-            let labels = [("database", database), ("user", user), ("waits_for", who)];
-            let help = "Time in transactions, whole seconds, by whom the other one waits for.";
-            metrics.counter("aqueduct_pg_transaction_seconds_total", help, &labels)
-        }),
-        clients: ["active", "waiting", "idle"].map(|state| {
-            let labels = [("database", database), ("user", user), ("state", state)];
-            metrics.gauge("aqueduct_pg_clients", "Clients, by what they do.", &labels)
-        }),
-        servers: ["active", "idle"].map(|state| {
-            let labels = [("database", database), ("user", user), ("state", state)];
-            metrics.gauge("aqueduct_pg_servers", "Server connections, by what they do.", &labels)
-        }),
-        totals: Totals::default(),
     }
 }

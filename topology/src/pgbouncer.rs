@@ -65,10 +65,11 @@ pub fn user_list(ini: &str) -> Option<String> {
 
 const MAIN: &str = "pgbouncer";
 
-/// Numbers that mean the same here; PgBouncer itself does not know the last one.
-const COUNTS: [&str; 10] = [
+/// Numbers that mean the same here; PgBouncer itself does not know `pool_shards` and the last one.
+const COUNTS: [&str; 11] = [
     "max_client_conn",
     "default_pool_size",
+    "pool_shards",
     "min_pool_size",
     "reserve_pool_size",
     "max_db_connections",

@@ -177,6 +177,8 @@ pub struct Database {
 /// What a database has in place of what `settings` say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatabaseTerms {
+    /// `pool_shards`.
+    pub pool_shards: Option<NonZeroU32>,
     /// `min_pool_size`.
     pub min_pool_size: Option<u32>,
     /// `reserve_pool_size`.
@@ -457,6 +459,8 @@ pub struct Settings {
     pub max_client_conn: NonZeroU32,
     /// Server connections per database and user (default 20).
     pub default_pool_size: NonZeroU32,
+    /// Over how many workers the clients of one pool are spread (default 1).
+    pub pool_shards: NonZeroU32,
     /// Kept open when nobody needs them (default 0).
     pub min_pool_size: u32,
     /// Extra ones for clients that waited `reserve_pool_timeout` (default 0).

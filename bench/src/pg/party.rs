@@ -46,7 +46,7 @@ impl Column for Kind {
 /// What a party shall do.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// Threads of ours; `PgBouncer` has one.
+    /// Threads of ours, over which the pool is spread; `PgBouncer` has one.
     pub workers: u32,
     /// Server connections.
     pub servers: u32,
@@ -141,6 +141,7 @@ impl Kind {
             ("LISTEN", &format!("{host}:{port}")),
             ("MODE", if session { "session" } else { "transaction" }),
             ("SIZE", &wanted.servers.to_string()),
+            ("SHARDS", &wanted.workers.to_string()),
             ("DIR", &folder.to_string_lossy()),
         ];
         let fill = |text: String, (key, value): &(&str, &str)| text.replace(key, value);

@@ -291,7 +291,8 @@ impl Talk {
             let mut paused = concerned.filter(|pool| pool.paused);
             if paused.all(|pool| {
                 let Load { active, idle, cleaning, connecting, listening, .. } = pool.load;
-                active + idle + cleaning + connecting + listening == 0
+                // A server between two shards is in neither's load.
+                active + idle + cleaning + connecting + listening + pool.held == 0
             }) {
                 break;
             }
@@ -315,6 +316,7 @@ impl Talk {
         let concerns = |name: &str| database.is_none_or(|wanted| wanted == name);
         let left = |report: &Report| {
             report.servers.iter().any(|server| server.condemned && concerns(&server.database))
+                || report.pools.iter().any(|pool| pool.moving > 0 && concerns(&pool.database))
         };
         while left(&Report::of_all(&self.worker.peers).await) {
             tokio::time::sleep(PAUSE_LOOK).await;

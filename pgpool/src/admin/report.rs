@@ -58,6 +58,12 @@ pub struct PoolRow {
     pub totals: Counters,
     /// Counters of the last whole period.
     pub recent: Counters,
+    /// Which pool it is: its shards' rows are one.
+    pub whole: usize,
+    /// Servers of all shards that are there, come or go.
+    pub held: usize,
+    /// Of these, between two shards.
+    pub moving: usize,
 }
 
 /// A client.
@@ -159,8 +165,27 @@ impl Report {
                 all.suspended |= report.suspended;
             }
         }
-        all.pools.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+        all.pools
+            .sort_by(|a, b| (&a.database, &a.user, a.whole).cmp(&(&b.database, &b.user, b.whole)));
+        all.pools.dedup_by(|next, first| first.whole == next.whole && first.join(next));
         all
+    }
+}
+
+impl PoolRow {
+    /// Adds another shard; always `true`.
+    fn join(&mut self, other: &Self) -> bool {
+        self.load = self.load.plus(&other.load);
+        self.active += other.active;
+        self.waited = self.waited.max(other.waited);
+        self.cancels += other.cancels;
+        self.paused |= other.paused;
+        self.totals = self.totals.plus(&other.totals);
+        self.recent = self.recent.plus(&other.recent);
+        // The same of all, looked at one after the other.
+        self.held = self.held.max(other.held);
+        self.moving = self.moving.max(other.moving);
+        true
     }
 }
 
@@ -183,6 +208,9 @@ fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> Poo
         paused: pool.is_paused(),
         totals: pool.meters.totals.all(),
         recent: pool.recent(),
+        whole: std::sync::Arc::as_ptr(&pool.whole) as usize,
+        held: pool.whole.held(),
+        moving: pool.whole.moving(),
     }
 }
 
@@ -234,20 +262,24 @@ pub fn show_gauges(worker: &Worker) {
     for pool in worker.pools() {
         let count = |phase| {
             let those = clients.iter().filter(|e| is_of(e, &pool) && e.phase() == phase);
-            those.count() as f64
+            those.count()
         };
-        let [active, waiting, idle] = &pool.meters.clients;
-        active.set(count(ClientPhase::Active));
-        waiting.set(count(ClientPhase::Waiting));
-        idle.set(count(ClientPhase::Idle));
         let load = pool.load();
-        let [active, idle] = &pool.meters.servers;
-        active.set((load.active + load.cleaning) as f64);
-        idle.set(load.idle as f64);
+        let clients = [ClientPhase::Active, ClientPhase::Waiting, ClientPhase::Idle].map(count);
+        let [active, waiting, idle] = clients;
+        let share = [active, waiting, idle, load.active + load.cleaning, load.idle];
+        let gauges = pool.meters.clients.iter().chain(&pool.meters.servers);
+        let sums = pool.whole.sums(worker.id.0, share);
+        gauges.zip(sums).for_each(|(gauge, sum)| gauge.set(sum));
         let totals = &pool.meters.totals;
-        let [server, client] = &pool.meters.held;
         let worked = totals.query_micros.get();
-        server.absolute(worked / 1_000_000);
-        client.absolute(totals.transaction_micros.get().saturating_sub(worked) / 1_000_000);
+        let idle = totals.transaction_micros.get().saturating_sub(worked);
+        let held = pool.meters.held.iter().zip(&pool.meters.told);
+        for ((counter, told), micros) in held.zip([worked, idle]) {
+            // Another shard adds to it as well.
+            let seconds = micros / 1_000_000;
+            counter.increment(seconds.saturating_sub(told.get()));
+            told.set(told.get().max(seconds));
+        }
     }
 }

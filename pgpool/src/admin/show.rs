@@ -387,6 +387,7 @@ fn config(settings: &Settings) -> Table {
     let rows = [
         ("max_client_conn", settings.max_client_conn.to_string(), "1000"),
         ("default_pool_size", settings.default_pool_size.to_string(), "20"),
+        ("pool_shards", settings.pool_shards.to_string(), "1"),
         ("min_pool_size", settings.min_pool_size.to_string(), "0"),
         ("reserve_pool_size", settings.reserve_pool_size.to_string(), "0"),
         ("reserve_pool_timeout", seconds(settings.reserve_pool_timeout), "5"),

@@ -22,7 +22,7 @@ use crate::events::{PrimaryChanged, PrimarySplit, TimelineNotKept};
 use crate::pool::Pool;
 use crate::server::connect::{Asked, ConnectError};
 use crate::stream::Stream;
-use crate::worker::Worker;
+use crate::worker::{Message, Worker};
 
 /// A server that takes longer to answer counts as away.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -92,7 +92,12 @@ async fn watch(pool: Weak<Pool>, seat: Seat) {
             read_at = catalogue(family, &mut links).await.then(Instant::now);
         }
         keep(&worker, family, &asked).await;
-        for change in family.learn(&asked, membership.max_lag) {
+        let changes = family.learn(&asked, membership.max_lag);
+        if !changes.is_empty() {
+            // Pools of the family that are elsewhere need not wait for their next look.
+            worker.tell_others(|| Message::Look);
+        }
+        for change in changes {
             tell(&worker, family, change);
         }
         show(&worker, family);

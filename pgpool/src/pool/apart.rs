@@ -13,6 +13,7 @@ use topology::pool::ServerAddress;
 
 use super::Pool;
 use super::sizing::{Begins, MOST_CONNECTING, Made, Places, Retry};
+use super::whole::Permit;
 use crate::client::entry::Busy;
 use crate::fatal::Refusal;
 use crate::server::connect::{Asked, ConnectError};
@@ -51,18 +52,20 @@ impl Apart {
 }
 
 /// One of those who wait.
-struct Turn<'a>(&'a Apart);
+struct Turn<'a>(&'a Pool);
 
 impl<'a> Turn<'a> {
-    fn new(of: &'a Apart) -> Self {
-        of.waiting.set(of.waiting() + 1);
+    fn new(of: &'a Pool) -> Self {
+        of.apart.waiting.set(of.apart.waiting() + 1);
+        of.whole.count_apart(true);
         Self(of)
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.waiting.set(self.0.waiting() - 1);
+        self.0.apart.waiting.set(self.0.apart.waiting() - 1);
+        self.0.whole.count_apart(false);
     }
 }
 
@@ -134,7 +137,7 @@ impl Pool {
 
     /// How often it was told to `RECONNECT`.
     pub fn generation(&self) -> u64 {
-        self.generation.get()
+        self.whole.generation()
     }
 
     /// The number of an address among its family's members.
@@ -163,7 +166,7 @@ impl Pool {
         asked: Asked<'_>,
     ) -> Result<(Box<Server>, Vec<(String, String)>), Refusal> {
         let (places, _connecting) = self.room(worker).await?;
-        let generation = self.generation.get();
+        let generation = self.whole.generation();
         let most = worker.snapshot().settings.server_connect_timeout;
         let outcome = timeout(most, self.try_each(worker, asked)).await;
         worker.tick();
@@ -209,14 +212,14 @@ impl Pool {
     }
 
     /// Waits for a place among the pool's servers and in the limits that it shares.
-    async fn room(&self, worker: &Worker) -> Result<(Places, Connecting), Refusal> {
+    async fn room(&self, worker: &Worker) -> Result<((Places, Permit), Connecting), Refusal> {
         let wait = worker.snapshot().settings.query_wait_timeout;
         let retry = self.apart.retry.borrow().at;
         let room = async {
             if let Some(at) = retry {
                 tokio::time::sleep_until(at).await;
             }
-            let _turn = Turn::new(&self.apart);
+            let _turn = Turn::new(self);
             loop {
                 let freed = self.apart.freed.notified();
                 if let Some(room) = self.room_now() {
@@ -231,7 +234,7 @@ impl Pool {
         timeout(wait, room).await.map_err(|_| Refusal::QueryWait(wait))
     }
 
-    fn room_now(&self) -> Option<(Places, Connecting)> {
+    fn room_now(&self) -> Option<((Places, Permit), Connecting)> {
         if self.is_paused() || !self.knows_servers() {
             return None;
         }
@@ -239,13 +242,13 @@ impl Pool {
         if connecting >= MOST_CONNECTING {
             return None;
         }
-        if self.facts.borrow().len() + connecting >= self.size() {
+        let Some(permit) = Permit::enter(&self.whole, self.size()) else {
             // Its place is free once it has gone.
-            if !self.is_closing() {
-                self.give_up_one();
+            if !self.is_closing() && !self.give_up_one() {
+                self.ask_to_close();
             }
             return None;
-        }
-        Some((self.places()?, Connecting::new(self.me())))
+        };
+        Some(((self.places()?, permit), Connecting::new(self.me())))
     }
 }

@@ -1,15 +1,19 @@
-//! The server connections of one database and user: exact limits, fair queue, direct hand-over.
-//! Not for how a connection is made and not for what is said on it. Owned by its home worker;
-//! called by clients (`checkout`, `checkin`), by the worker's sweep and by the admin database.
+//! The server connections of one database and user: exact limits, fair queue, direct hand-over. A pool that is
+//! spread over workers has one of these, a shard, on each. Not for how a connection is made and not for what is
+//! said on it. Owned by its worker; called by clients (`checkout`, `checkin`), by the worker's sweep and by the
+//! admin database.
 //!
-//! Invariant: connected and connecting servers together never exceed the pool's size plus its open
+//! Invariant: connected and connecting servers of all shards together never exceed the pool's size plus its open
 //! reserve, and a server is in exactly one place.
 
 pub mod apart;
+pub mod lending;
+pub mod meters;
 pub mod reset;
 pub mod sizing;
 pub mod terms;
 pub mod waiters;
+pub mod whole;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -28,11 +32,13 @@ use crate::fatal::Refusal;
 use crate::server::auth::Caught;
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
-use crate::variables::Variables;
-use crate::worker::Worker;
+use crate::variables::{Value, Variables, is_theirs};
+use crate::worker::{Message, Worker};
 use apart::Apart;
+pub use meters::{Counters, Meters, PERIOD, Totals, add};
 use sizing::Sizing;
 use waiters::{Waiter, Waiters};
+use whole::Whole;
 
 /// The pool of one database and user.
 pub struct Pool {
@@ -44,6 +50,12 @@ pub struct Pool {
     pub caught: Caught,
     /// Where it lives.
     pub worker: Weak<Worker>,
+    /// What it has in common with its other shards.
+    pub whole: Arc<Whole>,
+    /// Which worker that is: its place among the shards.
+    seat: usize,
+    /// A neighbour was asked for a server and has not answered yet.
+    asked: Cell<bool>,
     /// What it counts.
     pub meters: Meters,
     #[expect(
@@ -60,9 +72,6 @@ pub struct Pool {
     pub ear: Ear,
     /// Clients that wait for a server of their own.
     apart: Apart,
-    /// Servers that session state ties to their clients.
-    pinned: Cell<u32>,
-    generation: Cell<u64>,
     welcome: RefCell<Option<Rc<Welcome>>>,
     /// Settings that clients began with lately.
     initial: RefCell<Vec<Rc<Variables>>>,
@@ -80,111 +89,18 @@ pub struct Welcome {
     pub variables: Variables,
 }
 
-/// Counters of one pool, shown by metrics, SHOW STATS and the summary.
-pub struct Meters {
-    /// Queries answered.
-    pub queries: metrics::Counter,
-    /// Transactions ended.
-    pub transactions: metrics::Counter,
-    /// From the first message to ReadyForQuery.
-    pub latency: Arc<common::observe::Latency>,
-    /// Seconds that clients have waited for a server, in all.
-    pub waited: metrics::Counter,
-    /// How long clients wait that have to.
-    pub wait: Arc<common::observe::Latency>,
-    /// Seconds that servers worked while clients had them, and that they waited for their clients.
-    pub held: [metrics::Counter; 2],
-    /// Clients that are active, waiting, idle.
-    pub clients: [metrics::Gauge; 3],
-    /// Servers that are active, idle.
-    pub servers: [metrics::Gauge; 2],
-    /// The same numbers for SHOW STATS.
-    pub totals: Totals,
-}
-
-/// Plain counters of one pool.
-#[derive(Default)]
-pub struct Totals {
-    /// Server connections given to clients.
-    pub assignments: Cell<u64>,
-    /// Transactions ended.
-    pub transactions: Cell<u64>,
-    /// Queries answered.
-    pub queries: Cell<u64>,
-    /// Bytes from clients.
-    pub received: Cell<u64>,
-    /// Bytes to clients.
-    pub sent: Cell<u64>,
-    /// Microseconds from the first message to the end of a transaction.
-    pub transaction_micros: Cell<u64>,
-    /// Microseconds from the first message to ReadyForQuery.
-    pub query_micros: Cell<u64>,
-    /// Microseconds that clients have waited.
-    pub wait_micros: Cell<u64>,
-    /// Parse messages of named statements from clients.
-    pub client_parses: Cell<u64>,
-    /// Parse messages of named statements to servers.
-    pub server_parses: Cell<u64>,
-    /// Bind messages from clients.
-    pub binds: Cell<u64>,
-    /// Errors that servers sent to clients, and our own.
-    pub errors: Cell<u64>,
+impl Welcome {
+    fn of(said: &[(String, String)]) -> Self {
+        let mut variables = Variables::default();
+        for (name, value) in said.iter().filter(|(name, _)| is_theirs(name)) {
+            variables.set(name, Value::Reported(value.as_str().into()));
+        }
+        Self { parameters: said.to_vec(), variables }
+    }
 }
 
 /// Ways to begin that are remembered; clients of more kinds have settings of their own.
 const MOST_ALIKE: usize = 16;
-
-/// How long PgBouncer's averages look back (its `stats_period`).
-pub const PERIOD: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// Counters at one moment, or between two, in the order of SHOW STATS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters(pub [u64; Counters::MANY]);
-
-impl Counters {
-    /// How many there are.
-    pub const MANY: usize = 11;
-
-    /// Both together.
-    #[must_use]
-    pub fn plus(&self, other: &Self) -> Self {
-        let mut all = self.0;
-        all.iter_mut().zip(other.0).for_each(|(sum, more)| *sum = sum.wrapping_add(more));
-        Self(all)
-    }
-
-    /// What came since.
-    #[must_use]
-    pub fn since(&self, before: &Self) -> Self {
-        let mut all = self.0;
-        all.iter_mut().zip(before.0).for_each(|(now, then)| *now = now.wrapping_sub(then));
-        Self(all)
-    }
-}
-
-impl Totals {
-    /// All of them.
-    pub fn all(&self) -> Counters {
-        Counters([
-            self.assignments.get(),
-            self.transactions.get(),
-            self.queries.get(),
-            self.received.get(),
-            self.sent.get(),
-            self.transaction_micros.get(),
-            self.query_micros.get(),
-            self.wait_micros.get(),
-            self.client_parses.get(),
-            self.server_parses.get(),
-            self.binds.get(),
-        ])
-    }
-}
-
-/// Adds to a plain counter.
-pub fn add(counter: &Cell<u64>, more: u64) {
-    counter.set(counter.get().wrapping_add(more));
-}
 
 /// How many servers and waiters a pool has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -205,14 +121,32 @@ pub struct Load {
     pub listening: usize,
 }
 
+impl Load {
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            active: self.active + other.active,
+            idle: self.idle + other.idle,
+            apart: self.apart + other.apart,
+            cleaning: self.cleaning + other.cleaning,
+            connecting: self.connecting + other.connecting,
+            waiting: self.waiting + other.waiting,
+            listening: self.listening + other.listening,
+        }
+    }
+}
+
 impl Pool {
     /// An empty pool.
     pub fn new(
         worker: &Rc<Worker>,
         database: Arc<Database>,
         user: Arc<User>,
-        meters: Meters,
+        (meters, whole): (Meters, Arc<Whole>),
     ) -> Rc<Self> {
+        let seat = worker.id.0;
+        whole.join(seat);
         Rc::new_cyclic(|me| Self {
             me: me.clone(),
             database: RefCell::new(database),
@@ -220,6 +154,9 @@ impl Pool {
             caught: Caught::default(),
             worker: Rc::downgrade(worker),
             meters,
+            whole,
+            seat,
+            asked: Cell::new(false),
             idle: RefCell::default(),
             waiters: RefCell::default(),
             sizing: RefCell::default(),
@@ -227,8 +164,6 @@ impl Pool {
             paused: Cell::new(false),
             ear: Ear::default(),
             apart: Apart::default(),
-            pinned: Cell::new(0),
-            generation: Cell::new(0),
             welcome: RefCell::default(),
             initial: RefCell::default(),
             epoch: Cell::new(0),
@@ -263,14 +198,17 @@ impl Pool {
         if self.paused.get() || !self.waiters.borrow().is_empty() {
             return None;
         }
-        loop {
-            let mut server = self.next_idle()?;
+        let mut taken = None;
+        while let Some(mut server) = self.next_idle() {
             // One that was closed, or that said anything but a notice, is of no use.
             if reset::is_quiet(&mut server, cx) && self.is_welcome(&server, now) {
-                return Some(self.assign(server, now));
+                taken = Some(self.assign(server, now));
+                break;
             }
             self.discard(server);
         }
+        self.show();
+        taken
     }
 
     /// Last in, first out, so that the rest may grow old and be closed; or `server_round_robin`.
@@ -287,7 +225,9 @@ impl Pool {
     pub fn queue(&self, now: Instant) -> Rc<Waiter> {
         let waiter = Waiter::new(now);
         self.waiters.borrow_mut().join(Rc::clone(&waiter));
+        self.show();
         self.grow();
+        self.ask();
         waiter
     }
 
@@ -307,6 +247,7 @@ impl Pool {
             self.put(server);
         }
         self.waiters.borrow_mut().tidy();
+        self.show();
     }
 
     /// Its place in a family of a primary and replicas.
@@ -336,6 +277,7 @@ impl Pool {
         let (stay, go): (Vec<_>, Vec<_>) =
             idle.into_iter().partition(|server| self.is_welcome(server, now));
         *self.idle.borrow_mut() = stay;
+        self.show();
         go.into_iter().for_each(|server| self.discard(server));
         if membership.role == Role::Primary {
             self.end_fenced();
@@ -420,16 +362,22 @@ impl Pool {
 
     fn offer(&self, server: Box<Server>) {
         server.facts.phase.set(ServerPhase::Idle);
+        if let Some(to) = self.owes() {
+            return self.lend(server, to);
+        }
         let server =
             if self.paused.get() { Some(server) } else { self.waiters.borrow_mut().give(server) };
         if let Some(server) = server {
             self.idle.borrow_mut().push(server);
         }
+        self.show();
+        self.spare();
     }
 
     /// Closes a server. Its places are free when it has gone as well: PostgreSQL never sees more
     /// connections than the limits say.
-    fn discard(&self, server: Box<Server>) {
+    fn discard(&self, mut server: Box<Server>) {
+        server.permit.end();
         if let Some(worker) = self.worker.upgrade() {
             worker.observer.emit(ServerClosed {
                 database: &self.database().name,
@@ -461,12 +409,14 @@ impl Pool {
     fn gone(&self, server: Box<Server>) {
         self.facts.borrow_mut().retain(|facts| !Rc::ptr_eq(facts, &server.facts));
         drop(server);
-        // Another pool may have waited for its places.
+        // Another pool, or another shard, may have waited for its places.
         if let Some(worker) = self.worker.upgrade() {
-            worker.pools().iter().for_each(|pool| {
-                pool.apart.tell();
-                pool.grow();
-            });
+            worker.look();
+            let bounded = self.database().connections.most() > 0
+                || self.user().standing.connections.most() > 0;
+            if bounded || self.whole.is_shared() {
+                worker.tell_others(|| Message::Look);
+            }
         }
     }
 
@@ -492,9 +442,13 @@ impl Pool {
         fresh
     }
 
-    /// What servers said at login, once there was one.
+    /// What servers said at login, once there was one in any shard.
     pub fn welcome(&self) -> Option<Rc<Welcome>> {
-        self.welcome.borrow().clone()
+        let mut welcome = self.welcome.borrow_mut();
+        if welcome.is_none() {
+            *welcome = self.whole.said().map(|said| Rc::new(Welcome::of(&said)));
+        }
+        welcome.clone()
     }
 
     /// How many of what there are.
@@ -532,6 +486,7 @@ impl Pool {
     /// `PAUSE`, `RESUME`: paused, servers are given to nobody.
     pub fn pause(&self, paused: Pause) {
         self.paused.set(paused == Pause::Paused);
+        self.show();
         if paused == Pause::Running {
             self.apart.set_closing(false);
             let idle = std::mem::take(&mut *self.idle.borrow_mut());
@@ -554,7 +509,7 @@ impl Pool {
 
     /// Whether a server was connected since the last `RECONNECT`.
     pub fn is_current(&self, facts: &Facts) -> bool {
-        facts.generation == self.generation.get()
+        facts.generation == self.whole.generation()
     }
 
     /// Whether it is paused.
@@ -564,7 +519,7 @@ impl Pool {
 
     /// `RECONNECT`: every server is closed when it is next free.
     pub fn reconnect(&self) {
-        self.generation.set(self.generation.get() + 1);
+        self.whole.renew();
         self.close_idle();
         let Some(worker) = self.worker.upgrade() else { return };
         if worker.snapshot().settings.server_fast_close && self.mode() == PoolMode::Session {
@@ -577,6 +532,7 @@ impl Pool {
     /// Closes all idle servers.
     pub fn close_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        self.show();
         idle.into_iter().for_each(|server| self.discard(server));
     }
 
@@ -586,6 +542,12 @@ impl Pool {
 
     fn now(&self) -> Instant {
         self.worker.upgrade().map_or_else(Instant::now, |worker| worker.now())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.whole.part(self.seat);
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::Pool;
+use super::whole::Coming;
 use crate::relay::answer::Answer;
 use crate::relay::edit::Edit;
 use crate::relay::link::{Memory, Wear};
@@ -131,6 +132,18 @@ pub fn check(pool: Rc<Pool>, mut server: Box<Server>) {
         let done = timeout(LONGEST, query(&mut server, sql.as_bytes())).await;
         server.facts.checked.set(worker.now());
         if matches!(done, Ok(true)) { pool.restore(server) } else { pool.discard(server) }
+    });
+}
+
+/// Takes our statements off a server that goes to another worker: their names mean nothing there.
+pub(super) fn forget(pool: Rc<Pool>, mut server: Box<Server>, to: (usize, Coming)) {
+    server.facts.phase.set(ServerPhase::Cleaning);
+    tokio::task::spawn_local(async move {
+        if !matches!(timeout(LONGEST, query(&mut server, b"DEALLOCATE ALL")).await, Ok(true)) {
+            return pool.discard(server);
+        }
+        server.talk.holdings = Default::default();
+        pool.hand(server, to);
     });
 }
 

@@ -14,6 +14,7 @@ use pgpool_wire::startup::Replication;
 use tokio::time::{Instant, timeout};
 use topology::pool::ServerAddress;
 
+use super::whole::Permit;
 use super::{Pool, Welcome};
 use crate::events::{ServerConnected, ServerFailed};
 use crate::family::{Role, watch};
@@ -95,7 +96,7 @@ impl Pool {
     /// Connects as many servers as are wanted and allowed.
     pub fn grow(&self) {
         let Some(worker) = self.worker.upgrade() else { return };
-        while self.wants_more(&worker) {
+        while let Some(most) = self.wants_more(&worker) {
             let now = worker.now();
             if !self.knows_servers() {
                 return;
@@ -104,11 +105,14 @@ impl Pool {
             if let Some(at) = retry {
                 return self.arm(at);
             }
+            let Some(permit) = Permit::enter(&self.whole, most) else { return };
             let Some(places) = self.places() else { return };
             self.sizing.borrow_mut().connecting += 1;
             let pool = self.me();
-            let generation = self.generation.get();
-            tokio::task::spawn_local(async move { pool.connect(places, generation).await });
+            let generation = self.whole.generation();
+            tokio::task::spawn_local(
+                async move { pool.connect((places, permit), generation).await },
+            );
         }
     }
 
@@ -119,17 +123,24 @@ impl Pool {
         !membership.family.serving(membership.role).is_empty()
     }
 
-    fn wants_more(&self, worker: &Worker) -> bool {
+    /// Up to how many servers of the whole pool one more is to be connected here; `None`: none is.
+    fn wants_more(&self, worker: &Worker) -> Option<usize> {
         let sizing = self.sizing.borrow();
         let settings = &worker.snapshot().settings;
-        let total = self.facts.borrow().len() + sizing.connecting + self.apart.waiting();
+        let apart = self.whole.apart();
+        let total = self.whole.held() + apart;
         let waiting = self.waiters.borrow().len();
         let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
         let size = self.size();
-        let most = size + if reserve { self.reserve(settings) } else { 0 };
         let least = if self.can_log_in() { self.least(settings) } else { 0 };
-        let wanted = waiting > sizing.connecting || total < least.min(size);
-        wanted && total < most && sizing.connecting < MOST_CONNECTING && !self.paused.get()
+        let most = match waiting > sizing.connecting {
+            true => size + if reserve { self.reserve(settings) } else { 0 },
+            false => least.min(size),
+        };
+        // All shards together log in no faster than one would.
+        let at_once = MOST_CONNECTING.div_ceil(self.whole.shards().max(1));
+        let may = total < most && sizing.connecting < at_once && !self.paused.get();
+        may.then(|| most.saturating_sub(apart))
     }
 
     /// Whether a server would let us in without a client's help.
@@ -141,10 +152,10 @@ impl Pool {
 
     /// More servers than the pool's size, once the reserve is not needed any more.
     pub(super) fn is_too_many(&self) -> bool {
-        let stays = |facts: &&Rc<Facts>| facts.phase.get() != ServerPhase::Closing;
-        let apart = self.apart.waiting();
-        (self.waiters.borrow().is_empty() || apart > 0)
-            && self.facts.borrow().iter().filter(stays).count() + apart > self.size()
+        let apart = self.whole.apart();
+        let unwanted =
+            || self.waiters.borrow().is_empty() && !self.whole.waits_elsewhere(self.seat);
+        (apart > 0 || unwanted()) && self.whole.live() + apart > self.size()
     }
 
     /// Whether a server of it is on its way out.
@@ -159,8 +170,12 @@ impl Pool {
             Some((database, Held::enter(&self.user().standing.connections)?))
         };
         enter().or_else(|| {
-            self.worker.upgrade()?.make_room(self);
-            enter()
+            let worker = self.worker.upgrade()?;
+            worker.make_room(self);
+            enter().or_else(|| {
+                worker.ask_for_room(self);
+                None
+            })
         })
     }
 
@@ -181,7 +196,7 @@ impl Pool {
         });
     }
 
-    async fn connect(self: Rc<Self>, places: Places, generation: u64) {
+    async fn connect(self: Rc<Self>, (places, permit): (Places, Permit), generation: u64) {
         let Some(worker) = self.worker.upgrade() else { return };
         let most = worker.snapshot().settings.server_connect_timeout;
         let outcome = timeout(most, self.try_each(&worker, Asked::default())).await;
@@ -191,15 +206,16 @@ impl Pool {
         match outcome.unwrap_or(Err(ConnectError::Timeout)) {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().retry.worked();
+                self.whole.say(&ready.welcome);
                 *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
                     parameters: ready.welcome.clone(),
                     variables: ready.variables.clone(),
                 }));
                 let made = Made { generation, replication: Replication::No };
-                self.put(self.enrol(&worker, &address, ready, (places, made)));
+                self.put(self.enrol(&worker, &address, ready, ((places, permit), made)));
             }
             Err(fault) => {
-                drop(places);
+                drop((places, permit));
                 let longest = worker.snapshot().settings.server_login_retry;
                 self.sizing.borrow_mut().retry.failed(now, longest);
                 self.failed(&worker, &fault);
@@ -319,9 +335,10 @@ impl Pool {
         worker: &Worker,
         address: &ServerAddress,
         ready: Ready,
-        (places, made): (Places, Made),
+        ((places, mut permit), made): ((Places, Permit), Made),
     ) -> Box<Server> {
         let now = worker.now();
+        permit.begin();
         let facts = Rc::new(Facts {
             id: worker.next_server(),
             address: address.clone(),
@@ -362,6 +379,7 @@ impl Pool {
             out: Default::default(),
             facts,
             places,
+            permit,
         })
     }
 
@@ -370,12 +388,14 @@ impl Pool {
         // Where another server may take over, clients wait for it as long as they would for a free one.
         let keeps = self.database().membership.is_some() && !fault.is_refusal();
         let connecting = self.sizing.borrow().connecting();
-        if self.facts.borrow().is_empty() && connecting == 0 && !keeps {
+        let none = self.facts.borrow().is_empty() && self.whole.live() == 0;
+        if none && connecting == 0 && !keeps {
             let refusal = Refusal::Unavailable {
                 database: self.database().name.clone(),
                 reason: fault.told(),
             };
             self.waiters.borrow_mut().fail(&refusal);
+            self.show();
         }
         worker.count_error();
     }
@@ -389,12 +409,12 @@ impl Pool {
         let keep = self.least(&worker.snapshot().settings);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        let mut left = idle.len();
+        let (mut left, elsewhere) = (idle.len(), self.whole.idle_elsewhere(self.seat));
         let (mut stay, mut close) = (Vec::with_capacity(left), Vec::new());
         let mut check = Vec::new();
         for mut server in idle {
             let rested = now.saturating_duration_since(server.facts.used.get());
-            let unused = !most_idle.is_zero() && rested > most_idle && left > keep;
+            let unused = !most_idle.is_zero() && rested > most_idle && left + elsewhere > keep;
             let stays = !unused
                 && super::reset::is_quiet(&mut server, &mut cx)
                 && self.is_welcome(&server, now);
@@ -407,10 +427,15 @@ impl Pool {
             list.push(server);
         }
         *self.idle.borrow_mut() = stay;
+        self.show();
         close.into_iter().for_each(|server| self.discard(server));
         check.into_iter().for_each(|server| super::reset::check(self.me(), server));
         self.apart.tell();
         self.grow();
+        self.spare();
+        // Who was asked and has said nothing since is asked again.
+        self.asked.set(false);
+        self.ask();
     }
 
     /// Closes all idle servers, and what listens, if it is paused.
@@ -428,6 +453,7 @@ impl Pool {
             return false;
         }
         let server = self.idle.borrow_mut().remove(0);
+        self.show();
         self.discard(server);
         true
     }

@@ -31,7 +31,7 @@ pub struct Pinned(Rc<Pool>);
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.0.pinned.set(self.0.pinned.get() - 1);
+        self.0.whole.unpin();
     }
 }
 
@@ -42,10 +42,9 @@ impl Pool {
     /// There are `max_pinned`.
     pub fn pin(&self, worker: &Worker) -> Result<Pinned, Refusal> {
         let most = worker.snapshot().settings.max_pinned;
-        if most > 0 && self.pinned.get() >= most {
+        if !self.whole.pin(most) {
             return Err(Refusal::TooManyPinned(most));
         }
-        self.pinned.set(self.pinned.get() + 1);
         Ok(Pinned(self.me()))
     }
 

@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
+use crate::pool::whole::Permit;
 use crate::relay::link::{Conversation, Wear};
 use crate::relay::outbox::Outbox;
 use crate::snapshot::Held;
@@ -42,11 +43,13 @@ pub struct Server {
     pub facts: Rc<Facts>,
     /// Places in the limits of its database and user.
     pub places: (Held, Held),
+    /// Its place among the pool's servers.
+    pub permit: Permit,
 }
 
 /// What others may see of a server connection.
 pub struct Facts {
-    /// Numbers connections of this worker.
+    /// Numbers connections of the instance.
     pub id: u64,
     /// Which of its database's servers it is.
     pub address: ServerAddress,

@@ -25,9 +25,10 @@ use crate::client::moving::Mover;
 use crate::control::Handle;
 use crate::events::{ClientMoved, MoveFailed};
 use crate::fatal::Refusal;
+use crate::neighbours::shard_again;
 use crate::snapshot::{Count, Held};
 use crate::stream::Stream;
-use crate::worker::{Message, home};
+use crate::worker::Message;
 
 /// What is said; a client's socket comes with it.
 #[derive(Serialize, Deserialize)]
@@ -284,7 +285,9 @@ impl Reader {
             return farewell(Some(socket));
         }
         let (snapshot, peers) = (self.handle.snapshot(), self.handle.peers());
-        let at = home(&snapshot, &parcel.database, &parcel.user, peers.len());
+        let whose = (parcel.database.as_str(), parcel.user.as_str());
+        let named = Numbers::of(&snapshot).worker(parcel.pid);
+        let at = shard_again(&snapshot, whose, peers.len(), named);
         let io = Stream::given(socket, parcel.source.source());
         // From here on this process must not end without it.
         let place = Held::keep(&snapshot.clients);

@@ -201,7 +201,7 @@ async fn unknown_names_fail() {
     let other = pooler.client("open").await;
     let _kept = other.prepare("select 'not yours'").await.expect("prepared");
     let mut raw = crate::raw::Raw::login(pooler.port).await;
-    for name in [&b"s0"[..], b"aqueduct_0", b"aqueduct_1"] {
+    for name in [&b"s0"[..], b"aqueduct_0_0", b"aqueduct_1_0"] {
         let mut out = Vec::new();
         frontend::put_bind_head(&mut out, b"", name, 6);
         out.extend_from_slice(&[0; 6]);
@@ -241,7 +241,8 @@ async fn a_pipeline_goes_on_after_a_stale_statement() {
         "do $$ begin execute 'deallocate all'; end $$",
         // What somebody else has put in the name's place.
         "do $$ begin execute 'deallocate all'; \
-         execute 'prepare aqueduct_0 as select 1'; execute 'prepare aqueduct_1 as select 1'; end $$",
+         for n in 0..3 loop execute 'prepare aqueduct_' || n / 2 || '_' || n % 2 || ' as select 1'; end loop; \
+         end $$",
     ] {
         let mut thief = Raw::login(pooler.port).await;
         assert_eq!(thief.ask(&query(forget)).await.0, "CZ");

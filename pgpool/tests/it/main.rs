@@ -26,6 +26,7 @@ mod real;
 mod reload;
 mod replicas;
 mod replication;
+mod shards;
 mod sharing;
 mod time;
 mod upgrade;

@@ -53,7 +53,10 @@ async fn a_hundred_reloads_under_load() {
             // Every time other sizes and times, of a file that was the same otherwise.
             pooler.rewrite(|_| {
                 first
-                    .replace("pool-size: 4", &format!("pool-size: {}", 2 + n % 5))
+                    .replace(
+                        "pool-size: 4",
+                        &format!("pool-size: {}, pool-shards: {}", 2 + n % 5, 1 + n / 2 % 2),
+                    )
                     .replace("settings: {", &format!("settings: {{ server_lifetime: {}s", 60 + n))
             });
             if n % 2 == 0 {
@@ -103,7 +106,13 @@ async fn a_reload_changes_what_the_file_says() {
 #[tokio::test]
 async fn pause_and_resume_lose_nothing() {
     let server = Postgres::start().await;
-    let pooler = Pooler::start(&server, Setup { size: 3, ..Setup::default() }).await;
+    for more in ["", ", pool-shards: 2"] {
+        lose_nothing(&server, more).await;
+    }
+}
+
+async fn lose_nothing(server: &Postgres, more: &str) {
+    let pooler = Pooler::start(server, Setup { size: 3, more, ..Setup::default() }).await;
     let console = pooler.console().await;
     let root = server.root().await;
     let (over, done) = (Cell::new(false), Cell::new(0));

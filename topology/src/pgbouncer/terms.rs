@@ -20,8 +20,9 @@ enum Kind {
 }
 
 /// Parameters of a database, and their keys here.
-const DATABASE: [(&str, &str, Kind); 7] = [
+const DATABASE: [(&str, &str, Kind); 8] = [
     ("pool_size", "pool-size", Kind::Size),
+    ("pool_shards", "pool-shards", Kind::Size),
     ("min_pool_size", "min-pool-size", Kind::Count),
     ("reserve_pool_size", "reserve-pool-size", Kind::Count),
     ("reserve_pool", "reserve-pool-size", Kind::Count),

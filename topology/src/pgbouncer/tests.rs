@@ -20,7 +20,7 @@ const INI: &str = "
 ;; as Debian has it
 [databases]
 shop = host=db.internal port=5433 dbname='the shop' pool_size=7 pool_mode=statement
-local = min_pool_size=1 reserve_pool_size=2 max_db_connections=3 max_db_client_connections=4 server_lifetime=5
+local = pool_shards=2 min_pool_size=1 reserve_pool_size=2 max_db_connections=3 max_db_client_connections=4 server_lifetime=5
 \"odd name\" = host=10.0.0.7 connect_query='set x=''1''' user=forced password=hunter2
 * = host=fallback
 
@@ -86,6 +86,7 @@ fn a_configuration_is_translated() {
     assert_eq!(app.terms, terms);
     let local = group.databases.iter().find(|d| d.name.as_str() == "local").expect("a database");
     let terms = crate::pool::DatabaseTerms {
+        pool_shards: std::num::NonZeroU32::new(2),
         min_pool_size: Some(1),
         reserve_pool_size: Some(2),
         max_connections: Some(3),

@@ -119,6 +119,8 @@ section! {
         may "mode" mode: Typed<PoolMode>,
         /// Most server connections per user. Default: `default_pool_size`.
         may "pool-size" pool_size: Typed<NonZeroU32>,
+        /// Over how many workers each of its pools is spread. Default: `pool_shards`.
+        may "pool-shards" pool_shards: Typed<NonZeroU32>,
         /// PgBouncer's `min_pool_size` for it. Default: as `settings` say.
         may "min-pool-size" min_pool_size: Typed<u32>,
         /// PgBouncer's `reserve_pool_size` for it. Default: as `settings` say.
@@ -225,6 +227,9 @@ section! {
         may "max_client_conn" max_client_conn: Typed<NonZeroU32>,
         /// Server connections per database and user. Default: 20.
         may "default_pool_size" default_pool_size: Typed<NonZeroU32>,
+        /// Over how many workers the clients of one pool are spread; its limits hold for the whole of it. More than
+        /// there are workers is as many as there are. A pool that one core serves has no use for it. Default: 1.
+        may "pool_shards" pool_shards: Typed<NonZeroU32>,
         /// Server connections kept open when nobody needs them. Default: 0.
         may "min_pool_size" min_pool_size: Typed<u32>,
         /// Extra server connections for clients that waited `reserve_pool_timeout`. Default: 0.

@@ -271,6 +271,7 @@ fn database(
         mode: or(raw.mode, PoolMode::Transaction),
         pool_size: or(raw.pool_size, size),
         terms: DatabaseTerms {
+            pool_shards: said(raw.pool_shards),
             min_pool_size: said(raw.min_pool_size),
             reserve_pool_size: said(raw.reserve_pool_size),
             max_connections: said(raw.max_connections),
@@ -459,6 +460,7 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
     Settings {
         max_client_conn: count(raw.max_client_conn, base.max_client_conn.get()),
         default_pool_size: count(raw.default_pool_size, base.default_pool_size.get()),
+        pool_shards: count(raw.pool_shards, base.pool_shards.get()),
         min_pool_size: or(raw.min_pool_size, 0),
         reserve_pool_size: or(raw.reserve_pool_size, 0),
         reserve_pool_timeout: time(raw.reserve_pool_timeout, base.reserve_pool_timeout),
@@ -509,6 +511,7 @@ fn defaults() -> Settings {
     Settings {
         max_client_conn: count(None, 1000),
         default_pool_size: count(None, 20),
+        pool_shards: count(None, 1),
         min_pool_size: 0,
         reserve_pool_size: 0,
         reserve_pool_timeout: Duration::from_secs(5),

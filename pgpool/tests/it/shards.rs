@@ -1,0 +1,229 @@
+//! A pool that is spread over workers: one pool to everybody who looks at it, whose servers go where clients wait.
+//! Not for what clients do to each other: that is `leak`. Real PostgreSQL.
+//!
+//! Invariant: PostgreSQL never has more connections than the pool's size, whichever workers they are of.
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::pooler::{Pooler, Setup};
+use crate::postgres::Postgres;
+use crate::raw::{Raw, bare, bind, columns, execute, parse, query, tags, text};
+
+const TWO: &str = ", pool-shards: 2";
+
+/// The worker that a client's number names.
+fn worker(raw: &Raw) -> u32 {
+    raw.key.pid >> 22
+}
+
+/// A client on each of two workers, in this order.
+async fn one_on_each(port: u16) -> [Raw; 2] {
+    let mut found = [None, None];
+    while found.iter().any(Option::is_none) {
+        let raw = Raw::login(port).await;
+        let at = worker(&raw) as usize;
+        found[at] = Some(raw);
+    }
+    found.map(|raw| raw.expect("found"))
+}
+
+/// The first column of the only row.
+async fn first(raw: &mut Raw, sql: &str) -> String {
+    raw.send(&query(sql)).await;
+    let messages = raw.until_ready(1).await;
+    let row = messages.iter().find(|(tag, _)| *tag == b'D');
+    let (_, row) = row.unwrap_or_else(|| panic!("{sql}: {}", text(&messages)));
+    columns(row)[0].clone()
+}
+
+/// A column of the only row of `SHOW POOLS` for `open`.
+async fn shown(console: &Client, column: &str) -> String {
+    let messages = console.simple_query("SHOW POOLS").await.expect("pools");
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) if row.get("user") == Some("open") => Some(row),
+        _ => None,
+    });
+    let rows: Vec<_> = rows.collect();
+    assert_eq!(rows.len(), 1, "a pool is one row, however many shards it has");
+    rows[0].get(column).expect("a column").to_owned()
+}
+
+const OPEN: &str =
+    "select count(*) from pg_stat_activity where usename in ('open', 'app', 'other')";
+const PID: &str = "select pg_backend_pid()";
+
+/// P2: forty clients on two workers over five servers: PostgreSQL never sees a sixth, both workers work, the
+/// transaction of each stays on one server, and the console shows one pool.
+#[tokio::test]
+async fn limits_hold_for_the_whole() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 5, more: TWO, ..Setup::default() }).await;
+    let root = server.root().await;
+    let over = std::cell::Cell::new(false);
+    let client = |_: usize| async {
+        let mut raw = Raw::login(pooler.port).await;
+        for _ in 0..20 {
+            raw.ask(&query("begin")).await;
+            let (before, seen) = (first(&mut raw, PID).await, first(&mut raw, OPEN).await);
+            assert_eq!(first(&mut raw, PID).await, before, "a transaction stays on its server");
+            assert!(seen.parse::<u32>().expect("a number") <= 5, "{seen} servers");
+            raw.ask(&query("commit")).await;
+        }
+        raw
+    };
+    let clients = async {
+        let all = futures_util::future::join_all((0..40).map(client)).await;
+        over.set(true);
+        all
+    };
+    let watch = async {
+        while !over.get() {
+            let open: i64 = root.query_one(OPEN, &[]).await.expect("row").get(0);
+            assert!(open <= 5, "{open} servers");
+        }
+    };
+    let (clients, ()) = tokio::join!(clients, watch);
+    let on = |at: u32| clients.iter().filter(|raw| worker(raw) == at).count();
+    assert!(on(0) >= 10 && on(1) >= 10, "{} and {} clients", on(0), on(1));
+    let console = pooler.console().await;
+    assert_eq!(shown(&console, "cl_active").await, "40");
+    assert_eq!(shown(&console, "cl_waiting").await, "0");
+    let idle: u32 = shown(&console, "sv_idle").await.parse().expect("a number");
+    assert!((1..=5).contains(&idle), "{idle} servers idle");
+}
+
+/// P2, P3: with one server for two workers, it goes to and fro as it is asked for: the same connection, with nobody's
+/// settings or statements but those of whom it works for; and who waits gets it as soon as it is free.
+#[tokio::test]
+async fn a_server_goes_where_it_is_needed() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { more: TWO, ..Setup::default() }).await;
+    let [mut one, mut two] = one_on_each(pooler.port).await;
+    let pid = first(&mut one, PID).await;
+    assert_eq!(one.ask(&query("set work_mem = '77kB'")).await.0, "CZ");
+    // The same name, and the same server's name if workers did not tell theirs apart.
+    for (raw, value) in [(&mut one, "7"), (&mut two, "8")] {
+        let made = [parse("mine", &format!("select {value}")), bare(b'S')].concat();
+        assert_eq!(raw.ask(&made).await.0, "1Z");
+    }
+    for _ in 0..5 {
+        for (raw, memory, value) in [(&mut two, "4MB", "8"), (&mut one, "77kB", "7")] {
+            assert_eq!(first(raw, PID).await, pid, "one connection for both");
+            assert_eq!(first(raw, "show work_mem").await, memory);
+            raw.send(&[bind("", "mine", &[]), execute("", 0), bare(b'S')].concat()).await;
+            let messages = raw.until_ready(1).await;
+            assert_eq!(tags(&messages), "2DCZ", "{}", text(&messages));
+            assert_eq!(columns(&messages[1].1)[0], value);
+        }
+    }
+    one.ask(&query("begin")).await;
+    two.send(&query(PID)).await;
+    let console = pooler.console().await;
+    while shown(&console, "cl_waiting").await != "1" {}
+    assert_eq!(shown(&console, "sv_active").await, "1");
+    one.ask(&query("commit")).await;
+    let messages = two.until_ready(1).await;
+    assert_eq!(columns(&messages[1].1)[0], pid);
+}
+
+/// P7: a cancel request reaches its query on whichever worker, and no other.
+#[tokio::test]
+async fn cancels_reach_their_query() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, more: TWO, ..Setup::default() }).await;
+    let mut both = one_on_each(pooler.port).await;
+    for raw in &mut both {
+        raw.send(&query("select pg_sleep(100)")).await;
+    }
+    for raw in &mut both {
+        let (key, over) = (raw.key.clone(), std::cell::Cell::new(false));
+        let request = async {
+            while !over.get() {
+                Raw::cancel(pooler.port, &key).await;
+            }
+        };
+        let answer = async {
+            let messages = raw.until_ready(1).await;
+            over.set(true);
+            messages
+        };
+        let ((), messages) = tokio::join!(request, answer);
+        assert!(text(&messages).contains("57014"), "{}", text(&messages));
+        assert_eq!(first(raw, "select 1").await, "1");
+    }
+}
+
+/// T9: the number of shards changes by a reload: clients that come from then on are spread, those that are there
+/// stay, and all have one pool between them.
+#[tokio::test]
+async fn a_reload_spreads_a_pool() {
+    let server = Postgres::start().await;
+    let pooler =
+        Pooler::start(&server, Setup { more: ", pool-shards: 1", ..Setup::default() }).await;
+    let mut before = Vec::new();
+    for _ in 0..6 {
+        before.push(Raw::login(pooler.port).await);
+    }
+    let pid = first(&mut before[0], PID).await;
+    assert!(before.iter().all(|raw| worker(raw) == worker(&before[0])), "one home");
+    pooler.rewrite(|text| text.replace("pool-shards: 1", "pool-shards: 2"));
+    pooler.reload().await.expect("reloaded");
+    let mut after = one_on_each(pooler.port).await;
+    pooler.rewrite(|text| text.replace("pool-shards: 2", "pool-shards: 1"));
+    pooler.reload().await.expect("reloaded");
+    let mut last = Raw::login(pooler.port).await;
+    assert_eq!(worker(&last), worker(&before[0]));
+    for raw in before.iter_mut().chain(&mut after).chain([&mut last]) {
+        assert_eq!(first(raw, PID).await, pid, "one connection for all");
+    }
+}
+
+/// P2: a limit that pools share is found room in, wherever the idle server is that must go.
+#[tokio::test]
+async fn room_is_made_on_any_worker() {
+    let server = Postgres::start().await;
+    let more = ", pool-shards: 2, max-connections: 1";
+    let pooler = Pooler::start(&server, Setup { size: 2, more, ..Setup::default() }).await;
+    let mut clients = Vec::new();
+    for user in ["open", "app", "other", "open", "app", "other"] {
+        clients.push(pooler.client(user).await);
+    }
+    for _ in 0..3 {
+        for client in &clients {
+            let row = client.query_one(OPEN, &[]).await.expect("served");
+            assert_eq!(row.get::<_, i64>(0), 1);
+        }
+    }
+}
+
+/// P6: `PAUSE` lets no server of any worker stay, `RECONNECT` and `KILL` reach all of them.
+#[tokio::test]
+async fn commands_reach_all_shards() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 4, more: TWO, ..Setup::default() }).await;
+    let (root, console) = (server.root().await, pooler.console().await);
+    let [mut one, mut two] = one_on_each(pooler.port).await;
+    // Both at a time, so that each worker has a server.
+    for raw in [&mut one, &mut two] {
+        raw.ask(&query("begin")).await;
+    }
+    let old = [first(&mut one, PID).await, first(&mut two, PID).await];
+    assert_ne!(old[0], old[1]);
+    for raw in [&mut one, &mut two] {
+        raw.ask(&query("commit")).await;
+    }
+    console.simple_query("RECONNECT shop").await.expect("told");
+    console.simple_query("WAIT_CLOSE shop").await.expect("closed");
+    for raw in [&mut one, &mut two] {
+        assert!(!old.contains(&first(raw, PID).await), "a connection of before");
+    }
+    console.simple_query("PAUSE shop").await.expect("paused");
+    let open: i64 = root.query_one(OPEN, &[]).await.expect("row").get(0);
+    assert_eq!(open, 0, "connections while paused");
+    console.simple_query("RESUME shop").await.expect("resumed");
+    assert_eq!(first(&mut two, "select 2").await, "2");
+    console.simple_query("KILL shop").await.expect("killed");
+    for mut raw in [one, two] {
+        assert!(text(&raw.until_ready(1).await).contains("57P01"), "ended");
+    }
+}
