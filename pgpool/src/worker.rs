@@ -343,18 +343,20 @@ impl Worker {
     fn follow(&self, snapshot: &Arc<Snapshot>) {
         *self.snapshot.borrow_mut() = Arc::clone(snapshot);
         let mut gone = Vec::new();
-        self.pools.borrow_mut().retain(|(database, user), pool| {
+        // Each may look at all others for room.
+        let all: Vec<_> = self.pools.borrow().values().cloned().collect();
+        for pool in all {
+            let (database, user) = &pool.whole.key;
             let found = snapshot.database(database);
-            let found = found.and_then(|d| Some((snapshot.server_user(&d, user)?, d)));
-            match &found {
-                Some((user, database)) => pool.follow(database, user),
+            match found.and_then(|d| Some((snapshot.server_user(&d, user)?, d))) {
+                Some((user, database)) => pool.follow(&database, &user),
                 None => {
                     snapshot.wholes.forget(&pool.whole.key);
-                    gone.push(Rc::clone(pool));
+                    self.pools.borrow_mut().remove(&pool.whole.key);
+                    gone.push(pool);
                 }
             }
-            found.is_some()
-        });
+        }
         self.lookups.follow(snapshot);
         for pool in gone {
             let (database, user) = (pool.database(), pool.user());

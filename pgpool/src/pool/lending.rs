@@ -14,8 +14,8 @@ use pgpool_wire::startup::{CancelKey, Replication};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
-use super::whole::{Coming, Key, Permit};
 use super::sizing::Places;
+use super::whole::{Coming, Key, Permit};
 use super::{Pool, reset};
 use crate::relay::link::Conversation;
 use crate::server::tls::Security;

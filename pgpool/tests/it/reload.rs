@@ -101,6 +101,35 @@ async fn a_reload_changes_what_the_file_says() {
     assert_eq!(row.get::<_, String>(0), "postgres", "servers of before are not used again");
 }
 
+/// T9: a reload while a shared limit is full and somebody waits for room in it changes nothing for them.
+#[tokio::test]
+async fn a_reload_with_a_full_limit() {
+    let server = Postgres::start().await;
+    let more = ", max-connections: 1";
+    let pooler = Pooler::start(&server, Setup { size: 2, more, ..Setup::default() }).await;
+    let mut first = pooler.client("app").await;
+    let second = pooler.client("other").await;
+    let console = pooler.console().await;
+    let transaction = first.transaction().await.expect("begin");
+    transaction.query_one("select 1", &[]).await.expect("served");
+    let waits = async { second.simple_query("select 2").await.expect("served in the end") };
+    let reloads = async {
+        loop {
+            let pools = console.simple_query("SHOW POOLS").await.expect("pools");
+            let waiting = |message: &tokio_postgres::SimpleQueryMessage| match message {
+                tokio_postgres::SimpleQueryMessage::Row(row) => row.get("cl_waiting") == Some("1"),
+                _ => false,
+            };
+            if pools.iter().any(waiting) {
+                break;
+            }
+        }
+        pooler.reload().await.expect("reloaded");
+        transaction.commit().await.expect("commit");
+    };
+    join(waits, reloads).await;
+}
+
 /// P6: PAUSE and RESUME under load: everybody waits, nobody is lost, and while it is paused PostgreSQL
 /// has no connection of the pooler.
 #[tokio::test]

@@ -63,9 +63,14 @@ impl Folder {
     /// Makes what is missing. Secrets and keys are for the owner alone; the folder itself may be
     /// entered by the unprivileged user that runs PostgreSQL.
     pub(crate) fn make(&self) -> anyhow::Result<()> {
-        for (name, mode) in
-            [("", 0o755), ("pki", 0o755), ("keys", 0o700), ("secrets", 0o700), ("logs", 0o755)]
-        {
+        for (name, mode) in [
+            ("", 0o755),
+            ("pki", 0o755),
+            ("keys", 0o700),
+            ("secrets", 0o700),
+            ("pools", 0o700),
+            ("logs", 0o755),
+        ] {
             let path = self.root.join(name);
             let fault = || {
                 format!("cannot make the folder {}: choose another with --state", path.display())

@@ -13,7 +13,7 @@ use common::escape::escaped;
 
 use crate::up::folder::Folder;
 use crate::up::isolate::Isolation;
-use crate::up::plan::{Does, Part, Plan, Reach, Use};
+use crate::up::plan::{Does, Part, Plan, Reach, Tier, Use};
 use crate::up::postgres::{Postgres, unprivileged};
 use crate::up::provide::Provided;
 use crate::up::spawn::{Launch, find_program};
@@ -55,6 +55,10 @@ impl Workshop {
                 launch = launch.with([&self.topology]).with(["--instance", &part.name]);
                 // The file's secrets are for the tiers alone.
                 launch.variables.clone_from(&self.provided.variables);
+                if *tier == Tier::Pool {
+                    // A former primary gets no writes after the next start either.
+                    launch = launch.with(["--state"]).with([self.folder.path("pools")]);
+                }
                 launch.with(["--log", &self.log, "--log-format", "text"])
             }
             Does::Demo { words, uses } => self.demo(part, words, uses)?,
