@@ -4,11 +4,13 @@
 //!
 //! Invariant: a client of a pool that is not spread comes to one worker, whoever accepts it.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::ear::far;
 use crate::pool::Pool;
 use crate::pool::lending::{Says, Word};
 use crate::snapshot::{Count, Snapshot};
@@ -119,7 +121,11 @@ impl Worker {
     }
 
     /// For the shard that is here.
-    pub(crate) fn hear(&self, Word { pool, says }: Word) {
+    pub(crate) fn hear(self: &Rc<Self>, Word { pool, says }: Word) {
+        let says = match says {
+            Says::Ear(at, id, ask) => return far::hear(self, &pool, (at, id), ask),
+            says => says,
+        };
         if let Some(pool) = self.known(&pool) {
             return pool.hear(says);
         }

@@ -13,9 +13,10 @@ use pgpool_wire::backend::{self, tag};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::far::Reply;
 use super::wish::{self, Channel};
 use super::{Answer, Hearing, MOST_CHANNELS, Order};
 use crate::client::entry::Ending;
@@ -51,7 +52,7 @@ struct Wanted {
     /// Who hears it.
     hearings: Vec<Rc<Hearing>>,
     /// Who waits for the server's word.
-    waiting: Vec<(Rc<Hearing>, oneshot::Sender<Answer>)>,
+    waiting: Vec<(Rc<Hearing>, Reply)>,
     /// The server listens on this connection.
     listens: bool,
     /// It was told to, by the statement of this number.
@@ -201,7 +202,7 @@ impl Task {
         }
     }
 
-    fn listen(&mut self, channel: &Channel, hearing: Rc<Hearing>, to: oneshot::Sender<Answer>) {
+    fn listen(&mut self, channel: &Channel, hearing: Rc<Hearing>, to: Reply) {
         if !self.channels.contains_key(channel) && self.channels.len() >= MOST_CHANNELS {
             let refusal = Refusal::TooManyChannels(u32::try_from(MOST_CHANNELS).unwrap_or(0));
             return drop(to.send(Answer::Failed(refusal)));
@@ -472,7 +473,7 @@ impl Task {
     /// would wait for ever.
     fn refused(&mut self, channel: &Channel, body: &[u8]) {
         let Some(wanted) = self.channels.remove(channel) else { return };
-        wanted.hearings.iter().for_each(|hearing| hearing.entry.end(Ending::Deaf));
+        wanted.hearings.iter().for_each(|hearing| hearing.end(Ending::Deaf));
         for (_, to) in wanted.waiting {
             let _gone = to.send(Answer::Refused(body.to_vec()));
         }
@@ -480,8 +481,8 @@ impl Task {
 }
 
 /// Tells who waits; whether it is still there. From this moment on it hears the channel.
-fn answer(hearing: &Hearing, channel: &Channel, to: oneshot::Sender<Answer>) -> bool {
-    let told = to.send(Answer::Listens).is_ok();
+pub(super) fn answer(hearing: &Hearing, channel: &Channel, to: Reply) -> bool {
+    let told = to.send(Answer::Listens);
     if told {
         hearing.channels.borrow_mut().insert(Rc::clone(channel));
     }

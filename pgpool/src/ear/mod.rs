@@ -5,6 +5,7 @@
 //! Invariant: a client hears the channels that it listens on, in their order, and no other; what waits for a
 //! client that does not read is bounded.
 
+pub(crate) mod far;
 mod line;
 pub mod wish;
 
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::client::entry::{Ending, Entry};
 use crate::fatal::Refusal;
 use crate::pool::Pool;
+use far::{Ends, Far, Reply, Told};
 use wish::Channel;
 
 /// Bytes of notifications that may wait for one client.
@@ -26,9 +28,17 @@ const MOST_CHANNELS: usize = 10_000;
 
 /// What one client listens on, and what it was not told yet.
 pub struct Hearing {
-    entry: Rc<Entry>,
+    who: Who,
     channels: RefCell<HashSet<Channel>>,
     heard: RefCell<Heard>,
+}
+
+/// Who hears.
+enum Who {
+    /// A client of this shard.
+    Here(Rc<Entry>),
+    /// One of another.
+    There(Far),
 }
 
 /// What waits for a client.
@@ -48,6 +58,25 @@ const AROUND: usize = 64;
 const HEAD: usize = 9;
 
 impl Hearing {
+    fn of(who: Who) -> Self {
+        Self { who, channels: RefCell::default(), heard: RefCell::default() }
+    }
+
+    /// A client of another shard.
+    fn there(far: Far) -> Self {
+        Self::of(Who::There(far))
+    }
+
+    fn end(&self, ending: Ending) {
+        match &self.who {
+            Who::Here(entry) => entry.end(ending),
+            // There is only this one for who hears.
+            Who::There(far) => {
+                far.say(Told::Deaf);
+            }
+        }
+    }
+
     /// A message for a channel; for nobody, if it has stopped listening meanwhile.
     fn tell(&self, channel: &Channel, message: &Rc<[u8]>) {
         if self.channels.borrow().contains(channel) {
@@ -61,9 +90,18 @@ impl Hearing {
     }
 
     fn keep(&self, channel: Option<Channel>, message: &Rc<[u8]>) {
+        let entry = match &self.who {
+            Who::Here(entry) => entry,
+            Who::There(far) => {
+                let channel = channel.map(|channel| channel.to_string());
+                // Who has gone hears nothing.
+                far.say(Told::Heard(channel, message.to_vec()));
+                return;
+            }
+        };
         match self.heard.borrow_mut().keep(channel, message) {
-            true => self.entry.wake(),
-            false => self.entry.end(Ending::Deaf),
+            true => entry.wake(),
+            false => entry.end(Ending::Deaf),
         }
     }
 }
@@ -102,17 +140,16 @@ impl Heard {
 pub struct Listening {
     pool: Rc<Pool>,
     hearing: Rc<Hearing>,
+    /// The pool's home, if that is elsewhere, and the client's number there.
+    home: Option<(usize, u64)>,
 }
 
 impl Listening {
     /// A client that listens on nothing yet.
     pub fn new(pool: &Rc<Pool>, entry: &Rc<Entry>) -> Self {
-        let hearing = Rc::new(Hearing {
-            entry: Rc::clone(entry),
-            channels: RefCell::default(),
-            heard: RefCell::default(),
-        });
-        Self { pool: Rc::clone(pool), hearing }
+        let hearing = Rc::new(Hearing::of(Who::Here(Rc::clone(entry))));
+        let home = far::home(pool).map(|home| (home, pool.ear.ends.number()));
+        Self { pool: Rc::clone(pool), hearing, home }
     }
 
     /// Appends what it is to be told now: whole messages, as many as it may be told at once. `false`: it
@@ -152,7 +189,12 @@ impl Listening {
     /// Asks for a channel; the answer comes when the server listens on it. What it says from then on is heard.
     pub fn listen(&self, channel: Channel) -> oneshot::Receiver<Answer> {
         let (to, from) = oneshot::channel();
-        let hearing = Rc::clone(&self.hearing);
+        if let Some((home, id)) = self.home {
+            let ends = &self.pool.ear.ends;
+            ends.listen((&self.pool, home), (id, &self.hearing), (channel, to));
+            return from;
+        }
+        let (hearing, to) = (Rc::clone(&self.hearing), Reply::Here(to));
         self.pool.ear.send(&self.pool, Order::Listen { channel, hearing, to });
         from
     }
@@ -161,9 +203,14 @@ impl Listening {
     pub fn unlisten(&self, channel: Option<&Channel>) {
         let mut heard = self.hearing.heard.borrow_mut();
         let mut channels = self.hearing.channels.borrow_mut();
-        let mut forget = |channel: Channel| {
-            let hearing = Rc::clone(&self.hearing);
-            self.pool.ear.tell(Order::Forget { channel, hearing });
+        let mut forget = |channel: Channel| match self.home {
+            Some((home, id)) => {
+                self.pool.ear.ends.forget((&self.pool, home), id, Some(&channel));
+            }
+            None => {
+                let hearing = Rc::clone(&self.hearing);
+                self.pool.ear.tell(Order::Forget { channel, hearing });
+            }
         };
         match channel {
             Some(channel) => drop(channels.take(channel).map(|channel| {
@@ -181,6 +228,9 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.unlisten(None);
+        if let Some((home, id)) = self.home {
+            self.pool.ear.ends.forget((&self.pool, home), id, None);
+        }
     }
 }
 
@@ -198,7 +248,7 @@ pub enum Answer {
 
 /// What clients tell the ear.
 enum Order {
-    Listen { channel: Channel, hearing: Rc<Hearing>, to: oneshot::Sender<Answer> },
+    Listen { channel: Channel, hearing: Rc<Hearing>, to: Reply },
     Forget { channel: Channel, hearing: Rc<Hearing> },
 }
 
@@ -208,12 +258,18 @@ pub struct Ear {
     orders: RefCell<Option<mpsc::UnboundedSender<Order>>>,
     /// Whether it has a server connection now.
     connected: Cell<bool>,
+    ends: Ends,
 }
 
 impl Ear {
     /// Whether it has a server connection, or is about to.
     pub fn is_connected(&self) -> bool {
         self.connected.get()
+    }
+
+    /// What the pool's home says to a client here.
+    pub(crate) fn told(&self, id: u64, told: Told) {
+        self.ends.told(id, told);
     }
 
     fn send(&self, pool: &Rc<Pool>, order: Order) {

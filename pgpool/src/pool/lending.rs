@@ -17,6 +17,7 @@ use topology::pool::ServerAddress;
 use super::sizing::Places;
 use super::whole::{Coming, Key, Permit};
 use super::{Pool, reset};
+use crate::ear::far::{Ask, Told};
 use crate::relay::link::Conversation;
 use crate::server::tls::Security;
 use crate::server::{Facts, Server, ServerPhase};
@@ -44,7 +45,15 @@ pub enum Says {
     Lent(Box<Moved>),
     /// A client of another shard waits for a place that an idle server has.
     Close,
+    /// A client of a worker, by its number there, to the pool's ear.
+    Ear(usize, u64, Ask),
+    /// The pool's ear to a client here.
+    Told(u64, Told),
 }
+
+/// A worker has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended;
 
 /// A clean server between two workers.
 pub struct Moved {
@@ -162,6 +171,9 @@ impl Pool {
             Says::Close => {
                 self.give_up_one();
             }
+            Says::Told(id, told) => self.ear.told(id, told),
+            // Heard before, as it may be the first thing that is said here.
+            Says::Ear(..) => {}
         }
     }
 
@@ -173,6 +185,20 @@ impl Pool {
         self.grow();
         self.spare();
         self.ask();
+    }
+
+    /// Says something to another shard.
+    ///
+    /// # Errors
+    /// Its worker has ended.
+    pub fn say(&self, to: usize, says: Says) -> Result<(), Ended> {
+        let worker = self.worker.upgrade().ok_or(Ended)?;
+        worker.say(to, self.word(says)).map_err(|_| Ended)
+    }
+
+    /// The worker that this shard is on.
+    pub fn seat(&self) -> usize {
+        self.seat
     }
 
     fn word(&self, says: Says) -> Message {

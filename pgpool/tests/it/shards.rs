@@ -196,6 +196,43 @@ async fn room_is_made_on_any_worker() {
     }
 }
 
+/// P3: one connection listens for the clients of all workers; each hears what it listens on, in its order, until it
+/// has had enough.
+#[tokio::test]
+async fn one_connection_listens_for_all_shards() {
+    let server = Postgres::start().await;
+    let settings = "shared_listen: true";
+    let setup = Setup { size: 2, settings, more: TWO, ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let root = server.root().await;
+    let mut both = one_on_each(pooler.port).await;
+    for raw in &mut both {
+        assert_eq!(raw.ask(&query("listen jobs")).await.0, "CZ");
+    }
+    assert_eq!(both[1].ask(&query("listen more")).await.0, "CZ");
+    let listening =
+        "select count(*) from pg_stat_activity where application_name = 'pgpool listen'";
+    let listening: i64 = root.query_one(listening, &[]).await.expect("row").get(0);
+    assert_eq!(listening, 1, "connections that listen");
+    for n in 0..50 {
+        root.batch_execute(&format!("notify jobs, '{n}'; notify more, '{n}'")).await.expect("said");
+    }
+    for (raw, channels) in both.iter_mut().zip([&["jobs"][..], &["jobs", "more"]]) {
+        for n in 0..50 {
+            for channel in channels {
+                let (tag, body) = raw.message().await.expect("a message");
+                let said = String::from_utf8_lossy(&body[4..]).into_owned();
+                assert_eq!((tag, said), (b'A', format!("{channel}\0{n}\0")));
+            }
+        }
+        assert_eq!(raw.ask(&query("unlisten jobs")).await.0, "CZ");
+    }
+    root.batch_execute("notify jobs, 'late'; notify more, 'last'").await.expect("said");
+    let (_, body) = both[1].message().await.expect("a message");
+    assert_eq!(&body[4..], b"more\0last\0");
+    assert_eq!(both[0].ask(&query("select 1")).await.0, "TDCZ", "it hears nothing any more");
+}
+
 /// P6: `PAUSE` lets no server of any worker stay, `RECONNECT` and `KILL` reach all of them.
 #[tokio::test]
 async fn commands_reach_all_shards() {
