@@ -205,7 +205,8 @@ impl Task {
     fn listen(&mut self, channel: &Channel, hearing: Rc<Hearing>, to: Reply) {
         if !self.channels.contains_key(channel) && self.channels.len() >= MOST_CHANNELS {
             let refusal = Refusal::TooManyChannels(u32::try_from(MOST_CHANNELS).unwrap_or(0));
-            return drop(to.send(Answer::Failed(refusal)));
+            to.send(Answer::Failed(refusal));
+            return;
         }
         let wanted = self.channels.entry(Rc::clone(channel)).or_default();
         if wanted.listens {
@@ -346,7 +347,7 @@ impl Task {
         for wanted in self.channels.values_mut() {
             for (_, to) in wanted.waiting.drain(..) {
                 // It may have gone.
-                let _gone = to.send(answer());
+                to.send(answer());
             }
         }
         self.channels.retain(|_, wanted| !wanted.is_unwanted());
@@ -475,7 +476,7 @@ impl Task {
         let Some(wanted) = self.channels.remove(channel) else { return };
         wanted.hearings.iter().for_each(|hearing| hearing.end(Ending::Deaf));
         for (_, to) in wanted.waiting {
-            let _gone = to.send(Answer::Refused(body.to_vec()));
+            to.send(Answer::Refused(body.to_vec()));
         }
     }
 }
