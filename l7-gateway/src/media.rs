@@ -11,6 +11,24 @@ pub fn kind(headers: &HeaderMap) -> String {
     )
 }
 
+/// There are several media types, or what stands for one cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Several;
+
+/// The one kind, as [`kind`] says it: for who lets nothing pass that somebody else could read as something else.
+///
+/// # Errors
+/// Programs that read lists take one or the other, so a list has none; nor has what is no text.
+pub fn only(headers: &HeaderMap) -> Result<String, Several> {
+    let mut all = headers.get_all(header::CONTENT_TYPE).iter();
+    let text = match (all.next(), all.next()) {
+        (None, _) => "",
+        (Some(only), None) => only.to_str().map_err(|_| Several)?,
+        (Some(_), Some(_)) => return Err(Several),
+    };
+    if text.contains(',') { Err(Several) } else { Ok(bare(text)) }
+}
+
 /// A media type without its parameters, in lower case.
 pub fn bare(text: &str) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()

@@ -34,7 +34,11 @@ impl Coding {
 
     /// The form that a message says it has; `None`: it has none. Several, one upon another, are nobody's.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Unknown> {
-        let Some(value) = headers.get(header::CONTENT_ENCODING) else { return Ok(None) };
+        let mut all = headers.get_all(header::CONTENT_ENCODING).iter();
+        let Some(value) = all.next() else { return Ok(None) };
+        if all.next().is_some() {
+            return Err(Unknown);
+        }
         let text = value.to_str().unwrap_or("?").trim().to_ascii_lowercase();
         match text.as_str() {
             "identity" => Ok(None),

@@ -58,3 +58,25 @@ fn bombs_do_not_go_off() {
     assert!(bomb.len() < 1 << 20);
     assert_eq!(expand(Coding::Gzip, &bomb, 1 << 20), Err(Fault::TooLarge));
 }
+
+/// G13: several forms, in one line or in more, are nobody's: the last of them would have to be undone first.
+#[test]
+fn forms_are_one_or_none() {
+    for (lines, form) in [
+        (&[][..], Ok(None)),
+        (&["identity"], Ok(None)),
+        (&["GZIP "], Ok(Some(Coding::Gzip))),
+        (&["x-gzip"], Ok(Some(Coding::Gzip))),
+        (&["br"], Ok(Some(Coding::Brotli))),
+        (&["compress"], Err(Unknown)),
+        (&["gzip, br"], Err(Unknown)),
+        (&["gzip", "br"], Err(Unknown)),
+        (&["identity", "zstd"], Err(Unknown)),
+    ] {
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(line));
+        }
+        assert_eq!(Coding::of(&headers), form, "{lines:?}");
+    }
+}

@@ -222,7 +222,7 @@ impl Meant<'_> {
             let missing = || Breach::Missing("the body".to_owned());
             return if content.required { Err(missing()) } else { Ok(None) };
         }
-        let given = only_kind(headers)?;
+        let given = media::only(headers).map_err(|_| Breach::Kinds)?;
         let fits = |kind: &str| {
             kind == given
                 || kind == "*/*"
@@ -238,21 +238,6 @@ impl Meant<'_> {
             }
         }
     }
-}
-
-/// The one media type of a request, without its parameters.
-fn only_kind(headers: &HeaderMap) -> Result<String, Breach> {
-    let mut all = headers.get_all(header::CONTENT_TYPE).iter();
-    let text = match (all.next(), all.next()) {
-        (None, _) => "",
-        (Some(only), None) => only.to_str().map_err(|_| Breach::Kinds)?,
-        (Some(_), Some(_)) => return Err(Breach::Kinds),
-    };
-    // Programs that read lists take one or the other.
-    if text.contains(',') {
-        return Err(Breach::Kinds);
-    }
-    Ok(media::bare(text))
 }
 
 /// Holds a body against its schema.

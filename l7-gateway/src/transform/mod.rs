@@ -51,6 +51,9 @@ pub enum TransformError {
     /// It is in a compressed form that is not known, or is not what it says.
     #[error("the compressed body cannot be read")]
     Coded,
+    /// It says that it is several things.
+    #[error("the body has several media types")]
+    Kinds,
     /// A service's messages.
     #[error(transparent)]
     Call(#[from] AnswerError),
@@ -351,7 +354,8 @@ async fn changed<B>(
 where
     B: Body<Data = Bytes, Error = BodyFault> + Unpin,
 {
-    if !is_json(headers) {
+    // What somebody else could take for JSON does not pass as it is: a change may be there to hide something.
+    if !media::is_json(&media::only(headers).map_err(|_| TransformError::Kinds)?) {
         return Ok(None);
     }
     // What cannot be read cannot be by the tightest of them.

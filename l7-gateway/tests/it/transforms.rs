@@ -249,6 +249,8 @@ async fn bodies_that_cannot_be_changed_are_refused() {
         ("Content-Type: application/json\r\n", "{"),
         ("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", "{}"),
         ("Content-Type: application/json\r\nContent-Encoding: compress\r\n", "{}"),
+        ("Content-Type: text/plain\r\nContent-Type: application/json\r\n", "{}"),
+        ("Content-Type: text/plain, application/json\r\n", "{}"),
         (
             "Content-Type: application/json\r\n",
             "{\"long\":\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}",

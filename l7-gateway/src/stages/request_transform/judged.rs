@@ -2,7 +2,6 @@
 //!
 //! Invariant: what passes goes on as it came, byte for byte.
 
-use http::header;
 use http_body_util::BodyExt as _;
 
 use crate::body::{BodyFault, RequestBody};
@@ -24,8 +23,7 @@ pub async fn judged(contract: &Contract, request: &mut Request) -> Result<(), Re
     }
     let schema = meant.kind(&request.headers, body.is_empty()).map_err(Refused::Breach)?;
     let Some(schema) = schema else { return Ok(()) };
-    let several = request.headers.get_all(header::CONTENT_ENCODING).iter().nth(1).is_some();
-    if several || Coding::of(&request.headers).is_err() {
+    if Coding::of(&request.headers).is_err() {
         return Err(Refused::Breach(Breach::Coding));
     }
     let limits = body.limits();
