@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::body::{AnswerBody, BodyFault};
 use crate::codec::Fault;
@@ -23,6 +23,8 @@ use crate::stages::dispatch::files::open::Lack;
 use crate::stages::normalise::NormaliseError;
 use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
+use crate::transcode::NoCall;
+use crate::transcode::message::MessageError;
 use crate::transform::{Refused, TransformError};
 
 mod kinds;
@@ -443,8 +445,18 @@ impl From<Refused> for Halt {
                         .into()
                 }
             },
+            Refused::Call(why @ (MessageError::Foreign | MessageError::Coding)) => {
+                Reply::new(Kind::UnsupportedType).detail(why.to_string()).into()
+            }
             Refused::Call(why) => Reply::new(Kind::Malformed).detail(why.to_string()).into(),
-            Refused::NoCall => Kind::NoRoute.into(),
+            Refused::NoCall(NoCall::Path) => Kind::NoRoute.into(),
+            Refused::NoCall(NoCall::Method(methods)) => {
+                let names: Vec<&str> = methods.iter().map(Method::as_str).collect();
+                match HeaderValue::try_from(names.join(", ")) {
+                    Ok(allow) => RouteError::Method { allow }.into(),
+                    Err(_) => Kind::MethodNotAllowed.into(),
+                }
+            }
             Refused::Breach(Breach::NoPath) => Kind::NoRoute.into(),
             Refused::Breach(Breach::Method { allow }) => RouteError::Method { allow }.into(),
             Refused::Breach(why @ (Breach::Kind(_) | Breach::Coding)) => {

@@ -46,7 +46,7 @@ fn templates(bytes: &[u8]) {
 }
 
 fn meant<'i>(method: &Method, path: &str) -> Option<Meant<'i>> {
-    SHOP.find(method, path)
+    SHOP.find(method, path).ok()
 }
 
 /// A method's letter and a target, and behind a line's end a body.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::SHA256;
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 use thiserror::Error;
 use topology::contract::Contract as Model;

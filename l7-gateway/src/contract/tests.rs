@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use http::header;
 use proptest::prelude::*;
 
 use super::*;

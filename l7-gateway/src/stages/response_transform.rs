@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as _;
@@ -24,7 +25,7 @@ use crate::media;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::{Silent, Trace};
-use crate::transcode::answer::{self, AnswerError, Calling};
+use crate::transcode::answer::{self, AnswerError, Calling, Ended, Told};
 use crate::transcode::stream::Lines;
 use crate::transform::{self, Changes, Passage, Refused, TransformError, is_json};
 use crate::variance::{Variance, told};
@@ -209,7 +210,12 @@ fn enveloped(web: &Web, answer: Answered) -> Answered {
 }
 
 /// A call's answer in HTTP and JSON.
-async fn translated(x: &Exchange, calling: &Calling, answer: Answered) -> Answered {
+async fn translated(
+    x: &Exchange,
+    calling: &Calling,
+    internal: &Internal,
+    answer: Answered,
+) -> Answered {
     let before = answer.head.headers.clone();
     let refused = |why| instead(x, &before, Refused::Answer(TransformError::Call(why)));
     let Answered { mut head, body, by } = answer;
@@ -219,28 +225,41 @@ async fn translated(x: &Exchange, calling: &Calling, answer: Answered) -> Answer
     let ending = calling.ending(&head.headers);
     answer::strip(&mut head.headers);
     transform::stale(&mut head.headers);
-    let json = HeaderValue::from_static("application/json");
-    let (ending, body) = match ending {
+    let kind = |headers: &mut HeaderMap, kind| headers.insert(header::CONTENT_TYPE, kind);
+    let lines = if calling.events { "text/event-stream" } else { "application/x-ndjson" };
+    let lines = HeaderValue::from_static(lines);
+    let (ending, told) = match ending {
+        // Nothing was said, and all is well.
+        Some(ending) if ending.code == 0 && calling.streams => {
+            kind(&mut head.headers, lines);
+            return Answered { head, body: AnswerBody::Whole(Bytes::new()), by };
+        }
         Some(ending) => (ending, None),
         None if calling.streams => {
-            let kind = if calling.events { "text/event-stream" } else { "application/x-ndjson" };
-            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            kind(&mut head.headers, lines);
             let lines = Lines::new(body, calling.clone());
             return Answered { head, body: AnswerBody::Lines(Box::new(lines)), by };
         }
         None => match answer::unary(calling, body).await {
-            Ok((told, ending)) => (ending, told),
+            Ok(Ended { ending, told, mut behind }) => {
+                internal.remove(&mut behind);
+                answer::behind(&mut head.headers, behind);
+                (ending, told)
+            }
             Err(why) => return refused(why),
         },
     };
-    head.headers.insert(header::CONTENT_TYPE, json);
     head.status = status_of_call(ending.code);
-    let body = match body.filter(|_| ending.code == 0) {
+    let told = match told.filter(|_| ending.code == 0) {
         Some(told) => told,
         None if ending.code == 0 => return refused(AnswerError::Malformed),
-        None => ending.status.to_string().into_bytes(),
+        None => Told {
+            kind: HeaderValue::from_static("application/json"),
+            body: ending.status.to_string().into_bytes(),
+        },
     };
-    Answered { head, body: AnswerBody::Whole(body.into()), by }
+    kind(&mut head.headers, told.kind);
+    Answered { head, body: AnswerBody::Whole(told.body.into()), by }
 }
 
 /// Our answer in place of a service's that could not be changed; what stages have said to the client stays.
@@ -268,7 +287,7 @@ impl Filter for ResponseTransform {
         }
         self.internal.remove(headers);
         if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
-            input = Box::pin(translated(x, &calling, input)).await;
+            input = Box::pin(translated(x, &calling, &self.internal, input)).await;
         }
         let changes = self.changes.as_deref().filter(|all| {
             let any = x.passage.is_some() || all.any_early(route);

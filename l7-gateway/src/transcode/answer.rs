@@ -3,7 +3,7 @@
 //! Invariant: no message is larger than the bound, and one that is compressed or cut is refused.
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, SerializeOptions};
@@ -12,12 +12,15 @@ use thiserror::Error;
 use super::bindings::Binding;
 use super::errors::Ending;
 use crate::body::BodyFault;
+use crate::hops;
 
 /// A call under way, for whoever tells its end.
 #[derive(Clone, Debug)]
 pub struct Calling {
     output: MessageDescriptor,
     part: Option<FieldDescriptor>,
+    /// Whether its message is a body of a type of its own (`google.api.HttpBody`).
+    raw: bool,
     /// Whether it gives several messages.
     pub streams: bool,
     /// Whether they are told as events (a browser's EventSource), not as lines.
@@ -38,6 +41,9 @@ pub enum AnswerError {
     /// A message is none of its kind, or compressed.
     #[error("a message cannot be read")]
     Malformed,
+    /// Nothing says how the call ended, so nobody knows whether it was carried out.
+    #[error("the call has no end")]
+    Endless,
     /// The body broke off.
     #[error(transparent)]
     Body(BodyFault),
@@ -47,12 +53,37 @@ impl Calling {
     /// Of a binding.
     pub fn new(binding: &Binding, events: bool, most: usize) -> Self {
         let (call, part) = (&binding.call, binding.answer.clone());
-        Self { output: call.output.clone(), part, streams: call.streams, events, most }
+        // Pieces of a stream have no one type: they are told as messages.
+        let raw = !call.streams && is_body(&call.output, part.as_ref());
+        Self { output: call.output.clone(), part, raw, streams: call.streams, events, most }
     }
 
     /// How the call ended, as fields say it.
     pub fn ending(&self, fields: &HeaderMap) -> Option<Ending> {
         Ending::read(fields, self.output.parent_pool())
+    }
+
+    /// A message as its client takes it.
+    ///
+    /// # Errors
+    /// It is none of its kind.
+    pub fn told(&self, bytes: &[u8]) -> Result<Told, AnswerError> {
+        if !self.raw {
+            let kind = HeaderValue::from_static("application/json");
+            return Ok(Told { kind, body: self.json(bytes)? });
+        }
+        let message = DynamicMessage::decode(self.output.clone(), bytes);
+        let mut message = message.map_err(|_| AnswerError::Malformed)?;
+        if let Some(field) = &self.part {
+            let part = message.get_field(field).as_message().cloned();
+            message = part.ok_or(AnswerError::Malformed)?;
+        }
+        let text = |name: &str| message.get_field_by_name(name).map(std::borrow::Cow::into_owned);
+        let kind = text("content_type").and_then(|kind| HeaderValue::try_from(kind.as_str()?).ok());
+        let kind = kind.filter(|kind| !kind.is_empty());
+        let kind = kind.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        let body = text("data").and_then(|data| Some(data.as_bytes()?.to_vec()));
+        Ok(Told { kind, body: body.unwrap_or_default() })
     }
 
     /// A message as JSON: default values too, so that clients meet the same members always.
@@ -74,6 +105,25 @@ impl Calling {
         Ok(told)
     }
 }
+
+/// What a message is to a client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its media type.
+    pub kind: HeaderValue,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Whether a message, or this field of it, is a body of a type of its own.
+pub fn is_body(message: &MessageDescriptor, part: Option<&FieldDescriptor>) -> bool {
+    match part.map(|part| (part.is_list(), part.kind())) {
+        None => message.full_name() == BODY,
+        Some((list, kind)) => !list && kind.as_message().is_some_and(|m| m.full_name() == BODY),
+    }
+}
+
+const BODY: &str = "google.api.HttpBody";
 
 /// Messages out of a stream of bytes.
 #[derive(Debug, Default)]
@@ -114,37 +164,45 @@ impl Messages {
     }
 }
 
+/// A call of one message, when it has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub ending: Ending,
+    /// Its message, if it ended well.
+    pub told: Option<Told>,
+    /// What else stood behind the message.
+    pub behind: HeaderMap,
+}
+
 /// The one message of a call, and how it ended.
 ///
 /// # Errors
 /// Anything else than one message and an end, or an end that is an error.
-pub async fn unary<B>(
-    calling: &Calling,
-    mut body: B,
-) -> Result<(Option<Vec<u8>>, Ending), AnswerError>
+pub async fn unary<B>(calling: &Calling, mut body: B) -> Result<Ended, AnswerError>
 where
     B: Body<Data = Bytes, Error = BodyFault> + Unpin,
 {
-    let (mut messages, mut told, mut ending) = (Messages::default(), None, None);
+    let (mut messages, mut told, mut behind) = (Messages::default(), None, None);
     while let Some(frame) = body.frame().await {
         match frame.map_err(AnswerError::Body)?.into_data() {
             Ok(data) => messages.push(&data),
-            Err(frame) => {
-                ending = frame.trailers_ref().and_then(|fields| calling.ending(fields));
-            }
+            Err(frame) => behind = frame.into_trailers().ok(),
         }
         while let Some(message) = messages.next(calling.most)? {
             if told.is_some() {
                 return Err(AnswerError::Malformed);
             }
-            told = Some(calling.json(&message)?);
+            told = Some(calling.told(&message)?);
         }
     }
-    let ending = ending.unwrap_or_else(Ending::broken);
+    let mut behind = behind.ok_or(AnswerError::Endless)?;
+    let ending = calling.ending(&behind).ok_or(AnswerError::Endless)?;
     if !messages.is_empty() || (ending.code == 0 && told.is_none()) {
         return Err(AnswerError::Malformed);
     }
-    Ok((told.filter(|_| ending.code == 0), ending))
+    strip(&mut behind);
+    Ok(Ended { told: told.filter(|_| ending.code == 0), ending, behind })
 }
 
 /// Fields of gRPC's own, which HTTP clients are not told.
@@ -153,5 +211,16 @@ pub fn strip(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| ours(name)).cloned().collect();
     for name in names {
         headers.remove(name);
+    }
+}
+
+/// Says in the head what stood behind the message, under names that cannot be taken for what a head says
+/// (`Grpc-Trailer-…`, as grpc-gateway has it).
+pub fn behind(headers: &mut HeaderMap, mut fields: HeaderMap) {
+    hops::trailers(&mut fields);
+    for (name, value) in &fields {
+        if let Ok(name) = HeaderName::try_from(format!("grpc-trailer-{name}")) {
+            headers.append(name, value.clone());
+        }
     }
 }

@@ -10,6 +10,7 @@ use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor, Value,
 };
 
+use super::answer::is_body;
 use super::template::Template;
 use super::{Meant, Rule, Signature};
 
@@ -21,7 +22,7 @@ pub enum BodyIs {
     /// All of the message that the path does not give.
     Everything,
     /// This field.
-    Field(String),
+    Field(FieldDescriptor),
 }
 
 /// One way to call a method.
@@ -34,18 +35,32 @@ pub struct Binding {
     /// The field of the answer that is told; `None`: all of it.
     pub answer: Option<FieldDescriptor>,
     template: Template,
+    /// Fields that the path gives, as numbers.
+    given: Vec<Vec<u32>>,
 }
 
-/// All of them, by HTTP method, the most specific first.
+/// All of them, the most specific first.
 #[derive(Debug, Default)]
 pub struct Bindings {
+    /// By HTTP method.
     by_method: HashMap<Method, Vec<Binding>>,
+    /// Of every method (`custom: { kind: "*" }`), where none is of its own.
+    any: Vec<Binding>,
+}
+
+/// Why a request means no call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoCall {
+    /// There is nothing at its path.
+    Path,
+    /// There is for these methods.
+    Method(Vec<Method>),
 }
 
 impl Bindings {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.by_method.is_empty()
+        self.by_method.is_empty() && self.any.is_empty()
     }
 
     /// The ways to call one method.
@@ -59,9 +74,9 @@ impl Bindings {
         let own = own.map(|rule| options.get_extension(rule).into_owned());
         let Some(Value::Message(rule)) = own else {
             let template = Template::read(&call.path)?;
-            let binding = Binding { call, body: BodyIs::Everything, answer: None, template };
-            self.insert(Method::POST, binding);
-            return Ok(());
+            let (body, given) = (BodyIs::Everything, Vec::new());
+            let binding = Binding { call, body, answer: None, template, given };
+            return self.insert(Some(Method::POST), binding);
         };
         self.rule(&call, &rule)?;
         let more = rule.get_field_by_name("additional_bindings").map(std::borrow::Cow::into_owned);
@@ -77,20 +92,24 @@ impl Bindings {
         let at = &call.path;
         let (method, path) = pattern(rule).ok_or_else(|| format!("{at}: its rule has no path"))?;
         let template = Template::read(&path).map_err(|what| format!("{at}: {what}"))?;
+        let mut given = Vec::new();
         for field in template.fields() {
-            leads(&call.input, field).ok_or_else(|| {
+            let steps = leads(&call.input, field).ok_or_else(|| {
                 format!(
                     "{at}: `{}` of `{path}` is no field of {}",
                     field.join("."),
                     call.input.full_name()
                 )
             })?;
+            given.push(numbers(&steps));
         }
         let body = match text(rule, "body").as_str() {
             "" => BodyIs::Nothing,
             "*" => BodyIs::Everything,
-            name if call.input.get_field_by_name(name).is_some() => BodyIs::Field(name.to_owned()),
-            name => return Err(format!("{at}: the body `{name}` is no field")),
+            name => match call.input.get_field_by_name(name) {
+                Some(field) => BodyIs::Field(field),
+                None => return Err(format!("{at}: the body `{name}` is no field")),
+            },
         };
         let answer = match text(rule, "response_body").as_str() {
             "" => None,
@@ -100,25 +119,58 @@ impl Bindings {
                     .ok_or_else(|| format!("{at}: the answer `{name}` is no field"))?,
             ),
         };
-        self.insert(method, Binding { call: call.clone(), body, answer, template });
+        self.insert(method, Binding { call: call.clone(), body, answer, template, given })
+    }
+
+    /// `None`: of every method.
+    fn insert(&mut self, method: Option<Method>, binding: Binding) -> Result<(), String> {
+        let all = match method {
+            Some(method) => self.by_method.entry(method).or_default(),
+            None => &mut self.any,
+        };
+        if let Some(other) = all.iter().find(|other| other.template.is_like(&binding.template)) {
+            let (one, two) = (&other.call.path, &binding.call.path);
+            return Err(format!("{two}: its path is that of {one}, which would always be called"));
+        }
+        let at = all.partition_point(|other| other.template.rank() >= binding.template.rank());
+        all.insert(at, binding);
         Ok(())
     }
 
-    fn insert(&mut self, method: Method, binding: Binding) {
-        let all = self.by_method.entry(method).or_default();
-        let at = all.partition_point(|other| other.template.rank() >= binding.template.rank());
-        all.insert(at, binding);
-    }
-
-    /// The call that a request means.
-    pub fn find(&self, method: &Method, path: &str) -> Option<Meant<'_>> {
-        let mut own = self.by_method.get(method)?.iter();
-        own.find_map(|binding| Some(Meant { binding, captured: binding.template.find(path)? }))
+    /// The call that a request means. `HEAD` means what `GET` does (RFC 9110 §9.3.2).
+    ///
+    /// # Errors
+    /// The methods that there are at its path.
+    pub fn find(&self, method: &Method, path: &str) -> Result<Meant<'_>, NoCall> {
+        let of = |method: &Method| self.by_method.get(method);
+        let get = of(&Method::GET).filter(|_| *method == Method::HEAD);
+        for all in [of(method), get, Some(&self.any)].into_iter().flatten() {
+            let found = all.iter().find_map(|binding| {
+                Some(Meant { binding, captured: binding.template.find(path)? })
+            });
+            if let Some(meant) = found {
+                return Ok(meant);
+            }
+        }
+        let fits = |(_, all): &(&Method, &Vec<Binding>)| {
+            all.iter().any(|binding| binding.template.find(path).is_some())
+        };
+        let mut others: Vec<Method> =
+            self.by_method.iter().filter(fits).map(|(method, _)| method.clone()).collect();
+        if others.is_empty() {
+            return Err(NoCall::Path);
+        }
+        if others.contains(&Method::GET) {
+            others.push(Method::HEAD);
+        }
+        others.sort_by(|one, two| one.as_str().cmp(two.as_str()));
+        others.dedup();
+        Err(NoCall::Method(others))
     }
 }
 
-/// Method and path of a rule.
-fn pattern(rule: &DynamicMessage) -> Option<(Method, String)> {
+/// Method and path of a rule; without a method: of every one.
+fn pattern(rule: &DynamicMessage) -> Option<(Option<Method>, String)> {
     for (name, method) in [
         ("get", Method::GET),
         ("put", Method::PUT),
@@ -127,12 +179,16 @@ fn pattern(rule: &DynamicMessage) -> Option<(Method, String)> {
         ("patch", Method::PATCH),
     ] {
         if rule.has_field_by_name(name) {
-            return Some((method, text(rule, name)));
+            return Some((Some(method), text(rule, name)));
         }
     }
     let custom = rule.get_field_by_name("custom").filter(|_| rule.has_field_by_name("custom"))?;
     let custom = custom.as_message()?;
-    Some((Method::from_bytes(text(custom, "kind").as_bytes()).ok()?, text(custom, "path")))
+    let method = match text(custom, "kind").as_str() {
+        "*" => None,
+        kind => Some(Method::from_bytes(kind.as_bytes()).ok()?),
+    };
+    Some((method, text(custom, "path")))
 }
 
 fn text(message: &DynamicMessage, name: &str) -> String {
@@ -145,20 +201,50 @@ pub fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor>
     message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name))
 }
 
-/// The field that a path of names leads to.
-pub fn leads(message: &MessageDescriptor, names: &[String]) -> Option<FieldDescriptor> {
-    let (first, rest) = names.split_first()?;
-    let field = field(message, first)?;
-    match (rest, field.kind()) {
-        ([], _) => Some(field),
-        (rest, Kind::Message(inner)) if !field.is_list() && !field.is_map() => leads(&inner, rest),
-        _ => None,
+/// The fields that a path of names leads through, the last one too.
+pub fn leads(message: &MessageDescriptor, names: &[String]) -> Option<Vec<FieldDescriptor>> {
+    let (last, outer) = names.split_last()?;
+    let (mut message, mut steps) = (message.clone(), Vec::with_capacity(names.len()));
+    for name in outer {
+        let step = field(&message, name)?;
+        let Kind::Message(inner) = step.kind() else { return None };
+        if step.is_list() || step.is_map() {
+            return None;
+        }
+        steps.push(step);
+        message = inner;
     }
+    steps.push(field(&message, last)?);
+    Some(steps)
+}
+
+/// A field's place, whichever of its names was said.
+pub fn numbers(steps: &[FieldDescriptor]) -> Vec<u32> {
+    steps.iter().map(FieldDescriptor::number).collect()
 }
 
 impl Binding {
-    /// Whether the path gives this field, or a part of it.
-    pub fn gives(&self, field: &[String]) -> bool {
-        self.template.fields().any(|given| given.starts_with(field) || field.starts_with(given))
+    /// Whether its request's body is passed as it is (`google.api.HttpBody`).
+    pub fn takes_any(&self) -> bool {
+        match &self.body {
+            BodyIs::Nothing => false,
+            BodyIs::Everything => is_body(&self.call.input, None),
+            BodyIs::Field(field) => is_body(&self.call.input, Some(field)),
+        }
     }
+
+    /// Whether path or body give this field, or a part of it.
+    pub fn gives(&self, place: &[u32]) -> bool {
+        let of_body = match &self.body {
+            BodyIs::Nothing => false,
+            BodyIs::Everything => true,
+            BodyIs::Field(field) => place.first() == Some(&field.number()),
+        };
+        of_body || self.given.iter().any(|given| within(given, place))
+    }
+}
+
+/// Whether one of two places is the other one, or a part of it.
+pub fn within(one: &[u32], other: &[u32]) -> bool {
+    one.starts_with(other) || other.starts_with(one)
 }

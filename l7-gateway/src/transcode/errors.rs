@@ -10,6 +10,7 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 
+use super::google;
 use crate::grpc;
 
 /// google.rpc.Status, as trailers carry it.
@@ -58,18 +59,14 @@ impl Ending {
         let message = message.unwrap_or_default();
         Some(Self { code, status: json!({ "code": code, "message": message, "details": details }) })
     }
-
-    /// A call that has not said how it ended.
-    pub fn broken() -> Self {
-        let status = json!({ "code": 14, "message": "The service broke off", "details": [] });
-        Self { code: 14, status }
-    }
 }
 
 /// A detail by its type where that is known, else as bytes.
 fn detail(one: &Detail, pool: &DescriptorPool) -> Value {
     let name = one.kind.rsplit('/').next().unwrap_or_default();
-    let known = pool.get_message_by_name(name);
+    // Services may send what their descriptions do not name.
+    let known =
+        pool.get_message_by_name(name).or_else(|| google::details().get_message_by_name(name));
     let message = known.and_then(|known| DynamicMessage::decode(known, one.value.as_slice()).ok());
     let mut value = match message.and_then(|message| serde_json::to_value(&message).ok()) {
         Some(Value::Object(members)) => Value::Object(members),

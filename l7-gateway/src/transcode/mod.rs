@@ -5,6 +5,7 @@
 //! Invariant: a message that is not exactly what its description says never reaches a service, and an answer that
 //! breaks off never looks whole.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, Method, header};
 use prost_reflect::{DescriptorPool, ExtensionDescriptor, MessageDescriptor, MethodDescriptor};
 use protox::Compiler;
-use protox::file::{
-    ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
-};
+use protox::file::{ChainFileResolver, GoogleFileResolver, IncludeFileResolver};
 use thiserror::Error;
 use topology::Place;
 use topology::transcode::{Descriptions, Transcode};
@@ -22,11 +21,15 @@ use topology::transcode::{Descriptions, Transcode};
 pub mod answer;
 pub mod bindings;
 pub mod errors;
+pub mod google;
 pub mod message;
 pub mod stream;
+pub mod strict;
 pub mod template;
 
+pub use self::bindings::NoCall;
 use self::bindings::{Binding, Bindings};
+use self::google::Annotations;
 
 /// Why descriptions cannot be used.
 #[derive(Debug, Error)]
@@ -65,7 +68,7 @@ impl Interface {
     /// With their place in the topology file.
     pub fn new(model: &Transcode) -> Result<Arc<Self>, DescriptionError> {
         let wrong = |what: String| DescriptionError { what, place: model.place };
-        let pool = match &model.from {
+        let (pool, own) = match &model.from {
             Descriptions::Set(path) => read_set(path).map_err(wrong)?,
             Descriptions::Sources { files, include } => compile(files, include).map_err(wrong)?,
         };
@@ -73,7 +76,12 @@ impl Interface {
         let mut bindings = Bindings::default();
         for service in pool.services() {
             let named = |name: &String| name == service.full_name();
-            if !model.services.is_empty() && !model.services.iter().any(named) {
+            let wanted = match model.services.as_slice() {
+                // Who names a file does not mean what it imports.
+                [] => own.contains(service.parent_file().name()),
+                some => some.iter().any(named),
+            };
+            if !wanted {
                 continue;
             }
             for method in service.methods() {
@@ -94,22 +102,30 @@ impl Interface {
     }
 
     /// The call that a request means.
-    pub fn find(&self, method: &Method, path: &str) -> Option<Meant<'_>> {
+    ///
+    /// # Errors
+    /// There is none; or there is for other methods, which are told.
+    pub fn find(&self, method: &Method, path: &str) -> Result<Meant<'_>, NoCall> {
         self.bindings.find(method, path)
     }
 }
 
-/// What a call says in its head, in place of what its request said of its body (gRPC over HTTP/2, "Requests").
-pub fn head(headers: &mut HeaderMap, left: Duration) {
-    for name in [header::CONTENT_ENCODING, header::ACCEPT, header::RANGE, header::IF_RANGE] {
+/// What a call says in its head, in place of what its request said of its body (gRPC over HTTP/2, "Requests"), and how
+/// much time it has, if anything bounds it.
+pub fn head(headers: &mut HeaderMap, left: Option<Duration>) {
+    // Among them how the client would have messages compressed, which it gets as JSON.
+    answer::strip(headers);
+    for name in [header::ACCEPT, header::RANGE, header::IF_RANGE] {
         headers.remove(name);
     }
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     // At most eight digits.
-    let millis = left.as_millis().min(99_999_999);
-    if let Ok(value) = HeaderValue::try_from(format!("{millis}m")) {
+    let millis = left.map(|left| left.as_millis().min(99_999_999));
+    let value = millis.and_then(|millis| HeaderValue::try_from(format!("{millis}m")).ok());
+    if let Some(value) = value {
         headers.insert("grpc-timeout", value);
     }
 }
@@ -117,22 +133,35 @@ pub fn head(headers: &mut HeaderMap, left: Duration) {
 /// Most bytes of a description.
 const MOST: u64 = 16 << 20;
 
-fn read_set(path: &Path) -> Result<DescriptorPool, String> {
+/// Descriptions, and the files whose services are meant.
+type Described = (DescriptorPool, HashSet<String>);
+
+fn read_set(path: &Path) -> Result<Described, String> {
     let size =
         std::fs::metadata(path).map_err(|fault| format!("{}: {fault}", path.display()))?.len();
     if size > MOST {
         return Err(format!("{} is over {MOST} bytes", path.display()));
     }
     let bytes = std::fs::read(path).map_err(|fault| format!("{}: {fault}", path.display()))?;
-    DescriptorPool::decode(bytes.as_slice()).map_err(|fault| {
+    let pool = DescriptorPool::decode(bytes.as_slice()).map_err(|fault| {
         format!(
             "{} is no descriptor set: {fault} — make one with `protoc --include_imports -o set.pb`",
             path.display()
         )
-    })
+    })?;
+    // A set does not say for which of its files it was made: for those that none of the others needs.
+    let needed: HashSet<String> = pool
+        .files()
+        .flat_map(|file| {
+            file.dependencies().map(|needed| needed.name().to_owned()).collect::<Vec<_>>()
+        })
+        .collect();
+    let own = pool.files().map(|file| file.name().to_owned());
+    let own = own.filter(|name| !needed.contains(name)).collect();
+    Ok((pool, own))
 }
 
-fn compile(files: &[PathBuf], include: &[PathBuf]) -> Result<DescriptorPool, String> {
+fn compile(files: &[PathBuf], include: &[PathBuf]) -> Result<Described, String> {
     let mut resolver = ChainFileResolver::new();
     resolver.add(Annotations);
     resolver.add(GoogleFileResolver::new());
@@ -145,26 +174,10 @@ fn compile(files: &[PathBuf], include: &[PathBuf]) -> Result<DescriptorPool, Str
     for file in files {
         compiler.open_file(file).map_err(|fault| format!("{}: {fault}", file.display()))?;
     }
-    Ok(compiler.descriptor_pool())
+    let own = compiler.files().filter(|file| !file.is_import());
+    let own = own.map(|file| file.name().to_owned()).collect();
+    Ok((compiler.descriptor_pool(), own))
 }
-
-/// The annotations by which a method says how HTTP calls it; nobody needs a copy of them.
-#[derive(Debug)]
-struct Annotations;
-
-impl FileResolver for Annotations {
-    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        let text = match name {
-            "google/api/annotations.proto" => ANNOTATIONS,
-            "google/api/http.proto" => HTTP,
-            _ => return Err(protox::Error::file_not_found(name)),
-        };
-        File::from_source(name, text)
-    }
-}
-
-const ANNOTATIONS: &str = include_str!("google/api/annotations.proto");
-const HTTP: &str = include_str!("google/api/http.proto");
 
 /// What a binding needs of its method.
 #[derive(Clone, Debug)]

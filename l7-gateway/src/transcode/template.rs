@@ -15,7 +15,8 @@ pub struct Template {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
-    Text(String),
+    /// Decoded: `/users/%40me` is `/users/@me`, as it is where routes are compared.
+    Text(Vec<u8>),
     /// `*`
     One,
     /// `**`, the last.
@@ -80,7 +81,7 @@ impl Template {
             text if text.contains(['{', '}', '*', '=']) => {
                 return Err(format!("`{text}` is no segment"));
             }
-            text => Segment::Text(text.to_owned()),
+            text => Segment::Text(percent_decode_str(text).collect()),
         });
         Ok(())
     }
@@ -107,11 +108,17 @@ impl Template {
         self.variables.iter().map(|variable| variable.field.as_slice())
     }
 
-    /// How much of it is written out: more is more specific.
-    pub fn rank(&self) -> (usize, usize, bool) {
+    /// How much of it is written out: more is more specific. One with a verb comes before all others, whose `*` would
+    /// take the verb for a part of a name.
+    pub fn rank(&self) -> (bool, usize, usize, bool) {
         let texts = self.segments.iter().filter(|segment| matches!(segment, Segment::Text(_)));
         let open = self.segments.last() == Some(&Segment::Rest);
-        (texts.count(), self.segments.len(), !open)
+        (self.verb.is_some(), texts.count(), self.segments.len(), !open)
+    }
+
+    /// Whether it fits the same paths, whatever its fields are called.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.segments, &self.verb) == (&other.segments, &other.verb)
     }
 
     /// Values of its fields, if a path fits.
@@ -129,7 +136,9 @@ impl Template {
         }
         for (segment, part) in self.segments.iter().zip(&parts) {
             match segment {
-                Segment::Text(text) if text != part => return None,
+                Segment::Text(text) if !percent_decode_str(part).eq(text.iter().copied()) => {
+                    return None;
+                }
                 Segment::One if part.is_empty() => return None,
                 Segment::Text(_) | Segment::One | Segment::Rest => {}
             }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -12,6 +13,9 @@ use super::*;
 const SHOP: &str = r#"syntax = "proto3";
 package shop.v1;
 import "google/api/annotations.proto";
+import "google/api/httpbody.proto";
+import "google/protobuf/any.proto";
+import "google/protobuf/struct.proto";
 import "google/protobuf/timestamp.proto";
 import "google/protobuf/wrappers.proto";
 service Cart {
@@ -26,9 +30,13 @@ service Cart {
     option (google.api.http) = { put: "/v1/items/{item.id}" body: "item" response_body: "name" };
   }
   rpc Add(Item) returns (Item) { option (google.api.http) = { post: "/v1/items" body: "*" }; }
+  rpc Replace(GetRequest) returns (Item) { option (google.api.http) = { post: "/v1/items/{name}" body: "*" }; }
   rpc Undelete(GetRequest) returns (Item) { option (google.api.http) = { post: "/v1/items/{id}:undelete" body: "*" }; }
   rpc Purge(GetRequest) returns (Item) { option (google.api.http) = { custom: { kind: "PURGE" path: "/v1/items" } }; }
   rpc Watch(GetRequest) returns (stream Item) { option (google.api.http) = { get: "/v1/items:watch" }; }
+  rpc Mine(GetRequest) returns (Item) { option (google.api.http) = { get: "/v1/users/@me" }; }
+  rpc Any(GetRequest) returns (Item) { option (google.api.http) = { custom: { kind: "*" path: "/v1/any/{id}" } }; }
+  rpc Upload(File) returns (google.api.HttpBody) { option (google.api.http) = { post: "/v1/uploads/{name}" body: "body" }; }
   rpc Talk(stream Item) returns (stream Item);
   rpc Plain(GetRequest) returns (Item);
 }
@@ -42,7 +50,13 @@ message GetRequest {
   google.protobuf.BoolValue really = 6;
   Item inner = 7;
   bytes raw = 8;
+  oneof how { string by_hand = 9; int32 by_machine = 10; }
+  double size = 11;
+  google.protobuf.Struct notes = 12;
+  google.protobuf.Any more = 13;
+  map<int32, string> ranks = 14;
 }
+message File { string name = 1; google.api.HttpBody body = 2; }
 message PutRequest { Item item = 1; bool dry = 2; }
 message Item { string name = 1; int64 id = 2; map<string, string> labels = 3; }
 "#;
@@ -71,7 +85,10 @@ fn told(
     body: &str,
 ) -> Result<(String, Value), String> {
     let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
-    let meant = shop.find(method, path).ok_or("no call")?;
+    let meant = shop.find(method, path).map_err(|why| match why {
+        NoCall::Path => "no call".to_owned(),
+        NoCall::Method(others) => format!("for {others:?}"),
+    })?;
     let message = message(&meant, query, body.as_bytes()).map_err(|why| why.to_string())?;
     let name = meant.binding.call.path.rsplit('/').next().unwrap_or_default().to_owned();
     Ok((name, serde_json::to_value(&message).expect("JSON")))
@@ -83,13 +100,13 @@ fn requests_mean_calls() {
     let shop = shop();
     let get = Method::GET;
     let purge = Method::from_bytes(b"PURGE").expect("a method");
-    let cases: [(&Method, &str, &str, &str, Value); 15] = [
+    let cases: [(&Method, &str, &str, &str, Value); 20] = [
         (
             &get,
-            "/v1/shelves/7/items/a%2Fb%20c",
+            "/v1/shelves/7/items/a%3Fb%20c",
             "",
             "Get",
-            json!({"name": "shelves/7/items/a%2Fb c"}),
+            json!({"name": "shelves/7/items/a?b c"}),
         ),
         (&get, "/v1/items/42", "", "Get", json!({"id": "42"})),
         (
@@ -137,6 +154,17 @@ fn requests_mean_calls() {
             "Undelete",
             json!({"id": "3", "name": "x"}),
         ),
+        (&Method::POST, "/v1/items/x:y", "", "Replace", json!({"name": "x:y"})),
+        (&Method::HEAD, "/v1/items/42", "", "Get", json!({"id": "42"})),
+        (&get, "/v1/users/%40me", "", "Mine", json!({})),
+        (&purge, "/v1/any/7", "", "Any", json!({"id": "7"})),
+        (
+            &get,
+            "/v1/items/1?byHand=x&size=-1.5e3",
+            "",
+            "Get",
+            json!({"id": "1", "byHand": "x", "size": -1500.0}),
+        ),
         (&purge, "/v1/items?id=4", "", "Purge", json!({"id": "4"})),
         (&get, "/v1/items:watch", "", "Watch", json!({})),
         (&Method::POST, "/shop.v1.Cart/Plain", "{\"id\": 5}", "Plain", json!({"id": "5"})),
@@ -170,8 +198,21 @@ fn what_fits_nowhere_is_refused() {
         ("PUT", "/v1/items/1", "},\"dry\":{", "the body is no PutRequest"),
         ("PUT", "/v1/items/1", "{\"name\":\"x\"},\"dry\":true", "the body is no PutRequest"),
         ("POST", "/shop.v1.Cart/Plain", deep.as_str(), "the body is no GetRequest"),
-        ("DELETE", "/v1/items/1", "", "no call"),
-        ("GET", "/v1/items", "", "no call"),
+        ("DELETE", "/v1/items/1", "", "for [GET, HEAD, POST, PUT]"),
+        ("GET", "/v1/items", "", "for [POST, PURGE]"),
+        ("GET", "/v1/items/1?really=true;x", "", "is no value of `really`"),
+        ("GET", "/v1/items/1?inner.id=5abc", "", "is no value of `inner.id`"),
+        ("GET", "/v1/items/1?inner={\"name\":\"x\"}junk", "", "is no value of `inner`"),
+        ("GET", "/v1/items/1?inner={\"name\":\"x\"}", "", "is no value of `inner`"),
+        ("GET", "/v1/items/1?notes={}", "", "is no value of `notes`"),
+        ("GET", "/v1/items/1?since=2026-01-02T03:04:05Z%22", "", "is no value of `since`"),
+        ("GET", "/v1/items/1?size=inf", "", "is no value of `size`"),
+        ("GET", "/v1/items/1?size=1e999", "", "is no value of `size`"),
+        ("GET", "/v1/items/1?name=a&name=a", "", "`name` cannot be said again"),
+        ("GET", "/v1/items/1?inner.id=1&inner.id=2", "", "`inner.id` cannot be said again"),
+        ("GET", "/v1/items/1?really=true&really.value=false", "", "cannot be said again"),
+        ("GET", "/v1/items/1?by_hand=x&byMachine=1", "", "`byMachine` cannot be said again"),
+        ("PUT", "/v1/items/1?item.name=x", "", "there is no field `item.name`"),
         ("GET", "/v1/items/1/2", "", "no call"),
         ("GET", "/v1/shelves//items/1", "", "no call"),
         ("POST", "/shop.v1.Cart/Talk", "", "no call"),
@@ -202,12 +243,142 @@ fn descriptions_are_refused_in_words() {
         (service("post: \"/a\" body: \"c\""), "the body `c` is no field"),
         (service("post: \"/a\" response_body: \"c\""), "the answer `c` is no field"),
         (service("body: \"*\""), "its rule has no path"),
+        (
+            service("get: \"/a/{a}\" additional_bindings { get: \"/a/*\" }"),
+            "/S/C: its path is that of /S/C",
+        ),
     ] {
         let fault = of(&text).expect_err(&text).to_string();
         assert!(fault.contains(part), "{text}: {fault}");
     }
     let missing = Interface::new(&model(vec![PathBuf::from("/nowhere/x.proto")]));
     assert!(missing.expect_err("missing").to_string().contains("/nowhere/x.proto"));
+}
+
+/// G15: of a body that says something twice, under whichever name, two programs might take different messages.
+#[test]
+fn nothing_is_said_twice() {
+    let shop = shop();
+    for (body, part) in [
+        ("{\"name\":\"ok\",\"name\":\"evil\"}", Some("`name` stands twice")),
+        ("{\"byHand\":\"a\",\"by_hand\":\"b\"}", Some("`by_hand` stands twice")),
+        ("{\"name\":null,\"name\":\"x\"}", Some("`name` stands twice")),
+        ("{\"inner\":{\"id\":1,\"id\":2}}", Some("`id` stands twice")),
+        ("{\"inner\":{\"labels\":{\"a\":\"b\",\"a\":\"c\"}}}", Some("a name stands twice")),
+        ("{\"ranks\":{\"1\":\"a\",\"01\":\"b\"}}", Some("a name stands twice")),
+        ("{\"notes\":{\"a\":[{\"b\":1,\"b\":2}]}}", Some("a name stands twice")),
+        (
+            "{\"more\":{\"@type\":\"type/shop.v1.GetRequest\",\"by_hand\":\"a\",\"byHand\":\"b\"}}",
+            Some("a name stands twice"),
+        ),
+        ("{\"byHand\":\"a\",\"byMachine\":1}", Some("oneof")),
+        ("{\"notes\":{\"by_hand\":1,\"byHand\":2},\"tags\":[\"a\",\"a\"],\"name\":\"x\"}", None),
+    ] {
+        let found = told(&shop, &Method::POST, "/shop.v1.Cart/Plain", body);
+        match (found, part) {
+            (Ok(_), None) => {}
+            (Err(why), Some(part)) => assert!(why.contains(part), "{body}: {why}"),
+            (found, _) => panic!("{body}: {found:?}"),
+        }
+    }
+}
+
+/// G15: a number is the one that was written, to its last bit.
+#[test]
+fn numbers_stay_what_they_are() {
+    let shop = shop();
+    for text in ["0.1", "1.7976931348623157e308", "67.87896060219837", "2.638344616030823e-256"] {
+        let body = format!("{{\"size\":{text}}}");
+        let meant = shop.find(&Method::POST, "/shop.v1.Cart/Plain").expect("a call");
+        let message = message(&meant, None, body.as_bytes()).expect("a message");
+        let size = message.get_field_by_name("size").and_then(|size| size.as_f64());
+        assert_eq!(size.map(f64::to_bits), text.parse().ok().map(f64::to_bits), "{text}");
+    }
+}
+
+/// G15: services of named files can be called, those of files that they import where they are named.
+#[test]
+fn imported_services_are_not_called() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).expect("written");
+        file
+    };
+    write(
+        "inner.proto",
+        "syntax = \"proto3\"; message M { string a = 1; } service Inner { rpc C(M) returns (M); }",
+    );
+    let outer = write(
+        "outer.proto",
+        "syntax = \"proto3\"; import \"inner.proto\"; service Outer { rpc C(M) returns (M); }",
+    );
+    let mut compiler = protox::Compiler::new([folder.path()]).expect("a folder");
+    compiler.include_imports(true).open_file("outer.proto").expect("described");
+    let set = folder.path().join("set.pb");
+    std::fs::write(&set, compiler.encode_file_descriptor_set()).expect("written");
+    for mut model in
+        [model(vec![outer]), Transcode { from: Descriptions::Set(set), ..model(Vec::new()) }]
+    {
+        let called = |shop: &Interface| {
+            ["/Outer/C", "/Inner/C"].map(|path| shop.find(&Method::POST, path).is_ok())
+        };
+        assert_eq!(called(&Interface::new(&model).expect("described")), [true, false]);
+        model.services = vec!["Inner".to_owned()];
+        assert_eq!(called(&Interface::new(&model).expect("described")), [false, true]);
+    }
+}
+
+/// G15: a body of a type of its own is passed as it is, both ways.
+#[test]
+fn raw_bodies_stay_as_they_are() {
+    let shop = shop();
+    let meant = shop.find(&Method::POST, "/v1/uploads/a.png").expect("a call");
+    assert!(meant.binding.takes_any());
+    let body = Bytes::from_static(b"\x89PNG\0\xff");
+    let sent = super::message::raw(&meant, None, ("image/png", body)).expect("a message");
+    let json = serde_json::to_value(&sent).expect("JSON");
+    let data = json!({"contentType": "image/png", "data": "iVBORwD/"});
+    assert_eq!(json, json!({"name": "a.png", "body": data}));
+    let calling = super::answer::Calling::new(meant.binding, false, 1 << 20);
+    let told = calling.told(b"\x0a\x08text/css\x12\x03a{}").expect("an answer");
+    assert_eq!((told.kind.as_bytes(), &*told.body), (&b"text/css"[..], &b"a{}"[..]));
+}
+
+/// G15: what a client says of messages and of its body is not said of the call; what bounds it is.
+#[test]
+fn a_call_has_a_head_of_its_own() {
+    let mut headers = HeaderMap::new();
+    for name in ["grpc-encoding", "grpc-accept-encoding", "grpc-timeout", "accept", "x-kept"] {
+        headers.insert(name, "gzip".parse().expect("a value"));
+    }
+    head(&mut headers, None);
+    assert_eq!(headers.get("grpc-timeout"), None);
+    assert_eq!(headers.get("grpc-encoding"), None);
+    assert_eq!(headers["grpc-accept-encoding"], "identity");
+    assert_eq!(headers["x-kept"], "gzip");
+    head(&mut headers, Some(Duration::from_secs(3)));
+    assert_eq!(headers["grpc-timeout"], "3000m");
+}
+
+/// G15: details of the kinds that services commonly send are told as JSON, also where descriptions do not name them.
+#[test]
+fn common_details_are_told() {
+    use base64::Engine as _;
+    let shop = shop();
+    let meant = shop.find(&Method::GET, "/v1/items/42").expect("a call");
+    let calling = super::answer::Calling::new(meant.binding, false, 1 << 20);
+    let name = b"type.googleapis.com/google.rpc.ErrorInfo";
+    let info = b"\x0a\x04GONE";
+    let any = [&[0x0a, 40][..], name, &[0x12, 6], info].concat();
+    let status = [&[0x08, 5, 0x1a, u8::try_from(any.len()).expect("short")][..], &any].concat();
+    let mut fields = HeaderMap::new();
+    fields.insert("grpc-status", HeaderValue::from_static("5"));
+    let text = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status);
+    fields.insert("grpc-status-details-bin", text.parse().expect("a value"));
+    let ending = calling.ending(&fields).expect("an end");
+    let detail = json!({"@type": std::str::from_utf8(name).expect("a name"), "reason": "GONE"});
+    assert_eq!(ending.status["details"], json!([detail]));
 }
 
 /// G15: a message has its length before it.
@@ -230,7 +401,7 @@ proptest! {
     ) {
         static SHARED: std::sync::LazyLock<Arc<Interface>> = std::sync::LazyLock::new(shop);
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
-        let Some(meant) = SHARED.find(&method, &path) else { return Ok(()) };
+        let Ok(meant) = SHARED.find(&method, &path) else { return Ok(()) };
         let Ok(message) = message(&meant, Some(&query), body.as_bytes()) else { return Ok(()) };
         let framed = framed(&message);
         let (head, rest) = framed.split_at(5);

@@ -17,12 +17,13 @@ use thiserror::Error;
 use topology::gateway::{Consumer, Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 
-use crate::body::BodyFault;
+use crate::body::{BodyFault, RequestBody};
 use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
 use crate::contract::Breach;
 use crate::exchange::{Exchange, Identity, Request, RouteId};
 use crate::media;
+use crate::transcode::NoCall;
 use crate::transcode::answer::AnswerError;
 use crate::transcode::message::MessageError;
 
@@ -89,7 +90,7 @@ pub enum Refused {
     /// A client's, that is no message of the call that it means.
     Call(MessageError),
     /// A client's, that means no call.
-    NoCall,
+    NoCall(NoCall),
     /// A client's, that is not as its description says.
     Breach(Breach),
 }
@@ -270,10 +271,18 @@ impl Passage {
         Ok((passage, texts_of_bodies))
     }
 
-    /// Whether the body of this request is changed.
-    pub fn reads(&self, request: &Request) -> bool {
+    /// Whether there is a body of this request, and it is changed.
+    ///
+    /// # Errors
+    /// It broke off before its first byte.
+    pub async fn reads(&self, request: &mut Request) -> Result<bool, TransformError> {
         let any = self.changes.iter().any(|change| change.model.request.body.is_some());
-        any && !request.body.is_empty() && request.upgrade.is_none()
+        if !any || request.upgrade.is_some() {
+            return Ok(false);
+        }
+        // Boxed: few routes change bodies.
+        Box::pin(look(&mut request.body)).await.map_err(TransformError::Body)?;
+        Ok(!request.body.is_empty())
     }
 
     /// Changes the body of a request.
@@ -293,7 +302,7 @@ impl Passage {
         let bytes = changed(&request.headers, &mut request.body, &bodies, texts).await?;
         let bytes = bytes.ok_or(TransformError::Json(json::JsonError::Syntax))?;
         stale(&mut request.headers);
-        request.body = crate::body::RequestBody::whole(bytes, limits);
+        request.body = RequestBody::whole(bytes, limits);
         Ok(())
     }
 
@@ -396,6 +405,25 @@ pub fn plain(headers: &HeaderMap, bytes: Bytes, most: u64) -> Result<Bytes, Tran
     }
 }
 
+/// Reads until something comes, and puts it back: a body that ends without a byte is none, however it is framed.
+///
+/// # Errors
+/// It broke off before.
+pub async fn look(body: &mut RequestBody) -> Result<(), BodyFault> {
+    while !body.is_empty() {
+        let Some(frame) = body.frame().await else { break };
+        if let Ok(data) = frame?.into_data()
+            && !data.is_empty()
+        {
+            body.give_back(vec![data]);
+            return Ok(());
+        }
+    }
+    let limits = body.limits();
+    *body = RequestBody::whole(Bytes::new(), limits);
+    Ok(())
+}
+
 /// All of a body, up to so many bytes; trailers are dropped.
 pub async fn gathered<B>(body: &mut B, most: u64) -> Result<Bytes, BodyFault>
 where
@@ -463,7 +491,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::body::{BodyLimits, RequestBody};
+    use crate::body::BodyLimits;
 
     /// G13: a body of one piece is not copied, one of several is whole, and neither is larger than its bound.
     #[tokio::test]

@@ -1,9 +1,17 @@
 //! HTTP and JSON in front, gRPC behind.
 
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::{HeaderMap, Response};
+use l7_gateway::snapshot::Snapshot;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use topology::Topology;
 
 use crate::peers::{Asked, Fake2};
 use crate::rig::{Rig, local, topology};
@@ -11,12 +19,15 @@ use crate::rig::{Rig, local, topology};
 const PROTO: &str = r#"syntax = "proto3";
 package shop.v1;
 import "google/api/annotations.proto";
+import "google/api/httpbody.proto";
 service Cart {
   rpc Get(Request) returns (Item) { option (google.api.http) = { get: "/v1/items/{id}" }; }
   rpc Add(Item) returns (Item) { option (google.api.http) = { post: "/v1/items" body: "*" }; }
+  rpc Upload(File) returns (google.api.HttpBody) { option (google.api.http) = { post: "/v1/files/{id}" body: "body" }; }
   rpc Watch(Request) returns (stream Item) { option (google.api.http) = { get: "/v1/items:watch" }; }
 }
 message Request { int64 id = 1; }
+message File { int64 id = 1; google.api.HttpBody body = 2; }
 message Item { int64 id = 1; string name = 2; }
 "#;
 
@@ -64,19 +75,37 @@ pub(crate) async fn play(script: Script, mut asked: Asked) {
 
 /// The answer to a request of a client, and what the service was asked.
 async fn asked(script: &Script, request: &str) -> (String, Rc<crate::peers::Seen>) {
+    asked_in("", script, request.as_bytes()).await
+}
+
+/// The same, with further settings of the route.
+async fn asked_in(
+    route: &str,
+    script: &Script,
+    request: &[u8],
+) -> (String, Rc<crate::peers::Seen>) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("shop.proto");
     std::fs::write(&file, PROTO).expect("written");
     let script = script.clone();
     let fake = Fake2::new(100, move |asked| Box::pin(play(script.clone(), asked))).await;
-    let rig = Rig::new(&topology(
-        &format!("  cart: {{ endpoints: [{}] }}", fake.address),
+    let rig = Rig::new(&file_of(&[fake.address], &file, route));
+    let (mut stream, _task) = rig.connect();
+    stream.write_all(request).await.expect("taken");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an end");
+    (String::from_utf8_lossy(&answer).into_owned(), Rc::clone(&fake.seen))
+}
+
+fn file_of(services: &[SocketAddr], file: &Path, route: &str) -> Topology {
+    let services: Vec<String> = services.iter().map(ToString::to_string).collect();
+    topology(
+        &format!("  cart: {{ endpoints: [{}] }}", services.join(", ")),
         &format!(
-            "    upstreams: {{ cart: {{ protocol: http2 }} }}\n    routes:\n      - {{ path: /*, to: cart, transcode: {{ protos: {}, max: 1KiB }} }}",
+            "    upstreams: {{ cart: {{ protocol: http2 }} }}\n    routes:\n      - {{ path: /*, to: cart, {route} transcode: {{ protos: {}, max: 1KiB }} }}",
             file.display()
         ),
-    ));
-    (rig.raw(request).await, Rc::clone(&fake.seen))
+    )
 }
 
 fn get(path: &str, lines: &str) -> String {
@@ -162,7 +191,10 @@ async fn odd_requests_never_touch_the_service() {
         for (request, status, part) in [
             (get("/v1/items/x", ""), "400", "`x` is no value of `id`"),
             (get("/v1/nothing", ""), "404", "no_route"),
-            (post("text/plain", "{}"), "400", "the body is no JSON"),
+            (post("text/plain", "{}"), "415", "the body is no JSON"),
+            (post("application/json\r\nContent-Encoding: zip", "{}"), "415", "unknown coding"),
+            (post("application/json\r\nContent-Encoding: gzip", "{}"), "422", "request_not_transformed"),
+            (get("/v1/items/7", "").replace("GET", "DELETE"), "405", "allow: GET, HEAD\r\n"),
             (post("application/json", "{\"id\":"), "400", "the body is no Item"),
             (post("application/json", &large), "413", "body_too_large"),
         ] {
@@ -204,6 +236,163 @@ async fn streams_come_as_lines_or_events() {
         let cut = Script { end: None, ..script };
         let (answer, _) = asked(&cut, &get("/v1/items:watch", "")).await;
         assert!(!answer.ends_with("0\r\n\r\n"), "a cut stream has no end: {answer}");
+    })
+    .await;
+}
+
+/// G15: a stream without a message is one, told as such.
+#[tokio::test]
+async fn an_empty_stream_is_an_answer() {
+    local(async {
+        for (lines, kind) in
+            [("", "application/x-ndjson"), ("Accept: text/event-stream\r\n", "text/event-stream")]
+        {
+            let (answer, _) = asked(&well(Vec::new()), &get("/v1/items:watch", lines)).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains(&format!("content-type: {kind}\r\n")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+    })
+    .await;
+}
+
+/// G15: a call has the time of its exchange; one of one message no more than there is until its head.
+#[tokio::test]
+async fn calls_have_the_time_that_there_is() {
+    local(async {
+        for (path, route, most) in [
+            ("/v1/items/7", "", Some(15_000)),
+            ("/v1/items/7", "total-timeout: 5s,", Some(5_000)),
+            ("/v1/items/7", "total-timeout: 40s,", Some(15_000)),
+            ("/v1/items:watch", "", None),
+            ("/v1/items:watch", "total-timeout: 40s,", Some(40_000)),
+        ] {
+            let asking = get(path, "Grpc-Timeout: 1S\r\nGrpc-Accept-Encoding: gzip\r\n");
+            let (_, seen) = asked_in(route, &well(vec![b"\x08\x2a"]), asking.as_bytes()).await;
+            let told = seen.header("grpc-timeout");
+            let told = told.map(|text| text.trim_end_matches('m').parse::<u32>().expect("millis"));
+            // Some of it has passed.
+            let fits = told.zip(most).is_none_or(|(told, most)| told <= most && told > most / 2);
+            assert!(fits && told.is_some() == most.is_some(), "{path} {route}: {told:?}");
+            assert_eq!(seen.header("grpc-accept-encoding").as_deref(), Some("identity"));
+        }
+    })
+    .await;
+}
+
+/// G15: what stands behind the message is told, under names of its own; a call that has no end may have had an effect.
+#[tokio::test]
+async fn trailers_are_told_and_needed() {
+    local(async {
+        let end = vec![("grpc-status", "0"), ("x-cost", "7"), ("x-internal-server", "a")];
+        let script = Script { end: Some(end), ..well(vec![b"\x08\x2a"]) };
+        let (answer, _) = asked(&script, &get("/v1/items/7", "")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("grpc-trailer-x-cost: 7\r\n"), "{answer}");
+        assert!(
+            !answer.contains("x-internal-server") && !answer.contains("grpc-status"),
+            "{answer}"
+        );
+        let script = Script { end: Some(vec![("x-cost", "7")]), ..script };
+        let (answer, _) = asked(&script, &get("/v1/items/7", "")).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.contains("answer_not_transformed"), "{answer}");
+    })
+    .await;
+}
+
+/// G15: bodies are read that are compressed, of whatever type a call takes, or framed though there is none.
+#[tokio::test]
+async fn bodies_are_read_as_they_are_meant() {
+    local(async {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(b"{\"id\":1}").expect("in memory");
+        let packed = packed.finish().expect("in memory");
+        let post = |path: &str, lines: &str, body: &[u8]| {
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{lines}\r\n");
+            [head.as_bytes(), body].concat()
+        };
+        let json = format!(
+            "Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n",
+            packed.len()
+        );
+        let item = "{\"id\":\"42\",\"name\":\"\"}";
+        for (request, message, end) in [
+            (post("/v1/items", &json, &packed), &b"\x08\x2a"[..], item),
+            (post("/v1/items", "Transfer-Encoding: chunked\r\n", b"0\r\n\r\n"), b"\x08\x2a", item),
+            (
+                get("/v1/items/7", "Transfer-Encoding: chunked\r\n")
+                    .into_bytes()
+                    .into_iter()
+                    .chain(*b"0\r\n\r\n")
+                    .collect(),
+                b"\x08\x2a",
+                item,
+            ),
+            (get("/v1/items/7", "").replace("GET", "HEAD").into_bytes(), b"\x08\x2a", "\r\n\r\n"),
+            (
+                post("/v1/files/7", "Content-Type: text/css\r\nContent-Length: 3\r\n", b"a{}"),
+                b"\x0a\x08text/css\x12\x03b{}",
+                "b{}",
+            ),
+        ] {
+            let (answer, seen) = asked_in("", &well(vec![message]), &request).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+            assert!(answer.ends_with(end), "{answer}");
+            assert_eq!(seen.count(), 1);
+        }
+    })
+    .await;
+}
+
+/// G15, G18: a service that says of calls that it is unavailable is left alone, whoever made them of requests.
+#[tokio::test]
+async fn unavailable_services_of_calls_are_ejected() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("shop.proto");
+        std::fs::write(&file, PROTO).expect("written");
+        let service =
+            |script: Script| Fake2::new(100, move |asked| Box::pin(play(script.clone(), asked)));
+        let sick = Script {
+            messages: Vec::new(),
+            end: Some(vec![("grpc-status", "14")]),
+            kind: "application/grpc",
+        };
+        let (sick, fine) = (service(sick).await, service(well(vec![b"\x08\x2a"])).await);
+        let rig = Rig::new(&file_of(&[sick.address, fine.address], &file, ""));
+        for _ in 0..20 {
+            rig.raw(&get("/v1/items/7", "")).await;
+        }
+        assert_eq!((sick.seen.count(), fine.seen.count()), (3, 17));
+    })
+    .await;
+}
+
+/// G15, T9: descriptions are read again with the file; one that has become nonsense changes nothing.
+#[tokio::test]
+async fn descriptions_are_read_again() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("shop.proto");
+        std::fs::write(&file, PROTO).expect("written");
+        let fake = Fake2::new(100, |asked| Box::pin(play(well(vec![b"\x08\x2a"]), asked))).await;
+        let topology = file_of(&[fake.address], &file, "");
+        let rig = Rig::new(&topology);
+        let (group, instance) = topology.gateway("gw").expect("the instance");
+        let status = async |path| rig.raw(&get(path, "")).await.get(9..12).map(str::to_owned);
+        let next = || {
+            let before = rig.published.load_full();
+            Snapshot::build(group, &instance.name, &rig.observer, Some(&*before))
+        };
+        assert_eq!(status("/v2/items/7").await.as_deref(), Some("404"));
+        std::fs::write(&file, PROTO.replace("/v1/items/{id}", "/v2/items/{id}")).expect("written");
+        rig.published.publish(next().expect("it builds"));
+        assert_eq!(status("/v2/items/7").await.as_deref(), Some("200"));
+        std::fs::write(&file, "syntax = \"proto3\"; message {").expect("written");
+        assert!(next().is_err());
+        assert_eq!(status("/v2/items/7").await.as_deref(), Some("200"));
     })
     .await;
 }

@@ -185,7 +185,7 @@ impl Dispatch {
                 Err(failure) => Outcome::Failed(failure.why.cause()),
             });
         }
-        let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, streams);
+        let seen = Seen::of(&outcome, &lane.pool.upstream.model.eject.statuses, plan.call);
         let now = Instant::now();
         watch.count(lane, seen, now);
         // Neither a client that breaks off nor one that gives a call too little time says anything of
@@ -342,7 +342,6 @@ enum Seen {
 impl Seen {
     fn of<B, L>(outcome: &Result<(Response<B>, L), Failure>, failing: &[u16], call: bool) -> Self {
         match outcome {
-            // A call says in its own way that nobody is there.
             Ok((response, _))
                 if call && grpc::status(response.headers()) == Some(grpc::UNAVAILABLE) =>
             {

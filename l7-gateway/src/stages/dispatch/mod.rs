@@ -105,6 +105,8 @@ pub struct Plan {
     times: Times,
     /// It is a gRPC call: client and service may take turns for as long as they like.
     streams: bool,
+    /// It is one, of the client's or of ours: a call says in its own way that nobody is there.
+    call: bool,
     attempts: u8,
     /// Of whoever asks, where the balance hashes.
     hash: u64,
@@ -217,13 +219,14 @@ impl Dispatch {
         let times = route.times.over(&model.times);
         // What a gRPC client will wait, if the service can speak it at all.
         let streams = x.grpc && model.protocol != UpstreamProtocol::Http1;
-        let call = if streams { grpc::timeout(&input.head.headers) } else { None };
-        let total = [times.total, call].into_iter().flatten().min();
+        let bound = if streams { grpc::timeout(&input.head.headers) } else { None };
+        let call = streams || x.calling.is_some();
+        let total = [times.total, bound].into_iter().flatten().min();
         let (deadline, end) = (x.began + route.timeout, total.map(|total| x.began + total));
         let hash = upstream.hash(x, input);
         let attempts = model.retry.attempts.max(1);
         let upgrade = false;
-        Some(Plan { lane: to.0, deadline, end, times, streams, attempts, hash, upgrade })
+        Some(Plan { lane: to.0, deadline, end, times, streams, call, attempts, hash, upgrade })
     }
 
     /// For what goes on when its exchange has ended.

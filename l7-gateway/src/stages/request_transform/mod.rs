@@ -5,25 +5,28 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri, Version};
 use serde_json::Value;
 use topology::ServiceName;
-use topology::gateway::Told;
+use topology::gateway::{Route, RouteTo, Told};
 
 use crate::body::RequestBody;
-use crate::coding;
+use crate::coding::{self, Coding};
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage, Target};
 use crate::external::Externals;
 use crate::external::told::Subject;
 use crate::grpc_web::{self, Envelope, Web};
 use crate::halt::{Halt, Kind};
+use crate::media;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
 use crate::transcode::answer::Calling;
+use crate::transcode::bindings::Binding;
 use crate::transcode::message::{self, MessageError};
 use crate::transcode::{self, Interface};
 use crate::transform::facts::Known;
@@ -112,22 +115,21 @@ impl RequestTransform {
         interface: &Interface,
         input: &mut Routed,
     ) -> Result<Box<Calling>, Halt> {
-        let request = &mut *input.request;
+        let (to, request) = (input.to, &mut *input.request);
         let (route, target) = (self.snapshot.group.routes.get(input.route.0), &request.target);
         let rules = route.and_then(|route| route.transcode.as_ref().map(|rules| (route, rules)));
         let (route, rules) = rules.ok_or(Halt::from(Kind::NoRoute))?;
-        let meant = interface.find(&request.method, &target.path).ok_or(Refused::NoCall)?;
-        let body = match request.body.is_empty() {
-            true => Bytes::new(),
-            false if transform::is_json(&request.headers) => {
-                transform::gathered(&mut request.body, rules.most)
-                    .await
-                    .map_err(|fault| Refused::Request(TransformError::Body(fault)))?
-            }
-            false => return Err(Refused::Call(MessageError::Foreign).into()),
+        let meant = interface.find(&request.method, &target.path).map_err(Refused::NoCall)?;
+        let body = said(meant.binding, &request.headers, &mut request.body, rules.most).await?;
+        let query = target.query.as_deref();
+        let message = if meant.binding.takes_any() {
+            let kind = request.headers.get(header::CONTENT_TYPE);
+            let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+            message::raw(&meant, query, (kind, body))
+        } else {
+            message::message(&meant, query, &body)
         };
-        let message =
-            message::message(&meant, target.query.as_deref(), &body).map_err(Refused::Call)?;
+        let message = message.map_err(Refused::Call)?;
         let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let events = accept.is_some_and(|accept| accept.contains("text/event-stream"));
         let most = usize::try_from(rules.most).unwrap_or(usize::MAX);
@@ -136,10 +138,22 @@ impl RequestTransform {
         request.method = Method::POST;
         request.target.path = path;
         request.target.query = None;
-        transcode::head(&mut request.headers, route.timeout.saturating_sub(x.began.elapsed()));
+        // A stream may take longer than its head.
+        let total = self.total(route, to);
+        let head = (!calling.streams).then_some(route.timeout);
+        let left = [total, head].into_iter().flatten().min();
+        let left = left.map(|left| left.saturating_sub(x.began.elapsed()));
+        transform::stale(&mut request.headers);
+        transcode::head(&mut request.headers, left);
         let limits = request.body.limits();
         request.body = RequestBody::whole(message::framed(&message), limits);
         Ok(Box::new(calling))
+    }
+
+    /// How long an exchange of a route with this service may take.
+    fn total(&self, route: &Route, to: RouteTo) -> Option<Duration> {
+        let upstream = to.service().and_then(|to| self.snapshot.upstreams.get(to.0))?;
+        route.times.over(&upstream.model.times).total
     }
 
     /// Attaches what services are told of a caller.
@@ -269,7 +283,7 @@ impl Filter for RequestTransform {
         if let Some(all) = changes.filter(|all| all.any(input.route, input.to, caller)) {
             asked = Some(input.request.target.authority.clone());
             let (passage, texts) = self.change(x, all, &mut input).map_err(Refused::Request)?;
-            if passage.reads(&input.request) {
+            if passage.reads(&mut input.request).await.map_err(Refused::Request)? {
                 // Boxed: few routes change bodies.
                 let read = Box::pin(passage.read(&mut input.request, texts)).await;
                 read.map_err(Refused::Request)?;
@@ -324,6 +338,29 @@ async fn unwrapped(web: &Web, request: &mut Request) -> Result<(), TransformErro
         request.body = RequestBody::whole(bytes.ok_or(TransformError::Coded)?, limits);
     }
     Ok(())
+}
+
+/// What a request says to a call: JSON as it was before it was compressed, or whatever a call takes that takes any.
+async fn said(
+    binding: &Binding,
+    headers: &HeaderMap,
+    body: &mut RequestBody,
+    most: u64,
+) -> Result<Bytes, Refused> {
+    let broken = |fault| Refused::Request(TransformError::Body(fault));
+    transform::look(body).await.map_err(broken)?;
+    if body.is_empty() {
+        return Ok(Bytes::new());
+    }
+    let json = media::only(headers).is_ok_and(|kind| media::is_json(&kind));
+    if !json && !binding.takes_any() {
+        return Err(Refused::Call(MessageError::Foreign));
+    }
+    if Coding::of(headers).is_err() {
+        return Err(Refused::Call(MessageError::Coding));
+    }
+    let bytes = transform::gathered(body, most).await.map_err(broken)?;
+    transform::plain(headers, bytes, most).map_err(Refused::Request)
 }
 
 /// Most bytes of a body in base64.
