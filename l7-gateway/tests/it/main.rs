@@ -62,6 +62,7 @@ mod store_loss;
 mod traces;
 mod traffic;
 mod transcode;
+mod transcode_facts;
 mod transforms;
 mod upgrade;
 mod websocket2;
