@@ -12,7 +12,7 @@ use crate::units::Place;
 pub struct Transcode {
     /// Where the methods are described.
     pub from: Descriptions,
-    /// Full names of the services that can be called; empty: all.
+    /// Full names of the services that can be called; empty: those of the named files.
     pub services: Vec<String>,
     /// Most bytes of a message, either way (default 4 MiB).
     pub most: u64,

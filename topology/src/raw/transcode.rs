@@ -18,7 +18,8 @@ section! {
         /// A descriptor set, as `protoc --include_imports -o FILE` writes it. Exactly one of `protos` and
         /// `descriptors`.
         may "descriptors" descriptors: Typed<Text>,
-        /// Full names of the services that can be called, `shop.v1.Cart`. Default: all.
+        /// Full names of the services that can be called, `shop.v1.Cart`. Default: those of the named files; of a set
+        /// those of files that no other file in it imports.
         may "services" services: Vec<Typed<Text>>,
         /// Most bytes of a message, either way. Default: 4MiB.
         may "max" max: Typed<Size>,
