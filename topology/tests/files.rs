@@ -414,8 +414,18 @@ fn every_key_is_described() {
             let must = required.iter().any(|name| name == key);
             // Keys of which a section has exactly one.
             let checks = ["tcp", "udp", "http", "tls", "grpc"];
-            let sources =
-                ["jwks", "key", "dns", "srv", "file", "consul", "etcd", "eureka", "kubernetes"];
+            let sources = [
+                "jwks",
+                "key",
+                "dns",
+                "srv",
+                "file",
+                "consul",
+                "etcd",
+                "eureka",
+                "kubernetes",
+                "eds",
+            ];
             let one_of = [&checks[..], &sources].concat();
             let choice = text.contains("Exactly one") || one_of.contains(&key.as_str());
             assert!(must || choice || text.contains("Default:"), "{key}: {text}");

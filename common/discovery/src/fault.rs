@@ -37,11 +37,14 @@ pub(crate) enum Fault {
     #[error("the answer broke off")]
     Broken,
     /// The answer is longer than any that makes sense.
-    #[error("the answer is longer than 16 MiB")]
-    TooLarge,
+    #[error("the answer is longer than {} MiB", .0 >> 20)]
+    TooLarge(usize),
     /// Another answer than that it was done.
     #[error("it answers {0}")]
     Status(StatusCode),
+    /// A call of gRPC ended otherwise than well.
+    #[error("it ends the stream with {name}: {text}")]
+    Call { name: &'static str, text: String },
     /// What proves who we are cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),

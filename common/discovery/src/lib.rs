@@ -8,6 +8,7 @@
 
 mod consul;
 mod dns;
+mod eds;
 mod etcd;
 mod eureka;
 pub mod events;
@@ -36,6 +37,7 @@ use topology::{At, Endpoint, Place, ServiceName};
 
 pub use crate::status::Status;
 
+use crate::fault::Fault;
 use crate::keep::{Keeper, Source};
 
 /// Begins to watch a service's endpoints: those of the file never change, a source is asked again and
@@ -97,10 +99,10 @@ impl With for Once {
         tokio::spawn(async move {
             let mut answer = source.ask().await;
             for _ in 1..TRIES {
-                if answer.is_ok() {
+                // One of several servers may be away; who says nonsense is there.
+                if !answer.as_ref().is_err_and(|fault| !matches!(fault, Fault::Nonsense(_))) {
                     break;
                 }
-                // One of several servers may be away.
                 answer = source.ask().await;
             }
             let answer = answer.map_err(|fault| fault.to_string())?;
@@ -127,6 +129,9 @@ fn with_source<W: With>(discover: &Discover, with: W) -> JoinHandle<W::Output> {
         DiscoverSource::Etcd(settings) => with.with(etcd::Etcd::new(settings)),
         DiscoverSource::Eureka(settings) => with.with(eureka::Eureka::new(settings)),
         DiscoverSource::Kubernetes(settings) => with.with(kubernetes::Kubernetes::new(settings)),
+        DiscoverSource::Eds(settings) => {
+            with.with(eds::Eds::new(settings, discover.version.as_deref()))
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Stream {
             }
             self.searched = self.rest.len();
             if self.rest.len() > LONGEST {
-                return Err(Fault::TooLarge);
+                return Err(Fault::TooLarge(LONGEST));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -162,7 +162,7 @@ impl Web {
         let (mut line, response) = self.begin(kept, what, headers, body).await?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LONGEST).collect().await.map_err(|fault| {
-            if fault.is::<LengthLimitError>() { Fault::TooLarge } else { Fault::Broken }
+            if fault.is::<LengthLimitError>() { Fault::TooLarge(LONGEST) } else { Fault::Broken }
         })?;
         if line.sender.ready().await.is_ok() {
             self.line = Some(line);

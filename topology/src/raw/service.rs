@@ -75,8 +75,8 @@ section! {
 }
 
 section! {
-    /// A source of endpoints. Exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`
-    /// and `kubernetes`.
+    /// A source of endpoints. Exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`,
+    /// `kubernetes` and `eds`.
     Discover at spot {
         /// `HOST:PORT`: all A and AAAA addresses of the host.
         may "dns" dns: Typed<Text>,
@@ -93,6 +93,8 @@ section! {
         may "eureka" eureka: Eureka,
         /// A service that Kubernetes knows.
         may "kubernetes" kubernetes: Kubernetes,
+        /// A service that a control plane of Envoy's knows.
+        may "eds" eds: Eds,
         /// The DNS server to ask, `ADDRESS:PORT`. Default: the system's.
         may "resolver" resolver: Typed<SocketAddr>,
         /// The shortest time from one question to DNS to the next, whatever the answer's time to live.
@@ -179,6 +181,26 @@ section! {
         may "token" token: Typed<SecretRef>,
         /// Authorities that the API's certificate must come from, `file:PATH`. Default: without `api`
         /// those of the pod's service account, else the system's.
+        may "ca" ca: Typed<SecretRef>,
+    }
+}
+
+section! {
+    /// Endpoints that a control plane assigns to a service, as Envoy asks for them (EDS over the stream of
+    /// ADS, xDS v3 over gRPC): it tells changes at once.
+    Eds {
+        /// The control plane, `http://HOST:18000` or `https://HOST:18000`, without a path.
+        must "address" address: Typed<Text>,
+        /// The service's name there: the `cluster_name` of its `ClusterLoadAssignment`.
+        must "service" service: Typed<Text>,
+        /// Who we are to the control plane (`node.id`); it may go by that in what it tells. Default:
+        /// aqueduct.
+        may "node" node: Typed<Text>,
+        /// What group we are one of there (`node.cluster`). Default: aqueduct.
+        may "node-cluster" group: Typed<Text>,
+        /// A bearer token, `file:PATH` or `env:NAME`; read again for each stream. Default: none.
+        may "token" token: Typed<SecretRef>,
+        /// Authorities that its certificate must come from, `file:PATH`. Default: the system's.
         may "ca" ca: Typed<SecretRef>,
     }
 }

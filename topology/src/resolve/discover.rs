@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::model::{
-    Consul, Discover, DiscoverSource, Etcd, Eureka, Kubernetes, Registry, ServicePort,
+    Consul, Discover, DiscoverSource, Eds, Etcd, Eureka, Kubernetes, Registry, ServicePort,
 };
 use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::{positive, web_address};
@@ -26,10 +26,11 @@ pub(super) fn discover(
     sources.extend(raw.etcd.as_ref().map(|raw| etcd(raw, folder, out)));
     sources.extend(raw.eureka.as_ref().map(|raw| eureka(raw, folder, out)));
     sources.extend(raw.kubernetes.as_ref().map(|raw| kubernetes(raw, folder, out)));
+    sources.extend(raw.eds.as_ref().map(|raw| eds(raw, folder, out)));
     if sources.len() != 1 {
         if !out.wrong(&raw.spot) {
             out.error(&raw.spot, "endpoints are learned from one source").allowed(
-                "exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`, `kubernetes`",
+                "exactly one of `dns`, `srv`, `file`, `consul`, `etcd`, `eureka`, `kubernetes`, `eds`",
             );
         }
         return None;
@@ -119,6 +120,39 @@ fn kubernetes(raw: &raw::Kubernetes, folder: &Path, out: &mut Findings) -> Optio
     let (api, port) = (api.transpose().ok()?, port.transpose().ok()?);
     let (service, namespace) = (service?, namespace?);
     Some(DiscoverSource::Kubernetes(Kubernetes { api, service, namespace, port, token, ca }))
+}
+
+fn eds(raw: &raw::Eds, folder: &Path, out: &mut Findings) -> Option<DiscoverSource> {
+    let registry = registry(raw.address.as_ref(), raw.ca.as_ref(), folder, out);
+    let registry = registry.and_then(|known| at_no_path(known, raw.address.as_ref(), out));
+    let ours = |typed: Option<&Typed<Text>>, out: &mut Findings| match typed {
+        None => Some(OURS.to_owned()),
+        typed => name(typed, out),
+    };
+    let (node, group) = (ours(raw.node.as_ref(), out), ours(raw.group.as_ref(), out));
+    let service = name(raw.service.as_ref(), out);
+    let token = raw.token.as_ref().map(|typed| secret(typed, folder));
+    let (registry, service) = (registry?, service?);
+    let (node, group) = (node?, group?);
+    Some(DiscoverSource::Eds(Eds { registry, service, node, group, token }))
+}
+
+/// Who we are to a control plane that is told nothing else.
+const OURS: &str = "aqueduct";
+
+/// Paths of gRPC are names of its methods, from the root on.
+fn at_no_path(
+    registry: Registry,
+    typed: Option<&Typed<Text>>,
+    out: &mut Findings,
+) -> Option<Registry> {
+    let rest = registry.address.split_once("://").map_or("", |(_, rest)| rest);
+    if rest.contains('/') {
+        let what = "a control plane is asked over gRPC, which has no path before its own";
+        out.error(&typed?.spot, what).allowed("http://HOST:PORT or https://HOST:PORT");
+        return None;
+    }
+    Some(registry)
 }
 
 /// What pods have of their service account.

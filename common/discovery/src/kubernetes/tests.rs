@@ -271,9 +271,9 @@ async fn endless_words_are_cut_off() {
     let endless: &'static str = "x".repeat((16 << 20) + 2).leak();
     fake.api.set(|state| state.nonsense = Some(endless));
     let fault = source.ask().await.expect_err("a line without an end");
-    assert!(matches!(fault, Fault::TooLarge), "{fault}");
+    assert!(matches!(fault, Fault::TooLarge(_)), "{fault}");
     let fault = source.ask().await.expect_err("a page without an end");
-    assert!(matches!(fault, Fault::TooLarge), "{fault}");
+    assert!(matches!(fault, Fault::TooLarge(_)), "{fault}");
 }
 
 /// D2: the token that the file has by now is shown, and none of it told.

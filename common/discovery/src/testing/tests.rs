@@ -16,9 +16,9 @@ use bytes::Bytes;
 use common::observe::Observer;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
@@ -246,7 +246,15 @@ type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>>
 /// An HTTP server that can be stopped and started again on its port.
 pub(crate) struct Server {
     at: SocketAddr,
+    speaks: Speaks,
     task: JoinHandle<()>,
+}
+
+/// Which form of HTTP a server has.
+#[derive(Clone, Copy)]
+enum Speaks {
+    Http1,
+    Http2,
 }
 
 impl Server {
@@ -257,9 +265,35 @@ impl Server {
         F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
         B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
     {
+        Self::speaking(Speaks::Http1, answer).await
+    }
+
+    /// The same, for those who know that it speaks HTTP/2.
+    pub(crate) async fn over_http2<F, B>(
+        answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        Self::speaking(Speaks::Http2, answer).await
+    }
+
+    async fn speaking<F, B>(
+        speaks: Speaks,
+        answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let at = listener.local_addr().expect("an address");
-        Self { at, task: tokio::spawn(serve(listener, answer)) }
+        Self { at, speaks, task: tokio::spawn(serve(listener, speaks, answer)) }
+    }
+
+    pub(crate) fn at(&self) -> SocketAddr {
+        self.at
     }
 
     pub(crate) fn address(&self) -> String {
@@ -285,7 +319,7 @@ impl Server {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        self.task = tokio::spawn(serve(listener, answer));
+        self.task = tokio::spawn(serve(listener, self.speaks, answer));
     }
 }
 
@@ -297,6 +331,7 @@ impl Drop for Server {
 
 async fn serve<F, B>(
     listener: TcpListener,
+    speaks: Speaks,
     answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) where
     F: Future<Output = Result<Response<B>, Infallible>> + Send + 'static,
@@ -306,9 +341,18 @@ async fn serve<F, B>(
     while let Ok((stream, _)) = listener.accept().await {
         let answer = answer.clone();
         let service = service_fn(move |request| -> Answering<B> { Box::pin(answer(request)) });
-        let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let stream = TokioIo::new(stream);
         connections.spawn(async move {
-            let _ended = served.await;
+            // Their end is their own matter.
+            match speaks {
+                Speaks::Http1 => {
+                    let _ended = http1::Builder::new().serve_connection(stream, service).await;
+                }
+                Speaks::Http2 => {
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    let _ended = builder.serve_connection(stream, service).await;
+                }
+            }
         });
     }
 }

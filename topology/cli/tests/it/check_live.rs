@@ -93,6 +93,7 @@ services:
   etcd: {{ discover: {{ etcd: {{ servers: [\"http://127.0.0.1:{registry}\"], prefix: /user/ }} }} }}
   eureka: {{ discover: {{ eureka: {{ address: \"http://127.0.0.1:{registry}/eureka\", application: user }} }} }}
   kubernetes: {{ discover: {{ kubernetes: {{ api: \"http://127.0.0.1:{registry}\", service: user, namespace: shop }} }} }}
+  eds: {{ discover: {{ eds: {{ address: \"http://127.0.0.1:{registry}\", service: user }} }} }}
 "
     );
     let list = format!("endpoints: [\"127.0.0.1:{open}\"]\n");
@@ -111,6 +112,7 @@ services:
         "12:11 services.etcd.discover: etcd at http://127.0.0.1:",
         "13:13 services.eureka.discover: Eureka at http://127.0.0.1:",
         "14:17 services.kubernetes.discover: Kubernetes at http://127.0.0.1:",
+        "15:10 services.eds.discover: EDS at http://127.0.0.1:",
     ]
     .map(|line| format!("stack.yaml:{line}"))
     .to_vec();
@@ -121,7 +123,7 @@ services:
         assert!(told.contains(line), "{line} is missing in\n{told}");
     }
     let live = |word: &str| told.matches(word).count();
-    assert_eq!((live("gives no answer"), live("is not reached")), (7, 1), "{told}");
+    assert_eq!((live("gives no answer"), live("is not reached")), (8, 1), "{told}");
 }
 
 /// T4: whatever keeps a gateway or a balancer from starting is told at its place, with its keys: absent
