@@ -40,11 +40,17 @@ impl Document {
     pub fn new(whole: Value) -> Result<Self, String> {
         let old = whole.get("openapi").and_then(Value::as_str).unwrap_or_default();
         let old = old.starts_with("3.0");
-        let mut schemas = whole.pointer("/components/schemas").cloned().unwrap_or_default();
-        for schema in schemas.as_object_mut().into_iter().flat_map(Map::values_mut) {
-            modern(schema, old);
+        let mut all = whole.get("components").cloned().unwrap_or_default();
+        for (kind, parts) in all.as_object_mut().into_iter().flatten() {
+            for part in parts.as_object_mut().into_iter().flat_map(Map::values_mut) {
+                // What others may refer to: schemas, and those in parameters, bodies and answers.
+                match kind.as_str() {
+                    "schemas" => modern(part, old, &whole),
+                    _ => inner(part, old, &whole),
+                }
+            }
         }
-        let components = Components::new(serde_json::json!({ "schemas": schemas }))?;
+        let components = Components::new(all)?;
         Ok(Self { whole, components, old })
     }
 
@@ -118,7 +124,7 @@ impl Document {
 
     fn compiled(&self, schema: &Part) -> Result<Schema, String> {
         let mut schema = schema.clone();
-        modern(&mut schema, self.old);
+        modern(&mut schema, self.old, &self.whole);
         Schema::new(&schema, &self.components)
     }
 
@@ -132,6 +138,23 @@ impl Document {
             part = found.ok_or_else(|| format!("`{reference}` leads nowhere"))?;
         }
         Err("references lead in a circle".to_owned())
+    }
+}
+
+/// Schemas within a part that is none.
+fn inner(part: &mut Value, old: bool, whole: &Value) {
+    match part {
+        Value::Array(all) => all.iter_mut().for_each(|one| inner(one, old, whole)),
+        Value::Object(members) => {
+            for (name, value) in members {
+                match name.as_str() {
+                    "schema" => modern(value, old, whole),
+                    "example" | "examples" => {}
+                    _ => inner(value, old, whole),
+                }
+            }
+        }
+        _ => {}
     }
 }
 

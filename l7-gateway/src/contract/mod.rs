@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,6 +112,15 @@ enum Segment {
     Name(Box<str>, Box<str>, Box<str>),
 }
 
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "/{text}"),
+            Self::Name(before, name, behind) => write!(f, "/{before}{{{name}}}{behind}"),
+        }
+    }
+}
+
 /// What one method of a path takes.
 #[derive(Debug)]
 struct Operation {
@@ -158,6 +168,25 @@ impl Contract {
         }
         paths.sort_by_cached_key(Described::rank);
         Ok(Arc::new(Self { paths, most: model.most, from }))
+    }
+
+    /// Bodies that no request can have, in words: their schema is said, and they are no JSON.
+    pub fn unheld(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for path in &self.paths {
+            let name: String = path.segments.iter().map(ToString::to_string).collect();
+            for (method, operation) in &path.operations {
+                let kinds = operation.body.iter().flat_map(|body| &body.kinds);
+                let unheld = kinds.filter(|(kind, schema)| {
+                    schema.is_some() && !media::is_json(kind) && !kind.contains('*')
+                });
+                all.extend(unheld.map(|(kind, _)| {
+                    format!("{method} {name}: a body of {kind} is always 415, only JSON is held against a schema")
+                }));
+            }
+        }
+        all.sort_unstable();
+        all
     }
 
     /// The operation that a request means.

@@ -162,32 +162,73 @@ const SEVERAL: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 const NAMED: [&str; 4] = ["properties", "patternProperties", "$defs", "dependentSchemas"];
 
 /// As requests are held against it: what answers alone have is not required (OpenAPI 3.1 §4.8.24), and what 3.0
-/// writes otherwise is written as 3.1 does.
-pub fn modern(schema: &mut Value, old: bool) {
+/// writes otherwise is written as 3.1 does. What it refers to is looked up in the whole description.
+pub fn modern(schema: &mut Value, old: bool, whole: &Value) {
+    let mut answers = HashSet::new();
+    of_answers(schema, whole, DEEPEST, &mut answers);
+    rewritten(schema, (old, whole), &answers);
+}
+
+/// Names of members that answers alone have, those of `allOf` and of what is referred to, too.
+fn of_answers(schema: &Value, whole: &Value, levels: usize, names: &mut HashSet<String>) {
+    let Some(left) = levels.checked_sub(1) else { return };
+    let schema = led(schema, whole);
+    for (name, own) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        if is_of_answers(own, whole, left) {
+            names.insert(name.clone());
+        }
+    }
+    for part in schema.get("allOf").and_then(Value::as_array).into_iter().flatten() {
+        of_answers(part, whole, left, names);
+    }
+}
+
+fn is_of_answers(schema: &Value, whole: &Value, levels: usize) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return false };
+    // In 3.1 something may stand beside a reference.
+    let only = |part: &Value| part.get("readOnly").and_then(Value::as_bool) == Some(true);
+    let (own, target) = (schema, led(schema, whole));
+    let mut parts = target.get("allOf").and_then(Value::as_array).into_iter().flatten();
+    only(own) || only(target) || parts.any(|part| is_of_answers(part, whole, left))
+}
+
+/// What a schema refers to, if it does.
+fn led<'v>(mut schema: &'v Value, whole: &'v Value) -> &'v Value {
+    for _ in 0..DEEPEST {
+        let reference = schema.get("$ref").and_then(Value::as_str);
+        let found = reference.and_then(|text| whole.pointer(text.strip_prefix('#')?));
+        let Some(found) = found else { return schema };
+        schema = found;
+    }
+    schema
+}
+
+fn rewritten(schema: &mut Value, (old, whole): (bool, &Value), answers: &HashSet<String>) {
     let Some(members) = schema.as_object_mut() else { return };
     if old {
         nullable(members);
         exclusive(members, "minimum", "exclusiveMinimum");
         exclusive(members, "maximum", "exclusiveMaximum");
     }
-    let answers = |name: &Value| {
-        let own = members.get("properties")?.get(name.as_str()?)?;
-        own.get("readOnly")?.as_bool().filter(|only| *only)
-    };
-    let kept = members.get("required").and_then(Value::as_array).map(|names| {
-        names.iter().filter(|name| answers(name).is_none()).cloned().collect::<Value>()
-    });
-    if let Some(kept) = kept {
-        members.insert("required".to_owned(), kept);
+    if let Some(Value::Array(names)) = members.get_mut("required") {
+        names.retain(|name| !name.as_str().is_some_and(|name| answers.contains(name)));
     }
     for (name, value) in members.iter_mut() {
         match value {
-            inner if ONE.contains(&name.as_str()) => modern(inner, old),
+            inner if ONE.contains(&name.as_str()) => modern(inner, old, whole),
+            Value::Array(all) if name == "allOf" => {
+                for part in all {
+                    // They speak of the same object.
+                    let mut of_all = answers.clone();
+                    of_answers(part, whole, DEEPEST, &mut of_all);
+                    rewritten(part, (old, whole), &of_all);
+                }
+            }
             Value::Array(all) if SEVERAL.contains(&name.as_str()) => {
-                all.iter_mut().for_each(|one| modern(one, old));
+                all.iter_mut().for_each(|one| modern(one, old, whole));
             }
             Value::Object(all) if NAMED.contains(&name.as_str()) => {
-                all.values_mut().for_each(|one| modern(one, old));
+                all.values_mut().for_each(|one| modern(one, old, whole));
             }
             _ => {}
         }

@@ -449,3 +449,59 @@ proptest! {
         }
     }
 }
+
+const PARTS: &str = r##"
+openapi: 3.1.0
+info: { title: parts, version: "1" }
+paths:
+  /a:
+    post:
+      requestBody:
+        content:
+          application/json: { schema: { $ref: '#/components/schemas/Order' } }
+          multipart/form-data: { schema: { type: object } }
+          text/plain: { schema: { type: string } }
+  /b/{id}:
+    put:
+      requestBody: { content: { application/json: { schema: { $ref: '#/components/responses/Told/content/application~1json/schema' } } } }
+    get:
+      parameters: [{ name: num, in: query, schema: { $ref: '#/components/parameters/Number/schema' } }]
+components:
+  parameters: { Number: { name: x, in: query, schema: { type: integer, maximum: 5 } } }
+  responses: { Told: { description: a, content: { application/json: { schema: { type: object, required: [name] } } } } }
+  schemas:
+    Id: { type: integer, readOnly: true }
+    Base: { type: object, properties: { made: { allOf: [{ $ref: '#/components/schemas/Id' }] } } }
+    Order:
+      allOf: [{ $ref: '#/components/schemas/Base' }, { type: object, required: [id, made, name], properties: { name: { type: string } } }]
+      properties: { id: { $ref: '#/components/schemas/Id' } }
+      required: [id]
+"##;
+
+/// G23: what answers alone have is required of no request, wherever that is said; schemas may stand in other parts.
+#[test]
+fn members_of_answers_and_parts_are_found_by_reference() {
+    let contract = read(PARTS, None).expect("a description");
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    for (method, path, text, fits) in [
+        (Method::POST, "/a", "{\"name\":\"x\"}", true),
+        (Method::POST, "/a", "{\"id\":1,\"made\":2,\"name\":\"x\"}", true),
+        (Method::POST, "/a", "{\"id\":1,\"made\":2}", false),
+        (Method::POST, "/a", "{\"made\":\"x\",\"name\":\"x\"}", false),
+        (Method::PUT, "/b/1", "{\"name\":1}", true),
+        (Method::PUT, "/b/1", "{}", false),
+    ] {
+        let meant = contract.find(&method, path).expect("described");
+        let schema = meant.kind(&headers, false).expect("a type").expect("a schema");
+        assert_eq!(body(schema, text.as_bytes()).is_ok(), fits, "{path} {text}");
+    }
+    for (query, fits) in [("num=5", true), ("num=6", false), ("num=x", false)] {
+        let meant = contract.find(&Method::GET, "/b/1").expect("described");
+        assert_eq!(meant.head(Some(query), &HeaderMap::new()).is_ok(), fits, "{query}");
+    }
+    let warned = [
+        "POST /a: a body of multipart/form-data is always 415, only JSON is held against a schema",
+    ];
+    assert_eq!(contract.unheld(), warned);
+}

@@ -50,6 +50,26 @@ async fn clients_are_sent_elsewhere() {
     .await;
 }
 
+/// G13: no path that a client chooses becomes the name of a host.
+#[tokio::test]
+async fn nobody_is_sent_to_another_host() {
+    local(async {
+        let routes = "    routes:
+      - { path: '~/go(?<rest>/.*)', redirect: { to: '/${path.rest}' } }
+      - { path: /whole/*, redirect: { to: '/${request.path}', query: false } }";
+        let rig = Rig::new(&topology("  user: { endpoints: [127.0.0.1:9] }", routes));
+        for (path, location) in [
+            ("/go/evil.example", "/evil.example"),
+            ("/go/evil.example/?a=b", "/evil.example/?a=b"),
+            ("/whole/x?a=b", "/whole/x"),
+        ] {
+            let answer = rig.get(path, "").await;
+            assert!(answer.contains(&format!("\r\nlocation: {location}\r\n")), "{path}: {answer}");
+        }
+    })
+    .await;
+}
+
 /// G13: a text of the file, a closed route, and careful headers where a service says nothing.
 #[tokio::test]
 async fn texts_closed_routes_and_careful_headers() {

@@ -1,5 +1,8 @@
 //! Answers put together where some of them do not fit: too much together, without members, with a status of their own.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, topology};
 
@@ -142,7 +145,10 @@ async fn the_worst_needed_status_is_told() {
 #[tokio::test]
 async fn aggregates_are_changed_as_services_are() {
     local(async {
-        let fake = Fake::new(Act::Answer("{\"ssn\":1,\"id\":2}")).await;
+        let fails = Rc::new(Cell::new(false));
+        let told = Rc::clone(&fails);
+        let good = Act::Answer("{\"ssn\":1,\"id\":2}");
+        let fake = Fake::script(move |_, _| if told.get() { Act::Hang } else { good }).await;
         let route = "    routes:
       - path: /sum
         aggregate: { calls: { profile: { to: user, path: / } } }
@@ -153,6 +159,9 @@ async fn aggregates_are_changed_as_services_are() {
         assert!(answer.starts_with("HTTP/1.1 203 ") && answer.ends_with("{\"profile\":{\"id\":2}}"), "{answer}");
         let head = rig.raw("HEAD /sum HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
         assert!(head.starts_with("HTTP/1.1 203 ") && head.ends_with("\r\n\r\n"), "{head}");
+        fails.set(true);
+        let answer = rig.get("/sum", "").await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "an error of ours stays: {answer}");
     })
     .await;
 }

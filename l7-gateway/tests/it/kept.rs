@@ -1,5 +1,8 @@
 //! What caches are told of answers: what they depend on, and that errors of ours are for nobody to keep.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::fakes::{Act, Fake};
 use crate::rig::{Rig, local, topology};
 
@@ -81,6 +84,50 @@ async fn headers_that_choose_a_route_are_told() {
         ] {
             let answer = rig.get(path, lines).await;
             assert_eq!(vary(&answer), wanted, "{path} {lines}: {answer}");
+        }
+    })
+    .await;
+}
+
+/// G13: what the file tells caches it tells them of answers to keep; errors of ours are kept by nobody.
+#[tokio::test]
+async fn errors_are_not_kept() {
+    local(async {
+        let asked = Rc::new(Cell::new(0));
+        let fake = Fake::script(move |_, _| match asked.replace(asked.get() + 1) + 1 {
+            1 => Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nCache-Control: no-cache\r\n\r\n"),
+            2 => Act::Keep("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nCache-Control: max-age=5\r\n\r\n"),
+            3 => Act::Keep("HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n"),
+            _ => Act::Hang,
+        })
+        .await;
+        let rig = rig(&fake, "    defaults: { transform: { response: { headers: { add: { cache-control: public } } } } }
+    limits: { few: { rate: 4/h, by: route } }
+    routes:
+      - path: /a
+        to: user
+        limits: [few]
+        methods: [GET]
+        response-headers: { Cache-Control: 'public, max-age=60', Expires: 'Thu, 01 Jan 2099 00:00:00 GMT', x-own: '1' }
+      - { path: /c, to: user, methods: [GET], transform: { response: { headers: { set: { cache-control: public, expires: never } } } } }");
+        for (status, wanted) in [
+            ("200", &["public, max-age=60"][..]),
+            ("404", &["max-age=5", "public"]),
+            ("302", &["public, max-age=60"]),
+            ("502", &["no-store"]),
+            ("429", &["no-store"]),
+        ] {
+            let answer = rig.get("/a", "").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+            let said: Vec<&str> = answer.lines().filter_map(|line| line.strip_prefix("cache-control: ")).collect();
+            assert_eq!(said, wanted, "{status}: {answer}");
+            assert_eq!(answer.contains("expires: "), ["200", "302"].contains(&status), "{answer}");
+            assert!(answer.contains("x-own: 1\r\n"), "{answer}");
+        }
+        for answer in [rig.get("/c", "").await, rig.raw("PUT /c HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await, rig.get("/none", "").await] {
+            assert!(answer.contains("cache-control: no-store\r\n"), "{answer}");
+            assert_eq!(answer.matches("cache-control").count(), 1, "{answer}");
+            assert!(!answer.contains("expires"), "{answer}");
         }
     })
     .await;

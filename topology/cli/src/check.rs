@@ -161,8 +161,15 @@ fn descriptions(topology: &Topology) -> Vec<Problem> {
             problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
         }
         let contract = route.contract.as_ref().filter(|model| model.file.exists());
-        if let Some(fault) = contract.and_then(|model| Contract::new(model, &[]).err()) {
-            problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+        match contract.map(|model| Contract::new(model, &[])) {
+            Some(Err(fault)) => {
+                problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+            }
+            Some(Ok(contract)) => {
+                let unheld = contract.unheld().into_iter();
+                problems.extend(unheld.map(|what| problem(route.place, Severity::Warning, what)));
+            }
+            None => {}
         }
     }
     problems
