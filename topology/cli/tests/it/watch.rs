@@ -49,24 +49,8 @@ fn saved_versions_are_applied_under_load() {
     assert!(told.contains(" applied "), "{told}");
 
     let (ended, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let load: Vec<_> = (0..2)
-        .map(|_| {
-            let (ended, asked) = (Arc::clone(&ended), Arc::clone(&asked));
-            let mut words = stack.curl_words("/api/user/profile", &stack.token(&[]));
-            words.push("--fail".to_owned());
-            std::thread::spawn(move || {
-                let mut failed = Vec::new();
-                while !ended.load(Ordering::Relaxed) {
-                    let output = Command::new("curl").args(&words).output().expect("curl");
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    if !output.status.success() {
-                        failed.push(String::from_utf8_lossy(&output.stderr).into_owned());
-                    }
-                }
-                failed
-            })
-        })
-        .collect();
+    let load: Vec<_> =
+        (0..2).map(|_| std::thread::spawn(new_connections(&stack, &ended, &asked))).collect();
     let kept = [
         std::thread::spawn(one_connection(&stack, &ended)),
         std::thread::spawn(one_session(&stack, &ended)),
@@ -98,6 +82,28 @@ fn saved_versions_are_applied_under_load() {
         assert!(answered > 40, "{answered}");
     }
     assert!(stack.interrupt().status.success());
+}
+
+/// Asks on a new connection each time until the end, and counts it; what failed.
+fn new_connections(
+    stack: &Stack,
+    ended: &Arc<AtomicBool>,
+    asked: &Arc<AtomicUsize>,
+) -> impl FnOnce() -> Vec<String> + use<> {
+    let (ended, asked) = (Arc::clone(ended), Arc::clone(asked));
+    let mut words = stack.curl_words("/api/user/profile", &stack.token(&[]));
+    words.push("--fail".to_owned());
+    move || {
+        let mut failed = Vec::new();
+        while !ended.load(Ordering::Relaxed) {
+            let output = Command::new("curl").args(&words).output().expect("curl");
+            asked.fetch_add(1, Ordering::Relaxed);
+            if !output.status.success() {
+                failed.push(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+        }
+        failed
+    }
 }
 
 /// Asks over one HTTPS connection until the end, and has it from the first request to the last; how many
