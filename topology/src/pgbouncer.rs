@@ -573,14 +573,8 @@ fn has_ipv6() -> bool {
 
 /// Times that cannot be switched off.
 fn needed(key: &str) -> bool {
-    matches!(
-        key,
-        "server_connect_timeout"
-            | "client_login_timeout"
-            | "server_login_retry"
-            | "cancel_wait_timeout"
-            | "tcp_keepidle"
-    )
+    let logins = ["server_connect_timeout", "client_login_timeout", "server_login_retry"];
+    logins.contains(&key) || ["cancel_wait_timeout", "tcp_keepidle"].contains(&key)
 }
 
 /// A text as YAML writes it in double quotes.
