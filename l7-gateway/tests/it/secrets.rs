@@ -65,6 +65,9 @@ const SECRETS: [&str; 9] = [
 async fn no_secret_is_ever_told() {
     let heard = Heard::default();
     let _ear = tracing::subscriber::set_default(heard.clone());
+    // With an only one, `tracing` asks the subscriber of whichever thread comes by a place first, and other tests have none;
+    // with two it asks all.
+    let _second = tracing::Dispatch::new(Heard::default());
     local(async {
         let fake = Fake::new(Act::Answer("x")).await;
         let services = format!("  user: {{ endpoints: [{}] }}\n  down: {{ endpoints: [127.0.0.1:1] }}", fake.address);
@@ -72,31 +75,26 @@ async fn no_secret_is_ever_told() {
         let mut rig = Rig::new(&topology(&services, gateway));
         let fields = "Host: a\r\nConnection: close\r\nX-Api-Key: S3CRET-header\r\nCookie: session=S3CRET-cookie\r\nProxy-Authorization: Basic S3CRET-proxy\r\n";
         let tokens = ["Bearer S3CRET-bearer", "Bearer eyJhbGciOiJub25lIn0.S3CRET-bearer.", "Basic UzNDUkVULWJhc2lj"];
-        // Twice: a place that another test's thread, to which nobody listens, comes by first stays silent
-        // for everybody until it is asked again.
-        for _ in 0..2 {
-            for path in ["/open/a", "/down/a", "/guarded/a", "/none/a", "/open/../a", "http://user:S3CRET-url@a/open/a"] {
-                for token in tokens {
-                    let target = format!("{path}?access_token=S3CRET-query");
-                    let body = "password=S3CRET-form&S3CRET-body";
-                    rig.raw(&format!("POST {target} HTTP/1.1\r\n{fields}Authorization: {token}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
-                    rig.raw(&format!("GET {target} HTTP/1.1\r\n{fields}Authorization: {token}\r\n\r\n")).await;
-                }
+        for path in ["/open/a", "/down/a", "/guarded/a", "/none/a", "/open/../a", "http://user:S3CRET-url@a/open/a"] {
+            for token in tokens {
+                let target = format!("{path}?access_token=S3CRET-query");
+                let body = "password=S3CRET-form&S3CRET-body";
+                rig.raw(&format!("POST {target} HTTP/1.1\r\n{fields}Authorization: {token}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+                rig.raw(&format!("GET {target} HTTP/1.1\r\n{fields}Authorization: {token}\r\n\r\n")).await;
             }
-            let broken = [
-                "GET /open/a?S3CRET-query\r\n\r\n",
-                "GET /open/a?S3CRET-query HTTP/1.1\r\nHost: a\r\nAuthorization : S3CRET-bearer\r\n\r\n",
-                "POST /open/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nX: S3CRET-header\r\n\r\n",
-                "S3CRET-body S3CRET-url\r\n\r\n",
-            ];
-            for text in broken {
-                rig.raw(text).await;
-            }
-            tracing::callsite::rebuild_interest_cache();
+        }
+        let broken = [
+            "GET /open/a?S3CRET-query\r\n\r\n",
+            "GET /open/a?S3CRET-query HTTP/1.1\r\nHost: a\r\nAuthorization : S3CRET-bearer\r\n\r\n",
+            "POST /open/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\nX: S3CRET-header\r\n\r\n",
+            "S3CRET-body S3CRET-url\r\n\r\n",
+        ];
+        for text in broken {
+            rig.raw(text).await;
         }
         // So this test can fail: what passes did pass, and was heard of.
         let passed = fake.seen.requests.borrow().iter().filter(|(_, text)| text.contains("S3CRET-cookie")).count();
-        assert_eq!(passed, 12, "twice three tokens, two methods, one open path");
+        assert_eq!(passed, 6, "three tokens, two methods, one open path");
         let metrics = rig.observer.metrics.render();
         let records = serde_json::Value::from(rig.records()).to_string();
         assert!(records.contains("/open/a") && records.contains("/guarded/a"), "{records}");

@@ -86,6 +86,7 @@ impl Wiring {
             DiscoverSource::Eureka(one) => ask("Eureka", &one.registry.address),
             DiscoverSource::Consul(one) => ask("Consul", &one.registry.address),
             DiscoverSource::Etcd(one) => one.servers.iter().for_each(|at| ask("etcd", at)),
+            DiscoverSource::Eds(one) => ask("EDS", &one.registry.address),
             DiscoverSource::Kubernetes(one) => {
                 one.api.iter().for_each(|at| ask("Kubernetes", at));
             }

@@ -84,6 +84,7 @@ fn discovered(topology: &Topology, discover: &Discover) -> Vec<SocketAddr> {
     let asked: Vec<SocketAddr> = match &discover.source {
         DiscoverSource::Eureka(eureka) => addressed(&eureka.registry.address).into_iter().collect(),
         DiscoverSource::Consul(consul) => addressed(&consul.registry.address).into_iter().collect(),
+        DiscoverSource::Eds(eds) => addressed(&eds.registry.address).into_iter().collect(),
         DiscoverSource::Etcd(etcd) => etcd.servers.iter().filter_map(|at| addressed(at)).collect(),
         DiscoverSource::Kubernetes(one) => one.api.iter().filter_map(|at| addressed(at)).collect(),
         DiscoverSource::Dns { host, port } => {
