@@ -3,7 +3,7 @@
 //!
 //! Invariant: an answer is whole: head, body and its proper end.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -51,7 +51,10 @@ impl Answer {
 /// # Errors
 /// No connection, or no trust.
 pub async fn secure(to: SocketAddr, trust: &Trust) -> Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(to).await.context("connect")?;
+    secured(TcpStream::connect(to).await.context("connect")?, trust).await
+}
+
+async fn secured(stream: TcpStream, trust: &Trust) -> Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from("api.example").context("a name")?;
     let stream = TlsConnector::from(trust.config()).connect(name, stream).await;
     stream.context("handshake")
@@ -70,6 +73,17 @@ impl Connection {
     /// No connection, or no trust.
     pub async fn tls(to: SocketAddr, trust: &Trust) -> Result<Self> {
         Self::over(secure(to, trust).await?).await
+    }
+
+    /// The same from this address of the client's.
+    ///
+    /// # Errors
+    /// No connection, or no trust.
+    pub async fn tls_from(from: IpAddr, to: SocketAddr, trust: &Trust) -> Result<Self> {
+        let socket = TcpSocket::new_v4().context("a socket")?;
+        socket.bind(SocketAddr::new(from, 0)).context("the client's address")?;
+        let stream = socket.connect(to).await.context("connect")?;
+        Self::over(secured(stream, trust).await?).await
     }
 
     /// Without TLS.
