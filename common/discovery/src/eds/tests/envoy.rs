@@ -140,6 +140,21 @@ fn ports(answer: &Answer) -> Vec<u16> {
     ports
 }
 
+/// What says a version as Envoy's load balancers read it.
+fn of_version(version: &str) -> Metadata {
+    let value = Value { string_value: Some(version.to_owned()) }.encode_to_vec();
+    let fields = Fields { fields: [("version".to_owned(), value)].into() }.encode_to_vec();
+    Metadata { filter_metadata: [("envoy.lb".to_owned(), fields)].into() }
+}
+
+/// One at this port of ours that nobody can have.
+fn impossible(port: u32) -> Member {
+    let address = "127.0.0.1".to_owned();
+    let socket = Socket { address, port_value: Some(port), named_port: None };
+    let place = Whereabouts { socket_address: Some(socket), ..Whereabouts::default() };
+    Member { endpoint: Some(At { address: Some(place) }), ..Member::default() }
+}
+
 /// On how many streams something like this was said.
 fn streams(said: &[plane::Asked], like: impl Fn(&Request) -> bool) -> usize {
     let streams = said.iter().filter(|one| like(&one.request)).map(|one| one.stream);
@@ -157,10 +172,8 @@ async fn envoy_sees_what_we_see() {
         health_status,
         ..Member::default()
     };
-    let version = Value { string_value: Some("v2".to_owned()) }.encode_to_vec();
-    let fields = Fields { fields: [("version".to_owned(), version)].into() }.encode_to_vec();
-    let metadata = Metadata { filter_metadata: [("envoy.lb".to_owned(), fields)].into() };
-    let first = Member { metadata: Some(metadata), load_balancing_weight: number(3), ..of(a, 1) };
+    let first =
+        Member { metadata: Some(of_version("v2")), load_balancing_weight: number(3), ..of(a, 1) };
     let near = Group { locality: zone("a"), load_balancing_weight: number(2), ..group(&[first]) };
     let far = Group { locality: zone("b"), ..group(&[of(b, 0)]) };
     let last = |health| Group { locality: zone("c"), priority: 1, ..group(&[of(c, health)]) };
@@ -199,12 +212,7 @@ async fn envoy_sees_what_we_see() {
     assert_eq!(ports(&source.ask().await.expect("an answer")), [c], "degraded is better than none");
 
     // Both refuse the same, and stay where they are.
-    let mut wrong = of(b, 1);
-    let socket =
-        Socket { address: "127.0.0.1".to_owned(), port_value: Some(70_000), named_port: None };
-    let place = Whereabouts { socket_address: Some(socket), ..Whereabouts::default() };
-    wrong.endpoint = Some(At { address: Some(place) });
-    assign(&[group(&[of(b, 1), wrong])]);
+    assign(&[group(&[of(b, 1), impossible(70_000)])]);
     let refused = source.ask().await.expect_err("no such port").to_string();
     assert!(refused.contains("70000"), "{refused}");
     fake.plane.hears_that(|said| streams(said, |it| it.error_detail.is_some()) == 2).await;
