@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::answers::{Compress, Deprecation, Maintenance, SecurityHeaders};
 use crate::external::External;
 use crate::gateway::{
-    AccessLog, Consumer, Expected, Front, Group, Instance, LimitBy, LimitStore, Mirror, Predicate,
-    Route, RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Consumer, Expected, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror,
+    Predicate, Route, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
@@ -68,13 +68,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
     let device_cookie =
         raw.device_cookie.and_then(|cookie| identity::device_cookie(cookie, names, out));
-    if let (None, None, Some(limit)) = (
-        &device_claim,
-        &device_cookie,
-        limits.iter().find(|limit| limit.by.contains(&LimitBy::Device)),
-    ) {
-        out.error(&spot, format!("`{}` counts devices, but nothing says what one is", limit.name))
-            .allowed("`device-claim: NAME`, the claim of a token that names it; `device-cookie`, one that the gateway hands out");
+    if device_claim.is_none() && device_cookie.is_none() {
+        uncounted_devices(&limits, &spot, out);
     }
     Group {
         name: GroupName::new(&name),
@@ -116,6 +111,14 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         drain,
         place: spot.extent.place,
     }
+}
+
+/// A limit by device needs to know what one is.
+fn uncounted_devices(limits: &[Limit], spot: &Spot, out: &mut Findings) {
+    let by_device = |limit: &&Limit| limit.by.contains(&LimitBy::Device);
+    let Some(limit) = limits.iter().find(by_device) else { return };
+    out.error(spot, format!("`{}` counts devices, but nothing says what one is", limit.name))
+        .allowed("`device-claim: NAME`, the claim of a token that names it; `device-cookie`, one that the gateway hands out");
 }
 
 /// What routes have unless they say otherwise.
