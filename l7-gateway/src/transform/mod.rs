@@ -363,14 +363,14 @@ async fn changed<B>(
 where
     B: Body<Data = Bytes, Error = BodyFault> + Unpin,
 {
-    // What somebody else could take for JSON does not pass as it is: a change may be there to hide something.
-    if !media::is_json(&media::only(headers).map_err(|_| TransformError::Kinds)?) {
-        return Ok(None);
-    }
     // What cannot be read cannot be by the tightest of them.
     let tightest = changes.iter().min_by_key(|(_, change)| change.most);
     let (place, most) = tightest.map_or((ROUTE, 0), |(place, change)| (*place, change.most));
     let fault = |fault: TransformError| fault.at(place);
+    // What somebody else could take for JSON does not pass as it is: a change may be there to hide something.
+    if !media::is_json(&media::only(headers).map_err(|_| fault(TransformError::Kinds))?) {
+        return Ok(None);
+    }
     let bytes = gathered(body, most).await.map_err(|why| fault(TransformError::Body(why)))?;
     // Nothing is no document, and there is nothing in it to change.
     if bytes.is_empty() {
