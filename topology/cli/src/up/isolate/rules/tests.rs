@@ -149,6 +149,7 @@ fn with_everything() -> String {
         ("etcd", 2379),
         ("eureka", 8761),
         ("cluster", 8001),
+        ("plane", 18000),
         ("resolver", 8053),
         ("introspect", 7101),
         ("authorize", 7102),
@@ -163,7 +164,7 @@ fn with_everything() -> String {
     ] {
         text += &format!("  {name}: {{ endpoints: [127.0.0.1:{port}], run: demo echo }}\n");
     }
-    for (n, registry) in ["consul", "etcd", "eureka", "cluster"].into_iter().enumerate() {
+    for (n, registry) in ["consul", "etcd", "eureka", "cluster", "plane"].into_iter().enumerate() {
         let port = 7111 + n;
         text += &format!(
             "  {registry}-servers: {{ endpoints: [127.0.0.1:{port}], run: demo echo, uses: [{registry}] }}\n"
@@ -174,6 +175,7 @@ fn with_everything() -> String {
   by-etcd: { discover: { etcd: { servers: [http://127.0.0.1:2379], prefix: /user/ } } }
   by-eureka: { discover: { eureka: { address: http://127.0.0.1:8761/eureka, application: user } } }
   by-cluster: { discover: { kubernetes: { api: http://127.0.0.1:8001, service: user, namespace: a } } }
+  by-plane: { discover: { eds: { address: http://127.0.0.1:18000, service: user } } }
   by-name: { discover: { dns: \"localhost:7116\", resolver: 127.0.0.1:8053 } }
 nlbs:
   edge:
@@ -199,6 +201,7 @@ gateways:
     routes:
       - { path: /a, to: static, auth: [asked, stored], authorize: { url: http://127.0.0.1:7102/ } }
       - { path: /b, to: by-eureka, auth: asked, external: { url: http://127.0.0.1:7104/ } }
+      - { path: /d, to: by-plane, auth: asked }
       - { path: /c, to: by-cluster, auth: asked, external: { url: http://127.0.0.1:7103/ } }
 pools:
   db:
@@ -230,7 +233,12 @@ fn all_that_a_tier_can_ask_is_wired() {
     edge.sort_unstable();
     assert_eq!(from("nlb-1"), edge);
     let gateway = from("gw-1");
-    for found in ["eureka-servers-1:7113", "cluster-servers-1:7114", "denylist-1:7106"] {
+    for found in [
+        "eureka-servers-1:7113",
+        "cluster-servers-1:7114",
+        "plane-servers-1:7115",
+        "denylist-1:7106",
+    ] {
         assert!(gateway.contains(&found.to_owned()), "{found} in {gateway:?}");
     }
     assert_eq!(from("pool-1"), ["collector-1:7109", "consul-1:8500"]);
