@@ -1,6 +1,9 @@
 //! A service's messages as JSON. Called by stage 9.
 //!
-//! Invariant: no message is larger than the bound, and one that is compressed or cut is refused.
+//! Invariant: no message is larger than the bound, as JSON than four times that, and one that is compressed, cut or too deep is
+//! refused.
+
+use std::io;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -10,6 +13,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Serializ
 use thiserror::Error;
 
 use super::bindings::Binding;
+use super::depth;
 use super::errors::Ending;
 use crate::body::BodyFault;
 use crate::hops;
@@ -19,6 +23,8 @@ use crate::hops;
 pub struct Calling {
     output: MessageDescriptor,
     part: Option<FieldDescriptor>,
+    /// Whether its messages may hold others that have to be unpacked.
+    packs: bool,
     /// Whether its message is a body of a type of its own (`google.api.HttpBody`).
     raw: bool,
     /// Whether it gives several messages.
@@ -55,7 +61,8 @@ impl Calling {
         let (call, part) = (&binding.call, binding.answer.clone());
         // Pieces of a stream have no one type: they are told as messages.
         let raw = !call.streams && is_body(&call.output, part.as_ref());
-        Self { output: call.output.clone(), part, raw, streams: call.streams, events, most }
+        let (output, packs, streams) = (call.output.clone(), call.packs, call.streams);
+        Self { output, part, packs, raw, streams, events, most }
     }
 
     /// How the call ended, as fields say it.
@@ -90,12 +97,17 @@ impl Calling {
     pub fn json(&self, bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
         let message = DynamicMessage::decode(self.output.clone(), bytes);
         let message = message.map_err(|_| AnswerError::Malformed)?;
+        if self.packs && !depth::within(&message, depth::MOST) {
+            return Err(AnswerError::Malformed);
+        }
         let options = SerializeOptions::new().skip_default_fields(false);
-        let mut told = Vec::with_capacity(bytes.len() * 2);
-        let mut writer = serde_json::Serializer::new(&mut told);
-        message
-            .serialize_with_options(&mut writer, &options)
-            .map_err(|_| AnswerError::Malformed)?;
+        let told = Vec::with_capacity(bytes.len().saturating_mul(2));
+        let mut bounded = Bounded { told, left: self.most.saturating_mul(GROWTH) };
+        let mut writer = serde_json::Serializer::new(&mut bounded);
+        message.serialize_with_options(&mut writer, &options).map_err(|fault| {
+            if fault.is_io() { AnswerError::TooLarge } else { AnswerError::Malformed }
+        })?;
+        let told = bounded.told;
         if let Some(field) = &self.part {
             let mut members: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_slice(&told).map_err(|_| AnswerError::Malformed)?;
@@ -103,6 +115,27 @@ impl Calling {
             return Ok(part.to_string().into_bytes());
         }
         Ok(told)
+    }
+}
+
+/// How much larger than the bound of a message its JSON may be: names and default values are written out.
+const GROWTH: usize = 4;
+
+/// Takes no more than so many bytes: two bytes of a message can be hundreds of JSON.
+struct Bounded {
+    told: Vec<u8>,
+    left: usize,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.told.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

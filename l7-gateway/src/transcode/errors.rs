@@ -10,7 +10,7 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 
-use super::google;
+use super::{depth, google};
 use crate::grpc;
 
 /// google.rpc.Status, as trailers carry it.
@@ -68,6 +68,7 @@ fn detail(one: &Detail, pool: &DescriptorPool) -> Value {
     let known =
         pool.get_message_by_name(name).or_else(|| google::details().get_message_by_name(name));
     let message = known.and_then(|known| DynamicMessage::decode(known, one.value.as_slice()).ok());
+    let message = message.filter(|message| depth::within(message, depth::MOST));
     let mut value = match message.and_then(|message| serde_json::to_value(&message).ok()) {
         Some(Value::Object(members)) => Value::Object(members),
         Some(other) => json!({ "value": other }),

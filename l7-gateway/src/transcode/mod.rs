@@ -20,6 +20,7 @@ use topology::transcode::{Descriptions, Transcode};
 
 pub mod answer;
 pub mod bindings;
+mod depth;
 pub mod errors;
 pub mod google;
 pub mod message;
@@ -190,6 +191,8 @@ pub struct Signature {
     pub output: MessageDescriptor,
     /// Whether it gives several.
     pub streams: bool,
+    /// Whether what it gives may hold messages that have to be unpacked.
+    pub packs: bool,
 }
 
 impl Signature {
@@ -200,6 +203,7 @@ impl Signature {
             input: method.input(),
             output: method.output(),
             streams: method.is_server_streaming(),
+            packs: depth::may_pack(&method.output()),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Invariant: a document in which a member on the way stands twice is refused: two programs would read it
 //! differently (RFC 8259 §4). No document grows by more than was said when it was read.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -142,10 +143,11 @@ impl<'a> Document<'a> {
         let (Tree::Object(own), Tree::Object(new)) = (self.tree.open()?, other.tree.open()?) else {
             return Err(JsonError::NoObject(String::new()));
         };
-        for (name, value) in std::mem::take(new) {
-            own.retain(|(known, _)| *known != name);
-            own.push((name, value));
-        }
+        let new = std::mem::take(new);
+        let names: HashSet<&str> = new.iter().map(|(name, _)| name.as_ref()).collect();
+        own.retain(|(known, _)| !names.contains(known.as_ref()));
+        drop(names);
+        own.extend(new);
         Ok(())
     }
 

@@ -16,16 +16,18 @@ gateways:
   app:
     instances: { gw-1: { listen: 127.0.0.1:8443 } }
     access-log: off
+    drain: 30s
     register:
       zone: a
-      linger: 3s
+      linger: 10s
       eureka: { address: \"http://127.0.0.1:8761/eureka\", application: app, ttl: 3s }
     routes: [{ path: /*, to: user }]
 pools:
   data:
     instances: { pool-1: { listen: 127.0.0.1:6432 } }
+    drain: 30s
     register:
-      linger: 3s
+      linger: 10s
       eureka: { address: \"http://127.0.0.1:8761/eureka\", application: data, ttl: 3s }
     databases: { shop: { primary: 127.0.0.1:1 } }
     users: { app: {} }
