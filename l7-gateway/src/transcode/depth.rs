@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, Value};
+use prost_reflect::{DynamicMessage, Kind, MessageDescriptor, ReflectMessage as _, Value};
 
 /// As prost decodes.
 pub const MOST: usize = 100;

@@ -144,8 +144,8 @@ impl<'a> Document<'a> {
             return Err(JsonError::NoObject(String::new()));
         };
         let new = std::mem::take(new);
-        let names: HashSet<&str> = new.iter().map(|(name, _)| name.as_ref()).collect();
-        own.retain(|(known, _)| !names.contains(known.as_ref()));
+        let names: HashSet<&str> = new.iter().map(|(name, _)| name.as_str()).collect();
+        own.retain(|(known, _)| !names.contains(known.as_str()));
         drop(names);
         own.extend(new);
         Ok(())
