@@ -90,11 +90,14 @@ impl Reply {
 #[derive(Default)]
 pub(super) struct Ends {
     /// At the home: who hears from elsewhere, by worker and number.
-    far: RefCell<HashMap<(usize, u64), (Rc<Hearing>, Far)>>,
+    far: RefCell<HashMap<(usize, u64), Heard>>,
     /// Elsewhere: who hears by way of the home.
     near: RefCell<HashMap<u64, Near>>,
     next: Cell<u64>,
 }
+
+/// What the home tells, and to whom.
+type Heard = (Rc<Hearing>, Far);
 
 struct Near {
     hearing: Weak<Hearing>,
