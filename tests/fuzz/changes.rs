@@ -45,7 +45,7 @@ thread_local! {
     });
 }
 
-/// A target, and lines of fields by turns.
+// A target, and lines of fields by turns.
 fuzz_target!(|bytes: &[u8]| {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     let Some(target) = lines.next() else { return };

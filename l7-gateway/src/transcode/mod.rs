@@ -20,7 +20,7 @@ use topology::transcode::{Descriptions, Transcode};
 
 pub mod answer;
 pub mod bindings;
-mod depth;
+pub mod depth;
 pub mod errors;
 pub mod google;
 pub mod message;
