@@ -23,8 +23,8 @@ use crate::hops;
 pub struct Calling {
     output: MessageDescriptor,
     part: Option<FieldDescriptor>,
-    /// Whether its messages may hold others that have to be unpacked.
-    packs: bool,
+    /// How deep its messages may be with what they pack; `None`: they cannot pack any.
+    deepest: Option<usize>,
     /// Whether its message is a body of a type of its own (`google.api.HttpBody`).
     raw: bool,
     /// Whether it gives several messages.
@@ -61,8 +61,9 @@ impl Calling {
         let (call, part) = (&binding.call, binding.answer.clone());
         // Pieces of a stream have no one type: they are told as messages.
         let raw = !call.streams && is_body(&call.output, part.as_ref());
-        let (output, packs, streams) = (call.output.clone(), call.packs, call.streams);
-        Self { output, part, packs, raw, streams, events, most }
+        let (output, streams) = (call.output.clone(), call.streams);
+        let deepest = call.packs.then_some(depth::MOST);
+        Self { output, part, deepest, raw, streams, events, most }
     }
 
     /// How the call ended, as fields say it.
@@ -97,7 +98,7 @@ impl Calling {
     pub fn json(&self, bytes: &[u8]) -> Result<Vec<u8>, AnswerError> {
         let message = DynamicMessage::decode(self.output.clone(), bytes);
         let message = message.map_err(|_| AnswerError::Malformed)?;
-        if self.packs && !depth::within(&message, depth::MOST) {
+        if self.deepest.is_some_and(|deepest| !depth::within(&message, deepest)) {
             return Err(AnswerError::Malformed);
         }
         let options = SerializeOptions::new().skip_default_fields(false);

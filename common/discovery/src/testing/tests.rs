@@ -292,6 +292,7 @@ impl Server {
         Self { at, speaks, task: tokio::spawn(serve(listener, speaks, answer)) }
     }
 
+    #[cfg(feature = "verify")]
     pub(crate) fn at(&self) -> SocketAddr {
         self.at
     }
