@@ -105,7 +105,7 @@ pub fn machine(seconds: f64) -> Machine {
 /// How late each moment of a schedule was seen, one every 20 microseconds.
 fn watch(seconds: f64) -> Vec<f64> {
     const STEP: f64 = 20e-6;
-    let (start, mut due, mut late) = (std::time::Instant::now(), 0.0, Vec::new());
+    let (start, mut due, mut late) = (tokio::time::Instant::now(), 0.0, Vec::new());
     while due < seconds {
         let now = start.elapsed().as_secs_f64();
         while due <= now {
