@@ -68,6 +68,8 @@ async function picture(url, name, view, prepare = async () => {}) {
   await page.evaluate(() => scrollTo(0, 0));
   await prepare(page);
   await page.screenshot({ path: join(out, `${name}.png`) });
+  // An open one goes on drawing.
+  await page.close();
 }
 
 /** The slowest that was answered, spread out. */
