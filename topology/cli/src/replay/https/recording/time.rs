@@ -43,10 +43,13 @@ fn offset(zone: &str) -> Option<f64> {
 /// Days from 1970-01-01 in the Gregorian calendar, by counting whole 400-year eras of 146 097 days.
 fn days(year: i64, month: i64, day: i64) -> Option<i64> {
     let lawful = (0..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !lawful {
+        return None;
+    }
     // Years begin in March here, so that the leap day is the last of its year.
     let year = if month > 2 { year } else { year - 1 };
     let since_march = (month + 9) % 12;
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     let days = 365 * year + leap_days + (153 * since_march + 2) / 5 + day - 1;
-    lawful.then_some(days - 719_468)
+    Some(days - 719_468)
 }
