@@ -133,17 +133,15 @@ impl Term {
 
 impl fmt::Display for Expression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |f: &mut fmt::Formatter<'_>, list: &[Self], word: &str| {
-            f.write_str("(")?;
-            for (index, one) in list.iter().enumerate() {
-                write!(f, "{}{one}", if index > 0 { word } else { "" })?;
-            }
-            f.write_str(")")
-        };
         match self {
-            Self::All(all) => list(f, all, " and "),
-            Self::Any(any) => list(f, any, " or "),
-            Self::Not(one) => write!(f, "not {one}"),
+            Self::All(all) => {
+                joined(f, all, " and ", |one| matches!(one, Self::All(_) | Self::Any(_)))
+            }
+            Self::Any(any) => joined(f, any, " or ", |one| matches!(one, Self::Any(_))),
+            Self::Not(one) => match **one {
+                Self::All(_) | Self::Any(_) => write!(f, "not ({one})"),
+                _ => write!(f, "not {one}"),
+            },
             Self::Test(one, comparison, other) => {
                 write!(f, "{one} {} {other}", comparison.word())
             }
@@ -151,6 +149,21 @@ impl fmt::Display for Expression {
             Self::Exists(term) => write!(f, "exists {term}"),
         }
     }
+}
+
+/// Expressions with a word between them; in parentheses are those that would else read as something else, and
+/// no others: what is printed is nested no deeper than what was read.
+fn joined(
+    f: &mut fmt::Formatter<'_>,
+    list: &[Expression],
+    word: &str,
+    apart: impl Fn(&Expression) -> bool,
+) -> fmt::Result {
+    for (index, one) in list.iter().enumerate() {
+        f.write_str(if index > 0 { word } else { "" })?;
+        if apart(one) { write!(f, "({one})")? } else { write!(f, "{one}")? }
+    }
+    Ok(())
 }
 
 impl fmt::Display for Term {

@@ -83,6 +83,17 @@ fn odd_expressions_are_refused() {
     }
 }
 
+/// O5: what is nested as deeply as may be is printed so that it can be read.
+#[test]
+fn the_deepest_prints_and_reads_back() {
+    let nots = "not ".repeat(16);
+    let lists = format!("{}a or b{}", "not (c and d or ".repeat(8), ")".repeat(8));
+    for text in [format!("{nots}a or b and {nots}c"), lists] {
+        let expression = read(&text);
+        assert_eq!(read(&expression.to_string()), expression, "{text}");
+    }
+}
+
 fn term() -> impl Strategy<Value = Term> {
     let name = || "[a-zA-Z:/_ ']{1,6}";
     let literal = prop_oneof![
