@@ -351,26 +351,4 @@ impl Inquiry {
 const LONGEST_ANSWER: usize = 64 << 10;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// O5: a port that is none is told, and not taken for the default: a token would go elsewhere.
-    #[test]
-    fn ports_are_numbers() {
-        let table = [
-            ("http://consul", Some("consul:80")),
-            ("https://consul", Some("consul:443")),
-            ("http://consul:8500/v1", Some("consul:8500")),
-            ("http://[::1]:8500", Some("::1:8500")),
-            ("http://[::1]", Some("::1:80")),
-            ("http://consul:85000", None),
-            ("http://consul:850O", None),
-            ("http://consul:", None),
-            ("ftp://consul", None),
-        ];
-        for (address, peer) in table {
-            let fetch = HttpFetch::new(address).ok();
-            assert_eq!(fetch.map(|fetch| fetch.peer()).as_deref(), peer, "{address}");
-        }
-    }
-}
+mod tests;
