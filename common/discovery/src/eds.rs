@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use common::fetch::{HttpFetch, Lines};
 use common::rng::Rng;
-use common::secret;
 use common::tls::client::Roots;
-use http::{HeaderMap, header};
 use prost::Message as _;
 use tokio::time::{Instant, timeout};
 use topology::model::Eds as Settings;
@@ -23,7 +21,7 @@ use topology::{At, Place};
 
 use crate::fault::{Fault, short};
 use crate::keep::{Answer, Source};
-use crate::web::sensitive;
+use crate::web::bearer;
 
 use self::assignment::Assigned;
 use self::messages::{ASSIGNMENT, Asker, Refusal, Request, Response};
@@ -51,6 +49,10 @@ struct Subscription {
     heard: bool,
     /// It has named what was asked for, or was told that it lacks it.
     known: bool,
+    /// Its last answer was of use.
+    useful: bool,
+    /// The version of the last answer, where that was refused.
+    refused: Option<String>,
 }
 
 /// What comes of a stream.
@@ -86,6 +88,14 @@ impl Subscription {
         };
         self.stream.say(&request).await
     }
+
+    /// Waits until it says something new, or ends. Who says again what was refused has said nothing new.
+    async fn stirs(&mut self) {
+        let said = self.stream.peek().await.and_then(|bytes| Response::decode(bytes).ok());
+        if said.is_some_and(|said| self.refused.as_ref() == Some(&said.version_info)) {
+            std::future::pending().await
+        }
+    }
 }
 
 impl Eds {
@@ -100,21 +110,10 @@ impl Eds {
         }
     }
 
-    /// What shows who we are. The token is read for each stream: a file may have a new one.
-    fn headers(&self) -> Result<HeaderMap, Fault> {
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.settings.token {
-            let token = secret::read(token)?;
-            let bearer = format!("Bearer {}", token.as_str()?);
-            headers.insert(header::AUTHORIZATION, sensitive(&bearer)?);
-        }
-        Ok(headers)
-    }
-
     /// Asks for the service on a new stream, over the connection that is there or a new one. Without a version,
     /// so that it is answered at once: a server that has lost its memory may count as far as it did.
     async fn begin(&mut self) -> Result<(), Fault> {
-        let headers = self.headers()?;
+        let headers = bearer(self.settings.token.as_ref())?;
         if self.whom.is_none() {
             let place = Place::default();
             let roots = self.settings.registry.ca.clone();
@@ -142,8 +141,10 @@ impl Eds {
         };
         stream.say(&request).await?;
         let (since, accepted) = (Instant::now(), String::new());
-        let [heard, known] = [false; 2];
-        self.subscription = Some(Subscription { stream, since, accepted, heard, known });
+        let [heard, known, useful] = [false; 3];
+        let subscription =
+            Subscription { stream, since, accepted, heard, known, useful, refused: None };
+        self.subscription = Some(subscription);
         Ok(())
     }
 
@@ -164,16 +165,19 @@ impl Eds {
             subscription.heard = true;
             let read = assignment::read(&response, service, self.version.as_deref());
             subscription.reply(&response, read.as_ref().err(), service).await?;
+            subscription.useful =
+                read.as_ref().is_ok_and(|said| said.as_ref().is_some_and(Assigned::is_useful));
+            subscription.refused = read.is_err().then_some(response.version_info);
+            let said = match read {
+                Ok(said) => said,
+                Err(cause) => return Ok(Heard::Refused(cause)),
+            };
             let known = std::mem::replace(&mut subscription.known, true);
-            match read {
-                Ok(Some(assigned)) => return Ok(Heard::Set(assigned)),
-                Err(cause) => {
-                    subscription.known = known;
-                    return Ok(Heard::Refused(cause));
-                }
+            match said {
+                Some(assigned) => return Ok(Heard::Set(assigned)),
                 // What is not in an answer is as it was: only LDS and CDS are whole (xDS, "Resource removal").
-                Ok(None) if known => {}
-                Ok(None) => return Ok(Heard::Lacks),
+                None if known => {}
+                None => return Ok(Heard::Lacks),
             }
         }
     }
@@ -247,8 +251,9 @@ impl Source for Eds {
 
     async fn nudged(&mut self) {
         match &mut self.subscription {
-            // It is told of late what it is asked for: nobody waits for the end of a pause.
-            Some(waiting) if !waiting.heard => waiting.stream.stirs().await,
+            // It is told of late what it is asked for, or mends what was refused: nobody waits for the end of a
+            // pause.
+            Some(waiting) if !waiting.useful => waiting.stirs().await,
             _ => std::future::pending().await,
         }
     }

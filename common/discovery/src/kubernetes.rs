@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use common::escape::escaped;
 use common::rng::Rng;
-use common::secret;
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout};
@@ -21,7 +20,7 @@ use topology::model::{Kubernetes as Settings, Registry};
 use crate::fault::Fault;
 use crate::instance::MOST;
 use crate::keep::{Answer, Source};
-use crate::web::{Stream, Web, read, sensitive};
+use crate::web::{Stream, Web, bearer, read};
 
 use self::slices::{Meta, SERVICE_LABEL, Slice};
 
@@ -69,7 +68,7 @@ impl Kubernetes {
 
     /// Everything page by page, and a watch on what comes after it.
     async fn list(&mut self) -> Result<(), Fault> {
-        let headers = self.headers()?;
+        let headers = bearer(self.settings.token.as_ref())?;
         let mut known = BTreeMap::new();
         let (mut first, mut more) = (None, String::new());
         for _ in 0..PAGES {
@@ -96,7 +95,7 @@ impl Kubernetes {
 
     /// Watches from a version on.
     async fn begin(&mut self, version: &str) -> Result<(), Fault> {
-        let headers = self.headers()?;
+        let headers = bearer(self.settings.token.as_ref())?;
         let lasts = self.rng.jitter(LASTS, 10).as_secs().to_string();
         let path = self.path([
             ("watch", "true"),
@@ -121,17 +120,6 @@ impl Kubernetes {
             path.push_str(&format!("&{key}={}", escaped(value)));
         }
         path
-    }
-
-    /// The token is read for each question: the kubelet writes a new one every hour.
-    fn headers(&self) -> Result<HeaderMap, Fault> {
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.settings.token {
-            let token = secret::read(token)?;
-            let bearer = format!("Bearer {}", token.as_str()?);
-            headers.insert(header::AUTHORIZATION, sensitive(&bearer)?);
-        }
-        Ok(headers)
     }
 
     fn web(&mut self) -> Result<&mut Web, Fault> {

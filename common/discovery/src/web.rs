@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::fetch::{HttpFetch, Line};
+use common::secret;
 use common::tls::client::Roots;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::timeout;
 use topology::model::Registry;
-use topology::{At, Place};
+use topology::{At, Place, SecretRef};
 
 use crate::fault::Fault;
 
@@ -68,6 +69,17 @@ pub(crate) fn sensitive(text: &str) -> Result<HeaderValue, Fault> {
     let mut value = HeaderValue::from_str(text).map_err(|_| Fault::Token)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// The header that shows a bearer of this token (RFC 6750 §2.1), read anew: a file may have a new one.
+pub(crate) fn bearer(token: Option<&SecretRef>) -> Result<HeaderMap, Fault> {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = token {
+        let token = secret::read(token)?;
+        let bearer = format!("Bearer {}", token.as_str()?);
+        headers.insert(header::AUTHORIZATION, sensitive(&bearer)?);
+    }
+    Ok(headers)
 }
 
 impl Web {

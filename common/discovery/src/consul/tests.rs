@@ -220,6 +220,12 @@ async fn consul_keeps_the_contract() {
     testing::contract(Fake::new().await).await;
 }
 
+/// D3: a registry that is away for ten minutes, comes back empty and then knows all again.
+#[tokio::test]
+async fn ten_minutes_without_consul_change_nothing() {
+    testing::outage(Fake::new().await).await;
+}
+
 /// D2: weights, zones by the instance or its node, versions; instances that do not pass, have another tag
 /// or no address are left out, and the latter told.
 #[tokio::test]
@@ -293,20 +299,25 @@ fn a_list_cut_by_rights_is_no_answer() {
     assert!(cut_by_rights(&headers).is_some_and(|cause| cause.contains("token")));
 }
 
+/// How we enter ourselves.
+fn registers(address: &str) -> RegisterConsul {
+    RegisterConsul {
+        registry: settings(address).registry,
+        service: "user".to_owned(),
+        tags: vec!["v2".to_owned()],
+        token: None,
+        ttl: Duration::from_secs(15),
+        deregister_after: Duration::from_secs(600),
+    }
+}
+
 /// D2: what is entered in Consul is what our reader finds there: while it is ready, under its address; and again
 /// where the agent has forgotten it.
 #[tokio::test]
 async fn consul_is_told_of_ourselves() {
     let fake = Fake::new().await;
     let mut reader = Consul::new(&settings(&fake.server.address()));
-    let ours = RegisterConsul {
-        registry: settings(&fake.server.address()).registry,
-        service: "user".to_owned(),
-        tags: vec!["v2".to_owned()],
-        token: None,
-        ttl: Duration::from_secs(15),
-        deregister_after: Duration::from_secs(600),
-    };
+    let ours = registers(&fake.server.address());
     let mut entry = crate::register::tests::entered_in::<crate::register::consul::Consul>(ours);
     let forget = || fake.agent.change(|state| state.rows.clear());
     crate::register::tests::round(&mut entry, &mut reader, forget).await;

@@ -25,6 +25,13 @@ pub(super) struct Assigned {
     pub(super) left_out: Option<String>,
 }
 
+impl Assigned {
+    /// It has endpoints, or nothing was in the way of its having some.
+    pub(super) fn is_useful(&self) -> bool {
+        self.left_out.is_none() || !self.instances.is_empty()
+    }
+}
+
 /// An endpoint that may be used.
 struct Candidate {
     instance: Instance,
@@ -55,7 +62,7 @@ pub(super) fn read(
 ) -> Result<Option<Assigned>, String> {
     let mut said = None;
     for packed in &response.resources {
-        let resource = unwrapped(packed.clone())?;
+        let Some(resource) = unwrapped(packed.clone())? else { continue };
         let assignment = Assignment::decode(resource).map_err(|fault| odd("resource", &fault))?;
         if assignment.cluster_name.is_empty() {
             return Err("an assignment has no cluster_name".to_owned());
@@ -70,17 +77,19 @@ pub(super) fn read(
     said.map(|assignment| assigned(&assignment, version)).transpose()
 }
 
-/// The resource itself, of the type that was asked for.
-fn unwrapped(packed: Bytes) -> Result<Bytes, String> {
+/// The resource itself, of the type that was asked for; `None`: it is said to live on as it was (xDS, "TTL":
+/// a heartbeat is an envelope with nothing in it).
+fn unwrapped(packed: Bytes) -> Result<Option<Bytes>, String> {
     let mut packed = Packed::decode(packed).map_err(|fault| odd("resource", &fault))?;
     if packed.type_url == WRAPPED {
         let wrapped = Wrapped::decode(packed.value).map_err(|fault| odd("resource", &fault))?;
-        packed = wrapped.resource.unwrap_or_default();
+        let Some(resource) = wrapped.resource else { return Ok(None) };
+        packed = resource;
     }
     if packed.type_url != ASSIGNMENT {
         return Err(format!("a resource has the type `{}`", short(&packed.type_url)));
     }
-    Ok(packed.value)
+    Ok(Some(packed.value))
 }
 
 fn assigned(assignment: &Assignment, version: Option<&str>) -> Result<Assigned, String> {

@@ -39,6 +39,8 @@ pub(super) struct Stream {
     answer: Answering,
     /// What was read and is no whole message yet.
     rest: BytesMut,
+    /// Why no more can be read, until somebody is told.
+    fault: Option<Fault>,
 }
 
 /// How far its answer is.
@@ -70,7 +72,7 @@ impl Stream {
         let mut request = request.map_err(|fault| Fault::Nonsense(fault.to_string()))?;
         request.headers_mut().extend(more);
         let head = Box::pin(lines.sender.send_request(request));
-        Ok(Self { says, answer: Answering::Head(head), rest: BytesMut::new() })
+        Ok(Self { says, answer: Answering::Head(head), rest: BytesMut::new(), fault: None })
     }
 
     /// Says something. It waits for one that does not listen: bound it.
@@ -91,13 +93,26 @@ impl Stream {
         Ok(Some(message.split_off(HEAD)))
     }
 
-    /// Waits until there is a message, or none comes any more. Cancel safe.
-    pub(super) async fn stirs(&mut self) {
-        let _told_to_the_reader = self.fill().await;
+    /// The next message, which stays the next one; `None`: there is none, and [`message`](Self::message) says
+    /// why. Cancel safe.
+    pub(super) async fn peek(&mut self) -> Option<Bytes> {
+        match self.fill().await {
+            Ok(length) => {
+                let whole = self.rest.get(HEAD..HEAD + length?)?;
+                Some(Bytes::copy_from_slice(whole))
+            }
+            Err(fault) => {
+                self.fault = Some(fault);
+                None
+            }
+        }
     }
 
     /// Reads until a message is whole, and says how long it is; `None`: the call has ended well.
     async fn fill(&mut self) -> Result<Option<usize>, Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         loop {
             if let Some(length) = whole(&self.rest)? {
                 return Ok(Some(length));

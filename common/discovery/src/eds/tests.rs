@@ -122,6 +122,19 @@ fn numbers(answer: &Answer) -> Vec<u16> {
     answer.instances.iter().map(last).collect()
 }
 
+/// Asks, and hears nothing in time.
+async fn asks_in_vain(fake: &Fake, source: &mut Eds) {
+    let mut asking = Box::pin(source.ask());
+    tokio::select! {
+        _ = fake.plane.hears(1) => {}
+        outcome = &mut asking => panic!("{outcome:?}"),
+    }
+    tokio::time::pause();
+    let fault = asking.await.expect_err("nothing is said");
+    assert!(matches!(fault, Fault::Late(PATIENCE)), "{fault}");
+    tokio::time::resume();
+}
+
 async fn asked(source: &mut Eds) -> Vec<u16> {
     numbers(&source.ask().await.expect("an answer"))
 }
@@ -245,34 +258,7 @@ async fn a_stream_begins_without_a_version() {
 /// D3: a registry that is away for ten minutes, comes back empty and then knows all again.
 #[tokio::test]
 async fn ten_minutes_without_a_control_plane_change_nothing() {
-    let mut fake = Fake::new().await;
-    fake.say(&[1, 2]);
-    let discover = topology::At {
-        value: testing::discover(Contract::source(&fake)),
-        place: topology::Place::default(),
-    };
-    let observer = common::observe::Observer::new("gw-1");
-    let name = topology::ServiceName::new("user");
-    let mut watched = crate::watch(&name, &[], Some(&discover), &observer);
-    let known = watched.changed().await;
-    assert_eq!(testing::numbers(&known), [1, 2]);
-    fake.server.stop();
-    tokio::time::pause();
-    let late = timeout(Duration::from_secs(600), watched.changed()).await;
-    assert!(late.is_err() && Arc::ptr_eq(&known, &watched.current()));
-    assert!(watched.status().show()["last_error"].is_string());
-    fake.plane.set(|state| *state = plane::State::default());
-    fake.say(&[]);
-    fake.again().await;
-    // The longest pause, and half of it.
-    tokio::time::advance(Duration::from_secs(45)).await;
-    tokio::time::resume();
-    while watched.status().show()["empty_answer_doubted"] != true {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(*watched.current(), *known, "an empty control plane is not believed");
-    fake.say(&[2, 3]);
-    assert_eq!(testing::numbers(&watched.changed().await), [2, 3]);
+    testing::outage(Fake::new().await).await;
 }
 
 /// D3: a stream that falls silent is left for another one.
@@ -297,15 +283,7 @@ async fn a_silent_stream_is_left() {
 async fn who_answers_of_late_is_heard() {
     let fake = Fake::new().await;
     let mut source = fake.source();
-    let mut asking = Box::pin(source.ask());
-    tokio::select! {
-        _ = fake.plane.hears(1) => {}
-        outcome = &mut asking => panic!("{outcome:?}"),
-    }
-    tokio::time::pause();
-    let fault = asking.await.expect_err("it does not know the service");
-    assert!(matches!(fault, Fault::Late(PATIENCE)), "{fault}");
-    tokio::time::resume();
+    asks_in_vain(&fake, &mut source).await;
     fake.say(&[1]);
     source.nudged().await;
     assert_eq!(asked(&mut source).await, [1]);
@@ -350,15 +328,42 @@ async fn half_an_answer_is_none() {
     let whole = framed(&answer(7, "n1", &[assigned("user", &[])], false).encode_to_vec());
     let half = whole.slice(..whole.len() - 1);
     fake.plane.set(|state| state.instead = Some(Instead::Bytes(half)));
+    asks_in_vain(&fake, &mut fake.source()).await;
+}
+
+/// D3: what has ended a stream between two questions is told as what it was.
+#[tokio::test]
+async fn an_end_in_a_pause_is_told() {
+    let fake = Fake::new().await;
     let mut source = fake.source();
-    let mut asking = Box::pin(source.ask());
-    tokio::select! {
-        _ = fake.plane.hears(1) => {}
-        outcome = &mut asking => panic!("{outcome:?}"),
-    }
-    tokio::time::pause();
-    let fault = asking.await.expect_err("half an answer");
-    assert!(matches!(fault, Fault::Late(PATIENCE)), "{fault}");
+    asks_in_vain(&fake, &mut source).await;
+    fake.plane.set(|state| (state.ends, state.status) = (state.ends + 1, Some("14")));
+    source.nudged().await;
+    let fault = source.ask().await.expect_err("the stream is over").to_string();
+    assert!(fault.contains("UNAVAILABLE"), "{fault}");
+}
+
+/// D3: who mends what was refused, or names at last what was asked for, is heard at once.
+#[tokio::test]
+async fn what_is_mended_is_heard_at_once() {
+    let fake = Fake::new().await;
+    fake.say(&[1]);
+    let mut source = fake.source();
+    assert_eq!(asked(&mut source).await, [1]);
+    fake.plane.assign("user", Bytes::from_static(b"\xff"));
+    source.ask().await.expect_err("it cannot be read");
+    fake.say(&[2]);
+    source.nudged().await;
+    assert_eq!(asked(&mut source).await, [2]);
+    fake.plane.set(|state| {
+        (state.tells_all, state.version) = (true, state.version + 1);
+        state.resources.remove("user");
+    });
+    source.forget();
+    source.ask().await.expect_err("it is not there");
+    fake.say(&[3]);
+    source.nudged().await;
+    assert_eq!(asked(&mut source).await, [3]);
 }
 
 /// D2: the token that the file has by now is shown, and none of it told.
@@ -503,6 +508,11 @@ fn mistakes_are_refused_whole() {
         let cause = cause.expect_err(told);
         assert!(cause.contains(told), "{cause}");
     }
+    let envelope = messages::Wrapped { name: "user".to_owned(), ..Default::default() };
+    let (type_url, value) = (messages::WRAPPED.to_owned(), envelope.encode_to_vec().into());
+    let mut heartbeat = answer(1, "n1", &[], false);
+    heartbeat.resources.push(messages::Packed { type_url, value }.encode_to_vec().into());
+    assert_eq!(assignment::read(&heartbeat, "user", None), Ok(None), "it lives on as it was");
     let mut other = answer(1, "n1", &[], false);
     other.resources.push(
         messages::Packed { type_url: "x".into(), ..Default::default() }.encode_to_vec().into(),

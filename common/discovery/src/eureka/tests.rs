@@ -230,6 +230,12 @@ async fn eureka_keeps_the_contract() {
     testing::contract(Fake::new().await).await;
 }
 
+/// D3: a registry that is away for ten minutes, comes back empty and then knows all again.
+#[tokio::test]
+async fn ten_minutes_without_eureka_change_nothing() {
+    testing::outage(Fake::new().await).await;
+}
+
 /// D2: after the whole registry only changes are read; where they do not add up to the registry's hash,
 /// the whole again.
 #[tokio::test]

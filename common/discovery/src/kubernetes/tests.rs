@@ -4,8 +4,6 @@ mod api;
 #[cfg(feature = "verify")]
 mod kubectl;
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 use topology::Weight;
 use topology::model::{DiscoverSource, ServicePort};
@@ -208,31 +206,7 @@ async fn what_is_forgotten_is_listed_anew() {
 /// D3: a registry that is away for ten minutes, comes back empty and then knows all again.
 #[tokio::test]
 async fn ten_minutes_without_a_cluster_change_nothing() {
-    let mut fake = Fake::new().await;
-    fake.say(&[1, 2]);
-    let discover = testing::discover(Contract::source(&fake));
-    let discover = topology::At { value: discover, place: topology::Place::default() };
-    let (observer, service) = (common::observe::Observer::new("gw-1"), "user");
-    let service = topology::ServiceName::new(service);
-    let mut watched = crate::watch(&service, &[], Some(&discover), &observer);
-    let known = watched.changed().await;
-    assert_eq!(testing::numbers(&known), [1, 2]);
-    fake.server.stop();
-    tokio::time::pause();
-    let late = timeout(Duration::from_secs(600), watched.changed()).await;
-    assert!(late.is_err() && Arc::ptr_eq(&known, &watched.current()));
-    assert!(watched.status().show()["last_error"].is_string());
-    fake.api.reset(1);
-    fake.again().await;
-    // The longest pause, and half of it.
-    tokio::time::advance(Duration::from_secs(45)).await;
-    tokio::time::resume();
-    while watched.status().show()["empty_answer_doubted"] != true {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(*watched.current(), *known, "an empty cluster is not believed");
-    fake.say(&[2, 3]);
-    assert_eq!(testing::numbers(&watched.changed().await), [2, 3]);
+    testing::outage(Fake::new().await).await;
 }
 
 /// D3: a watch that falls silent is left for a new list.

@@ -227,6 +227,31 @@ async fn fulfils(mut registry: impl Registry) {
     follows(&watched, &[7]).await;
 }
 
+/// What every source does whose registry is away for ten minutes, comes back empty, and then knows all again.
+pub(crate) async fn outage(mut registry: impl Registry) {
+    registry.name(&[1, 2]).await;
+    let discover = At { value: discover(registry.source()), place: Place::default() };
+    let observer = Observer::new("gw-1");
+    let mut watched = crate::watch(&ServiceName::new("user"), &[], Some(&discover), &observer);
+    let known = watched.changed().await;
+    assert_eq!(numbers(&known), [1, 2]);
+    registry.vanish().await;
+    tokio::time::pause();
+    let late = tokio::time::timeout(Duration::from_secs(600), watched.changed()).await;
+    assert!(late.is_err() && Arc::ptr_eq(&known, &watched.current()));
+    assert!(watched.status().show()["last_error"].is_string());
+    registry.come_back(&[]).await;
+    // The longest pause, and half of it.
+    tokio::time::advance(Duration::from_secs(45)).await;
+    tokio::time::resume();
+    while watched.status().show()["empty_answer_doubted"] != true {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*watched.current(), *known, "an empty registry is not believed");
+    registry.name(&[2, 3]).await;
+    assert_eq!(numbers(&watched.changed().await), [2, 3]);
+}
+
 async fn follows(watched: &Endpoints, wanted: &[u16]) {
     while numbers_of(watched) != wanted {
         tokio::task::yield_now().await;

@@ -54,15 +54,8 @@ async fn a_client_of_consul_reads_what_we_read() {
     // A younger log.
     fake.agent.change(|state| (state.index, state.rows) = (2, Vec::new()));
     reads(&mut judge, &json!([])).await;
-    let settings = RegisterConsul {
-        registry: settings(&fake.server.address()).registry,
-        service: "user".to_owned(),
-        tags: vec!["v2".to_owned()],
-        token: None,
-        ttl: Duration::from_secs(15),
-        deregister_after: Duration::from_secs(600),
-    };
-    let mut entry = entered_in::<crate::register::consul::Consul>(settings);
+    let ours = registers(&fake.server.address());
+    let mut entry = entered_in::<crate::register::consul::Consul>(ours);
     entry.tell(Health::Ready).await.expect("told");
     let entered = json!({ "id": "user-gw-1", "at": "10.0.0.1:443", "tags": ["v2"], "zone": "a",
         "weight": 1 });

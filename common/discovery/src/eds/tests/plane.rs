@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) wraps: bool,
     /// Ends all streams when it changes.
     pub(super) ends: u32,
+    /// With this status; `None`: well.
+    pub(super) status: Option<&'static str>,
     /// Instead of any answer.
     pub(super) instead: Option<Instead>,
 }
@@ -214,7 +216,7 @@ impl Plane {
             if now.ends != ends {
                 let trailers = HeaderMap::from_iter([(
                     header::HeaderName::from_static("grpc-status"),
-                    HeaderValue::from_static("0"),
+                    HeaderValue::from_static(now.status.unwrap_or("0")),
                 )]);
                 let _gone = says.send(Frame::trailers(trailers)).await;
                 return;
