@@ -7,11 +7,11 @@
 use std::any::Any;
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::mpsc;
 use std::thread;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 /// Index of a worker, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,7 +39,7 @@ pub fn available() -> NonZeroUsize {
 }
 
 /// Starts `count` threads named `name-N`; each runs `body` to its end and then every task that
-/// `body` left on its `LocalSet` is dropped.
+/// `body` left on its runtime is dropped.
 ///
 /// # Errors
 /// When the system refuses a thread or a runtime.
@@ -63,22 +63,41 @@ where
     F: Fn(WorkerId) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
     let (ended, end) = oneshot::channel();
+    let (made, is_made) = mpsc::sync_channel(1);
     thread::Builder::new().name(name).spawn(move || {
-        // A task like any other: what the set itself waits for would be polled at its every turn.
-        let main = async {
-            let ended = tokio::task::spawn_local(body(id)).await;
-            if let Some(panic) = ended.err().and_then(|fault| fault.try_into_panic().ok()) {
-                std::panic::resume_unwind(panic);
-            }
+        // Made here, for it is this thread's alone: a `LocalSet` on a runtime that others may use as well takes
+        // locks and wakes itself.
+        let runtime =
+            Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(fault) => return drop(made.send(Err(fault))),
         };
-        let run = std::panic::AssertUnwindSafe(|| LocalSet::new().block_on(&runtime, main));
+        drop(made.send(Ok(())));
+        let run = std::panic::AssertUnwindSafe(|| run(runtime, id, body));
         let outcome = std::panic::catch_unwind(run).map_err(|panic| text_of(&*panic));
         // Nobody waits any more: then nobody needs to know.
         let _ = ended.send(outcome);
     })?;
+    is_made.recv().unwrap_or_else(|_| Err(io::Error::other("the thread was lost")))?;
     Ok(end)
+}
+
+/// Drops what is left of the worker's tasks when its body has ended.
+fn run<F, Fut>(runtime: LocalRuntime, id: WorkerId, body: F)
+where
+    F: Fn(WorkerId) -> Fut,
+    Fut: Future<Output = ()> + 'static,
+{
+    // A task like any other: what the runtime itself waits for would be polled at its every turn.
+    let main = async {
+        let ended = tokio::task::spawn_local(body(id)).await;
+        if let Some(panic) = ended.err().and_then(|fault| fault.try_into_panic().ok()) {
+            std::panic::resume_unwind(panic);
+        }
+    };
+    runtime.block_on(main);
 }
 
 impl Workers {
