@@ -72,7 +72,15 @@ impl Answer<'_> {
     }
 
     /// Answers that we owe the client and whose turn has come.
+    #[inline]
     pub fn owed(&mut self, edit: &mut Edit<'_>) {
+        if self.server.ledger.owes_own() {
+            self.put_owed(edit);
+        }
+    }
+
+    #[cold]
+    fn put_owed(&mut self, edit: &mut Edit<'_>) {
         while let Some(due) = self.server.ledger.owed() {
             let message = match due {
                 Due::OwedParse(_) => tag::PARSE_COMPLETE,
@@ -105,6 +113,10 @@ impl Answer<'_> {
         seen: &mut Seen,
         edit: &mut Edit<'_>,
     ) -> Result<(), Refusal> {
+        if self.server.ledger.passes(frame.tag) {
+            edit.pass(frame.raw.len());
+            return Ok(());
+        }
         let delivered = match frame.tag {
             tag::READY => self.ready(frame.body, seen)?,
             tag::PARAMETER_STATUS => self.parameter(frame.body)?,

@@ -42,6 +42,9 @@ impl Outbox {
         mut bytes: &[u8],
     ) -> io::Result<()> {
         if self.is_empty() {
+            if bytes.is_empty() {
+                return Ok(());
+            }
             while !bytes.is_empty() {
                 match Pin::new(&mut *socket).poll_write(cx, bytes) {
                     Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),

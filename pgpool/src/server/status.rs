@@ -351,6 +351,29 @@ impl Ledger {
         Some(due)
     }
 
+    /// Whether what stands at the front is for [`Ledger::owed`]: it seldom is.
+    #[inline]
+    pub fn owes_own(&self) -> bool {
+        matches!(self.due.front(), Some(Due::CopyEnd | Due::OwedParse(_) | Due::OwedClose(_)))
+    }
+
+    /// Takes a message in that goes on to the client and says nothing else: most do. `false`: ask
+    /// [`Ledger::reply`], nothing was done.
+    #[inline]
+    pub fn passes(&mut self, message: u8) -> bool {
+        match (message, self.due.front()) {
+            (tag::DATA_ROW, Some(Due::Query(To::Client, _) | Due::Execute(_)))
+            | (tag::ROW_DESCRIPTION, Some(Due::Query(To::Client, _))) => true,
+            // Neither is counted in `renames`, `forgets` or `ours`.
+            (tag::BIND_COMPLETE, Some(Due::Bind))
+            | (tag::ROW_DESCRIPTION | tag::NO_DATA, Some(Due::Describe)) => {
+                self.due.pop_front();
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn copy_is_ending(&self) -> bool {
         self.due.iter().any(|due| matches!(due, Due::CopyEnd))
     }

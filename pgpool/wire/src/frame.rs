@@ -98,7 +98,11 @@ pub(crate) fn put_sized(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
 
 /// Appends `text` and its zero byte; zero bytes inside would end it early and are left out.
 pub(crate) fn put_text(out: &mut Vec<u8>, text: &[u8]) {
-    text.split(|byte| *byte == 0).for_each(|part| out.extend_from_slice(part));
+    if text.contains(&0) {
+        text.split(|byte| *byte == 0).for_each(|part| out.extend_from_slice(part));
+    } else {
+        out.extend_from_slice(text);
+    }
     out.push(0);
 }
 

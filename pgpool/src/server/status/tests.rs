@@ -3,6 +3,7 @@
 //! Invariant: every case ends with the ledger clean, or says why not.
 
 use super::*;
+use crate::prepared::Statements;
 
 fn ready(ledger: &mut Ledger) {
     while ledger.owed().is_some() {}
@@ -125,4 +126,47 @@ fn out_of_order() {
     ledger.sent(Due::Bind);
     assert!(ledger.reply(b'1').is_err());
     assert!(ledger.ready(Status::Idle).is_err());
+}
+
+/// P1: what goes the short way is exactly what the long way delivers and says nothing of.
+#[test]
+fn the_short_way_is_the_long_way() {
+    let statement = || Statements::default().make(None, Trace::Nothing);
+    let all: [fn(&dyn Fn() -> Rc<Statement>) -> Due; 16] = [
+        |_| Due::Query(To::Client, Trace::Nothing),
+        |_| Due::Query(To::Client, Trace::Unknown),
+        |_| Due::Query(To::Pool, Trace::Nothing),
+        |make| Due::Parse(To::Client, make(), Some(b"name"[..].into())),
+        |make| Due::Parse(To::Pool, make(), None),
+        |make| Due::ParseUnnamed(To::Client, make()),
+        |_| Due::CloseUnnamed(To::Pool),
+        |_| Due::ParsePlain,
+        |_| Due::Bind,
+        |_| Due::Describe,
+        |_| Due::Execute(Trace::Nothing),
+        |_| Due::Execute(Trace::Forgets),
+        |_| Due::Close(To::Client, None),
+        |_| Due::Function,
+        |_| Due::Sync,
+        |_| Due::CopyEnd,
+    ];
+    for (at, due) in all.iter().enumerate() {
+        for message in 0..=u8::MAX {
+            let ledger = || {
+                let mut ledger = Ledger::default();
+                ledger.sent(due(&statement));
+                ledger.sent(Due::Sync);
+                ledger
+            };
+            let (mut short, mut long) = (ledger(), ledger());
+            if !short.passes(message) {
+                assert_eq!(format!("{short:?}"), format!("{long:?}"), "nothing was done");
+                continue;
+            }
+            let told = long.reply(message);
+            assert!(matches!(told, Ok((Reply::Deliver, None))), "{at}: {message}: {told:?}");
+            assert_eq!(format!("{short:?}"), format!("{long:?}"), "{at}: {message}");
+        }
+    }
+    assert!(!Ledger::default().passes(b'D'), "nothing is due");
 }
