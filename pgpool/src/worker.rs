@@ -4,7 +4,7 @@
 //!
 //! Invariant: everything here is used by one thread alone; other workers send messages.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::io;
@@ -20,7 +20,7 @@ use common::workers::WorkerId;
 use pgpool_wire::startup::{CancelKey, Startup};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use topology::pool::ServerAddress;
+use topology::pool::{ServerAddress, Settings};
 
 use crate::admin::report::Report;
 use crate::admin::verbs::Command;
@@ -112,6 +112,9 @@ pub struct Scratch {
     pub edit: Vec<u8>,
 }
 
+/// A larger buffer is not kept for the next.
+const LARGEST_SPARE: usize = 4 << 10;
+
 /// Bytes read at a time.
 pub const SCRATCH: usize = 64 << 10;
 
@@ -136,6 +139,7 @@ pub struct Worker {
     pub statements: RefCell<Statements>,
     /// Shared memory.
     pub scratch: RefCell<Scratch>,
+    spare: Cell<Vec<u8>>,
     /// What the instance counts for its summary.
     pub tally: Arc<Tally>,
     /// Records of queries, for who looks.
@@ -234,6 +238,7 @@ impl Worker {
                 read: vec![0; SCRATCH].into_boxed_slice(),
                 edit: Vec::with_capacity(SCRATCH),
             }),
+            spare: Cell::default(),
             pools: RefCell::default(),
             lookups: Lookups::default(),
             clients: RefCell::default(),
@@ -338,6 +343,16 @@ impl Worker {
         Arc::clone(&self.snapshot.borrow())
     }
 
+    /// Limits and times in force; not to be held while anything waits.
+    pub fn settings(&self) -> Ref<'_, Settings> {
+        Ref::map(self.snapshot.borrow(), |snapshot| &snapshot.settings)
+    }
+
+    /// Whether something is to be told of single queries.
+    pub fn is_telemetry_wanted(&self) -> bool {
+        self.snapshot.borrow().telemetry.is_wanted()
+    }
+
     /// Goes by another configuration: pools of what is gone are closed and their clients told,
     /// servers that would be connected or logged in to otherwise now are closed when they are free.
     fn follow(&self, snapshot: &Arc<Snapshot>) {
@@ -364,6 +379,20 @@ impl Worker {
                 |entry: &Entry| *entry.database == *database.name && *entry.role == *user.name;
             self.end(its, Ending::Removed);
             pool.reconnect();
+        }
+    }
+
+    /// An empty buffer that somebody has done with, if there is one.
+    pub fn spare(&self) -> Vec<u8> {
+        self.spare.take()
+    }
+
+    /// Keeps a buffer for who needs one next. One is enough: most messages are forwarded in the turn in
+    /// which they were read.
+    pub fn reuse(&self, mut buffer: Vec<u8>) {
+        if (1..=LARGEST_SPARE).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.set(buffer);
         }
     }
 

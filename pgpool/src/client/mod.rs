@@ -76,6 +76,18 @@ pub struct Client {
     pub out: Outbox,
     /// Bytes of a large message that go nowhere.
     discard: usize,
+    /// What was asked in this very turn of its task, in vain: it is woken when there is more.
+    pub still: Still,
+}
+
+/// Sockets that have had nothing to say since the client's task was last woken. To ask again before the
+/// next turn would cost a call and bring nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Still {
+    /// The client's, read by the relay.
+    pub client: bool,
+    /// Its server's, read when it was taken from the pool.
+    pub server: bool,
 }
 
 /// Takes in a client that has arrived at its home worker: login, session, goodbye.
@@ -118,6 +130,7 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
                 carry: door.input.as_slice().to_vec(),
                 out: Outbox::default(),
                 discard: 0,
+                still: Still::default(),
             };
             Some(Inside {
                 client: Box::new(client),
@@ -172,14 +185,15 @@ enum Wake {
 impl Client {
     /// What the configuration says about relaying for it.
     pub fn rules(&self) -> Rules {
-        let snapshot = self.worker.snapshot();
+        let wanted = self.worker.is_telemetry_wanted();
+        let settings = self.worker.settings();
         Rules {
             mode: self.pool.mode(),
             prepared: Most {
-                count: snapshot.settings.max_prepared_statements as usize,
-                bytes: snapshot.settings.max_prepared_bytes,
+                count: settings.max_prepared_statements as usize,
+                bytes: settings.max_prepared_bytes,
             },
-            notes: self.notes(snapshot.telemetry.is_wanted()),
+            notes: self.notes(wanted),
         }
     }
 
@@ -218,7 +232,9 @@ impl Client {
     async fn session(&mut self) -> Option<Refusal> {
         loop {
             self.rest();
-            match std::future::poll_fn(|cx| self.poll_idle(cx)).await {
+            let wake = std::future::poll_fn(|cx| self.poll_idle(cx)).await;
+            self.still = Still::default();
+            match wake {
                 Wake::Work => {}
                 Wake::Wish(wish, length) => match self.hear(wish, length).await {
                     Heard::Done => continue,
@@ -277,9 +293,14 @@ impl Client {
     /// Decides whether the messages in the carry go to the primary or to a replica; with a trial where
     /// the primary is asked if a replica cannot do it.
     fn choose_pool(&mut self) -> Option<Trial> {
-        self.pool = Rc::clone(&self.home);
+        if !Rc::ptr_eq(&self.pool, &self.home) {
+            self.pool = Rc::clone(&self.home);
+        }
         self.memory.stepwise = false;
         let in_vain = std::mem::take(&mut self.in_vain);
+        if !self.home.is_member() {
+            return None;
+        }
         let membership = self.home.membership()?;
         if membership.role == Role::Replica || in_vain {
             return None;
@@ -318,8 +339,9 @@ impl Client {
 
     /// After a server that takes writes, the client's reads must find what it wrote.
     fn note_writes(&mut self) {
+        let member = self.home.is_member();
         let wrote = Rc::ptr_eq(&self.pool, &self.home) && !self.memory.stepwise;
-        if wrote && self.home.membership().is_some_and(|one| one.reads > Reads::Asked) {
+        if member && wrote && self.home.membership().is_some_and(|one| one.reads > Reads::Asked) {
             self.written = Some(Instant::now());
         }
     }
@@ -406,6 +428,10 @@ impl Client {
             if self.worker.is_draining() && self.carry.is_empty() && self.discard == 0 {
                 return Poll::Ready(Wake::Drained);
             }
+            // The relay has asked just now.
+            if std::mem::take(&mut self.still.client) {
+                return Poll::Pending;
+            }
             match self.poll_read(cx) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Wake::Left),
@@ -426,6 +452,9 @@ impl Client {
             Poll::Ready(Ok(())) => {
                 let bytes = buffer.filled();
                 add(&self.pool.meters.totals.received, bytes.len() as u64);
+                if self.carry.capacity() == 0 {
+                    self.carry = self.worker.spare();
+                }
                 self.carry.extend_from_slice(bytes);
                 Poll::Ready(!bytes.is_empty())
             }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::entry::{Entry, Who};
 use super::startup::Listed;
-use super::{Client, Inside, goodbye};
+use super::{Client, Inside, Still, goodbye};
 use crate::events::ClientTaken;
 use crate::fatal::Refusal;
 use crate::pool::Pool;
@@ -193,6 +193,7 @@ fn take_in(
         carry: Vec::new(),
         out: Outbox::default(),
         discard: 0,
+        still: Still::default(),
         home: Rc::clone(&pool),
     };
     Inside {

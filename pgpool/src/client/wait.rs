@@ -29,6 +29,7 @@ impl Client {
         let taken = std::future::poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await;
         self.waited = Duration::ZERO;
         if let Some(server) = taken {
+            self.still.server = true;
             return Wait::Server(server);
         }
         self.worker.tick();

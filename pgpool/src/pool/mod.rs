@@ -214,7 +214,7 @@ impl Pool {
     /// Last in, first out, so that the rest may grow old and be closed; or `server_round_robin`.
     fn next_idle(&self) -> Option<Box<Server>> {
         let mut idle = self.idle.borrow_mut();
-        let in_turn = || Some(self.worker.upgrade()?.snapshot().settings.server_round_robin);
+        let in_turn = || Some(self.worker.upgrade()?.settings().server_round_robin);
         if idle.len() > 1 && in_turn() == Some(true) {
             return Some(idle.remove(0));
         }
@@ -248,6 +248,11 @@ impl Pool {
         }
         self.waiters.borrow_mut().tidy();
         self.show();
+    }
+
+    /// Whether it is one of a primary's and its replicas'.
+    pub fn is_member(&self) -> bool {
+        self.database.borrow().membership.is_some()
     }
 
     /// Its place in a family of a primary and replicas.

@@ -126,16 +126,16 @@ impl Pool {
     /// Up to how many servers of the whole pool one more is to be connected here; `None`: none is.
     fn wants_more(&self, worker: &Worker) -> Option<usize> {
         let sizing = self.sizing.borrow();
-        let settings = &worker.snapshot().settings;
+        let settings = &*worker.settings();
         let apart = self.whole.apart();
         let total = self.whole.held() + apart;
         let waiting = self.waiters.borrow().len();
         let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
         let size = self.size();
-        let least = if self.can_log_in() { self.least(settings) } else { 0 };
         let most = match waiting > sizing.connecting {
             true => size + if reserve { self.reserve(settings) } else { 0 },
-            false => least.min(size),
+            false if self.can_log_in() => self.least(settings).min(size),
+            false => 0,
         };
         // All shards together log in no faster than one would.
         let at_once = MOST_CONNECTING.div_ceil(self.whole.shards().max(1));
@@ -145,8 +145,9 @@ impl Pool {
 
     /// Whether a server would let us in without a client's help.
     pub fn can_log_in(&self) -> bool {
-        !matches!(self.user().credential, crate::snapshot::Credential::Scram(_))
-            || self.user().password().is_some()
+        let user = self.user.borrow();
+        !matches!(user.credential, crate::snapshot::Credential::Scram(_))
+            || user.password().is_some()
             || !self.caught.is_empty()
     }
 

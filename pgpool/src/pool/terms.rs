@@ -55,8 +55,8 @@ impl Pool {
 
     /// Times that hold for its clients.
     pub fn limits(&self, worker: &Worker) -> Limits {
-        let terms = self.user.borrow().standing.terms;
-        let settings = &worker.snapshot().settings;
+        let user = self.user.borrow();
+        let (terms, settings) = (&user.standing.terms, worker.settings());
         Limits {
             query: terms.query_timeout.unwrap_or(settings.query_timeout),
             transaction: terms.transaction_timeout.unwrap_or(settings.transaction_timeout),
@@ -70,13 +70,12 @@ impl Pool {
     /// `server_lifetime`; zero: for ever.
     pub(super) fn lifetime(&self) -> Duration {
         let own = self.database.borrow().terms.server_lifetime;
-        own.or_else(|| Some(self.worker.upgrade()?.snapshot().settings.server_lifetime))
-            .unwrap_or_default()
+        own.or_else(|| Some(self.worker.upgrade()?.settings().server_lifetime)).unwrap_or_default()
     }
 
     /// `pool_size`: as its user has it, or else its database.
     pub fn size(&self) -> usize {
-        let (database, user) = (self.database(), self.user());
+        let (database, user) = (self.database.borrow(), self.user.borrow());
         let own = user.standing.terms.pool_size.map_or(database.pool_size, NonZeroU32::get);
         own.min(database.most_per_user) as usize
     }

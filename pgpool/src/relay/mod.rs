@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 use topology::pool::PoolMode;
 
-use crate::client::Client;
 use crate::client::entry::{Busy, Ending};
+use crate::client::{Client, Still};
 use crate::fatal::Refusal;
 use crate::pool::add;
 use crate::pool::terms::Pinned;
@@ -71,7 +71,15 @@ pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>)
         trial,
         pinned: None,
     };
-    std::future::poll_fn(|cx| relay.poll(cx)).await
+    let mut woken = false;
+    let turn = |cx: &mut Context<'_>| {
+        // The first turn goes on where the client's session has asked already.
+        if std::mem::replace(&mut woken, true) {
+            relay.client.still = Still::default();
+        }
+        relay.poll(cx)
+    };
+    std::future::poll_fn(turn).await
 }
 
 struct Relay<'a> {
@@ -155,7 +163,7 @@ impl Relay<'_> {
                 Step::End(outcome) => return Poll::Ready(outcome),
             };
             // Nothing has moved since the server had nothing to say: it is not asked again.
-            if moved || !quiet {
+            if !self.client.still.server && (moved || !quiet) {
                 let step = self.read_server(cx);
                 quiet = matches!(step, Step::Waits);
                 match step {
@@ -199,23 +207,30 @@ impl Relay<'_> {
         if self.deaf || matches!(self.input, Input::Blocked | Input::Leaving) {
             return Step::Waits;
         }
+        let reads = !matches!(self.input, Input::Begin | Input::Again);
+        if reads && self.client.still.client {
+            return Step::Waits;
+        }
         let worker = Rc::clone(&self.client.worker);
         let mut scratch = worker.scratch.borrow_mut();
         let Scratch { read, edit } = &mut *scratch;
         let held = self.client.carry.len().min(read.len());
         let (front, room) = read.split_at_mut(held);
         front.copy_from_slice(self.client.carry.get(..held).unwrap_or_default());
-        let count = if matches!(self.input, Input::Begin | Input::Again) {
+        let count = if !reads {
             0
         } else {
             match read_some(&mut self.client.io, cx, room) {
-                Poll::Pending => return Step::Waits,
+                Poll::Pending => {
+                    self.client.still.client = true;
+                    return Step::Waits;
+                }
                 Poll::Ready(Ok(count)) if count > 0 => count,
                 Poll::Ready(_) => return Step::End(Outcome::Left),
             }
         };
         add(&self.client.pool.meters.totals.received, count as u64);
-        self.client.carry = Vec::new();
+        worker.reuse(std::mem::take(&mut self.client.carry));
         let input = read.get(..held + count).unwrap_or_default();
         self.push(input, edit, cx)
     }
@@ -301,7 +316,10 @@ impl Relay<'_> {
         let (front, room) = read.split_at_mut(held);
         front.copy_from_slice(self.server.carry.get(..held).unwrap_or_default());
         let count = match read_some(&mut self.server.io, cx, room) {
-            Poll::Pending => return Step::Waits,
+            Poll::Pending => {
+                self.client.still.server = true;
+                return Step::Waits;
+            }
             Poll::Ready(Ok(count)) if count > 0 => count,
             Poll::Ready(_) => return Step::End(self.lost()),
         };
