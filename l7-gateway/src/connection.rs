@@ -248,7 +248,7 @@ impl Line {
         let record = Record::new(&self.worker.sink);
         let peer = Rc::clone(&self.peer);
         let mut x = Exchange::new(peer, Instant::now(), self.worker.wall(), ids, record);
-        x.hints = hints;
+        x.hints = hints.map(|hints| hints.without(&site.pipeline.internal));
         if let Some(took) = self.handshake.take() {
             x.progress.enter(Stage::Tls);
             x.progress.spend(Stage::Tls, took);

@@ -5,6 +5,7 @@
 //! stands where a message of the service's goes on.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use base64::Engine as _;
@@ -15,8 +16,9 @@ use http::{Method, request::Parts};
 use http_body::{Body, Frame};
 
 use crate::body::{AnswerBody, BodyFault};
+use crate::grpc;
 use crate::halt::broken_call;
-use crate::{grpc, hops};
+use crate::hops::{self, Internal};
 
 /// How a client writes its messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub struct Enveloped {
     envelope: Envelope,
     framing: Framing,
     end: Option<End>,
+    /// What clients are not told.
+    internal: Rc<Internal>,
 }
 
 /// Where among its messages a service is: each is a byte of flags, four of length, and so many more.
@@ -144,8 +148,8 @@ pub struct End {
 
 impl Enveloped {
     /// Of a service's answer.
-    pub fn new(inner: AnswerBody, envelope: Envelope) -> Self {
-        Self { inner, envelope, framing: Framing::default(), end: None }
+    pub fn new(inner: AnswerBody, envelope: Envelope, internal: Rc<Internal>) -> Self {
+        Self { inner, envelope, framing: Framing::default(), end: None, internal }
     }
 
     /// How the call ended, once it has.
@@ -160,7 +164,7 @@ impl Enveloped {
         if self.framing.is_within() {
             return Err(BodyFault::Broken);
         }
-        hops::trailers(&mut fields);
+        hops::trailers(&mut fields, &self.internal);
         self.end = Some(End { code: grpc::status(&fields), broken });
         Ok(Frame::data(self.written(trailer(&fields))))
     }

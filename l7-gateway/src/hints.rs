@@ -7,11 +7,11 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use crate::hops;
+use crate::hops::{Internal, hop_by_hop};
 
 /// A client's connection that interim answers can be written to.
 pub trait Hearer: fmt::Debug {
@@ -24,12 +24,19 @@ pub trait Hearer: fmt::Debug {
 pub struct Hints {
     client: Weak<RefCell<dyn Hearer>>,
     exchange: u64,
+    /// What clients are not told; nothing passes before that is known.
+    internal: Option<Rc<Internal>>,
 }
 
 impl Hints {
     /// To this client, for this exchange of it.
     pub fn new(client: Weak<RefCell<dyn Hearer>>, exchange: u64) -> Self {
-        Self { client, exchange }
+        Self { client, exchange, internal: None }
+    }
+
+    /// Without these.
+    pub fn without(self, internal: &Rc<Internal>) -> Self {
+        Self { internal: Some(Rc::clone(internal)), ..self }
     }
 }
 
@@ -68,11 +75,13 @@ impl Interim {
         let small = fields.iter().map(size).sum::<usize>() <= LARGEST;
         // Those two are of one connection alone.
         let ours = matches!(status, StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS);
-        if let Some(Hints { client, exchange }) = self.hints.as_ref().filter(|_| small && !ours)
+        if let Some(hints) = self.hints.as_ref().filter(|_| small && !ours)
+            && let Hints { client, exchange, internal: Some(internal) } = hints
             && let Some(client) = client.upgrade()
         {
-            hops::hop_by_hop(&mut fields);
-            hops::hinted(&mut fields);
+            hop_by_hop(&mut fields);
+            // Whatever else a service says here, it says again in its final answer (RFC 8297).
+            internal.remove(&mut fields);
             client.borrow_mut().hear(*exchange, status, &fields);
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Headers that concern one connection and end with it, those that name what is inside, and those that only we may
-//! set. Called by stage 2 for requests, by stage 9 for services' answers, by `hints` for interim ones and by `external`.
+//! set. Called by stage 2 for requests, by stage 9 for services' answers, by stage 10 for what follows them, by
+//! `hints` for interim ones and by `external`.
 //!
 //! Invariant: what a peer says about its connection never reaches the next one.
 
@@ -56,21 +57,6 @@ impl Internal {
     }
 }
 
-/// Leaves of an interim answer what is meant for clients (RFC 8297): whatever else a service says, it says again in
-/// its final answer.
-pub fn hinted(headers: &mut HeaderMap) {
-    for name in &INTERNAL {
-        headers.remove(name);
-    }
-}
-
-static INTERNAL: [HeaderName; 4] = [
-    HeaderName::from_static("x-internal-server"),
-    HeaderName::from_static("x-powered-by"),
-    HeaderName::from_static("x-user-id"),
-    header::SERVER,
-];
-
 /// Whether a header concerns one connection only.
 pub fn is_hop(name: &HeaderName) -> bool {
     matches!(
@@ -102,12 +88,13 @@ pub fn only_ours(name: &HeaderName) -> bool {
 
 /// Removes from trailers what must not come after a body (RFC 9110 §6.5.1): what frames a message, routes
 /// it, says who somebody is, or changes how the body is read. Nobody would look for it there, or somebody
-/// would who should not.
-pub fn trailers(fields: &mut HeaderMap) {
+/// would who should not. What names the inside goes as it does from heads.
+pub fn trailers(fields: &mut HeaderMap, internal: &Internal) {
     hop_by_hop(fields);
     for name in NOT_BEHIND {
         fields.remove(name);
     }
+    internal.remove(fields);
 }
 
 const NOT_BEHIND: [HeaderName; 17] = [

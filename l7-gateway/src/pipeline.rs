@@ -13,6 +13,7 @@ use common::observe::Observer;
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
 use crate::external::Externals;
 use crate::halt::Halt;
+use crate::hops::Internal;
 use crate::snapshot::Snapshot;
 use crate::stages::authn::Authn;
 use crate::stages::authz::Authz;
@@ -109,6 +110,8 @@ pub struct Pipeline {
     pub response_transform: ResponseTransform,
     /// Stage 10.
     pub emit: Emit,
+    /// What clients are not told of services.
+    pub internal: Rc<Internal>,
     limiter: Rc<Limiter>,
 }
 
@@ -123,6 +126,7 @@ impl Pipeline {
         before: Option<&Self>,
     ) -> Self {
         let changes = Changes::new(&snapshot.group);
+        let internal = Rc::new(Internal::new(&snapshot.group.internal_headers));
         let known = before.map(|before| &before.limiter);
         let known = known.filter(|limiter| limiter.is_for(&snapshot.limits)).cloned();
         let limiter = known.unwrap_or_else(|| Limiter::new(Arc::clone(&snapshot.limits)));
@@ -142,8 +146,9 @@ impl Pipeline {
                 ),
             ),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
-            response_transform: ResponseTransform::new(snapshot, changes),
-            emit: Emit,
+            response_transform: ResponseTransform::new(snapshot, changes, &internal),
+            emit: Emit::new(&internal),
+            internal,
             limiter,
         }
     }

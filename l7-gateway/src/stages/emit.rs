@@ -4,6 +4,7 @@
 //! Invariant: every exchange leaves exactly one record.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -15,8 +16,9 @@ use tokio::time::Instant;
 use crate::access_log::End;
 use crate::body::{AnswerBody, BodyFault, Tunnel};
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead, Stage, Transformed};
+use crate::grpc;
 use crate::halt::broken_call;
-use crate::{grpc, hops};
+use crate::hops::{self, Internal};
 
 /// What the engine sends.
 #[derive(Debug)]
@@ -29,11 +31,18 @@ pub enum Emitted {
     Disconnect,
 }
 
-/// The stage.
-#[derive(Debug, Default)]
-pub struct Emit;
+/// The stage, one per worker.
+#[derive(Debug)]
+pub struct Emit {
+    internal: Rc<Internal>,
+}
 
 impl Emit {
+    /// Says these names to nobody.
+    pub fn new(internal: &Rc<Internal>) -> Self {
+        Self { internal: Rc::clone(internal) }
+    }
+
     /// Hands the answer over.
     pub fn finish(&self, mut x: Box<Exchange>, answer: Transformed) -> Emitted {
         x.progress.finish(Instant::now());
@@ -52,7 +61,10 @@ impl Emit {
         *response.headers_mut() = head.headers;
         match body {
             AnswerBody::Tunnel(tunnel) => Emitted::Switch(response, tunnel, x),
-            body => Emitted::Answer(response.map(|()| EmitBody { body, x, broken: false })),
+            body => {
+                let internal = Rc::clone(&self.internal);
+                Emitted::Answer(response.map(|()| EmitBody { body, x, internal, broken: false }))
+            }
         }
     }
 }
@@ -82,6 +94,7 @@ fn sent(method: &Method, head: &mut ResponseHead, body: AnswerBody) -> AnswerBod
 pub struct EmitBody {
     body: AnswerBody,
     x: Box<Exchange>,
+    internal: Rc<Internal>,
     /// It is a call whose client was told that it broke off.
     broken: bool,
 }
@@ -89,7 +102,7 @@ pub struct EmitBody {
 impl EmitBody {
     /// What may follow a body (RFC 9110 §6.5.1); how a call ended is noted.
     fn trailers(&mut self, mut fields: HeaderMap) -> Frame<Bytes> {
-        hops::trailers(&mut fields);
+        hops::trailers(&mut fields, &self.internal);
         if self.x.grpc {
             self.x.record.grpc = grpc::status(&fields);
         }

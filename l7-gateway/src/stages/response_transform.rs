@@ -37,14 +37,18 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
-    internal: Internal,
+    internal: Rc<Internal>,
     variance: Variance,
     snapshot: Arc<Snapshot>,
 }
 
 impl ResponseTransform {
     /// For one worker.
-    pub fn new(snapshot: &Arc<Snapshot>, changes: Option<Rc<Changes>>) -> Self {
+    pub fn new(
+        snapshot: &Arc<Snapshot>,
+        changes: Option<Rc<Changes>>,
+        internal: &Rc<Internal>,
+    ) -> Self {
         let header = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
@@ -56,7 +60,7 @@ impl ResponseTransform {
         Self {
             routes: snapshot.group.routes.iter().map(of).collect(),
             changes,
-            internal: Internal::new(&snapshot.group.internal_headers),
+            internal: Rc::clone(internal),
             variance: Variance::new(&snapshot.group),
             snapshot,
         }
@@ -194,7 +198,7 @@ fn careful(preset: SecurityHeaders, secure: bool, headers: &mut HeaderMap) {
 }
 
 /// A call's answer as browsers take it. Where nothing but its end was said, fields say it here too.
-fn enveloped(web: &Web, answer: Answered) -> Answered {
+fn enveloped(web: &Web, internal: &Rc<Internal>, answer: Answered) -> Answered {
     let mut answer = if grpc::is_content(&answer.head.headers) {
         answer
     } else {
@@ -203,7 +207,7 @@ fn enveloped(web: &Web, answer: Answered) -> Answered {
     web.answers(&mut answer.head.headers);
     if grpc::status(&answer.head.headers).is_none() {
         let body = std::mem::replace(&mut answer.body, AnswerBody::Empty);
-        let body = Enveloped::new(body, web.envelope);
+        let body = Enveloped::new(body, web.envelope, Rc::clone(internal));
         answer.body = AnswerBody::Enveloped(Box::new(body));
     }
     answer
@@ -241,9 +245,8 @@ async fn translated(
             return Answered { head, body: AnswerBody::Lines(Box::new(lines)), by };
         }
         None => match answer::unary(calling, body).await {
-            Ok(Ended { ending, told, mut behind }) => {
-                internal.remove(&mut behind);
-                answer::behind(&mut head.headers, behind);
+            Ok(Ended { ending, told, behind }) => {
+                answer::behind(&mut head.headers, behind, internal);
                 (ending, told)
             }
             Err(why) => return refused(why),
@@ -315,7 +318,7 @@ impl Filter for ResponseTransform {
             compressed(x, rules, &mut input);
         }
         if let Some(web) = x.web.take().filter(|_| input.by != AnsweredBy::Nobody) {
-            input = enveloped(&web, input);
+            input = enveloped(&web, &self.internal, input);
         }
         let forms = rules.is_some() && has_forms(&input.head.headers);
         let kept = input.head.status.as_u16() < 400;

@@ -16,7 +16,7 @@ use super::bindings::Binding;
 use super::depth;
 use super::errors::Ending;
 use crate::body::BodyFault;
-use crate::hops;
+use crate::hops::{self, Internal};
 
 /// A call under way, for whoever tells its end.
 #[derive(Clone, Debug)]
@@ -250,8 +250,8 @@ pub fn strip(headers: &mut HeaderMap) {
 
 /// Says in the head what stood behind the message, under names that cannot be taken for what a head says
 /// (`Grpc-Trailer-…`, as grpc-gateway has it).
-pub fn behind(headers: &mut HeaderMap, mut fields: HeaderMap) {
-    hops::trailers(&mut fields);
+pub fn behind(headers: &mut HeaderMap, mut fields: HeaderMap, internal: &Internal) {
+    hops::trailers(&mut fields, internal);
     for (name, value) in &fields {
         if let Ok(name) = HeaderName::try_from(format!("grpc-trailer-{name}")) {
             headers.append(name, value.clone());

@@ -218,18 +218,21 @@ async fn unavailable_services_are_ejected() {
     .await;
 }
 
-/// G4, G23: trailers of any service pass, without those that nobody may believe behind a body.
+/// G4, G13, G23: trailers of any service pass, without those that nobody may believe behind a body or that name the inside.
 #[tokio::test]
 async fn trailers_pass_without_the_forbidden() {
     local(async {
         let http1 = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
-                     2\r\nhi\r\n0\r\nx-sum: 7\r\nset-cookie: a=b\r\ncontent-length: 9\r\n\r\n";
+                     2\r\nhi\r\n0\r\nx-sum: 7\r\nset-cookie: a=b\r\ncontent-length: 9\r\nx-internal-server: a\r\nx-powered-by: b\r\nx-node: 3\r\n\r\n";
         let fake = Fake::new(Act::Keep(http1)).await;
         let other = Fake2::new(100, |mut asked| {
             Box::pin(async move {
                 let mut to = asked.respond.send_response(Response::new(()), false).expect("open");
                 to.send_data(Bytes::from_static(b"hi"), false).expect("open");
-                to.send_trailers(fields(&[("x-sum", "7"), ("set-cookie", "a=b"), ("content-length", "9")])).expect("open");
+                let hidden = [("x-internal-server", "a"), ("x-powered-by", "b"), ("x-node", "3")];
+                let forbidden = [("set-cookie", "a=b"), ("content-length", "9")];
+                let all = [&[("x-sum", "7")][..], &forbidden, &hidden].concat();
+                to.send_trailers(fields(&all)).expect("open");
             })
         })
         .await;
@@ -237,7 +240,7 @@ async fn trailers_pass_without_the_forbidden() {
             let secure = Secure::new(
                 &format!("  user: {{ endpoints: [{address}] }}"),
                 &format!(
-                    "    upstreams: {{ user: {{ protocol: {protocol} }} }}\n    routes:\n      - {{ path: /*, to: user }}"
+                    "    internal-headers: x-node\n    upstreams: {{ user: {{ protocol: {protocol} }} }}\n    routes:\n      - {{ path: /*, to: user }}"
                 ),
             );
             let mut client = secure.client().await;

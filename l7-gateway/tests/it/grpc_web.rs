@@ -53,7 +53,7 @@ async fn asked(script: Script, request: &str) -> (String, Rc<Seen>) {
 const WATCH: &str = "/shop.v1.Cart/Watch";
 
 fn watch() -> Script {
-    let end = vec![("grpc-status", "0"), ("x-own", "kept")];
+    let end = vec![("grpc-status", "0"), ("x-internal-server", "a"), ("x-own", "kept")];
     Script { end: Some(end), ..well(vec![b"\x08\x2a", b"\x08\x2b"]) }
 }
 

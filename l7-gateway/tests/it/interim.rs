@@ -77,6 +77,20 @@ async fn hints_pass_before_the_answer() {
     .await;
 }
 
+/// G4, G13: what clients are not told of services they are not told in hints.
+#[tokio::test]
+async fn hints_name_nothing_inside() {
+    local(async {
+        let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nX-Node: 3\r\nX-Powered-By: b\r\n\r\n";
+        let fake = Fake::new(Act::Keep(Box::leak(format!("{hint}{LAST}").into()))).await;
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let routes = "    internal-headers: x-node\n    routes: [{ path: /*, to: user }]";
+        let answer = Rig::new(&topology(&services, routes)).get("/", "").await;
+        assert!(answer.starts_with(HEARD), "{answer}");
+    })
+    .await;
+}
+
 /// G4: who knows no interim answers gets none: HTTP/1.0 has none, and over HTTP/2 they are left out; nor
 /// do those pass that speak of one connection.
 #[tokio::test]
