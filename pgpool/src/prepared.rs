@@ -12,8 +12,8 @@ use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
 use crate::family::Functions;
-use crate::query::Trace;
 use crate::query::reads::{Access, access};
+use crate::query::{Tie, Trace};
 
 /// What all names of one client may hold together, in bytes of SQL and names.
 pub const MOST_CLIENT_BYTES: usize = 16 << 20;
@@ -73,6 +73,11 @@ impl Statement {
 
     fn bytes(&self) -> usize {
         self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+
+    /// Whether it may be a `LISTEN` or `UNLISTEN`, and nothing else.
+    fn may_listen(&self) -> bool {
+        matches!(self.trace, Trace::Pin(Tie::Listen) | Trace::Unlistens(_))
     }
 }
 
@@ -192,6 +197,8 @@ impl Statements {
 pub struct Names {
     named: HashMap<Box<[u8]>, Rc<Statement>, foldhash::fast::RandomState>,
     bytes: usize,
+    /// One of them was a `LISTEN` or `UNLISTEN`.
+    listen: bool,
     /// The unnamed statement, as the client's last Parse made it.
     pub unnamed: Option<Rc<Statement>>,
 }
@@ -200,6 +207,11 @@ impl Names {
     /// The statement of a name.
     pub fn find(&self, name: &[u8]) -> Option<&Rc<Statement>> {
         self.named.get(name)
+    }
+
+    /// Whether a Bind may mean a `LISTEN` or `UNLISTEN`.
+    pub fn may_listen(&self) -> bool {
+        self.listen || self.unnamed.as_ref().is_some_and(|statement| statement.may_listen())
     }
 
     /// All names.
@@ -216,6 +228,7 @@ impl Names {
         }
         self.remove(name);
         self.bytes += more;
+        self.listen |= statement.may_listen();
         self.named.insert(name.into(), statement);
         true
     }

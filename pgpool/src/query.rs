@@ -441,7 +441,10 @@ fn reset(words: &Words<'_>) -> Trace {
 fn first_words(words: &Words<'_>) -> Option<Tie> {
     let [first, second, ..] = &words.first;
     match first.first.first().map(u8::to_ascii_lowercase) {
-        Some(b'l') if first.is("listen") => Some(Tie::Listen),
+        // PostgreSQL refuses a reserved word; where it does not, its answer ties.
+        Some(b'l') if first.is("listen") => {
+            (!wish::is_reserved(second.first)).then_some(Tie::Listen)
+        }
         Some(b'l') if first.is("load") => Some(Tie::Library),
         Some(b'p') if first.is("prepare") && !second.is("transaction") => Some(Tie::Prepare),
         Some(b's') if first.is("set") => {

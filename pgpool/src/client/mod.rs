@@ -4,6 +4,7 @@
 //!
 //! Invariant: a client without work holds no server (unless it is tied to one) and no buffer.
 
+mod asked;
 pub mod auth;
 pub mod entry;
 mod listening;
@@ -25,7 +26,7 @@ use pgpool_wire::frontend::{self, Subject, tag};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use crate::ear::wish::{self, Wish};
+use crate::ear::wish;
 use crate::events::{ClientEnded, ClientLeft, LoginRefused};
 use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
@@ -42,6 +43,7 @@ use crate::stream::Stream;
 use crate::worker::{Arrival, SCRATCH, Worker};
 use topology::pool::Reads;
 
+use asked::Asked;
 use entry::{ClientPhase, Ending, Entry};
 use listening::Heard;
 use wait::Wait;
@@ -172,8 +174,8 @@ pub async fn goodbye(io: &mut Stream, refusal: &Refusal) {
 enum Wake {
     /// A message that needs a server.
     Work,
-    /// A lone LISTEN or UNLISTEN, and its length.
-    Wish(Wish, usize),
+    /// A lone LISTEN or UNLISTEN.
+    Wish(Box<Asked>),
     /// It left.
     Left,
     /// It is to be ended.
@@ -236,7 +238,7 @@ impl Client {
             self.still = Still::default();
             match wake {
                 Wake::Work => {}
-                Wake::Wish(wish, length) => match self.hear(wish, length).await {
+                Wake::Wish(asked) => match self.hear(*asked).await {
                     Heard::Done => continue,
                     Heard::Server => {}
                     Heard::Left => return None,
@@ -412,7 +414,7 @@ impl Client {
             };
             match local {
                 Local::Work => return Poll::Ready(Wake::Work),
-                Local::Wish(wish, length) => return Poll::Ready(Wake::Wish(wish, length)),
+                Local::Wish(asked) => return Poll::Ready(Wake::Wish(asked)),
                 Local::Terminate => return Poll::Ready(Wake::Left),
                 Local::More => {}
             }
@@ -471,7 +473,7 @@ impl Client {
             rest = rest.get(gone..).unwrap_or_default();
             match frame::next(rest, frame::LONGEST)? {
                 Found::Nothing => break Local::More,
-                Found::Whole(frame) => match self.alone(frame)? {
+                Found::Whole(frame) => match self.alone(frame, rest)? {
                     Some(local) => break local,
                     None => rest = rest.get(frame.raw.len()..).unwrap_or_default(),
                 },
@@ -487,15 +489,18 @@ impl Client {
         Ok(outcome)
     }
 
-    /// Answers one message without a server; `Some`: it cannot.
-    fn alone(&mut self, frame: Frame<'_>) -> Result<Option<Local>, Refusal> {
+    /// Answers one message, at the front of `all`, without a server; `Some`: it cannot.
+    fn alone(&mut self, frame: Frame<'_>, all: &[u8]) -> Result<Option<Local>, Refusal> {
         match frame.tag {
             tag::TERMINATE => return Ok(Some(Local::Terminate)),
             tag::SYNC => self.out.fill(|out| backend::put_ready(out, Status::Idle)),
             tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => {}
             tag::QUERY if wish::may_be(frame.body) => {
-                let wish = self.wish(frame.body);
-                return Ok(Some(wish.map_or(Local::Work, |it| Local::Wish(it, frame.raw.len()))));
+                let asked = self.wish(frame);
+                return Ok(Some(asked.map_or(Local::Work, |it| Local::Wish(Box::new(it)))));
+            }
+            tag::PARSE | tag::BIND if asked::may_begin(frame, &self.memory.names) => {
+                return Ok(Some(self.piece(all)));
             }
             tag::CLOSE if self.rules().mode != topology::pool::PoolMode::Session => {
                 match frontend::subject(frame.body)? {
@@ -529,7 +534,7 @@ enum Local {
     /// A server.
     Work,
     /// The pool's ear.
-    Wish(Wish, usize),
+    Wish(Box<Asked>),
     /// More bytes.
     More,
     /// Nothing: the client says goodbye.

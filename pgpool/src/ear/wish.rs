@@ -20,6 +20,27 @@ pub enum Wish {
 /// The longest name that PostgreSQL does not cut.
 const LONGEST: usize = 63;
 
+/// Words that no channel can be called by without quotes (manual, appendix C: "reserved", also those that may name a
+/// function or type), of all versions: what one of them does not reserve, it listens on itself.
+#[rustfmt::skip]
+const RESERVED: [&str; 101] = [
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "authorization", "binary", "both",
+    "case", "cast", "check", "collate", "collation", "column", "concurrently", "constraint", "create", "cross",
+    "current_catalog", "current_date", "current_role", "current_schema", "current_time", "current_timestamp",
+    "current_user", "default", "deferrable", "desc", "distinct", "do", "else", "end", "except", "false", "fetch", "for",
+    "foreign", "freeze", "from", "full", "grant", "group", "having", "ilike", "in", "initially", "inner", "intersect",
+    "into", "is", "isnull", "join", "lateral", "leading", "left", "like", "limit", "localtime", "localtimestamp",
+    "natural", "not", "notnull", "null", "offset", "on", "only", "or", "order", "outer", "overlaps", "placing",
+    "primary", "references", "returning", "right", "select", "session_user", "similar", "some", "symmetric",
+    "system_user", "table", "tablesample", "then", "to", "trailing", "true", "union", "unique", "user", "using",
+    "variadic", "verbose", "when", "where", "window", "with",
+];
+
+/// Whether PostgreSQL reserves a word, in either case.
+pub fn is_reserved(word: &[u8]) -> bool {
+    RESERVED.iter().any(|reserved| word.eq_ignore_ascii_case(reserved.as_bytes()))
+}
+
 /// Whether a text may be one: the look that every query pays for.
 pub fn may_be(sql: &[u8]) -> bool {
     let begins =
@@ -74,7 +95,7 @@ fn channel(text: &str) -> Option<Channel> {
             let first = text.bytes().next()?;
             let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$');
             let lawful = (first.is_ascii_alphabetic() || first == b'_') && text.bytes().all(letter);
-            if !lawful {
+            if !lawful || is_reserved(text.as_bytes()) {
                 return None;
             }
             text.to_ascii_lowercase()
@@ -105,6 +126,8 @@ mod tests {
         assert_eq!(read(b"LISTEN Orders"), listen("orders"));
         assert_eq!(read(b"listen\n\"Or\"\"ders; \" ; "), listen("Or\"ders; "));
         assert_eq!(read(b"listen\"a\""), listen("a"));
+        assert_eq!(read(b"listen \"select\""), listen("select"));
+        assert_eq!(read(b"listen Between"), listen("between"));
         assert_eq!(read(b"UNLISTEN *;"), Some(Wish::Unlisten(None)));
         assert_eq!(read(b"unlisten*"), Some(Wish::Unlisten(None)));
         assert_eq!(read(b"Unlisten a$1"), Some(Wish::Unlisten(Some(Rc::from("a$1")))));
@@ -126,6 +149,9 @@ mod tests {
             "unlisten",
             "listen U&\"a\"",
             "listen /* x */ a",
+            "listen select",
+            "LISTEN Left",
+            "unlisten user",
         ] {
             assert_eq!(read(other.as_bytes()), None, "{other}");
         }

@@ -87,8 +87,7 @@ async fn one_connection_listens_for_all() {
     assert_eq!(told(&mut foreign).await, pair("everybody", "else"));
 }
 
-/// P3: LISTEN inside a transaction or by the extended protocol ties its client to a server, and nothing is heard
-/// twice; UNLISTEN in any form ends what was heard in any form.
+/// P3: LISTEN inside a transaction ties its client to a server, by whichever protocol, and nothing is heard twice; UNLISTEN in any form ends what was heard in any form.
 #[tokio::test]
 async fn every_form_of_listen_is_heard_once() {
     let server = Postgres::start().await;

@@ -30,3 +30,4 @@ mod shards;
 mod sharing;
 mod time;
 mod upgrade;
+mod wishes;

@@ -134,7 +134,7 @@ fn script(rng: &Rng, who: u8, transactions: bool) -> Vec<(Vec<u8>, usize)> {
 }
 
 /// What can be compared: an error's text may show a statement under the name that the server has.
-fn comparable(messages: &[Message], reports: bool) -> Vec<Message> {
+pub(crate) fn comparable(messages: &[Message], reports: bool) -> Vec<Message> {
     let one = |(tag, body): &Message| match tag {
         b'E' | b'N' => {
             let code = body.split(|b| *b == 0).find(|field| field.first() == Some(&b'C'));

@@ -272,8 +272,8 @@ section! {
         /// hold) ties to their clients in transaction mode: a client that would tie one more is ended with 53400, so
         /// that some servers are left for the others; 0: no bound. Default: 0.
         may "max_pinned" max_pinned: Typed<u32>,
-        /// Whether clients of a pool in transaction or statement mode listen (`LISTEN` outside of a transaction, as a
-        /// simple query) by way of one server connection together. `false`: each keeps a server of its own.
+        /// Whether clients of a pool in transaction or statement mode listen (`LISTEN` outside of a transaction, by
+        /// itself) by way of one server connection together. `false`: each keeps a server of its own.
         /// Default: false.
         may "shared_listen" shared_listen: Typed<Flag>,
         /// Most channels that one client listens on so; 0: no bound of its own. Default: 100.
