@@ -126,12 +126,14 @@ impl Worker {
             Says::Ear(at, id, ask) => return far::hear(self, &pool, (at, id), ask),
             says => says,
         };
-        if let Some(pool) = self.known(&pool) {
-            return pool.hear(says);
+        if let Some(known) = self.known(&pool.key).filter(|known| Arc::ptr_eq(&known.whole, &pool))
+        {
+            return known.hear(says);
         }
         // It has left the configuration; a server that comes now is closed.
         if let Says::Ask(_, to) = says {
-            let _ended = self.say(to, Message::Shard(Box::new(Word { pool, says: Says::Nothing })));
+            let says = Says::Nothing(self.id.0);
+            let _ended = self.say(to, Message::Shard(Box::new(Word { pool, says })));
         }
     }
 

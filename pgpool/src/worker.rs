@@ -366,7 +366,7 @@ impl Worker {
             match found.and_then(|d| Some((snapshot.server_user(&d, user)?, d))) {
                 Some((user, database)) => pool.follow(&database, &user),
                 None => {
-                    snapshot.wholes.forget(&pool.whole.key);
+                    snapshot.wholes.forget(&pool.whole);
                     self.pools.borrow_mut().remove(&pool.whole.key);
                     gone.push(pool);
                 }
@@ -378,6 +378,7 @@ impl Worker {
             let its =
                 |entry: &Entry| *entry.database == *database.name && *entry.role == *user.name;
             self.end(its, Ending::Removed);
+            pool.ear.close(&pool);
             pool.reconnect();
         }
     }

@@ -4,6 +4,7 @@
 //! Invariant: a command that names a database touches no other.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::client::entry::{Ending, Entry};
 use crate::fatal::Refusal;
@@ -17,8 +18,8 @@ pub enum Command {
     Pause(Option<String>),
     /// They are again.
     Resume(Option<String>),
-    /// Every server is closed when it is next free.
-    Reconnect(Option<String>),
+    /// Every server is closed when it is next free. The number tells one time it is said from another.
+    Reconnect(Option<String>, u64),
     /// Idle servers are closed.
     CloseIdle(Option<String>),
     /// New clients of a database are refused, or let in again.
@@ -88,7 +89,7 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "SHOW" => Statement::Show(rest.join(" ").to_ascii_uppercase()),
         "PAUSE" => Statement::Tell(Command::Pause(database), "PAUSE"),
         "RESUME" => Statement::Tell(Command::Resume(database), "RESUME"),
-        "RECONNECT" => Statement::Tell(Command::Reconnect(database), "RECONNECT"),
+        "RECONNECT" => Statement::Tell(Command::Reconnect(database, next_round()), "RECONNECT"),
         "KILL" => Statement::Tell(Command::Kill(database), "KILL"),
         "SUSPEND" => Statement::Tell(Command::Suspend, "SUSPEND"),
         "WAIT_CLOSE" => Statement::WaitClose(database),
@@ -121,6 +122,12 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
     Ok(known)
 }
 
+/// Numbers what is said to all workers and counts once; of this process.
+fn next_round() -> u64 {
+    static ROUNDS: AtomicU64 = AtomicU64::new(1);
+    ROUNDS.fetch_add(1, Ordering::Relaxed)
+}
+
 fn unknown(text: &str) -> Refusal {
     Refusal::ConsoleSyntax(text.to_owned())
 }
@@ -138,7 +145,7 @@ impl Command {
     /// The database that it names.
     pub fn database(&self) -> Option<&str> {
         match self {
-            Self::Pause(name) | Self::Resume(name) | Self::Reconnect(name) => name.as_deref(),
+            Self::Pause(name) | Self::Resume(name) | Self::Reconnect(name, _) => name.as_deref(),
             Self::CloseIdle(name) => name.as_deref(),
             Self::Kill(name) => name.as_deref(),
             Self::Disable(name, _) => Some(name),
@@ -161,7 +168,9 @@ impl Command {
                 worker.hold("", Hold::Suspended, Pause::Paused);
                 worker.hold("", Hold::Paused, Pause::Paused)
             }
-            Self::Reconnect(database) => each(worker, database.as_deref(), Pool::reconnect),
+            Self::Reconnect(database, round) => {
+                each(worker, database.as_deref(), |pool| pool.reconnect_for(*round))
+            }
             Self::CloseIdle(database) => each(worker, database.as_deref(), Pool::close_when_paused),
             Self::Kill(database) => {
                 let its =

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a name that does not exist is asked for a proof in the same way as one that does.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use pgpool_wire::backend::{self, Authentication};
 use pgpool_wire::frontend;
@@ -25,7 +25,7 @@ pub struct Proof {
     /// Of the verifier.
     pub iterations: u32,
     /// Log in wherever the same verifier is stored.
-    pub keys: Rc<Keys>,
+    pub keys: Arc<Keys>,
 }
 
 /// What proofs depend on beside the user.
@@ -112,7 +112,7 @@ async fn cleartext(
                 return Err(wrong(name));
             }
             let salt = verifier.salt.clone();
-            Ok(Some(Proof { salt, iterations, keys: Rc::new(keys) }))
+            Ok(Some(Proof { salt, iterations, keys: Arc::new(keys) }))
         }
         // Without a secret nothing is right.
         Credential::Trust => Err(wrong(name)),
@@ -182,7 +182,7 @@ async fn scram(
     out.clear();
     backend::put_authentication(&mut out, Authentication::SaslFinal(signature.as_bytes()));
     door.write(&out).await?;
-    Ok(Proof { salt: verifier.salt.clone(), iterations: verifier.iterations, keys: Rc::new(keys) })
+    Ok(Proof { salt: verifier.salt.clone(), iterations: verifier.iterations, keys: Arc::new(keys) })
 }
 
 /// What the client must repeat in its last message: its header, and what it is bound to.

@@ -318,7 +318,7 @@ impl Client {
         };
         if goes && let Some(replicas) = self.worker.pool(&membership.alias, &self.home.user().name)
         {
-            replicas.caught.follow(&self.home.caught);
+            replicas.whole.caught.follow(&self.home.whole.caught);
             self.pool = replicas;
         } else if way == Way::Replica || way == Way::Asked {
             // The whole transaction runs on the primary, and may well write there.

@@ -6,6 +6,7 @@
 //! they were, and not a byte of it is lost.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -86,7 +87,7 @@ impl Client {
         let since = entry.connected.duration_since(UNIX_EPOCH).unwrap_or_default();
         let snapshot = self.worker.snapshot();
         let learned = snapshot.learned(&entry.database, &entry.user);
-        let caught = self.home.caught.known();
+        let caught = self.home.whole.caught.known();
         let parcel = Parcel {
             pid: entry.pid,
             secret: Octets(entry.secret.to_vec()),
@@ -150,9 +151,9 @@ fn pool_of(worker: &Rc<Worker>, parcel: &Parcel) -> Option<Rc<Pool>> {
     let pool = worker.pool(database, user)?;
     if let Some(proof) = &parcel.proof
         && let Some(keys) = proof.keys()
-        && pool.caught.is_empty()
+        && pool.whole.caught.is_empty()
     {
-        pool.caught.keep(&proof.salt, proof.iterations, Rc::new(keys));
+        pool.whole.caught.keep(&proof.salt, proof.iterations, Arc::new(keys));
     }
     Some(pool)
 }

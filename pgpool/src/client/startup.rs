@@ -193,7 +193,7 @@ pub async fn admit(
     }
     let shares = worker.snapshot().admit(&pool.database(), name)?;
     if let Some(caught) = proof.filter(|_| pool.database().passes_clients_on()) {
-        pool.caught.keep(&caught.salt, caught.iterations, caught.keys);
+        pool.whole.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }
     let mut asked = crate::variables::Variables::default();
     asked

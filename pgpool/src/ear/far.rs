@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -17,13 +18,13 @@ use crate::client::entry::Ending;
 use crate::neighbours;
 use crate::pool::Pool;
 use crate::pool::lending::Says;
-use crate::upgrade::parcel::{Hidden, Proof};
+use crate::pool::whole::Whole;
 use crate::worker::Worker;
 
 /// What a shard says to the pool's home; the first number is its worker, the second its client.
 pub enum Ask {
-    /// It wants to hear a channel. With it comes what the client's login has shown.
-    Listen(String, Option<Proof>),
+    /// It wants to hear a channel.
+    Listen(String),
     /// It does not any more.
     Forget(String),
     /// It has gone.
@@ -125,12 +126,7 @@ impl Ends {
         (id, hearing): (u64, &Rc<Hearing>),
         (channel, to): (Channel, oneshot::Sender<Answer>),
     ) {
-        let proof = pool.caught.known().map(|(salt, iterations, keys)| Proof {
-            salt,
-            iterations,
-            keys: Hidden(keys.text()),
-        });
-        let says = Says::Ear(pool.seat(), id, Ask::Listen(channel.to_string(), proof));
+        let says = Says::Ear(pool.seat(), id, Ask::Listen(channel.to_string()));
         let mut near = self.near.borrow_mut();
         let own = near
             .entry(id)
@@ -187,8 +183,7 @@ impl Ends {
     /// At the home: what a client of another shard asks for.
     pub(super) fn asked(&self, pool: &Rc<Pool>, (at, id): (usize, u64), ask: Ask) {
         match ask {
-            Ask::Listen(channel, proof) => {
-                learn(pool, proof);
+            Ask::Listen(channel) => {
                 let mut all = self.far.borrow_mut();
                 let (hearing, far) = all.entry((at, id)).or_insert_with(|| {
                     let (gone, pool) = (Rc::default(), Rc::downgrade(pool));
@@ -204,13 +199,24 @@ impl Ends {
                 forget(pool, &hearing, Channel::from(channel));
             }
             Ask::Gone => {
-                let Some((hearing, far)) = self.far.borrow_mut().remove(&(at, id)) else { return };
-                far.gone.set(true);
-                let all: Vec<_> = hearing.channels.borrow().iter().cloned().collect();
-                all.into_iter().for_each(|channel| forget(pool, &hearing, channel));
+                let Some(heard) = self.far.borrow_mut().remove(&(at, id)) else { return };
+                leave(pool, &heard);
             }
         }
     }
+
+    /// The pool has left the configuration: what clients of other shards say of it reaches nobody any more.
+    pub(super) fn close(&self, pool: &Rc<Pool>) {
+        let all = std::mem::take(&mut *self.far.borrow_mut());
+        all.values().for_each(|heard| leave(pool, heard));
+    }
+}
+
+/// A client of another shard hears nothing any more.
+fn leave(pool: &Rc<Pool>, (hearing, far): &Heard) {
+    far.gone.set(true);
+    let all: Vec<_> = hearing.channels.borrow().iter().cloned().collect();
+    all.into_iter().for_each(|channel| forget(pool, hearing, channel));
 }
 
 fn forget(pool: &Rc<Pool>, hearing: &Rc<Hearing>, channel: Channel) {
@@ -218,20 +224,13 @@ fn forget(pool: &Rc<Pool>, hearing: &Rc<Hearing>, channel: Channel) {
     pool.ear.tell(Order::Forget { channel, hearing: Rc::clone(hearing) });
 }
 
-/// The home may have had no client yet whose login has shown how to log in to servers.
-fn learn(pool: &Pool, proof: Option<Proof>) {
-    if let Some(proof) = proof.filter(|_| pool.caught.is_empty())
-        && let Some(keys) = proof.keys()
-    {
-        pool.caught.keep(&proof.salt, proof.iterations, Rc::new(keys));
-    }
-}
-
-/// What shards say to each other about it; the home's is made where it is not there yet.
-pub(crate) fn hear(worker: &Rc<Worker>, pool: &(String, String), (at, id): (usize, u64), ask: Ask) {
-    let listens = matches!(ask, Ask::Listen(..));
-    let made = || worker.pool(&pool.0, &pool.1).filter(|_| listens);
-    if let Some(pool) = worker.known(pool).or_else(made) {
+/// What shards say to each other about it; the home's is made where it is not there yet. One of the same name may be
+/// another pool: who asks belongs to one that has left the configuration, and is about to be told so.
+pub(crate) fn hear(worker: &Rc<Worker>, whole: &Arc<Whole>, (at, id): (usize, u64), ask: Ask) {
+    let (database, role) = &whole.key;
+    let made = || worker.pool(database, role).filter(|_| matches!(ask, Ask::Listen(_)));
+    let pool = worker.known(&whole.key).or_else(made);
+    if let Some(pool) = pool.filter(|pool| Arc::ptr_eq(&pool.whole, whole)) {
         pool.ear.ends.asked(&pool, (at, id), ask);
     }
 }

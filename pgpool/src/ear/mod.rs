@@ -272,6 +272,11 @@ impl Ear {
         self.ends.told(id, told);
     }
 
+    /// The pool has left the configuration: it hears for nobody elsewhere any more.
+    pub(crate) fn close(&self, pool: &Rc<Pool>) {
+        self.ends.close(pool);
+    }
+
     fn send(&self, pool: &Rc<Pool>, order: Order) {
         let mut orders = self.orders.borrow_mut();
         let sender = orders.get_or_insert_with(|| {

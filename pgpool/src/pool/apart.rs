@@ -13,7 +13,7 @@ use topology::pool::ServerAddress;
 
 use super::Pool;
 use super::sizing::{Begins, MOST_CONNECTING, Made, Places, Retry};
-use super::whole::Permit;
+use super::whole::{Connect, Permit};
 use crate::client::entry::Busy;
 use crate::fatal::Refusal;
 use crate::server::connect::{Asked, ConnectError};
@@ -70,18 +70,19 @@ impl Drop for Turn<'_> {
 }
 
 /// A connect under way.
-struct Connecting(Rc<Pool>);
+struct Connecting(Rc<Pool>, Option<Connect>);
 
 impl Connecting {
-    fn new(pool: Rc<Pool>) -> Self {
+    fn new(pool: Rc<Pool>, turn: Connect) -> Self {
         pool.sizing.borrow_mut().count(Begins::Yes);
-        Self(pool)
+        Self(pool, Some(turn))
     }
 }
 
 impl Drop for Connecting {
     fn drop(&mut self) {
         self.0.sizing.borrow_mut().count(Begins::No);
+        self.1.take().into_iter().for_each(|turn| self.0.next_turn(turn));
         self.0.apart.tell();
     }
 }
@@ -238,17 +239,14 @@ impl Pool {
         if self.is_paused() || !self.knows_servers() {
             return None;
         }
-        let connecting = self.sizing.borrow().connecting();
-        if connecting >= MOST_CONNECTING {
-            return None;
-        }
         let Some(permit) = Permit::enter(&self.whole, self.size()) else {
             // Its place is free once it has gone.
-            if !self.is_closing() && !self.give_up_one() {
+            if self.whole.lacks_place(self.size()) && !self.give_up_one() {
                 self.ask_to_close();
             }
             return None;
         };
-        Some(((self.places()?, permit), Connecting::new(self.me())))
+        let turn = Connect::enter(&self.whole, MOST_CONNECTING)?;
+        Some(((self.places()?, permit), Connecting::new(self.me(), turn)))
     }
 }

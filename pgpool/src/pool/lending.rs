@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
 use super::sizing::Places;
-use super::whole::{Coming, Key, Permit};
+use super::whole::{Coming, Permit, Whole};
 use super::{Pool, reset};
 use crate::ear::far::{Ask, Told};
 use crate::relay::link::Conversation;
@@ -29,8 +29,8 @@ use crate::worker::{Message, TICK, Worker};
 
 /// What a shard says to another one of the same pool.
 pub struct Word {
-    /// Which pool.
-    pub pool: Key,
+    /// Which pool: one of the same name may be another one.
+    pub pool: Arc<Whole>,
     /// What.
     pub says: Says,
 }
@@ -39,8 +39,8 @@ pub struct Word {
 pub enum Says {
     /// So many clients wait at this worker without a server.
     Ask(usize, usize),
-    /// There is none to spare.
-    Nothing,
+    /// There is none to spare at this worker.
+    Nothing(usize),
     /// A server.
     Lent(Box<Moved>),
     /// A client of another shard waits for a place that an idle server has.
@@ -133,17 +133,23 @@ impl Pool {
         let sure = connecting + self.whole.coming(self.seat);
         let wanted = self.waiters.borrow().len().saturating_sub(sure);
         if wanted > 0
-            && let Some(at) = self.whole.idlest(self.seat)
+            && let Some(at) = self.whole.idlest(self.seat, &self.spared.borrow())
         {
             let asked = worker.say(at, self.word(Says::Ask(wanted, self.seat)));
             self.asked.set(asked.is_ok());
         }
     }
 
+    /// Neighbours may have some again: they are asked when it is time.
+    pub(super) fn ask_anew(&self) {
+        self.asked.set(false);
+        self.spared.borrow_mut().clear();
+    }
+
     /// One who waits for a place would have that of an idle server, but there is none here.
     pub(super) fn ask_to_close(&self) {
         let Some(worker) = self.worker.upgrade() else { return };
-        if let Some(at) = self.whole.idlest(self.seat) {
+        if let Some(at) = self.whole.idlest(self.seat, &[]) {
             // A worker that has ended has none.
             let _ended = worker.say(at, self.word(Says::Close));
         }
@@ -159,18 +165,24 @@ impl Pool {
                     && let Some(worker) = self.worker.upgrade()
                 {
                     // Without clients there nobody waits for it.
-                    let _ended = worker.say(to, self.word(Says::Nothing));
+                    let _ended = worker.say(to, self.word(Says::Nothing(self.seat)));
                 }
             }
-            Says::Nothing => self.asked.set(false),
-            Says::Lent(moved) => {
+            Says::Nothing(from) => {
                 self.asked.set(false);
+                self.spared.borrow_mut().push(from);
+                self.ask();
+            }
+            Says::Lent(moved) => {
+                self.ask_anew();
                 self.adopt(*moved);
                 self.ask();
             }
-            Says::Close => {
+            // It is said again until there is a place: one server for each who waits is enough.
+            Says::Close if self.whole.lacks_place(self.size()) => {
                 self.give_up_one();
             }
+            Says::Close => {}
             Says::Told(id, told) => self.ear.told(id, told),
             // Heard before, as it may be the first thing that is said here.
             Says::Ear(..) => {}
@@ -202,7 +214,7 @@ impl Pool {
     }
 
     fn word(&self, says: Says) -> Message {
-        Message::Shard(Box::new(Word { pool: self.whole.key.clone(), says }))
+        Message::Shard(Box::new(Word { pool: Arc::clone(&self.whole), says }))
     }
 
     /// Gives the server that has rested longest; `false`: there is none.

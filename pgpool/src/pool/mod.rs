@@ -29,7 +29,6 @@ use crate::ear::Ear;
 use crate::events::ServerClosed;
 use crate::family::{Membership, Role};
 use crate::fatal::Refusal;
-use crate::server::auth::Caught;
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
 use crate::variables::{Value, Variables, is_theirs};
@@ -38,7 +37,7 @@ use apart::Apart;
 pub use meters::{Counters, Meters, PERIOD, Totals, add};
 use sizing::Sizing;
 use waiters::{Waiter, Waiters};
-use whole::Whole;
+use whole::{Said, Whole};
 
 /// The pool of one database and user.
 pub struct Pool {
@@ -46,8 +45,6 @@ pub struct Pool {
     me: Weak<Pool>,
     database: RefCell<Arc<Database>>,
     user: RefCell<Arc<User>>,
-    /// Keys for logging in to servers.
-    pub caught: Caught,
     /// Where it lives.
     pub worker: Weak<Worker>,
     /// What it has in common with its other shards.
@@ -56,6 +53,8 @@ pub struct Pool {
     seat: usize,
     /// A neighbour was asked for a server and has not answered yet.
     asked: Cell<bool>,
+    /// Those that have had none to spare since the last sweep.
+    spared: RefCell<Vec<usize>>,
     /// What it counts.
     pub meters: Meters,
     #[expect(
@@ -72,7 +71,8 @@ pub struct Pool {
     pub ear: Ear,
     /// Clients that wait for a server of their own.
     apart: Apart,
-    welcome: RefCell<Option<Rc<Welcome>>>,
+    /// With what it was made of.
+    welcome: RefCell<Option<(Said, Rc<Welcome>)>>,
     /// Settings that clients began with lately.
     initial: RefCell<Vec<Rc<Variables>>>,
     /// The last change of its family that it has followed.
@@ -151,12 +151,12 @@ impl Pool {
             me: me.clone(),
             database: RefCell::new(database),
             user: RefCell::new(user),
-            caught: Caught::default(),
             worker: Rc::downgrade(worker),
             meters,
             whole,
             seat,
             asked: Cell::new(false),
+            spared: RefCell::default(),
             idle: RefCell::default(),
             waiters: RefCell::default(),
             sizing: RefCell::default(),
@@ -447,13 +447,16 @@ impl Pool {
         fresh
     }
 
-    /// What servers said at login, once there was one in any shard.
+    /// What servers said at the last login, once there was one in any shard.
     pub fn welcome(&self) -> Option<Rc<Welcome>> {
-        let mut welcome = self.welcome.borrow_mut();
-        if welcome.is_none() {
-            *welcome = self.whole.said().map(|said| Rc::new(Welcome::of(&said)));
+        let said = self.whole.said()?;
+        let mut known = self.welcome.borrow_mut();
+        if let Some((_, welcome)) = known.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &said)) {
+            return Some(Rc::clone(welcome));
         }
-        welcome.clone()
+        let welcome = Rc::new(Welcome::of(&said));
+        *known = Some((said, Rc::clone(&welcome)));
+        Some(welcome)
     }
 
     /// How many of what there are.
@@ -497,6 +500,7 @@ impl Pool {
             let idle = std::mem::take(&mut *self.idle.borrow_mut());
             idle.into_iter().for_each(|server| self.put(server));
             self.grow();
+            self.ask();
         }
     }
 
@@ -522,10 +526,27 @@ impl Pool {
         self.paused.get()
     }
 
-    /// `RECONNECT`: every server is closed when it is next free.
+    /// Every server is closed when it is next free.
     pub fn reconnect(&self) {
         self.whole.renew();
-        self.close_idle();
+        self.close_stale();
+    }
+
+    /// `RECONNECT`: the same, for a command that all shards hear, which counts once. What a shard has connected since
+    /// another one has heard it stays.
+    pub fn reconnect_for(&self, round: u64) {
+        self.whole.renew_for(round);
+        self.close_stale();
+    }
+
+    /// Closes what was connected before the last `RECONNECT` and is idle; what works is closed when it is free.
+    fn close_stale(&self) {
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        let (stay, go): (Vec<_>, Vec<_>) =
+            idle.into_iter().partition(|server| self.is_current(&server.facts));
+        *self.idle.borrow_mut() = stay;
+        self.show();
+        go.into_iter().for_each(|server| self.discard(server));
         let Some(worker) = self.worker.upgrade() else { return };
         if worker.snapshot().settings.server_fast_close && self.mode() == PoolMode::Session {
             // Those who have a server look whether it is to go.

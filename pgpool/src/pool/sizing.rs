@@ -14,8 +14,8 @@ use pgpool_wire::startup::Replication;
 use tokio::time::{Instant, timeout};
 use topology::pool::ServerAddress;
 
-use super::whole::Permit;
-use super::{Pool, Welcome};
+use super::Pool;
+use super::whole::{Connect, Permit};
 use crate::events::{ServerConnected, ServerFailed};
 use crate::family::{Role, watch};
 use crate::fatal::Refusal;
@@ -23,7 +23,7 @@ use crate::relay::link::Conversation;
 use crate::server::connect::{self, Asked, ConnectError, Ready};
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::Held;
-use crate::worker::Worker;
+use crate::worker::{Message, Worker};
 
 /// Connects of one pool at a time: a burst of clients must not become a burst of logins.
 pub(super) const MOST_CONNECTING: usize = 4;
@@ -106,13 +106,16 @@ impl Pool {
                 return self.arm(at);
             }
             let Some(permit) = Permit::enter(&self.whole, most) else { return };
+            let Some(turn) = Connect::enter(&self.whole, MOST_CONNECTING) else { return };
             let Some(places) = self.places() else { return };
             self.sizing.borrow_mut().connecting += 1;
             let pool = self.me();
             let generation = self.whole.generation();
-            tokio::task::spawn_local(
-                async move { pool.connect((places, permit), generation).await },
-            );
+            tokio::task::spawn_local(async move {
+                Rc::clone(&pool).connect((places, permit), generation).await;
+                pool.next_turn(turn);
+                pool.grow();
+            });
         }
     }
 
@@ -137,9 +140,7 @@ impl Pool {
             false if self.can_log_in() => self.least(settings).min(size),
             false => 0,
         };
-        // All shards together log in no faster than one would.
-        let at_once = MOST_CONNECTING.div_ceil(self.whole.shards().max(1));
-        let may = total < most && sizing.connecting < at_once && !self.paused.get();
+        let may = total < most && !self.paused.get();
         may.then(|| most.saturating_sub(apart))
     }
 
@@ -148,7 +149,7 @@ impl Pool {
         let user = self.user.borrow();
         !matches!(user.credential, crate::snapshot::Credential::Scram(_))
             || user.password().is_some()
-            || !self.caught.is_empty()
+            || !self.whole.caught.is_empty()
     }
 
     /// More servers than the pool's size, once the reserve is not needed any more.
@@ -208,10 +209,6 @@ impl Pool {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().retry.worked();
                 self.whole.say(&ready.welcome);
-                *self.welcome.borrow_mut() = Some(Rc::new(Welcome {
-                    parameters: ready.welcome.clone(),
-                    variables: ready.variables.clone(),
-                }));
                 let made = Made { generation, replication: Replication::No };
                 self.put(self.enrol(&worker, &address, ready, ((places, permit), made)));
             }
@@ -222,7 +219,15 @@ impl Pool {
                 self.failed(&worker, &fault);
             }
         }
-        self.grow();
+    }
+
+    /// A connect is over: where another shard has waited for its turn, that one looks.
+    pub(super) fn next_turn(&self, turn: Connect) {
+        if let Some(worker) = self.worker.upgrade()
+            && turn.end(MOST_CONNECTING)
+        {
+            worker.tell_others(|| Message::Look);
+        }
     }
 
     /// One server after the other until one lets us in, beginning with the least used.
@@ -294,11 +299,11 @@ impl Pool {
                 let dialled = worker.dialer.dial(address).await?;
                 dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
                 let secured = database.security.secure(dialled, address, *way).await?;
-                connect::login_for(secured, &database, &user, (&self.caught, asked)).await
+                connect::login_for(secured, &database, &user, (&self.whole.caught, asked)).await
             };
             let mut outcome = try_once().await;
             if matches!(outcome, Err(ConnectError::OldProtocol)) {
-                self.caught.speak_old();
+                self.whole.caught.speak_old();
                 outcome = try_once().await;
             }
             match outcome {
@@ -410,16 +415,14 @@ impl Pool {
         let keep = self.least(&worker.snapshot().settings);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        let (mut left, elsewhere) = (idle.len(), self.whole.idle_elsewhere(self.seat));
-        let (mut stay, mut close) = (Vec::with_capacity(left), Vec::new());
+        let (mut stay, mut close) = (Vec::with_capacity(idle.len()), Vec::new());
         let mut check = Vec::new();
         for mut server in idle {
             let rested = now.saturating_duration_since(server.facts.used.get());
-            let unused = !most_idle.is_zero() && rested > most_idle && left + elsewhere > keep;
-            let stays = !unused
-                && super::reset::is_quiet(&mut server, &mut cx)
-                && self.is_welcome(&server, now);
-            left -= usize::from(!stays);
+            let unused = !most_idle.is_zero() && rested > most_idle;
+            let stays = super::reset::is_quiet(&mut server, &mut cx)
+                && self.is_welcome(&server, now)
+                && !(unused && server.permit.end_above(keep));
             let list = match stays {
                 false => &mut close,
                 true if super::reset::is_due(&worker, &server, now) => &mut check,
@@ -434,8 +437,8 @@ impl Pool {
         self.apart.tell();
         self.grow();
         self.spare();
-        // Who was asked and has said nothing since is asked again.
-        self.asked.set(false);
+        // Who was asked and has said nothing since, or had nothing, is asked again.
+        self.ask_anew();
         self.ask();
     }
 

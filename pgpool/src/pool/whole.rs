@@ -1,5 +1,5 @@
 //! What the shards of one pool have in common, one shard to each worker that has clients of it: places, which
-//! `RECONNECT` holds, who rests and who waits where. Not for servers: each is owned by one shard (`lending` moves
+//! `RECONNECT` holds, what clients' logins have shown, who rests and who waits where. Not for servers: each is owned by one shard (`lending` moves
 //! it). Kept by the snapshot from one configuration to the next.
 //!
 //! Invariant: there are never more places than a pool may have servers, whichever shards they are in; what shards
@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::server::auth::Caught;
+
 /// A database and the role that its servers see.
 pub type Key = (String, String);
 
@@ -20,15 +22,23 @@ pub type Key = (String, String);
 pub struct Whole {
     /// Which pool it is.
     pub key: Key,
+    /// Keys for logging in to servers.
+    pub caught: Caught,
     /// Servers that are there, come or go.
     held: AtomicU32,
     /// Of these, who is there.
     live: AtomicU32,
+    /// And who goes.
+    closing: AtomicU32,
+    /// Connects under way.
+    connecting: AtomicU32,
     /// Clients that wait for a server of their own.
     apart: AtomicU32,
     /// Servers that session state ties to their clients.
     pinned: AtomicU32,
     generation: AtomicU64,
+    /// The last `RECONNECT` that has counted.
+    round: AtomicU64,
     shards: AtomicU32,
     /// By worker.
     seats: Box<[Seat]>,
@@ -69,11 +79,15 @@ impl Whole {
     pub fn new(key: Key, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             key,
+            caught: Caught::default(),
             held: AtomicU32::new(0),
             live: AtomicU32::new(0),
+            closing: AtomicU32::new(0),
+            connecting: AtomicU32::new(0),
             apart: AtomicU32::new(0),
             pinned: AtomicU32::new(0),
             generation: AtomicU64::new(0),
+            round: AtomicU64::new(0),
             shards: AtomicU32::new(0),
             seats: (0..workers.max(1)).map(|_| Seat::default()).collect(),
             said: Mutex::default(),
@@ -135,6 +149,12 @@ impl Whole {
         self.apart.load(Ordering::SeqCst) as usize
     }
 
+    /// Whether one of those needs a place that neither is free, of `size`, nor about to be: an idle server must go.
+    pub(super) fn lacks_place(&self, size: usize) -> bool {
+        let closing = self.closing.load(Ordering::SeqCst) as usize;
+        self.apart() > size.saturating_sub(self.held()) + closing
+    }
+
     /// One more of these, or one less.
     pub(super) fn count_apart(&self, waits: bool) {
         match waits {
@@ -154,7 +174,7 @@ impl Whole {
         self.pinned.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// How often it was told to `RECONNECT`; once for each shard.
+    /// How often its servers were told to go.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
     }
@@ -163,13 +183,25 @@ impl Whole {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// What its servers say of themselves, once there was one.
+    /// The same by a command that all shards hear: counts once. `false`: it has counted.
+    pub(super) fn renew_for(&self, round: u64) -> bool {
+        let first = self.round.fetch_max(round, Ordering::SeqCst) < round;
+        if first {
+            self.renew();
+        }
+        first
+    }
+
+    /// What its servers say of themselves, once there was one: the same value until one says something else.
     pub fn said(&self) -> Option<Said> {
         lock(&self.said).clone()
     }
 
     pub(super) fn say(&self, said: &[(String, String)]) {
-        *lock(&self.said) = Some(said.into());
+        let mut known = lock(&self.said);
+        if known.as_deref() != Some(said) {
+            *known = Some(said.into());
+        }
     }
 
     /// Shows the others how a shard stands.
@@ -202,15 +234,11 @@ impl Whole {
         (waited(theirs) > waited(since) * 3 / 2 + UNFAIR).then_some(at)
     }
 
-    /// The neighbour with most servers that rest.
-    pub(super) fn idlest(&self, own: usize) -> Option<usize> {
-        let all = self.others(own).map(|(at, seat)| (seat.idle.load(Ordering::SeqCst), at));
+    /// The neighbour with most servers that rest, but for those that have just said that there is none to spare.
+    pub(super) fn idlest(&self, own: usize, but: &[usize]) -> Option<usize> {
+        let others = self.others(own).filter(|(at, _)| !but.contains(at));
+        let all = others.map(|(at, seat)| (seat.idle.load(Ordering::SeqCst), at));
         all.max().filter(|(idle, _)| *idle > 0).map(|(_, at)| at)
-    }
-
-    /// Servers that rest in other shards.
-    pub(super) fn idle_elsewhere(&self, own: usize) -> usize {
-        self.others(own).map(|(_, seat)| seat.idle.load(Ordering::SeqCst) as usize).sum()
     }
 
     /// Whether clients wait in other shards.
@@ -249,7 +277,15 @@ impl Whole {
 #[derive(Debug)]
 pub struct Permit {
     whole: Arc<Whole>,
-    live: bool,
+    stage: Stage,
+}
+
+/// What the server of a place does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Coming,
+    There,
+    Going,
 }
 
 impl Permit {
@@ -257,28 +293,74 @@ impl Permit {
     pub fn enter(whole: &Arc<Whole>, most: usize) -> Option<Self> {
         let enter = |held: u32| ((held as usize) < most).then_some(held + 1);
         let entered = whole.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter);
-        entered.is_ok().then(|| Self { whole: Arc::clone(whole), live: false })
+        entered.is_ok().then(|| Self { whole: Arc::clone(whole), stage: Stage::Coming })
     }
 
     /// Its server is there.
     pub(super) fn begin(&mut self) {
-        if !std::mem::replace(&mut self.live, true) {
+        if self.stage == Stage::Coming {
+            self.stage = Stage::There;
             self.whole.live.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// Its server goes.
     pub(super) fn end(&mut self) {
-        if std::mem::take(&mut self.live) {
+        if self.stage == Stage::There {
+            self.go();
             self.whole.live.fetch_sub(1, Ordering::SeqCst);
         }
+    }
+
+    /// Its server goes if there are more than `least`, all shards together; whether it does.
+    pub(super) fn end_above(&mut self, least: usize) -> bool {
+        let less = |live: u32| (live as usize > least).then(|| live - 1);
+        let goes = self.stage == Stage::There
+            && self.whole.live.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+        if goes {
+            self.go();
+        }
+        goes
+    }
+
+    fn go(&mut self) {
+        self.stage = Stage::Going;
+        self.whole.closing.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.end();
+        // First the place: there may seem to be one more for a moment, never one less.
         self.whole.held.fetch_sub(1, Ordering::SeqCst);
+        if self.stage == Stage::Going {
+            self.whole.closing.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+/// A connect under way, whichever shard makes it; over when dropped.
+#[derive(Debug)]
+pub(super) struct Connect(Arc<Whole>);
+
+impl Connect {
+    /// `None`: there are `most` already.
+    pub(super) fn enter(whole: &Arc<Whole>, most: usize) -> Option<Self> {
+        let enter = |now: u32| ((now as usize) < most).then_some(now + 1);
+        let entered = whole.connecting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter);
+        entered.is_ok().then(|| Self(Arc::clone(whole)))
+    }
+
+    /// It is over; whether others may have waited for that.
+    pub(super) fn end(self, most: usize) -> bool {
+        self.0.is_shared() && self.0.connecting.load(Ordering::SeqCst) as usize >= most
+    }
+}
+
+impl Drop for Connect {
+    fn drop(&mut self) {
+        self.0.connecting.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -325,9 +407,14 @@ impl Wholes {
         whole
     }
 
-    /// A pool is gone from the configuration: one of its name is another one.
-    pub fn forget(&self, key: &Key) {
-        lock(&self.0).remove(key);
+    /// A pool is gone from the configuration: one of its name is another one. One that has come since stays: workers
+    /// follow one after the other.
+    pub fn forget(&self, whole: &Arc<Whole>) {
+        let mut all = lock(&self.0);
+        if all.get(&whole.key).is_some_and(|known| std::ptr::eq(known.as_ptr(), &raw const **whole))
+        {
+            all.remove(&whole.key);
+        }
     }
 }
 
@@ -399,9 +486,10 @@ mod tests {
         assert_eq!(whole.unfair(0, began + ms(12), now), None, "20 ms are not much more than 18");
         assert_eq!(whole.unfair(0, began + ms(20), now), Some(2), "20 ms are more than 10");
         whole.show(2, 3, (0, None));
-        assert_eq!((whole.idlest(0), whole.idlest(2)), (Some(2), None));
+        assert_eq!((whole.idlest(0, &[]), whole.idlest(2, &[])), (Some(2), None));
+        assert_eq!(whole.idlest(0, &[2]), None, "it has said that it has none");
         whole.part(2);
-        assert_eq!((whole.idlest(0), whole.is_shared()), (None, false));
+        assert_eq!((whole.idlest(0, &[]), whole.is_shared()), (None, false));
     }
 
     /// P2: a pool that comes back after it was gone is another one.
@@ -410,7 +498,72 @@ mod tests {
         let (all, key) = (Wholes::default(), ("shop".to_owned(), "app".to_owned()));
         let whole = all.of(&key, 2);
         assert!(Arc::ptr_eq(&whole, &all.of(&key, 2)));
-        all.forget(&key);
-        assert!(!Arc::ptr_eq(&whole, &all.of(&key, 2)));
+        all.forget(&whole);
+        let next = all.of(&key, 2);
+        assert!(!Arc::ptr_eq(&whole, &next));
+        // A worker that follows late means the first one.
+        all.forget(&whole);
+        assert!(Arc::ptr_eq(&next, &all.of(&key, 2)));
+    }
+
+    /// P2: however many shards close what is idle at the same time, as many as there must be stay; and how many connect
+    /// at a time counts for all of them.
+    #[test]
+    fn the_least_stay() {
+        let whole = pair();
+        let mut all: Vec<_> = (0..5).filter_map(|_| Permit::enter(&whole, 5)).collect();
+        all.iter_mut().for_each(Permit::begin);
+        let closed: usize = std::thread::scope(|scope| {
+            let parts: Vec<_> = all
+                .chunks_mut(2)
+                .map(|part| {
+                    scope.spawn(|| {
+                        part.iter_mut().filter_map(|it| it.end_above(3).then_some(())).count()
+                    })
+                })
+                .collect();
+            parts.into_iter().map(|part| part.join().expect("no panic")).sum()
+        });
+        assert_eq!((closed, whole.live(), whole.held()), (2, 3, 5));
+        drop(all);
+        assert_eq!((whole.live(), whole.held(), whole.closing.load(Ordering::SeqCst)), (0, 0, 0));
+
+        let (first, second) = (Connect::enter(&whole, 2), Connect::enter(&whole, 2));
+        assert!(Connect::enter(&whole, 2).is_none());
+        assert!(first.expect("one").end(2), "somebody may have waited for it");
+        assert!(!second.expect("two").end(2));
+        assert!(Connect::enter(&whole, 2).is_some());
+    }
+
+    /// P2: for each who wants a server of its own at most one idle server goes, however often it is asked for.
+    #[test]
+    fn one_place_is_made_for_one() {
+        let whole = pair();
+        let mut all: Vec<_> = (0..3).filter_map(|_| Permit::enter(&whole, 3)).collect();
+        all.iter_mut().for_each(Permit::begin);
+        assert!(!whole.lacks_place(3));
+        whole.count_apart(true);
+        assert!(whole.lacks_place(3));
+        all[0].end();
+        assert!(!whole.lacks_place(3), "one goes already");
+        all.remove(0);
+        assert!(!whole.lacks_place(3), "it has gone");
+        whole.count_apart(true);
+        assert!(whole.lacks_place(3), "another one wants one too");
+    }
+
+    /// P6: a command that every shard hears counts once; what servers say is one value until they say otherwise.
+    #[test]
+    fn what_is_said_once_counts_once() {
+        let whole = pair();
+        assert_eq!([7, 7, 8].map(|round| whole.renew_for(round)), [true, false, true]);
+        assert_eq!(whole.generation(), 2);
+        let say = |zone: &str| {
+            whole.say(&[("TimeZone".to_owned(), zone.to_owned())]);
+            whole.said().expect("said")
+        };
+        let first = say("UTC");
+        assert!(Arc::ptr_eq(&first, &say("UTC")));
+        assert!(!Arc::ptr_eq(&first, &say("Asia/Tokyo")));
     }
 }

@@ -5,8 +5,8 @@
 //! Invariant: a password never leaves in clear for a user whose secret is a SCRAM verifier, and a
 //! server that cannot prove that it knows the verifier is refused.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgpool_wire::backend::{Authentication, offers};
 use pgpool_wire::frontend;
@@ -29,63 +29,83 @@ pub struct Login<'a> {
 enum Stage {
     Start,
     First { nonce: String, bare: String, bound: String },
-    Final { keys: Rc<Keys>, auth_message: String },
+    Final { keys: Arc<Keys>, auth_message: String },
     Proved,
 }
 
 /// What earlier logins of one user have shown us: keys of clients' own and derived ones, and that a server
-/// does not let protocol 3.2 in.
+/// does not let protocol 3.2 in. One for all shards of a pool: a client of any of them may be the first to show the
+/// keys of a new password.
 #[derive(Default)]
-pub struct Caught(RefCell<Option<Known>>, Cell<bool>);
+pub struct Caught {
+    known: Mutex<Option<Known>>,
+    /// Another number for each that was kept anywhere; 0: none.
+    version: AtomicU64,
+    old: AtomicBool,
+}
+
+impl std::fmt::Debug for Caught {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Caught")
+    }
+}
 
 #[derive(Clone)]
 struct Known {
     salt: String,
     iterations: u32,
-    keys: Rc<Keys>,
+    keys: Arc<Keys>,
 }
 
 impl Caught {
+    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Remembers keys for the verifier with this salt and iteration count.
-    pub fn keep(&self, salt: &str, iterations: u32, keys: Rc<Keys>) {
-        *self.0.borrow_mut() = Some(Known { salt: salt.to_owned(), iterations, keys });
+    pub fn keep(&self, salt: &str, iterations: u32, keys: Arc<Keys>) {
+        static VERSIONS: AtomicU64 = AtomicU64::new(1);
+        let mut known = self.lock();
+        *known = Some(Known { salt: salt.to_owned(), iterations, keys });
+        self.version.store(VERSIONS.fetch_add(1, Ordering::Relaxed), Ordering::Release);
     }
 
     /// Takes over what another pool of the same user has caught.
     pub fn follow(&self, other: &Self) {
-        let theirs = other.0.borrow();
-        let Some(theirs) = &*theirs else { return };
-        let mut ours = self.0.borrow_mut();
-        if !ours.as_ref().is_some_and(|ours| Rc::ptr_eq(&ours.keys, &theirs.keys)) {
-            *ours = Some(theirs.clone());
+        let version = other.version.load(Ordering::Acquire);
+        if version == 0 || self.version.load(Ordering::Acquire) == version {
+            return;
         }
+        let theirs = other.lock().clone();
+        *self.lock() = theirs;
+        self.version.store(version, Ordering::Release);
     }
 
     /// The protocol version to ask for.
     pub fn version(&self) -> Version {
-        if self.1.get() { V3_0 } else { V3_2 }
+        if self.old.load(Ordering::Relaxed) { V3_0 } else { V3_2 }
     }
 
     /// A server has refused 3.2 instead of answering with what it speaks.
     pub fn speak_old(&self) {
-        self.1.set(true);
+        self.old.store(true, Ordering::Relaxed);
     }
 
     /// What is known: salt, iterations, keys.
-    pub fn known(&self) -> Option<(String, u32, Rc<Keys>)> {
-        let known = self.0.borrow();
-        known.as_ref().map(|it| (it.salt.clone(), it.iterations, Rc::clone(&it.keys)))
+    pub fn known(&self) -> Option<(String, u32, Arc<Keys>)> {
+        let known = self.lock();
+        known.as_ref().map(|it| (it.salt.clone(), it.iterations, Arc::clone(&it.keys)))
     }
 
     /// Whether any are known.
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_none()
+        self.version.load(Ordering::Acquire) == 0
     }
 
-    fn find(&self, salt: &str, iterations: u32) -> Option<Rc<Keys>> {
-        let known = self.0.borrow();
+    fn find(&self, salt: &str, iterations: u32) -> Option<Arc<Keys>> {
+        let known = self.lock();
         let known = known.as_ref()?;
-        (known.salt == salt && known.iterations == iterations).then(|| Rc::clone(&known.keys))
+        (known.salt == salt && known.iterations == iterations).then(|| Arc::clone(&known.keys))
     }
 }
 
@@ -213,7 +233,7 @@ impl<'a> Login<'a> {
     }
 
     /// Keys for the server's salt: known, or derived from the password.
-    async fn keys(&self, first: &ServerFirst<'_>) -> Result<Rc<Keys>, LoginError> {
+    async fn keys(&self, first: &ServerFirst<'_>) -> Result<Arc<Keys>, LoginError> {
         if let Some(keys) = self.caught.find(first.salt, first.iterations) {
             return Ok(keys);
         }
@@ -227,8 +247,8 @@ impl<'a> Login<'a> {
         // Thousands of hashes: not on the worker.
         let derive = move || Keys::derive(&password, &salt, iterations);
         let keys = tokio::task::spawn_blocking(derive).await;
-        let keys = Rc::new(keys.map_err(|_| LoginError::OutOfOrder)?);
-        self.caught.keep(first.salt, first.iterations, Rc::clone(&keys));
+        let keys = Arc::new(keys.map_err(|_| LoginError::OutOfOrder)?);
+        self.caught.keep(first.salt, first.iterations, Arc::clone(&keys));
         Ok(keys)
     }
 

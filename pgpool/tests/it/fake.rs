@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::lifecycle::Lifecycle;
 use common::observe::Observer;
 use common::workers::WorkerId;
+use pgpool::admin::verbs::Command;
 use pgpool::cancel::Waiting;
 use pgpool::client::source::Source;
 use pgpool::server::connect::Dialled;
@@ -35,12 +36,16 @@ pub(crate) struct Fake {
     pub(crate) open: AtomicUsize,
     /// Most at a time.
     pub(crate) most: AtomicUsize,
+    /// Connections tried so far.
+    pub(crate) dialled: AtomicUsize,
     /// Logins so far.
     pub(crate) logins: AtomicUsize,
     /// Refuse everybody.
     pub(crate) down: std::sync::atomic::AtomicBool,
     /// Answer nobody who connects.
     pub(crate) stuck: std::sync::atomic::AtomicBool,
+    /// Take a second to end after a goodbye.
+    pub(crate) lingers: std::sync::atomic::AtomicBool,
     /// Keep the answer to `set_config` back until told to go on.
     pub(crate) slow: std::sync::atomic::AtomicBool,
     /// One has come.
@@ -76,6 +81,7 @@ impl Dial for Dialer {
         let peer = address.clone();
         let fake = Arc::clone(&self.0);
         Box::pin(async move {
+            fake.dialled.fetch_add(1, Ordering::SeqCst);
             if fake.down.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
@@ -131,6 +137,9 @@ async fn serve(fake: Arc<Fake>, mut io: DuplexStream) {
     backend::put_key(&mut out, &CancelKey { pid: 1, secret });
     backend::put_ready(&mut out, Status::Idle);
     talk(&fake, &mut io, out).await;
+    if fake.lingers.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     fake.open.fetch_sub(1, Ordering::SeqCst);
 }
 
@@ -201,6 +210,15 @@ impl Bench {
 
     /// The same, with keys of the user's own.
     pub(crate) fn with(size: u32, user: &str, settings: &str) -> Self {
+        Self::made(1, (size, user), settings).remove(0)
+    }
+
+    /// So many workers of one instance, over all of which the pool is spread.
+    pub(crate) fn team(workers: usize, size: u32, settings: &str) -> Vec<Self> {
+        Self::made(workers, (size, ""), &format!("pool_shards: {workers}, {settings}"))
+    }
+
+    fn made(workers: usize, (size, user): (u32, &str), settings: &str) -> Vec<Self> {
         let text = format!(
             "aqueduct: 1
 pools:
@@ -216,21 +234,32 @@ pools:
         let built =
             Snapshot::build(&topology, "pool-1", None).unwrap_or_else(|fault| panic!("{fault}"));
         let fake = Arc::new(Fake::default());
-        let (inbox, messages) = mpsc::unbounded_channel();
-        let lifecycle = Lifecycle::new();
-        let worker = Worker::new(Parts {
-            id: WorkerId(0),
-            snapshot: Arc::new(built.0),
-            observer: Observer::new("pool-1"),
-            lifecycle: lifecycle.clone(),
-            dialer: Arc::new(Dialer(Arc::clone(&fake))),
-            peers: vec![inbox.clone()].into(),
-            tally: Arc::new(Tally::default()),
-            handle: None,
-            outbox: None,
-        });
-        tokio::task::spawn_local(Rc::clone(&worker).run(messages));
-        Self { fake, worker, lifecycle, inbox }
+        let (snapshot, lifecycle) = (Arc::new(built.0), Lifecycle::new());
+        let tally = Arc::new(Tally::default());
+        let (all, messages): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let peers: pgpool::worker::Peers = all.clone().into();
+        let make = |(id, (inbox, messages))| {
+            let worker = Worker::new(Parts {
+                id: WorkerId(id),
+                snapshot: Arc::clone(&snapshot),
+                observer: Observer::new("pool-1"),
+                lifecycle: lifecycle.clone(),
+                dialer: Arc::new(Dialer(Arc::clone(&fake))),
+                peers: Arc::clone(&peers),
+                tally: Arc::clone(&tally),
+                handle: None,
+                outbox: None,
+            });
+            tokio::task::spawn_local(Rc::clone(&worker).run(messages));
+            Self { fake: Arc::clone(&fake), worker, lifecycle: lifecycle.clone(), inbox }
+        };
+        all.into_iter().zip(messages).enumerate().map(make).collect()
+    }
+
+    /// The worker carries out a command of the console.
+    pub(crate) fn tell(&self, command: &Command) {
+        command.carry_out(&self.worker);
     }
 
     /// A client that is logged in.

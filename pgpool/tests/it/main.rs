@@ -28,6 +28,7 @@ mod replicas;
 mod replication;
 mod shards;
 mod sharing;
+mod team;
 mod time;
 mod upgrade;
 mod wishes;

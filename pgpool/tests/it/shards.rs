@@ -264,3 +264,98 @@ async fn commands_reach_all_shards() {
         assert!(text(&raw.until_ready(1).await).contains("57P01"), "ended");
     }
 }
+
+/// P1, P4: what servers say of themselves is as new on every worker: a role's settings were changed, and a server of one
+/// worker has told.
+#[tokio::test]
+async fn what_servers_say_is_new_on_all_shards() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { more: TWO, ..Setup::default() }).await;
+    let (root, console) = (server.root().await, pooler.console().await);
+    let [mut one, mut two] = one_on_each(pooler.port).await;
+    for raw in [&mut one, &mut two] {
+        assert_ne!(first(raw, "show timezone").await, "Asia/Tokyo");
+    }
+    root.batch_execute("alter role open set timezone = 'Asia/Tokyo'").await.expect("altered");
+    console.simple_query("RECONNECT shop").await.expect("told");
+    console.simple_query("WAIT_CLOSE shop").await.expect("closed");
+    assert_ne!(first(&mut one, "show timezone").await, "Asia/Tokyo", "it began with another");
+    for raw in &mut one_on_each(pooler.port).await {
+        assert_eq!(first(raw, "show timezone").await, "Asia/Tokyo");
+    }
+}
+
+/// P4: keys for servers that one client's login has shown are known on every worker: after a change of the password,
+/// who is in is served wherever it is, by servers of its own worker.
+#[tokio::test]
+async fn keys_of_a_new_password_are_known_to_all_shards() {
+    const NEW: &str = "battery staple";
+    let server = Postgres::start().await;
+    let settings = "query_wait_timeout: 10s";
+    let setup = Setup { size: 4, more: TWO, settings, ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(pooler.client("app").await);
+    }
+    let sql = format!("alter role app password '{NEW}'");
+    server.root().await.batch_execute(&sql).await.expect("altered");
+    std::fs::write(pooler.file().with_file_name("app"), server.verifier("app").await)
+        .expect("written");
+    pooler.reload().await.expect("reloaded");
+    let console = pooler.console().await;
+    console.simple_query("WAIT_CLOSE shop").await.expect("closed");
+    crate::pooler::connect(&pooler.config("app", NEW, "shop")).await.expect("the new password");
+    // All at a time: none has a server to lend.
+    for client in &clients {
+        client.batch_execute("begin").await.expect("a server");
+    }
+    for client in &clients {
+        client.batch_execute("commit").await.expect("committed");
+    }
+}
+
+/// P3, T9: a pool that leaves the configuration hears for nobody any more; one that comes by its name hears for its own
+/// clients alone, each thing once.
+#[tokio::test]
+async fn a_pool_that_comes_back_hears_for_its_own() {
+    let server = Postgres::start().await;
+    let settings = "shared_listen: true";
+    let setup = Setup { size: 2, settings, more: TWO, ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let root = server.root().await;
+    let ears = async || {
+        let sql = "select 1 from pg_stat_activity where application_name = 'pgpool listen'";
+        root.query(sql, &[]).await.expect("rows").len()
+    };
+    let mut before = one_on_each(pooler.port).await;
+    for raw in &mut before {
+        assert_eq!(raw.ask(&query("listen jobs")).await.0, "CZ");
+    }
+    assert_eq!(ears().await, 1);
+    pooler.rewrite(|text| text.replace(" shop: {", " gone: {"));
+    pooler.reload().await.expect("reloaded");
+    for raw in &mut before {
+        assert!(text(&raw.until_ready(1).await).contains("57P01"), "ended");
+    }
+    // Nobody listens by it any more.
+    while ears().await > 0 {}
+    pooler.rewrite(|text| text.replace(" gone: {", " shop: {"));
+    pooler.reload().await.expect("reloaded");
+    let mut after = one_on_each(pooler.port).await;
+    for raw in &mut after {
+        assert_eq!(raw.ask(&query("listen jobs")).await.0, "CZ");
+    }
+    for n in 0..20 {
+        root.batch_execute(&format!("notify jobs, '{n}'")).await.expect("said");
+    }
+    for raw in &mut after {
+        for n in 0..20 {
+            let (tag, body) = raw.message().await.expect("a message");
+            let said = String::from_utf8_lossy(&body[4..]).into_owned();
+            assert_eq!((tag, said), (b'A', format!("jobs\0{n}\0")));
+        }
+        assert_eq!(raw.ask(&query("select 1")).await.0, "TDCZ");
+    }
+    assert_eq!(ears().await, 1);
+}
