@@ -219,6 +219,16 @@ impl Load {
 /// primary gets none when it comes back, from this pooler or from one that starts then.
 #[tokio::test]
 async fn a_promoted_replica_takes_the_writes() {
+    promotion("asked").await;
+}
+
+/// P5, R12: the same of a pool that is spread over workers.
+#[tokio::test]
+async fn a_promoted_replica_takes_the_writes_of_all_shards() {
+    promotion("asked, pool-shards: 2").await;
+}
+
+async fn promotion(reads: &str) {
     let primary = Postgres::start().await;
     let replica = primary.replica();
     let root = primary.root().await;
@@ -227,7 +237,7 @@ async fn a_promoted_replica_takes_the_writes() {
     }
     let sync = "select count(*) from pg_stat_replication where sync_state = 'sync'";
     while root.query_one(sync, &[]).await.expect("row").get::<_, i64>(0) == 0 {}
-    let pooler = pooler([&primary, &replica], "asked").await;
+    let pooler = pooler([&primary, &replica], reads).await;
     let mut idle = Vec::new();
     for _ in 0..30 {
         idle.push(pooler.client("app").await);
@@ -264,15 +274,15 @@ async fn a_promoted_replica_takes_the_writes() {
     for write in once.difference(&acknowledged) {
         assert!(unknown.contains(write), "nobody asked for {write:?}");
     }
-    no_write_to_the_old(&primary, &replica, &pooler).await;
+    no_write_to_the_old([&primary, &replica], &pooler, reads).await;
 }
 
-async fn no_write_to_the_old(old: &Postgres, new: &Postgres, pooler: &Pooler) {
+async fn no_write_to_the_old([old, new]: [&Postgres; 2], pooler: &Pooler, reads: &str) {
     old.launch("-c synchronous_standby_names=''");
     let count = "select count(*) from t";
     let root = old.root().await;
     let before = root.query_one(count, &[]).await.expect("row").get::<_, i64>(0);
-    let started = self::pooler([old, new], "asked").await;
+    let started = self::pooler([old, new], reads).await;
     for pooler in [pooler, &started] {
         pooler.console().await.batch_execute("RECONNECT").await.expect("reconnect");
         let client = pooler.client("app").await;

@@ -38,9 +38,35 @@ fn status() -> Vec<u8> {
 #[tokio::test]
 async fn physical_replication_passes() {
     let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    replicate(&server, &pooler).await;
+}
+
+/// P1, P2: the same in a pool that is spread over workers, on each of them, though all places are taken by servers
+/// that rest at the other one.
+#[tokio::test]
+async fn replication_passes_on_all_shards() {
+    let server = Postgres::start().await;
+    let setup = Setup { size: 2, more: ", pool-shards: 2", ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    for _ in 0..2 {
+        // Two that work at a time: both places are taken.
+        let clients = [pooler.client("open").await, pooler.client("open").await];
+        for client in &clients {
+            client.batch_execute("begin").await.expect("a server");
+        }
+        for client in &clients {
+            client.batch_execute("commit").await.expect("it rests");
+        }
+        replicate(&server, &pooler).await;
+        // The next one comes to the other worker.
+        pooler.client("open").await;
+    }
+}
+
+async fn replicate(server: &Postgres, pooler: &Pooler) {
     let root = server.root().await;
     root.batch_execute("alter role open replication").await.expect("altered");
-    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
     let asked = [("replication", "true"), ("application_name", "standby_1")];
     let mut raw = Raw::login_with(pooler.port, &asked).await;
     raw.send(&query("IDENTIFY_SYSTEM")).await;

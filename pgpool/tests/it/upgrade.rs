@@ -65,8 +65,18 @@ async fn until_clients(pooler: &Pooler, count: usize) {
 /// role and cancel keys, and the old process ends: it has nobody any more.
 #[tokio::test]
 async fn idle_clients_move_and_notice_nothing() {
+    idle_clients_move("").await;
+}
+
+/// P7, O3: the same of pools that are spread over two workers, into a process with three.
+#[tokio::test]
+async fn idle_clients_of_all_shards_move() {
+    idle_clients_move(", pool-shards: 2").await;
+}
+
+async fn idle_clients_move(more: &str) {
     let server = Postgres::start().await;
-    let mut old = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let mut old = Pooler::start(&server, Setup { size: 2, more, ..Setup::default() }).await;
     let users = ["app", "other", "legacy", "open"];
     let mut guests = Vec::new();
     for number in 1..=24 {
