@@ -60,7 +60,7 @@ impl Reply {
 
     /// Says more to the operator.
     #[must_use]
-    fn reason(mut self, text: String) -> Self {
+    pub fn reason(mut self, text: impl Into<Box<str>>) -> Self {
         self.reason = Some(text.into());
         self
     }
@@ -89,6 +89,11 @@ impl Reply {
     #[must_use]
     pub fn last(self) -> Self {
         self.header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+
+    /// What it says in a header, if it does.
+    pub fn said(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// What it is.

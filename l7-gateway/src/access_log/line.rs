@@ -55,6 +55,9 @@ pub fn write(x: &Exchange, instance: &str, elapsed: Duration, out: &mut Vec<u8>)
     if let Some(reason) = record.reason.get() {
         text(b",\"reason\":", Some(reason), out);
     }
+    if let Some(calls) = &record.failed_calls {
+        text(b",\"failed_calls\":", Some(calls), out);
+    }
     let complete = if record.end == End::Complete { "true" } else { "false" };
     raw(b",\"complete\":", complete.as_bytes(), out);
     number(b",\"upstream_us\":", micros_of(x.progress.upstream), out);

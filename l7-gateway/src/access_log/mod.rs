@@ -60,6 +60,8 @@ pub struct Record {
     pub bytes_out: u64,
     /// Why a filter failed.
     pub reason: OnceCell<Box<str>>,
+    /// Which calls of an aggregate failed, and why.
+    pub failed_calls: Option<Box<str>>,
     /// Whether the answer went out whole.
     pub end: End,
 }
@@ -91,6 +93,7 @@ impl Record {
             body_in: None,
             bytes_out: 0,
             reason: OnceCell::new(),
+            failed_calls: None,
             end: End::Aborted,
         }
     }

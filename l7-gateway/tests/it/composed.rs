@@ -3,8 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::fakes::{Act, Fake};
-use crate::rig::{Rig, local, topology};
+use crate::rig::{Rig, local, topology, until};
 
 /// Services `a`, `b` and `c`, and an aggregate of them with these further words for each call.
 async fn composed(acts: [Act; 3], calls: [&str; 3], more: &str) -> (Vec<Fake>, Rig) {
@@ -106,10 +108,112 @@ async fn a_template_says_what_stands_where() {
     .await;
 }
 
+const MISSING: Act = Act::Keep("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}");
+
+/// G16: a call that is not made because another failed says nothing of its own: the other one's status is told.
+#[tokio::test]
+async fn calls_that_were_never_made_are_not_the_worst() {
+    const OF_A: &str = ", query: { a: '${call.a.0}' }";
+    const OF_B: &str = ", query: { b: '${call.b.0}' }";
+    for (calls, status, end) in [
+        (["", OF_A, ""], "404", "{\"c\":3}"),
+        (["", OF_A, OF_B], "404", "{}"),
+        // Nobody else says what became of what is needed here.
+        ([", on-failure: omit", OF_A, ""], "502", "{\"c\":3}"),
+        ([", on-failure: omit", OF_A, OF_B], "502", "{}"),
+    ] {
+        local(async {
+            let acts = [MISSING, Act::Answer("[2]"), Act::Answer("3")];
+            let (fakes, rig) = composed(acts, calls, "          status: worst-required\n").await;
+            let answer = rig.get("/sum", "").await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{calls:?}: {answer}");
+            assert!(answer.ends_with(end), "{calls:?}: {answer}");
+            assert_eq!(fakes[1].seen.count(), 0);
+        })
+        .await;
+    }
+}
+
+/// G16, G18: what is late is 504 and what is full is 503 with its time, as of a route of its own.
+#[tokio::test(start_paused = true)]
+async fn calls_fail_as_requests_do() {
+    for (upstream, held, status, again, why) in [
+        ("max-requests: 1", true, "503", true, "overloaded"),
+        ("first-byte-timeout: 50ms, max-attempts: 1", false, "504", false, "upstream_timeout"),
+        ("try-timeout: 50ms, max-attempts: 1", false, "504", false, "upstream_timeout"),
+    ] {
+        for rule in ["ok", "worst-required"] {
+            local(async {
+                let begun = Act::Keep("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+                let fake = Fake::script(move |_, _| if held { begun } else { Act::Silent }).await;
+                let mut rig = Rig::new(&topology(
+                    &format!("  user: {{ endpoints: [{}] }}", fake.address),
+                    &format!(
+                        "    upstreams: {{ user: {{ {upstream} }} }}\n    routes:\n      - {{ path: /hold, to: user }}\n      \
+                         - {{ path: /sum, aggregate: {{ status: {rule}, calls: {{ a: {{ to: user, path: / }} }} }} }}"
+                    ),
+                ));
+                let (mut stream, task) = rig.connect();
+                if held {
+                    stream.write_all(b"GET /hold HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("taken");
+                    until(&mut stream, "ha").await;
+                }
+                let answer = rig.get("/sum", "").await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{upstream} {rule}: {answer}");
+                assert_eq!(answer.contains("retry-after: 1\r\n"), again, "{upstream} {rule}: {answer}");
+                let told = rig.observer.metrics.render();
+                let line = format!("{{route=\"/sum\",call=\"a\",reason=\"{why}\"}} 1\n");
+                assert!(told.contains(&format!("aqueduct_http_aggregate_call_failures_total{line}")), "{told}");
+                drop(stream);
+                task.await.expect("an end");
+                let records = rig.records();
+                let own = records.iter().find(|record| record["route"] == "/sum").expect("a record");
+                assert_eq!(own["failed_calls"], format!("a: {why}"), "{upstream} {rule}");
+            })
+            .await;
+        }
+    }
+}
+
+/// G16, G19: who looks sees which calls failed and why, although the whole came.
+#[tokio::test]
+async fn operators_see_what_is_missing() {
+    local(async {
+        let acts = [MISSING, Act::Answer("no json"), Act::Answer("3")];
+        let calls = [", on-failure: omit", ", default: '[]'", ""];
+        let (_fakes, mut rig) = composed(acts, calls, "").await;
+        for _ in 0..2 {
+            assert!(rig.get("/sum", "").await.ends_with("{\"b\":[],\"c\":3}"));
+        }
+        let told = rig.observer.metrics.render();
+        for (call, why) in [("a", "status"), ("b", "no_json")] {
+            let line = format!("{{route=\"/sum\",call=\"{call}\",reason=\"{why}\"}} 2\n");
+            assert!(
+                told.contains(&format!("aqueduct_http_aggregate_call_failures_total{line}")),
+                "{told}"
+            );
+        }
+        let record = &rig.records()[0];
+        let said = record["failed_calls"].as_str().expect("a text");
+        let mut said: Vec<&str> = said.split(", ").collect();
+        said.sort_unstable();
+        assert_eq!(said, ["a: 404", "b: no_json"], "{record}");
+        assert_eq!(record["status"], 200);
+    })
+    .await;
+    local(async {
+        let acts = [Act::Answer("1"), MISSING, Act::Answer("3")];
+        let waits = ", query: { b: '${call.b.0}' }";
+        let (_fakes, mut rig) = composed(acts, [waits, "", waits], "").await;
+        assert!(rig.get("/sum", "").await.starts_with("HTTP/1.1 502 "));
+        assert_eq!(rig.records()[0]["failed_calls"], "b: 404");
+    })
+    .await;
+}
+
 /// G16: `worst-required` tells what came with the greatest status of the needed calls; others do not count.
 #[tokio::test]
 async fn the_worst_needed_status_is_told() {
-    const MISSING: Act = Act::Keep("HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}");
     const BUSY: Act = Act::Keep("HTTP/1.1 429 Too Many Requests\r\nContent-Length: 2\r\n\r\n{}");
     const MOVED: Act = Act::Keep("HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n");
     for (acts, optional, status, end) in [

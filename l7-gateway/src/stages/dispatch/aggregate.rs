@@ -12,13 +12,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
 use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge, StatusRule};
 
 use super::Dispatch;
+use super::fails::{Failed, Fails, Worst};
 use super::last_good::Key;
 use super::upstream::connection::Outgoing;
 use crate::body::{AnswerBody, RequestBody};
@@ -40,28 +41,6 @@ enum Came {
     Missing,
     /// What stands in for it.
     Instead(Bytes),
-}
-
-/// Why a call failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fails {
-    /// It took too long.
-    Late,
-    /// It was answered otherwise than with 200 to 299.
-    Told(StatusCode),
-    /// Anything else.
-    Otherwise,
-}
-
-impl Fails {
-    /// What its client would be told of it: a service's own error, or that there is no answer.
-    fn status(self) -> StatusCode {
-        match self {
-            Self::Told(status) if status.as_u16() >= 400 => status,
-            Self::Late => Kind::UpstreamTimeout.row().status,
-            Self::Told(_) | Self::Otherwise => Kind::UpstreamFailed.row().status,
-        }
-    }
 }
 
 /// What one answer takes of the bytes that all may have together; what is not kept is given back.
@@ -133,10 +112,13 @@ impl Dispatch {
     ) -> Result<Answered, Halt> {
         let model = self.snapshot.group.aggregates.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
         let begun = Instant::now();
-        let came = self.all(x, id, model, &input).await;
+        let mut failed = Failed::default();
+        let came = self.all(x, (id, model), &input, &mut failed).await;
         x.progress.upstream += begun.elapsed();
+        x.record.failed_calls = failed.text();
         let (came, worst) = came?;
-        let body = merged(model, &came).ok_or(Halt::from(Kind::UpstreamFailed))?;
+        let body = merged(model, &came);
+        let body = body.ok_or_else(|| Reply::new(Kind::UpstreamFailed).reason(UNMERGED))?;
         let failed: Vec<&str> = model
             .calls
             .iter()
@@ -153,24 +135,27 @@ impl Dispatch {
             headers.insert(PARTIAL, names);
         }
         let mut head = ResponseHead::held(Held::Whole, headers);
-        head.status = worst.unwrap_or(head.status);
+        if let Some((status, again)) = worst.told() {
+            head.status = status;
+            head.headers.extend(again.map(|again| (header::RETRY_AFTER, again)));
+        }
         let body = if input.head.method == Method::HEAD { Bytes::new() } else { body };
         Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Services })
     }
 
-    /// Every call as soon as those have ended that it waits for; and the greatest status of the needed ones, where
-    /// that is the whole's.
+    /// Every call as soon as those have ended that it waits for; and the worst of the needed ones, where that is the
+    /// whole's.
     async fn all(
         &self,
         x: &Exchange,
-        id: AggregateId,
-        model: &Aggregate,
+        (id, model): (AggregateId, &Aggregate),
         input: &Prepared,
-    ) -> Result<(Vec<Came>, Option<StatusCode>), Halt> {
+        failed: &mut Failed,
+    ) -> Result<(Vec<Came>, Worst), Halt> {
         let mut came: Vec<Option<Came>> = vec![None; model.calls.len()];
         let mut begun = vec![false; model.calls.len()];
         let (left, mut under_way) = (Cell::new(model.most), FuturesUnordered::new());
-        let mut worst = None;
+        let mut worst = Worst::default();
         loop {
             for (index, call) in model.calls.iter().enumerate() {
                 let ready = |at: &usize| came.get(*at).is_some_and(Option::is_some);
@@ -184,17 +169,25 @@ impl Dispatch {
             }
             let Some((index, outcome)) = under_way.next().await else { break };
             let Some(call) = model.calls.get(index) else { break };
-            let result = match outcome {
-                Ok(came) => came,
-                Err(fails) => match &call.failing {
-                    Failing::Fails if model.status == StatusRule::WorstRequired => {
-                        worst = worst.max(Some(fails.status()));
-                        Came::Missing
+            if let Err((fails, _)) = &outcome {
+                let route = x.record.route.name.as_str();
+                self.failed.note((id, index, model), (fails, route), failed, &self.observer);
+            }
+            let result = match (outcome, &call.failing) {
+                (Ok(bytes), _) => Came::Good(bytes),
+                (Err((fails, _)), Failing::Fails) => {
+                    if model.status != StatusRule::WorstRequired {
+                        return Err(fails.whole(call));
                     }
-                    Failing::Fails => return Err(failed(call, fails)),
-                    Failing::Omitted | Failing::LastGood => Came::Missing,
-                    Failing::Default(json) => Came::Instead(Bytes::from(json.clone())),
-                },
+                    // What was never asked was answered with nothing: the one that it needs tells why.
+                    if !matches!(fails, Fails::Unmade) || !follows(model, call, &came) {
+                        worst.add(&fails);
+                    }
+                    Came::Missing
+                }
+                (Err(_), Failing::Omitted) => Came::Missing,
+                (Err((_, last)), Failing::LastGood) => last.map_or(Came::Missing, Came::Instead),
+                (Err(_), Failing::Default(json)) => Came::Instead(Bytes::from(json.clone())),
             };
             if let Some(place) = came.get_mut(index) {
                 *place = Some(result);
@@ -203,7 +196,7 @@ impl Dispatch {
         Ok((came.into_iter().map(|one| one.unwrap_or(Came::Missing)).collect(), worst))
     }
 
-    /// One call, with its place among the calls.
+    /// One call, with its place among the calls; beside why it failed, what it was last told.
     async fn one(
         &self,
         x: &Exchange,
@@ -211,58 +204,59 @@ impl Dispatch {
         (id, index, call): (AggregateId, usize, &Call),
         request: Option<Parts>,
         (model, left): (&Aggregate, &Cell<u64>),
-    ) -> (usize, Result<Came, Fails>) {
+    ) -> (usize, Result<Bytes, (Fails, Option<Bytes>)>) {
         let until = Instant::now() + call.timeout;
         let head = request.map(Rc::new);
         let asked = async {
-            let head = head.clone().ok_or(Fails::Otherwise)?;
-            let plan = self.planned_to(x, call.to, input).ok_or(Fails::Otherwise)?;
+            let head = head.clone().ok_or(Fails::Unmade)?;
+            let plan = self.planned_to(x, call.to, input).ok_or(Halt::from(Kind::NoRoute))?;
             let plan = super::Plan { deadline: plan.deadline.min(until), ..plan };
             let mut passes = Vec::new();
-            self.admit(&mut passes, &plan).await.map_err(|_| Fails::Otherwise)?;
+            self.admit(&mut passes, &plan).await?;
             let request = Outgoing { head, body: RequestBody::empty(), hints: None };
-            let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await;
-            let answer = answer.map_err(|_| Fails::Otherwise)?;
-            if !answer.head.status.is_success() {
-                return Err(Fails::Told(answer.head.status));
+            let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await?;
+            let ResponseHead { status, mut headers } = answer.head;
+            if !status.is_success() {
+                return Err(Fails::Told(status, headers.remove(header::RETRY_AFTER)));
             }
-            let bytes = whole(answer.body, &model.merge, left).await.ok_or(Fails::Otherwise)?;
-            Ok((answer.head.headers, bytes))
+            let bytes = whole(answer.body, &model.merge, left).await?;
+            Ok((headers, bytes))
         };
         let outcome = match timeout_at(until, asked).await {
-            Ok(Err(_)) if Instant::now() >= until => Err(Fails::Late),
+            Ok(Err(Fails::Unanswered(_))) if Instant::now() >= until => Err(Fails::Late),
             Ok(outcome) => outcome,
             Err(_) => Err(Fails::Late),
         };
-        let last = head.filter(|_| call.failing == Failing::LastGood);
+        let last = head
+            .filter(|_| call.failing == Failing::LastGood)
+            .map(|head| (Key::new(id, index, input.grant.caller().identity(), &head), head));
         let came = match (outcome, last) {
             (Ok((headers, bytes)), last) => {
-                if let Some(head) = last {
-                    let key = Key::new(id, index, input.grant.caller().identity(), &head);
-                    let mut known = self.last_good.borrow_mut();
-                    known.keep(key, &head.headers, &headers, &bytes);
+                if let Some((key, head)) = last {
+                    self.last_good.borrow_mut().keep(key, &head.headers, &headers, &bytes);
                 }
-                Ok(Came::Good(bytes))
+                Ok(bytes)
             }
-            (Err(_), Some(head)) => {
-                let key = Key::new(id, index, input.grant.caller().identity(), &head);
+            (Err(fails), Some((key, head))) => {
                 let known = self.last_good.borrow().find(&key, &head.headers);
                 let fits = |bytes: &Bytes| Share::new(left).keep(bytes.len());
-                Ok(known.filter(fits).map_or(Came::Missing, Came::Instead))
+                Err((fails, known.filter(fits)))
             }
-            (Err(fails), None) => Err(fails),
+            (Err(fails), None) => Err((fails, None)),
         };
         (index, came)
     }
 }
 
-/// The whole fails with a call that it needs.
-fn failed(call: &Call, fails: Fails) -> Halt {
-    let kind = match fails {
-        Fails::Late => Kind::UpstreamTimeout,
-        Fails::Told(_) | Fails::Otherwise => Kind::UpstreamFailed,
-    };
-    Reply::new(kind).detail(format!("the call `{}` failed", call.name)).into()
+/// What the record says where all that is needed came, and is not put together all the same.
+const UNMERGED: &str = "aggregate: the answers cannot be put together";
+
+/// Whether a call waits for a needed one that failed, and whose failure counts.
+fn follows(model: &Aggregate, call: &Call, came: &[Option<Came>]) -> bool {
+    call.after.iter().any(|at| {
+        let needed = model.calls.get(*at).is_some_and(|one| one.failing == Failing::Fails);
+        needed && matches!(came.get(*at), Some(Some(Came::Missing)))
+    })
 }
 
 /// The head of a call; `None`: something is missing that it asks for.
@@ -322,11 +316,11 @@ const OF_ONE: [header::HeaderName; 9] = [
 ];
 
 /// A body, if it is JSON that can be put beside others, and there is room for it.
-async fn whole(mut body: AnswerBody, merge: &Merge, left: &Cell<u64>) -> Option<Bytes> {
+async fn whole(mut body: AnswerBody, merge: &Merge, left: &Cell<u64>) -> Result<Bytes, Fails> {
     let (mut share, mut only, mut all) = (Share::new(left), Bytes::new(), BytesMut::new());
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.ok()?.into_data() else { continue };
-        share.take(data.len())?;
+        let Ok(data) = frame?.into_data() else { continue };
+        share.take(data.len()).ok_or(Fails::TooLarge)?;
         // Most answers are one piece, which need not be copied.
         if only.is_empty() && all.is_empty() {
             only = data;
@@ -336,12 +330,12 @@ async fn whole(mut body: AnswerBody, merge: &Merge, left: &Cell<u64>) -> Option<
         }
     }
     let all = if all.is_empty() { only } else { all.freeze() };
-    let text = std::str::from_utf8(&all).ok()?;
+    let text = std::str::from_utf8(&all).map_err(|_| Fails::Unfit)?;
     let sound = match merge {
         Merge::Flat => json::members(text).is_ok(),
         Merge::ByName | Merge::Members(_) => serde_json::from_str::<&RawValue>(text).is_ok(),
     };
-    (sound && share.keep(0)).then_some(all)
+    if sound && share.keep(0) { Ok(all) } else { Err(Fails::Unfit) }
 }
 
 /// All answers as one, numbers and order as they came; `None`: they cannot be.

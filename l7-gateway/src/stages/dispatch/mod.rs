@@ -40,6 +40,7 @@ mod alarm;
 mod ask;
 pub mod attempt;
 pub mod cache;
+mod fails;
 pub mod files;
 pub mod gate;
 pub mod held;
@@ -78,6 +79,8 @@ pub struct Dispatch {
     lanes: Vec<RefCell<Rc<Lane>>>,
     rng: Rng,
     last_good: RefCell<LastGood>,
+    /// Calls of aggregates that failed.
+    failed: fails::Counts,
 }
 
 /// One service on one worker, with the endpoints that there were when it was made.
@@ -132,6 +135,7 @@ impl Dispatch {
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
             last_good: RefCell::default(),
+            failed: fails::Counts::default(),
         })
     }
 
