@@ -10,6 +10,7 @@ mod authorizer;
 mod balancer;
 mod bodies;
 mod bodiless;
+mod bombs;
 mod cache;
 mod calls;
 mod composed;
