@@ -76,6 +76,8 @@ pub struct Group {
     pub transform: Option<Transform>,
     /// Stage 9: headers of services that clients do not see, in lower case.
     pub internal_headers: Vec<String>,
+    /// Stage 9: what browsers are told in answers of no route.
+    pub security_headers: Option<SecurityHeaders>,
     /// Stages 7 and 9: who sees all requests that are to go on.
     pub external: Option<External>,
     /// Stages 7 and 9: what holds for consumers of API keys.

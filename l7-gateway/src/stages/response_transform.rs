@@ -323,7 +323,9 @@ impl Filter for ResponseTransform {
         let forms = rules.is_some() && has_forms(&input.head.headers);
         let kept = input.head.status.as_u16() < 400;
         let headers = &mut input.head.headers;
-        if let Some(preset) = model.and_then(|model| model.security_headers) {
+        let group = &self.snapshot.group;
+        let preset = model.map_or(group.security_headers, |model| model.security_headers);
+        if let Some(preset) = preset {
             careful(preset, x.peer.scheme() == "https", headers);
         }
         for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
@@ -338,7 +340,6 @@ impl Filter for ResponseTransform {
         if forms {
             told(headers, &ACCEPT_ENCODING);
         }
-        let group = &self.snapshot.group;
         self.variance.tell(group, route.map(|id| id.0), &x.record.path, headers);
         headers.insert(REQUEST_ID, x.told().0.clone());
         Ok(Transformed(input))

@@ -1,6 +1,9 @@
 //! What services and clients get to see of each other's headers.
 
+use http::Request;
+
 use crate::fakes::{Act, Fake};
+use crate::peers::Secure;
 use crate::rig::{Rig, local, one, topology};
 
 /// G6: identity headers of clients never reach a service, in any spelling.
@@ -130,6 +133,42 @@ async fn a_token_passes_a_route_that_asks_nobody() {
         let answer = rig.get("/", "Authorization: Bearer abc\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 401 ") && answer.ends_with("mine"), "{answer}");
         assert!(fake.seen.last().contains("authorization: Bearer abc\r\n"));
+    })
+    .await;
+}
+
+/// G13, G23: browsers are told to be careful of answers of no route too, in the words of `defaults`.
+#[tokio::test]
+async fn answers_of_no_route_are_careful() {
+    local(async {
+        let services = "  user: { endpoints: [127.0.0.1:9] }";
+        let lines = "    defaults: { security-headers: api }\n    routes:\n      - { path: /a, to: user, security-headers: none }";
+        let rig = Rig::new(&topology(services, lines));
+        let (long, large) = ("x".repeat(9000), "y".repeat(70_000));
+        for (status, ask) in [
+            ("404", "GET /none HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned()),
+            ("400", "GET /none HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned()),
+            ("400", "GET /no%zz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".to_owned()),
+            ("414", format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n")),
+            ("431", format!("GET / HTTP/1.1\r\nHost: a\r\nX-Y: {large}\r\n\r\n")),
+        ] {
+            let answer = rig.raw(&ask).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+            assert!(answer.contains("x-content-type-options: nosniff\r\n"), "{status}: {answer}");
+            assert!(!answer.contains("strict-transport-security"), "{status}: {answer}");
+        }
+        let own = rig.get("/a", "").await;
+        assert!(!own.contains("nosniff"), "a route has the last word: {own}");
+        let secure = Secure::new(services, lines);
+        let mut client = secure.client().await;
+        for (host, status) in [("api.example", 404), ("other.example", 421)] {
+            let ask = Request::get(format!("https://{host}/none")).body(()).expect("a request");
+            let (answer, _) = client.send_request(ask, true).expect("open");
+            let answer = answer.await.expect("an answer");
+            assert_eq!(answer.status(), status);
+            assert_eq!(answer.headers()["strict-transport-security"], "max-age=31536000", "{host}");
+            assert_eq!(answer.headers()["x-content-type-options"], "nosniff", "{host}");
+        }
     })
     .await;
 }

@@ -95,6 +95,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         unmatched,
         transform: changes,
         internal_headers: internal(raw.internal_headers, out),
+        security_headers: inherited.security,
         external: outside,
         consumers: consumers(raw.consumers, out),
         experiments: experiments.finish(out),
