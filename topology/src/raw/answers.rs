@@ -67,8 +67,9 @@ section! {
         /// How long it may take. Default: 1s.
         may "timeout" timeout: Typed<Time>,
         /// What happens when it fails, is late, or is answered by anything but JSON and 200 to 299: `fail` (the
-        /// whole is 502 or 504), `omit` (its member is missing), or `last-good` (what the same caller was last
-        /// told, at most 10 minutes before, else it is missing). Default: fail.
+        /// whole fails), `omit` (its member is missing), or `last-good` (what the same caller was last told, at most
+        /// 10 minutes before, else it is missing; each worker knows its own, until a reload, of 64 KiB each and 4 MiB
+        /// in all). Default: fail.
         may "on-failure" on_failure: Typed<Text>,
         /// JSON that stands in for a failed call's answer, in place of `on-failure`. Default: none.
         may "default" default: Typed<Text>,

@@ -20,7 +20,7 @@ section! {
 
 section! {
     /// What is changed of requests, after the route is chosen.
-    RequestChange {
+    RequestChange at spot {
         /// The path that the service is asked for, a template: `/users/${path.id}`, `/v2/${path.rest}`. What is
         /// filled in is one segment, except for `path.rest` and `request.path`. Default: the client's.
         may "path" path: Typed<Template>,

@@ -178,6 +178,7 @@ impl Leads {
         let at = raw.to?;
         let to = self.upstreams.lead(&at, names, out)?;
         self.upstreams.unasked(to, ("a call of an aggregate", &at.spot), out);
+        self.upstreams.unchanged(to, &at.spot, out);
         Some(Call { name, to, path: path?, query, timeout, failing, after: Vec::new() })
     }
 }
@@ -379,6 +380,20 @@ pub(super) fn security(
                 .allowed("api, web, none");
             None
         }
+    }
+}
+
+/// Notes filters on a route whose answers are in the file: it is answered before they would see anything.
+pub(super) fn unpassed(
+    to: Option<RouteTo>,
+    (validate, external): (bool, bool),
+    at: &Spot,
+    out: &mut Findings,
+) {
+    let Some(RouteTo::Given(_)) = to else { return };
+    for (key, _) in [("validate", validate), ("external", external)].iter().filter(|(_, is)| *is) {
+        out.error(at, format!("`{key}` would see no request here: the file answers them"))
+            .allowed(format!("`{key}` on a route with `to`, `files` or `aggregate`"));
     }
 }
 

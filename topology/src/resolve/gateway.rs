@@ -372,6 +372,7 @@ fn route(
         beside: beside(&raw.split, &raw.mirror, &raw.cache),
     };
     let to = leads.lead(way, names, out);
+    answers::unpassed(to, (raw.validate.is_some(), raw.external.is_some()), &raw.spot, out);
     let transform = raw.transform.map(|raw| of_route(raw, to, scope, out));
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));

@@ -49,8 +49,12 @@ pub(super) fn of_route(
     transform(raw, scope, out)
 }
 
-/// Notes what is asked of answers that no service makes: nothing would come of it.
+/// Notes what is asked of answers that no service makes, and of requests that go nowhere: nothing would come of it.
 fn inert(raw: &raw::Transform, to: Option<RouteTo>, out: &mut Findings) {
+    if let (Some(RouteTo::Given(_)), Some(request)) = (to, &raw.request) {
+        out.error(&request.spot, "`request` changes nothing here: the file answers it")
+            .allowed("it on a route with `to`, `files` or `aggregate`; `response.headers` on any");
+    }
     let what = match to {
         Some(RouteTo::Files(_)) => "files",
         Some(RouteTo::Given(_)) => "what the file says itself",
@@ -128,27 +132,37 @@ pub(super) fn filled(
                 .allowed("a route with `auth`");
                 return None;
             }
-            Variable::Claim(_) if scope.auth.is_some_and(tokenless) => {
-                out.error(
-                    &typed.spot,
-                    format!("`{variable}` is never known: no token is asked for"),
-                )
-                .allowed(
-                    "a route whose `auth` names an issuer; ${consumer}, ${plan} or ${principal}",
-                );
-                return None;
+            variable => {
+                if let Some((why, other)) = scope.auth.and_then(|auth| lacking(variable, auth)) {
+                    out.error(&typed.spot, format!("`{variable}` is never known: {why}"))
+                        .allowed(other);
+                    return None;
+                }
             }
-            _ => {}
         }
     }
     Some(typed.value)
 }
 
-/// Whether callers show something, and never a token.
-fn tokenless(auth: &Auth) -> bool {
-    let Auth::Asked(ways) = auth else { return false };
-    let other = !ways.api_keys.is_empty() || ways.certificate == Certified::Enough;
-    ways.issuers.is_empty() && other
+/// Why a variable is known of nobody who says in one of these ways who it is, and what to do.
+fn lacking(variable: &Variable, auth: &Auth) -> Option<(&'static str, &'static str)> {
+    let Auth::Asked(ways) = auth else { return None };
+    let (tokens, keys) = (!ways.issuers.is_empty(), !ways.api_keys.is_empty());
+    // A way that the file misspells is told where it stands.
+    if !tokens && !keys && ways.certificate == Certified::NotEnough {
+        return None;
+    }
+    match variable {
+        Variable::User | Variable::Claim(_) if !tokens => Some((
+            "no token is asked for",
+            "a route whose `auth` names an issuer; ${consumer}, ${plan} or ${principal}",
+        )),
+        Variable::Consumer | Variable::Plan if !keys => Some((
+            "no API key is asked for",
+            "a route whose `auth` names API keys; ${user}, ${claim.NAME} or ${principal}",
+        )),
+        _ => None,
+    }
 }
 
 /// Whether a text can stand in a header (RFC 9110 §5.5).
