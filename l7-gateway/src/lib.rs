@@ -40,6 +40,7 @@ use crate::telemetry::{Exporter, Exporting, Wants};
 
 pub mod access_log;
 pub mod body;
+pub mod cache_control;
 pub mod change;
 pub mod codec;
 pub mod coding;

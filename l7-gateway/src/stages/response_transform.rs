@@ -14,6 +14,7 @@ use http_body::Body as _;
 use topology::answers::{Compress, SecurityHeaders};
 
 use crate::body::AnswerBody;
+use crate::cache_control::Control;
 use crate::coding::compress::Compressed;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead, RouteId, Stage, Transformed};
 use crate::external;
@@ -115,9 +116,7 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         ends if ends.starts_with('+') => media.ends_with(ends),
         whole => media == whole,
     };
-    let control = headers.get_all(header::CACHE_CONTROL).iter();
-    let mut control = control.filter_map(|value| value.to_str().ok());
-    let fixed = control.any(|value| value.to_ascii_lowercase().contains("no-transform"));
+    let fixed = Control::of(headers).has("no-transform");
     // What has not changed has no type as a rule; it is told as the whole was (RFC 9110 §15.4.5).
     let unchanged = status == StatusCode::NOT_MODIFIED;
     let meant = before || rules.types.iter().any(is);

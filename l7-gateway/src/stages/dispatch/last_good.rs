@@ -13,8 +13,8 @@ use http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
 use topology::answers::AggregateId;
 
-use super::cache::control::Control;
 use super::cache::judge;
+use crate::cache_control::Control;
 use crate::exchange::Identity;
 
 /// What callers were told last, on one worker.

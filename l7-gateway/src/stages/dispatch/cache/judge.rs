@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use topology::gateway::CachePolicy;
 
-use super::control::Control;
+use crate::cache_control::Control;
 use crate::stages::dispatch::held::date;
 
 /// Who may be given a kept answer; each includes the former.

@@ -17,7 +17,6 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::time::{Instant, timeout_at};
 use topology::gateway::{CachePolicy, Group, Route, RouteTo, Unplaced as _};
 
-use self::control::Control;
 use self::errand::{Errand, Fetched};
 use self::judge::{Open, Use};
 use self::store::{Entry, Key, Outcome, Scope, Store, Ticket, Turn};
@@ -27,10 +26,10 @@ use super::held::conditions::{self, Verdict};
 use super::held::ranges::{self, Asked, Layout};
 use super::{Dispatch, Plan};
 use crate::body::AnswerBody;
+use crate::cache_control::Control;
 use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, RouteId};
 use crate::halt::{Halt, Held, Kind};
 
-pub mod control;
 pub mod errand;
 pub mod fill;
 pub mod judge;

@@ -1,5 +1,5 @@
 //! `Cache-Control` of requests and answers (RFC 9111 §5.2). Not for what follows from it: that is
-//! `judge`. Called by it and by `cache`.
+//! `judge`. Called by it, by `cache` and by stage 9.
 //!
 //! Invariant: what cannot be read never makes an answer fresher.
 
@@ -130,5 +130,10 @@ mod tests {
         assert!(of(&[("cache-control", "no-cache=\"set-cookie\"")]).has("no-cache"));
         assert!(of(&[("pragma", "no-cache")]).has("no-cache"));
         assert!(!of(&[("pragma", "no-cache"), ("cache-control", "x")]).has("no-cache"));
+        assert!(of(&[("cache-control", "a, No-Transform")]).has("no-transform"));
+        assert!(
+            !of(&[("cache-control", "private=\"no-transform\", x-no-transform")])
+                .has("no-transform")
+        );
     }
 }
