@@ -148,7 +148,9 @@ fn begun(response: Response<Incoming>) -> Result<Answering, Fault> {
         return Err(Fault::Status(response.status()));
     }
     let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    if !kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    // With a codec's name or parameters behind it; gRPC-Web (`application/grpc-web`) frames its end otherwise.
+    if !rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';'))) {
         return Err(Fault::Nonsense("it speaks no gRPC".to_owned()));
     }
     // Without a message the status stands in the head.

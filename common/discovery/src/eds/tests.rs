@@ -303,7 +303,9 @@ async fn nonsense_is_told_by_name() {
     fake.say(&[1]);
     let bytes = |bytes: &[u8]| Instead::Bytes(Bytes::copy_from_slice(bytes));
     let table = [
-        (Instead::Site, "it speaks no gRPC"),
+        (Instead::Site("text/html"), "it speaks no gRPC"),
+        (Instead::Site("application/grpc-web"), "it speaks no gRPC"),
+        (Instead::Site("application/grpcx"), "it speaks no gRPC"),
         (Instead::Status("14", "no healthy upstream"), "UNAVAILABLE: no healthy upstream"),
         (Instead::Status("99", "?"), "an unknown status"),
         (bytes(&[1, 0, 0, 0, 1, 0]), "a message is compressed"),

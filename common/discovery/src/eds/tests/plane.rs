@@ -63,8 +63,8 @@ pub(super) struct State {
 pub(super) enum Instead {
     /// It says nothing at all.
     Silence,
-    /// It is a site.
-    Site,
+    /// It is a site, whose pages have this type.
+    Site(&'static str),
     /// The stream begins with these bytes.
     Bytes(Bytes),
     /// The stream ends with this status.
@@ -181,9 +181,9 @@ impl Plane {
             return Ok(ended("12", "no such method"));
         }
         match state.instead {
-            Some(Instead::Site) => {
+            Some(Instead::Site(kind)) => {
                 let body = Full::new(Bytes::from_static(b"<html>Welcome</html>"));
-                let response = HttpResponse::builder().header(header::CONTENT_TYPE, "text/html");
+                let response = HttpResponse::builder().header(header::CONTENT_TYPE, kind);
                 return Ok(response.body(body.boxed_unsync()).expect("a response"));
             }
             Some(Instead::Status(code, text)) => return Ok(ended(code, text)),
