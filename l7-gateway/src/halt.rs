@@ -453,6 +453,9 @@ impl From<Refused> for Halt {
             Refused::Call(why @ (MessageError::Foreign | MessageError::Coding)) => {
                 Reply::new(Kind::UnsupportedType).detail(why.to_string()).into()
             }
+            Refused::Call(why @ MessageError::TooLarge) => {
+                Reply::new(Kind::BodyTooLarge).detail(why.to_string()).into()
+            }
             Refused::Call(why) => Reply::new(Kind::Malformed).detail(why.to_string()).into(),
             Refused::NoCall(NoCall::Path) => Kind::NoRoute.into(),
             Refused::NoCall(NoCall::Method(methods)) => {
@@ -466,6 +469,9 @@ impl From<Refused> for Halt {
             Refused::Breach(Breach::Method { allow }) => RouteError::Method { allow }.into(),
             Refused::Breach(why @ (Breach::Kind(_) | Breach::Coding)) => {
                 Reply::new(Kind::UnsupportedType).detail(why.to_string()).into()
+            }
+            Refused::Breach(why @ Breach::TooLarge) => {
+                Reply::new(Kind::BodyTooLarge).detail(why.to_string()).into()
             }
             Refused::Breach(why) => Reply::new(Kind::Invalid).detail(why.to_string()).into(),
             // Clients need not know what services answer.

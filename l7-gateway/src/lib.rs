@@ -73,6 +73,7 @@ pub mod redis_server;
 pub mod server;
 pub mod snapshot;
 pub mod stages;
+pub mod strict;
 pub mod telemetry;
 pub mod trace;
 pub mod trace_context;

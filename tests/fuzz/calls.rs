@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use l7_gateway::transcode::answer::{Calling, Messages};
-use l7_gateway::transcode::message::{framed, message};
+use l7_gateway::transcode::message::message;
 use l7_gateway::transcode::template::Template;
 use l7_gateway::transcode::{Interface, Meant};
 use libfuzzer_sys::fuzz_target;
@@ -58,8 +58,7 @@ fn requests(bytes: &[u8]) {
     let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
     let method = [Method::GET, Method::POST, Method::PUT][usize::from(letter % 3)].clone();
     let Some(meant) = meant(&method, path) else { return };
-    let Ok(made) = message(&meant, query, body) else { return };
-    let sent = framed(&made);
+    let Ok(sent) = message(&meant, query, (body, 1 << 20)) else { return };
     let calling = Calling::new(meant.binding, false, 1 << 20);
     let mut messages = Messages::default();
     messages.push(&sent);
@@ -73,10 +72,10 @@ fn requests(bytes: &[u8]) {
 /// What is told can be asked, and means the same.
 fn again(told: &[u8]) {
     let meant = meant(&Method::POST, "/items").expect("a call");
-    let asked = message(&meant, None, told);
+    let asked = message(&meant, None, (told, 1 << 20));
     let asked = asked.unwrap_or_else(|fault| panic!("{fault}: {}", String::from_utf8_lossy(told)));
     let calling = Calling::new(meant.binding, false, 1 << 20);
-    let twice = calling.json(&framed(&asked)[5..]).expect("told once, told again");
+    let twice = calling.json(&asked[5..]).expect("told once, told again");
     let (once, twice): (serde_json::Value, serde_json::Value) = (
         serde_json::from_slice(told).expect("JSON"),
         serde_json::from_slice(&twice).expect("JSON"),

@@ -20,12 +20,11 @@ use topology::{Place, openapi};
 pub mod document;
 pub mod parameter;
 pub mod schema;
-pub mod strict;
 
 use self::document::Document;
 use self::parameter::Parameter;
 use self::schema::Schema;
-use crate::media;
+use crate::{media, strict};
 
 /// Why a description cannot be used.
 #[derive(Debug, Error)]
@@ -69,6 +68,9 @@ pub enum Breach {
     /// It is no JSON, or a name stands twice in an object.
     #[error("the body is no JSON: {0}")]
     Json(String),
+    /// Its values would take several times the memory that a body may.
+    #[error("the body has too many values")]
+    TooLarge,
     /// Something is not as its schema says.
     #[error("{place}: {why}")]
     Schema {
@@ -269,12 +271,16 @@ impl Meant<'_> {
     }
 }
 
-/// Holds a body against its schema.
+/// Holds a body against its schema; its values may take [`GROWTH`] times as much memory as the largest body has bytes.
 ///
 /// # Errors
 /// Where it is not as described.
-pub fn body(schema: &Schema, bytes: &[u8]) -> Result<(), Breach> {
-    let value = strict::read(bytes).map_err(Breach::Json)?;
+pub fn body(schema: &Schema, bytes: &[u8], most: u64) -> Result<(), Breach> {
+    let room = usize::try_from(most).unwrap_or(usize::MAX).saturating_mul(GROWTH);
+    let value = strict::read(bytes, room).map_err(|fault| match fault {
+        strict::Fault::Json(why) => Breach::Json(why),
+        strict::Fault::TooLarge => Breach::TooLarge,
+    })?;
     schema.judge(&value).map_err(|(at, why)| {
         let place = if at.is_empty() { "the body".to_owned() } else { format!("the body at {at}") };
         Breach::Schema { place, why }
@@ -330,6 +336,10 @@ fn segments(path: &str) -> Result<Vec<Segment>, String> {
     };
     rest.split('/').map(segment).collect()
 }
+
+/// Members of small objects take some twenty times their letters, longer texts next to nothing: most bodies of the largest size
+/// have room, and a worker has one at a time.
+pub const GROWTH: usize = 16;
 
 /// Most bytes of a description.
 const MOST: u64 = 16 << 20;

@@ -191,7 +191,7 @@ fn bodies_are_held_against_a_description() {
         r#"{"name":"a","kind":"cat"}"#,
         r#"{"name":"a","kind":null,"parents":[{"name":"b","kind":"dog","id":1}]}"#,
     ] {
-        assert_eq!(body(schema, text.as_bytes()), Ok(()), "{text}");
+        assert_eq!(body(schema, text.as_bytes(), 1 << 20), Ok(()), "{text}");
     }
     for (text, place) in [
         (r#"{"name":"secret","kind":"bird"}"#, "the body at /kind: "),
@@ -206,12 +206,12 @@ fn bodies_are_held_against_a_description() {
         (r#"{"name":"#, "the body is no JSON: "),
         ("[", "the body is no JSON: "),
     ] {
-        let told = body(schema, text.as_bytes()).expect_err(text).to_string();
+        let told = body(schema, text.as_bytes(), 1 << 20).expect_err(text).to_string();
         assert!(told.starts_with(place), "{text}: {told}");
         assert!(!told.contains("bird"), "{told}");
     }
     let deep = "[".repeat(100_000);
-    assert!(body(schema, deep.as_bytes()).is_err());
+    assert!(body(schema, deep.as_bytes(), 1 << 20).is_err());
     assert_eq!(meant.kind(&HeaderMap::new(), true).err(), Some(Breach::Missing("the body".into())));
     let text = headers(&[("content-type", "text/plain")]);
     assert!(meant.kind(&text, false).expect("taken").is_none());
@@ -337,7 +337,7 @@ fn deep_documents_are_judged_in_linear_time() {
         for _ in 0..levels {
             text = format!(r#"{{"a":1,"next":{text}}}"#);
         }
-        body(schema, text.as_bytes())
+        body(schema, text.as_bytes(), 1 << 20)
     };
     assert_eq!((nested(1, r#"{"b":1}"#), nested(100, r#"{"b":1}"#)), (Ok(()), Ok(())));
     let told = nested(100, r#"{"d":1}"#).expect_err("a breach").to_string();
@@ -370,7 +370,7 @@ components:
     let told = |path: &str, text: &str| {
         let meant = contract.find(&Method::POST, path).expect("an operation");
         let schema = meant.kind(&json, false).expect("a type").expect("a schema");
-        body(schema, text.as_bytes()).expect_err("a breach").to_string()
+        body(schema, text.as_bytes(), 64 << 20).expect_err("a breach").to_string()
     };
     let tags = |count: usize| format!(r#"{{"tags":[{}1]}}"#, "1,".repeat(count - 1));
     let unexplained = "the body: it is not as its schema says";
@@ -441,8 +441,8 @@ proptest! {
         let json = headers(&[("content-type", "application/json")]);
         let meant = SHARED.find(&Method::POST, "/v1/pets").expect("an operation");
         let schema = meant.kind(&json, false).expect("a type").expect("a schema");
-        let outcome = body(schema, text.as_bytes());
-        if let Ok(value) = strict::read(text.as_bytes()) {
+        let outcome = body(schema, text.as_bytes(), 1 << 20);
+        if let Ok(value) = strict::read(text.as_bytes(), usize::MAX) {
             prop_assert_eq!(Some(value), serde_json::from_str::<Value>(&text).ok());
         } else {
             prop_assert!(outcome.is_err());
@@ -494,7 +494,7 @@ fn members_of_answers_and_parts_are_found_by_reference() {
     ] {
         let meant = contract.find(&method, path).expect("described");
         let schema = meant.kind(&headers, false).expect("a type").expect("a schema");
-        assert_eq!(body(schema, text.as_bytes()).is_ok(), fits, "{path} {text}");
+        assert_eq!(body(schema, text.as_bytes(), 1 << 20).is_ok(), fits, "{path} {text}");
     }
     for (query, fits) in [("num=5", true), ("num=6", false), ("num=x", false)] {
         let meant = contract.find(&Method::GET, "/b/1").expect("described");

@@ -17,6 +17,7 @@ use super::depth;
 use super::errors::Ending;
 use crate::body::BodyFault;
 use crate::hops::{self, Internal};
+use crate::transform::json;
 
 /// A call under way, for whoever tells its end.
 #[derive(Clone, Debug)]
@@ -110,10 +111,10 @@ impl Calling {
         })?;
         let told = bounded.told;
         if let Some(field) = &self.part {
-            let mut members: serde_json::Map<String, serde_json::Value> =
-                serde_json::from_slice(&told).map_err(|_| AnswerError::Malformed)?;
-            let part = members.remove(field.json_name()).unwrap_or_default();
-            return Ok(part.to_string().into_bytes());
+            // As it was written just now: none of it is read into values again.
+            let text = std::str::from_utf8(&told).map_err(|_| AnswerError::Malformed)?;
+            let part = json::part(text, &[field.json_name().to_owned()]);
+            return Ok(part.unwrap_or("null").as_bytes().to_vec());
         }
         Ok(told)
     }

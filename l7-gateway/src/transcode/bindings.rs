@@ -11,6 +11,7 @@ use prost_reflect::{
 };
 
 use super::answer::is_body;
+use super::json::is_worded;
 use super::template::Template;
 use super::{Meant, Rule, Signature};
 
@@ -101,6 +102,10 @@ impl Bindings {
                     call.input.full_name()
                 )
             })?;
+            if !steps.last().is_some_and(is_text) {
+                let (name, of) = (field.join("."), call.input.full_name());
+                return Err(format!("{at}: `{name}` of `{path}` is no single value of {of}"));
+            }
             given.push(numbers(&steps));
         }
         let body = match text(rule, "body").as_str() {
@@ -218,6 +223,11 @@ pub fn leads(message: &MessageDescriptor, names: &[String]) -> Option<Vec<FieldD
     Some(steps)
 }
 
+/// Whether a piece of a path can be a field's value ("must not refer to any repeated or mapped field", google.api.http).
+fn is_text(field: &FieldDescriptor) -> bool {
+    !field.is_list() && field.kind().as_message().is_none_or(is_worded)
+}
+
 /// A field's place, whichever of its names was said.
 pub fn numbers(steps: &[FieldDescriptor]) -> Vec<u32> {
     steps.iter().map(FieldDescriptor::number).collect()
@@ -231,6 +241,11 @@ impl Binding {
             BodyIs::Everything => is_body(&self.call.input, None),
             BodyIs::Field(field) => is_body(&self.call.input, Some(field)),
         }
+    }
+
+    /// What is left of the places that the path gives below this one.
+    pub fn given(&self, below: &[u32]) -> Vec<&[u32]> {
+        self.given.iter().filter_map(|place| place.strip_prefix(below)).collect()
     }
 
     /// Whether path or body give this field, or a part of it.

@@ -10,6 +10,7 @@ use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
 
+use super::json::is_special;
 use super::{depth, google};
 use crate::grpc;
 
@@ -70,7 +71,8 @@ fn detail(one: &Detail, pool: &DescriptorPool) -> Value {
     let message = known.and_then(|known| DynamicMessage::decode(known, one.value.as_slice()).ok());
     let message = message.filter(|message| depth::within(message, depth::MOST));
     let mut value = match message.and_then(|message| serde_json::to_value(&message).ok()) {
-        Some(Value::Object(members)) => Value::Object(members),
+        // Of a message whose JSON is no object of its fields, names in it are not its fields' (ProtoJSON, "Any").
+        Some(Value::Object(members)) if !is_special(name) => Value::Object(members),
         Some(other) => json!({ "value": other }),
         None => json!({ "value": STANDARD.encode(&one.value) }),
     };

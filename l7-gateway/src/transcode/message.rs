@@ -3,17 +3,16 @@
 //!
 //! Invariant: every part of a request ends in a field or in a refusal that names it.
 
-use std::str::FromStr;
-
-use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message as _;
+use bytes::Bytes;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value};
-use serde_json::Deserializer;
-use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::Meant;
 use super::bindings::{BodyIs, leads, numbers, within};
-use super::{Meant, strict};
+use super::json::{self, Fault, WRAPPERS};
+use super::scalar::{bytes, number};
+use super::wire::Wire;
+use crate::query;
 
 /// Why a request is no message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -26,6 +25,9 @@ pub enum MessageError {
         /// Why it is not.
         why: String,
     },
+    /// A body whose message is several times as large as a body may be.
+    #[error("the body is too large as a message")]
+    TooLarge,
     /// A body of another type.
     #[error("the body is no JSON")]
     Foreign,
@@ -35,6 +37,9 @@ pub enum MessageError {
     /// A body where none is meant.
     #[error("this call takes no body")]
     NoBody,
+    /// A query that is no UTF-8.
+    #[error("the query is no text")]
+    Query,
     /// A parameter that is no field.
     #[error("there is no field `{0}`")]
     Field(String),
@@ -51,33 +56,44 @@ pub enum MessageError {
     },
 }
 
-/// The message that a request means.
+/// The message that a request means, as it is sent. What its path gives counts, whatever its body says of it: of the body are
+/// "all fields not bound by the path" (google.api.http).
 ///
 /// # Errors
 /// What of it fits nowhere.
 pub fn message(
     meant: &Meant<'_>,
     query: Option<&str>,
-    body: &[u8],
-) -> Result<DynamicMessage, MessageError> {
-    let input = &meant.binding.call.input;
-    let message = match &meant.binding.body {
+    (body, most): (&[u8], usize),
+) -> Result<Bytes, MessageError> {
+    let (binding, input) = (meant.binding, &meant.binding.call.input);
+    let most = most.saturating_mul(GROWTH);
+    let wire = match &binding.body {
         BodyIs::Nothing if !body.is_empty() => return Err(MessageError::NoBody),
-        BodyIs::Nothing => DynamicMessage::new(input.clone()),
-        BodyIs::Everything | BodyIs::Field(_) if body.is_empty() => {
-            DynamicMessage::new(input.clone())
+        _ if body.is_empty() => Ok(Wire::new(most, 0)),
+        BodyIs::Nothing | BodyIs::Everything => {
+            json::whole(input, body, (binding.given(&[]), most))
         }
-        BodyIs::Everything => read(input, body)?,
         BodyIs::Field(field) => {
-            // The field alone, as a document of its own would hold it; what ends it early is no value.
-            let value: &RawValue =
-                serde_json::from_slice(body).map_err(|fault| no(input, &fault))?;
-            let name = serde_json::Value::from(field.name()).to_string();
-            read(input, format!("{{{name}:{}}}", value.get()).as_bytes())?
+            json::of_field(field, body, (binding.given(&[field.number()]), most))
         }
     };
-    filled(meant, query, message)
+    let wire = wire.map_err(|fault| match fault {
+        Fault::Json(fault) => {
+            MessageError::Body { name: input.name().to_owned(), why: fault.to_string() }
+        }
+        Fault::TooLarge => MessageError::TooLarge,
+    })?;
+    let field = match &binding.body {
+        BodyIs::Field(field) if !wire.is_empty() => Some(field),
+        _ => None,
+    };
+    let more = filled(meant, (query, field), DynamicMessage::new(input.clone()))?;
+    Ok(wire.sent(&more))
 }
+
+/// How much larger than its bound the message of a body may be: a digit can be a number of eight bytes.
+const GROWTH: usize = 4;
 
 /// The message of a request whose body is passed as it is (`google.api.HttpBody`).
 ///
@@ -87,8 +103,8 @@ pub fn raw(
     meant: &Meant<'_>,
     query: Option<&str>,
     (kind, body): (&str, Bytes),
-) -> Result<DynamicMessage, MessageError> {
-    let mut message = DynamicMessage::new(meant.binding.call.input.clone());
+) -> Result<Bytes, MessageError> {
+    let (length, mut message) = (body.len(), DynamicMessage::new(meant.binding.call.input.clone()));
     if !body.is_empty() {
         let whole = match &meant.binding.body {
             BodyIs::Field(field) => message.get_field_mut(field).as_message_mut(),
@@ -99,18 +115,29 @@ pub fn raw(
             let _ = whole.try_set_field_by_name("data", Value::Bytes(body));
         }
     }
-    filled(meant, query, message)
+    let message = filled(meant, (query, None), message)?;
+    Ok(Wire::new(usize::MAX, length).sent(&message))
 }
 
-/// A message with what query and path give of it.
+/// A message with what query and path give of it. Of the field that its body is it holds nothing; others of its oneof have no
+/// place beside it.
 fn filled(
     meant: &Meant<'_>,
-    query: Option<&str>,
+    (asked, body): (Option<&str>, Option<&FieldDescriptor>),
     mut message: DynamicMessage,
 ) -> Result<DynamicMessage, MessageError> {
     let input = &meant.binding.call.input;
+    let beside = |steps: &[FieldDescriptor], name: &str| {
+        let oneof = body.and_then(FieldDescriptor::containing_oneof);
+        let other = steps.first().filter(|first| Some(*first) != body);
+        match other.and_then(FieldDescriptor::containing_oneof) {
+            Some(of) if Some(&of) == oneof.as_ref() => Err(MessageError::Twice(name.to_owned())),
+            _ => Ok(()),
+        }
+    };
     let mut said: Vec<Vec<u32>> = Vec::new();
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+    for pair in query::pairs(asked.unwrap_or_default()) {
+        let (name, value) = pair.ok_or(MessageError::Query)?;
         let unknown = || MessageError::Field(name.as_ref().to_owned());
         let names: Vec<String> = name.split('.').map(str::to_owned).collect();
         let steps = leads(input, &names).ok_or_else(unknown)?;
@@ -122,38 +149,16 @@ fn filled(
         if said.iter().any(|said| within(said, &place) && !(list && *said == place)) {
             return Err(MessageError::Twice(name.into_owned()));
         }
+        beside(&steps, &name)?;
         set(&mut message, &steps, (&name, &value))?;
         said.push(place);
     }
     for (names, value) in &meant.captured {
         let name = names.join(".");
         let steps = leads(input, names).ok_or_else(|| MessageError::Field(name.clone()))?;
+        beside(&steps, &name)?;
         set(&mut message, &steps, (&name, value))?;
     }
-    Ok(message)
-}
-
-/// The message as it is sent: not compressed, with its length (gRPC, "Length-Prefixed-Message").
-pub fn framed(message: &DynamicMessage) -> Bytes {
-    let length = message.encoded_len();
-    let mut out = BytesMut::with_capacity(length + 5);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode(&mut out).expect("invariant: there is room for what was measured");
-    out.freeze()
-}
-
-fn no(descriptor: &MessageDescriptor, fault: &serde_json::Error) -> MessageError {
-    MessageError::Body { name: descriptor.name().to_owned(), why: fault.to_string() }
-}
-
-fn read(descriptor: &MessageDescriptor, body: &[u8]) -> Result<DynamicMessage, MessageError> {
-    let wrong = |fault| no(descriptor, &fault);
-    strict::read(descriptor, body).map_err(wrong)?;
-    let mut deserializer = Deserializer::from_slice(body);
-    let message =
-        DynamicMessage::deserialize(descriptor.clone(), &mut deserializer).map_err(wrong)?;
-    deserializer.end().map_err(wrong)?;
     Ok(message)
 }
 
@@ -221,8 +226,7 @@ fn worded(message: &MessageDescriptor, text: &str) -> Option<DynamicMessage> {
             let quoted = serde_json::Value::from(text);
             DynamicMessage::deserialize(message.clone(), quoted).ok()
         }
-        "DoubleValue" | "FloatValue" | "Int64Value" | "UInt64Value" | "Int32Value"
-        | "UInt32Value" | "BoolValue" | "StringValue" | "BytesValue" => {
+        name if WRAPPERS.contains(&name) => {
             let field = message.get_field(1)?;
             let mut wrapped = DynamicMessage::new(message.clone());
             wrapped.set_field(&field, value(&field, text)?);
@@ -230,18 +234,4 @@ fn worded(message: &MessageDescriptor, text: &str) -> Option<DynamicMessage> {
         }
         _ => None,
     }
-}
-
-/// A number, or one of the three words that JSON has for what is none (ProtoJSON); one that is too large is none.
-fn number<T: FromStr + Copy>(text: &str, is_finite: fn(T) -> bool) -> Option<T> {
-    let word = matches!(text, "NaN" | "Infinity" | "-Infinity");
-    text.parse().ok().filter(|number| word || is_finite(*number))
-}
-
-/// Base64 in either alphabet, with or without padding.
-fn bytes(text: &str) -> Option<Vec<u8>> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-    let bare = text.trim_end_matches('=');
-    STANDARD_NO_PAD.decode(bare).or_else(|_| URL_SAFE_NO_PAD.decode(bare)).ok()
 }

@@ -22,11 +22,16 @@ pub mod answer;
 pub mod bindings;
 pub mod depth;
 pub mod errors;
+mod fields;
+mod free;
 pub mod google;
+pub mod json;
 pub mod message;
+mod packed;
+mod scalar;
 pub mod stream;
-pub mod strict;
 pub mod template;
+pub mod wire;
 
 pub use self::bindings::NoCall;
 use self::bindings::{Binding, Bindings};
@@ -51,6 +56,8 @@ impl DescriptionError {
 #[derive(Debug)]
 pub struct Interface {
     bindings: Bindings,
+    /// Services without a method that HTTP can call.
+    mute: Vec<String>,
 }
 
 /// A call that a request means.
@@ -74,7 +81,7 @@ impl Interface {
             Descriptions::Sources { files, include } => compile(files, include).map_err(wrong)?,
         };
         let rule = pool.get_extension_by_name("google.api.http");
-        let mut bindings = Bindings::default();
+        let (mut bindings, mut mute) = (Bindings::default(), Vec::new());
         for service in pool.services() {
             let named = |name: &String| name == service.full_name();
             let wanted = match model.services.as_slice() {
@@ -88,6 +95,12 @@ impl Interface {
             for method in service.methods() {
                 bindings.add(&method, rule.as_ref()).map_err(wrong)?;
             }
+            if service.methods().all(|method| method.is_client_streaming()) {
+                if !model.services.is_empty() {
+                    return Err(wrong(silent(service.full_name())));
+                }
+                mute.push(service.full_name().to_owned());
+            }
         }
         for wanted in &model.services {
             if pool.get_service_by_name(wanted).is_none() {
@@ -99,7 +112,12 @@ impl Interface {
                 "there is no method in the descriptions that HTTP can call".to_owned(),
             ));
         }
-        Ok(Arc::new(Self { bindings }))
+        Ok(Arc::new(Self { bindings, mute }))
+    }
+
+    /// Services of the named files that nobody can call so, in words.
+    pub fn unheard(&self) -> Vec<String> {
+        self.mute.iter().map(|name| silent(name)).collect()
     }
 
     /// The call that a request means.
@@ -109,6 +127,10 @@ impl Interface {
     pub fn find(&self, method: &Method, path: &str) -> Result<Meant<'_>, NoCall> {
         self.bindings.find(method, path)
     }
+}
+
+fn silent(service: &str) -> String {
+    format!("`{service}` has no method that HTTP can call: each takes a stream, or there is none")
 }
 
 /// What a call says in its head, in place of what its request said of its body (gRPC over HTTP/2, "Requests"), and how

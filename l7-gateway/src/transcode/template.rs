@@ -128,21 +128,21 @@ impl Template {
             Some(verb) => path.strip_suffix(verb.as_str())?.strip_suffix(':')?,
             None => path,
         };
-        let parts: Vec<&str> = path.split('/').collect();
+        // Most paths fit most templates not: nothing is set aside before one does.
+        let mut left = path.split('/');
         let open = self.segments.last() == Some(&Segment::Rest);
-        let fixed = self.segments.len() - usize::from(open);
-        if parts.len() < fixed || (!open && parts.len() != fixed) {
-            return None;
-        }
-        for (segment, part) in self.segments.iter().zip(&parts) {
-            match segment {
-                Segment::Text(text) if !percent_decode_str(part).eq(text.iter().copied()) => {
-                    return None;
-                }
-                Segment::One if part.is_empty() => return None,
-                Segment::Text(_) | Segment::One | Segment::Rest => {}
+        for segment in &self.segments {
+            match (segment, left.next()) {
+                (Segment::Text(text), Some(part)) if decodes_to(part, text) => {}
+                (Segment::One, Some(part)) if !part.is_empty() => {}
+                (Segment::Rest, _) => {}
+                _ => return None,
             }
         }
+        if !open && left.next().is_some() {
+            return None;
+        }
+        let parts: Vec<&str> = path.split('/').collect();
         let value = |variable: &'t Variable| {
             let to = variable.to.unwrap_or(parts.len());
             let text = parts.get(variable.from..to).unwrap_or_default().join("/");
@@ -151,6 +151,11 @@ impl Template {
         };
         self.variables.iter().map(value).collect()
     }
+}
+
+fn decodes_to(part: &str, text: &[u8]) -> bool {
+    part.as_bytes() == text && !part.contains('%')
+        || percent_decode_str(part).eq(text.iter().copied())
 }
 
 fn decoded(text: &str) -> Option<String> {

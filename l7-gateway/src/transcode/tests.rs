@@ -7,7 +7,7 @@ use http::Method;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::message::{framed, message};
+use super::message::{MessageError, message};
 use super::*;
 
 const SHOP: &str = r#"syntax = "proto3";
@@ -77,6 +77,24 @@ fn of(text: &str) -> Result<Arc<Interface>, DescriptionError> {
     Interface::new(&model(vec![file]))
 }
 
+/// The message that a service is sent.
+fn sent(
+    meant: &Meant<'_>,
+    query: Option<&str>,
+    body: &[u8],
+) -> Result<prost_reflect::DynamicMessage, MessageError> {
+    let framed = message(meant, query, (body, 1 << 20))?;
+    Ok(unframed(meant, &framed))
+}
+
+fn unframed(meant: &Meant<'_>, framed: &[u8]) -> prost_reflect::DynamicMessage {
+    let (head, rest) = framed.split_at(5);
+    let length = u32::try_from(rest.len()).expect("short").to_be_bytes();
+    assert_eq!(head, [&[0][..], &length].concat());
+    let input = meant.binding.call.input.clone();
+    prost_reflect::DynamicMessage::decode(input, rest).expect("a message")
+}
+
 /// What a request means: the method and its message as JSON, or why it means nothing.
 fn told(
     shop: &Interface,
@@ -89,7 +107,7 @@ fn told(
         NoCall::Path => "no call".to_owned(),
         NoCall::Method(others) => format!("for {others:?}"),
     })?;
-    let message = message(&meant, query, body.as_bytes()).map_err(|why| why.to_string())?;
+    let message = sent(&meant, query, body.as_bytes()).map_err(|why| why.to_string())?;
     let name = meant.binding.call.path.rsplit('/').next().unwrap_or_default().to_owned();
     Ok((name, serde_json::to_value(&message).expect("JSON")))
 }
@@ -200,6 +218,10 @@ fn what_fits_nowhere_is_refused() {
         ("POST", "/shop.v1.Cart/Plain", deep.as_str(), "the body is no GetRequest"),
         ("DELETE", "/v1/items/1", "", "for [GET, HEAD, POST, PUT]"),
         ("GET", "/v1/items", "", "for [POST, PURGE]"),
+        ("GET", "/shop.v1.Cart/Plain", "", "for [POST]"),
+        ("DELETE", "/v1/items:watch", "", "for [GET, HEAD]"),
+        ("GET", "/v1/items/1?inner.name=%FF", "", "the query is no text"),
+        ("GET", "/v1/items/1?%FF=1", "", "the query is no text"),
         ("GET", "/v1/items/1?really=true;x", "", "is no value of `really`"),
         ("GET", "/v1/items/1?inner.id=5abc", "", "is no value of `inner.id`"),
         ("GET", "/v1/items/1?inner={\"name\":\"x\"}junk", "", "is no value of `inner`"),
@@ -237,6 +259,7 @@ fn descriptions_are_refused_in_words() {
         ("syntax = \"proto3\";".to_owned(), "no method"),
         (service("get: \"/a/{c}\""), "`c` of `/a/{c}` is no field of M"),
         (service("get: \"/a/{b.a}\""), "is no field of M"),
+        (service("get: \"/a/{b}\""), "`b` of `/a/{b}` is no single value of M"),
         (service("get: \"a\""), "does not begin with /"),
         (service("get: \"/a/{a\""), "a brace is open"),
         (service("get: \"/**/a\""), "something follows **"),
@@ -269,7 +292,7 @@ fn nothing_is_said_twice() {
         ("{\"notes\":{\"a\":[{\"b\":1,\"b\":2}]}}", Some("a name stands twice")),
         (
             "{\"more\":{\"@type\":\"type/shop.v1.GetRequest\",\"by_hand\":\"a\",\"byHand\":\"b\"}}",
-            Some("a name stands twice"),
+            Some("`by_hand` stands twice"),
         ),
         ("{\"byHand\":\"a\",\"byMachine\":1}", Some("oneof")),
         ("{\"notes\":{\"by_hand\":1,\"byHand\":2},\"tags\":[\"a\",\"a\"],\"name\":\"x\"}", None),
@@ -283,6 +306,49 @@ fn nothing_is_said_twice() {
     }
 }
 
+/// G15: what a path gives counts, whatever the body says of it: of the body is what the path does not give.
+#[test]
+fn paths_win_over_bodies() {
+    let shop = shop();
+    for (method, target, body, message) in [
+        ("POST", "/v1/items/a", r#"{"name":"b","id":"5"}"#, json!({"name": "a", "id": "5"})),
+        // What is nothing on the wire, too.
+        ("POST", "/v1/items/0:undelete", r#"{"id":"5","name":"x"}"#, json!({"name": "x"})),
+        ("PUT", "/v1/items/0", r#"{"name":"n","id":7}"#, json!({"item": {"name": "n"}})),
+        (
+            "PUT",
+            "/v1/items/3",
+            r#"{"id":7,"labels":{"a":"b"}}"#,
+            json!({"item": {"id": "3", "labels": {"a": "b"}}}),
+        ),
+    ] {
+        let method = Method::from_bytes(method.as_bytes()).expect("a method");
+        let found = told(&shop, &method, target, body).map(|(_, message)| message);
+        assert_eq!(found, Ok(message), "{target} {body}");
+    }
+    // It must be sound all the same, and said once.
+    for (body, part) in [(r#"{"name":5}"#, "a string"), (r#"{"name":"b","name":"b"}"#, "twice")] {
+        let found = told(&shop, &Method::POST, "/v1/items/a", body).expect_err(body);
+        assert!(found.contains(part), "{body}: {found}");
+    }
+}
+
+/// G15: a service that nobody can call is told of; one that was asked for is refused.
+#[test]
+fn silent_services_are_told() {
+    let text = "syntax = \"proto3\"; message M {} service Up { rpc C(stream M) returns (M); } service Both { rpc C(M) returns (M); }";
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("shop.proto");
+    std::fs::write(&file, text).expect("written");
+    let mut model = model(vec![file]);
+    let unheard = Interface::new(&model).expect("one can be called").unheard();
+    let [told] = unheard.as_slice() else { panic!("{unheard:?}") };
+    assert!(told.contains("`Up` has no method that HTTP can call"), "{told}");
+    model.services = vec!["Up".to_owned(), "Both".to_owned()];
+    let fault = Interface::new(&model).expect_err("it was asked for").to_string();
+    assert!(fault.contains("`Up` has no method"), "{fault}");
+}
+
 /// G15: a number is the one that was written, to its last bit.
 #[test]
 fn numbers_stay_what_they_are() {
@@ -290,7 +356,7 @@ fn numbers_stay_what_they_are() {
     for text in ["0.1", "1.7976931348623157e308", "67.87896060219837", "2.638344616030823e-256"] {
         let body = format!("{{\"size\":{text}}}");
         let meant = shop.find(&Method::POST, "/shop.v1.Cart/Plain").expect("a call");
-        let message = message(&meant, None, body.as_bytes()).expect("a message");
+        let message = sent(&meant, None, body.as_bytes()).expect("a message");
         let size = message.get_field_by_name("size").and_then(|size| size.as_f64());
         assert_eq!(size.map(f64::to_bits), text.parse().ok().map(f64::to_bits), "{text}");
     }
@@ -337,7 +403,7 @@ fn raw_bodies_stay_as_they_are() {
     assert!(meant.binding.takes_any());
     let body = Bytes::from_static(b"\x89PNG\0\xff");
     let sent = super::message::raw(&meant, None, ("image/png", body)).expect("a message");
-    let json = serde_json::to_value(&sent).expect("JSON");
+    let json = serde_json::to_value(unframed(&meant, &sent)).expect("JSON");
     let data = json!({"contentType": "image/png", "data": "iVBORwD/"});
     assert_eq!(json, json!({"name": "a.png", "body": data}));
     let calling = super::answer::Calling::new(meant.binding, false, 1 << 20);
@@ -368,17 +434,31 @@ fn common_details_are_told() {
     let shop = shop();
     let meant = shop.find(&Method::GET, "/v1/items/42").expect("a call");
     let calling = super::answer::Calling::new(meant.binding, false, 1 << 20);
-    let name = b"type.googleapis.com/google.rpc.ErrorInfo";
-    let info = b"\x0a\x04GONE";
-    let any = [&[0x0a, 40][..], name, &[0x12, 6], info].concat();
-    let status = [&[0x08, 5, 0x1a, u8::try_from(any.len()).expect("short")][..], &any].concat();
-    let mut fields = HeaderMap::new();
-    fields.insert("grpc-status", HeaderValue::from_static("5"));
-    let text = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status);
-    fields.insert("grpc-status-details-bin", text.parse().expect("a value"));
-    let ending = calling.ending(&fields).expect("an end");
-    let detail = json!({"@type": std::str::from_utf8(name).expect("a name"), "reason": "GONE"});
-    assert_eq!(ending.status["details"], json!([detail]));
+    for (name, bytes, told) in [
+        ("google.rpc.ErrorInfo", &b"\x0a\x04GONE"[..], json!({"reason": "GONE"})),
+        // Its members are not the detail's.
+        (
+            "google.protobuf.Struct",
+            b"\x0a\x07\x0a\x01a\x12\x02\x08\0",
+            json!({"value": {"a": null}}),
+        ),
+        ("google.protobuf.Duration", b"\x08\x01", json!({"value": "1s"})),
+    ] {
+        let name = format!("type.googleapis.com/{name}");
+        let short = |bytes: &[u8]| u8::try_from(bytes.len()).expect("short");
+        let any =
+            [&[0x0a, short(name.as_bytes())][..], name.as_bytes(), &[0x12, short(bytes)], bytes];
+        let any = any.concat();
+        let status = [&[0x08, 5, 0x1a, short(&any)][..], &any].concat();
+        let mut fields = HeaderMap::new();
+        fields.insert("grpc-status", HeaderValue::from_static("5"));
+        let text = base64::engine::general_purpose::STANDARD_NO_PAD.encode(status);
+        fields.insert("grpc-status-details-bin", text.parse().expect("a value"));
+        let ending = calling.ending(&fields).expect("an end");
+        let mut detail = told;
+        detail["@type"] = name.into();
+        assert_eq!(ending.status["details"], json!([detail]));
+    }
 }
 
 /// G15: a message has its length before it.
@@ -386,8 +466,8 @@ fn common_details_are_told() {
 fn messages_are_framed() {
     let shop = shop();
     let meant = shop.find(&Method::GET, "/v1/items/42").expect("a call");
-    let message = message(&meant, None, b"").expect("a message");
-    assert_eq!(&framed(&message)[..], [0, 0, 0, 0, 2, 0x10, 42]);
+    let framed = message(&meant, None, (b"", 1 << 20)).expect("a message");
+    assert_eq!(&framed[..], [0, 0, 0, 0, 2, 0x10, 42]);
 }
 
 proptest! {
@@ -402,12 +482,6 @@ proptest! {
         static SHARED: std::sync::LazyLock<Arc<Interface>> = std::sync::LazyLock::new(shop);
         let method = Method::from_bytes(method.as_bytes()).expect("a method");
         let Ok(meant) = SHARED.find(&method, &path) else { return Ok(()) };
-        let Ok(message) = message(&meant, Some(&query), body.as_bytes()) else { return Ok(()) };
-        let framed = framed(&message);
-        let (head, rest) = framed.split_at(5);
-        let length = u32::try_from(rest.len()).expect("short").to_be_bytes();
-        prop_assert_eq!(head, [&[0][..], &length].concat());
-        let again = prost_reflect::DynamicMessage::decode(meant.binding.call.input.clone(), rest);
-        prop_assert!(again.is_ok_and(|again| again == message));
+        let _ = sent(&meant, Some(&query), body.as_bytes());
     }
 }

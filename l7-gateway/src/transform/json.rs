@@ -161,7 +161,7 @@ impl<'a> Document<'a> {
 
     /// As text.
     pub fn written(&self) -> String {
-        let mut out = String::new();
+        let mut out = String::with_capacity(self.tree.size());
         self.tree.write(&mut out);
         out
     }
@@ -198,7 +198,8 @@ pub fn part<'t>(text: &'t str, path: &[String]) -> Option<&'t str> {
 /// An object of members that are JSON.
 pub fn object<'t>(members: impl Iterator<Item = (&'t str, &'t str)>) -> String {
     let member = |(name, value): (&str, &'t str)| (name.to_owned(), Tree::Raw(value));
-    let (mut out, whole) = (String::new(), Tree::Object(members.map(member).collect()));
+    let whole = Tree::Object(members.map(member).collect());
+    let mut out = String::with_capacity(whole.size());
     whole.write(&mut out);
     out
 }

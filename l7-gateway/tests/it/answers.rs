@@ -241,6 +241,30 @@ async fn several_answers_become_one() {
     .await;
 }
 
+/// G16, G4: HEAD says how long the whole would be; who asks for a tunnel is answered as if he had not.
+#[tokio::test]
+async fn the_whole_has_a_length_and_is_no_tunnel() {
+    local(async {
+        let acts = [Act::Answer("{}"), Act::Answer("[]"), Act::Answer("1")];
+        let (fakes, rig) = dashboard(acts, ["path: /", "path: /", "path: /"], "").await;
+        let whole = rig.get("/dashboard/1", "").await;
+        let (_, body) = whole.split_once("\r\n\r\n").expect("a body");
+        let ask = "HEAD /dashboard/1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        let head = rig.raw(ask).await;
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head} {body}");
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+        let ask = "GET /dashboard/1 HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let answer = rig.raw(ask).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(body), "{answer}");
+        for fake in &fakes {
+            let sent = fake.seen.last().to_lowercase();
+            assert!(!sent.contains("upgrade"), "{sent}");
+        }
+    })
+    .await;
+}
+
 /// G16: who is late is left out at its time, and the whole takes as long as the slowest, not as all together.
 #[tokio::test(start_paused = true)]
 async fn the_slowest_call_is_the_time_of_all() {

@@ -39,6 +39,7 @@ mod introspection;
 mod kept;
 mod listeners;
 mod logs;
+mod memory;
 mod mutual;
 mod peers;
 mod pipeline;

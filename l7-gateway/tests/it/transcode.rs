@@ -8,12 +8,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use l7_gateway::snapshot::Snapshot;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use topology::Topology;
 
-use crate::peers::{Asked, Fake2};
+use crate::peers::{Asked, Fake2, Secure, rest};
 use crate::rig::{Rig, local, topology};
 
 const PROTO: &str = r#"syntax = "proto3";
@@ -24,6 +24,7 @@ service Cart {
   rpc Get(Request) returns (Item) { option (google.api.http) = { get: "/v1/items/{id}" }; }
   rpc Add(Item) returns (Item) { option (google.api.http) = { post: "/v1/items" body: "*" }; }
   rpc Upload(File) returns (google.api.HttpBody) { option (google.api.http) = { post: "/v1/files/{id}" body: "body" }; }
+  rpc Raw(google.api.HttpBody) returns (Item);
   rpc Watch(Request) returns (stream Item) { option (google.api.http) = { get: "/v1/items:watch" }; }
 }
 message Request { int64 id = 1; }
@@ -205,6 +206,20 @@ async fn odd_requests_never_touch_the_service() {
         }
         let (answer, _) = asked(&well(vec![b""]), &post("application/json; charset=utf-8", "{\"id\":1}")).await;
         assert!(answer.ends_with("{\"id\":\"0\",\"name\":\"\"}"), "{answer}");
+    })
+    .await;
+}
+
+/// G4, G15: a call cannot become a tunnel: who asks for one is answered as if he had not.
+#[tokio::test]
+async fn a_call_is_no_tunnel() {
+    local(async {
+        let ask = "GET /v1/items/7 HTTP/1.1\r\nHost: a\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let (answer, seen) = asked(&well(vec![b"\x08\x2a"]), ask).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("{\"id\":\"42\",\"name\":\"\"}"), "{answer}");
+        assert_eq!(seen.header("upgrade"), None);
     })
     .await;
 }
@@ -393,6 +408,63 @@ async fn descriptions_are_read_again() {
         std::fs::write(&file, "syntax = \"proto3\"; message {").expect("written");
         assert!(next().is_err());
         assert_eq!(status("/v2/items/7").await.as_deref(), Some("200"));
+    })
+    .await;
+}
+
+/// G15: who calls in gRPC passes a route for JSON as he came, whatever the descriptions say of the method; a browser's call does
+/// where the route lets browsers call, and is no body of any type where it does not.
+#[tokio::test]
+async fn calls_in_grpc_pass_a_route_for_json() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("shop.proto");
+        std::fs::write(&file, PROTO).expect("written");
+        let fake = Fake2::new(100, |asked| Box::pin(play(well(vec![b"\x08\x2a"]), asked))).await;
+        let services = format!("  cart: {{ endpoints: [{}] }}", fake.address);
+        let transcode = format!("transcode: {{ protos: {} }}", file.display());
+        let lines = format!(
+            "    upstreams: {{ cart: {{ protocol: http2 }} }}\n    routes:\n      - {{ path: /shop.v1.Cart/*, to: cart, grpc-web: true, {transcode} }}"
+        );
+        let secure = Secure::new(&services, &lines);
+        let mut client = secure.client().await;
+        for path in ["/shop.v1.Cart/Raw", "/shop.v1.Cart/Add", "/shop.v1.Cart/Unknown"] {
+            let ask = Request::post(format!("https://api.example{path}"))
+                .header("content-type", "application/grpc+proto")
+                .header("te", "trailers")
+                .header("grpc-timeout", "20S")
+                .body(())
+                .expect("a request");
+            let (head, mut to) = client.send_request(ask, false).expect("open");
+            to.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).expect("open");
+            let head = head.await.expect("an answer");
+            assert_eq!(head.headers()["content-type"], "application/grpc", "{path}");
+            let (all, trailers) = rest(&mut head.into_body()).await.expect("an end");
+            assert_eq!(&all[..], b"\0\0\0\0\x02\x08\x2a", "{path}");
+            assert_eq!(trailers.expect("an end")["grpc-status"], "0", "{path}");
+            let seen = &fake.seen;
+            assert_eq!(seen.header("content-type").as_deref(), Some("application/grpc+proto"));
+        }
+        let web = async |client: &mut h2::client::SendRequest<Bytes>, path: &str| {
+            let ask = Request::post(format!("https://api.example{path}"))
+                .header("content-type", "application/grpc-web+proto")
+                .body(())
+                .expect("a request");
+            let (head, mut to) = client.send_request(ask, false).expect("open");
+            to.send_data(Bytes::from_static(b"\0\0\0\0\x01x"), true).expect("open");
+            let head = head.await.expect("an answer");
+            let status = head.status().as_u16();
+            (status, rest(&mut head.into_body()).await.expect("an end").0)
+        };
+        let (status, all) = web(&mut client, "/shop.v1.Cart/Raw").await;
+        assert!(status == 200 && all.starts_with(b"\0\0\0\0\x02\x08\x2a\x80"), "{status} {all:?}");
+        let before = fake.seen.count();
+        drop(client);
+        let lines = lines.replace("grpc-web: true, ", "");
+        let secure = Secure::new(&services, &lines);
+        let mut client = secure.client().await;
+        let (status, all) = web(&mut client, "/shop.v1.Cart/Raw").await;
+        assert_eq!((status, fake.seen.count()), (415, before), "{all:?}");
     })
     .await;
 }

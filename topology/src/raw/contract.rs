@@ -17,7 +17,8 @@ section! {
         must "openapi" openapi: Typed<Text>,
         /// What stands before its paths. Default: the path of its first server.
         may "prefix" prefix: Typed<Text>,
-        /// Most bytes of a body; a larger one is 413. Default: 1MiB.
+        /// Most bytes of a body; a larger one is 413, and so is one whose values would take about 16 times as much memory.
+        /// Default: 1MiB.
         may "max" max: Typed<Size>,
     }
 }

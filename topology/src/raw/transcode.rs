@@ -21,7 +21,8 @@ section! {
         /// Full names of the services that can be called, `shop.v1.Cart`. Default: those of the named files; of a set
         /// those of files that no other file in it imports.
         may "services" services: Vec<Typed<Text>>,
-        /// Most bytes of a message, either way. Default: 4MiB.
+        /// Most bytes of a message, either way. A request's body takes at most 8 times as much memory while it becomes a
+        /// message, which may be four times as large; a larger one is 413. Default: 4MiB.
         may "max" max: Typed<Size>,
     }
 }

@@ -26,7 +26,7 @@ use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::{transcode, web};
-use crate::resolve::transform::{Scope, of_route, sendable, transform};
+use crate::resolve::transform::{Scope, of_route, transform};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
 use crate::transform::Transform;
@@ -377,7 +377,7 @@ fn route(
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
     let contract = raw.validate.and_then(|raw| contract(raw, names, out));
-    let web_of = (to, (transcode.is_some(), contract.is_some()), &leads.upstreams);
+    let web_of = (to, contract.is_some(), &leads.upstreams);
     let grpc_web = web(raw.grpc_web.as_ref(), web_of, policy.cors.as_mut(), out);
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| self::mirror(mirror, leads, names, out));
@@ -507,7 +507,6 @@ fn headers(raw: Option<Named<Typed<Text>>>, out: &mut Findings) -> Vec<(String, 
         } else if all.iter().any(|(other, _)| *other == name) {
             out.error(&entry.spot, format!("`{name}` is set twice")).allowed("each header once");
         }
-        sendable(&entry.value.value.0, &entry.value.spot, out);
         all.push((name, entry.value.value.0));
     }
     all

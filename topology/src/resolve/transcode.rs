@@ -47,18 +47,11 @@ pub(super) fn transcode(
 /// Whether browsers may call a route's service in gRPC; what its cross-origin rules lack for that is added.
 pub(super) fn web(
     flag: Option<&Typed<Flag>>,
-    (to, (transcoded, described), upstreams): (Option<RouteTo>, (bool, bool), &Upstreams),
+    (to, described, upstreams): (Option<RouteTo>, bool, &Upstreams),
     cors: Option<&mut Cors>,
     out: &mut Findings,
 ) -> bool {
     let Some(flag) = flag.filter(|flag| flag.value.0) else { return false };
-    if transcoded {
-        out.error(
-            &flag.spot,
-            "requests of this route are no calls yet: `transcode` makes some of them",
-        )
-        .allowed("a route of its own, `path: /package.Service/*`");
-    }
     if described {
         out.error(&flag.spot, "no call is as `validate` asks: descriptions know JSON alone")
             .allowed("one of `grpc-web` and `validate`");

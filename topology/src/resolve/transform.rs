@@ -165,16 +165,6 @@ fn lacking(variable: &Variable, auth: &Auth) -> Option<(&'static str, &'static s
     }
 }
 
-/// Whether a text can stand in a header (RFC 9110 §5.5).
-pub(super) fn sendable(text: &str, at: &Spot, out: &mut Findings) -> Option<()> {
-    if text.chars().any(|c| c != '\t' && c.is_ascii_control()) {
-        out.error(at, "a header's value is one line")
-            .allowed("text without line breaks and control characters");
-        return None;
-    }
-    Some(())
-}
-
 /// Whether the route's path has this name.
 fn known(name: &str, at: &Spot, scope: Scope<'_>, out: &mut Findings) -> Option<()> {
     let Some(path) = scope.path else {
@@ -247,13 +237,6 @@ fn fields(raw: raw::FieldChange, of: Of, scope: Scope<'_>, out: &mut Findings) -
     let values = |named: Option<Named<Typed<Template>>>, out: &mut Findings| -> Vec<_> {
         let all = named.unwrap_or_default().into_iter();
         let read = |Entry { name: field, spot, value }: Entry<Typed<Template>>| {
-            let texts = value.value.parts().iter().filter_map(|part| match part {
-                Part::Text(text) | Part::Hole(_, Some(text)) => Some(text),
-                Part::Hole(_, None) => None,
-            });
-            for text in texts.filter(|_| of != Of::Query) {
-                sendable(text, &value.spot, out)?;
-            }
             Some((name(&field, &spot, out)?, filled(value, scope, out)?))
         };
         all.filter_map(read).collect()

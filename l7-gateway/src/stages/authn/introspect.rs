@@ -16,11 +16,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::oneshot;
 use topology::gateway::{Introspection, Issuer};
 
+use super::AuthnError;
 use super::api_key::Digest;
 use super::api_key::recent::Recent;
 use super::jwt::{self, JwtFault, Token, Verified};
-use super::{AuthnError, json};
 use crate::fetch::{HttpFetch, Inquiry};
+use crate::strict;
 
 /// So long a token that was refused is not asked about again.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
@@ -140,7 +141,7 @@ impl Introspector {
         let asked = self.inquiry.ask(headers, body).await;
         turn.ended = Some(Ended::Failed);
         let answer = asked.map_err(|_| AuthnError::KeysDown)?;
-        let claims = json::object(answer.body()).filter(|_| answer.status() == StatusCode::OK);
+        let claims = strict::object(answer.body()).filter(|_| answer.status() == StatusCode::OK);
         let claims = claims.ok_or(AuthnError::KeysDown)?;
         turn.ended = Some(Ended::Answered);
         let parsed = Token::told(claims);

@@ -12,8 +12,8 @@ use serde_json::{Map, Value};
 use topology::gateway::{Algorithm, Issuer};
 use topology::units::Scope;
 
-use super::json;
 use super::key::{KeySet, algorithm_name};
+use crate::strict;
 
 /// Longest token looked at, in bytes.
 pub const LONGEST_TOKEN: usize = 8 << 10;
@@ -375,7 +375,7 @@ fn typed(typ: Option<&Value>) -> bool {
 }
 
 fn object(part: &[u8]) -> Result<Map<String, Value>, JwtFault> {
-    json::object(&decode(part)?).ok_or(JwtFault::Malformed)
+    strict::object(&decode(part)?).ok_or(JwtFault::Malformed)
 }
 
 /// Base64url without padding, without stray bits (RFC 7515 §2).

@@ -9,8 +9,8 @@ use rustls::pki_types::pem::{PemObject, SectionKind};
 use serde_json::{Map, Value};
 use topology::gateway::Algorithm;
 
-use super::json;
 use super::key::{Key, KeyFault, KeySet, Material, algorithm_name};
+use crate::strict;
 
 /// Largest key set, in bytes.
 pub const LARGEST_SET: usize = 1 << 20;
@@ -58,7 +58,7 @@ pub fn key_set(text: &[u8], allowed: &[Algorithm], audience: Audience) -> Result
     if text.len() > LARGEST_SET {
         return Err(SetFault::TooLarge);
     }
-    let set = json::object(text).ok_or(SetFault::Malformed)?;
+    let set = strict::object(text).ok_or(SetFault::Malformed)?;
     let Some(Value::Array(list)) = set.get("keys") else { return Err(SetFault::Malformed) };
     if list.len() > MOST_KEYS {
         return Err(SetFault::TooMany);

@@ -38,7 +38,6 @@ pub mod denylist;
 pub mod events;
 mod identity;
 pub mod introspect;
-pub mod json;
 pub mod jwks;
 pub mod jwt;
 pub mod key;

@@ -135,11 +135,7 @@ impl Dispatch {
             headers.insert(PARTIAL, names);
         }
         let mut head = ResponseHead::held(Held::Whole, headers);
-        if let Some((status, again)) = worst.told() {
-            head.status = status;
-            head.headers.extend(again.map(|again| (header::RETRY_AFTER, again)));
-        }
-        let body = if input.head.method == Method::HEAD { Bytes::new() } else { body };
+        head.status = worst.unwrap_or(head.status);
         Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Services })
     }
 

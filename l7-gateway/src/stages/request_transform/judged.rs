@@ -28,7 +28,7 @@ pub async fn judged(contract: &Contract, request: &mut Request) -> Result<(), Re
     let read = gathered(body, contract.most).await;
     let bytes = read.map_err(|fault| Refused::Request(TransformError::Body(fault)))?;
     let text = plain(&request.headers, bytes.clone(), contract.most).map_err(Refused::Request)?;
-    contract::body(schema, &text).map_err(Refused::Breach)?;
+    contract::body(schema, &text, contract.most).map_err(Refused::Breach)?;
     *body = RequestBody::whole(bytes, limits);
     Ok(())
 }

@@ -127,7 +127,8 @@ impl RequestTransform {
             let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
             message::raw(&meant, query, (kind, body))
         } else {
-            message::message(&meant, query, &body)
+            let most = usize::try_from(rules.most).unwrap_or(usize::MAX);
+            message::message(&meant, query, (&body, most))
         };
         let message = message.map_err(Refused::Call)?;
         let accept = request.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
@@ -146,7 +147,7 @@ impl RequestTransform {
         transform::stale(&mut request.headers);
         transcode::head(&mut request.headers, left);
         let limits = request.body.limits();
-        request.body = RequestBody::whole(message::framed(&message), limits);
+        request.body = RequestBody::whole(message, limits);
         Ok(Box::new(calling))
     }
 
@@ -293,7 +294,8 @@ impl Filter for RequestTransform {
             }
             x.passage = Some(Box::new(passage));
         }
-        if let Some(interface) = self.snapshot.interface(input.route) {
+        // Who calls in gRPC, or in a browser's form of it, has said which method and in which messages.
+        if let Some(interface) = self.snapshot.interface(input.route).filter(|_| !x.grpc) {
             x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
         }
         if let Some(web) = &x.web {
@@ -314,7 +316,10 @@ impl Filter for RequestTransform {
             headers.extend(proof.map(|proof| (PROOF, proof)));
         }
         attach(x, (&request.target.authority, asked.as_ref()), &mut headers);
-        if let Some(protocol) = &request.upgrade {
+        // Neither a call nor several of them can become a tunnel: then the request is as if it had not asked (RFC 9110 §7.8).
+        let one = x.calling.is_none() && to.service().is_some();
+        let upgrade = request.upgrade.filter(|_| one);
+        if let Some(protocol) = &upgrade {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, protocol.clone());
         }
@@ -323,7 +328,7 @@ impl Filter for RequestTransform {
         head.uri = origin_form(&request.target).ok_or(Halt::from(Kind::Malformed))?;
         head.version = Version::HTTP_11;
         head.headers = headers;
-        Ok(Prepared { head, body: request.body, upgrade: request.upgrade, grant, route, to })
+        Ok(Prepared { head, body: request.body, upgrade, grant, route, to })
     }
 }
 
@@ -352,8 +357,10 @@ async fn said(
     if body.is_empty() {
         return Ok(Bytes::new());
     }
-    let json = media::only(headers).is_ok_and(|kind| media::is_json(&kind));
-    if !json && !binding.takes_any() {
+    let kind = media::only(headers).unwrap_or_default();
+    // A call in gRPC that cannot be one here (over HTTP/1.1, or a browser's where the route has none) is no body of any type.
+    let other = !binding.takes_any() || kind.starts_with("application/grpc");
+    if !media::is_json(&kind) && other {
         return Err(Refused::Call(MessageError::Foreign));
     }
     if Coding::of(headers).is_err() {
