@@ -157,8 +157,15 @@ fn descriptions(topology: &Topology) -> Vec<Problem> {
     let mut problems = Vec::new();
     for route in topology.gateways.iter().flat_map(|group| &group.routes) {
         let calls = route.transcode.as_ref().filter(|model| model.from.is_here());
-        if let Some(fault) = calls.and_then(|model| Interface::new(model).err()) {
-            problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+        match calls.map(|model| (model.place, Interface::new(model))) {
+            Some((_, Err(fault))) => {
+                problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
+            }
+            Some((place, Ok(calls))) => {
+                let unheard = calls.unheard().into_iter();
+                problems.extend(unheard.map(|what| problem(place, Severity::Warning, what)));
+            }
+            None => {}
         }
         let contract = route.contract.as_ref().filter(|model| model.file.exists());
         match contract.map(|model| Contract::new(model, &[])) {
