@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
-use rustls::ClientConfig;
+use rustls::client::WantsClientCert;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder};
 
 /// What clients trust.
 #[derive(Clone, Debug)]
@@ -20,7 +23,7 @@ impl Trust {
     }
 }
 
-/// Writes `pki/ca.pem`, and for gateways (`api`, `mesh`) and a client named `public` a certificate and a key each, below
+/// Writes `pki/ca.pem`, and for gateways (`api`, `mesh`) and callers (`public`, `batch`) a certificate and a key each, below
 /// `folder`.
 ///
 /// # Panics
@@ -35,8 +38,8 @@ pub fn make(folder: &Path, ip: IpAddr) -> Trust {
     let pki = folder.join("pki");
     std::fs::create_dir_all(&pki).expect("a folder for certificates");
     std::fs::write(pki.join("ca.pem"), authority.pem()).expect("the authority's file");
-    let caller = vec!["public".to_owned()];
-    for (name, names) in [("api", names.clone()), ("mesh", names), ("public", caller)] {
+    let callers = ["public", "batch"].map(|name| (name, vec![name.to_owned()]));
+    for (name, names) in [("api", names.clone()), ("mesh", names)].into_iter().chain(callers) {
         let key = KeyPair::generate().expect("a key");
         let leaf = CertificateParams::new(names).expect("lawful names");
         let leaf = leaf.signed_by(&key, &authority).expect("a certificate");
@@ -46,11 +49,30 @@ pub fn make(folder: &Path, ip: IpAddr) -> Trust {
     }
     let mut roots = rustls::RootCertStore::empty();
     roots.add(authority.der().clone()).expect("an authority's certificate");
+    Trust(Arc::new(trusting(roots).with_no_client_auth()))
+}
+
+/// The same for a client that shows the certificate of this caller, which [`make`] has written.
+///
+/// # Panics
+/// When it has not.
+pub fn caller(folder: &Path, name: &str) -> Trust {
+    let pki = folder.join("pki");
+    let read = |file: String| {
+        let all = CertificateDer::pem_file_iter(pki.join(file)).expect("a certificate file");
+        all.collect::<Result<Vec<_>, _>>().expect("certificates")
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(read("ca.pem".to_owned()));
+    let key = PrivateKeyDer::from_pem_file(pki.join(format!("{name}.key"))).expect("a key file");
+    let config = trusting(roots).with_client_auth_cert(read(format!("{name}.pem")), key);
+    Trust(Arc::new(config.expect("a pair")))
+}
+
+fn trusting(roots: rustls::RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("TLS 1.2 and 1.3")
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Trust(Arc::new(config))
 }

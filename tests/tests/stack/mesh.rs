@@ -5,11 +5,14 @@ use bytes::Bytes;
 use http_body_util::Full;
 use prost::Message as _;
 use serde_json::json;
-use tests::clients::grpc::{EchoReply, EchoRequest};
+use tests::clients::grpc::{Echo, EchoReply, EchoRequest};
 use tests::clients::http::{self, Answer, Connection, request};
 use tests::fakes::demo;
+use tests::pki;
 use tests::program::Program;
-use tests::tier::{Draft, Stack};
+use tests::tier::{Draft, Stack, until};
+use tokio::task::JoinHandle;
+use tonic::{Request, Status};
 
 struct Scene {
     stack: Stack,
@@ -38,6 +41,12 @@ impl Scene {
     async fn send(&self, ask: http::Request<Full<Bytes>>) -> Answer {
         let mut connection = Connection::plain(self.stack.address.at(9540)).await.unwrap();
         connection.send(ask).await.unwrap()
+    }
+
+    /// A caller with a certificate of its own, straight to the internal gateway.
+    async fn caller(&self, name: &str) -> Echo {
+        let trust = pki::caller(self.stack.folder.path(), name);
+        Echo::connect(self.stack.address.at(9640), &trust).await.unwrap()
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -124,4 +133,61 @@ async fn a_browser_calls_a_real_service() {
     assert_eq!((*flag, EchoReply::decode(message).unwrap().text), (0, "salve".to_owned()));
     assert_eq!(trailers.first(), Some(&0x80));
     assert!(String::from_utf8_lossy(trailers).contains("grpc-status: 0\r\n"), "{trailers:?}");
+}
+
+/// How many of so many calls, one after the other, are answered.
+async fn answered(caller: &mut Echo, calls: usize) -> usize {
+    let mut count = 0;
+    for _ in 0..calls {
+        let said = EchoRequest { text: "salve".to_owned(), ..EchoRequest::default() };
+        count += usize::from(caller.say(Request::new(said)).await.is_ok());
+    }
+    count
+}
+
+/// G21, G10: of two callers one floods, with as many calls at a time as it can make: it has what a caller may have at a time, and
+/// the other one all that it asks for.
+#[tokio::test]
+async fn a_caller_at_the_same_time_as_a_flood_has_its_share() {
+    // Calls that are held stay so until the test ends.
+    let patient = "allow: [{ when: \"@principal in ['public', 'batch']\" }], timeout: 10min";
+    let plain = "allow: [{ when: \"@principal in ['public', 'batch']\" }]";
+    let scene = Scene::new(|draft| draft.edit(plain, patient)).await;
+    let mut flood: Vec<JoinHandle<Result<EchoReply, Status>>> = Vec::new();
+    for _ in 0..6 {
+        let batch = scene.caller("batch").await;
+        for _ in 0..25 {
+            let mut batch = batch.clone();
+            let said = EchoRequest { hold: true, ..EchoRequest::default() };
+            flood.push(tokio::spawn(async move { batch.say(Request::new(said)).await }));
+        }
+    }
+    let refused = async || {
+        let over = flood.iter().filter(|call| call.is_finished()).count();
+        (over >= 50).then_some(over)
+    };
+    assert_eq!(until("what is over its share is refused", refused).await, 50);
+    let mut public = scene.caller("public").await;
+    assert_eq!(answered(&mut public, 60).await, 60, "beside a hundred calls of the other");
+    let mut batch = scene.caller("batch").await;
+    assert_eq!(answered(&mut batch, 5).await, 0, "it has its share already");
+    let over = flood.iter().filter(|call| call.is_finished()).count();
+    assert_eq!((over, flood.len()), (50, 150), "and keeps it");
+    flood.iter().for_each(JoinHandle::abort);
+}
+
+/// G21, G10: one that asks without end uses up its own share, and nothing of the other's.
+#[tokio::test]
+async fn a_flood_uses_up_its_own_share_alone() {
+    let scene = Scene::new(|draft| draft.edit("rate: 500/s, burst: 1000", "rate: 20/h")).await;
+    let (mut batch, mut public) = (scene.caller("batch").await, scene.caller("public").await);
+    assert_eq!(answered(&mut public, 5).await, 5);
+    assert_eq!(answered(&mut batch, 200).await, 20);
+    assert_eq!(answered(&mut public, 30).await, 15, "what it has left, and no more");
+    let records = scene.stack.await_records(235).await;
+    let refused = |name: &str| {
+        let own = records.iter().filter(|record| record["principal"] == name);
+        own.filter(|record| record["grpc_status"] != 0).count()
+    };
+    assert_eq!([refused("batch"), refused("public")], [180, 15]);
 }
