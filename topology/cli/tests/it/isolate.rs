@@ -1,9 +1,14 @@
 //! `aqueduct up --isolate`: who can connect to whom, tried for every pair. Needs root, `ip` and `nft`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::stack::{Stack, folder, text};
 
@@ -77,6 +82,21 @@ const PORTS: [(&str, u16); 26] = [
     ("replica", 5434),
 ];
 
+/// Who sends datagrams to whom.
+const DATAGRAM_WIRES: [(&str, &str, u16); 4] = [
+    ("clients", "nlb-1", 7777),
+    ("nlb-1", "game-1", 7801),
+    ("nlb-1", "game-2", 7802),
+    ("nlb-1", "game-3", 7803),
+];
+
+/// Whose each documented UDP port is.
+const DATAGRAM_PORTS: [(&str, u16); 4] =
+    [("nlb-1", 7777), ("game-1", 7801), ("game-2", 7802), ("game-3", 7803)];
+
+/// One listener: whose it is, and its documented port.
+type Listener = (&'static str, u16);
+
 fn able() -> bool {
     static ABLE: OnceLock<bool> = OnceLock::new();
     *ABLE.get_or_init(look)
@@ -143,30 +163,73 @@ fn tried(namespace: &str, addresses: &[SocketAddr]) -> Vec<String> {
     output.lines().map(str::to_owned).collect()
 }
 
-/// A game's ping by UDP, from inside.
-fn pinged(namespace: &str, at: SocketAddr) -> bool {
-    let (ip, port) = (at.ip(), at.port());
-    let script = format!("exec 3<>/dev/udp/{ip}/{port}; printf ping >&3; timeout 3 head -c 4 <&3");
-    said("ip", &["netns", "exec", namespace, "bash", "-c", &script]) == "pong"
+/// What becomes of a datagram to each of these, sent inside, all before the first answer is waited for:
+/// `open` when a game answers, `refused` when the sender is told so, or whatever else.
+fn sent(namespace: &str, addresses: Vec<SocketAddr>) -> Vec<String> {
+    let inside = File::open(format!("/run/netns/{namespace}")).expect("a namespace");
+    // Where a thread stands when it opens a socket is where that socket stays.
+    let send = move || -> Vec<io::Result<UdpSocket>> {
+        setns(&inside, CloneFlags::CLONE_NEWNET).expect("inside");
+        addresses.into_iter().map(ping).collect()
+    };
+    let all = std::thread::spawn(send).join().expect("sent");
+    all.into_iter().map(|socket| became(socket.and_then(|socket| answer(&socket)))).collect()
 }
 
-/// From everywhere to everything: by the file's address, and by the other namespace's own addresses of the
-/// file's family and of the other.
-fn every_pair_is_tried(stack: &Stack, spaces: &BTreeMap<String, String>) {
-    let mut wired: BTreeSet<(&str, &str, u16)> = WIRES.into_iter().collect();
-    wired.extend(ASKING.map(|name| (name, "pool-1", 6432)));
+/// A socket that has sent a game's ping there.
+fn ping(to: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.connect(to)?;
+    socket.send(b"ping")?;
+    Ok(socket)
+}
+
+fn answer(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut bytes = [0; 16];
+    let length = socket.recv(&mut bytes)?;
+    Ok(bytes[..length].to_vec())
+}
+
+/// The own firewall refuses at once (EPERM), the other's by ICMP.
+fn became(answer: io::Result<Vec<u8>>) -> String {
+    match answer {
+        Ok(bytes) if bytes == b"pong" => "open".to_owned(),
+        Err(fault)
+            if matches!(
+                fault.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            "refused".to_owned()
+        }
+        other => format!("other {other:?}"),
+    }
+}
+
+/// From everywhere to each of these: by the file's address, and by the other namespace's own addresses of the
+/// file's family and of the other; `attempt` tries them inside one
+/// namespace. How many pairs that were.
+fn pairs(
+    stack: &Stack,
+    spaces: &BTreeMap<String, String>,
+    listeners: &[Listener],
+    wired: &BTreeSet<(&str, &str, u16)>,
+    attempt: impl Fn(&str, Vec<SocketAddr>) -> Vec<String>,
+) -> usize {
     let ends: BTreeMap<&str, [IpAddr; 2]> =
         spaces.iter().map(|(name, space)| (name.as_str(), ends(space))).collect();
     let family = usize::from(stack.address().is_ipv6());
     let mut count = 0;
     for (from, space) in spaces {
-        let others: Vec<_> = PORTS.iter().filter(|(to, _)| to != from).collect();
+        let others: Vec<_> = listeners.iter().filter(|(to, _)| to != from).collect();
         for by in [None, Some(0), Some(1)] {
-            let place = |(to, port): &(&str, u16)| match by {
+            let place = |(to, port): &Listener| match by {
                 None => stack.place(*port),
                 Some(own) => SocketAddr::new(ends[to][own], stack.port(*port)),
             };
-            let outcomes = tried(space, &others.iter().map(|it| place(it)).collect::<Vec<_>>());
+            let outcomes = attempt(space, others.iter().map(|it| place(it)).collect());
             assert_eq!(outcomes.len(), others.len());
             let known = by.is_none_or(|own| own == family);
             for ((to, port), outcome) in others.iter().zip(&outcomes) {
@@ -177,17 +240,19 @@ fn every_pair_is_tried(stack: &Stack, spaces: &BTreeMap<String, String>) {
             }
         }
     }
+    count
+}
+
+fn every_pair_is_tried(stack: &Stack, spaces: &BTreeMap<String, String>) {
+    let mut wired: BTreeSet<(&str, &str, u16)> = WIRES.into_iter().collect();
+    wired.extend(ASKING.map(|name| (name, "pool-1", 6432)));
+    let count = pairs(stack, spaces, &PORTS, &wired, |space, to| tried(space, &to));
     assert!(count > 1200, "{count}");
 
-    // Datagrams: clients to the edge, the edge to the games, nobody else.
-    assert!(pinged(&spaces["clients"], stack.place(7777)));
-    for (name, port) in [("game-1", 7801), ("game-2", 7802), ("game-3", 7803)] {
-        assert!(pinged(&spaces["nlb-1"], stack.place(port)), "{name}");
-        for (from, own) in ["clients", "gw-1", "user-1"].into_iter().zip([0, 1, family]) {
-            let at = SocketAddr::new(ends[name][own], stack.port(port));
-            assert!(!pinged(&spaces[from], at), "{from} to {name} at {at}");
-        }
-    }
+    // Datagrams to all ports, those of TCP too: clients to the edge, the edge to the games, nobody else.
+    let all: Vec<Listener> = DATAGRAM_PORTS.into_iter().chain(PORTS).collect();
+    let count = pairs(stack, spaces, &all, &DATAGRAM_WIRES.into_iter().collect(), sent);
+    assert!(count > 1800, "{count}");
 
     // And the whole works, from where clients stand.
     let mut curl = Command::new("ip");
