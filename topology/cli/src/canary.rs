@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use topology::effective::{ValueFrom, effective};
 use topology::{Place, Topology};
 
-use crate::fetch;
+use crate::{fetch, whole};
 
 /// Moves a split's part through 5, 10, 25, 50 and 100 of a hundred, or back to none
 #[derive(Debug, clap::Args)]
@@ -62,8 +62,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(&args.file)
         .with_context(|| format!("cannot read {}", args.file.display()))?;
     let name = args.file.display().to_string();
-    let whole = std::path::absolute(&args.file)?;
-    let folder = whole.parent().map(Path::to_owned).unwrap_or_default();
+    let absolute = std::path::absolute(&args.file)?;
+    let folder = absolute.parent().map(Path::to_owned).unwrap_or_default();
     let topology = match topology::parse(&name, &text, &folder) {
         Ok(topology) => topology,
         Err(problems) => {
@@ -87,7 +87,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let changed = changed(&text, &part, next)?;
     topology::parse(&name, &changed, &folder).map_err(|problems| anyhow::anyhow!("{problems}"))?;
-    replace(&whole, &changed)?;
+    whole::replace(&args.file, changed.as_bytes())?;
     writeln!(out, "{}: {}% → {next}% to {}", part.route, part.part, part.to)?;
     writeln!(out, "`aqueduct up --watch` applies it by itself; elsewhere: HUP to each gateway")?;
     Ok(ExitCode::SUCCESS)
@@ -233,17 +233,6 @@ fn changed(text: &str, part: &Part, next: u8) -> anyhow::Result<String> {
 /// The byte at which a column, counted in characters from 1, begins.
 fn offset(line: &str, column: usize) -> usize {
     line.char_indices().nth(column.saturating_sub(1)).map_or(line.len(), |(at, _)| at)
-}
-
-/// Whole or not at all, and readable by the same people.
-fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
-    let beside = path.with_extension("new");
-    let write = || {
-        std::fs::write(&beside, text)?;
-        std::fs::set_permissions(&beside, std::fs::metadata(path)?.permissions())?;
-        std::fs::rename(&beside, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// How a part grows.

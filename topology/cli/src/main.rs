@@ -23,6 +23,7 @@ mod stacks;
 mod token;
 mod up;
 mod watch;
+mod whole;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -4,11 +4,12 @@
 //! Invariant: at most one `up` works in a folder at a time: it holds the lock while it runs.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+
+use crate::whole;
 
 /// A folder and its layout.
 #[derive(Debug, Clone)]
@@ -115,28 +116,12 @@ fn base() -> anyhow::Result<PathBuf> {
 
 /// Writes a file that only its owner may read; replaces one that exists, in one step.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    write(path, content, 0o600)
+    whole::write(path, content, 0o600)
 }
 
 /// Writes a file that everybody may read; replaces one that exists, in one step.
 pub(crate) fn write_public(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    write(path, content, 0o644)
-}
-
-fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    let fault = || format!("cannot write {}", path.display());
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(fault)?;
-    }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(".new");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(mode);
-    options
-        .open(&fresh)
-        .and_then(|mut file| file.write_all(content))
-        .and_then(|()| std::fs::rename(&fresh, path))
-        .with_context(fault)
+    whole::write(path, content, 0o644)
 }
 
 #[cfg(test)]
