@@ -31,6 +31,20 @@ pub enum Way {
     Session,
 }
 
+impl Way {
+    /// As records and `explain` call it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Harmless => "harmless",
+            Self::Replica => "read-only",
+            Self::Asked => "asked",
+            Self::Trial(_) => "trial",
+            Self::Session => "session",
+        }
+    }
+}
+
 /// Judges the messages at the front of `input`.
 pub fn judge(input: &[u8], client: &Memory, level: Reads, functions: &Functions) -> Way {
     if level == Reads::Alias {

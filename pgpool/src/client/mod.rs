@@ -66,6 +66,8 @@ pub struct Client {
     home: Rc<Pool>,
     /// When it last gave a server back on which it may have written.
     written: Option<Instant>,
+    /// Why it is there, if there was a choice.
+    pub way: Option<Way>,
     /// The messages in the carry were tried on a replica in vain.
     in_vain: bool,
     /// How long it has waited for the server that it has.
@@ -125,6 +127,7 @@ async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
                 home: Rc::clone(&guest.pool),
                 pool: guest.pool,
                 written: None,
+                way: None,
                 in_vain: false,
                 waited: Duration::ZERO,
                 memory: guest.memory,
@@ -300,15 +303,20 @@ impl Client {
         }
         self.memory.stepwise = false;
         let in_vain = std::mem::take(&mut self.in_vain);
+        if in_vain {
+            return None;
+        }
+        self.way = None;
         if !self.home.is_member() {
             return None;
         }
         let membership = self.home.membership()?;
-        if membership.role == Role::Replica || in_vain {
+        if membership.role == Role::Replica {
             return None;
         }
         let family = &membership.family;
         let way = self.way(&membership);
+        self.way = Some(way);
         self.memory.stepwise = !matches!(way, Way::Primary | Way::Session);
         let fresh = || self.written.is_none_or(|since| family.is_fresh(since));
         let goes = match way {

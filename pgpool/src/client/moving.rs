@@ -188,6 +188,7 @@ fn take_in(
         pool: Rc::clone(&pool),
         // What the others are, nobody knows yet: as if it had written just now.
         written: parcel.wrote.then(Instant::now),
+        way: None,
         in_vain: false,
         waited: Duration::ZERO,
         memory: remember(worker, parcel, |all| pool.shared(all)),

@@ -22,6 +22,7 @@ use crate::events::QuerySlow;
 use crate::prepared::Statement;
 use crate::query::shape;
 use crate::relay::link::Memory;
+use crate::route::Way;
 use crate::server::Facts;
 use crate::snapshot::Snapshot;
 
@@ -173,6 +174,10 @@ fn record(
         "span_id": digits(&own.span_hex()),
         "database": &*entry.database,
         "user": &*entry.user,
+        // Whose connections carried it out, and why these; none without a choice.
+        "pool": &*client.pool.database().name,
+        "way": client.way.map(Way::word),
+        "server": went.server.peer.to_string(),
         "statement": shape,
         "failed": failed,
         "latency_us": micros(whole),

@@ -9,7 +9,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use tests::clients::game::Player;
-use tests::clients::http::{Connection, request};
+use tests::clients::http::{self, Connection, request};
 use tests::clients::sql;
 use tests::fakes::game::Game;
 use tests::fakes::issuer::Issuer;
@@ -224,4 +224,91 @@ async fn statements_run_where_explain_says() {
         assert!(among(facts, if *recovers { 5434 } else { 5433 }), "{question}: {facts}");
     }
     assert!(ran.iter().any(|one| *one) && !ran.iter().all(|one| *one));
+}
+
+/// Statements of every kind that a choice between servers looks at; none needs a table.
+const STATEMENTS: [&str; 12] = [
+    "SELECT 1",
+    "SELECT * FROM (VALUES (1), (2)) v",
+    "SELECT lower('A')",
+    "SELECT pg_backend_pid()",
+    "SELECT 1 FOR UPDATE",
+    "BEGIN",
+    "BEGIN READ ONLY",
+    "START TRANSACTION READ ONLY; SELECT 1; COMMIT",
+    "SET statement_timeout = 0",
+    "CREATE TEMPORARY TABLE t (a int)",
+    "SELECT 1; SELECT 2",
+    "SHOW search_path",
+];
+
+/// The databases of the test, by which of their reads go to replicas; all are one on the servers.
+const READS: [&str; 4] = ["alias", "asked", "read-only", "automatic"];
+
+/// T5, P5: each of 160 statements was carried out by the pool, by one of the servers and for the reason that were
+/// foretold, whichever reads the file sends to replicas: the running pooler's own records say so. Where a reason
+/// hangs on what the server's catalogue says of functions, it is one of the two that were told.
+#[tokio::test]
+async fn statements_have_the_pool_and_the_reason_that_explain_says() {
+    let draft = Draft::documented();
+    let (primary, ip) = (Postgres::primary(draft.address.at(5433)).await, draft.address.ip());
+    draft.secret("app.scram", &primary.verifier().await);
+    let more = READS.map(|reads| {
+        let servers = format!("primary: \"{ip}:5433\", replicas: [\"{ip}:5434\"]");
+        format!("\n      \"{reads}\": {{ {servers}, server-name: app, mode: transaction, reads: {reads} }}")
+    });
+    let databases = format!("    databases:{}\n      app:", more.concat());
+    let mut stack = draft.edit("    databases:\n      app:", &databases).stack();
+    let _replica = primary.replica(stack.address.at(5434));
+    stack.start("pool-1").await;
+    let (at, admin) = (stack.address.at(6432), stack.address.at(9121));
+    for reads in READS {
+        let fit = sql::connect(at, "app", PASSWORD, &format!("{reads}_ro")).await.unwrap();
+        tests::tier::until("a fit replica", async || {
+            let rows = fit.simple_query("SELECT pg_is_in_recovery()").await.ok()?;
+            rows.iter().any(|row| matches!(row, tokio_postgres::SimpleQueryMessage::Row(row) if row.get(0) == Some("t"))).then_some(())
+        })
+        .await;
+    }
+    let mut rng = StdRng::seed_from_u64(11);
+    let comments =
+        ["", "", "/* pgpool: replica */ ", "/* pgpool: role=primary */ ", "/* other */ "];
+    let (mut questions, mut records) = (Vec::new(), Vec::new());
+    for number in 1..=160u32 {
+        let reads = READS.choose(&mut rng).unwrap();
+        let alias = if rng.random_bool(0.2) { "_ro" } else { "" };
+        let (comment, text) =
+            (comments.choose(&mut rng).unwrap(), STATEMENTS.choose(&mut rng).unwrap());
+        let text = format!("{comment}{text}");
+        let client = sql::connect(at, "app", PASSWORD, &format!("{reads}{alias}")).await.unwrap();
+        // Records are kept while somebody looks.
+        let look = async || http::plain(admin, "/requests?most=1000").await.ok();
+        look().await.expect("an admin listener");
+        let trace = format!("{number:032x}");
+        // A replica may refuse what it was told to do.
+        let _ = client
+            .simple_query(&format!("{text} /*traceparent='00-{trace}-{number:016x}-00'*/"))
+            .await;
+        let record = tests::tier::until("the record of the statement", async || {
+            let records = look().await?.json();
+            records.as_array()?.iter().find(|record| record["trace_id"] == *trace).cloned()
+        });
+        records.push(record.await);
+        questions.push(format!("--database {reads}{alias} --user app --sql \"{text}\""));
+    }
+    let mut reasons = std::collections::BTreeSet::new();
+    for ((question, record), facts) in
+        questions.iter().zip(&records).zip(&explain(&stack, &questions).await)
+    {
+        let said = format!("{question}\n{facts}\n{record}");
+        let open = facts["way_at_best"].is_string() && record["way"] == facts["way_at_best"];
+        assert!(open || record["way"] == facts["way"], "{said}");
+        let pool = if open { &facts["pool_at_best"] } else { &facts["pool"] };
+        assert_eq!(&record["pool"], pool, "{said}");
+        let server = record["server"].as_str().unwrap_or_default();
+        assert!(facts["candidates"].as_array().unwrap().iter().any(|one| one == server), "{said}");
+        reasons.insert(record["way"].as_str().unwrap_or("none").to_owned());
+    }
+    let all = ["asked", "harmless", "none", "primary", "read-only", "trial"];
+    assert_eq!(reasons.iter().map(String::as_str).collect::<Vec<_>>(), all);
 }

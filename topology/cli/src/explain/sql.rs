@@ -169,9 +169,21 @@ fn database(
     }
     explained.fact("database", database.name.as_str());
     explained.fact("role", role);
+    explained.fact("pool", pool_of(foreseen, asked, role == "replica"));
+    explained.fact("way", foreseen.way.map(Way::word));
+    if let Some(best) = foreseen.at_best.filter(|best| foreseen.way != Some(*best)) {
+        explained.fact("way_at_best", best.word());
+        explained.fact("pool_at_best", pool_of(foreseen, asked, matches!(best, Way::Trial(_))));
+    }
     explained.fact("pins", matches!(foreseen.trace.strongest(), Trace::Pin(_)));
     explained.fact("candidates", candidates.into_iter().map(Value::String).collect::<Vec<_>>());
     explained.fact("mode", json!(format!("{:?}", foreseen.mode).to_lowercase()));
+}
+
+/// The name of the pool: replicas have their own.
+fn pool_of<'f>(foreseen: &'f Foreseen<'_>, asked: &'f Statement, at_replicas: bool) -> &'f str {
+    let replication = foreseen.database.replication.as_ref().filter(|_| at_replicas);
+    replication.map_or(&asked.database, |replication| replication.alias.as_str())
 }
 
 /// The primary of the file, and the replicas.
