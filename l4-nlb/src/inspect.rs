@@ -91,6 +91,7 @@ impl Inspect for View {
         let services = snapshot.services().into_iter().map(|(service, _)| {
             let endpoints = service.endpoints.iter().map(|endpoint| {
                 let state = &endpoint.state;
+                let (flows, failures) = state.flows();
                 let checked = state.checked().map(|checked| {
                     json!({
                         "outcome": checked.outcome,
@@ -110,6 +111,8 @@ impl Inspect for View {
                     "selectable": state.selectable(now),
                     "draining": state.draining(),
                     "active": state.active(),
+                    "flows_total": flows,
+                    "failures_total": failures,
                 })
             });
             let endpoints: Vec<Value> = endpoints.collect();

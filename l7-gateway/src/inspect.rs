@@ -181,6 +181,7 @@ impl Inspect for Inspection {
             });
             json!({
                 "service": upstream.model.service.as_str(),
+                "waiting": upstream.gate.as_ref().and_then(|gate| gate.waiting()),
                 "via": format!("{:?}", upstream.model.via).to_lowercase(),
                 "endpoints": endpoints.collect::<Vec<_>>(),
                 "discovery": self.board.show(&upstream.model.service),

@@ -289,7 +289,9 @@ pub struct EndpointState {
     /// Milliseconds after `born` at which it became new or came back; [`ALWAYS`]: it was there.
     started: AtomicU64,
     outlier: Outlier,
-    /// For operators; the data path never looks at it.
+    /// For operators, as all that follows; the data path never looks at it.
+    flows: AtomicU64,
+    failures: AtomicU64,
     checked: Mutex<Option<Checked>>,
 }
 
@@ -317,6 +319,8 @@ impl EndpointState {
             born: Instant::now(),
             started: AtomicU64::new(ALWAYS),
             outlier: Outlier::new(),
+            flows: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
             checked: Mutex::new(None),
         }
     }
@@ -330,6 +334,21 @@ impl EndpointState {
     pub fn enter(&self) -> InFlight {
         self.active.fetch_add(1, Ordering::Relaxed);
         InFlight(self.active.clone())
+    }
+
+    /// Counts a flow that a balancer gives it; gateways count their attempts elsewhere.
+    pub fn count_flow(&self) {
+        self.flows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one that it did not take.
+    pub fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Flows that a balancer gave it, and how many failures it answered them with.
+    pub fn flows(&self) -> (u64, u64) {
+        (self.flows.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
     }
 
     /// What the active check last said; up without one.

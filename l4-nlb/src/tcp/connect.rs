@@ -86,6 +86,7 @@ impl Dial<'_> {
                 break;
             };
             let in_flight = endpoint.state.enter();
+            endpoint.state.count_flow();
             let attempt = self.attempt(to, endpoint.address);
             let fault = match timeout(self.rules.connect_timeout, attempt).await {
                 Ok(Ok(wire)) => {
@@ -104,6 +105,7 @@ impl Dial<'_> {
                 Blame::Want => refusal = Refusal::Ports,
                 Blame::Setup => {}
                 Blame::Endpoint => {
+                    endpoint.state.count_failure();
                     if let Some(length) = endpoint.state.report_failure(Instant::now()) {
                         observer.emit(EndpointEjected {
                             service: service.name.as_str(),

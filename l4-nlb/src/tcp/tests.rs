@@ -148,7 +148,8 @@ async fn exchange(worker: &Worker, fake: &Fake, sent: &[u8]) -> (Outcome, Vec<u8
     (outcome, got.unwrap_or_default())
 }
 
-/// N5, N8: one that refuses and one that is silent are passed over before any byte is sent.
+/// N5, N8, T6: one that refuses and one that is silent are passed over before any byte is sent; what each was
+/// given and did not take is counted.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_refused_connection_is_tried_elsewhere() {
     let (worker, lane) = worker(listener("tcp", &[1, 2, 3]));
@@ -164,6 +165,10 @@ async fn a_refused_connection_is_tried_elsewhere() {
     assert!(tried(1) < 5 && tried(2) < 5, "three failures in a row eject: {asked:?}");
     assert_eq!(lane.gate.flows(), 0);
     assert!(lane.service.endpoints.iter().all(|e| e.state.active() == 0));
+    let counted: Vec<_> = lane.service.endpoints.iter().map(|e| e.state.flows()).collect();
+    let all = [(1, 1), (2, 1), (3, 0)]
+        .map(|(port, fails)| (tried(port) as u64, fails * tried(port) as u64));
+    assert_eq!(counted, all);
 }
 
 /// N5: when nobody takes it the client is reset, and counted.

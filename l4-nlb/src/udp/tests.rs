@@ -78,6 +78,7 @@ async fn planes_run_behind_one_trait() {
     assert!(ended.get());
     space.await.unwrap();
     assert_eq!((lane.gate.flows(), lane.service.endpoints[0].state.active()), (0, 0));
+    assert_eq!(lane.service.endpoints[0].state.flows(), (1, 0), "one was given, none failed");
 }
 
 /// N4: a datagram that claims to come from the listener itself does not loop.

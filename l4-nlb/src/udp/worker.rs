@@ -437,6 +437,7 @@ impl Worker {
         let known = self.roster.member_mut(member).ok_or(Refusal::Endpoint)?;
         known.flows += 1;
         let (to, in_flight) = (known.endpoint.address, known.endpoint.state.enter());
+        known.endpoint.state.count_flow();
         if let Some(flow) = self.flows.value(id) {
             flow.seat = Some(Seat { member, port, _in_flight: in_flight });
         }
@@ -545,6 +546,7 @@ impl Worker {
             taken += 1;
             let member = self.roster.find(&unreachable.to).and_then(|id| self.roster.member(id));
             let Some(endpoint) = member.map(|member| &member.endpoint) else { continue };
+            endpoint.state.count_failure();
             if let Some(length) = endpoint.state.report_failure(now) {
                 let cause = io::Error::from_raw_os_error(unreachable.errno).to_string();
                 self.observer.emit(EndpointEjected {

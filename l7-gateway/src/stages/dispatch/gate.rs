@@ -61,6 +61,11 @@ impl Gate {
         self.slots.change(self.rules.requests.get() as usize);
     }
 
+    /// How many stand in the line, where there is one.
+    pub fn waiting(&self) -> Option<u32> {
+        (self.rules.queue > 0).then(|| self.slots.waiting.load(Ordering::Relaxed))
+    }
+
     /// Lets a request in, at once or after a while in the line.
     ///
     /// # Errors
@@ -152,6 +157,7 @@ mod tests {
         assert!(
             futures_util::poll!(&mut a).is_pending() && futures_util::poll!(&mut b).is_pending()
         );
+        assert_eq!(gate.waiting(), Some(2));
         assert_eq!(gate.enter(soon()).await.err(), Some(Shed));
         assert_eq!(began.elapsed(), Duration::ZERO, "at once");
         drop(first);
@@ -167,6 +173,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_bound_may_change_while_requests_are_under_way() {
         let wide = Gate::new(rules(3, 0), None);
+        assert_eq!(wide.waiting(), None, "it has no line");
         let mut inside = Vec::new();
         for _ in 0..3 {
             inside.push(wide.enter(soon()).await.expect("free"));

@@ -40,6 +40,9 @@ pub(crate) struct Said {
 #[derive(Debug, Deserialize)]
 pub(crate) struct ServiceSaid {
     pub(crate) service: String,
+    /// Requests in a gateway's line before it, for any of its endpoints.
+    #[serde(default)]
+    pub(crate) waiting: Option<u64>,
     pub(crate) endpoints: Vec<EndpointSaid>,
 }
 
@@ -51,6 +54,11 @@ pub(crate) struct EndpointSaid {
     pub(crate) weight: u16,
     pub(crate) condition: String,
     pub(crate) active: u64,
+    /// Flows that balancers gave it, and those it refused, since the start.
+    #[serde(default)]
+    pub(crate) flows_total: Option<u64>,
+    #[serde(default)]
+    pub(crate) failures_total: Option<u64>,
     #[serde(default)]
     pub(crate) ejected_for_ms: Option<u64>,
     #[serde(default)]

@@ -82,8 +82,12 @@ pub(crate) struct EndpointSeen {
     pub(crate) weight: u16,
     pub(crate) condition: String,
     pub(crate) active: u64,
-    /// Attempts per second; gateways alone count them.
+    /// What waits for it or another of its service; `None`: there is no line.
+    pub(crate) queue: Option<u64>,
+    /// Attempts per second of a gateway, new flows per second of a balancer.
     pub(crate) rate: Option<f64>,
+    pub(crate) unit: &'static str,
+    /// Failed attempts of a gateway; of a balancer refused connections and datagrams.
     pub(crate) errors: Option<u64>,
     pub(crate) p99: Option<u64>,
     pub(crate) check: String,
@@ -178,7 +182,8 @@ impl Past {
         for service in answer.services {
             let known = &answer.traffic.endpoints;
             for one in service.endpoints {
-                endpoints.push(endpoint(&service.service, one, known, &mut growth));
+                let seen = endpoint(&service.service, one, known, &mut growth);
+                endpoints.push(EndpointSeen { queue: service.waiting, ..seen });
             }
         }
         Seen {
@@ -254,11 +259,12 @@ fn endpoint(
     if let Some(ms) = said.ejected_for_ms {
         check = format!("ejected by traffic for {:.1} s more", float(ms) / 1e3);
     }
+    let begun = part.map(|part| part.total).or(said.flows_total);
     EndpointSeen {
-        rate: part.and_then(|part| {
-            growth.of(format!("endpoint {service} {}", said.name), float(part.total))
-        }),
-        errors: part.map(|part| part.errors),
+        rate: begun
+            .and_then(|begun| growth.of(format!("endpoint {service} {}", said.name), float(begun))),
+        unit: if said.flows_total.is_some() { "flows" } else { "requests" },
+        errors: part.map(|part| part.errors).or(said.failures_total),
         p99: part.and_then(|part| part.p99_us),
         service: service.to_owned(),
         name: said.name,
@@ -266,6 +272,7 @@ fn endpoint(
         weight: said.weight,
         condition: said.condition,
         active: said.active,
+        queue: None,
         check,
         ago,
     }

@@ -52,6 +52,29 @@ async fn quantiles_are_of_the_last_seconds() {
     assert_eq!(seen(&[(100, 1)]), (None, None), "a new process");
 }
 
+/// T6: a balancer's endpoints have a rate of new flows and the failures among them, a gateway's their service's
+/// line; what nobody counts is missing.
+#[tokio::test(start_paused = true)]
+async fn endpoints_have_what_their_instance_counts() {
+    let (mut past, start) = (Past::default(), Instant::now());
+    let mut seen = |counts: &str, line: &str, seconds| {
+        let said = format!(
+            r#"[{{"service":"game","endpoints":[{{"name":"a","address":"127.0.0.1:1","weight":1,
+            "condition":"up","active":2{counts}}}]{line}}}]"#
+        );
+        let mut answer = answer(0, &[]);
+        answer.services = serde_json::from_str(&said).expect("services");
+        let seen = past.see("nlb-1", answer, start + Duration::from_secs(seconds));
+        let one = &seen.endpoints[0];
+        (one.rate, one.unit, one.errors, one.queue)
+    };
+    let balancer = |flows| format!(r#","flows_total":{flows},"failures_total":3"#);
+    assert_eq!(seen(&balancer(10), "", 0), (None, "flows", Some(3), None));
+    assert_eq!(seen(&balancer(30), "", 2), (Some(10.0), "flows", Some(3), None));
+    assert_eq!(seen("", r#","waiting":7"#, 3), (None, "requests", None, Some(7)));
+    assert_eq!(seen("", r#","waiting":null"#, 4), (None, "requests", None, None));
+}
+
 /// T6: of a listener and of a pool, series of one name are summed, and states are told apart.
 #[tokio::test(start_paused = true)]
 async fn series_become_rows() {

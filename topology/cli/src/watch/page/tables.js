@@ -86,10 +86,11 @@ export function instances(stack, look, tracks) {
 }
 
 const ENDPOINTS = [["Endpoint"], ["Service"], ["Seen by"], ["State"], ["Weight", "number"], ["Sessions", "number"],
-  ["Rate", "number"], ["Errors", "number"], ["p99", "number"], ["Last check"],
+  ["Queue", "number"], ["Rate", "number"], ["Errors", "number"], ["p99", "number"], ["Last check"],
   ["Action", "action unseen"]];
 
-const NOT_COUNTED = "a balancer counts what is open at an endpoint, not what comes and fails";
+const NO_LINE = { "l4-nlb": "a balancer has no line: it connects at once or refuses" };
+const NOT_TIMED = { "l4-nlb": "a balancer does not see answers, so it times none" };
 
 /** Endpoints as each instance sees them; of the chosen box alone, if there is one; of a pooler its pools. */
 export function endpoints(stack, look, chosen) {
@@ -101,7 +102,8 @@ export function endpoints(stack, look, chosen) {
   const rows = [];
   for (const seen of look.instances) {
     const { of, tier } = stack.instances.find((one) => one.name === seen.name) ?? {};
-    const why = tier === "l4-nlb" ? NOT_COUNTED : "nothing yet";
+    const line = NO_LINE[tier] ?? "max-requests bounds nothing here, so nobody waits";
+    const why = "nothing yet";
     for (const end of seen.endpoints) {
       if (chosen && chosen !== of && chosen !== `service:${end.service}` && chosen !== `gateway:${end.service}`) continue;
       const key = `${seen.name} ${end.service} ${end.name}`;
@@ -114,7 +116,8 @@ export function endpoints(stack, look, chosen) {
       const ago = end.ago === null ? "" : ` · ${time(end.ago * 1000)} ago`;
       rows.push(row(key, ENDPOINTS, [
         end.name, end.service, seen.name, state(end.condition), end.weight, short(end.active),
-        counted(rate(end.rate, "requests"), why), counted(short(end.errors), why), counted(time(end.p99), why),
+        counted(short(end.queue), line), counted(rate(end.rate, end.unit), why), counted(short(end.errors), why),
+        counted(time(end.p99), NOT_TIMED[tier] ?? why),
         end.check ? `${end.check}${ago}` : "", button,
       ], end.condition === "down" ? "dead" : null));
     }

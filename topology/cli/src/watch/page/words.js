@@ -21,7 +21,7 @@ export function rate(number, unit) {
   return `${short(number)} ${UNITS[unit] ?? unit}/s`;
 }
 
-const UNITS = { requests: "req", packets: "pkt", queries: "sql", connections: "conn" };
+const UNITS = { requests: "req", packets: "pkt", queries: "sql", connections: "conn", flows: "flow" };
 
 /** Microseconds: `870 µs`, `1.2 ms`, `3.4 s`. */
 export function time(us) {
