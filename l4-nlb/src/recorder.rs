@@ -146,6 +146,7 @@ mod tests {
             sample: sample.parse().unwrap(),
             size: 8 << 20,
             files: std::num::NonZeroUsize::MIN,
+            digests: false,
         });
         let own = (&InstanceName::new("edge-1"), &Metrics::new());
         let first = Recorder::of(&rules, own, None).unwrap();

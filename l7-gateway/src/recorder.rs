@@ -2,15 +2,19 @@
 //! for people and counts everything; not for the files' number and size (`common::spool`). Begun by
 //! stage 2, ended with the exchange.
 //!
-//! Invariant: no credential, cookie or secret of a query reaches a line, nor does a body.
+//! Invariant: no credential, cookie or secret of a query reaches a line, nor does a body: of an answer's at
+//! most the digest.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context as Digest, SHA256};
 use common::calendar::timestamp;
 use common::observe::Metrics;
 use common::spool::{Room, Spool};
+use common::trace_parent::hex;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use topology::gateway::Group;
@@ -27,14 +31,17 @@ pub struct Recorder {
     sample: Sample,
     /// Headers and parameters that hold API keys, lower case.
     keys: Vec<String>,
+    /// Whether answers' bodies are digested.
+    digests: bool,
     spool: Spool,
 }
 
 /// A line that was begun.
-#[derive(Debug)]
 pub struct Tape {
     recorder: Arc<Recorder>,
     line: Vec<u8>,
+    /// Of the answer's body as far as it has left, where that is wanted.
+    digest: Option<Digest>,
 }
 
 impl Recorder {
@@ -50,7 +57,9 @@ impl Recorder {
         let named = group.api_keys.iter().flat_map(|keys| [&keys.header, &keys.query]);
         let keys: Vec<String> = named.flatten().map(|name| name.to_ascii_lowercase()).collect();
         let same = |it: &&Arc<Self>| {
-            *it.spool.room() == room && it.sample == model.sample && it.keys == keys
+            (it.sample, it.digests) == (model.sample, model.digests)
+                && *it.spool.room() == room
+                && it.keys == keys
         };
         if let Some(former) = former.filter(same) {
             return Some(Arc::clone(former));
@@ -59,7 +68,7 @@ impl Recorder {
         let lost = metrics.counter("aqueduct_http_record_dropped_total", help, &[]);
         // Without a thread nothing is recorded; the data path goes on.
         let spool = Spool::start(room, Vec::new(), lost).ok()?;
-        Some(Arc::new(Self { sample: model.sample, keys, spool }))
+        Some(Arc::new(Self { sample: model.sample, keys, digests: model.digests, spool }))
     }
 
     /// Begins the line of a request; `None`: its connection is not in the sample.
@@ -85,7 +94,8 @@ impl Recorder {
         line.extend_from_slice(b",\"headers\":{");
         self.headers(&head.headers, &mut line);
         line.push(b'}');
-        Some(Box::new(Tape { recorder: Arc::clone(self), line }))
+        let digest = self.digests.then(|| Digest::new(&SHA256));
+        Some(Box::new(Tape { recorder: Arc::clone(self), line, digest }))
     }
 
     /// Path and query; the value of a parameter that is secret is left out.
@@ -164,6 +174,13 @@ const SECRETS: [&str; 14] = [
 ];
 
 impl Tape {
+    /// A piece of the answer's body leaves.
+    pub fn answer(&mut self, piece: &[u8]) {
+        if let Some(digest) = &mut self.digest {
+            digest.update(piece);
+        }
+    }
+
     /// Ends the line with how the request was answered, and hands it over.
     pub fn end(&self, x: &Exchange, elapsed: Duration) {
         let record = &x.record;
@@ -182,11 +199,22 @@ impl Tape {
         }
         if record.end == End::Complete {
             number(b",\"bytes_out\":", record.bytes_out, &mut line);
+            let digest = self.digest.clone().map(Digest::finish);
+            if let Some(Ok(bytes)) = digest.map(|digest| <[u8; 32]>::try_from(digest.as_ref())) {
+                let digits: [u8; 64] = hex(bytes);
+                text(b",\"body_sha256\":", Some(&String::from_utf8_lossy(&digits)), &mut line);
+            }
         }
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         number(b",\"latency_us\":", micros, &mut line);
         line.extend_from_slice(b"}\n");
         self.recorder.spool.push(&line);
+    }
+}
+
+impl fmt::Debug for Tape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tape").finish_non_exhaustive()
     }
 }
 
@@ -198,7 +226,8 @@ mod tests {
         let room = Room { path: folder.join("gw.ndjson"), size: 8 << 20, files: 1 };
         let lost = Metrics::new().counter("lost", "lost", &[]);
         let spool = Spool::start(room, Vec::new(), lost).expect("a thread");
-        Recorder { sample: Sample::EVERY, keys: vec!["x-shop".into(), "shop".into()], spool }
+        let keys = vec!["x-shop".into(), "shop".into()];
+        Recorder { sample: Sample::EVERY, keys, digests: false, spool }
     }
 
     /// R4: whatever holds a credential is left out by its name, in headers and in queries, the file's own

@@ -59,6 +59,8 @@ pub struct Recording {
     pub size: u64,
     /// Files that are kept of each (default 4).
     pub files: NonZeroUsize,
+    /// The digest of each answer's body, too (default: not); of a gateway alone.
+    pub digests: bool,
 }
 
 impl Sample {

@@ -140,6 +140,9 @@ impl Body for EmitBody {
                 Ok(fields) => Poll::Ready(Some(Ok(this.trailers(fields)))),
                 Err(frame) => {
                     this.x.record.bytes_out += frame.data_ref().map_or(0, Buf::remaining) as u64;
+                    if let (Some(tape), Some(piece)) = (&mut this.x.record.tape, frame.data_ref()) {
+                        tape.answer(piece);
+                    }
                     if let AnswerBody::Enveloped(body) = &this.body
                         && let Some(end) = body.end()
                     {

@@ -133,6 +133,57 @@ async fn a_recorded_run_replays_with_its_own_statuses() {
     assert_eq!((&again["compared"], &again["differences"]), (&60.into(), &Value::Array(vec![])));
 }
 
+/// R2, R4: a gateway that records digests lets a replay tell by route whose bodies became others, though their
+/// statuses and sizes did not; without being asked to, nobody compares them.
+#[tokio::test]
+async fn recorded_digests_tell_which_bodies_changed() {
+    let draft = Draft::documented().edit(
+        "    trust-proxy",
+        "    record: { folder: recorded, digests: true }\n    trust-proxy",
+    );
+    let mut stack = draft.stack();
+    let _redis = Redis::start(stack.address.at(6379));
+    let issuer = Issuer::start(stack.address.at(7900)).await;
+    let users = Upstream::start(stack.address.at(7011), "user-1").await;
+    let _feed = Upstream::start(stack.address.at(7021), "feed-1").await;
+    stack.start_all(&["ilb-1", "gw-1", "gw-2", "nlb-1"]).await;
+    let folder = stack.folder.path();
+    issuer.write_keys(&folder.join("keys"));
+    let (ip, keys) = (stack.address.ip(), path(folder, "keys"));
+    let common = format!(
+        "https --url https://api.example:8443/ --resolve api.example:{ip} --ca {} --token-keys {keys}",
+        path(folder, "pki/ca.pem")
+    );
+    let targets = "GET /api/user/profile\n\nGET /static/avatar.jpg\n";
+    std::fs::write(folder.join("targets.txt"), targets).unwrap();
+    let token = issuer.token(7, "user:read");
+    let line = format!("{common} --token {token} {}", path(folder, "targets.txt"));
+    let line = line.replace(&format!(" --token-keys {keys}"), "");
+    let first = replay(format!("{line} --rate 40 --seconds 0.5"), folder.join("a.json")).await;
+    assert_eq!(first["statuses"], serde_json::json!({ "200": 20 }), "{first}");
+    let text = recorded(&folder.join("recorded"), 20).await;
+    assert_eq!(text.matches("\"body_sha256\":\"").count(), 20, "{text}");
+    std::fs::write(folder.join("all.ndjson"), text).unwrap();
+
+    let changed = |report: &Value| -> Vec<[u64; 3]> {
+        let count = |route: &Value, what: &str| route[format!("{what}_changed")].as_u64().unwrap();
+        let of = |route| ["statuses", "sizes", "bodies"].map(|what| count(route, what));
+        let mut all: Vec<_> = report["routes"].as_array().unwrap().iter().map(of).collect();
+        all.sort_unstable();
+        all
+    };
+    let again = format!("{common} {}", path(folder, "all.ndjson"));
+    let compared = format!("{again} --compare-bodies");
+    let same = replay(compared.clone(), folder.join("b.json")).await;
+    assert_eq!(changed(&same), [[0; 3]; 2], "{same}");
+    users.kill().await;
+    let _others = Upstream::start(stack.address.at(7011), "user-9").await;
+    let other = replay(compared, folder.join("c.json")).await;
+    assert_eq!(changed(&other), [[0, 0, 0], [0, 0, 10]], "{other}");
+    let unasked = replay(again, folder.join("d.json")).await;
+    assert_eq!(changed(&unasked), [[0; 3]; 2], "{unasked}");
+}
+
 /// R1, R4: what the balancer recorded is a capture whose players play again, one server each.
 #[tokio::test]
 async fn recorded_datagrams_are_played_again() {

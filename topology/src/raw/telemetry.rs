@@ -58,5 +58,8 @@ section! {
         may "size" size: Typed<Size>,
         /// How many files are kept, the one that is written among them. Default: 4.
         may "files" files: Typed<NonZeroUsize>,
+        /// Whether each answer's body is recorded as its SHA-256, which `aqueduct replay https
+        /// --compare-bodies` compares with; of a gateway. Default: false.
+        may "digests" digests: Typed<Flag>,
     }
 }

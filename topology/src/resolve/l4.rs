@@ -77,6 +77,10 @@ fn listener(entry: Entry<raw::Listener>, names: &Names, out: &mut Findings) -> O
                 out.error(&entry.spot, "connections are not recorded, datagrams are".to_owned())
                     .hint("`record` of a gateway group records requests");
             }
+            if let Some(digests) = raw.digests.as_ref().filter(|digests| digests.value.0) {
+                out.error(&digests.spot, "a datagram has no answer to digest".to_owned())
+                    .hint("`record` of a gateway group knows answers");
+            }
             recording(raw, names, out)
         }),
         allow: networks(raw.allow),

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroUsize;
 
-use crate::raw::{self, Findings, Text, Typed};
+use crate::raw::{self, Findings, Flag, Text, Typed};
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::or;
@@ -53,6 +53,7 @@ pub(super) fn recording(
         sample: or(raw.sample, Sample::EVERY),
         size: or(raw.size, Size(64 << 20)).0,
         files: or(raw.files, NonZeroUsize::MIN.saturating_add(3)),
+        digests: or(raw.digests, Flag(false)).0,
     })
 }
 
