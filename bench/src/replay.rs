@@ -3,6 +3,7 @@
 //!
 //! Invariant: a rate counts only when the generator kept its own schedule at it.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,6 +13,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use common::net::batch::Batch;
 use common::net::bind::{Reuse, udp};
+use http_body_util::Full;
+use hyper::Response;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -39,6 +45,8 @@ pub enum Kind {
     Udp,
     /// HTTPS requests over kept HTTP/1.1 connections.
     Https,
+    /// HTTPS requests over kept HTTP/2 connections, many at a time on each.
+    Http2,
 }
 
 /// Runs the tool at a rate for so many seconds.
@@ -56,10 +64,13 @@ pub fn run(kind: Kind, sink: SocketAddr, rate: f64, seconds: f64, folder: &Path)
             command.args(["udp", "--target", &sink.to_string(), "--players", "500"]);
             command.args(["--rate", &each, "--size", "80..220", "--wait", "0"]);
         }
-        Kind::Https => {
+        Kind::Https | Kind::Http2 => {
             let url = format!("https://localhost:{}/api", sink.port());
             command.args(["https", "--url", &url, "--anonymous", "--rate", &rate.to_string()]);
             command.arg("--ca").arg(folder.join("ca.pem"));
+            if kind == Kind::Http2 {
+                command.args(["--http", "2", "--connections", "8"]);
+            }
         }
     }
     command.args(["--seconds", &seconds.to_string(), "--json"]).arg(&json);
@@ -140,7 +151,8 @@ pub fn udp_sink() -> Result<SocketAddr> {
     Ok(address)
 }
 
-/// Answers every request head with the same two bytes, over TLS, on a thread of its own.
+/// Answers every request with the same two bytes, over TLS, on a thread of its own: over HTTP/2 where the
+/// client asks for it.
 ///
 /// # Errors
 /// No certificate or no socket.
@@ -154,7 +166,7 @@ pub fn https_sink(folder: &Path) -> Result<SocketAddr> {
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -174,6 +186,12 @@ pub fn https_sink(folder: &Path) -> Result<SocketAddr> {
 
 async fn answer(acceptor: TlsAcceptor, stream: tokio::net::TcpStream) -> io::Result<()> {
     let mut stream = acceptor.accept(stream).await?;
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let ok = |_| async { Ok::<_, Infallible>(Response::new(Full::new(&b"ok"[..]))) };
+        let served = http2::Builder::new(TokioExecutor::new());
+        let served = served.serve_connection(TokioIo::new(stream), service_fn(ok)).await;
+        return served.map_err(io::Error::other);
+    }
     let (mut head, mut filled) = (vec![0; 16 << 10], 0);
     loop {
         let Some(room) = head.get_mut(filled..).filter(|room| !room.is_empty()) else {

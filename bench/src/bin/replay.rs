@@ -38,8 +38,11 @@ Goals: 150000 packets/s, 30000 requests/s, timing error p99 below 1 ms at half l
 /// Late by more than this part of the sends, beyond what the machine itself misses: the rate is not kept.
 const MOST_LATE_PERCENT: f64 = 1.0;
 /// The first rate, and by how much the next one is more.
-const STEPS: [(Kind, f64, f64); 2] =
-    [(Kind::Udp, 100_000.0, 50_000.0), (Kind::Https, 10_000.0, 5_000.0)];
+const STEPS: [(Kind, f64, f64); 3] = [
+    (Kind::Udp, 100_000.0, 50_000.0),
+    (Kind::Https, 10_000.0, 5_000.0),
+    (Kind::Http2, 10_000.0, 5_000.0),
+];
 
 #[expect(clippy::print_stdout, reason = "the program's output")]
 fn main() -> Result<()> {
@@ -59,6 +62,7 @@ fn main() -> Result<()> {
         let (name, sink) = match kind {
             Kind::Udp => ("udp", udp_sink()?),
             Kind::Https => ("https", https_sink(folder.path())?),
+            Kind::Http2 => ("http2", https_sink(folder.path())?),
         };
         let (mut best, mut rate): (Option<Run>, f64) = (None, first);
         loop {
