@@ -102,17 +102,24 @@ fn wish(item: &str) -> Option<(String, u16)> {
         None => 1000,
         Some(text) => {
             let text = text.strip_prefix("q=").or_else(|| text.strip_prefix("Q=")).unwrap_or("");
-            let weight: f32 = text.parse().ok().filter(|w| (0.0..=1.0).contains(w)).unwrap_or(0.0);
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "between 0 and 1000"
-            )]
-            let weight = (weight * 1000.0).round() as u16;
-            weight
+            weight(text).filter(|_| parts.next().is_none()).unwrap_or(0)
         }
     };
     Some((name, weight))
+}
+
+/// RFC 9110 §12.4.2: `0` or `1` with up to three digits behind a point, of one all zero.
+fn weight(text: &str) -> Option<u16> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    if part.len() > 3 || !part.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let part: u16 = format!("{part:0<3}").parse().ok()?;
+    match whole {
+        "0" => Some(part),
+        "1" if part == 0 => Some(1000),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +134,7 @@ mod negotiation {
     #[test]
     fn forms_are_the_clients_choice() {
         use Coding::{Brotli, Gzip, Zstd};
-        let cases: [(&str, &[Coding]); 12] = [
+        let cases: [(&str, &[Coding]); 18] = [
             ("", &[]),
             ("identity", &[]),
             ("gzip", &[Gzip]),
@@ -140,6 +147,12 @@ mod negotiation {
             ("identity;q=1, gzip;q=0.5", &[]),
             ("identity;q=0.5, gzip", &[Gzip]),
             ("gzip;q=7, br;q=x", &[]),
+            ("gzip;q=1e-1, br;q=.5, zstd;q=+1", &[]),
+            ("gzip;q=0.1234, br;q=1.001, zstd;q=0.5;x=1", &[]),
+            ("gzip;q=1.000, br;q=0.999, zstd;q=0.", &[Gzip, Brotli]),
+            ("gzip;q=NaN, br;q=-0.5, zstd;q=inf", &[]),
+            ("identity;q=0, gzip;q=0.001", &[Gzip]),
+            ("identity;q=0, *;q=0", &[]),
         ];
         for (text, expected) in cases {
             let mut headers = HeaderMap::new();
