@@ -86,13 +86,14 @@ fn answer(raw: raw::AnswerChange, scope: Scope<'_>, out: &mut Findings) -> Answe
     for entry in raw.status.unwrap_or_default() {
         let number = |text: &str| text.parse().ok().filter(|n| (200..=599).contains(n));
         match (number(&entry.name), number(&entry.value.value.0)) {
-            (Some(from), Some(to)) if ![204, 304].contains(&from) && ![204, 304].contains(&to) => {
+            (Some(from), Some(to)) if !bound_to_body(from) && !bound_to_body(to) => {
                 status.push((from, to));
             }
             _ => {
                 let what = format!("`{}: {}` are no statuses", entry.name, entry.value.value.0);
-                out.error(&entry.spot, what)
-                    .allowed("200 to 599 for both; not 204 and 304, which have no body");
+                out.error(&entry.spot, what).allowed(
+                    "200 to 599 for both; not 204, 205, 206 and 304, which say what body there is",
+                );
             }
         }
     }
@@ -101,6 +102,11 @@ fn answer(raw: raw::AnswerChange, scope: Scope<'_>, out: &mut Findings) -> Answe
         headers: raw.headers.map(|raw| fields(raw, Of::Answer, scope, out)).unwrap_or_default(),
         body: raw.body.map(|raw| body(raw, scope, out)),
     }
+}
+
+/// Whether a status says that there is no body, or a part of one (RFC 9110 §15.3.5 to §15.3.7, §15.4.5).
+fn bound_to_body(status: u16) -> bool {
+    matches!(status, 204..=206 | 304)
 }
 
 /// A template that can be filled there.
