@@ -14,6 +14,7 @@ use bytes::Bytes;
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
+use topology::answers::Compress;
 use topology::gateway::{RoutePolicy, RouteTo};
 
 use crate::access_log::{Record, Sink};
@@ -23,6 +24,7 @@ use crate::external::Outside;
 use crate::grpc_web::Web;
 use crate::hints::Hints;
 use crate::ids::{self, RequestId, TraceParent};
+use crate::matcher::Looked;
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
@@ -195,6 +197,8 @@ pub struct Exchange {
     pub notes: Option<Rc<Notes>>,
     /// What stage 2 found.
     pub candidate: Candidate,
+    /// The headers that were looked at to find it, for `Vary`.
+    pub looked: Looked,
     /// `Origin` of a cross-origin request, for the CORS response side.
     pub origin: Option<HeaderValue>,
     /// Where interim answers go, if the client can be told any.
@@ -209,9 +213,11 @@ pub struct Exchange {
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the file changes of it; `None`: nothing, or nobody has looked yet.
-    pub passage: Option<Box<Passage>>,
+    pub passage: Option<Passage>,
     /// The gRPC call that it became.
     pub calling: Option<Box<Calling>>,
+    /// How its answer is compressed; `None`: it is not, or nobody has looked yet.
+    pub compress: Option<Rc<Compress>>,
     /// The compressed form that its answer may have.
     pub coding: Option<Coding>,
     /// What its client has already (`If-None-Match`), where an answer of no change may need it.
@@ -512,7 +518,9 @@ impl Exchange {
             outside: Vec::new(),
             limit_headers: Vec::new(),
             passage: None,
+            looked: Looked::default(),
             calling: None,
+            compress: None,
             coding: None,
             known: None,
             cookies: Vec::new(),

@@ -25,7 +25,7 @@ use crate::stages::rate_limit::LimitError;
 use crate::stages::route::RouteError;
 use crate::transcode::NoCall;
 use crate::transcode::message::MessageError;
-use crate::transform::{Refused, TransformError};
+use crate::transform::{Failure, Refused, TransformError};
 
 mod kinds;
 
@@ -49,13 +49,15 @@ pub struct Reply {
     detail: Option<Cow<'static, str>>,
     /// What the access record says of it, and no client is told.
     reason: Option<Box<str>>,
+    /// A change that failed and is counted.
+    failure: Option<Failure>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
     /// An answer without further words.
     pub fn new(kind: Kind) -> Self {
-        Self { kind, detail: None, reason: None, headers: Vec::new() }
+        Self { kind, detail: None, reason: None, failure: None, headers: Vec::new() }
     }
 
     /// Says more to the operator.
@@ -261,11 +263,14 @@ impl Answered {
 
     /// The answer that a halt stands for.
     pub fn ours(x: &Exchange, mut halt: Halt) -> Self {
-        if let Halt::Reply(reply) = &mut halt
-            && let Some(reason) = reply.reason.take()
-        {
-            // The first one is why the client was told something else; others follow from it.
-            x.record.reason.get_or_init(|| reason);
+        if let Halt::Reply(reply) = &mut halt {
+            if let Some(reason) = reply.reason.take() {
+                // The first one is why the client was told something else; others follow from it.
+                x.record.reason.get_or_init(|| reason);
+            }
+            if let Some(failure) = reply.failure {
+                x.record.route.fail(failure);
+            }
         }
         match halt {
             Halt::Disconnect => Self {
@@ -439,6 +444,17 @@ impl From<DispatchError> for Halt {
 
 impl From<Refused> for Halt {
     fn from(refused: Refused) -> Self {
+        let failure = refused.failure();
+        let mut halt = Self::of(refused);
+        if let Self::Reply(reply) = &mut halt {
+            reply.failure = failure;
+        }
+        halt
+    }
+}
+
+impl Halt {
+    fn of(refused: Refused) -> Self {
         match refused {
             Refused::Request(why) => match why.cause() {
                 TransformError::Body(fault) => DispatchError::Body(*fault).into(),

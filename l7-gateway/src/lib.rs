@@ -39,6 +39,7 @@ use crate::snapshot::{BuildError, Snapshot};
 use crate::telemetry::{Exporter, Exporting, Wants};
 
 pub mod access_log;
+pub mod attached;
 pub mod body;
 pub mod cache_control;
 pub mod change;

@@ -11,6 +11,7 @@
 //! routes have the very same path, never on the number of routes. Regular expressions of a host are
 //! tried at once, and only when nothing else fits.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
@@ -33,6 +34,8 @@ pub struct Matcher {
     exact: Table<Paths>,
     suffix: Table<Paths>,
     any: Paths,
+    /// All headers that routes look at.
+    headers: Vec<HeaderValue>,
 }
 
 /// What a lookup found.
@@ -42,6 +45,29 @@ pub struct Found {
     pub candidate: Candidate,
     /// Value of `Allow` where the path exists for other methods only.
     pub allow: Option<HeaderValue>,
+    /// The headers that were looked at to find it.
+    pub looked: Looked,
+}
+
+/// Headers by which a route was found or passed over, a bit for each of [`Matcher::headers`]; the last one stands for
+/// all from there on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Looked(u32);
+
+impl Looked {
+    fn at(index: usize) -> Self {
+        Self(1 << index.min(31))
+    }
+
+    /// Whether this one of [`Matcher::headers`] was looked at.
+    pub fn has(self, index: usize) -> bool {
+        self.0 & Self::at(index).0 != 0
+    }
+
+    /// Whether any was.
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
 }
 
 impl Matcher {
@@ -53,6 +79,7 @@ impl Matcher {
                 id: RouteId(index),
                 methods: methods(&route.methods),
                 when: route.when.clone(),
+                looks: matcher.looks(&route.when),
             };
             if route.hosts.is_empty() {
                 matcher.any.add(&route.path, &entry);
@@ -64,6 +91,25 @@ impl Matcher {
         let tables = matcher.exact.values_mut().chain(matcher.suffix.values_mut());
         tables.chain(std::iter::once(&mut matcher.any)).for_each(Paths::compile);
         matcher
+    }
+
+    /// The headers that these look at; known from now on.
+    fn looks(&mut self, when: &[Predicate]) -> Looked {
+        let mut looks = Looked::default();
+        for name in when.iter().filter_map(predicate::header) {
+            let known = self.headers.iter().position(|known| *known == name);
+            let at = known.unwrap_or_else(|| {
+                self.headers.push(name);
+                self.headers.len() - 1
+            });
+            looks.0 |= Looked::at(at).0;
+        }
+        looks
+    }
+
+    /// Names of all headers that routes look at.
+    pub fn headers(&self) -> &[HeaderValue] {
+        &self.headers
     }
 
     fn host(&mut self, pattern: &HostPattern) -> &mut Paths {
@@ -80,11 +126,16 @@ impl Matcher {
         for paths in self.tables(asked.host) {
             step();
             if let Some(id) = paths.find(asked, &mut other) {
-                return Found { candidate: Candidate::Route(id), allow: None };
+                return Found {
+                    candidate: Candidate::Route(id),
+                    allow: None,
+                    looked: other.looked.get(),
+                };
             }
         }
         let candidate = other.first.map_or(Candidate::Unmatched, Candidate::OtherMethod);
-        Found { candidate, allow: other.allow() }
+        let looked = other.looked.get();
+        Found { candidate, allow: other.allow(), looked }
     }
 
     /// The path tables that answer for a host, most specific first.
@@ -115,6 +166,7 @@ struct Entry {
     /// Empty: all.
     methods: Vec<Method>,
     when: Vec<Predicate>,
+    looks: Looked,
 }
 
 impl Entry {
@@ -122,8 +174,9 @@ impl Entry {
         self.methods.is_empty() || self.methods.contains(method)
     }
 
-    fn holds(&self, asked: &Asked<'_>) -> bool {
+    fn holds(&self, asked: &Asked<'_>, looked: &Cell<Looked>) -> bool {
         step();
+        looked.set(Looked(looked.get().0 | self.looks.0));
         self.when.iter().all(|predicate| predicate::holds(predicate, asked))
     }
 
@@ -189,11 +242,12 @@ impl Paths {
         });
         let patterns = patterns.filter_map(|at| Some(self.patterns.get(at)?.1.as_slice()));
         for entries in plain.chain(patterns) {
-            let mut meant = entries.iter().filter(|entry| entry.holds(asked));
+            let mut meant = entries.iter().filter(|entry| entry.holds(asked, &other.looked));
             if let Some(entry) = meant.find(|entry| entry.takes(asked.method)) {
                 return Some(entry.id);
             }
-            other.note(entries.iter().filter(|entry| entry.holds(asked)));
+            let seen = Cell::new(Looked::default());
+            other.note(entries.iter().filter(|entry| entry.holds(asked, &seen)));
         }
         None
     }
@@ -256,6 +310,8 @@ fn prefixes(path: &str, longest: usize) -> impl Iterator<Item = &str> {
 struct OtherMethods {
     first: Option<RouteId>,
     methods: Vec<Method>,
+    /// By everything that was tried.
+    looked: Cell<Looked>,
 }
 
 impl OtherMethods {

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::access_log::Stats;
+use crate::attached::Forms;
 use common::observe::Observer;
 
 use crate::exchange::{Answered, Exchange, Received, ResponseHead, Stage, Transformed};
@@ -125,7 +126,7 @@ impl Pipeline {
         observer: &Observer,
         before: Option<&Self>,
     ) -> Self {
-        let changes = Changes::new(&snapshot.group);
+        let (changes, forms) = (Changes::new(&snapshot.group), Forms::new(&snapshot.group));
         let internal = Rc::new(Internal::new(&snapshot.group.internal_headers));
         let known = before.map(|before| &before.limiter);
         let known = known.filter(|limiter| limiter.is_for(&snapshot.limits)).cloned();
@@ -138,7 +139,7 @@ impl Pipeline {
             route: Route::new(snapshot, &observer.metrics),
             request_transform: RequestTransform::new(
                 snapshot,
-                changes.as_ref(),
+                (changes.as_ref(), forms.as_ref()),
                 Externals::new(
                     snapshot,
                     observer,
@@ -146,7 +147,7 @@ impl Pipeline {
                 ),
             ),
             dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
-            response_transform: ResponseTransform::new(snapshot, changes, &internal),
+            response_transform: ResponseTransform::new(snapshot, (changes, forms), &internal),
             emit: Emit::new(&internal),
             internal,
             limiter,

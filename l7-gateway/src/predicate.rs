@@ -3,7 +3,7 @@
 //!
 //! Invariant: nothing is allocated unless a query parameter has escapes.
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use topology::gateway::{Client, Expected, Predicate};
 
 /// A request as routes see it.
@@ -19,6 +19,17 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// The headers.
     pub headers: &'a HeaderMap,
+}
+
+/// The header that it looks at; `None`: the URL says it.
+pub fn header(predicate: &Predicate) -> Option<HeaderValue> {
+    match predicate {
+        Predicate::Header(name, _) => HeaderValue::from_str(name).ok(),
+        Predicate::Cookie(..) => Some(HeaderValue::from_static("Cookie")),
+        Predicate::AcceptVersion(_) => Some(HeaderValue::from_static("Accept")),
+        Predicate::Client(_) => Some(HeaderValue::from_static("User-Agent")),
+        Predicate::Query(..) => None,
+    }
 }
 
 /// Whether it holds.

@@ -5,7 +5,6 @@
 //! Invariant: everything that depends on the world (certificates, keys) was checked when it was
 //! built; a fault has the place of the reference.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use common::observe::Observer;
@@ -16,7 +15,8 @@ use topology::Place;
 use topology::gateway::Group;
 use topology::units::InstanceName;
 
-use crate::contract::{Contract, ContractError};
+use crate::attached::Contracts;
+use crate::contract::ContractError;
 use crate::exchange::RouteId;
 use crate::fetch::{FetchError, HttpFetch};
 use crate::matcher::Matcher;
@@ -95,8 +95,8 @@ pub struct Snapshot {
     pub captures: Vec<Option<Captures>>,
     /// What its routes can call in gRPC.
     pub interfaces: Vec<Option<Arc<Interface>>>,
-    /// What requests of its routes must be like.
-    pub contracts: Vec<Option<Arc<Contract>>>,
+    /// What requests must be like.
+    pub contracts: Contracts,
     /// Its services with the state of their endpoints, in the order of the group.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Its directories, in the order of the group.
@@ -143,10 +143,7 @@ impl Snapshot {
             matcher: Matcher::new(&group.routes),
             captures: Captures::all(group),
             interfaces: interfaces(group)?,
-            contracts: contracts(
-                group,
-                before.map(|before| before.contracts.as_slice()).unwrap_or_default(),
-            )?,
+            contracts: Contracts::new(group, before.map(|before| &before.contracts))?,
             upstreams: group
                 .upstreams
                 .iter()
@@ -189,11 +186,6 @@ impl Snapshot {
         self.interfaces.get(route.0)?.as_ref()
     }
 
-    /// What requests of a route must be like; `None`: nobody asks.
-    pub fn contract(&self, route: RouteId) -> Option<&Arc<Contract>> {
-        self.contracts.get(route.0)?.as_ref()
-    }
-
     /// What names in the path of a route stand for, where that is asked.
     pub fn captures(&self, route: RouteId) -> Option<&Captures> {
         self.captures.get(route.0)?.as_ref()
@@ -210,28 +202,6 @@ impl Snapshot {
 fn interfaces(group: &Group) -> Result<Vec<Option<Arc<Interface>>>, DescriptionError> {
     let routes = group.routes.iter();
     routes.map(|route| route.transcode.as_ref().map(Interface::new).transpose()).collect()
-}
-
-/// What requests of routes must be like, by route; a description that several name is read once.
-fn contracts(
-    group: &Group,
-    before: &[Option<Arc<Contract>>],
-) -> Result<Vec<Option<Arc<Contract>>>, ContractError> {
-    let mut known = HashMap::new();
-    let mut all = Vec::with_capacity(group.routes.len());
-    for model in group.routes.iter().map(|route| route.contract.as_ref()) {
-        all.push(match model {
-            None => None,
-            Some(model) => {
-                let key = (&model.file, &model.prefix, model.most);
-                Some(match known.get(&key) {
-                    Some(known) => Arc::clone(known),
-                    None => Arc::clone(known.entry(key).or_insert(Contract::new(model, before)?)),
-                })
-            }
-        });
-    }
-    Ok(all)
 }
 
 /// Everybody who is asked about requests, each address once.

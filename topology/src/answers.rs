@@ -3,6 +3,7 @@
 //!
 //! Invariant: a call names only calls before it in its order, so that no two wait for each other.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::template::Template;
@@ -154,6 +155,67 @@ pub struct Maintenance {
     pub retry_after: Duration,
     /// What they are told.
     pub detail: Option<String>,
+}
+
+/// Where filters stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attached {
+    /// In `defaults`.
+    Listener,
+    /// In `consumers`.
+    Consumer,
+    /// In `routes`.
+    Route,
+    /// In `upstreams`.
+    Service,
+}
+
+impl fmt::Display for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Listener => "the listener",
+            Self::Consumer => "the consumer",
+            Self::Route => "the route",
+            Self::Service => "the service",
+        })
+    }
+}
+
+/// What one place says of a filter that an exchange passes once, whatever places speak of it. The most special one
+/// that does counts: the consumer's, then the route's, the service's, the listener's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Word<T> {
+    /// Nothing.
+    #[default]
+    Silent,
+    /// It is not passed.
+    Never,
+    /// It is, and so.
+    So(T),
+}
+
+impl<T> Word<T> {
+    /// As `f` has it.
+    pub fn map<U>(&self, f: impl FnOnce(&T) -> U) -> Word<U> {
+        match self {
+            Self::Silent => Word::Silent,
+            Self::Never => Word::Never,
+            Self::So(rules) => Word::So(f(rules)),
+        }
+    }
+
+    /// Whether it says that the filter is passed.
+    pub fn rules(&self) -> Option<&T> {
+        match self {
+            Self::So(rules) => Some(rules),
+            Self::Silent | Self::Never => None,
+        }
+    }
+
+    /// Whether it says nothing.
+    pub fn is_silent(&self) -> bool {
+        matches!(self, Self::Silent)
+    }
 }
 
 /// Which answers are compressed for clients that take it.

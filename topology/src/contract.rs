@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 
+use crate::answers::Attached;
 use crate::units::Place;
 
-/// What requests of a route must be like.
+/// What requests must be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contract {
     /// An OpenAPI 3 description.
@@ -15,6 +16,8 @@ pub struct Contract {
     pub prefix: Option<String>,
     /// Most bytes of a body that is read (default 1 MiB).
     pub most: u64,
+    /// Whose it is: a route may have the listener's.
+    pub by: Attached,
     /// Where its key stands.
     pub place: Place,
 }

@@ -3,6 +3,7 @@
 //!
 //! Invariant: every index in it (`UpstreamId`, `IssuerId`, `LimitId`) is in range.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::answers::{Aggregate, Compress, Deprecation, Given, Maintenance, SecurityHeaders};
+use crate::answers::{
+    Aggregate, Attached, Compress, Deprecation, Given, Maintenance, SecurityHeaders, Word,
+};
 pub use crate::cache::{CachePolicy, CacheStore};
 use crate::contract::Contract;
 use crate::external::External;
@@ -80,6 +83,8 @@ pub struct Group {
     pub security_headers: Option<SecurityHeaders>,
     /// Stages 7 and 9: who sees all requests that are to go on.
     pub external: Option<External>,
+    /// Stage 9: which answers are compressed, where no other place says anything.
+    pub compress: Word<Compress>,
     /// Stages 7 and 9: what holds for consumers of API keys.
     pub consumers: Vec<Consumer>,
     /// Stage 6: the experiments that routes name.
@@ -106,6 +111,19 @@ pub struct Group {
     pub drain: Duration,
     /// Where its key stands.
     pub place: Place,
+}
+
+impl Group {
+    /// Every description that requests are held against, with the place of who names it, each once.
+    pub fn contracts(&self) -> impl Iterator<Item = (Place, &Contract)> {
+        let routes =
+            self.routes.iter().filter_map(|route| Some((route.place, route.contract.as_ref()?)));
+        let consumers = self.consumers.iter().filter_map(|one| one.contract.as_ref());
+        let services = self.upstreams.iter().filter_map(|one| one.contract.as_ref());
+        let others = consumers.chain(services).map(|model| (model.place, model));
+        let mut known = HashSet::new();
+        routes.chain(others).filter(move |(_, model)| known.insert(model.place))
+    }
 }
 
 /// Proxies in front that tell the client's address in `X-Forwarded-For`.
@@ -243,6 +261,10 @@ pub struct Consumer {
     pub transform: Option<Transform>,
     /// Who sees its requests that are to go on.
     pub external: Option<External>,
+    /// Whether its answers are compressed.
+    pub compress: Word<Compress>,
+    /// What its requests must be like; `None`: anything.
+    pub contract: Option<Contract>,
 }
 
 /// Cross-origin rules (Fetch standard, "HTTP-CORS protocol").
@@ -260,6 +282,8 @@ pub struct Cors {
     pub credentials: Credentials,
     /// How long a browser may keep the preflight answer (default 10 min).
     pub max_age: Duration,
+    /// Whose they are: a route may have its service's or the listener's.
+    pub by: Attached,
 }
 
 /// Whether a browser may send credentials across origins.
@@ -409,8 +433,8 @@ pub struct Route {
     pub deprecation: Deprecation,
     /// It is closed for a while.
     pub maintenance: Option<Maintenance>,
-    /// Stage 9: which answers are compressed; `None`: none.
-    pub compress: Option<Compress>,
+    /// Stage 9: what it says itself of compressed answers.
+    pub compress: Word<Compress>,
     /// Stage 9: what browsers are told where the answer says nothing.
     pub security_headers: Option<SecurityHeaders>,
     /// Most bytes of a body; `None`: as the front has it.
@@ -426,7 +450,7 @@ pub struct Route {
     pub transform: Option<Transform>,
     /// Stages 7 and 9: who sees its requests.
     pub external: Option<External>,
-    /// Stage 7: what its requests must be like; `None`: anything.
+    /// Stage 7: what its requests must be like, the group's default applied; `None`: anything.
     pub contract: Option<Contract>,
     /// Stages 7 and 9: its requests become gRPC calls; `None`: they stay what they are.
     pub transcode: Option<Transcode>,
@@ -502,6 +526,12 @@ impl Unplaced for Issuer {
     }
 }
 
+impl Unplaced for Contract {
+    fn unplaced(&self) -> Self {
+        Self { place: Place::default(), ..self.clone() }
+    }
+}
+
 impl<T: Clone> Unplaced for At<T> {
     fn unplaced(&self) -> Self {
         Self { place: Place::default(), ..self.clone() }
@@ -527,7 +557,7 @@ impl Unplaced for Route {
         let authorize =
             authorize.map(|asked| Authorize { url: asked.url.unplaced(), ..asked.clone() });
         let place = Place::default();
-        let contract = self.contract.clone().map(|model| Contract { place, ..model });
+        let contract = self.contract.as_ref().map(Unplaced::unplaced);
         let transcode = self.transcode.clone().map(|model| Transcode { place, ..model });
         Self {
             policy: RoutePolicy { authorize, ..self.policy.clone() },

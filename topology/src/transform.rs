@@ -111,6 +111,16 @@ impl Transform {
     }
 }
 
+impl AnswerChange {
+    /// Every template in its body.
+    pub fn body_templates(&self) -> impl Iterator<Item = &Template> {
+        self.body.iter().flat_map(|body| &body.steps).filter_map(|step| match step {
+            JsonStep::Set(_, JsonValue::Text(template)) => Some(template),
+            _ => None,
+        })
+    }
+}
+
 impl FieldChange {
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {

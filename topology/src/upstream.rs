@@ -6,8 +6,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::answers::{Compress, Word};
+use crate::contract::Contract;
 use crate::external::External;
-use crate::gateway::{Certificate, Unplaced};
+use crate::gateway::{Certificate, Cors, Unplaced};
 use crate::model::{Discover, Endpoint, HealthCheck};
 use crate::transform::Transform;
 use crate::units::{At, Percent, Place, SecretRef, ServiceName};
@@ -62,6 +64,12 @@ pub struct Upstream {
     pub transform: Option<Transform>,
     /// Stages 7 and 9: who sees requests to it.
     pub external: Option<External>,
+    /// Stage 9: whether its answers are compressed.
+    pub compress: Word<Compress>,
+    /// Stage 7: what requests to it must be like; `None`: anything.
+    pub contract: Option<Contract>,
+    /// Stage 2: cross-origin rules of routes that lead to it; they are in their policies.
+    pub cors: Word<Cors>,
 }
 
 /// How long a service may take.
@@ -239,6 +247,7 @@ impl Unplaced for Upstream {
         let discover = self.discover.as_ref().map(Unplaced::unplaced);
         let tls = self.tls.as_ref().map(Unplaced::unplaced);
         let external = self.external.as_ref().map(Unplaced::unplaced);
-        Self { endpoints, discover, tls, external, ..self.clone() }
+        let contract = self.contract.as_ref().map(Unplaced::unplaced);
+        Self { endpoints, discover, tls, external, contract, ..self.clone() }
     }
 }

@@ -22,6 +22,7 @@ use crate::exchange::{Exchange, Stage};
 use crate::recorder::Tape;
 use crate::telemetry::{Outbox, span};
 use crate::traffic;
+use crate::transform::Failure;
 
 pub mod line;
 pub mod ring;
@@ -118,6 +119,7 @@ pub struct RouteStats {
     pub name: RouteName,
     metrics: Metrics,
     by_status: RefCell<Vec<(StatusCode, Counter)>>,
+    failures: RefCell<Vec<(Failure, Counter)>>,
     seconds: Arc<Latency>,
     errors: Arc<AtomicU64>,
 }
@@ -127,7 +129,22 @@ impl RouteStats {
     pub fn new(name: &str, metrics: &Metrics) -> Rc<Self> {
         let (seconds, errors) = traffic::of_route(name, metrics);
         let (metrics, by_status) = (metrics.clone(), RefCell::default());
-        Rc::new(Self { name: RouteName::new(name), metrics, by_status, seconds, errors })
+        let failures = RefCell::default();
+        Rc::new(Self { name: RouteName::new(name), metrics, by_status, failures, seconds, errors })
+    }
+
+    /// Counts a change of a message that failed.
+    pub fn fail(&self, failure: Failure) {
+        let mut known = self.failures.borrow_mut();
+        if let Some((_, counter)) = known.iter().find(|(of, _)| *of == failure) {
+            return counter.increment(1);
+        }
+        let (side, reason) = failure;
+        let labels = [("route", self.name.as_str()), ("side", side), ("reason", reason)];
+        let help = "Requests and answers that could not be changed as the file says, by route, side and reason";
+        let counter = self.metrics.counter("aqueduct_http_transform_failures_total", help, &labels);
+        counter.increment(1);
+        known.push((failure, counter));
     }
 
     /// The counter of a status; a service has few of them, so the list is short.

@@ -16,6 +16,7 @@ use http_body::{Body, Frame};
 
 use super::Coding;
 use crate::body::{AnswerBody, BodyFault};
+use crate::transform::DIGESTS;
 
 /// A body in a compressed form.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ impl Body for Compressed {
                 }
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.write(&data),
-                    Err(trailers) => this.end(Some(trailers)),
+                    Err(trailers) => this.end(behind(trailers)),
                 },
             };
             match made {
@@ -115,6 +116,15 @@ impl Body for Compressed {
     fn is_end_stream(&self) -> bool {
         self.encoder.is_none() && self.last.is_none()
     }
+}
+
+/// What may still be said behind a body that has another form now: not what its bytes are (RFC 9530).
+fn behind(trailers: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    let mut fields = trailers.into_trailers().ok()?;
+    for name in DIGESTS {
+        fields.remove(name);
+    }
+    (!fields.is_empty()).then(|| Frame::trailers(fields))
 }
 
 /// One of the forms being written.
@@ -181,5 +191,30 @@ impl fmt::Debug for Encoder {
             Self::Brotli(_) => "br",
             Self::Zstd(_) => "zstd",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+
+    /// G13: what a digest says behind a body holds of the bytes that the service sent; the rest is passed on.
+    #[test]
+    fn digests_are_not_said_behind_another_form() {
+        let fields = |lines: &[&'static str]| -> HeaderMap {
+            let value = http::HeaderValue::from_static("1");
+            lines.iter().map(|name| (http::HeaderName::from_static(name), value.clone())).collect()
+        };
+        for (lines, left) in [
+            (&["x-cost"][..], Some(&["x-cost"][..])),
+            (&["repr-digest", "x-cost", "content-digest"], Some(&["x-cost"])),
+            (&["digest", "content-md5"], None),
+        ] {
+            let told = behind(Frame::trailers(fields(lines)));
+            let told = told.map(|frame| frame.into_trailers().expect("fields"));
+            assert_eq!(told, left.map(fields), "{lines:?}");
+        }
     }
 }

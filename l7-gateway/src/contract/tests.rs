@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use http::header;
 use proptest::prelude::*;
+use topology::answers::Attached;
 
 use super::*;
 
@@ -52,7 +53,7 @@ fn read(text: &str, prefix: Option<&str>) -> Result<Arc<Contract>, ContractError
     file.write_all(text.as_bytes()).expect("written");
     let prefix = prefix.map(str::to_owned);
     let (file, place) = (file.path().to_owned(), Place::default());
-    Contract::new(&Model { file, prefix, most: 1000, place }, &[])
+    Contract::new(&Model { file, prefix, most: 1000, by: Attached::Route, place }, &[])
 }
 
 fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -119,6 +120,7 @@ fn a_description_is_kept() {
         file: file.clone(),
         prefix: None,
         most,
+        by: Attached::Route,
         place: Place { line, column: 1 },
     };
     let first = Contract::new(&model(1, 1000), &[]).expect("a description");

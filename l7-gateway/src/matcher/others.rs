@@ -6,7 +6,7 @@
 use http::Method;
 use topology::gateway::{Predicate, Route};
 
-use super::{Entry, Matcher, OtherMethods, Paths, methods};
+use super::{Entry, Looked, Matcher, OtherMethods, Paths, methods};
 use crate::exchange::RouteId;
 use crate::predicate::{self, Asked};
 
@@ -38,7 +38,10 @@ pub fn lack(route: &Route, asked: &Asked<'_>) -> Lack {
         }
     }
     let mut paths = Paths::default();
-    paths.add(&route.path, &Entry { id: RouteId(0), methods: Vec::new(), when: Vec::new() });
+    paths.add(
+        &route.path,
+        &Entry { id: RouteId(0), methods: Vec::new(), when: Vec::new(), looks: Looked::default() },
+    );
     paths.compile();
     if paths.find(asked, &mut OtherMethods::default()).is_none() {
         return Lack::Path;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use proptest::prelude::*;
+use topology::answers::Word;
 use topology::gateway::{Access, Auth, Expected, RoutePolicy, Sticky, UpstreamId};
 use topology::units::{Place, RouteName};
 
@@ -45,7 +46,7 @@ pub(crate) fn route(hosts: &[&str], path: &str, methods: &[&str]) -> Route {
         maintenance: None,
         security_headers: None,
         max_body_bytes: None,
-        compress: None,
+        compress: Word::Silent,
         timeout: Duration::from_secs(15),
         times: topology::gateway::RouteTimes::default(),
         response_headers: vec![],

@@ -55,13 +55,8 @@ pub(super) fn of(group: &Group) -> (Group, Absent) {
             lacks(error.place(), &error);
             route.transcode = None;
         }
-        if let Some(error) =
-            route.contract.as_ref().and_then(|model| Contract::new(model, &[]).err())
-        {
-            lacks(error.place(), &error);
-            route.contract = None;
-        }
     }
+    descriptions(&mut group, &mut lacks);
     for upstream in &mut group.upstreams {
         if let Err(error) = Upstream::new(upstream, &[]) {
             lacks(error.place(), &error);
@@ -69,6 +64,24 @@ pub(super) fn of(group: &Group) -> (Group, Absent) {
         }
     }
     (group, absent)
+}
+
+/// Descriptions of requests; one that several places name is told once.
+fn descriptions(group: &mut Group, lacks: &mut impl FnMut(Place, &dyn std::fmt::Display)) {
+    let routes = group.routes.iter_mut().map(|route| &mut route.contract);
+    let services = group.upstreams.iter_mut().map(|upstream| &mut upstream.contract);
+    let consumers = group.consumers.iter_mut().map(|consumer| &mut consumer.contract);
+    let mut told = Vec::new();
+    for contract in routes.chain(services).chain(consumers) {
+        let Some(model) = contract.as_ref() else { continue };
+        if told.contains(&model.place) {
+            *contract = None;
+        } else if let Err(error) = Contract::new(model, &[]) {
+            lacks(error.place(), &error);
+            told.push(model.place);
+            *contract = None;
+        }
+    }
 }
 
 /// Keys of issuers and API keys.

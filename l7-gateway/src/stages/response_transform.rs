@@ -13,6 +13,7 @@ use http::{Method, StatusCode};
 use http_body::Body as _;
 use topology::answers::{Compress, SecurityHeaders};
 
+use crate::attached::Forms;
 use crate::body::AnswerBody;
 use crate::cache_control::Control;
 use crate::coding::compress::Compressed;
@@ -38,6 +39,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct ResponseTransform {
     routes: Vec<Vec<(HeaderName, HeaderValue)>>,
     changes: Option<Rc<Changes>>,
+    forms: Option<Rc<Forms>>,
     internal: Rc<Internal>,
     variance: Variance,
     snapshot: Arc<Snapshot>,
@@ -47,7 +49,7 @@ impl ResponseTransform {
     /// For one worker.
     pub fn new(
         snapshot: &Arc<Snapshot>,
-        changes: Option<Rc<Changes>>,
+        (changes, forms): (Option<Rc<Changes>>, Option<Rc<Forms>>),
         internal: &Rc<Internal>,
     ) -> Self {
         let header = |(name, value): &(String, String)| {
@@ -61,10 +63,28 @@ impl ResponseTransform {
         Self {
             routes: snapshot.group.routes.iter().map(of).collect(),
             changes,
+            forms,
             internal: Rc::clone(internal),
             variance: Variance::new(&snapshot.group),
             snapshot,
         }
+    }
+}
+
+impl ResponseTransform {
+    /// How an answer is compressed.
+    fn rules(&self, x: &mut Exchange, route: Option<RouteId>) -> Option<Rc<Compress>> {
+        let forms = self.forms.as_ref()?;
+        if x.progress.ran(Stage::RequestTransform) {
+            return x.compress.take();
+        }
+        forms.early(route?).cloned()
+    }
+
+    /// Whether a route says itself which form its answers have: then they have one already.
+    fn says_form(&self, route: Option<RouteId>) -> bool {
+        let own = route.and_then(|id| self.routes.get(id.0));
+        own.is_some_and(|own| own.iter().any(|(name, _)| *name == header::CONTENT_ENCODING))
     }
 }
 
@@ -124,8 +144,9 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         return;
     }
     told(headers, &ACCEPT_ENCODING);
-    let whole = !headers.contains_key(header::CONTENT_RANGE);
-    let Some(coding) = x.coding.filter(|_| whole) else { return };
+    // A part is one of what the service would send whole; several parts have no `Content-Range` of their own.
+    let part = status == StatusCode::PARTIAL_CONTENT || headers.contains_key(header::CONTENT_RANGE);
+    let Some(coding) = x.coding.filter(|_| !part) else { return };
     if unchanged && !before && x.known.is_some() {
         // The client has it as the service sent it.
         return;
@@ -134,8 +155,14 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
         // The length would be another one, and the validator a weak one.
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let length = length.and_then(|text| text.parse::<u64>().ok());
-        if length.is_none_or(|bytes| bytes >= rules.least) {
+        let none = length == Some(0)
+            || [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT].contains(&status);
+        if !none && length.is_none_or(|bytes| bytes >= rules.least) {
             transform::stale(headers);
+            if !unchanged {
+                // RFC 9110 §9.3.2: what GET would be told.
+                headers.insert(header::CONTENT_ENCODING, coding.header());
+            }
         }
         return;
     }
@@ -152,6 +179,7 @@ fn compressed(x: &Exchange, rules: &Compress, answer: &mut Answered) {
     }
 }
 
+const ACCEPT: HeaderValue = HeaderValue::from_static("Accept");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
 
 /// Whether an answer's form depends on what its client takes.
@@ -288,7 +316,10 @@ impl Filter for ResponseTransform {
             hop_by_hop(headers);
         }
         self.internal.remove(headers);
+        let mut negotiated = false;
         if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
+            // Lines or events, as the client takes them.
+            negotiated = calling.streams;
             input = Box::pin(translated(x, &calling, &self.internal, input)).await;
         }
         let changes = self.changes.as_deref().filter(|all| {
@@ -312,8 +343,8 @@ impl Filter for ResponseTransform {
             input = Box::pin(external::answer(x, input)).await;
         }
         let model = route.and_then(|id| self.snapshot.group.routes.get(id.0));
-        let rules = model.and_then(|model| model.compress.as_ref());
-        if let Some(rules) = rules {
+        let rules = self.rules(x, route).filter(|_| !self.says_form(route));
+        if let Some(rules) = &rules {
             compressed(x, rules, &mut input);
         }
         if let Some(web) = x.web.take().filter(|_| input.by != AnsweredBy::Nobody) {
@@ -336,10 +367,17 @@ impl Filter for ResponseTransform {
             headers.remove(header::EXPIRES);
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-        if forms {
-            told(headers, &ACCEPT_ENCODING);
+        for (_, name) in
+            [(forms, &ACCEPT_ENCODING), (negotiated, &ACCEPT)].iter().filter(|(is, _)| *is)
+        {
+            told(headers, name);
         }
-        self.variance.tell(group, route.map(|id| id.0), &x.record.path, headers);
+        let group = &self.snapshot.group;
+        // An error of ours is for nobody to keep.
+        if !error || route.is_none() {
+            let of = (group, &self.snapshot.matcher);
+            self.variance.tell(of, (route.map(|id| id.0), x.looked), headers);
+        }
         headers.insert(REQUEST_ID, x.told().0.clone());
         Ok(Transformed(input))
     }

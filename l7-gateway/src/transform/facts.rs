@@ -172,7 +172,8 @@ impl<'a> Facts<'a> {
         value.ok_or_else(|| TransformError::Host(template.to_string()))
     }
 
-    fn value(&self, variable: &Variable) -> Option<Cow<'a, str>> {
+    /// What a variable stands for.
+    pub(super) fn value(&self, variable: &Variable) -> Option<Cow<'a, str>> {
         let Known { x, caller, route, .. } = self.known;
         let Seen { method, host, path, query, headers } = self.seen;
         Some(match variable {

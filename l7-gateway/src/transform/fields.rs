@@ -4,25 +4,74 @@
 //! Invariant: what cannot stand in a field is left out, never cut.
 
 use common::escape::escaped;
+use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use topology::template::Template;
+use topology::template::{Part, Template, Variable};
 use topology::transform::FieldChange;
 
 use super::facts::Facts;
 
-/// A change of headers, compiled.
+/// A change of headers, compiled: whatever does not depend on a request was made when the file was read.
 #[derive(Debug)]
 pub struct Fields {
     remove: Vec<HeaderName>,
     rename: Vec<(HeaderName, HeaderName)>,
     set: Vec<(HeaderName, Value)>,
     add: Vec<(HeaderName, Value)>,
+    /// How many values are filled.
+    pub(super) filled: usize,
 }
 
 #[derive(Debug)]
 enum Value {
     Fixed(HeaderValue),
-    Filled(Template),
+    Filled(Filling),
+}
+
+/// A template that is not always the same.
+#[derive(Debug)]
+enum Filling {
+    /// One header of the request as it is, and what stands in for it: nothing is copied.
+    Header(HeaderName, Option<HeaderValue>),
+    /// One variable, which is copied once.
+    One(Variable, Option<HeaderValue>),
+    /// Several parts.
+    Several(Template),
+}
+
+impl Filling {
+    fn new(template: &Template) -> Self {
+        let [Part::Hole(variable, other)] = template.parts() else {
+            return Self::Several(template.clone());
+        };
+        let other = other.as_ref().and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
+        match variable {
+            Variable::Header(name) => match HeaderName::from_bytes(name.as_bytes()) {
+                Ok(name) => Self::Header(name, other),
+                Err(_) => Self::Several(template.clone()),
+            },
+            variable => Self::One(variable.clone(), other),
+        }
+    }
+
+    /// Its value for a request; `text` is room to write in.
+    fn value(&self, facts: &Facts<'_>, text: &mut String) -> Option<HeaderValue> {
+        match self {
+            Self::Header(name, other) => {
+                let own = facts.seen.headers.get(name);
+                own.filter(|value| value.to_str().is_ok()).or(other.as_ref()).cloned()
+            }
+            Self::One(variable, other) => match facts.value(variable) {
+                Some(value) => HeaderValue::from_bytes(value.as_bytes()).ok(),
+                None => other.clone(),
+            },
+            Self::Several(template) => {
+                text.clear();
+                facts.write(template, text)?;
+                HeaderValue::from_bytes(text.as_bytes()).ok()
+            }
+        }
+    }
 }
 
 impl Fields {
@@ -32,27 +81,35 @@ impl Fields {
         let value = |(field, template): &(String, Template)| {
             let value = match template.plain() {
                 Some(text) => Value::Fixed(HeaderValue::from_bytes(text.as_bytes()).ok()?),
-                None => Value::Filled(template.clone()),
+                None => Value::Filled(Filling::new(template)),
             };
             Some((name(field)?, value))
         };
+        let set: Vec<_> = model.set.iter().filter_map(value).collect();
+        let add: Vec<_> = model.add.iter().filter_map(value).collect();
+        let filled = set.iter().chain(&add).filter(|(_, value)| matches!(value, Value::Filled(_)));
         Self {
             remove: model.remove.iter().filter_map(name).collect(),
             rename: model.rename.iter().filter_map(pair).collect(),
-            set: model.set.iter().filter_map(value).collect(),
-            add: model.add.iter().filter_map(value).collect(),
+            filled: filled.count(),
+            set,
+            add,
         }
     }
 
     /// Puts the values of the templates in it behind others, in their order.
-    pub(super) fn values(&self, facts: &Facts<'_>, values: &mut Vec<Option<HeaderValue>>) {
-        // One buffer for all of them.
-        let mut text = String::new();
+    pub(super) fn values(
+        &self,
+        facts: &Facts<'_>,
+        text: &mut String,
+        values: &mut Vec<Option<HeaderValue>>,
+    ) {
+        if self.filled == 0 {
+            return;
+        }
         for (_, value) in self.set.iter().chain(&self.add) {
-            if let Value::Filled(template) = value {
-                text.clear();
-                let whole = facts.write(template, &mut text);
-                values.push(whole.and_then(|()| HeaderValue::from_bytes(text.as_bytes()).ok()));
+            if let Value::Filled(filling) = value {
+                values.push(filling.value(facts, text));
             }
         }
     }
@@ -67,12 +124,7 @@ impl Fields {
             headers.remove(name);
         }
         for (from, to) in &self.rename {
-            let mut all = headers.get_all(from).iter().cloned();
-            let Some(first) = all.next() else { continue };
-            let others: Vec<HeaderValue> = all.collect();
-            headers.remove(from);
-            headers.insert(to, first);
-            others.into_iter().for_each(|value| _ = headers.append(to, value));
+            rename(headers, from, to);
         }
         for (name, value) in &self.set {
             match value.known(values) {
@@ -87,6 +139,17 @@ impl Fields {
             }
         }
     }
+}
+
+/// Gives all values of a header to another one, whose own go.
+fn rename(headers: &mut HeaderMap, from: &HeaderName, to: &HeaderName) {
+    // Looked up once: as a rule it is there, and there is one value.
+    let Ok(Entry::Occupied(found)) = headers.try_entry(from) else { return };
+    let (_, mut all) = found.remove_entry_mult();
+    let Some(first) = all.next() else { return };
+    let others: Vec<HeaderValue> = all.collect();
+    headers.insert(to, first);
+    others.into_iter().for_each(|value| _ = headers.append(to, value));
 }
 
 impl Value {

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a change that fails leaves no half-changed message: the exchange ends with an answer of ours.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -95,6 +96,38 @@ pub enum Refused {
     Breach(Breach),
 }
 
+/// A change that failed, as it is counted: of what, and why, in words of a short list.
+pub type Failure = (&'static str, &'static str);
+
+impl Refused {
+    /// What is counted of it; `None`: nothing failed, the message is what it should not be, or did not come.
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Request(why) => Some(("request", why.word()?)),
+            Self::Answer(why) => Some(("answer", why.word().unwrap_or("broken"))),
+            Self::Call(_) => Some(("request", "call")),
+            Self::NoCall(_) | Self::Breach(_) => None,
+        }
+    }
+}
+
+impl TransformError {
+    /// Why, in one word; `None`: the body did not come.
+    fn word(&self) -> Option<&'static str> {
+        Some(match self.cause() {
+            Self::Path(_) => "path",
+            Self::Link(_) => "link",
+            Self::Host(_) => "host",
+            Self::Body(BodyFault::TooLarge) => "too_large",
+            Self::Body(_) => return None,
+            Self::Coded => "coding",
+            Self::Kinds => "media_type",
+            Self::Call(_) => "call",
+            Self::Json(_) | Self::At(..) => "json",
+        })
+    }
+}
+
 /// What one place of the file changes.
 #[derive(Debug)]
 pub struct Change {
@@ -133,13 +166,34 @@ pub struct Changes {
     consumers: HashMap<Box<str>, Rc<Change>>,
     routes: Vec<Option<Rc<Change>>>,
     services: Vec<Option<Rc<Change>>>,
+    /// Room that requests need while they are changed, made once.
+    room: RefCell<Room>,
+}
+
+/// What is in use while one request is changed.
+#[derive(Debug, Default)]
+struct Room {
+    /// A value on its way into a header.
+    text: String,
+    /// Values of headers that are set at once.
+    values: Vec<Option<HeaderValue>>,
+}
+
+/// The changes that an exchange passes, from the outermost.
+#[derive(Debug, Default)]
+pub struct Passed([Option<Rc<Change>>; 4]);
+
+impl Passed {
+    fn iter(&self) -> impl DoubleEndedIterator<Item = &Rc<Change>> {
+        self.0.iter().flatten()
+    }
 }
 
 /// The changes that one exchange passes, from the outermost; what the answer's templates say was found out
 /// when the request passed.
 #[derive(Debug)]
 pub struct Passage {
-    changes: Vec<Rc<Change>>,
+    changes: Passed,
     /// Values of the answer's headers, in the order in which they are set.
     values: Vec<Option<HeaderValue>>,
     /// Texts of the answer's body, likewise.
@@ -160,6 +214,7 @@ impl Changes {
             consumers: group.consumers.iter().filter_map(own).collect(),
             routes: group.routes.iter().map(|route| some(&route.transform, ROUTE)).collect(),
             services: services.collect(),
+            room: RefCell::default(),
         };
         let any = changes.listener.is_some()
             || !changes.consumers.is_empty()
@@ -167,10 +222,10 @@ impl Changes {
         any.then(|| Rc::new(changes))
     }
 
-    /// What an exchange passes.
-    pub fn on(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> Vec<Rc<Change>> {
-        let all = self.places(route, to, caller).into_iter();
-        all.filter_map(|(_, change)| change.cloned()).collect()
+    /// What an exchange passes; `None`: nothing.
+    pub fn on(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> Option<Passed> {
+        let all = self.places(route, to, caller).map(|(_, change)| change);
+        all.iter().any(Option::is_some).then(|| Passed(all.map(|change| change.map(Rc::clone))))
     }
 
     /// Whether it passes any.
@@ -215,33 +270,45 @@ impl Changes {
     /// What the answer to a request passes that ended before its changes were looked for.
     pub fn early(&self, route: Option<RouteId>) -> Passage {
         let own = route.and_then(|id| self.routes.get(id.0)).and_then(Option::as_ref);
-        let changes = self.listener.iter().chain(own).map(Rc::clone).collect();
+        let changes = Passed([self.listener.clone(), None, own.cloned(), None]);
         Passage { changes, values: Vec::new(), texts: Vec::new() }
     }
-}
 
-impl Passage {
-    /// Changes a request but for its body; what is known of it is taken from `facts`, which see what is changed so
-    /// far. The second value is for [`read`](Self::read).
+    /// Changes a request but for its body; what is known of it is taken from `known` and the request, as it is
+    /// changed so far. The second value is for [`Passage::read`].
     ///
     /// # Errors
     /// What the client's answer is made of.
     pub fn begin(
-        changes: Vec<Rc<Change>>,
+        &self,
+        passed: Passed,
         request: &mut Request,
         known: facts::Known<'_>,
+    ) -> Result<(Passage, Vec<Option<String>>), TransformError> {
+        Passage::begin(passed, request, known, &mut self.room.borrow_mut())
+    }
+}
+
+impl Passage {
+    fn begin(
+        changes: Passed,
+        request: &mut Request,
+        known: facts::Known<'_>,
+        room: &mut Room,
     ) -> Result<(Self, Vec<Option<String>>), TransformError> {
-        let mut passage = Self { changes, values: Vec::new(), texts: Vec::new() };
+        let filled = changes.iter().map(|change| change.answer.filled).sum();
+        let mut passage = Self { changes, values: Vec::with_capacity(filled), texts: Vec::new() };
+        let Room { text, values } = room;
         let client = Facts { known, seen: (&*request).into() };
         for change in passage.changes.iter().rev() {
-            change.answer.values(&client, &mut passage.values);
+            change.answer.values(&client, text, &mut passage.values);
             let body = change.model.answer.body.as_ref();
             passage
                 .texts
                 .extend(body.into_iter().flat_map(texts).map(|template| client.text(template)));
         }
-        let (mut texts_of_bodies, mut values) = (Vec::new(), Vec::new());
-        for change in &passage.changes {
+        let mut texts_of_bodies = Vec::new();
+        for change in passage.changes.iter() {
             let wanted = &change.model.request;
             let facts = Facts { known, seen: (&*request).into() };
             let fault = |fault: TransformError| fault.at(change.place);
@@ -252,7 +319,9 @@ impl Passage {
             let asked = request.target.query.as_deref();
             let query = (!wanted.query.is_empty())
                 .then(|| query(asked, &wanted.query, |template| facts.text(template)));
-            change.request.values(&facts, &mut values);
+            // What a request before left there when it failed.
+            values.clear();
+            change.request.values(&facts, text, values);
             let body = wanted.body.iter().flat_map(texts).map(|template| facts.text(template));
             texts_of_bodies.extend(body);
             let target = &mut request.target;
@@ -276,13 +345,16 @@ impl Passage {
     /// # Errors
     /// It broke off before its first byte.
     pub async fn reads(&self, request: &mut Request) -> Result<bool, TransformError> {
-        let any = self.changes.iter().any(|change| change.model.request.body.is_some());
-        if !any || request.upgrade.is_some() {
+        if request.upgrade.is_some() {
             return Ok(false);
         }
-        // Boxed: few routes change bodies.
-        Box::pin(look(&mut request.body)).await.map_err(TransformError::Body)?;
+        look(&mut request.body).await.map_err(TransformError::Body)?;
         Ok(!request.body.is_empty())
+    }
+
+    /// Whether bodies of requests are changed.
+    pub fn reads_bodies(&self) -> bool {
+        self.changes.iter().any(|change| change.model.request.body.is_some())
     }
 
     /// Changes the body of a request.
@@ -469,7 +541,7 @@ pub fn stale(headers: &mut HeaderMap) {
     for name in [header::CONTENT_LENGTH, header::CONTENT_ENCODING, header::ACCEPT_RANGES] {
         headers.remove(name);
     }
-    for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
+    for name in DIGESTS {
         headers.remove(name);
     }
     let strong = headers.get(header::ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
@@ -480,10 +552,13 @@ pub fn stale(headers: &mut HeaderMap) {
     }
 }
 
+/// What says which bytes a body is (RFC 9530, RFC 3230, RFC 1864).
+pub const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
+
 /// What is passed to an answer: taken from its exchange, or found late.
 pub fn passage(x: &mut Exchange, changes: &Changes) -> Passage {
     let route = x.candidate.route();
-    x.passage.take().map_or_else(|| changes.early(route), |passage| *passage)
+    x.passage.take().unwrap_or_else(|| changes.early(route))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod answers;
 mod api_keys;
+mod attached;
 mod authn;
 mod authorizer;
 mod balancer;
@@ -67,5 +68,6 @@ mod transcode;
 mod transcode_facts;
 mod transforms;
 mod upgrade;
+mod vary;
 mod websocket2;
 mod wire;

@@ -221,7 +221,7 @@ async fn a_plan_is_made_without_any_socket() {
         assert_eq!((&*form.target.host, &*form.target.path), ("api.example", "/open/A"));
         assert_eq!(form.candidate, Candidate::Route(RouteId(1)));
         assert_eq!(form.preflight, Preflight::No);
-        assert_eq!(trace.0.len(), 1);
+        assert_eq!(trace.0.len(), 2);
     })
     .await;
 }

@@ -56,6 +56,35 @@ async fn a_preview_names_filters_in_their_order() {
     .await;
 }
 
+/// T5, G2: it says whose descriptions a request is held against, whose word counts for compressing, and whose
+/// cross-origin rules its route has.
+#[tokio::test]
+async fn a_preview_names_the_places_that_count() {
+    local(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("api.yaml");
+        let text = "openapi: 3.0.3\ninfo: { title: a, version: '1' }\npaths: { /all: { get: { responses: { '200': { description: a } } } } }\n";
+        std::fs::write(&file, text).expect("written");
+        let file = file.display();
+        let foreseen = foreseen(
+            &format!(
+                "    defaults: {{ validate: {file}, compress: true }}
+    upstreams: {{ user: {{ validate: {file}, compress: true, cors: {{ origins: \"*\" }} }} }}
+    routes: [{{ path: /all, to: user }}, {{ path: /other, to: order }}]"
+            ),
+            "/all",
+        )
+        .await;
+        let said = reasons(&foreseen, Stage::RequestTransform);
+        assert!(said.contains(&"held against the description of the listener, then the service"), "{said:?}");
+        let compressed = "its answer is compressed as the service says, where the client takes that";
+        assert!(said.contains(&compressed), "{said:?}");
+        let said = reasons(&foreseen, Stage::Normalise);
+        assert!(said.contains(&"cross-origin rules of the service"), "{said:?}");
+    })
+    .await;
+}
+
 /// T5, G16: the calls of an aggregate are told, each with what it waits for and what becomes of it.
 #[tokio::test]
 async fn a_preview_names_the_calls_of_an_aggregate() {

@@ -238,6 +238,11 @@ async fn bodies_that_cannot_be_changed_are_refused() {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{body}: {answer}");
         }
         assert_eq!(fake.seen.count(), 0);
+        let told = rig.observer.metrics.render();
+        for (reason, count) in [("json", 5), ("too_large", 1)] {
+            let line = format!("side=\"request\",reason=\"{reason}\"}} {count}\n");
+            assert!(told.contains(&line), "{reason}: {told}");
+        }
         let answer = post(&rig, "application/json", "{}").await;
         assert!(answer.ends_with("plain text"), "what is no JSON passes as it is: {answer}");
         let answer = post(&rig, "application/json", "").await;
@@ -269,6 +274,12 @@ async fn bodies_that_cannot_be_changed_are_refused() {
             let reason = reason.unwrap_or_default();
             assert!(reason.starts_with("answer: "), "{body}: {reason}");
             assert!(reason.ends_with("(`transform` of the route)"), "{body}: {reason}");
+            let told = rig.observer.metrics.render();
+            let counted = "aqueduct_http_transform_failures_total{route=\"";
+            let own = told.lines().filter(|line| line.starts_with(counted));
+            let own: Vec<&str> = own.collect();
+            let [own] = own[..] else { panic!("one: {told}") };
+            assert!(own.contains("side=\"answer\"") && own.ends_with("} 1"), "{own}");
         })
         .await;
     }
@@ -334,6 +345,52 @@ async fn validators_are_those_of_what_is_sent() {
             assert_eq!(answers.matches("etag: W/\"1\"\r\n").count(), 2, "{filter}: {answers}");
             assert!(!answers.contains("content-length: 2000"), "{filter}: {answers}");
             assert_eq!(answers.matches("vary: ").count(), 2, "{filter}: {answers}");
+        })
+        .await;
+    }
+}
+
+/// G13: HEAD is told what GET would be; what is a part, has no body, or has a form already, stays as it is.
+#[tokio::test]
+async fn only_what_is_whole_gets_another_form() {
+    const BYTES: &str = "HTTP/1.1 206 Partial Content\r\nContent-Type: multipart/byteranges; boundary=a\r\nETag: \"1\"\r\n\
+        Content-Length: 10\r\n\r\n0123456789";
+    const PART: &str = "HTTP/1.1 206 Partial Content\r\nContent-Type: text/html\r\nContent-Range: bytes 0-9/99\r\n\
+        ETag: \"1\"\r\nContent-Length: 10\r\n\r\n0123456789";
+    const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"1\"\r\nContent-Length: 10\r\n\r\n0123456789";
+    const HEAD: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"1\"\r\nContent-Length: 10\r\n\r\n";
+    const NONE: &str =
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: \"1\"\r\nContent-Length: 0\r\n\r\n";
+    const EMPTY: &str = "HTTP/1.1 204 No Content\r\nContent-Type: text/html\r\nETag: \"1\"\r\n\r\n";
+    const RESET: &str = "HTTP/1.1 205 Reset Content\r\nContent-Type: text/html\r\nETag: \"1\"\r\nContent-Length: 0\r\n\r\n";
+    for (method, said, more, changed) in [
+        ("GET", WHOLE, "", true),
+        ("HEAD", HEAD, "", true),
+        ("GET", BYTES, "", false),
+        ("GET", PART, "", false),
+        ("HEAD", NONE, "", false),
+        ("GET", NONE, "", false),
+        ("GET", EMPTY, "", false),
+        ("HEAD", EMPTY, "", false),
+        ("HEAD", RESET, "", false),
+        ("GET", WHOLE, ", response-headers: { content-encoding: br }", false),
+    ] {
+        local(async {
+            let fake = Fake::new(Act::Keep(said)).await;
+            let compress = "compress: { min: 0B, types: [text/, multipart/] }";
+            let rig = rig(&fake, &format!("    routes: [{{ path: /*, to: user, {compress}{more} }}]\n"));
+            let ask = format!("{method} / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAccept-Encoding: gzip\r\n\r\n");
+            let answer = rig.raw(&ask).await;
+            let told = format!("{method} {said}: {answer}");
+            assert_eq!(answer.contains("content-encoding: gzip\r\n"), changed, "{told}");
+            assert_eq!(answer.contains("etag: W/\"1\"\r\n"), changed, "{told}");
+            assert_eq!(answer.contains("etag: \"1\"\r\n"), !changed, "{told}");
+            if changed {
+                assert!(!answer.contains("content-length"), "{told}");
+            } else if method == "GET" && !said.ends_with("\r\n\r\n") {
+                assert!(answer.ends_with("\r\n\r\n0123456789"), "{told}");
+            }
         })
         .await;
     }

@@ -17,7 +17,7 @@ use common::tls::store::{self, Loaded};
 use l7_gateway::contract::Contract;
 use l7_gateway::transcode::Interface;
 use topology::effective::ValueFrom;
-use topology::gateway::Route;
+use topology::gateway::{Group, Route};
 use topology::problem::{LoadError, Problem, Severity, Shown};
 use topology::units::HostPattern;
 use topology::{At, Place, SecretRef, SourceFile, Tls, Topology};
@@ -167,16 +167,19 @@ fn descriptions(topology: &Topology) -> Vec<Problem> {
             }
             None => {}
         }
-        let contract = route.contract.as_ref().filter(|model| model.file.exists());
-        match contract.map(|model| Contract::new(model, &[])) {
-            Some(Err(fault)) => {
+    }
+    for (place, model) in topology.gateways.iter().flat_map(Group::contracts) {
+        if !model.file.exists() {
+            continue;
+        }
+        match Contract::new(model, &[]) {
+            Err(fault) => {
                 problems.push(problem(fault.place(), Severity::Error, fault.to_string()));
             }
-            Some(Ok(contract)) => {
+            Ok(contract) => {
                 let unheld = contract.unheld().into_iter();
-                problems.extend(unheld.map(|what| problem(route.place, Severity::Warning, what)));
+                problems.extend(unheld.map(|what| problem(place, Severity::Warning, what)));
             }
-            None => {}
         }
     }
     problems

@@ -1,4 +1,4 @@
-//! The `validate:` key of a route as typed: a path, or a section.
+//! The `validate:` key as typed: a path, or a section.
 //!
 //! Invariant: none beyond `raw`'s.
 
@@ -23,9 +23,10 @@ section! {
     }
 }
 
-/// A path alone, or a section with more.
+/// A path alone, or a section with more; or that nothing is asked.
 #[derive(Debug)]
 pub(crate) enum ValidateChoice {
+    None,
     File(Typed<Text>),
     Section(Box<Validate>),
 }
@@ -33,6 +34,7 @@ pub(crate) enum ValidateChoice {
 impl FromTree for ValidateChoice {
     fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
         match &tree.kind {
+            Kind::Text(text) if text == "none" => Some(Self::None),
             Kind::Text(_) => Typed::from_tree(tree, at, out).map(Self::File),
             _ => Validate::from_tree(tree, at, out).map(|all| Self::Section(Box::new(all))),
         }

@@ -290,6 +290,9 @@ section! {
         may "transform" transform: Transform,
         /// Who sees all requests that are to go on, before those whom routes and upstreams name. Default: nobody.
         may "external" external: External,
+        /// Requests must be as an OpenAPI 3 description says: its path, or a section. They are held against it as they
+        /// come, before anything is changed. Default: they may be anything.
+        may "validate" validate: ValidateChoice,
     }
 }
 
@@ -331,8 +334,8 @@ section! {
         may "redirect" redirect: Redirect,
         /// A text of the file. Exactly one of `to`, `files`, `aggregate`, `redirect` and `answer`.
         may "answer" answer: Answer,
-        /// Answers are compressed for clients that take it: `true`, `false`, or a section. Default: as `defaults`
-        /// say.
+        /// Answers are compressed for clients that take it: `true`, `false`, or a section; a consumer's own word comes
+        /// before it. Default: as upstreams and `defaults` say.
         may "compress" compress: Choice<Compress>,
         /// It is closed for a while: `true`, `false`, or a section. Default: as `defaults` say.
         may "maintenance" maintenance: Choice<Maintenance>,
@@ -365,7 +368,7 @@ section! {
         /// Limits that are charged; with a `+` before each, besides those of `defaults`. Default: as
         /// `defaults` say.
         may "limits" limits: Vec<Typed<Text>>,
-        /// Cross-origin rules, or `none`. Default: as `defaults` say.
+        /// Cross-origin rules, or `none`. Default: as upstreams and `defaults` say.
         may "cors" cors: CorsChoice,
         /// Which version of an interface it is, `v1`: who calls it is counted by consumer, as on routes that are
         /// deprecated or end (`aqueduct_http_version_requests_total`, `/callers`). Default: none.
@@ -403,8 +406,8 @@ section! {
         may "transform" transform: Transform,
         /// Who sees its requests besides whom `defaults` and upstreams name. Default: nobody.
         may "external" external: External,
-        /// Requests must be as an OpenAPI 3 description says: its path, or a section. They are held against it as
-        /// they come, before anything is changed. Default: they may be anything.
+        /// Requests must be as an OpenAPI 3 description says: its path, a section, or `none`. They are held against it
+        /// as they come, before anything is changed. Default: as `defaults` say.
         may "validate" validate: ValidateChoice,
         /// Its requests become gRPC calls. Default: they stay what they are.
         may "transcode" transcode: Transcode,

@@ -37,7 +37,8 @@ pub(crate) use l4::*;
 pub(crate) use listed::*;
 pub(crate) use pool::*;
 pub(crate) use read::{
-    Choice, Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Spot, Typed, prose,
+    Choice, Entry, Fields, Findings, FromTree, KeySpec, Named, OneOrMany, Refused, Spot, Typed,
+    prose,
 };
 pub(crate) use register::*;
 pub(crate) use scalar::{Flag, Scalar, Text, Version};

@@ -282,6 +282,20 @@ impl<S: FromTree> FromTree for Choice<S> {
     }
 }
 
+/// A key that somebody will look for where it cannot be: that is told at its place.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) Spot);
+
+impl FromTree for Refused {
+    fn from_tree(_tree: &Tree, at: &Spot, _out: &mut Findings) -> Option<Self> {
+        Some(Self(at.clone()))
+    }
+
+    fn schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "not": {} })
+    }
+}
+
 /// Things by name, in the file's order.
 #[derive(Debug)]
 pub(crate) struct Named<T>(pub(crate) Vec<Entry<T>>);

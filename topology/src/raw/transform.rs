@@ -3,7 +3,9 @@
 //! Invariant: none beyond `raw`'s.
 
 use crate::raw::schema::section;
-use crate::raw::{External, Named, OneOrMany, Text, Typed};
+use crate::raw::{
+    Choice, Compress, External, Named, OneOrMany, Refused, Text, Typed, ValidateChoice,
+};
 use crate::template::Template;
 use crate::units::Size;
 
@@ -100,5 +102,14 @@ section! {
         may "transform" transform: Transform,
         /// Who sees its requests after whom `defaults` name and before those of routes and upstreams. Default: nobody.
         may "external" external: External,
+        /// Its answers are compressed where it takes that: `true`, `false`, or a section. Default: as routes, upstreams
+        /// and `defaults` say.
+        may "compress" compress: Choice<Compress>,
+        /// Its requests must be as an OpenAPI 3 description says, besides what routes and upstreams ask: its path, or
+        /// a section. They are held against it as they come. Default: nothing more is asked.
+        may "validate" validate: ValidateChoice,
+        /// Not here: a browser asks before it shows who calls. Cross-origin rules stand in `defaults`, routes and
+        /// upstreams. Default: never.
+        may "cors" cors: Refused,
     }
 }

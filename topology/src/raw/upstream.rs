@@ -5,7 +5,9 @@
 use std::num::NonZeroU32;
 
 use crate::raw::schema::section;
-use crate::raw::{Certificate, External, Text, Transform, Typed};
+use crate::raw::{
+    Certificate, Choice, Compress, CorsChoice, External, Text, Transform, Typed, ValidateChoice,
+};
 use crate::units::{Percent, SecretRef, Time};
 use crate::upstream::{RetryOn, UpstreamBalance, UpstreamProtocol};
 
@@ -58,6 +60,15 @@ section! {
         may "transform" transform: Transform,
         /// Who sees requests to it, after those whom `defaults` and routes name. Default: nobody.
         may "external" external: External,
+        /// Its answers are compressed for clients that take it: `true`, `false`, or a section. Default: as routes and
+        /// `defaults` say.
+        may "compress" compress: Choice<Compress>,
+        /// Requests to it must be as an OpenAPI 3 description says, besides what routes ask: its path, or a section.
+        /// They are held against it as the file has changed them. Default: they may be anything.
+        may "validate" validate: ValidateChoice,
+        /// Cross-origin rules of routes that lead to it and have none of their own, or `none`. Default: as `defaults`
+        /// say.
+        may "cors" cors: CorsChoice,
         /// When failures take an endpoint out for a while. Default: see each.
         may "eject" eject: Eject,
         /// Most requests of all workers under way at a time, from head to the last byte of the answer;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::answers::{
     Aggregate, AggregateId, Call, Compress, Failing, Given, GivenId, Maintenance, Member, Merge,
-    SecurityHeaders, StatusRule,
+    SecurityHeaders, StatusRule, Word,
 };
 use crate::files::{Files, FilesId, RouteTo};
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
@@ -337,20 +337,17 @@ pub(super) fn maintenance(
 }
 
 /// Which answers are compressed.
-pub(super) fn compress(
-    raw: Option<raw::Choice<raw::Compress>>,
-    default: Option<&Compress>,
-) -> Option<Compress> {
+pub(super) fn compress(raw: Option<raw::Choice<raw::Compress>>) -> Word<Compress> {
     let raw = match raw {
-        None => return default.cloned(),
-        Some(raw::Choice::Flag(flag)) if !flag.value.0 => return None,
+        None => return Word::Silent,
+        Some(raw::Choice::Flag(flag)) if !flag.value.0 => return Word::Never,
         Some(raw::Choice::Flag(_)) => raw::Compress { types: None, min: None },
         Some(raw::Choice::Section(raw)) => *raw,
     };
     let types = raw.types.map(|all| all.into_iter().map(|typed| typed.value.0).collect());
     let types: Vec<String> = types.unwrap_or_else(|| COMPRESSIBLE.map(str::to_owned).to_vec());
     let types = types.iter().map(|name| name.to_ascii_lowercase()).collect();
-    Some(Compress { types, least: or(raw.min, Size(1 << 10)).0 })
+    Word::So(Compress { types, least: or(raw.min, Size(1 << 10)).0 })
 }
 
 const COMPRESSIBLE: [&str; 8] = [

@@ -2,14 +2,34 @@
 //!
 //! Invariant: none beyond `resolve`'s.
 
+use crate::answers::{Attached, Word};
 use crate::contract::Contract;
 use crate::raw::{Findings, Validate, ValidateChoice};
 use crate::resolve::held;
 use crate::resolve::names::Names;
 
-/// What a route says of it.
-pub(super) fn contract(raw: ValidateChoice, names: &Names, out: &mut Findings) -> Option<Contract> {
+/// What a place says of it.
+pub(super) fn contract(
+    raw: Option<ValidateChoice>,
+    by: Attached,
+    names: &Names,
+    out: &mut Findings,
+) -> Word<Contract> {
+    match raw {
+        None => Word::Silent,
+        Some(ValidateChoice::None) => Word::Never,
+        Some(raw) => described(raw, by, names, out).map_or(Word::Silent, Word::So),
+    }
+}
+
+fn described(
+    raw: ValidateChoice,
+    by: Attached,
+    names: &Names,
+    out: &mut Findings,
+) -> Option<Contract> {
     let (file, prefix, max) = match raw {
+        ValidateChoice::None => return None,
         ValidateChoice::File(file) => (file, None, None),
         ValidateChoice::Section(raw) => {
             let Validate { openapi, prefix, max } = *raw;
@@ -27,6 +47,7 @@ pub(super) fn contract(raw: ValidateChoice, names: &Names, out: &mut Findings) -
         file: names.folder.join(&file.value.0),
         prefix: prefix.map(|typed| typed.value.0),
         most: held(max, 1 << 20, out),
+        by,
         place: file.spot.extent.place,
     })
 }

@@ -4,12 +4,27 @@
 
 use std::time::Duration;
 
-use crate::gateway::{Cors, Credentials};
-use crate::raw::{self, Findings, Text, Typed};
+use crate::answers::{Attached, Word};
+use crate::gateway::{Cors, Credentials, Part, RouteTo};
+use crate::raw::{self, CorsChoice, Findings, Spot, Text, Typed};
 use crate::resolve::policy::{methods, token};
 use crate::resolve::positive;
+use crate::resolve::upstream::Upstreams;
 
-pub(super) fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors {
+/// What a place says; its methods are those of a route that names some, where the rules name none.
+pub(super) fn cors(
+    raw: Option<CorsChoice>,
+    (by, route): (Attached, &[String]),
+    out: &mut Findings,
+) -> Word<Cors> {
+    match raw {
+        None => Word::Silent,
+        Some(CorsChoice::None) => Word::Never,
+        Some(CorsChoice::Rules(raw)) => Word::So(rules(*raw, (by, route), out)),
+    }
+}
+
+fn rules(raw: raw::Cors, (by, route): (Attached, &[String]), out: &mut Findings) -> Cors {
     let allowed = raw.credentials.as_ref().is_some_and(|flag| flag.value.0);
     let credentials = if allowed { Credentials::Allowed } else { Credentials::Refused };
     let mut origins = Vec::new();
@@ -59,6 +74,28 @@ pub(super) fn cors(raw: raw::Cors, route: &[String], out: &mut Findings) -> Cors
         headers: named.unwrap_or_else(|| fallback(&["authorization", "content-type"])),
         credentials,
         max_age: positive(raw.max_age, Duration::from_secs(600), out),
+        by,
+    }
+}
+
+/// The rules of a route that has none of its own and leads to a service, perhaps in part to others: a preflight does
+/// not tell in which part its request will be, and is answered before anybody is chosen.
+pub(super) fn of_service(
+    inherited: Option<Cors>,
+    (to, split): (Option<RouteTo>, &[Part]),
+    (upstreams, at): (&Upstreams, &Spot),
+    out: &mut Findings,
+) -> Option<Cors> {
+    let own = |id| upstreams.cors(id).unwrap_or(&Word::Silent);
+    let Some(main) = to.and_then(RouteTo::service).map(own) else { return inherited };
+    if split.iter().any(|part| own(part.to) != main) {
+        out.error(at, "the services of its parts have different cross-origin rules")
+            .allowed("`cors` on the route: a preflight does not tell which part it is for");
+    }
+    match main {
+        Word::Silent => inherited,
+        Word::Never => None,
+        Word::So(rules) => Some(rules.clone()),
     }
 }
 

@@ -6,17 +6,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::answers::{Compress, Deprecation, Maintenance, SecurityHeaders};
-use crate::external::External;
+use crate::answers::{Attached, Deprecation};
 use crate::gateway::{
-    AccessLog, Consumer, Expected, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror,
-    Predicate, Route, RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Expected, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror, Predicate,
+    Route, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
 use crate::resolve::answers::{self, Leads, Way};
-use crate::resolve::contract::contract;
+use crate::resolve::cors::of_service;
 use crate::resolve::external::external;
+use crate::resolve::inherited::{self, Inherited, consumers, inherited};
 use crate::resolve::l4::networks;
 use crate::resolve::names::Names;
 use crate::resolve::policy::{self, Policies};
@@ -26,10 +26,9 @@ use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::{transcode, web};
-use crate::resolve::transform::{Scope, of_route, transform};
+use crate::resolve::transform::{Scope, of_route};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
-use crate::transform::Transform;
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
 
 /// Longest time that a decision may wait for the limit store.
@@ -45,8 +44,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
-    let (changes, outside, inherited) = inherited(raw.defaults, &mut policies, out);
-    let unmatched = raw.unmatched.map(|unmatched| policies.defaults(unmatched, out));
+    let (changes, outside, inherited) = inherited(raw.defaults, &mut policies, names, out);
+    let unmatched = raw.unmatched.map(|raw| inherited::unmatched(raw, &mut policies, out));
     let mut leads = Leads::new(Upstreams::new(raw.upstreams));
     let mut experiments = Experiments::new(raw.experiments, out);
     let routes = raw.routes.unwrap_or_default();
@@ -97,7 +96,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         internal_headers: internal(raw.internal_headers, out),
         security_headers: inherited.security,
         external: outside,
-        consumers: consumers(raw.consumers, out),
+        compress: inherited.compress,
+        consumers: consumers(raw.consumers, names, out),
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: leads.upstreams.finish(),
@@ -120,33 +120,6 @@ fn uncounted_devices(limits: &[Limit], spot: &Spot, out: &mut Findings) {
     let Some(limit) = limits.iter().find(by_device) else { return };
     out.error(spot, format!("`{}` counts devices, but nothing says what one is", limit.name))
         .allowed("`device-claim: NAME`, the claim of a token that names it; `device-cookie`, one that the gateway hands out");
-}
-
-/// What routes have unless they say otherwise.
-#[derive(Default)]
-struct Inherited {
-    policy: Option<policy::Defaults>,
-    maintenance: Option<Maintenance>,
-    security: Option<SecurityHeaders>,
-    compress: Option<Compress>,
-}
-
-/// What `defaults` say: of all messages, and of routes.
-fn inherited(
-    raw: Option<raw::Defaults>,
-    policies: &mut Policies,
-    out: &mut Findings,
-) -> (Option<Transform>, Option<External>, Inherited) {
-    let Some(mut raw) = raw else {
-        return (None, None, Inherited::default());
-    };
-    let changes = raw.transform.take().map(|raw| transform(raw, Scope::SEVERAL, out));
-    let outside = raw.external.take().and_then(|raw| external(raw, out));
-    let maintenance = answers::maintenance(raw.maintenance.take(), None, out);
-    let security = answers::security(raw.security_headers.take(), None, out);
-    let compress = answers::compress(raw.compress.take(), None);
-    let policy = Some(policies.defaults(raw, out));
-    (changes, outside, Inherited { policy, maintenance, security, compress })
 }
 
 /// Headers of services that clients do not see.
@@ -173,16 +146,6 @@ fn internal(raw: Option<OneOrMany<Typed<Text>>>, out: &mut Findings) -> Vec<Stri
 
 /// What names a server inside.
 const INTERNAL: [&str; 4] = ["x-internal-server", "x-powered-by", "x-user-id", "server"];
-
-/// What holds for consumers of API keys.
-fn consumers(raw: Option<Named<raw::Consumer>>, out: &mut Findings) -> Vec<Consumer> {
-    let each = |entry: Entry<raw::Consumer>| Consumer {
-        name: entry.name,
-        transform: entry.value.transform.map(|raw| transform(raw, Scope::SEVERAL, out)),
-        external: entry.value.external.and_then(|raw| external(raw, out)),
-    };
-    raw.unwrap_or_default().into_iter().map(each).collect()
-}
 
 fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {
     filled(raw.from.as_deref(), "from", &raw.spot, out);
@@ -347,6 +310,7 @@ fn route(
     if raw.aggregate.is_some() {
         answers::reads_only(&mut methods, &raw.spot, out);
     }
+    let own_cors = raw.cors.is_some();
     let asked = policy::Asked {
         at: &raw.spot,
         auth: raw.auth,
@@ -356,6 +320,7 @@ fn route(
         authorize: raw.authorize,
         limits: raw.limits,
         cors: raw.cors,
+        by: Attached::Route,
         methods: &methods,
     };
     let mut policy = policies.route(asked, inherited.policy.as_ref(), out);
@@ -376,13 +341,16 @@ fn route(
     let transform = raw.transform.map(|raw| of_route(raw, to, scope, out));
     let split = split(raw.split.unwrap_or_default(), &mut leads.upstreams, names, out);
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
-    let contract = raw.validate.and_then(|raw| contract(raw, names, out));
-    let web_of = (to, contract.is_some(), &leads.upstreams);
+    let contract = inherited.contract(raw.validate, names, out);
+    if !own_cors {
+        let ways = (to, split.as_slice());
+        policy.cors = of_service(policy.cors, ways, (&leads.upstreams, &raw.spot), out);
+    }
+    let described = contract.is_some() || leads.upstreams.describes(to);
+    let web_of = (to, described, &leads.upstreams);
     let grpc_web = web(raw.grpc_web.as_ref(), web_of, policy.cors.as_mut(), out);
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| self::mirror(mirror, leads, names, out));
-    let timeout = positive(raw.timeout, Duration::from_secs(15), out);
-    let response_headers = headers(raw.response_headers, out);
     let maintenance = answers::maintenance(raw.maintenance, inherited.maintenance.as_ref(), out);
     let security_headers = answers::security(raw.security_headers, inherited.security, out);
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
@@ -404,12 +372,12 @@ fn route(
         sunset: raw.sunset.map(|typed| typed.value),
         deprecation,
         maintenance,
-        compress: answers::compress(raw.compress, inherited.compress.as_ref()),
+        compress: answers::compress(raw.compress),
         security_headers,
         max_body_bytes: raw.max_body.map(|typed| typed.value.0),
-        timeout,
+        timeout: positive(raw.timeout, Duration::from_secs(15), out),
         times,
-        response_headers,
+        response_headers: headers(raw.response_headers, out),
         transform,
         external: raw.external.and_then(|raw| external(raw, out)),
         contract,

@@ -15,6 +15,7 @@ mod external;
 mod files;
 mod gateway;
 mod identity;
+mod inherited;
 mod l4;
 mod names;
 mod overlap;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::answers::{Attached, Word};
 use crate::gateway::{
     Access, Algorithm, Allowance, ApiKeys, ApiKeysId, Auth, Certified, Issuer, IssuerId,
     IssuerKeys, Limit, LimitAlgorithm, LimitBy, LimitId, Route, RoutePolicy, Ways,
@@ -32,6 +33,8 @@ pub(super) struct Asked<'r> {
     pub(super) authorize: Option<raw::AuthorizeChoice>,
     pub(super) limits: Option<Vec<Typed<Text>>>,
     pub(super) cors: Option<CorsChoice>,
+    /// Who says it.
+    pub(super) by: Attached,
     pub(super) methods: &'r [String],
 }
 
@@ -116,6 +119,7 @@ impl Policies {
             authorize: raw.authorize,
             limits: raw.limits,
             cors: raw.cors,
+            by: Attached::Listener,
             methods: &[],
         };
         self.policy(asked, None, out)
@@ -188,10 +192,10 @@ impl Policies {
             Some(limits) => self.charged(&limits, inherited, out),
             None => inherited.to_vec(),
         };
-        let cors = match asked.cors {
-            Some(CorsChoice::None) => None,
-            Some(CorsChoice::Rules(rules)) => Some(cors(*rules, asked.methods, out)),
-            None => base.and_then(|base| base.cors.clone()),
+        let cors = match cors(asked.cors, (asked.by, asked.methods), out) {
+            Word::Never => None,
+            Word::So(rules) => Some(rules),
+            Word::Silent => base.and_then(|base| base.cors.clone()),
         };
         RoutePolicy { auth, scopes, allow, access, authorize, limits, cors }
     }

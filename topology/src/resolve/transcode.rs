@@ -54,7 +54,7 @@ pub(super) fn web(
     let Some(flag) = flag.filter(|flag| flag.value.0) else { return false };
     if described {
         out.error(&flag.spot, "no call is as `validate` asks: descriptions know JSON alone")
-            .allowed("one of `grpc-web` and `validate`");
+            .allowed("one of `grpc-web` and `validate`; on a route `validate: none` if `defaults` have it");
     }
     callable(&flag.spot, to, upstreams, out);
     cors.into_iter().for_each(for_calls);

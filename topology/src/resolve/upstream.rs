@@ -6,16 +6,23 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::gateway::Certificate;
+use crate::answers::{Attached, Compress, Word};
+use crate::contract::Contract;
+use crate::external::External;
+use crate::gateway::{Certificate, Cors, RouteTo};
 use crate::l4::Protocol;
 use crate::model::Probe;
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
+use crate::resolve::answers::compress;
+use crate::resolve::contract::contract;
+use crate::resolve::cors::cors;
 use crate::resolve::external::external;
 use crate::resolve::l4::reachable;
 use crate::resolve::names::{Destination, Names, Wanted};
 use crate::resolve::transform::{Scope, transform};
 use crate::resolve::{bound, count, or, positive, secret};
+use crate::transform::Transform;
 use crate::units::{At, Percent, Time};
 use crate::upstream::{
     Concurrency, Ejection, Retry, RetryOn, Times, Upstream, UpstreamBalance, UpstreamId,
@@ -56,17 +63,14 @@ impl Upstreams {
         };
         let entries = self.settings.as_mut().map_or(&mut [][..], |named| &mut named.0);
         let raw = entries.iter_mut().find(|entry| entry.name == text).map(|entry| &mut entry.value);
-        let (raw, change, outside) = match raw {
+        let (raw, filters) = match raw {
             Some(raw) => {
-                let change = raw.transform.take();
-                let change = change.map(|change| transform(change, Scope::SEVERAL, out));
-                let outside = raw.external.take().and_then(|raw| external(raw, out));
-                (Some(&*raw), change, outside)
+                let filters = Filters::of(raw, names, out);
+                (Some(&*raw), filters)
             }
-            None => (None, None, None),
+            None => (None, Filters::default()),
         };
-        let upstream = upstream(destination, raw, &to.spot, names, out);
-        let upstream = Upstream { transform: change, external: outside, ..upstream };
+        let upstream = upstream((destination, filters), raw, &to.spot, names, out);
         self.all.push((text.to_owned(), upstream));
         Some(UpstreamId(self.all.len() - 1))
     }
@@ -77,15 +81,29 @@ impl Upstreams {
         Some((upstream.protocol, name))
     }
 
-    /// Notes where a request of ours would not be shown to whom the file names for it.
+    /// Cross-origin rules of routes that lead to it.
+    pub(super) fn cors(&self, id: UpstreamId) -> Option<&Word<Cors>> {
+        self.all.get(id.0).map(|(_, upstream)| &upstream.cors)
+    }
+
+    /// Whether a route leads to one that has a description of its own, which requests must fit.
+    pub(super) fn describes(&self, to: Option<RouteTo>) -> bool {
+        let upstream = to.and_then(RouteTo::service).and_then(|id| self.all.get(id.0));
+        upstream.is_some_and(|(_, upstream)| upstream.contract.is_some())
+    }
+
+    /// Notes where a request of ours would not be shown to whom the file names for it, or not be held against what
+    /// it must be like.
     pub(super) fn unasked(&self, id: UpstreamId, (what, at): (&str, &Spot), out: &mut Findings) {
-        let upstream = self.all.get(id.0).filter(|(_, upstream)| upstream.external.is_some());
-        if let Some((name, _)) = upstream {
-            out.error(at, format!("{what} would pass the external filter of `{name}` by")).allowed(
-                format!(
-                    "`external` on the route or in `defaults`, not in `upstreams: {{ {name}: … }}`"
-                ),
-            );
+        let Some((name, upstream)) = self.all.get(id.0) else { return };
+        let filters = [
+            ("the external filter", "external", upstream.external.is_some()),
+            ("the description", "validate", upstream.contract.is_some()),
+        ];
+        for (filter, key, _) in filters.into_iter().filter(|(.., there)| *there) {
+            out.error(at, format!("{what} would pass {filter} of `{name}` by")).allowed(format!(
+                "`{key}` on the route or in `defaults`, not in `upstreams: {{ {name}: … }}`"
+            ));
         }
     }
 
@@ -112,8 +130,32 @@ impl Upstreams {
     }
 }
 
+/// What stands at a service and is passed on the way to it.
+#[derive(Default)]
+struct Filters {
+    transform: Option<Transform>,
+    external: Option<External>,
+    compress: Word<Compress>,
+    contract: Option<Contract>,
+    cors: Word<Cors>,
+}
+
+impl Filters {
+    fn of(raw: &mut raw::Upstream, names: &Names, out: &mut Findings) -> Self {
+        let change = raw.transform.take();
+        let described = contract(raw.validate.take(), Attached::Service, names, out);
+        Self {
+            transform: change.map(|change| transform(change, Scope::SEVERAL, out)),
+            external: raw.external.take().and_then(|raw| external(raw, out)),
+            compress: compress(raw.compress.take()),
+            contract: described.rules().cloned(),
+            cors: cors(raw.cors.take(), (Attached::Service, &[]), out),
+        }
+    }
+}
+
 fn upstream(
-    destination: Destination<'_>,
+    (destination, filters): (Destination<'_>, Filters),
     raw: Option<&raw::Upstream>,
     at: &Spot,
     names: &Names,
@@ -171,8 +213,11 @@ fn upstream(
             .and_then(|raw| raw.max_per_endpoint.as_ref())
             .map(|t| t.value),
         tls: raw.and_then(|raw| raw.tls.as_ref()).map(|tls| upstream_tls(tls, names)),
-        transform: None,
-        external: None,
+        transform: filters.transform,
+        external: filters.external,
+        compress: filters.compress,
+        contract: filters.contract,
+        cors: filters.cors,
     }
 }
 

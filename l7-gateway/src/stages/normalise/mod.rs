@@ -22,6 +22,7 @@ use crate::exchange::{
 use crate::grpc;
 use crate::grpc_web::Web;
 use crate::halt::{Halt, Kind, Reply};
+use crate::matcher::{Found, Looked};
 use crate::pipeline::Filter;
 use crate::predicate::Asked;
 use crate::snapshot::Snapshot;
@@ -112,6 +113,8 @@ pub struct Form {
     pub target: Target,
     /// The route, or why there is none.
     pub candidate: Candidate,
+    /// The headers that were looked at to find it.
+    pub looked: Looked,
     /// What holds for it.
     pub policy: Rc<RoutePolicy>,
     /// It is a preflight that is answered here.
@@ -215,13 +218,17 @@ impl Filter for Normalise {
             format!("{method} {}{} {means}", target.host, target.path)
         });
         let rules = self.rules(found.candidate).ok_or(NormaliseError::NoRoute)?;
+        if let Some(cors) = &rules.policy.cors {
+            trace.note(Stage::Normalise, || format!("cross-origin rules of {}", cors.by));
+        }
         if input.body.size_hint().lower() > rules.most.unwrap_or(input.body.limits().bytes) {
             return Err(NormaliseError::BodyTooLarge);
         }
         let answered = asked.is_some() && rules.cors.is_some();
         let preflight = if answered { Preflight::Yes } else { Preflight::No };
         let policy = Rc::clone(&rules.policy);
-        Ok(Form { target, candidate: found.candidate, policy, preflight })
+        let Found { candidate, looked, .. } = found;
+        Ok(Form { target, candidate, looked, policy, preflight })
     }
 
     async fn request(&self, x: &mut Exchange, input: Received) -> Result<Normalised, Halt> {
@@ -278,7 +285,7 @@ impl Normalise {
             }
         };
         x.record.path = form.target.path.clone();
-        x.candidate = form.candidate;
+        (x.candidate, x.looked) = (form.candidate, form.looked);
         if let Some(rules) = self.rules(form.candidate) {
             if let Some(stats) = &rules.stats {
                 x.record.route = Rc::clone(stats);

@@ -14,6 +14,7 @@ use serde_json::Value;
 use topology::ServiceName;
 use topology::gateway::{Route, RouteTo, Told};
 
+use crate::attached::Forms;
 use crate::body::RequestBody;
 use crate::coding::{self, Coding};
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage, Target};
@@ -30,7 +31,7 @@ use crate::transcode::bindings::Binding;
 use crate::transcode::message::{self, MessageError};
 use crate::transcode::{self, Interface};
 use crate::transform::facts::Known;
-use crate::transform::{self, Changes, Passage, Refused, TransformError};
+use crate::transform::{self, Changes, Passage, Passed, Refused, TransformError};
 
 pub mod judged;
 pub mod proof;
@@ -50,6 +51,7 @@ pub struct RequestTransform {
     snapshot: Arc<Snapshot>,
     told: Vec<(HeaderName, Told)>,
     changes: Option<Rc<Changes>>,
+    forms: Option<Rc<Forms>>,
     outside: Option<Rc<Externals>>,
 }
 
@@ -57,12 +59,13 @@ impl RequestTransform {
     /// For one worker.
     pub fn new(
         snapshot: &Arc<Snapshot>,
-        changes: Option<&Rc<Changes>>,
+        (changes, forms): (Option<&Rc<Changes>>, Option<&Rc<Forms>>),
         outside: Option<Rc<Externals>>,
     ) -> Self {
         let told = snapshot.group.identity_headers.iter();
         let told = told.filter_map(|told| Some((header_of(told)?, told.clone()))).collect();
-        Self { snapshot: Arc::clone(snapshot), told, changes: changes.cloned(), outside }
+        let (changes, forms) = (changes.cloned(), forms.cloned());
+        Self { snapshot: Arc::clone(snapshot), told, changes, forms, outside }
     }
 
     /// Who is asked outside.
@@ -94,18 +97,17 @@ impl RequestTransform {
     fn change(
         &self,
         x: &Exchange,
-        changes: &Changes,
+        (changes, passed): (&Changes, Passed),
         input: &mut Routed,
     ) -> Result<(Passage, Vec<Option<String>>), TransformError> {
         let caller = input.grant.caller().identity();
-        let passed = changes.on(input.route, input.to, caller);
         let route = self.snapshot.group.routes.get(input.route.0);
         let captures = self.snapshot.captures(input.route);
         let captures = captures.map(|captures| (captures, input.request.target.path.clone()));
         let captured = captures.as_ref().map(|(captures, path)| (*captures, &**path));
         let route = route.map_or("", |route| route.name.as_str());
         let known = Known { x, caller, route, captured, answers: &[] };
-        Passage::begin(passed, &mut input.request, known)
+        changes.begin(passed, &mut input.request, known)
     }
 
     /// Makes the call of a request that it means.
@@ -238,6 +240,20 @@ impl Filter for RequestTransform {
             Token::Passed => "a token passes untouched: nobody here has asked for it".to_owned(),
         });
         let caller = input.grant.caller().identity();
+        let held = self.snapshot.contracts.on(input.route, caller);
+        let mut held = held.chain(self.snapshot.contracts.of_service(input.to)).peekable();
+        if held.peek().is_some() {
+            trace.note(Stage::RequestTransform, || {
+                let names: Vec<String> = held.map(|(by, _)| by.to_string()).collect();
+                format!("held against the description of {}", names.join(", then "))
+            });
+        }
+        let forms = self.forms.as_ref();
+        if let Some((by, _)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+            trace.note(Stage::RequestTransform, || {
+                format!("its answer is compressed as {by} says, where the client takes that")
+            });
+        }
         let outside = self.outside.as_ref();
         if let Some(all) = outside.filter(|all| all.any(input.route, input.to, caller)) {
             trace.note(Stage::RequestTransform, || {
@@ -256,13 +272,15 @@ impl Filter for RequestTransform {
     }
 
     async fn request(&self, x: &mut Exchange, mut input: Routed) -> Result<Prepared, Halt> {
-        let route = self.snapshot.group.routes.get(input.route.0);
-        if route.is_some_and(|route| route.compress.is_some()) {
+        let caller = input.grant.caller().identity();
+        let forms = self.forms.as_ref();
+        if let Some((_, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+            x.compress = Some(Rc::clone(rules));
             x.coding = coding::accepted(&input.request.headers).first().copied();
             x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
         }
         // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
-        if let Some(contract) = self.snapshot.contract(input.route) {
+        for (_, contract) in self.snapshot.contracts.on(input.route, caller) {
             Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
         let token = Token::of(input.grant.caller());
@@ -281,18 +299,23 @@ impl Filter for RequestTransform {
         let mut asked = None;
         let caller = input.grant.caller().identity();
         let changes = self.changes.as_deref();
-        if let Some(all) = changes.filter(|all| all.any(input.route, input.to, caller)) {
+        if let Some(all) = changes
+            && let Some(passed) = all.on(input.route, input.to, caller)
+        {
             asked = Some(input.request.target.authority.clone());
-            let (passage, texts) = self.change(x, all, &mut input).map_err(Refused::Request)?;
-            if passage.reads(&mut input.request).await.map_err(Refused::Request)? {
+            let begun = self.change(x, (all, passed), &mut input);
+            let (passage, texts) = begun.map_err(Refused::Request)?;
+            if passage.reads_bodies() {
                 // Boxed: few routes change bodies.
-                let read = Box::pin(passage.read(&mut input.request, texts)).await;
-                read.map_err(Refused::Request)?;
+                Box::pin(rewritten(&passage, &mut input.request, texts)).await?;
             }
             if passage.changes_bodies() {
                 x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
             }
-            x.passage = Some(Box::new(passage));
+            x.passage = Some(passage);
+        }
+        if let Some((_, contract)) = self.snapshot.contracts.of_service(input.to) {
+            Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
         // Who calls in gRPC, or in a browser's form of it, has said which method and in which messages.
         if let Some(interface) = self.snapshot.interface(input.route).filter(|_| !x.grpc) {
@@ -330,6 +353,18 @@ impl Filter for RequestTransform {
         head.headers = headers;
         Ok(Prepared { head, body: request.body, upgrade, grant, route, to })
     }
+}
+
+/// Carries out what is changed of the body, where there is one.
+async fn rewritten(
+    passage: &Passage,
+    request: &mut Request,
+    texts: Vec<Option<String>>,
+) -> Result<(), Refused> {
+    if passage.reads(request).await.map_err(Refused::Request)? {
+        passage.read(request, texts).await.map_err(Refused::Request)?;
+    }
+    Ok(())
 }
 
 /// A browser's call as services take it. What comes as text is held, up to a bound.
