@@ -50,7 +50,7 @@ pub fn ask<'g>(
     let found = named(database).or_else(|| named(ANY));
     let found = found.ok_or_else(|| format!("database \"{database}\" does not exist"))?;
     let mut variables = Variables::default();
-    variables.start(settings)?;
+    variables.start(settings, &[])?;
     let client = Memory { variables: Rc::new(variables), ..Memory::default() };
     let mut message = Vec::new();
     frontend::put_query(&mut message, sql.as_bytes());

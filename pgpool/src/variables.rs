@@ -41,6 +41,22 @@ const HARMLESS: [&str; 13] = [
 /// The setting by which a client says where it wants to read: `replica` or `primary`.
 const ROLE: &str = "pgpool.role";
 
+/// Settings that `ignore_startup_parameters` cannot drop: PgBouncer follows them for every client.
+const FOLLOWED: [&str; 6] = [
+    "application_name",
+    "client_encoding",
+    "datestyle",
+    "intervalstyle",
+    "standard_conforming_strings",
+    "timezone",
+];
+
+/// Whether `ignore_startup_parameters` drops a parameter, `options` those that stand in it.
+pub fn is_ignored(name: &str, ignored: &[String]) -> bool {
+    let is = |known: &str| known.eq_ignore_ascii_case(name);
+    !FOLLOWED.iter().any(|known| is(known)) && ignored.iter().any(|known| is(known))
+}
+
 /// Startup parameters that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["user", "database", "replication"];
 
@@ -193,14 +209,29 @@ impl Variables {
         }
     }
 
-    /// Takes over what a client asks for when it logs in.
+    /// Takes over what a client asks for when it logs in, but for what is `ignored`.
     ///
     /// # Errors
     /// The name of the first parameter that cannot be a setting.
-    pub fn start(&mut self, parameters: &[(String, String)]) -> Result<(), String> {
+    pub fn start(
+        &mut self,
+        parameters: &[(String, String)],
+        ignored: &[String],
+    ) -> Result<(), String> {
         for (name, value) in parameters {
             if name == "options" {
-                self.start(&options(value).ok_or("options")?)?;
+                let all = is_ignored(name, ignored);
+                let Some(inner) = options(value) else {
+                    if all { continue } else { return Err(name.clone()) }
+                };
+                let kept = |(name, _): &(String, String)| {
+                    !all || FOLLOWED.iter().any(|known| known.eq_ignore_ascii_case(name))
+                };
+                let inner: Vec<_> = inner.into_iter().filter(kept).collect();
+                self.start(&inner, ignored)?;
+                continue;
+            }
+            if is_ignored(name, ignored) {
                 continue;
             }
             if NOT_SETTINGS.contains(&name.as_str()) || name.starts_with("_pq_.") {
@@ -396,9 +427,9 @@ mod tests {
     fn startup_parameters_are_names_and_literals() {
         let mut all = Variables::default();
         let evil = [("x;drop table t".to_owned(), "1".to_owned())];
-        assert!(all.start(&evil).is_err());
+        assert!(all.start(&evil, &[]).is_err());
         let quoted = [("application_name".to_owned(), "a'b\\c".to_owned())];
-        assert_eq!(all.start(&quoted), Ok(()));
+        assert_eq!(all.start(&quoted, &[]), Ok(()));
         let sql = all.difference(&Variables::default()).expect("differs");
         assert!(sql.contains(r"E'a''b\\c'"), "{sql}");
     }
@@ -408,7 +439,7 @@ mod tests {
     fn startup_options_are_settings() {
         let start = |text: &str| {
             let mut all = Variables::default();
-            all.start(&[("options".to_owned(), text.to_owned())]).map(|()| all)
+            all.start(&[("options".to_owned(), text.to_owned())], &[]).map(|()| all)
         };
         let all =
             start(r"-c search_path=a,b\ c  -cwork_mem=1MB --statement-timeout=5").expect("read");
@@ -418,6 +449,31 @@ mod tests {
         for wrong in ["-x", "search_path=a", "-c", "-c x;y=1", "-c user", "-d 5"] {
             assert!(start(wrong).is_err(), "{wrong}");
         }
+    }
+
+    /// T3, P3: what `ignore_startup_parameters` names is neither set nor a reason to refuse, also within
+    /// `options`; what every client has is set nonetheless.
+    #[test]
+    fn ignored_parameters() {
+        let start = |ignored: &[&str], name: &str, value: &str| {
+            let mut all = Variables::default();
+            let ignored: Vec<_> = ignored.iter().map(|name| (*name).to_owned()).collect();
+            all.start(&[(name.to_owned(), value.to_owned())], &ignored).map(|()| all)
+        };
+        let none = |all: Result<Variables, String>| all.expect("let in").iter().next().is_none();
+        assert!(none(start(&["search_path"], "Search_Path", "x")));
+        assert!(none(start(&["odd name"], "odd name", "x")), "it could not even be a setting");
+        assert!(none(start(&["geqo"], "options", "-c geqo=off --geqo=on")));
+        assert!(none(start(&["options"], "options", "-c geqo=off")));
+        assert!(none(start(&["options"], "options", "-x nonsense")));
+        for all in [
+            start(&["timezone"], "TimeZone", "UTC"),
+            start(&["options", "timezone"], "options", "-c geqo=off -c TimeZone=UTC"),
+        ] {
+            let all = all.expect("let in");
+            assert_eq!((all.value("timezone"), all.value("geqo")), (Some("UTC"), None));
+        }
+        assert!(start(&["geqo"], "options", "-x nonsense").is_err());
     }
 
     proptest! {

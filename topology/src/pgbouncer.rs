@@ -5,6 +5,7 @@
 //! Invariant: nothing is dropped without a note, and what is written reads back without an error.
 
 mod ini;
+mod keys;
 mod load;
 mod lookup;
 mod terms;
@@ -16,6 +17,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use ini::Line;
+use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS_DEFAULTS, needed};
 pub use load::{Loaded, Process, Switch, Texts, beside, load, read};
 use lookup::Lookup;
 
@@ -64,69 +66,6 @@ pub fn user_list(ini: &str) -> Option<String> {
 }
 
 const MAIN: &str = "pgbouncer";
-
-/// Numbers that mean the same here; PgBouncer itself does not know `pool_shards` and the last one.
-const COUNTS: [&str; 11] = [
-    "max_client_conn",
-    "default_pool_size",
-    "pool_shards",
-    "min_pool_size",
-    "reserve_pool_size",
-    "max_db_connections",
-    "max_user_connections",
-    "max_db_client_connections",
-    "max_user_client_connections",
-    "max_prepared_statements",
-    "max_listen_channels",
-];
-
-/// Times in seconds that mean the same here.
-const TIMES: [&str; 16] = [
-    "reserve_pool_timeout",
-    "query_wait_timeout",
-    "server_idle_timeout",
-    "server_lifetime",
-    "server_connect_timeout",
-    "client_login_timeout",
-    "client_idle_timeout",
-    "idle_transaction_timeout",
-    "query_timeout",
-    "transaction_timeout",
-    "server_login_retry",
-    "query_wait_notify",
-    "cancel_wait_timeout",
-    "server_check_delay",
-    "tcp_keepidle",
-    "tcp_keepintvl",
-];
-
-/// What is on or off here as there; PgBouncer itself does not know the last one.
-const SWITCHES: [&str; 4] =
-    ["server_round_robin", "server_fast_close", "tcp_keepalive", "shared_listen"];
-
-/// Keys that need no counterpart, because the default does what they ask for, or because they only
-/// tune PgBouncer's inside.
-const NEEDLESS: [&str; 9] = [
-    "ignore_startup_parameters",
-    "track_extra_parameters",
-    "so_reuseport",
-    "tcp_defer_accept",
-    "server_reset_query_always",
-    "resolv_conf",
-    "dns_max_ttl",
-    "dns_nxdomain_ttl",
-    "dns_zone_check_period",
-];
-
-/// Keys that have no counterpart, and what is here in their place.
-const INSTEAD: [(&str, &str); 6] = [
-    ("pkt_buf", "clients have no buffers of their own; each worker has one of 64 KiB"),
-    ("sbuf_loopcnt", "a client that sends much takes turns with the others by the runtime"),
-    ("max_packet_size", "a long message is passed on as it comes, never held"),
-    ("listen_backlog", "as long as the system allows (net.core.somaxconn)"),
-    ("tcp_socket_buffer", "the system sizes the buffers of sockets"),
-    ("suspend_timeout", "SUSPEND has nothing to wait for: no bytes are held back"),
-];
 
 /// Translates; `users` is the text of the user list.
 pub fn import(ini: &str, users: Option<&str>) -> Imported {
@@ -179,6 +118,8 @@ struct Out {
     lookup: Lookup,
     /// A database has a lookup.
     looks_up: bool,
+    /// How users prove themselves where no rule says it.
+    auth_type: Option<&'static str>,
 }
 
 impl Out {
@@ -490,6 +431,7 @@ impl Out {
         for key in TIMES {
             let Some(line) = self.take(key) else { continue };
             match milliseconds(&line.value) {
+                Some(0) if key == "tcp_keepidle" => {}
                 Some(0) if needed(key) => {
                     self.note(line.number, format!("{key} 0: the default is taken"));
                 }
@@ -503,8 +445,12 @@ impl Out {
             }
         }
         if let Some(line) = self.take("server_check_query") {
-            let query = if line.value.is_empty() { "-" } else { &line.value };
-            all.push(("server_check_query", quoted(query)));
+            match line.value.as_str() {
+                // Of PgBouncer an empty query; any answer will do.
+                "<empty>" => {}
+                "" => all.push(("server_check_query", quoted("-"))),
+                query => all.push(("server_check_query", quoted(query))),
+            }
         }
         for (key, unit) in [("tcp_keepcnt", ""), ("tcp_user_timeout", "ms")] {
             let Some(line) = self.take(key) else { continue };
@@ -514,8 +460,19 @@ impl Out {
                 Err(_) => self.stop(line.number, format!("{key}: {} is no number", line.value)),
             }
         }
-        if let Some(reset) = self.value("server_reset_query") {
-            all.push(("server_reset_query", quoted(&reset)));
+        match self.take("server_reset_query") {
+            Some(line) if line.value.is_empty() => {
+                let what = "server_reset_query: it is never empty here: DISCARD ALL is run";
+                self.note(line.number, what);
+            }
+            Some(line) => all.push(("server_reset_query", quoted(&line.value))),
+            None => {}
+        }
+        if let Some(names) = self.value("ignore_startup_parameters") {
+            all.push(("ignore_startup_parameters", quoted(&names)));
+        }
+        if let Some(kind) = self.auth_type {
+            all.push(("auth_type", kind.to_owned()));
         }
         text.push_str("    settings:\n");
         let last: BTreeMap<_, _> = all.into_iter().collect();
@@ -528,19 +485,23 @@ impl Out {
     fn rest(&mut self) {
         for (key, line) in std::mem::take(&mut self.main) {
             let off = matches!(line.value.as_str(), "" | "0");
-            let what = match key.as_str() {
-                key if NEEDLESS.contains(&key) => continue,
-                key if INSTEAD.iter().any(|(known, _)| *known == key) => {
-                    let found = INSTEAD.iter().find(|(known, _)| *known == key);
-                    self.note(line.number, format!("{key}: {}", found.map_or("", |it| it.1)));
-                    continue;
+            if let Some((_, default, instead)) = INSTEAD.iter().find(|(known, ..)| *known == key) {
+                if !line.value.is_empty() && line.value != *default {
+                    self.note(line.number, format!("{key}: {instead}"));
                 }
-                "syslog" | "syslog_ident" | "syslog_facility" => {
+                continue;
+            }
+            if TLS_DEFAULTS.iter().any(|(known, value)| *known == key && *value == line.value) {
+                continue;
+            }
+            let what = match key.as_str() {
+                // It names itself.
+                "conffile" => continue,
+                "syslog" | "syslog_ident" if off || line.value == "pgbouncer" => continue,
+                "syslog" | "syslog_ident" => {
                     self.note(line.number, format!("{key}: the log goes to standard error"));
                     continue;
                 }
-                "job_name" | "conffile" | "service_name" => continue,
-                "server_tls_protocols" if line.value == "secure" => continue,
                 key if key.starts_with("auth_") && !off => "users are those of the file",
                 _ if off => continue,
                 _ => "has no counterpart",
@@ -569,12 +530,6 @@ fn milliseconds(seconds: &str) -> Option<u128> {
 /// Whether this host has IPv6.
 fn has_ipv6() -> bool {
     std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|list| !list.trim().is_empty())
-}
-
-/// Times that cannot be switched off.
-fn needed(key: &str) -> bool {
-    let logins = ["server_connect_timeout", "client_login_timeout", "server_login_retry"];
-    logins.contains(&key) || ["cancel_wait_timeout", "tcp_keepidle"].contains(&key)
 }
 
 /// A text as YAML writes it in double quotes.

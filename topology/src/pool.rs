@@ -426,6 +426,17 @@ pub struct User {
     pub place: Place,
 }
 
+/// How users prove themselves where no rule says it: PgBouncer's `auth_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthType {
+    /// By an md5 answer; by SCRAM where the secret is a verifier.
+    Md5,
+    /// By SCRAM-SHA-256 alone.
+    Scram,
+    /// By the password itself, over TLS or on this host.
+    Plain,
+}
+
 /// Rights on the admin database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Console {
@@ -524,6 +535,12 @@ pub struct Settings {
     pub keepalive: Keepalive,
     /// Run when a used server connection changes hands in session mode (default `DISCARD ALL`).
     pub server_reset_query: String,
+    /// Whether it is run at each release in the other modes too (default no).
+    pub server_reset_query_always: bool,
+    /// Startup parameters that are dropped, in lower case (default none).
+    pub ignore_startup_parameters: Vec<String>,
+    /// How users prove themselves where no rule says it (default: as each secret can).
+    pub auth_type: Option<AuthType>,
 }
 
 #[cfg(test)]

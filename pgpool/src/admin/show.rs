@@ -417,6 +417,12 @@ fn config(settings: &Settings) -> Table {
         ("server_fast_close", u8::from(settings.server_fast_close).to_string(), "0"),
         ("tcp_keepalive", u8::from(settings.keepalive.on).to_string(), "1"),
         ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
+        (
+            "server_reset_query_always",
+            u8::from(settings.server_reset_query_always).to_string(),
+            "0",
+        ),
+        ("ignore_startup_parameters", settings.ignore_startup_parameters.join(","), ""),
     ];
     let row = |(key, value, default)| {
         row![key, value, default, yes(super::setting::is_known(settings, key))]

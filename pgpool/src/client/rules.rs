@@ -3,12 +3,13 @@
 //!
 //! Invariant: where there are rules, nobody gets in whom none of them means.
 
+use topology::pool::AuthType;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::source::Source;
 use crate::fatal::Refusal;
 use crate::hba::{Asking, ClientCert, Method, Rule};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Credential, Snapshot};
 use crate::stream::Stream;
 
 /// How this client must prove who it is; `None`: as its secret says.
@@ -49,6 +50,25 @@ pub fn method(
             Err(Refusal::Authentication(text.to_owned()))
         }
         method => Ok(Some(method)),
+    }
+}
+
+/// How it must prove who it is by `auth_type`, where no rule says it; `None`: as its secret says. Who has no
+/// secret needs no proof.
+pub fn by_type(
+    snapshot: &Snapshot,
+    credential: Option<&Credential>,
+    asking: &Asking<'_>,
+) -> Option<Method> {
+    if matches!(credential, Some(Credential::Trust)) {
+        return None;
+    }
+    match snapshot.settings.auth_type? {
+        AuthType::Md5 => Some(Method::Md5),
+        AuthType::Scram => Some(Method::Scram),
+        // In clear over a network it would be everybody's.
+        AuthType::Plain if !asking.encrypted && asking.source.ip().is_some() => None,
+        AuthType::Plain => Some(Method::Password),
     }
 }
 

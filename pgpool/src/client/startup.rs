@@ -26,6 +26,7 @@ use crate::relay::link::Memory;
 use crate::server::connect::Asked;
 use crate::snapshot::{CONSOLE, Credential, Held, Snapshot};
 use crate::stream::Stream;
+use crate::variables::is_ignored;
 use crate::worker::Worker;
 use topology::pool::{Console, SslMode};
 
@@ -175,6 +176,7 @@ pub async fn admit(
         None => lookup::find(worker, database, name).await?,
     };
     let credential = user.map(|user| &user.credential).or(looked_up.as_ref());
+    let method = method.or_else(|| rules::by_type(&snapshot, credential, &asking));
     let proof = auth::prove(door, credential, name, (method, way)).await?;
     let unknown = || Refusal::PasswordFailed(name.to_owned());
     if database == CONSOLE {
@@ -197,7 +199,7 @@ pub async fn admit(
     }
     let mut asked = crate::variables::Variables::default();
     asked
-        .start(&startup.parameters)
+        .start(&startup.parameters, &worker.snapshot().settings.ignore_startup_parameters)
         .map_err(|name| Refusal::Protocol(format!("unsupported startup parameter: {name}")))?;
     let role = Rc::from(pool.user().name.as_str());
     let listed = list(worker, door, startup, (source, role));
@@ -241,7 +243,9 @@ async fn replicate(
     let ours = |name: &str| {
         matches!(name, "user" | "database" | "replication") || name.starts_with("_pq_.")
     };
-    let parameters = startup.parameters.iter().filter(|(name, _)| !ours(name)).cloned();
+    let ignored = &worker.snapshot().settings.ignore_startup_parameters;
+    let dropped = |name: &str| ours(name) || is_ignored(name, ignored);
+    let parameters = startup.parameters.iter().filter(|(name, _)| !dropped(name)).cloned();
     let parameters: Vec<_> = parameters.collect();
     let asked = Asked { replication: listed.entry.replication, parameters: &parameters };
     let (server, said) = pool.connect_apart(worker, asked).await?;

@@ -11,6 +11,8 @@ use topology::pool::{PoolMode, Settings};
 
 use super::Pool;
 use crate::fatal::Refusal;
+use crate::relay::link::Wear;
+use crate::server::Server;
 use crate::worker::Worker;
 
 /// Times that hold for the clients of a pool; zero: none.
@@ -46,6 +48,15 @@ impl Pool {
             return Err(Refusal::TooManyPinned(most));
         }
         Ok(Pinned(self.me()))
+    }
+
+    /// Takes a server back between two transactions; by `server_reset_query_always` it is cleaned in full.
+    pub fn release(&self, mut server: Box<Server>) {
+        let worker = self.worker.upgrade();
+        if worker.is_some_and(|worker| worker.snapshot().settings.server_reset_query_always) {
+            server.talk.wear(Wear::Full);
+        }
+        self.checkin(server);
     }
 
     /// When a server connection goes back: as its user has it, or else its database.

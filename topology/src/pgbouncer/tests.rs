@@ -268,8 +268,8 @@ fn every_setting_is_translated_or_named() {
     let ini = "[databases]\na = host=10.0.0.1\n[pgbouncer]\nserver_login_retry = 3\n\
         query_wait_notify = 0\ncancel_wait_timeout = 4\nserver_check_query =\nserver_check_delay = 5\n\
         server_fast_close = 1\nserver_round_robin = 1\ntcp_keepalive = 0\ntcp_keepcnt = 0\n\
-        tcp_keepidle = 6\ntcp_keepintvl = 7\ntcp_user_timeout = 250\nsuspend_timeout = 10\n\
-        pkt_buf = 8192\nlisten_backlog = 256\nmax_packet_size = 1\nsbuf_loopcnt = 5\n\
+        tcp_keepidle = 6\ntcp_keepintvl = 7\ntcp_user_timeout = 250\nsuspend_timeout = 11\n\
+        pkt_buf = 8192\nlisten_backlog = 256\nmax_packet_size = 1\nsbuf_loopcnt = 6\n\
         tcp_socket_buffer = 0\ntcp_defer_accept = 1\ntransaction_timeout = 8\n\
         shared_listen = 1\nmax_listen_channels = 9\n";
     let imported = import(ini, Some(USERS));
@@ -297,4 +297,166 @@ fn every_setting_is_translated_or_named() {
         user_timeout: Some(Duration::from_millis(250)),
     };
     assert_eq!((settings.keepalive, settings.transaction_timeout), (keepalive, seconds(8)));
+}
+
+/// All keys of `[pgbouncer]` as PgBouncer 1.25 shows them in `SHOW CONFIG`, at its defaults.
+const DEFAULTS: &str = "
+admin_users =
+application_name_add_host = 0
+auth_dbname =
+auth_file =
+auth_hba_file =
+auth_ident_file =
+auth_ldap_options =
+auth_query = SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin
+auth_type = md5
+auth_user =
+autodb_idle_timeout = 3600
+cancel_wait_timeout = 10
+client_idle_timeout = 0
+client_login_timeout = 60
+client_tls13_ciphers =
+client_tls_ca_file =
+client_tls_cert_file =
+client_tls_ciphers = default
+client_tls_dheparams = auto
+client_tls_ecdhcurve = auto
+client_tls_key_file =
+client_tls_protocols = secure
+client_tls_sslmode = disable
+conffile = /etc/pgbouncer/pgbouncer.ini
+default_pool_size = 20
+disable_pqexec = 0
+dns_max_ttl = 15
+dns_nxdomain_ttl = 15
+dns_zone_check_period = 0
+idle_transaction_timeout = 0
+ignore_startup_parameters =
+job_name = pgbouncer
+listen_addr =
+listen_backlog = 128
+listen_port = 6432
+log_connections = 1
+log_disconnections = 1
+log_pooler_errors = 1
+log_stats = 1
+logfile =
+max_client_conn = 100
+max_db_client_connections = 0
+max_db_connections = 0
+max_packet_size = 2147483647
+max_prepared_statements = 200
+max_user_client_connections = 0
+max_user_connections = 0
+min_pool_size = 0
+peer_id = 0
+pidfile =
+pkt_buf = 4096
+pool_mode = session
+query_timeout = 0
+query_wait_notify = 5
+query_wait_timeout = 120
+reserve_pool_size = 0
+reserve_pool_timeout = 5
+resolv_conf =
+sbuf_loopcnt = 5
+scram_iterations = 4096
+server_check_delay = 30
+server_check_query = <empty>
+server_connect_timeout = 15
+server_fast_close = 0
+server_idle_timeout = 600
+server_lifetime = 3600
+server_login_retry = 15
+server_reset_query = DISCARD ALL
+server_reset_query_always = 0
+server_round_robin = 0
+server_tls13_ciphers =
+server_tls_ca_file =
+server_tls_cert_file =
+server_tls_ciphers = default
+server_tls_key_file =
+server_tls_protocols = secure
+server_tls_sslmode = prefer
+so_reuseport = 0
+stats_period = 60
+stats_users =
+suspend_timeout = 10
+syslog = 0
+syslog_facility = daemon
+syslog_ident = pgbouncer
+tcp_defer_accept = 1
+tcp_keepalive = 1
+tcp_keepcnt = 0
+tcp_keepidle = 0
+tcp_keepintvl = 0
+tcp_socket_buffer = 0
+tcp_user_timeout = 0
+track_extra_parameters = IntervalStyle
+transaction_timeout = 0
+unix_socket_dir = /tmp
+unix_socket_group =
+unix_socket_mode = 0777
+user =
+verbose = 0
+";
+
+/// T3, P2: PgBouncer's defaults, spelled out, start and say nothing; what is dropped otherwise is told.
+#[test]
+fn defaults_may_be_spelled_out() {
+    let spelled = format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{DEFAULTS}");
+    let imported = import(&spelled, Some(USERS));
+    assert_eq!(imported.notes, [], "{}", imported.text);
+    let silent = read(&import("[databases]\na = host=10.0.0.1\n", Some(USERS)));
+    let (spelled, silent) = (&read(&imported).pools[0], &silent.pools[0]);
+    assert_eq!(spelled.settings, silent.settings);
+    assert_eq!(silent.settings.auth_type, Some(crate::pool::AuthType::Md5));
+    for line in [
+        "track_extra_parameters = work_mem",
+        "so_reuseport = 1",
+        "tcp_defer_accept = 0",
+        "resolv_conf = /etc/other",
+        "dns_max_ttl = 3",
+        "dns_nxdomain_ttl = 3",
+        "dns_zone_check_period = 3",
+        "job_name = x",
+        "autodb_idle_timeout = 1",
+        "scram_iterations = 10000",
+        "server_reset_query =",
+        "auth_hba_file = /etc/hba",
+        "syslog = 1",
+    ] {
+        let ini = format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{line}\n");
+        let imported = import(&ini, Some(USERS));
+        let key = line.split(' ').next().unwrap_or_default();
+        let told = imported.notes.iter().filter(|note| note.what.starts_with(key) && !note.stops);
+        assert_eq!(told.count(), 1, "{line}: {:?}", imported.notes);
+    }
+    for line in ["client_tls_protocols = tlsv1.0", "server_tls_ciphers = RC4"] {
+        let ini = format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{line}\n");
+        assert!(import(&ini, Some(USERS)).notes.iter().any(|note| note.stops), "{line}");
+    }
+}
+
+/// P2, P4, T3: what clients notice of `[pgbouncer]`: dropped startup parameters, how a user proves itself, a reset
+/// at each release.
+#[test]
+fn what_clients_notice_is_translated() {
+    use crate::pool::AuthType;
+    let of = |more: &str| {
+        let ini = format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{more}\n");
+        read(&import(&ini, Some(USERS))).pools[0].settings.clone()
+    };
+    let names = of("ignore_startup_parameters = Extra_Float_Digits, options,\n");
+    assert_eq!(names.ignore_startup_parameters, ["extra_float_digits", "options"]);
+    for (text, auth_type) in [
+        ("auth_type = md5", Some(AuthType::Md5)),
+        ("auth_type = scram-sha-256", Some(AuthType::Scram)),
+        ("auth_type = plain", Some(AuthType::Plain)),
+        ("auth_type = trust", None),
+        ("auth_type = hba\nauth_hba_file = /etc/hba", None),
+    ] {
+        assert_eq!(of(text).auth_type, auth_type, "{text}");
+    }
+    assert!(of("server_reset_query_always = 1").server_reset_query_always);
 }

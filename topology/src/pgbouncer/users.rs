@@ -27,7 +27,10 @@ impl Out {
         let kind = kind.map_or_else(|| "md5".to_owned(), |line| line.value);
         let trust = matches!(kind.as_str(), "trust" | "any");
         match kind.as_str() {
-            "trust" | "md5" | "scram-sha-256" | "plain" | "hba" | "cert" => {}
+            "trust" | "hba" | "cert" => {}
+            "md5" => self.auth_type = Some("md5"),
+            "scram-sha-256" => self.auth_type = Some("scram-sha-256"),
+            "plain" => self.auth_type = Some("plain"),
             "any" => self.stop(number, "auth_type any: each role is written by its name"),
             other => {
                 let what = format!("auth_type {other}: users prove who they are by secret");
@@ -113,6 +116,10 @@ impl Out {
                 let rule = self.secret("hba", "hostssl all all all cert");
                 let _ = writeln!(text, "    hba: {rule}");
                 true
+            }
+            (_, Some(_)) => {
+                self.note(0, "auth_hba_file: without `auth_type = hba` no rule is read");
+                false
             }
             _ => false,
         }

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::pool::{
-    Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
+    AuthType, Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
+    SslNegotiation,
 };
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Register, Text, Tls, Typed};
@@ -308,5 +309,16 @@ section! {
         may "tcp_user_timeout" tcp_user_timeout: Typed<Time>,
         /// Run when a used server connection changes hands in session mode. Default: `DISCARD ALL`.
         may "server_reset_query" server_reset_query: Typed<Text>,
+        /// `true`: `server_reset_query` is run at each release, in transaction and statement mode too. Default:
+        /// false, there settings that clients make follow them, and a server that a statement is known to have left
+        /// anything else on is cleaned; what a function does inside is not known.
+        may "server_reset_query_always" server_reset_query_always: Typed<Flag>,
+        /// Startup parameters, separated by commas, that are dropped, not set; `options`: what stands in it. What
+        /// every client has (`client_encoding`, ..) is set nonetheless. Default: none.
+        may "ignore_startup_parameters" ignore_startup_parameters: Typed<Text>,
+        /// How a user proves itself where no rule says it: `md5`, by the hash of what `secret` has, by SCRAM if that
+        /// is a verifier; `scram-sha-256`; `plain`, the password over TLS. Default: as its secret can, by SCRAM
+        /// if it can.
+        may "auth_type" auth_type: Typed<AuthType>,
     }
 }

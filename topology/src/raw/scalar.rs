@@ -18,7 +18,8 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{
-    Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode, SslNegotiation,
+    AuthType, Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
+    SslNegotiation,
 };
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
@@ -570,6 +571,11 @@ words! {
         "require" => Self::Require,
         "verify-ca" => Self::VerifyCa,
         "verify-full" => Self::VerifyFull,
+    }
+    AuthType {
+        "md5" => Self::Md5,
+        "scram-sha-256" => Self::Scram,
+        "plain" => Self::Plain,
     }
     SslNegotiation {
         "postgres" => Self::Postgres,

@@ -504,7 +504,17 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         server_reset_query: raw
             .server_reset_query
             .map_or(base.server_reset_query, |typed| typed.value.0),
+        server_reset_query_always: said(raw.server_reset_query_always).is_some_and(|flag| flag.0),
+        ignore_startup_parameters: said(raw.ignore_startup_parameters)
+            .map_or(Vec::new(), |names| listed(&names.0)),
+        auth_type: said(raw.auth_type),
     }
+}
+
+/// Names that commas separate, in lower case.
+fn listed(names: &str) -> Vec<String> {
+    let names = names.split(',').map(|name| name.trim().to_ascii_lowercase());
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 fn defaults() -> Settings {
@@ -548,5 +558,8 @@ fn defaults() -> Settings {
             user_timeout: None,
         },
         server_reset_query: "DISCARD ALL".to_owned(),
+        server_reset_query_always: false,
+        ignore_startup_parameters: Vec::new(),
+        auth_type: None,
     }
 }

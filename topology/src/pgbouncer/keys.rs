@@ -1,0 +1,96 @@
+//! The keys of `[pgbouncer]` by what becomes of them, with PgBouncer's defaults where these say nothing. Not for
+//! reading values. Used by `pgbouncer` alone.
+//!
+//! Invariant: a key at its default in PgBouncer 1.25 neither stops a start nor is told.
+
+/// Numbers that mean the same here; PgBouncer itself does not know `pool_shards` and the last one.
+pub(super) const COUNTS: [&str; 11] = [
+    "max_client_conn",
+    "default_pool_size",
+    "pool_shards",
+    "min_pool_size",
+    "reserve_pool_size",
+    "max_db_connections",
+    "max_user_connections",
+    "max_db_client_connections",
+    "max_user_client_connections",
+    "max_prepared_statements",
+    "max_listen_channels",
+];
+
+/// Times in seconds that mean the same here.
+pub(super) const TIMES: [&str; 16] = [
+    "reserve_pool_timeout",
+    "query_wait_timeout",
+    "server_idle_timeout",
+    "server_lifetime",
+    "server_connect_timeout",
+    "client_login_timeout",
+    "client_idle_timeout",
+    "idle_transaction_timeout",
+    "query_timeout",
+    "transaction_timeout",
+    "server_login_retry",
+    "query_wait_notify",
+    "cancel_wait_timeout",
+    "server_check_delay",
+    "tcp_keepidle",
+    "tcp_keepintvl",
+];
+
+/// What is on or off here as there; PgBouncer itself does not know the last one.
+pub(super) const SWITCHES: [&str; 5] = [
+    "server_round_robin",
+    "server_fast_close",
+    "server_reset_query_always",
+    "tcp_keepalive",
+    "shared_listen",
+];
+
+/// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
+/// place.
+pub(super) const INSTEAD: [(&str, &str, &str); 18] = [
+    ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
+    ("so_reuseport", "0", "several processes share a port as soon as they have a peer_id"),
+    ("tcp_defer_accept", "1", "clients are taken as they come"),
+    ("resolv_conf", "", "names are looked up as the system does"),
+    ("dns_max_ttl", "15", "names are looked up for each connection"),
+    ("dns_nxdomain_ttl", "15", "names are looked up for each connection"),
+    ("dns_zone_check_period", "0", "names are looked up for each connection"),
+    ("job_name", "pgbouncer", "the instance is called pool-1"),
+    ("service_name", "pgbouncer", "it is about Windows"),
+    (
+        "autodb_idle_timeout",
+        "3600",
+        "databases that `*` stands for are forgotten when they are many",
+    ),
+    ("scram_iterations", "4096", "passwords of the user list are proved with 4096 iterations"),
+    ("suspend_timeout", "10", "SUSPEND has nothing to wait for: no bytes are held back"),
+    ("pkt_buf", "4096", "clients have no buffers of their own; each worker has one of 64 KiB"),
+    ("sbuf_loopcnt", "5", "a client that sends much takes turns with the others by the runtime"),
+    ("max_packet_size", "2147483647", "a long message is passed on as it comes, never held"),
+    ("listen_backlog", "128", "as long as the system allows (net.core.somaxconn)"),
+    ("tcp_socket_buffer", "0", "the system sizes the buffers of sockets"),
+    ("syslog_facility", "daemon", "the log goes to standard error"),
+];
+
+/// What PgBouncer says by default of TLS, and what is so here: TLS 1.2 and 1.3 with the ciphers and curves that
+/// are held to be safe.
+pub(super) const TLS_DEFAULTS: [(&str, &str); 10] = [
+    ("client_tls_protocols", "secure"),
+    ("client_tls_ciphers", "default"),
+    ("client_tls_ciphers", "secure"),
+    ("client_tls_ciphers", "fast"), // 1.23 and before
+    ("client_tls_dheparams", "auto"),
+    ("client_tls_ecdhcurve", "auto"),
+    ("server_tls_protocols", "secure"),
+    ("server_tls_ciphers", "default"),
+    ("server_tls_ciphers", "secure"),
+    ("server_tls_ciphers", "fast"),
+];
+
+/// Times that cannot be switched off.
+pub(super) fn needed(key: &str) -> bool {
+    let logins = ["server_connect_timeout", "client_login_timeout", "server_login_retry"];
+    logins.contains(&key) || ["cancel_wait_timeout", "tcp_keepidle"].contains(&key)
+}
