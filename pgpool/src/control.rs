@@ -43,7 +43,8 @@ struct Shared {
     observer: Observer,
     lifecycle: Lifecycle,
     instance: String,
-    file: Arc<SourceFile>,
+    /// As it was read last.
+    file: watch::Sender<Arc<SourceFile>>,
     /// Held while a change is made.
     turn: Mutex<()>,
     /// The control runtime.
@@ -87,7 +88,7 @@ impl Handle {
             peers,
             observer: options.observer.clone(),
             lifecycle: options.lifecycle.clone(),
-            file,
+            file: watch::Sender::new(file),
             turn: Mutex::new(()),
             runtime: tokio::runtime::Handle::current(),
             spares: Default::default(),
@@ -242,6 +243,11 @@ impl Handle {
         }
     }
 
+    /// The file in force, and each that takes its place.
+    pub(crate) fn files(&self) -> watch::Receiver<Arc<SourceFile>> {
+        self.0.file.subscribe()
+    }
+
     /// Tells an operator.
     pub(crate) fn note(&self, what: &str) {
         self.0.observer.emit(Noted { what });
@@ -281,9 +287,14 @@ impl Handle {
     /// # Errors
     /// What is wrong; it has been logged.
     pub async fn reload(&self) -> Result<(), String> {
-        let outcome = match topology::reload(&self.0.file) {
+        let before = Arc::clone(&self.0.file.borrow());
+        let outcome = match topology::reload(&before) {
             Ok(topology) => {
-                self.publish(Arc::new(topology)).await.map_err(|fault| fault.to_string())
+                let file = Arc::clone(&topology.source);
+                let published = self.publish(Arc::new(topology)).await;
+                published
+                    .map(|()| drop(self.0.file.send_replace(file)))
+                    .map_err(|fault| fault.to_string())
             }
             Err(problems) => Err(problems.to_string()),
         };

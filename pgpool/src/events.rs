@@ -18,6 +18,7 @@ use crate::client::entry::Entry;
 use crate::client::source::Source;
 use crate::client::startup::named;
 use crate::family::marks::MarksError;
+use crate::fatal::Refusal;
 use crate::pool::Counters;
 use crate::server::Facts;
 
@@ -257,12 +258,12 @@ pub struct LoginRefused<'a> {
     /// Who it says it is.
     pub user: &'a str,
     /// What it was told.
-    pub cause: &'a dyn Display,
+    pub cause: &'a Refusal,
 }
 
 impl<'a> LoginRefused<'a> {
     /// Of a client that has said what it wants.
-    pub fn of(startup: &'a Startup, source: Source, cause: &'a dyn Display) -> Self {
+    pub fn of(startup: &'a Startup, source: Source, cause: &'a Refusal) -> Self {
         let (database, user) = named(startup);
         Self { source, database, user, cause }
     }
@@ -273,7 +274,7 @@ impl Event for LoginRefused<'_> {
         let help = "Clients that did not get in.";
         to.metrics.counter("aqueduct_pg_logins_refused_total", help, &[]).increment(1);
         let (instance, database, user) = (&*to.instance, self.database, self.user);
-        tracing::event!(Level::INFO, instance, database, user, address = %self.source, cause = %self.cause, "login refused");
+        tracing::event!(Level::INFO, instance, database, user, address = %self.source, cause = %self.cause, word = self.cause.word().as_deref(), "login refused");
     }
 }
 
@@ -282,7 +283,7 @@ pub struct ClientEnded<'a> {
     /// It.
     pub client: &'a Entry,
     /// What it was told.
-    pub cause: &'a dyn Display,
+    pub cause: &'a Refusal,
 }
 
 impl Event for ClientEnded<'_> {
@@ -293,7 +294,7 @@ impl Event for ClientEnded<'_> {
         let help = "Clients ended by the pooler.";
         to.metrics.counter("aqueduct_pg_clients_ended_total", help, &labels).increment(1);
         let (instance, age) = (&*to.instance, age(self.client));
-        tracing::event!(Level::INFO, instance, id, database, user, address = %source, age, cause = %self.cause, "client ended");
+        tracing::event!(Level::INFO, instance, id, database, user, address = %source, age, cause = %self.cause, word = self.cause.word().as_deref(), "client ended");
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! Invariant: a client is told what it can act on and never an inner path, address or secret.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use pgpool_wire::backend::{self, Severity};
@@ -140,6 +141,9 @@ pub enum Refusal {
     /// `PAUSE`, to who replicates.
     #[error("the database is paused")]
     Paused,
+    /// A cancel request for a command of the admin database.
+    #[error("canceling statement due to user request")]
+    Cancelled,
     /// `KILL`.
     #[error("the connection was ended by an administrator")]
     Killed,
@@ -208,7 +212,7 @@ impl Refusal {
             | Self::NoRule { .. } => b"28000",
             Self::ConsoleReadOnly(_) => b"42501",
             Self::ConsoleSyntax(_) => b"42601",
-            Self::LoginTimeout(_) | Self::QueryTimeout(_) => b"57014",
+            Self::LoginTimeout(_) | Self::QueryTimeout(_) | Self::Cancelled => b"57014",
             Self::Startup(_) | Self::Protocol(_) | Self::ServerProtocol(_) => b"08P01",
             Self::Replication | Self::StatementMode => b"0A000",
             Self::IdleTransaction(_) => b"25P03",
@@ -228,6 +232,32 @@ impl Refusal {
             Self::TooManyPinned(_) | Self::TooManyChannels(_) | Self::Deaf => b"53400",
             Self::TooMuchPrepared => b"54000",
         })
+    }
+
+    /// What PgBouncer calls it in its log, where it has another name for it: what operators search for.
+    pub fn word(&self) -> Option<Cow<'static, str>> {
+        Some(Cow::Borrowed(match self {
+            Self::TooManyClients(_) => "no more connections allowed (max_client_conn)",
+            Self::NoSuchDatabase(name) => return Some(format!("no such database: {name}").into()),
+            Self::Disabled(name) => {
+                return Some(format!("database does not allow connections: {name}").into());
+            }
+            Self::Unavailable { reason, .. } => {
+                let word = "server login has been failing, cached error";
+                return Some(format!("{word}: {reason} (server_login_retry)").into());
+            }
+            Self::LoginTimeout(_) => "client_login_timeout",
+            Self::QueryWait(_) => "query_wait_timeout",
+            Self::QueryTimeout(_) => "query timeout",
+            Self::IdleTransaction(_) => "idle transaction timeout",
+            Self::TransactionTimeout(_) => "transaction timeout",
+            Self::ClientIdle(_) => "client_idle_timeout",
+            Self::ServerLost => "server conn crashed?",
+            Self::Reconnected => "database configuration changed",
+            Self::Removed => "database removed",
+            Self::ShuttingDown => "server shutting down",
+            _ => return None,
+        }))
     }
 
     /// What the client's owner can do about it.

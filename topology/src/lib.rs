@@ -124,9 +124,9 @@ pub fn load(path: impl AsRef<Path>) -> Result<Topology, LoadError> {
 /// # Errors
 /// As [`load`], or `pgbouncer::load`.
 pub fn reload(source: &SourceFile) -> Result<Topology, LoadError> {
-    match source.form {
+    match &source.form {
         model::Form::Topology => load(&source.name),
-        model::Form::PgBouncer => {
+        model::Form::PgBouncer(_) => {
             pgbouncer::load(Path::new(&source.name)).map(|loaded| loaded.topology)
         }
     }

@@ -53,12 +53,12 @@ pub struct SourceFile {
 }
 
 /// How a file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Form {
     /// As `docs/config.md` has it.
     Topology,
-    /// PgBouncer's.
-    PgBouncer,
+    /// PgBouncer's, with what it says of the process.
+    PgBouncer(Box<crate::pgbouncer::Process>),
 }
 
 /// Named servers that do the same work.

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
 use topology::pgbouncer::{Process, Switch};
@@ -25,7 +25,9 @@ use crate::events::CONNECTIONS;
 pub struct Lines(Arc<Shared>);
 
 struct Shared {
-    process: Process,
+    process: RwLock<Process>,
+    /// At least so much is told, by the command line.
+    verbose: u32,
     /// Whether standard error gets them too.
     loud: bool,
     file: Mutex<Option<File>>,
@@ -37,10 +39,30 @@ impl Lines {
     /// # Errors
     /// The log file cannot be opened.
     pub fn new(process: Process, loud: Loud) -> Result<Self, String> {
-        let shared = Shared { process, loud: loud == Loud::Yes, file: Mutex::new(None) };
+        let (verbose, loud) = (process.verbose, loud == Loud::Yes);
+        let process = RwLock::new(process);
+        let shared = Shared { process, verbose, loud, file: Mutex::new(None) };
         let lines = Self(Arc::new(shared));
         lines.reopen()?;
         Ok(lines)
+    }
+
+    /// Goes by a file that was read again.
+    ///
+    /// # Errors
+    /// Its log file cannot be opened; the old one stays.
+    pub fn follow(&self, process: &Process) -> Result<(), String> {
+        let before = self.process().log_file.clone();
+        let verbose = process.verbose.max(self.0.verbose);
+        *self.0.process.write().unwrap_or_else(PoisonError::into_inner) =
+            Process { verbose, ..process.clone() };
+        // What is not wanted is not asked for again, unless this is said.
+        tracing::callsite::rebuild_interest_cache();
+        if before == process.log_file { Ok(()) } else { self.reopen() }
+    }
+
+    fn process(&self) -> RwLockReadGuard<'_, Process> {
+        self.0.process.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the log file anew: it may have been moved away.
@@ -48,8 +70,9 @@ impl Lines {
     /// # Errors
     /// It cannot be opened; the old one stays.
     pub fn reopen(&self) -> Result<(), String> {
-        let Some(path) = &self.0.process.log_file else { return Ok(()) };
-        let opened = open(path).map_err(|fault| format!("cannot open {}: {fault}", path.display()));
+        let Some(path) = self.process().log_file.clone() else { return Ok(()) };
+        let opened =
+            open(&path).map_err(|fault| format!("cannot open {}: {fault}", path.display()));
         *self.0.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened?);
         Ok(())
     }
@@ -71,7 +94,7 @@ impl Lines {
     }
 
     fn wants(&self, level: Level, target: &str) -> bool {
-        let Process { verbose, log_connections, log_disconnections, .. } = &self.0.process;
+        let Process { verbose, log_connections, log_disconnections, .. } = &*self.process();
         if target == CONNECTIONS {
             return *log_connections == Switch::On || *log_disconnections == Switch::On;
         }
@@ -105,7 +128,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut told = Told::default();
         event.record(&mut told);
-        let texts = told.lines(*event.metadata().level(), &self.0.process);
+        let texts = told.lines(*event.metadata().level(), &self.process());
         for (level, text) in texts {
             let now = SystemTime::now();
             let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -168,6 +191,7 @@ impl Told {
         let goes = process.log_disconnections == Switch::On;
         let tells = process.log_errors == Switch::On;
         let (cause, age) = (self.get("cause"), self.get("age"));
+        let cause = Some(self.get("word")).filter(|word| !word.is_empty()).unwrap_or(cause);
         let age = if age.is_empty() { "0" } else { age };
         let mut all = Vec::new();
         let mut line = |wanted: bool, level, text: String| {
@@ -265,6 +289,13 @@ mod tests {
             [
                 "LOG C-0x1f: shop/app@1.2.3.4:5 closing because: no (age=0s)",
                 "WARNING C-0x1f: shop/app@1.2.3.4:5 pooler error: no"
+            ]
+        );
+        assert_eq!(
+            lines("client ended", &[("cause", "too long"), ("word", "query_wait_timeout")]),
+            [
+                "LOG C-0x1f: shop/app@1.2.3.4:5 closing because: query_wait_timeout (age=0s)",
+                "WARNING C-0x1f: shop/app@1.2.3.4:5 pooler error: query_wait_timeout"
             ]
         );
         assert_eq!(

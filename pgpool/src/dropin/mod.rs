@@ -139,7 +139,7 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
     let told = async {
         tokio::select! {
             () = signals.follow(&handle, &lifecycle, lines) => {}
-            () = tell_rates(&handle, &process, &observer) => {}
+            () = tell_rates(&handle, &observer) => {}
         }
     };
     let finished = async {
@@ -179,15 +179,25 @@ impl Signals {
     async fn follow(mut self, handle: &Handle, lifecycle: &Lifecycle, lines: &Lines) {
         let shutdown = lifecycle.shutdown();
         let mut paused = false;
+        let mut files = handle.files();
         loop {
             tokio::select! {
                 () = shutdown.stopped() => return,
                 _ = self.hangup.recv() => {
+                    process::tell_reloading();
                     // Told to the log that could not be opened anew, which goes on.
                     let reopened = lines.reopen();
                     // What was wrong has been logged.
                     let _refused = handle.reload().await;
                     if let Err(fault) = reopened {
+                        handle.note(&fault);
+                    }
+                    process::tell_ready();
+                }
+                // By HUP, or by RELOAD of the admin database.
+                Ok(()) = files.changed() => {
+                    let process = process_of(&files.borrow_and_update());
+                    if let Err(fault) = lines.follow(&process) {
                         handle.note(&fault);
                     }
                 }
@@ -215,15 +225,26 @@ impl Signals {
     }
 }
 
-/// Tells the rates of each period, for ever.
-async fn tell_rates(handle: &Handle, process: &Process, to: &common::observe::Observer) {
-    if process.log_stats == Switch::Off {
-        return std::future::pending().await;
+/// What a file says of the process.
+fn process_of(file: &topology::SourceFile) -> Process {
+    match &file.form {
+        topology::Form::PgBouncer(process) => (**process).clone(),
+        topology::Form::Topology => Process::default(),
     }
-    let seconds = u64::from(process.stats_period.max(1));
-    let mut before = Counters::default();
+}
+
+/// Tells the rates of each period, for ever.
+async fn tell_rates(handle: &Handle, to: &common::observe::Observer) {
+    let (mut before, mut files) = (Counters::default(), handle.files());
     loop {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let Process { log_stats, stats_period, .. } = process_of(&files.borrow_and_update());
+        let seconds = u64::from(stats_period.max(1));
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(seconds)), if log_stats == Switch::On => {}
+            // Another period begins.
+            Ok(()) = files.changed() => continue,
+            else => return std::future::pending().await,
+        }
         let report = handle.report().await;
         let all = report.pools.iter().fold(Counters::default(), |all, p| all.plus(&p.totals));
         to.emit(crate::events::Rates { counts: all.since(&before), seconds });

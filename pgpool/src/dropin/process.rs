@@ -12,6 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid, setsid};
+use sd_notify::NotifyState;
 
 /// Set for the process that stays in the background.
 const BACKGROUND: &str = "PGPOOL_BACKGROUND";
@@ -123,8 +124,18 @@ pub(super) fn leave_terminal() {
     let _leads = setsid();
 }
 
-/// Tells whoever waits for the process in the background that it serves.
+/// Tells systemd that the file is read again; [`tell_ready`] is to follow. With the time, so that units of
+/// `Type=notify-reload` wait for it.
+pub(super) fn tell_reloading() {
+    let _told = NotifyState::monotonic_usec_now()
+        .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+}
+
+/// Tells whoever waits that this process serves: systemd (Debian's unit is `Type=notify`), and who has started
+/// it in the background.
 pub(super) fn tell_ready() {
+    // Without systemd there is nobody to tell.
+    let _told = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     if is_background() {
         // Nobody may wait any more.
         let _gone = writeln!(io::stderr(), "{READY}");

@@ -399,6 +399,8 @@ impl Pool {
     fn cause(&self, server: &Server, worker: &Worker) -> &'static str {
         if server.facts.replication != Replication::No {
             "replication client disconnected"
+        } else if server.talk.dying {
+            "server conn crashed?"
         } else if !server.is_clean() {
             "unclean server"
         } else if !self.is_current(&server.facts) {

@@ -247,6 +247,12 @@ pub fn close(pool: Rc<Pool>, mut server: Box<Server>) {
 /// Whether an idle server still lives and has nothing to say. Notices and notifications go
 /// nowhere; anything else is a reason to close it.
 pub fn is_quiet(server: &mut Server, cx: &mut Context<'_>) -> bool {
+    let quiet = says_nothing(server, cx);
+    server.talk.dying |= !quiet;
+    quiet
+}
+
+fn says_nothing(server: &mut Server, cx: &mut Context<'_>) -> bool {
     // Nothing has come nearly always: not worth being zeroed.
     let mut bytes = [const { MaybeUninit::uninit() }; 512];
     loop {

@@ -16,14 +16,14 @@ use crate::pooler::certificates;
 use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, free_port, give_away, unprivileged};
 
 /// PgBouncer's configuration in a folder of its own.
-struct Place {
-    folder: TempDir,
-    port: u16,
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+    pub(crate) port: u16,
 }
 
 impl Place {
     /// Debian's file with local lines after it, as an operator writes them.
-    async fn new(server: &Postgres, more: &str) -> Self {
+    pub(crate) async fn new(server: &Postgres, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("dropin").tempdir().expect("folder");
         let port = free_port();
         let place = Self { folder, port };
@@ -59,17 +59,17 @@ pool_mode = transaction
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).expect("written");
         give_away(&self.path(name));
     }
 
     /// Starts a pooler and waits until it listens.
-    fn start(&self, program: &str) -> Running {
+    pub(crate) fn start(&self, program: &str) -> Running {
         let mut command = unprivileged(Path::new(program));
         command.arg(self.path("pgbouncer.ini")).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
@@ -89,7 +89,7 @@ pool_mode = transaction
         Running(child)
     }
 
-    fn psql(&self, host: &Path, user: &str, password: &str, database: &str) -> Command {
+    pub(crate) fn psql(&self, host: &Path, user: &str, password: &str, database: &str) -> Command {
         let mut command = Command::new("psql");
         command
             .args(["-X", "-A", "-t", "-p", &self.port.to_string(), "-U", user, "-d", database])
@@ -99,39 +99,39 @@ pool_mode = transaction
         command
     }
 
-    fn ask(&self, user: &str, database: &str, sql: &str) -> Output {
+    pub(crate) fn ask(&self, user: &str, database: &str, sql: &str) -> Output {
         let password = if user == "root" { ROOT_PASSWORD } else { PASSWORD };
         let mut command = self.psql(Path::new("127.0.0.1"), user, password, database);
         command.args(["-c", sql]).output().expect("psql runs")
     }
 
-    fn told(&self, user: &str, database: &str, sql: &str) -> String {
+    pub(crate) fn told(&self, user: &str, database: &str, sql: &str) -> String {
         let output = self.ask(user, database, sql);
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
     /// Asks the admin database until the answer is as wanted.
-    fn until(&self, sql: &str, wanted: impl Fn(&str) -> bool) {
+    pub(crate) fn until(&self, sql: &str, wanted: impl Fn(&str) -> bool) {
         while !wanted(&self.told("root", "pgbouncer", sql)) {
             std::thread::yield_now();
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).expect("a log")
     }
 }
 
 /// A pooler that runs; killed if it is still there at the end.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.0.id()).expect("a number")), signal).expect("sent");
     }
 
-    fn ended(mut self) -> bool {
+    pub(crate) fn ended(mut self) -> bool {
         self.0.wait().expect("it ends").success()
     }
 }
@@ -143,7 +143,7 @@ impl Drop for Running {
     }
 }
 
-const PGPOOL: &str = env!("CARGO_BIN_EXE_pgpool");
+pub(crate) const PGPOOL: &str = env!("CARGO_BIN_EXE_pgpool");
 
 /// What a pooler answers to psql and pgbench, by network and by socket.
 fn answers(place: &Place) -> Vec<(String, bool, String)> {

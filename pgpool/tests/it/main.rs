@@ -12,6 +12,7 @@ mod encrypted;
 mod fake;
 mod faults;
 mod follow;
+mod habits;
 mod leak;
 mod listen;
 mod login;

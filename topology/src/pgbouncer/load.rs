@@ -151,7 +151,8 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     fill(&mut topology, &imported);
     // The ini itself holds secrets.
     let text = imported.text.clone();
-    let source = SourceFile { name, folder, text, form: Form::PgBouncer };
+    let form = Form::PgBouncer(Box::new(imported.process.clone()));
+    let source = SourceFile { name, folder, text, form };
     topology.source = Arc::new(source);
     Ok(Loaded { topology, process: imported.process.clone(), notes: told(false) })
 }
