@@ -156,7 +156,10 @@ pub enum Side {
 
 /// A request at the worker that its key names, or at one after it.
 pub async fn reach(worker: Rc<Worker>, waiting: Waiting, key: CancelKey) {
-    if find_client(&worker, &key).is_some() {
+    let console = worker.console(key.pid);
+    if let Some(console) = console.filter(|console| scram::same(&console.secret, &key.secret)) {
+        console.ask();
+    } else if find_client(&worker, &key).is_some() {
         forward(&worker, &key).await;
     } else {
         elsewhere(&worker, waiting, key).await;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use topology::pool::{ServerAddress, Settings};
 
 use crate::admin::report::Report;
+use crate::admin::seat::Abort;
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
 use crate::cancel::{Numbers, Waiting};
@@ -148,6 +149,8 @@ pub struct Worker {
     /// Who may log in that is not among the users.
     pub lookups: Lookups,
     clients: RefCell<HashMap<u32, Rc<Entry>>>,
+    /// Consoles, in the same numbers.
+    consoles: RefCell<HashMap<u32, Rc<Abort>>>,
     now: Cell<Instant>,
     servers: Cell<u64>,
     pids: Cell<u32>,
@@ -242,6 +245,7 @@ impl Worker {
             pools: RefCell::default(),
             lookups: Lookups::default(),
             clients: RefCell::default(),
+            consoles: RefCell::default(),
             now: Cell::new(Instant::now()),
             servers: Cell::new(parts.id.0 as u64 + 1),
             pids: Cell::new(1),
@@ -492,25 +496,42 @@ impl Worker {
 
     /// Enters a client; its number names this worker, so that a cancel request finds its way.
     pub fn enter(&self, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
-        let mut clients = self.clients.borrow_mut();
+        let pid = self.next_pid();
+        let entry = Rc::new(make(pid));
+        self.clients.borrow_mut().insert(pid, Rc::clone(&entry));
+        entry
+    }
+
+    /// Enters a console, so that cancel requests reach it; its number.
+    pub fn seat(&self, console: &Rc<Abort>) -> u32 {
+        let pid = self.next_pid();
+        self.consoles.borrow_mut().insert(pid, Rc::clone(console));
+        pid
+    }
+
+    /// The console with this number.
+    pub fn console(&self, pid: u32) -> Option<Rc<Abort>> {
+        self.consoles.borrow().get(&pid).cloned()
+    }
+
+    fn next_pid(&self) -> u32 {
+        let (clients, consoles) = (self.clients.borrow(), self.consoles.borrow());
         let numbers = Numbers::of(&self.snapshot());
-        let pid = loop {
+        let taken = |pid: &u32| clients.contains_key(pid) || consoles.contains_key(pid);
+        loop {
             let next = self.pids.get();
             self.pids.set(next.wrapping_add(1));
-            let pid = numbers.make(self.id.0, next);
-            if pid.is_some_and(|pid| !clients.contains_key(&pid)) {
-                break pid.unwrap_or_default();
+            if let Some(pid) = numbers.make(self.id.0, next).filter(|pid| !taken(pid)) {
+                return pid;
             }
-        };
-        let entry = Rc::new(make(pid));
-        clients.insert(pid, Rc::clone(&entry));
-        entry
+        }
     }
 
     /// Enters a client that has a number already. It gets another one if that is somebody else's: its
     /// cancel key then hits nobody.
     pub fn enter_again(&self, pid: u32, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
-        if self.clients.borrow().contains_key(&pid) {
+        let taken = self.clients.borrow().contains_key(&pid) || self.console(pid).is_some();
+        if taken {
             return self.enter(make);
         }
         let entry = Rc::new(make(pid));
@@ -526,6 +547,7 @@ impl Worker {
     /// A client is gone.
     pub fn leave(&self, pid: u32) {
         self.clients.borrow_mut().remove(&pid);
+        self.consoles.borrow_mut().remove(&pid);
     }
 
     /// The client with this number.

@@ -5,6 +5,7 @@
 //! Invariant: who may only look cannot change anything.
 
 pub mod report;
+pub mod seat;
 pub mod setting;
 pub mod show;
 mod stats;
@@ -28,6 +29,7 @@ use crate::fatal::Refusal;
 use crate::pool::Load;
 use crate::worker::{Message, Worker};
 use report::Report;
+use seat::{Abort, Seat};
 use show::{HELP, Table};
 use verbs::{Command, Haste, Statement};
 
@@ -44,6 +46,8 @@ pub struct Guest {
     pub user: String,
     /// What it may do.
     pub rights: Console,
+    /// Where cancel requests reach it.
+    pub seat: Seat,
 }
 
 /// Serves one client of the admin database until it leaves or the instance drains.
@@ -83,7 +87,12 @@ impl Talk {
             if let Some((process, handle)) = self.successor(tag, &body, door) {
                 return self.take_over(door, process, &handle).await;
             }
-            self.message(tag, &body, &mut out).await;
+            let abort = Rc::clone(&self.guest.seat.abort);
+            tokio::select! {
+                biased;
+                () = self.message(tag, &body, &mut out) => {}
+                () = watch(door, &abort) => {}
+            }
             if door.write(&out).await.is_err() {
                 return None;
             }
@@ -234,7 +243,9 @@ impl Talk {
                 backend::put_command(out, "RELOAD");
             }
             Statement::WaitClose(database) => {
-                self.closed(database.as_deref()).await;
+                if !self.guest.seat.abort.wait(self.closed(database.as_deref())).await {
+                    return Err(Refusal::Cancelled);
+                }
                 backend::put_command(out, "WAIT_CLOSE");
             }
             Statement::Set(key, value) => {
@@ -271,8 +282,11 @@ impl Talk {
         self.note(tag);
         let concerned = self.broadcast(command).await;
         match command {
-            Command::Pause(database) => self.paused(database.as_deref()).await,
-            Command::Suspend => self.suspended().await,
+            Command::Pause(database) => {
+                let paused = self.paused(database.as_deref());
+                self.wait(paused, Command::Resume(database.clone())).await?;
+            }
+            Command::Suspend => self.wait(self.suspended(), Command::Resume(None)).await?,
             Command::KillClient(pid) if concerned == 0 => {
                 return Err(Refusal::ConsoleSyntax(format!("there is no client {pid}")));
             }
@@ -280,6 +294,15 @@ impl Talk {
         }
         backend::put_command(out, tag);
         Ok(())
+    }
+
+    /// Waits; who gives that up has not paused anything, as under PgBouncer.
+    async fn wait(&self, what: impl Future<Output = ()>, undo: Command) -> Result<(), Refusal> {
+        if self.guest.seat.abort.wait(what).await {
+            return Ok(());
+        }
+        self.broadcast(&undo).await;
+        Err(Refusal::Cancelled)
     }
 
     /// `PAUSE` is answered when every server is free and closed.
@@ -342,6 +365,21 @@ fn no_file() -> Refusal {
 
 fn text(sql: Result<&[u8], pgpool_wire::Malformed>) -> Result<String, Refusal> {
     Ok(String::from_utf8_lossy(sql?).into_owned())
+}
+
+/// Reads ahead while a command is carried out; a client that is gone waits for nothing. Goes on for ever: what
+/// is carried out is never left in the middle.
+async fn watch(door: &mut Door, abort: &Abort) {
+    while door.input.len() < LONGEST as usize {
+        if !matches!(door.io.read_buf(&mut door.input).await, Ok(count) if count > 0) {
+            loop {
+                abort.ask();
+                // The next wait of the same message is given up as well.
+                tokio::time::sleep(PAUSE_LOOK).await;
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// The next message; `None`: the client is gone.

@@ -17,6 +17,7 @@ use super::entry::{Entry, Who};
 use super::rules;
 use super::source::Source;
 use super::{auth, replication};
+use crate::admin::seat::Seat;
 use crate::events::ClientConnected;
 use crate::fatal::Refusal;
 use crate::hba::Asking;
@@ -161,7 +162,7 @@ pub async fn admit(
         return Err(Refusal::TlsRequired);
     }
     if is_owner(&snapshot, name, database, source) {
-        return console(door, name, Console::Admin).await.map(Admitted::Console);
+        return console(worker, (door, startup), name, Console::Admin).await;
     }
     let way = auth::Way {
         seed: &snapshot.seed,
@@ -181,7 +182,7 @@ pub async fn admit(
     let unknown = || Refusal::PasswordFailed(name.to_owned());
     if database == CONSOLE {
         let rights = user.ok_or_else(unknown)?.console;
-        return console(door, name, rights).await.map(Admitted::Console);
+        return console(worker, (door, startup), name, rights).await;
     }
     match looked_up {
         Some(credential) => learn(worker, (database, name), credential),
@@ -281,12 +282,17 @@ fn list(
         encrypted: door.io.is_encrypted(),
         replication: startup.replication().unwrap_or_default(),
     };
+    let (secret, now) = (secret(startup), worker.now());
+    let entry = worker.enter(|pid| Entry::new(pid, secret, who, now));
+    Listed { entry, worker: Rc::clone(worker) }
+}
+
+/// What proves that a cancel request comes from this client.
+fn secret(startup: &Startup) -> Box<[u8]> {
     // Protocol 3.2 allows up to 256 bytes; 32 are beyond guessing.
     let mut secret = vec![0; if startup.negotiated() == V3_2 { 32 } else { 4 }];
     rand::rng().fill_bytes(&mut secret);
-    let now = worker.now();
-    let entry = worker.enter(|pid| Entry::new(pid, secret.into(), who, now));
-    Listed { entry, worker: Rc::clone(worker) }
+    secret.into()
 }
 
 /// What the pool's servers say of themselves; the first client waits for the first server.
@@ -323,10 +329,11 @@ fn is_owner(snapshot: &Snapshot, name: &str, database: &str, source: Source) -> 
 }
 
 async fn console(
-    door: &mut Door,
+    worker: &Rc<Worker>,
+    (door, startup): (&mut Door, &Startup),
     user: &str,
     rights: Console,
-) -> Result<crate::admin::Guest, Refusal> {
+) -> Result<Admitted, Refusal> {
     if rights == Console::No {
         return Err(Refusal::ConsoleDenied(user.to_owned()));
     }
@@ -345,10 +352,12 @@ async fn console(
     ] {
         backend::put_parameter(&mut out, name, value);
     }
-    backend::put_key(&mut out, &CancelKey { pid: 0, secret: vec![0; 4] });
+    let seat = Seat::take(worker, secret(startup));
+    let key = CancelKey { pid: seat.pid, secret: seat.abort.secret.to_vec() };
+    backend::put_key(&mut out, &key);
     backend::put_ready(&mut out, Status::Idle);
     door.write(&out).await?;
-    Ok(crate::admin::Guest { user: user.to_owned(), rights })
+    Ok(Admitted::Console(crate::admin::Guest { user: user.to_owned(), rights, seat }))
 }
 
 #[cfg(test)]

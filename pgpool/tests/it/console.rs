@@ -247,3 +247,53 @@ async fn who_looks_changes_nothing() {
     }
     pooler.client("app").await.query_one("select 1", &[]).await.expect("nothing has happened");
 }
+
+/// P6: who gives up a PAUSE that waits, by a cancel request or by leaving, has paused nothing; its key is its own.
+#[tokio::test]
+async fn a_pause_that_waits_is_given_up() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let client = pooler.client("app").await;
+    client.batch_execute("begin").await.expect("begun");
+    let looks = pooler.console().await;
+    let until = async |command: &str, paused: bool| loop {
+        // All databases are paused in one, without each being so.
+        let (sql, key, sign) = match command {
+            "PAUSE" => ("SHOW STATE", "value", if paused { "yes" } else { "no" }),
+            _ => ("SHOW DATABASES", "paused", if paused { "1" } else { "0" }),
+        };
+        let is_it = |row: &BTreeMap<String, String>| {
+            row.get("key")
+                .or(row.get("name"))
+                .is_some_and(|name| name == "paused" || name == "shop")
+        };
+        if rows(&looks, sql).await.iter().any(|row| is_it(row) && row[key] == sign) {
+            break;
+        }
+    };
+    for command in ["PAUSE", "PAUSE shop"] {
+        let config = pooler.config("root", ROOT_PASSWORD, "pgbouncer");
+        let (console, connection) = config.connect(tokio_postgres::NoTls).await.expect("let in");
+        let connection = tokio::spawn(connection);
+        let token = console.cancel_token();
+        let cancels = async {
+            until(command, true).await;
+            token.cancel_query(tokio_postgres::NoTls).await.expect("taken");
+        };
+        let (outcome, ()) = tokio::join!(console.batch_execute(command), cancels);
+        assert_eq!(code(&outcome.expect_err("given up")), "57014", "{command}");
+        until(command, false).await;
+        console.batch_execute("SHOW VERSION").await.expect("it goes on");
+        // One for nothing hits nothing.
+        token.cancel_query(tokio_postgres::NoTls).await.expect("taken");
+        let leaves = async {
+            until(command, true).await;
+            connection.abort();
+        };
+        let (outcome, ()) = tokio::join!(console.batch_execute(command), leaves);
+        outcome.expect_err("it has left");
+        until(command, false).await;
+    }
+    client.batch_execute("commit").await.expect("ended");
+    pooler.client("app").await.query_one("select 1", &[]).await.expect("served");
+}
