@@ -53,7 +53,7 @@ impl Pool {
     /// Takes a server back between two transactions; by `server_reset_query_always` it is cleaned in full.
     pub fn release(&self, mut server: Box<Server>) {
         let worker = self.worker.upgrade();
-        if worker.is_some_and(|worker| worker.snapshot().settings.server_reset_query_always) {
+        if worker.is_some_and(|worker| worker.settings().server_reset_query_always) {
             server.talk.wear(Wear::Full);
         }
         self.checkin(server);

@@ -237,3 +237,49 @@ async fn max_client_conn() {
     while connect(&config).await.is_err() {}
     two.query_one("select 1", &[]).await.expect("served");
 }
+
+/// P1, O5: with TLS at hand, what comes in clear behind a request for it is refused before a handshake
+/// (CVE-2021-23214), and requests without end are refused as well; nobody has to hang up for it.
+#[tokio::test]
+async fn openings_before_tls() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Postgres::start().await;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("certificate");
+    let pem = (made.cert.pem(), made.signing_key.serialize_pem());
+    let encrypts = Pooler::start(&server, Setup { tls: Some(pem), ..Setup::default() }).await;
+    let plain = Pooler::start(&server, Setup::default()).await;
+    let (ssl, gss) = ([0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f], [0, 0, 0, 8, 4, 0xd2, 0x16, 0x30]);
+    let mut hello = Vec::new();
+    let who = [("user", "open"), ("database", "shop")];
+    pgpool_wire::startup::put_startup(&mut hello, pgpool_wire::startup::V3_0, &who);
+    for request in [ssl, gss] {
+        let socket = tokio::net::TcpStream::connect(("127.0.0.1", encrypts.port)).await;
+        let mut socket = socket.expect("open");
+        socket.write_all(&[&request[..], &hello].concat()).await.expect("sent");
+        let mut answer = Vec::new();
+        // A reset is an end as well.
+        let _ = socket.read_to_end(&mut answer).await;
+        assert!(answer.is_empty() || answer[0] == b'E', "no S, no N: {answer:?}");
+    }
+    for requests in [[ssl; 2], [gss; 2], [ssl, gss]] {
+        let mut socket =
+            tokio::net::TcpStream::connect(("127.0.0.1", plain.port)).await.expect("open");
+        let mut refusals = 0;
+        let last = 'asked: loop {
+            for request in requests {
+                let mut answer = [0];
+                if socket.write_all(&request).await.is_err()
+                    || !matches!(socket.read(&mut answer).await, Ok(1))
+                {
+                    break 'asked b'E';
+                }
+                if answer != *b"N" {
+                    break 'asked answer[0];
+                }
+                refusals += 1;
+                assert!(refusals < 100, "it would go on for ever");
+            }
+        };
+        assert_eq!(last, b'E');
+    }
+}

@@ -21,6 +21,7 @@ mod observed;
 mod oracle;
 mod pooler;
 mod postgres;
+mod rare;
 mod raw;
 #[cfg(feature = "verify")]
 mod real;

@@ -6,7 +6,7 @@
 use pgpool_wire::backend;
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend;
-use pgpool_wire::startup::{CancelKey, V3_0, put_cancel, put_startup};
+use pgpool_wire::startup::{CancelKey, V3_0, Version, put_cancel, put_startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -35,13 +35,18 @@ impl Raw {
 
     /// The same with more startup parameters.
     pub(crate) async fn login_with(port: u16, more: &[(&str, &str)]) -> Self {
+        Self::login_as(V3_0, port, more).await
+    }
+
+    /// The same by a version of the protocol.
+    pub(crate) async fn login_as(version: Version, port: u16, more: &[(&str, &str)]) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
         socket.set_nodelay(true).expect("a socket option");
         let mut hello = Vec::new();
         let named = |name: &str| more.iter().any(|(other, _)| *other == name);
         let who = [("user", "open"), ("database", "shop")];
         let who: Vec<_> = who.into_iter().filter(|(name, _)| !named(name)).collect();
-        put_startup(&mut hello, V3_0, &[&who[..], more].concat());
+        put_startup(&mut hello, version, &[&who[..], more].concat());
         let key = CancelKey { pid: 0, secret: Vec::new() };
         let mut raw = Self { socket, port, input: Vec::new(), at: 0, key };
         raw.socket.write_all(&hello).await.expect("sent");
