@@ -6,6 +6,7 @@
 //! Invariant: pure and linear in the text; what cannot be told is [`Trace::Unknown`], never less.
 
 mod lexer;
+mod plain;
 pub mod reads;
 
 use std::rc::Rc;
@@ -92,6 +93,10 @@ pub enum Tie {
 
 /// Judges the statements in `sql`.
 pub fn judge(sql: &[u8]) -> Trace {
+    if plain::is_plain(sql) { Trace::Nothing } else { judge_whole(sql) }
+}
+
+fn judge_whole(sql: &[u8]) -> Trace {
     let mut lexer = Lexer::new(sql);
     let mut all = Trace::Nothing;
     let mut ended = Ended::default();

@@ -177,9 +177,9 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 /// A word may begin with it.
-const START: u8 = 1;
+pub(super) const START: u8 = 1;
 /// A word may have it.
-const PART: u8 = 2;
+pub(super) const PART: u8 = 2;
 /// White space.
 const BLANK: u8 = 4;
 
@@ -201,6 +201,7 @@ const fn kinds() -> [u8; 256] {
     }
 }
 
-fn kind(byte: u8) -> u8 {
+#[inline]
+pub(super) fn kind(byte: u8) -> u8 {
     KINDS.get(usize::from(byte)).copied().unwrap_or_default()
 }
