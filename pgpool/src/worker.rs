@@ -5,7 +5,7 @@
 //! Invariant: everything here is used by one thread alone; other workers send messages.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -113,6 +113,9 @@ pub struct Scratch {
     pub edit: Vec<u8>,
 }
 
+/// Names of databases, users and applications that are remembered.
+const MOST_NAMES: usize = 32;
+
 /// A larger buffer is not kept for the next.
 const LARGEST_SPARE: usize = 4 << 10;
 
@@ -141,6 +144,7 @@ pub struct Worker {
     /// Shared memory.
     pub scratch: RefCell<Scratch>,
     spare: Cell<Vec<u8>>,
+    names: RefCell<VecDeque<Rc<str>>>,
     /// What the instance counts for its summary.
     pub tally: Arc<Tally>,
     /// Records of queries, for who looks.
@@ -242,6 +246,7 @@ impl Worker {
                 edit: Vec::with_capacity(SCRATCH),
             }),
             spare: Cell::default(),
+            names: RefCell::default(),
             pools: RefCell::default(),
             lookups: Lookups::default(),
             clients: RefCell::default(),
@@ -290,13 +295,13 @@ impl Worker {
     fn receive(self: &Rc<Self>, message: Message) {
         match message {
             Message::Client(arrival) => {
-                tokio::task::spawn_local(crate::client::welcome(Rc::clone(self), *arrival));
+                tokio::task::spawn_local(crate::client::welcome(Rc::clone(self), arrival));
             }
             Message::Cancel(waiting, key) => {
                 tokio::task::spawn_local(crate::cancel::reach(Rc::clone(self), waiting, key));
             }
             Message::Mover(mover) => {
-                tokio::task::spawn_local(crate::client::moving::settle(Rc::clone(self), *mover));
+                tokio::task::spawn_local(crate::client::moving::settle(Rc::clone(self), mover));
             }
             Message::Successor(link, to) => {
                 *self.successor.borrow_mut() = Some(link);
@@ -385,6 +390,18 @@ impl Worker {
             pool.ear.close(&pool);
             pool.reconnect();
         }
+    }
+
+    /// What a client is called, once for all that lately came under the same name.
+    pub fn name(&self, name: &str) -> Rc<str> {
+        let mut known = self.names.borrow_mut();
+        if let Some(same) = known.iter().find(|one| ***one == *name) {
+            return Rc::clone(same);
+        }
+        let fresh: Rc<str> = Rc::from(name);
+        known.truncate(MOST_NAMES - 1);
+        known.push_front(Rc::clone(&fresh));
+        fresh
     }
 
     /// An empty buffer that somebody has done with, if there is one.

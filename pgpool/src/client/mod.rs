@@ -95,8 +95,9 @@ pub struct Still {
 }
 
 /// Takes in a client that has arrived at its home worker: login, session, goodbye.
-pub async fn welcome(worker: Rc<Worker>, arrival: Arrival) {
-    // Apart, so that what only a login needs is given back: thousands of clients are idle.
+pub async fn welcome(worker: Rc<Worker>, arrival: Box<Arrival>) {
+    // Apart, so that what only a login needs is given back: thousands of clients are idle. A task keeps
+    // the room of what it was started with, so the arrival comes in a box as well.
     let Some(mut inside) = Box::pin(enter(worker, arrival)).await else { return };
     inside.client.serve().await;
 }
@@ -110,8 +111,8 @@ struct Inside {
 }
 
 /// The login. A console's session too; nothing comes of it.
-async fn enter(worker: Rc<Worker>, arrival: Arrival) -> Option<Inside> {
-    let Arrival { mut io, source, startup, place, until } = arrival;
+async fn enter(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Inside> {
+    let Arrival { mut io, source, startup, place, until } = *arrival;
     io.revive().ok()?;
     let mut door = startup::Door::new(io);
     let login = startup::admit(&worker, &mut door, &startup, source);
@@ -382,9 +383,9 @@ impl Client {
     }
 
     fn rest(&self) {
-        let time = self.pool.limits(&self.worker).client_idle;
-        let until = self.worker.now() + time;
-        let deadline = (!time.is_zero()).then_some((until, Ending::ClientIdle));
+        let time = self.pool.client_idle(&self.worker);
+        let until = || self.worker.now() + time;
+        let deadline = (!time.is_zero()).then(|| (until(), Ending::ClientIdle));
         self.entry.enter(ClientPhase::Idle, deadline);
     }
 

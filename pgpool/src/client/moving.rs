@@ -126,7 +126,8 @@ fn pack(statement: &Statement) -> Option<Prepared> {
 }
 
 /// Serves a client that another process has served until now.
-pub async fn settle(worker: Rc<Worker>, Mover { parcel, mut io, place }: Mover) {
+pub async fn settle(worker: Rc<Worker>, mover: Box<Mover>) {
+    let Mover { parcel, mut io, place } = *mover;
     if io.revive().is_err() {
         return;
     }
@@ -166,10 +167,10 @@ fn take_in(
     let snapshot = worker.snapshot();
     let (database, user) = (parcel.database.as_str(), parcel.user.as_str());
     let who = Who {
-        database: Rc::from(database),
-        user: Rc::from(user),
-        role: Rc::from(pool.user().name.as_str()),
-        application: Rc::from(parcel.application.as_str()),
+        database: worker.name(database),
+        user: worker.name(user),
+        role: worker.name(&pool.user().name),
+        application: worker.name(&parcel.application),
         source: parcel.source.source(),
         encrypted: false,
         replication: Replication::No,

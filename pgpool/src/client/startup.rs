@@ -202,7 +202,7 @@ pub async fn admit(
     asked
         .start(&startup.parameters, &worker.snapshot().settings.ignore_startup_parameters)
         .map_err(|name| Refusal::Protocol(format!("unsupported startup parameter: {name}")))?;
-    let role = Rc::from(pool.user().name.as_str());
+    let role = worker.name(&pool.user().name);
     let listed = list(worker, door, startup, (source, role));
     worker.observer.emit(ClientConnected { client: &listed.entry });
     if replication != Replication::No {
@@ -274,9 +274,9 @@ fn list(
 ) -> Listed {
     let (database, user) = named(startup);
     let who = Who {
-        database: Rc::from(database),
-        user: Rc::from(user),
-        application: Rc::from(startup.parameter("application_name").unwrap_or_default()),
+        database: worker.name(database),
+        user: worker.name(user),
+        application: worker.name(startup.parameter("application_name").unwrap_or_default()),
         source,
         role,
         encrypted: door.io.is_encrypted(),

@@ -74,8 +74,14 @@ impl Pool {
             idle_transaction: terms
                 .idle_transaction_timeout
                 .unwrap_or(settings.idle_transaction_timeout),
-            client_idle: terms.client_idle_timeout.unwrap_or(settings.client_idle_timeout),
+            client_idle: self.client_idle(worker),
         }
+    }
+
+    /// Of these, the one that holds between two transactions.
+    pub fn client_idle(&self, worker: &Worker) -> Duration {
+        let own = self.user.borrow().standing.terms.client_idle_timeout;
+        own.unwrap_or_else(|| worker.settings().client_idle_timeout)
     }
 
     /// `server_lifetime`; zero: for ever.

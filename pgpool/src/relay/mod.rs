@@ -423,6 +423,10 @@ impl Relay<'_> {
 
     /// Whether the link is over.
     fn verdict(&mut self) -> Option<Outcome> {
+        // Neither clean nor settled.
+        if !self.server.talk.ledger.is_empty() {
+            return None;
+        }
         let clean = self.server.talk.is_clean()
             && self.server.carry.is_empty()
             && self.server.out.is_empty()
