@@ -98,6 +98,7 @@ where
         }
     };
     runtime.block_on(main);
+    drop(runtime);
 }
 
 impl Workers {

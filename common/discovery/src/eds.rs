@@ -93,7 +93,7 @@ impl Subscription {
     async fn stirs(&mut self) {
         let said = self.stream.peek().await.and_then(|bytes| Response::decode(bytes).ok());
         if said.is_some_and(|said| self.refused.as_ref() == Some(&said.version_info)) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -372,7 +372,6 @@ impl Filter for ResponseTransform {
         {
             told(headers, name);
         }
-        let group = &self.snapshot.group;
         // An error of ours is for nobody to keep.
         if !error || route.is_none() {
             let of = (group, &self.snapshot.matcher);

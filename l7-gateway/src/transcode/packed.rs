@@ -40,7 +40,7 @@ impl<'de> Visitor<'de> for Packed<'_> {
                     let value: &RawValue = map.next_value()?;
                     // A type that comes late is looked for again in each that lies in another.
                     let left = making.again.checked_sub(value.get().len());
-                    making.again = left.ok_or_else(|| late())?;
+                    making.again = left.ok_or_else(late)?;
                     before.push((name, value));
                 }
                 None => return Err(A::Error::custom("expected '@type' field")),

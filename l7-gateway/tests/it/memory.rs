@@ -7,6 +7,7 @@ use l7_gateway::contract::{self, Breach, Contract};
 use l7_gateway::transcode::Interface;
 use l7_gateway::transcode::message::message;
 use topology::Place;
+use topology::answers::Attached;
 use topology::transcode::{Descriptions, Transcode};
 
 /// Bytes of a body, and of the largest one.
@@ -117,8 +118,13 @@ fn one_body_alone() {
             "schema": { "type": "object" } } } } } } } }"#;
         std::fs::write(&file, text).expect("written");
         let most = MOST as u64;
-        let model =
-            topology::contract::Contract { file, prefix: None, most, place: Place::default() };
+        let model = topology::contract::Contract {
+            file,
+            prefix: None,
+            most,
+            by: Attached::Route,
+            place: Place::default(),
+        };
         let contract = Contract::new(&model, &[]).expect("a description");
         let meant = contract.find(&Method::POST, "/a").expect("an operation");
         let mut headers = http::HeaderMap::new();

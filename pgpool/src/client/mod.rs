@@ -360,10 +360,7 @@ impl Client {
     /// Gives a server back for good: in session mode, or after a tie, it is cleaned in full.
     fn give_back(&mut self, mut server: Box<Server>) {
         let used = self.rules().mode == topology::pool::PoolMode::Session;
-        if used
-            || self.worker.settings().server_reset_query_always
-            || self.memory.tie.is_some()
-        {
+        if used || self.worker.settings().server_reset_query_always || self.memory.tie.is_some() {
             server.talk.wear(relay::link::Wear::Full);
         }
         if self.memory.left > 0 {

@@ -135,7 +135,10 @@ impl Dispatch {
             headers.insert(PARTIAL, names);
         }
         let mut head = ResponseHead::held(Held::Whole, headers);
-        head.status = worst.unwrap_or(head.status);
+        if let Some((status, again)) = worst.told() {
+            head.status = status;
+            head.headers.extend(again.map(|again| (header::RETRY_AFTER, again)));
+        }
         Ok(Answered { head, body: AnswerBody::Whole(body), by: AnsweredBy::Services })
     }
 
