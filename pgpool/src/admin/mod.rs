@@ -379,7 +379,7 @@ async fn watch(door: &mut Door, abort: &Abort) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The next message; `None`: the client is gone.
