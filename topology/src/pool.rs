@@ -465,6 +465,7 @@ pub struct Keepalive {
 
 /// Limits and times, PgBouncer's names and meanings.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "as PgBouncer's file says them, one by one")]
 pub struct Settings {
     /// Most clients of the instance (default 1000).
     pub max_client_conn: NonZeroU32,

@@ -346,8 +346,7 @@ fn route(
         let ways = (to, split.as_slice());
         policy.cors = of_service(policy.cors, ways, (&leads.upstreams, &raw.spot), out);
     }
-    let described = contract.is_some() || leads.upstreams.describes(to);
-    let web_of = (to, described, &leads.upstreams);
+    let web_of = (to, contract.is_some() || leads.upstreams.describes(to), &leads.upstreams);
     let grpc_web = web(raw.grpc_web.as_ref(), web_of, policy.cors.as_mut(), out);
     let sticky = sticky(raw.sticky.as_ref(), out);
     let mirror = raw.mirror.and_then(|mirror| self::mirror(mirror, leads, names, out));

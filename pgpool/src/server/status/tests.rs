@@ -128,11 +128,14 @@ fn out_of_order() {
     assert!(ledger.ready(Status::Idle).is_err());
 }
 
+/// A reply that is due, of a statement.
+type Made = fn(&dyn Fn() -> Rc<Statement>) -> Due;
+
 /// P1: what goes the short way is exactly what the long way delivers and says nothing of.
 #[test]
 fn the_short_way_is_the_long_way() {
     let statement = || Statements::default().make(None, Trace::Nothing);
-    let all: [fn(&dyn Fn() -> Rc<Statement>) -> Due; 16] = [
+    let all: [Made; 16] = [
         |_| Due::Query(To::Client, Trace::Nothing),
         |_| Due::Query(To::Client, Trace::Unknown),
         |_| Due::Query(To::Pool, Trace::Nothing),
