@@ -52,7 +52,7 @@ impl Lines {
     /// # Errors
     /// Its log file cannot be opened; the old one stays.
     pub fn follow(&self, process: &Process) -> Result<(), String> {
-        let before = self.process().log_file.clone();
+        let before = self.said().log_file.clone();
         let verbose = process.verbose.max(self.0.verbose);
         *self.0.process.write().unwrap_or_else(PoisonError::into_inner) =
             Process { verbose, ..process.clone() };
@@ -61,7 +61,7 @@ impl Lines {
         if before == process.log_file { Ok(()) } else { self.reopen() }
     }
 
-    fn process(&self) -> RwLockReadGuard<'_, Process> {
+    fn said(&self) -> RwLockReadGuard<'_, Process> {
         self.0.process.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -70,7 +70,7 @@ impl Lines {
     /// # Errors
     /// It cannot be opened; the old one stays.
     pub fn reopen(&self) -> Result<(), String> {
-        let Some(path) = self.process().log_file.clone() else { return Ok(()) };
+        let Some(path) = self.said().log_file.clone() else { return Ok(()) };
         let opened =
             open(&path).map_err(|fault| format!("cannot open {}: {fault}", path.display()));
         *self.0.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(opened?);
@@ -94,7 +94,7 @@ impl Lines {
     }
 
     fn wants(&self, level: Level, target: &str) -> bool {
-        let Process { verbose, log_connections, log_disconnections, .. } = &*self.process();
+        let Process { verbose, log_connections, log_disconnections, .. } = &*self.said();
         if target == CONNECTIONS {
             return *log_connections == Switch::On || *log_disconnections == Switch::On;
         }
@@ -128,7 +128,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut told = Told::default();
         event.record(&mut told);
-        let texts = told.lines(*event.metadata().level(), &self.process());
+        let texts = told.lines(*event.metadata().level(), &self.said());
         for (level, text) in texts {
             let now = SystemTime::now();
             let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

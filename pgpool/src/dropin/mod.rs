@@ -196,7 +196,7 @@ impl Signals {
                 }
                 // By HUP, or by RELOAD of the admin database.
                 Ok(()) = files.changed() => {
-                    let process = process_of(&files.borrow_and_update());
+                    let process = said_in(&files.borrow_and_update());
                     if let Err(fault) = lines.follow(&process) {
                         handle.note(&fault);
                     }
@@ -226,7 +226,7 @@ impl Signals {
 }
 
 /// What a file says of the process.
-fn process_of(file: &topology::SourceFile) -> Process {
+fn said_in(file: &topology::SourceFile) -> Process {
     match &file.form {
         topology::Form::PgBouncer(process) => (**process).clone(),
         topology::Form::Topology => Process::default(),
@@ -237,7 +237,7 @@ fn process_of(file: &topology::SourceFile) -> Process {
 async fn tell_rates(handle: &Handle, to: &common::observe::Observer) {
     let (mut before, mut files) = (Counters::default(), handle.files());
     loop {
-        let Process { log_stats, stats_period, .. } = process_of(&files.borrow_and_update());
+        let Process { log_stats, stats_period, .. } = said_in(&files.borrow_and_update());
         let seconds = u64::from(stats_period.max(1));
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(seconds)), if log_stats == Switch::On => {}

@@ -150,7 +150,7 @@ async fn answered(caller: &mut Echo, calls: usize) -> usize {
 #[tokio::test]
 async fn a_caller_at_the_same_time_as_a_flood_has_its_share() {
     // Calls that are held stay so until the test ends.
-    let patient = "allow: [{ when: \"@principal in ['public', 'batch']\" }], timeout: 10min";
+    let patient = "allow: [{ when: \"@principal in ['public', 'batch']\" }], timeout: 10m";
     let plain = "allow: [{ when: \"@principal in ['public', 'batch']\" }]";
     let scene = Scene::new(|draft| draft.edit(plain, patient)).await;
     let mut flood: Vec<JoinHandle<Result<EchoReply, Status>>> = Vec::new();

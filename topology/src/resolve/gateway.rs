@@ -343,8 +343,7 @@ fn route(
     let transcode = raw.transcode.and_then(|raw| transcode(raw, to, &leads.upstreams, names, out));
     let contract = inherited.contract(raw.validate, names, out);
     if !own_cors {
-        let ways = (to, split.as_slice());
-        policy.cors = of_service(policy.cors, ways, (&leads.upstreams, &raw.spot), out);
+        policy.cors = of_service(policy.cors, (to, &*split), (&leads.upstreams, &raw.spot), out);
     }
     let web_of = (to, contract.is_some() || leads.upstreams.describes(to), &leads.upstreams);
     let grpc_web = web(raw.grpc_web.as_ref(), web_of, policy.cors.as_mut(), out);
@@ -354,9 +353,8 @@ fn route(
     let security_headers = answers::security(raw.security_headers, inherited.security, out);
     let hosts = raw.host.map_or(Vec::new(), |hosts| hosts.0);
     let path = raw.path?.value;
-    let name = raw.name.map_or_else(|| path.to_string(), |typed| typed.value.0);
     let route = Route {
-        name: RouteName::new(&name),
+        name: RouteName::new(&raw.name.map_or_else(|| path.to_string(), |typed| typed.value.0)),
         hosts: hosts.into_iter().map(|typed| typed.value).collect(),
         path,
         methods,

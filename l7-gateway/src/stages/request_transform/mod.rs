@@ -193,6 +193,17 @@ impl RequestTransform {
             },
         }
     }
+
+    /// Keeps what the form of the answer depends on, as clients have said it.
+    fn note_form(&self, x: &mut Exchange, input: &Routed) {
+        let caller = input.grant.caller().identity();
+        let forms = self.forms.as_ref();
+        if let Some((_, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+            x.compress = Some(Rc::clone(rules));
+            x.coding = coding::accepted(&input.request.headers).first().copied();
+            x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
+        }
+    }
 }
 
 fn header_of(told: &Told) -> Option<HeaderName> {
@@ -272,13 +283,8 @@ impl Filter for RequestTransform {
     }
 
     async fn request(&self, x: &mut Exchange, mut input: Routed) -> Result<Prepared, Halt> {
+        self.note_form(x, &input);
         let caller = input.grant.caller().identity();
-        let forms = self.forms.as_ref();
-        if let Some((_, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
-            x.compress = Some(Rc::clone(rules));
-            x.coding = coding::accepted(&input.request.headers).first().copied();
-            x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
-        }
         // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
         for (_, contract) in self.snapshot.contracts.on(input.route, caller) {
             Box::pin(judged::judged(contract, &mut input.request)).await?;
