@@ -11,11 +11,13 @@ use l7_gateway::contract::{self, Breach, Contract};
 use l7_gateway::strict;
 use libfuzzer_sys::fuzz_target;
 use topology::Place;
+use topology::answers::Attached;
 use topology::contract::Contract as Model;
 
 static PETS: LazyLock<Arc<Contract>> = LazyLock::new(|| {
     let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/described/pets.yaml"));
-    let model = Model { file, prefix: None, most: 4096, place: Place::default() };
+    let model =
+        Model { file, prefix: None, most: 4096, by: Attached::Route, place: Place::default() };
     Contract::new(&model, &[]).expect("a description")
 });
 

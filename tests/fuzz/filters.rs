@@ -4,9 +4,9 @@
 //! Invariant: a body is changed whole into JSON or refused, and no text is read as more than it is.
 #![no_main]
 
-use l7_gateway::strict;
 use l7_gateway::external::told;
 use l7_gateway::grpc_web::decoded;
+use l7_gateway::strict;
 use l7_gateway::transform::json::Document;
 use libfuzzer_sys::fuzz_target;
 use topology::transform::{JsonName, JsonStep, JsonValue};
