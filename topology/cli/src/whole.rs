@@ -34,7 +34,7 @@ pub(crate) fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()
 /// Replaces what is there; the same users may read it. A link stays, and what it leads to is replaced.
 ///
 /// # Errors
-/// As [`write`], or nothing is there.
+/// As [`write()`], or nothing is there.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let fault = || format!("cannot write {}", path.display());
     let own = std::fs::canonicalize(path).with_context(fault)?;

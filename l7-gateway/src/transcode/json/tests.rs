@@ -209,7 +209,11 @@ proptest! {
         match (ours(&body), theirs(&body)) {
             (Ok(one), Ok(other)) => prop_assert_eq!(one, other, "{}", body),
             (Ok(one), Err(why)) => prop_assert!(false, "{}: {:?}, {}", body, one, why),
-            (Err(why), Ok(_)) => prop_assert!(why.contains("twice"), "{}: {}", body, why),
+            // What is said twice in a packed message is there but once for the other, which has never seen the first.
+            (Err(why), Ok(_)) => prop_assert!(
+                why.contains("twice") || crate::strict::object(body.as_bytes()).is_none(),
+                "{}: {}", body, why
+            ),
             (Err(_), Err(_)) => {}
         }
     }
