@@ -372,11 +372,9 @@ fn text(sql: Result<&[u8], pgpool_wire::Malformed>) -> Result<String, Refusal> {
 async fn watch(door: &mut Door, abort: &Abort) {
     while door.input.len() < LONGEST as usize {
         if !matches!(door.io.read_buf(&mut door.input).await, Ok(count) if count > 0) {
-            loop {
-                abort.ask();
-                // The next wait of the same message is given up as well.
-                tokio::time::sleep(PAUSE_LOOK).await;
-            }
+            // The next wait of the same message is given up as well.
+            abort.close();
+            break;
         }
     }
     std::future::pending::<()>().await;

@@ -16,13 +16,15 @@ pub struct Abort {
     /// Proves that a request comes from it.
     pub secret: Box<[u8]>,
     waits: Cell<bool>,
+    /// Nobody is there who could wait.
+    closed: Cell<bool>,
     heard: Notify,
 }
 
 impl Abort {
     /// For a console with this secret.
     pub fn new(secret: Box<[u8]>) -> Self {
-        Self { secret, waits: Cell::new(false), heard: Notify::new() }
+        Self { secret, waits: Cell::default(), closed: Cell::default(), heard: Notify::new() }
     }
 
     /// Gives up what is waited for, if anything is.
@@ -32,8 +34,17 @@ impl Abort {
         }
     }
 
+    /// Gives up what is waited for, and whatever would be.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.ask();
+    }
+
     /// Waits for it; `false`: it was given up.
     pub async fn wait(&self, what: impl Future<Output = ()>) -> bool {
+        if self.closed.get() {
+            return false;
+        }
         self.waits.set(true);
         let done = tokio::select! {
             biased;
@@ -87,5 +98,8 @@ mod tests {
         let late = async { abort.ask() };
         assert!(abort.wait(late).await, "it came at the very end");
         assert!(abort.wait(tokio::task::yield_now()).await, "and is forgotten");
+        let (done, ()) = tokio::join!(abort.wait(std::future::pending()), async { abort.close() });
+        assert!(!done);
+        assert!(!abort.wait(std::future::ready(())).await, "nobody is there to wait");
     }
 }
