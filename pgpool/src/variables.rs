@@ -53,8 +53,11 @@ const FOLLOWED: [&str; 6] = [
 
 /// Whether `ignore_startup_parameters` drops a parameter, `options` those that stand in it.
 pub fn is_ignored(name: &str, ignored: &[String]) -> bool {
-    let is = |known: &str| known.eq_ignore_ascii_case(name);
-    !FOLLOWED.iter().any(|known| is(known)) && ignored.iter().any(|known| is(known))
+    !is_followed(name) && ignored.iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
+fn is_followed(name: &str) -> bool {
+    FOLLOWED.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Startup parameters that are no settings.
@@ -224,9 +227,7 @@ impl Variables {
                 let Some(inner) = options(value) else {
                     if all { continue } else { return Err(name.clone()) }
                 };
-                let kept = |(name, _): &(String, String)| {
-                    !all || FOLLOWED.iter().any(|known| known.eq_ignore_ascii_case(name))
-                };
+                let kept = |(name, _): &(String, String)| !all || is_followed(name);
                 let inner: Vec<_> = inner.into_iter().filter(kept).collect();
                 self.start(&inner, ignored)?;
                 continue;
