@@ -288,12 +288,16 @@ enum Stage {
     Going,
 }
 
+/// One more, unless there are `most` already.
+fn count_up(count: &AtomicU32, most: usize) -> bool {
+    let more = |now: u32| ((now as usize) < most).then_some(now + 1);
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+}
+
 impl Permit {
     /// `None`: there are `most` already.
     pub fn enter(whole: &Arc<Whole>, most: usize) -> Option<Self> {
-        let enter = |held: u32| ((held as usize) < most).then_some(held + 1);
-        let entered = whole.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter);
-        entered.is_ok().then(|| Self { whole: Arc::clone(whole), stage: Stage::Coming })
+        count_up(&whole.held, most).then(|| Self { whole: Arc::clone(whole), stage: Stage::Coming })
     }
 
     /// Its server is there.
@@ -347,9 +351,7 @@ pub(super) struct Connect(Arc<Whole>);
 impl Connect {
     /// `None`: there are `most` already.
     pub(super) fn enter(whole: &Arc<Whole>, most: usize) -> Option<Self> {
-        let enter = |now: u32| ((now as usize) < most).then_some(now + 1);
-        let entered = whole.connecting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter);
-        entered.is_ok().then(|| Self(Arc::clone(whole)))
+        count_up(&whole.connecting, most).then(|| Self(Arc::clone(whole)))
     }
 
     /// It is over; whether others may have waited for that.
