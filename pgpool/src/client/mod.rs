@@ -308,9 +308,6 @@ impl Client {
             return None;
         }
         self.way = None;
-        if !self.home.is_member() {
-            return None;
-        }
         let membership = self.home.membership()?;
         if membership.role == Role::Replica {
             return None;
@@ -350,9 +347,8 @@ impl Client {
 
     /// After a server that takes writes, the client's reads must find what it wrote.
     fn note_writes(&mut self) {
-        let member = self.home.is_member();
         let wrote = Rc::ptr_eq(&self.pool, &self.home) && !self.memory.stepwise;
-        if member && wrote && self.home.membership().is_some_and(|one| one.reads > Reads::Asked) {
+        if wrote && self.home.membership().is_some_and(|one| one.reads > Reads::Asked) {
             self.written = Some(Instant::now());
         }
     }

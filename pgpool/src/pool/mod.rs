@@ -250,11 +250,6 @@ impl Pool {
         self.show();
     }
 
-    /// Whether it is one of a primary's and its replicas'.
-    pub fn is_member(&self) -> bool {
-        self.database.borrow().membership.is_some()
-    }
-
     /// Its place in a family of a primary and replicas.
     pub fn membership(&self) -> Option<Membership> {
         self.database.borrow().membership.clone()
