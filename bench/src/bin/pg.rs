@@ -38,6 +38,7 @@ Examples:
   target/dist/pg                                      everything
   target/dist/pg --only simple64,prepared --rounds 5  some of it, more exact
   BENCH_PGBOUNCER=/opt/pgbouncer target/dist/pg       beside another build
+  BENCH_PGBOUNCER_NEW=/opt/1.25/pgbouncer target/dist/pg   beside a newer one, too
 
 It needs PostgreSQL, PgBouncer and strace: apt-get install -y postgresql pgbouncer strace";
 

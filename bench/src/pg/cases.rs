@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use super::load::Load;
 use super::party::{Kind, Running, Wanted};
 use super::server::Server;
-use super::{Goal, Sheet, clients};
+use super::{Goal, Sheet, clients, failover};
 use crate::figures::{Better, Column as _};
 use crate::goals::Want;
 use crate::l4::clock::pause;
@@ -30,8 +30,10 @@ pub enum Case {
     Simple500,
     /// The extended protocol, 64 clients.
     Extended,
-    /// Prepared statements, 64 clients.
+    /// Prepared statements, 64 clients, each with a server.
     Prepared,
+    /// Prepared statements of 64 clients over 20 servers, which 1.18 cannot.
+    Shared,
     /// Simple queries of 500 clients over two threads of ours.
     Workers,
     /// How even 500 clients are served.
@@ -42,6 +44,8 @@ pub enum Case {
     Logins,
     /// Memory of 5000 idle clients.
     Idle,
+    /// Time without writes when the primary is lost.
+    Failover,
 }
 
 /// How a case is run.
@@ -75,7 +79,12 @@ impl Case {
     /// Measures it.
     pub fn measure(self, rig: &Rig<'_>, sheet: &mut Sheet) {
         match self {
-            Self::Simple16 | Self::Simple64 | Self::Simple500 | Self::Extended | Self::Workers => {
+            Self::Simple16
+            | Self::Simple64
+            | Self::Simple500
+            | Self::Extended
+            | Self::Shared
+            | Self::Workers => {
                 self.speed(rig, Wanted { workers: self.workers(), ..Wanted::usual() }, sheet);
             }
             // A session keeps its server.
@@ -87,28 +96,29 @@ impl Case {
             Self::Syscalls => syscalls(rig, sheet),
             Self::Logins => logins(rig, sheet),
             Self::Idle => idle(rig, sheet),
+            Self::Failover => failover::measure(rig, sheet),
         }
     }
 
     /// What ours shall reach.
     pub fn goals(self) -> Vec<Goal> {
-        let bouncer = |bound| Want::AtMostOf(Kind::Bouncer, bound);
-        let cpu = |bound| vec![Goal::new(&format!("{}: CPU", self.name()), bouncer(bound))];
+        let beside = |figure: &str, want: fn(Kind, f64) -> Want<Kind>, bound| {
+            [Kind::Bouncer, Kind::Newer].map(|rival| Goal::new(figure, want(rival, bound))).to_vec()
+        };
+        let cpu = |bound| beside(&format!("{}: CPU", self.name()), Want::AtMostOf, bound);
         match self {
             Self::Simple16 => cpu(1.0),
             Self::Simple64 | Self::Simple500 => cpu(0.92),
             Self::Extended => cpu(0.85),
-            Self::Prepared => cpu(0.8),
-            Self::Workers => vec![Goal::new(
-                &format!("{}: rate", self.name()),
-                Want::AtLeastOf(Kind::Bouncer, 1.15),
-            )],
+            Self::Prepared | Self::Shared => cpu(0.8),
+            Self::Workers => beside(&format!("{}: rate", self.name()), Want::AtLeastOf, 1.15),
             Self::Tail => vec![Goal::new(TAIL, Want::AtMost(2.0))],
             Self::Syscalls => {
                 CALLS.iter().map(|(name, ..)| Goal::new(name, Want::AtMost(4.3))).collect()
             }
-            Self::Logins => vec![Goal::new(LOGIN, bouncer(1.2))],
+            Self::Logins => beside(LOGIN, Want::AtMostOf, 1.2),
             Self::Idle => vec![Goal::new(MEMORY, Want::AtMost(2.0))],
+            Self::Failover => vec![Goal::new(failover::NAME, Want::AtMost(1.0))],
         }
     }
 
@@ -119,11 +129,13 @@ impl Case {
             Self::Simple500 => "simple, 500 clients",
             Self::Extended => "extended, 64 clients",
             Self::Prepared => "prepared, 64 clients, 64 servers",
+            Self::Shared => "prepared, 64 clients, 20 servers",
             Self::Workers => "simple, 500 clients, two threads of ours",
             Self::Tail => TAIL,
             Self::Syscalls => "system calls",
             Self::Logins => LOGIN,
             Self::Idle => MEMORY,
+            Self::Failover => failover::NAME,
         }
     }
 
@@ -134,10 +146,10 @@ impl Case {
     fn load<'a>(self, rig: &'a Rig<'_>, pgbench: &'a Path) -> Load<'a> {
         let (protocol, clients) = match self {
             Self::Simple16 | Self::Logins => ("simple", 16),
-            Self::Simple64 | Self::Idle | Self::Syscalls => ("simple", 64),
+            Self::Simple64 | Self::Idle | Self::Syscalls | Self::Failover => ("simple", 64),
             Self::Simple500 | Self::Workers | Self::Tail => ("simple", 500),
             Self::Extended => ("extended", 64),
-            Self::Prepared => ("prepared", 64),
+            Self::Prepared | Self::Shared => ("prepared", 64),
         };
         let connects = self == Self::Logins;
         Load { pgbench, protocol, clients, connects, seconds: rig.terms.seconds }
@@ -149,8 +161,12 @@ impl Case {
         let pgbench = rig.server.pgbench();
         let load = self.load(rig, &pgbench);
         // So many servers of PostgreSQL's own would be measured.
-        let direct = load.clients <= 64;
-        let parties = rig.start(self.name(), wanted, direct, sheet);
+        let able = |kind| match kind {
+            Kind::Direct => load.clients <= 64,
+            Kind::Bouncer => self != Self::Shared,
+            Kind::Pool | Kind::Newer => true,
+        };
+        let parties = rig.start(self.name(), wanted, able, sheet);
         rig.in_turns(self.name(), &parties, sheet, &mut |party, round, sheet| {
             let before = party.cpu();
             let run = load.run(party)?;
@@ -165,10 +181,16 @@ impl Case {
 }
 
 impl Rig<'_> {
-    /// Those of the run's parties that are wanted; who does not start is noted.
-    fn start(&self, what: &str, wanted: Wanted, direct: bool, sheet: &mut Sheet) -> Vec<Running> {
+    /// Those of the run's parties that are wanted and able; who does not start is noted.
+    fn start(
+        &self,
+        what: &str,
+        wanted: Wanted,
+        able: impl Fn(Kind) -> bool,
+        sheet: &mut Sheet,
+    ) -> Vec<Running> {
         let mut parties = Vec::new();
-        for &kind in self.kinds.iter().filter(|kind| direct || **kind != Kind::Direct) {
+        for &kind in self.kinds.iter().filter(|kind| able(**kind)) {
             match kind.start(&self.folder.join(kind.name()), wanted) {
                 Ok(party) => parties.push(party),
                 Err(fault) => sheet.notes.push(format!("{what}: {}: {fault:#}", kind.name())),
@@ -193,13 +215,17 @@ impl Rig<'_> {
     }
 }
 
+fn poolers(kind: Kind) -> bool {
+    kind != Kind::Direct
+}
+
 /// One turn of a party.
 type Turn<'a> = &'a mut dyn FnMut(&Running, u32, &mut Sheet) -> Result<()>;
 
 fn tail(rig: &Rig<'_>, sheet: &mut Sheet) {
     let pgbench = rig.server.pgbench();
     let load = Case::Tail.load(rig, &pgbench);
-    let parties = rig.start(TAIL, Wanted::usual(), false, sheet);
+    let parties = rig.start(TAIL, Wanted::usual(), poolers, sheet);
     rig.in_turns(TAIL, &parties, sheet, &mut |party, round, sheet| {
         let (p50, p99) = load.times(party, rig.folder)?;
         sheet.note((TAIL, "", Better::Low), party.kind, round, p99 / p50);
@@ -218,7 +244,7 @@ fn syscalls(rig: &Rig<'_>, sheet: &mut Sheet) {
     let pgbench = rig.server.pgbench();
     for (name, protocol, clients) in CALLS {
         let load = Load { protocol, clients, ..Case::Syscalls.load(rig, &pgbench) };
-        let parties = rig.start(name, Wanted::usual(), false, sheet);
+        let parties = rig.start(name, Wanted::usual(), poolers, sheet);
         rig.in_turns(name, &parties, sheet, &mut |party, round, sheet| {
             let pids = party.program.as_ref().map(Program::pids).unwrap_or_default();
             let (calls, run) = strace::during(&pids, || load.run(party))?;
@@ -231,7 +257,7 @@ fn syscalls(rig: &Rig<'_>, sheet: &mut Sheet) {
 fn logins(rig: &Rig<'_>, sheet: &mut Sheet) {
     let pgbench = rig.server.pgbench();
     let load = Case::Logins.load(rig, &pgbench);
-    let parties = rig.start(LOGIN, Wanted::usual(), false, sheet);
+    let parties = rig.start(LOGIN, Wanted::usual(), poolers, sheet);
     rig.in_turns(LOGIN, &parties, sheet, &mut |party, round, sheet| {
         let before = party.cpu();
         let run = load.run(party)?;
@@ -245,7 +271,7 @@ fn logins(rig: &Rig<'_>, sheet: &mut Sheet) {
 fn idle(rig: &Rig<'_>, sheet: &mut Sheet) {
     for round in 0..rig.terms.rounds {
         // Anew each round: what a party keeps of closed connections would hide new ones.
-        for party in rig.start(MEMORY, Wanted::usual(), false, sheet) {
+        for party in rig.start(MEMORY, Wanted::usual(), poolers, sheet) {
             progress(&format!("{MEMORY}: round {}, {}", round + 1, party.kind.name()));
             match each(&party) {
                 Ok(each) => sheet.note((MEMORY, "KiB", Better::Low), party.kind, round, each),

@@ -1,4 +1,4 @@
-//! Clients that log in, ask once and wait. Not for load.
+//! Clients that log in, ask and wait. Not for load.
 //!
 //! Invariant: every client that is counted was answered, and stays connected until it is dropped.
 
@@ -19,7 +19,11 @@ pub fn idle(party: &Running, count: u32) -> Result<Vec<TcpStream>> {
     (0..count).map(|_| client(&address)).collect()
 }
 
-fn client(address: &str) -> Result<TcpStream> {
+/// One that has been answered.
+///
+/// # Errors
+/// When it is refused.
+pub fn client(address: &str) -> Result<TcpStream> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut startup = vec![0, 3, 0, 0];
@@ -27,9 +31,18 @@ fn client(address: &str) -> Result<TcpStream> {
     let length = u32::try_from(startup.len() + 4)?.to_be_bytes();
     socket.write_all(&[&length, startup.as_slice()].concat())?;
     until_ready(&mut socket)?;
-    socket.write_all(b"Q\0\0\0\rselect 1\0")?;
-    until_ready(&mut socket)?;
+    ask(&mut socket, "select 1")?;
     Ok(socket)
+}
+
+/// Asks by a simple query and waits for the end of the answer.
+///
+/// # Errors
+/// When it is refused, or nothing is answered within ten seconds.
+pub fn ask(socket: &mut TcpStream, sql: &str) -> Result<()> {
+    let length = u32::try_from(sql.len() + 5)?.to_be_bytes();
+    socket.write_all(&[b"Q", length.as_slice(), sql.as_bytes(), b"\0"].concat())?;
+    until_ready(socket)
 }
 
 /// Reads up to ReadyForQuery.

@@ -6,6 +6,7 @@
 pub mod cases;
 pub mod clients;
 pub mod compare;
+pub mod failover;
 pub mod load;
 pub mod party;
 pub mod server;

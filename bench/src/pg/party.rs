@@ -1,4 +1,4 @@
-//! Who is measured: `pgpool`, `PgBouncer`, and the direct path as the limit. How each is found,
+//! Who is measured: `pgpool`, two versions of `PgBouncer`, and the direct path as the limit. How each is found,
 //! configured and started. Not for what is asked of them.
 //!
 //! All have the same duty: as many servers, no passwords, no log of connections.
@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 use super::server::{HOST, PORT, as_user, give_away};
 use crate::figures::Column;
-use crate::process::{Program, beside, existing, on_path, version};
+use crate::process::{Program, beside, cache, existing, on_path, version};
 use crate::progress;
 
 /// A party of the comparison.
@@ -25,9 +25,12 @@ pub enum Kind {
     /// Ours.
     #[value(name = "pgpool")]
     Pool,
-    /// `PgBouncer`.
+    /// `PgBouncer` as the system has it, 1.18 in Debian 12.
     #[value(name = "pgbouncer")]
     Bouncer,
+    /// `PgBouncer` of 1.21 or later, which keeps prepared statements in transaction mode.
+    #[value(name = "pgbouncer-new")]
+    Newer,
 }
 
 impl Column for Kind {
@@ -39,6 +42,7 @@ impl Column for Kind {
             Self::Direct => "direct",
             Self::Pool => "pgpool",
             Self::Bouncer => "pgbouncer",
+            Self::Newer => "pgbouncer-new",
         }
     }
 }
@@ -83,7 +87,7 @@ impl Running {
 
 impl Kind {
     /// All of them, the direct path first.
-    pub const ALL: [Self; 3] = [Self::Direct, Self::Pool, Self::Bouncer];
+    pub const ALL: [Self; 4] = [Self::Direct, Self::Pool, Self::Bouncer, Self::Newer];
 
     /// What to run to have it.
     pub fn installed_by(self) -> &'static str {
@@ -91,6 +95,7 @@ impl Kind {
             Self::Direct => "",
             Self::Pool => "cargo build --profile dist -p pgpool",
             Self::Bouncer => "apt-get install -y pgbouncer",
+            Self::Newer => "build PgBouncer 1.25.2 and name it in BENCH_PGBOUNCER_NEW",
         }
     }
 
@@ -106,6 +111,10 @@ impl Kind {
             Self::Bouncer => match std::env::var_os("BENCH_PGBOUNCER") {
                 Some(path) => existing(path.into()),
                 None => on_path("pgbouncer"),
+            },
+            Self::Newer => match std::env::var_os("BENCH_PGBOUNCER_NEW") {
+                Some(path) => existing(path.into()),
+                None => existing(cache().join("pgbouncer")),
             },
         }
     }
@@ -128,7 +137,9 @@ impl Kind {
         fs::create_dir_all(folder)?;
         give_away(folder)?;
         let (file, template) = match self {
-            Self::Bouncer => ("pgbouncer.ini", include_str!("../../rivals/pg/pgbouncer.ini")),
+            Self::Bouncer | Self::Newer => {
+                ("pgbouncer.ini", include_str!("../../rivals/pg/pgbouncer.ini"))
+            }
             _ => ("pool.yaml", include_str!("../../rivals/pg/pool.yaml")),
         };
         let session = wanted.prepared && self == Self::Bouncer;
@@ -155,7 +166,7 @@ impl Kind {
 
     fn command(self, file: &Path, wanted: Wanted) -> Result<Command> {
         let program = self.program().context(self.installed_by())?;
-        if self == Self::Bouncer {
+        if matches!(self, Self::Bouncer | Self::Newer) {
             let mut command = as_user(&program);
             command.arg("-q").arg(file);
             return Ok(command);

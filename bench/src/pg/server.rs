@@ -1,5 +1,5 @@
-//! The PostgreSQL behind all parties: made in a folder of its own, filled by pgbench, ended with its
-//! value. Not for measuring.
+//! The PostgreSQL behind all parties, and a pair that loses its primary: each made in a folder of its
+//! own, ended with its value. Not for measuring.
 //!
 //! Invariant: it serves whoever reaches its loopback address, and nobody else.
 
@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::family;
 
 /// Where it listens.
 pub const HOST: &str = "127.0.78.1";
@@ -18,6 +22,7 @@ pub const PORT: &str = "15432";
 pub struct Server {
     bin: PathBuf,
     data: PathBuf,
+    host: &'static str,
 }
 
 impl Server {
@@ -26,27 +31,87 @@ impl Server {
     /// # Errors
     /// Without PostgreSQL, and when its address is taken.
     pub fn start(folder: &Path) -> Result<Self> {
+        let server = Self::empty(folder, HOST)?;
+        let fill = ["-i", "-q", "-s", "5", "bench"];
+        run(Command::new(server.bin.join("pgbench")).args(server.address()).args(fill))?;
+        Ok(server)
+    }
+
+    /// Makes and starts one with an empty database in `folder`.
+    ///
+    /// # Errors
+    /// Without PostgreSQL, and when its address is taken.
+    pub fn empty(folder: &Path, host: &'static str) -> Result<Self> {
+        let server = Self::place(folder, host)?;
+        let made = ["-U", "bench", "--no-sync", "-A", "trust", "--locale=C", "-D"];
+        run(server.command("initdb", folder).args(made).arg(&server.data))?;
+        server.launch(folder)?;
+        run(Command::new(server.bin.join("createdb")).args(server.address()).arg("bench"))?;
+        Ok(server)
+    }
+
+    /// Makes and starts a streaming replica of it in `folder`.
+    ///
+    /// # Errors
+    /// When its address is taken.
+    pub fn replica(&self, folder: &Path, host: &'static str) -> Result<Self> {
+        let replica = Self::place(folder, host)?;
+        let made = ["-R", "-X", "stream", "-c", "fast", "--no-sync", "-D"];
+        let mut copy = self.command("pg_basebackup", folder);
+        run(copy.args(self.address()).args(made).arg(&replica.data))?;
+        replica.launch(folder)?;
+        Ok(replica)
+    }
+
+    /// Makes a replica the primary.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn promote(&self) -> Result<()> {
+        run(as_user(&self.bin.join("pg_ctl")).arg("-D").arg(&self.data).args(["-w", "promote"]))
+    }
+
+    /// Ends it and its children by SIGKILL, at once.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&self) -> Result<()> {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid"))?;
+        let pid = file.lines().next().context("an empty postmaster.pid")?.parse()?;
+        // A stopped postmaster starts no more children, and does not see the others end.
+        signal(pid, Signal::SIGSTOP)?;
+        family(pid).into_iter().try_for_each(|pid| signal(pid, Signal::SIGKILL))
+    }
+
+    fn place(folder: &Path, host: &'static str) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
         give_away(folder)?;
-        let server = Self { bin: bin()?, data: folder.join("data") };
-        let data = server.data.to_string_lossy().into_owned();
-        let made = ["-D", &data, "-U", "bench", "--no-sync", "-A", "trust", "--locale=C"];
-        run(as_user(&server.bin.join("initdb")).args(made).current_dir(folder))?;
+        Ok(Self { bin: bin()?, data: folder.join("data"), host })
+    }
+
+    fn launch(&self, folder: &Path) -> Result<()> {
         let options = format!(
-            "-p {PORT} -c listen_addresses={HOST} -c unix_socket_directories= -c fsync=off \
-             -c max_connections=200 -c shared_buffers=256MB -c autovacuum=off"
+            "-p {PORT} -c listen_addresses={} -c unix_socket_directories= -c fsync=off \
+             -c max_connections=400 -c shared_buffers=256MB -c autovacuum=off",
+            self.host
         );
         let log = folder.join("postgres.log");
-        let mut start = as_user(&server.bin.join("pg_ctl"));
-        start.args(["-D", &data, "-w", "-o", &options, "-l"]).arg(&log).arg("start");
-        run(start.current_dir(folder)).with_context(|| {
+        let mut start = self.command("pg_ctl", folder);
+        start.args(["-w", "-o", &options, "-l"]).arg(&log).arg("-D").arg(&self.data).arg("start");
+        run(&mut start).with_context(|| {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             format!("PostgreSQL does not start:\n{said}")
-        })?;
-        let at = ["-h", HOST, "-p", PORT, "-U", "bench"];
-        run(Command::new(server.bin.join("createdb")).args(at).arg("bench"))?;
-        let fill = ["-i", "-q", "-s", "5", "bench"];
-        run(Command::new(server.bin.join("pgbench")).args(at).args(fill))?;
-        Ok(server)
+        })
+    }
+
+    fn command(&self, program: &str, folder: &Path) -> Command {
+        let mut command = as_user(&self.bin.join(program));
+        command.current_dir(folder);
+        command
+    }
+
+    fn address(&self) -> [&str; 6] {
+        ["-h", self.host, "-p", PORT, "-U", "bench"]
     }
 
     /// The load generator that came with it.
@@ -72,6 +137,10 @@ fn bin() -> Result<PathBuf> {
     let bins = versions.map(|version| version.path().join("bin"));
     let newest = bins.filter(|bin| bin.join("initdb").exists()).max();
     newest.context("PostgreSQL is not there: apt-get install -y postgresql")
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(i32::try_from(pid)?), signal)?)
 }
 
 fn run(command: &mut Command) -> Result<()> {
