@@ -9,6 +9,8 @@ use std::time::Duration;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 
+pub mod details;
+
 /// How a call ended: in trailers, or in the head of an answer that has nothing else.
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// Why, for people, percent-encoded.

@@ -16,6 +16,7 @@ use crate::contract::Breach;
 use crate::exchange::{Answered, AnsweredBy, Exchange, ResponseHead};
 use crate::external::ExternalError;
 use crate::grpc;
+use crate::grpc::details::{self, Refusal};
 use crate::stages::authn::{AuthnError, Wanted};
 use crate::stages::authz::AuthzError;
 use crate::stages::dispatch::DispatchError;
@@ -121,10 +122,23 @@ impl Reply {
 
 impl Reply {
     /// The same to a gRPC client: an answer of trailers alone, which no client takes for a message.
-    fn for_call(self) -> Answered {
-        let row = self.kind.row();
-        let mut headers = grpc::end(code_for_calls(self.kind), row.title);
+    fn for_call(self, request_id: &str) -> Answered {
+        let (row, code) = (self.kind.row(), code_for_calls(self.kind));
+        let mut headers = grpc::end(code, row.title);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let seconds = self.said(&header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let refusal = Refusal {
+            code,
+            message: row.title,
+            reason: row.code,
+            more: self.detail.as_deref(),
+            of_request: matches!(self.kind, Kind::Malformed | Kind::Invalid),
+            again_in: seconds.and_then(|seconds| seconds.parse().ok()),
+            request_id,
+        };
+        if let Some(told) = refusal.field() {
+            headers.insert(details::NAME, told);
+        }
         headers.extend(self.headers);
         let head = ResponseHead { status: StatusCode::OK, headers };
         Answered { head, body: AnswerBody::Empty, by: AnsweredBy::Gateway }
@@ -279,7 +293,7 @@ impl Answered {
                 by: AnsweredBy::Nobody,
             },
             Halt::Given(answer) => *answer,
-            Halt::Reply(reply) if x.grpc => reply.for_call(),
+            Halt::Reply(reply) if x.grpc => reply.for_call(&x.request_id.to_string()),
             Halt::Reply(reply) => {
                 let mut headers = HeaderMap::new();
                 let body = if reply.kind == Kind::Preflight {
@@ -531,7 +545,7 @@ mod tests {
             (Kind::FilterUnavailable, 14),
             (Kind::UpstreamFailed, 14),
         ] {
-            let answer = Reply::new(kind).for_call();
+            let answer = Reply::new(kind).for_call("r-1");
             assert_eq!(grpc::status(&answer.head.headers), Some(code), "{kind:?}");
         }
     }

@@ -13,26 +13,7 @@ use serde_json::{Value, json};
 use super::json::is_special;
 use super::{depth, google};
 use crate::grpc;
-
-/// google.rpc.Status, as trailers carry it.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Status {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Detail>,
-}
-
-/// google.protobuf.Any.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Detail {
-    #[prost(string, tag = "1")]
-    kind: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
+use crate::grpc::details::{self, Detail, Status};
 
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +31,7 @@ impl Ending {
         let message = fields
             .get(grpc::MESSAGE)
             .map(|value| percent_decode(value.as_bytes()).decode_utf8_lossy().into_owned());
-        let details = fields.get("grpc-status-details-bin").and_then(|value| {
+        let details = fields.get(details::NAME).and_then(|value| {
             let text = value.as_bytes();
             let bytes = STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).ok()?;
             Status::decode(bytes.as_slice()).ok()

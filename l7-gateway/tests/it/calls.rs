@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
@@ -157,6 +159,48 @@ async fn refusals_of_calls_have_codes() {
             assert!(!head.headers()["grpc-message"].is_empty());
             drop((client, head, to));
             assert_eq!(secure.rig.records()[0]["grpc_status"], code);
+        }
+    })
+    .await;
+}
+
+/// G15: a refusal says in `grpc-status-details-bin` what a problem says: its code, and when to come again.
+#[tokio::test]
+async fn refusals_of_calls_have_details() {
+    local(async {
+        let secure = Secure::new(
+            "  user: { endpoints: [\"127.0.0.1:9\"] }",
+            "    issuers: { app: { issuer: \"https://id.example\", audience: api, jwks: \"http://127.0.0.1:9/jwks.json\", algorithms: [ES256] } }
+    limits: { few: { by: address, rate: 1/h, burst: 1 } }
+    upstreams: { user: { protocol: http2 } }
+    routes:
+      - { path: /a/*, to: user, auth: app }
+      - { path: /b/*, to: user, access: deny }
+      - { path: /d/*, to: user, maintenance: { retry-after: 90s, detail: \"back at nine\" } }
+      - { path: /e/*, to: user, sunset: 2020-01-01 }
+      - { path: /f/*, to: user, limits: [few] }",
+        );
+        let mut client = secure.client().await;
+        for (path, code, parts) in [
+            ("/a/x", 16, ["UNAUTHENTICATED", "ErrorInfo", "RequestInfo"]),
+            ("/b/x", 7, ["FORBIDDEN", "LocalizedMessage", "RequestInfo"]),
+            ("/c/x", 12, ["NO_ROUTE", "ErrorInfo", "RequestInfo"]),
+            ("/d/x", 14, ["MAINTENANCE", "RetryInfo", "back at nine"]),
+            ("/e/x", 2, ["SUNSET", "ErrorInfo", "RequestInfo"]),
+            ("/f/x", 14, ["UPSTREAM_UNAVAILABLE", "RetryInfo", "RequestInfo"]),
+            ("/f/x", 14, ["RATE_LIMITED", "RetryInfo", "RequestInfo"]),
+        ] {
+            let (head, _to) = call(&mut client, path, &[]);
+            let head = head.await.expect("an answer");
+            let headers = head.headers();
+            assert_eq!(headers["grpc-status"], code.to_string().as_str(), "{path}");
+            let details = headers.get("grpc-status-details-bin").expect(path);
+            let details = STANDARD_NO_PAD.decode(details).expect("base64 without padding");
+            let details = String::from_utf8_lossy(&details);
+            let id = headers["x-request-id"].to_str().expect("text");
+            for part in parts.into_iter().chain([id, "aqueduct"]) {
+                assert!(details.contains(part), "{path}: {part}: {details}");
+            }
         }
     })
     .await;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use prost::Message as _;
 use tests::clients::grpc::{Echo, EchoReply, EchoRequest};
 use tests::clients::http;
 use tests::fakes::demo;
@@ -138,6 +139,76 @@ async fn a_call_ends_at_its_deadline() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     let record = scene.stack.await_records(1).await.remove(0);
     assert_eq!((&record["grpc_status"], &record["complete"]), (&4.into(), &false.into()));
+}
+
+/// google.rpc.Status, with its details as far as this file reads them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Told {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// google.protobuf.Any.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// google.rpc.ErrorInfo.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ErrorInfo {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(string, tag = "2")]
+    domain: String,
+}
+
+/// google.rpc.RetryInfo; its delay in full seconds.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RetryInfo {
+    #[prost(message, tag = "1")]
+    delay: Option<Seconds>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Seconds {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+}
+
+/// G15: tonic reads why a gateway refuses a call, and when to come again.
+#[tokio::test]
+async fn a_client_reads_why_a_call_is_refused() {
+    let file = FILE.replace("Echo/*, to: echo }", "Echo/*, to: echo, limits: [few] }").replace(
+        "    routes:",
+        "    limits: { few: { by: route, rate: 1/h, burst: 1 } }\n    routes:",
+    );
+    let mut stack = Draft::new(&file).stack();
+    let _server = demo::grpc(stack.address.at(7041), "echo-1");
+    stack.start_all(&["gw-1", "nlb-1"]).await;
+    let mut client = Echo::connect(stack.address.at(8443), &stack.trust).await.unwrap();
+    client.say(Request::new(said("salve"))).await.unwrap();
+    let status = client.say(Request::new(said("iterum"))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let told = Told::decode(status.details()).unwrap();
+    assert_eq!((told.code, told.message.as_str()), (14, status.message()));
+    let of = |name: &str| {
+        let kind = format!("type.googleapis.com/google.rpc.{name}");
+        &told.details.iter().find(|detail| detail.kind == kind).unwrap().value
+    };
+    let info = ErrorInfo::decode(of("ErrorInfo").as_slice()).unwrap();
+    assert_eq!((info.reason.as_str(), info.domain.as_str()), ("RATE_LIMITED", "aqueduct"));
+    let retry = RetryInfo::decode(of("RetryInfo").as_slice()).unwrap();
+    let seconds = retry.delay.unwrap().seconds;
+    let said = status.metadata().get("retry-after").unwrap().to_str().unwrap();
+    assert_eq!(seconds.to_string(), said);
 }
 
 /// Says everything back, and ends with a reason of its own.
