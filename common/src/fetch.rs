@@ -278,17 +278,17 @@ impl Inquiry {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Response<Bytes>, FetchError> {
-        self.ask_within(self.timeout, headers, body).await
+        self.ask_within(self.timeout, LONGEST_ANSWER, (headers, body)).await
     }
 
-    /// The same, with so long for an answer.
+    /// The same, with so long for an answer of so many bytes at most.
     pub async fn ask_within(
         &self,
         limit: Duration,
-        headers: HeaderMap,
-        body: Bytes,
+        most: usize,
+        (headers, body): (HeaderMap, Bytes),
     ) -> Result<Response<Bytes>, FetchError> {
-        match timeout(limit, self.exchange(&headers, &body)).await {
+        match timeout(limit, self.exchange(&headers, &body, most)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(FetchError::Timeout { host: self.whom.peer(), limit }),
         }
@@ -298,6 +298,7 @@ impl Inquiry {
         &self,
         headers: &HeaderMap,
         body: &Bytes,
+        most: usize,
     ) -> Result<Response<Bytes>, FetchError> {
         let mut again = false;
         loop {
@@ -318,7 +319,7 @@ impl Inquiry {
                 Err(_) => return Err(FetchError::Broken { host: self.whom.peer() }),
             };
             let (head, body) = response.into_parts();
-            let read = Limited::new(body, LONGEST_ANSWER).collect().await;
+            let read = Limited::new(body, most).collect().await;
             let read = read.map_err(|_| FetchError::Broken { host: self.whom.peer() })?;
             let mut idle = self.idle.borrow_mut();
             if !line.sender.is_closed() && idle.len() < MOST_IDLE {
@@ -347,8 +348,8 @@ impl Inquiry {
     }
 }
 
-/// Longest body of an answer that is read.
-const LONGEST_ANSWER: usize = 64 << 10;
+/// Longest body of an answer that is read where nobody says more.
+pub const LONGEST_ANSWER: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests;

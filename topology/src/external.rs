@@ -20,10 +20,12 @@ pub struct External {
     pub when_away: UnansweredIs,
     /// Headers that it is told, lower case; `None`: all but those that prove who somebody is.
     pub headers: Option<Vec<String>>,
-    /// Most bytes of a body that it is told; `None`: it is told none.
+    /// Most bytes of a request's body that it is told and may change; `None`: it is told none.
     pub body: Option<u64>,
     /// Whether it is told of answers too (default false).
     pub answers: bool,
+    /// The same as `body` of an answer.
+    pub answer_body: Option<u64>,
 }
 
 impl Unplaced for External {

@@ -11,18 +11,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::observe::Observer;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::Body as _;
 use thiserror::Error;
 use tokio::time::Instant;
 use topology::external::External;
 use topology::gateway::{RouteTo, UnansweredIs};
 
-use crate::body::{BodyFault, RequestBody};
+use crate::body::{AnswerBody, BodyFault, RequestBody};
 use crate::exchange::{Answered, Exchange, Identity, Request, RouteId};
-use crate::fetch::{FetchError, Inquiry};
-use crate::halt::Halt;
+use crate::fetch::{FetchError, Inquiry, LONGEST_ANSWER};
+use crate::halt::{Halt, Kind, Reply};
 use crate::snapshot::Snapshot;
-use crate::transform::gathered;
+use crate::transform::{TransformError, gathered, plain, stale};
+use crate::{grpc, media};
 
 pub mod circuit;
 pub mod events;
@@ -159,6 +161,11 @@ impl Externals {
         self.on(route, to, caller).map(told).collect()
     }
 
+    /// Whether anybody is told bodies of answers.
+    pub fn reads_answers(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> bool {
+        self.on(route, to, caller).any(|(_, one)| one.model.answer_body.is_some())
+    }
+
     /// Asks about a request.
     ///
     /// # Errors
@@ -176,13 +183,19 @@ impl Externals {
         for (_, one) in self.on(route, to, subject.caller) {
             let body = one.body(request).await.map_err(ExternalError::Body)?;
             let question = told::request(x, request, one.model(), subject, body.as_deref());
-            let said = one.ask(question).await.ok_or(ExternalError::Away)?;
+            let most = body.as_ref().and(one.model.body);
+            let said = one.ask(question, most).await.ok_or(ExternalError::Away)?;
             // From here on it has a part in this.
             if one.model.answers {
                 x.outside.push(Rc::clone(one));
             }
             match said {
-                Said::Continue(change) => change.apply(&mut request.headers),
+                Said::Continue(change) => {
+                    if let Some(bytes) = change.apply(&mut request.headers) {
+                        let limits = request.body.limits();
+                        request.body = RequestBody::whole(bytes, limits);
+                    }
+                }
                 Said::Answer(answer) => return Err(Halt::Given(answer)),
             }
         }
@@ -194,18 +207,22 @@ impl Externals {
 /// Where one does not say what becomes of it, the others see what is told instead.
 pub async fn answer(x: &mut Exchange, mut answered: Answered) -> Answered {
     while let Some(one) = x.outside.pop() {
-        let question = told::answer(x, &answered.head, one.model());
-        let other = match one.ask(question).await {
-            Some(Said::Continue(change)) => {
-                change.apply(&mut answered.head.headers);
-                continue;
-            }
-            Some(Said::Answer(other)) => *other,
-            None => Answered::ours(x, ExternalError::AnswerAway.into()),
+        let other = match one.answer(x, &mut answered).await {
+            Ok(Some(other)) => *other,
+            Ok(None) => continue,
+            Err(halt) => Answered::ours(x, halt),
         };
         answered = other.in_place_of(&answered.head.headers);
     }
     answered
+}
+
+/// Whether nobody waits for all of a body: it is a stream, or of another protocol.
+fn streams(answered: &Answered) -> bool {
+    let Answered { head, body, .. } = answered;
+    matches!(body, AnswerBody::Lines(_))
+        || grpc::is_content(&head.headers)
+        || media::kind(&head.headers) == "text/event-stream"
 }
 
 /// Why it says nothing of use.
@@ -243,11 +260,66 @@ impl Outside {
         Ok(Some(bytes))
     }
 
-    /// What it says; where it says nothing, what the file says of that: `None`: it is refused.
-    async fn ask(&self, question: Bytes) -> Option<Said> {
+    /// Asks about an answer, and carries out what becomes of it; gives what stands in its place, if anything.
+    async fn answer(
+        &self,
+        x: &Exchange,
+        answered: &mut Answered,
+    ) -> Result<Option<Box<Answered>>, Halt> {
+        let most = self.model.answer_body.filter(|_| !streams(answered));
+        let told = match most {
+            Some(most) => self.answer_body(x, answered, most).await?,
+            None => None,
+        };
+        let question = told::answer(x, &answered.head, self.model(), told.as_deref());
+        match self.ask(question, told.as_ref().and(most)).await {
+            Some(Said::Continue(change)) => {
+                if let Some(bytes) = change.apply(&mut answered.head.headers) {
+                    answered.body = AnswerBody::Whole(bytes);
+                }
+                Ok(None)
+            }
+            Some(Said::Answer(other)) => Ok(Some(other)),
+            None => Err(ExternalError::AnswerAway.into()),
+        }
+    }
+
+    /// The body of an answer as it is told, before any compression; the answer keeps it as it came.
+    async fn answer_body(
+        &self,
+        x: &Exchange,
+        answered: &mut Answered,
+        most: u64,
+    ) -> Result<Option<Bytes>, Halt> {
+        let Answered { head, body, .. } = answered;
+        if x.record.method == Method::HEAD || head.status == StatusCode::NOT_MODIFIED {
+            // What it says of the body it may say of another one than the client would be sent.
+            stale(&mut head.headers);
+            return Ok(None);
+        }
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        let whole = gathered(body, most).await.map_err(TransformError::Body);
+        let told = whole.and_then(|whole| {
+            *body = AnswerBody::Whole(whole.clone());
+            plain(&head.headers, whole, most)
+        });
+        match told {
+            Ok(told) => Ok(Some(told)),
+            Err(why) => {
+                let reason = format!("answer for {}: {why}", self.peer.url);
+                Err(Reply::new(Kind::AnswerUnfiltered).reason(reason).into())
+            }
+        }
+    }
+
+    /// What it says; where it says nothing, what the file says of that: `None`: it is refused. It may give a body of
+    /// so many bytes in the place of the one that it is told.
+    async fn ask(&self, question: Bytes, most: Option<u64>) -> Option<Said> {
         let Peer { url, circuit, observer, .. } = &*self.peer;
         if let Some(turn) = circuit.admits(Instant::now()) {
-            let (cause, new) = match self.said(question).await {
+            let (cause, new) = match self.said(question, most).await {
                 Ok(said) => {
                     if circuit.close() {
                         observer.emit(ExternalBack { url });
@@ -267,20 +339,35 @@ impl Outside {
         }
     }
 
-    async fn said(&self, question: Bytes) -> Result<Said, Silence> {
+    async fn said(&self, question: Bytes, most: Option<u64>) -> Result<Said, Silence> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = self.peer.inquiry.ask_within(self.model.timeout, headers, question).await;
-        let answer = answer.map_err(|fault| match fault {
+        let body = most.and_then(|most| usize::try_from(most).ok()).unwrap_or_default();
+        let longest = LONGEST_ANSWER.saturating_add(body.saturating_mul(GROWTH));
+        let answer = self.peer.inquiry.ask_within(self.model.timeout, longest, (headers, question));
+        let answer = answer.await.map_err(|fault| match fault {
             FetchError::Connect { .. } | FetchError::Timeout { .. } => {
                 Silence::Away(fault.to_string())
             }
             _ => Silence::Odd(fault.to_string()),
         })?;
-        match answer.status() {
-            StatusCode::OK => told::read(answer.body()).map_err(Silence::Odd),
-            StatusCode::NO_CONTENT => Ok(Said::default()),
-            status => Err(Silence::Odd(format!("it answers {status}"))),
+        let said = match answer.status() {
+            StatusCode::OK => told::read(answer.body()).map_err(Silence::Odd)?,
+            StatusCode::NO_CONTENT => Said::default(),
+            status => return Err(Silence::Odd(format!("it answers {status}"))),
+        };
+        let Said::Continue(change) = &said else { return Ok(said) };
+        match (change.body().map(|bytes| bytes.len() as u64), most) {
+            (Some(_), None) => {
+                Err(Silence::Odd("it changes a body that it was not told".to_owned()))
+            }
+            (Some(size), Some(most)) if size > most => {
+                Err(Silence::Odd(format!("its body is larger than {most} bytes")))
+            }
+            _ => Ok(said),
         }
     }
 }
+
+/// By how much a body may grow as a text of JSON, quotes and base64 included.
+const GROWTH: usize = 2;

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -16,6 +18,7 @@ use crate::body::AnswerBody;
 use crate::exchange::{Answered, AnsweredBy, Exchange, Identity, Request, ResponseHead};
 use crate::hops::{is_hop, only_ours};
 use crate::query;
+use crate::transform::stale;
 
 /// Who a request is of, and which route it means.
 #[derive(Clone, Copy, Debug)]
@@ -41,22 +44,35 @@ impl Default for Said {
     }
 }
 
-/// Headers that become others.
+/// Headers, and perhaps a body, that become others.
 #[derive(Debug, Default)]
 pub struct Change {
-    set: Vec<(HeaderName, HeaderValue)>,
-    remove: Vec<HeaderName>,
+    /// Names with all the values that they have from now on; none: it has none.
+    set: Vec<(HeaderName, Vec<HeaderValue>)>,
+    add: Vec<(HeaderName, Vec<HeaderValue>)>,
+    body: Option<Bytes>,
 }
 
 impl Change {
-    /// Carries it out.
-    pub fn apply(self, headers: &mut HeaderMap) {
-        for name in self.remove {
+    /// Carries out what it says of headers, and gives the body that stands in the place of the one before.
+    pub fn apply(self, headers: &mut HeaderMap) -> Option<Bytes> {
+        for (name, _) in &self.set {
             headers.remove(name);
         }
-        for (name, value) in self.set {
-            headers.insert(name, value);
+        for (name, values) in self.set.into_iter().chain(self.add) {
+            for value in values {
+                headers.append(&name, value);
+            }
         }
+        if self.body.is_some() {
+            stale(headers);
+        }
+        self.body
+    }
+
+    /// The body that it gives.
+    pub fn body(&self) -> Option<&Bytes> {
+        self.body.as_ref()
     }
 }
 
@@ -132,27 +148,34 @@ pub fn request(
         "query": model.1.without(target.query.as_deref()),
         "headers": headers(&request.headers, model),
     });
-    if let (Some(body), Some(told)) = (body, told.as_object_mut()) {
-        match std::str::from_utf8(body) {
-            Ok(text) => told.insert("body".to_owned(), text.into()),
-            Err(_) => {
-                use base64::Engine as _;
-                let text = base64::engine::general_purpose::STANDARD.encode(body);
-                told.insert("body_base64".to_owned(), text.into())
-            }
-        };
-    }
+    told_of(body, &mut told);
     told.to_string().into()
 }
 
+/// Adds a body: as text where it is some.
+fn told_of(body: Option<&[u8]>, told: &mut Value) {
+    if let (Some(body), Some(told)) = (body, told.as_object_mut()) {
+        match std::str::from_utf8(body) {
+            Ok(text) => told.insert("body".to_owned(), text.into()),
+            Err(_) => told.insert("body_base64".to_owned(), STANDARD.encode(body).into()),
+        };
+    }
+}
+
 /// What it is told of an answer.
-pub fn answer(x: &Exchange, head: &ResponseHead, model: (&External, &Secrets)) -> Bytes {
-    let told = json!({
+pub fn answer(
+    x: &Exchange,
+    head: &ResponseHead,
+    model: (&External, &Secrets),
+    body: Option<&[u8]>,
+) -> Bytes {
+    let mut told = json!({
         "phase": "answer",
         "id": x.request_id.to_string(),
         "status": head.status.as_u16(),
         "headers": headers(&head.headers, model),
     });
+    told_of(body, &mut told);
     told.to_string().into()
 }
 
@@ -161,14 +184,25 @@ pub fn answer(x: &Exchange, head: &ResponseHead, model: (&External, &Secrets)) -
 #[serde(deny_unknown_fields, default)]
 struct Saying {
     headers: Headers,
+    body: Option<String>,
+    body_base64: Option<String>,
     answer: Option<Direct>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Headers {
-    set: BTreeMap<String, String>,
+    set: BTreeMap<String, Values>,
+    add: BTreeMap<String, Values>,
     remove: Vec<String>,
+}
+
+/// What stands behind a name.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Values {
+    One(String),
+    Several(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -176,9 +210,9 @@ struct Headers {
 struct Direct {
     status: u16,
     #[serde(default)]
-    headers: BTreeMap<String, String>,
-    #[serde(default)]
-    body: String,
+    headers: BTreeMap<String, Values>,
+    body: Option<String>,
+    body_base64: Option<String>,
 }
 
 /// Headers that frame a message, or say where it goes.
@@ -206,20 +240,47 @@ pub fn read(text: &[u8]) -> Result<Said, String> {
         let status = status.filter(|status| (200..=599).contains(&status.as_u16()));
         let status =
             status.ok_or_else(|| format!("{} is no status of an answer", direct.status))?;
-        let headers = pairs(direct.headers)?.into_iter().collect();
+        let mut headers = HeaderMap::new();
+        for (name, values) in pairs(direct.headers)? {
+            for value in values {
+                headers.append(&name, value);
+            }
+        }
         let head = ResponseHead { status, headers };
-        let body = AnswerBody::Whole(direct.body.into());
+        let body = bytes(direct.body, direct.body_base64)?.unwrap_or_default();
+        let body = AnswerBody::Whole(body);
         return Ok(Said::Answer(Box::new(Answered { head, body, by: AnsweredBy::Gateway })));
     }
-    let remove = saying.headers.remove.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
-    Ok(Said::Continue(Change { set: pairs(saying.headers.set)?, remove }))
+    let Headers { set, add, remove } = saying.headers;
+    let removed = remove.iter().map(|text| Ok((name(text)?, Vec::new())));
+    let mut all = removed.collect::<Result<Vec<_>, String>>()?;
+    all.extend(pairs(set)?);
+    let body = bytes(saying.body, saying.body_base64)?;
+    Ok(Said::Continue(Change { set: all, add: pairs(add)?, body }))
 }
 
-fn pairs(all: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-    let pair = |(text, value): (String, String)| {
+/// A body in one of its two spellings.
+fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Bytes>, String> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err("`body` and `body_base64` are two bodies".to_owned()),
+        (Some(text), None) => Ok(Some(text.into())),
+        (None, Some(text)) => match STANDARD.decode(text) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(_) => Err("`body_base64` is no base64".to_owned()),
+        },
+        (None, None) => Ok(None),
+    }
+}
+
+fn pairs(all: BTreeMap<String, Values>) -> Result<Vec<(HeaderName, Vec<HeaderValue>)>, String> {
+    let pair = |(text, values): (String, Values)| {
+        let values = match values {
+            Values::One(value) => vec![value],
+            Values::Several(values) => values,
+        };
+        let values = values.into_iter().map(HeaderValue::try_from).collect::<Result<Vec<_>, _>>();
         let name = name(&text)?;
-        let value = HeaderValue::try_from(value);
-        Ok((name, value.map_err(|_| format!("`{text}` cannot have such a value"))?))
+        Ok((name, values.map_err(|_| format!("`{text}` cannot have such a value"))?))
     };
     all.into_iter().map(pair).collect()
 }
@@ -256,6 +317,7 @@ mod tests {
             headers: None,
             body: None,
             answers: false,
+            answer_body: None,
         };
         let mut all = HeaderMap::new();
         for name in ["x-own", "authorization", "x-other"] {
@@ -275,9 +337,23 @@ mod tests {
     /// G2: what an external filter may say, and what it may not.
     #[test]
     fn sayings_are_read_strictly() {
-        for text in ["{}", r#"{"headers":{"set":{"x-a":"1"},"remove":["x-b"]}}"#] {
+        for text in ["{}", r#"{"headers":{"set":{"x-a":"1"},"remove":["x-b"]}}"#, r#"{"body":""}"#]
+        {
             assert!(matches!(read(text.as_bytes()), Ok(Said::Continue(_))), "{text}");
         }
+        let several = br#"{"headers":{"remove":["x-b"],"set":{"x-a":["1","2"]},"add":{"x-c":"9"}},"body_base64":"/w=="}"#;
+        let Ok(Said::Continue(change)) = read(several) else { panic!("a change") };
+        let mut headers = HeaderMap::new();
+        let before = [("x-a", "0"), ("x-b", "0"), ("x-c", "0"), ("content-encoding", "gzip")];
+        for (name, value) in before {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(change.apply(&mut headers).as_deref(), Some(&b"\xff"[..]));
+        let after =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text")));
+        let mut after: Vec<_> = after.collect();
+        after.sort_unstable();
+        assert_eq!(after, [("x-a", "1"), ("x-a", "2"), ("x-c", "0"), ("x-c", "9")]);
         let direct = read(br#"{"answer":{"status":403,"headers":{"x-why":"a"},"body":"no"}}"#);
         let Ok(Said::Answer(answer)) = direct else { panic!("an answer") };
         assert_eq!(
@@ -299,6 +375,13 @@ mod tests {
             r#"{"headers":{"set":{"a b":"1"}}}"#,
             r#"{"headers":{"set":{"x-a":"1\r\nx-b: 2"}}}"#,
             r#"{"answer":{"status":200,"headers":{"transfer-encoding":"chunked"}}}"#,
+            r#"{"headers":{"add":{"x-user-id":["7"]}}}"#,
+            r#"{"headers":{"set":{"x-a":["1",2]}}}"#,
+            r#"{"headers":{"add":{"x-a":["1","2\n"]}}}"#,
+            r#"{"body":"a","body_base64":"YQ=="}"#,
+            r#"{"body_base64":"YQ"}"#,
+            r#"{"body":7}"#,
+            r#"{"answer":{"status":200,"body":"a","body_base64":"YQ=="}}"#,
         ] {
             assert!(read(text.as_bytes()).is_err(), "{text}");
         }

@@ -528,7 +528,7 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// The service is asked for all of it and as it is: neither a part nor a compressed form can be changed.
-fn whole(headers: &mut HeaderMap) {
+pub fn whole(headers: &mut HeaderMap) {
     for name in [header::RANGE, header::IF_RANGE] {
         headers.remove(name);
     }

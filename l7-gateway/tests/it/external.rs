@@ -102,6 +102,94 @@ async fn a_filter_answers_and_reads_bodies() {
     .await;
 }
 
+fn post(body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// G2: a filter that is told a body may give another in its place, with several values of a header.
+#[tokio::test]
+async fn a_filter_changes_bodies() {
+    local(async {
+        let answer = "HTTP/1.1 200 OK\r\nETag: \"a\"\r\nContent-Length: 5\r\n\r\nfirst";
+        let service = Fake::new(Act::Keep(answer)).await;
+        let says = |_, n| {
+            Act::Answer(match n {
+                1 => {
+                    "{\"headers\":{\"set\":{\"x-a\":[\"1\",\"2\"]}},\"body\":\"another \u{e9}\"}"
+                }
+                _ => {
+                    "{\"headers\":{\"add\":{\"set-cookie\":[\"a=1\",\"b=2\"]}},\"body_base64\":\"c2Vjb25k\"}"
+                }
+            })
+        };
+        let filter = Fake::script(says).await;
+        let rig = gateway(&service, &filter, ", body: 300B, answer-body: 300B");
+        let answer = rig.raw(&post("one")).await;
+        let sent = service.seen.last();
+        for part in ["x-a: 1\r\nx-a: 2\r\n", "content-length: 10\r\n", "accept-encoding: identity\r\n", "\r\n\r\nanother \u{e9}"] {
+            assert!(sent.contains(part), "{part}: {sent}");
+        }
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nsecond"), "{answer}");
+        for part in
+            ["set-cookie: a=1\r\nset-cookie: b=2\r\n", "content-length: 6\r\n", "etag: W/\"a\"\r\n"]
+        {
+            assert!(answer.contains(part), "{part}: {answer}");
+        }
+        let told = told(&filter);
+        assert_eq!((&told["phase"], &told["body"]), (&"answer".into(), &"first".into()));
+    })
+    .await;
+}
+
+/// G2: bodies are changed whole, within their bounds and by who was told them, or not at all.
+#[tokio::test]
+async fn no_body_is_half_changed() {
+    const OTHER: &str = "{\"body\":\"0123456789\"}";
+    const STREAM: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 9\r\n\r\ndata: 1\n\n";
+    local(async {
+        let plain = Act::Answer("fine");
+        let broken = Act::Keep("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+        let cut = Act::Raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfine");
+        let coded =
+            Act::Raw("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nfine");
+        let go_on = Act::Answer("{}");
+        let other = Act::Answer(OTHER);
+        for (words, of_request, service, filter, status, end) in [
+            // Nobody told it a body.
+            ("", true, plain, other, "503", "}"),
+            (", answers: true", false, plain, other, "502", "}"),
+            // Larger than it may be.
+            (", body: 9B", true, plain, other, "503", "}"),
+            (", answer-body: 9B", false, plain, other, "502", "}"),
+            (", answer-body: 3B", false, plain, go_on, "502", "}"),
+            (", answer-body: 9B", false, cut, go_on, "502", "}"),
+            (", answer-body: 9B", false, coded, go_on, "502", "}"),
+            // As it was.
+            (", body: 9B, when-away: allow", true, plain, broken, "200", "fine"),
+            (", answer-body: 9B, when-away: allow", false, plain, other, "200", "fine"),
+            (", answer-body: 10B", false, plain, go_on, "200", "fine"),
+            (", answer-body: 10B", false, Act::Raw(STREAM), go_on, "200", "data: 1\n\n"),
+            // As it is now.
+            (", answer-body: 10B", false, plain, other, "200", "0123456789"),
+        ] {
+            let service = Fake::new(service).await;
+            let says = move |_, n| if of_request || n > 1 { filter } else { go_on };
+            let filter = Fake::script(says).await;
+            let rig = gateway(&service, &filter, words);
+            let answer = rig.raw(&post("12345")).await;
+            let case = format!("{words}: {answer}");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{case}");
+            assert!(answer.ends_with(end), "{case}");
+            let asked = usize::from(!of_request || status == "200");
+            assert_eq!(service.seen.count(), asked, "{case}");
+        }
+    })
+    .await;
+}
+
 /// G2: a filter that fails refuses, or is passed by where the file says so; after five times without an answer nobody
 /// waits for it, while one that answers oddly, as one client's requests may make it, is asked on.
 #[tokio::test]

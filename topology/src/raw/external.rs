@@ -20,10 +20,13 @@ section! {
         may "when-away" when_away: Typed<UnansweredIs>,
         /// Headers that it is told. Default: all but `Authorization`, `Cookie`, `Set-Cookie` and those of API keys.
         may "headers" headers: Vec<Typed<Text>>,
-        /// Most bytes of a request's body, which it is then told whole; a larger one is 413. Default: it is told
-        /// none.
+        /// Most bytes of a request's body, which it is then told whole and may change; a larger one is 413. Default:
+        /// it is told none.
         may "body" body: Typed<Size>,
-        /// Whether it is told of answers too, without their bodies. Default: false.
+        /// Whether it is told of answers too. Default: false.
         may "answers" answers: Typed<Flag>,
+        /// Most bytes of an answer's body, which it is then told whole and may change; a larger one is 502. Implies
+        /// `answers: true`. Streams (events, lines, gRPC) pass untold. Default: it is told none.
+        may "answer-body" answer_body: Typed<Size>,
     }
 }

@@ -27,12 +27,14 @@ pub(super) fn external(raw: raw::External, out: &mut Findings) -> Option<Externa
         }
         all.into_iter().map(|typed| typed.value.0.to_ascii_lowercase()).collect()
     });
+    let answers = raw.answer_body.is_some();
     Some(External {
         url,
         timeout: positive(raw.timeout, Duration::from_millis(200), out),
         when_away: or(raw.when_away, UnansweredIs::Refused),
         headers,
         body: raw.body.map(|size| held(Some(size), 0, out)),
-        answers: raw.answers.is_some_and(|flag| flag.value.0),
+        answers: answers || raw.answers.is_some_and(|flag| flag.value.0),
+        answer_body: raw.answer_body.map(|size| held(Some(size), 0, out)),
     })
 }

@@ -296,8 +296,14 @@ impl Filter for RequestTransform {
             // They may be told of a client's token; what they set in its place is no client's.
             let came = input.request.headers.get(header::AUTHORIZATION).cloned();
             Box::pin(self.ask(x, outside, &mut input)).await?;
-            if came.as_ref() == input.request.headers.get(header::AUTHORIZATION) {
-                strip(token, &mut input.request.headers);
+            let caller = input.grant.caller().identity();
+            let headers = &mut input.request.headers;
+            if came.as_ref() == headers.get(header::AUTHORIZATION) {
+                strip(token, headers);
+            }
+            if outside.reads_answers(input.route, input.to, caller) {
+                x.known = headers.get(header::IF_NONE_MATCH).cloned();
+                transform::whole(headers);
             }
         } else {
             strip(token, &mut input.request.headers);
