@@ -88,7 +88,7 @@ pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
     let Some(_held) = Held::enter(&peer.requests) else { return };
     key.secret.push(FORWARDED);
     let passed = async {
-        let mut io = worker.dialer.dial(&peer.at).await?.io;
+        let mut io = worker.dial(&peer.at).await?.0.io;
         let mut out = Vec::new();
         startup::put_cancel(&mut out, &key);
         io.write_all(&out).await?;

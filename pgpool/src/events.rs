@@ -4,6 +4,7 @@
 //! Invariant: no secret, and no SQL but the shape of a slow query; labels are names from the topology file.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use common::observe::{Event, Observer};
@@ -81,6 +82,40 @@ impl Event for LookupFailed<'_> {
         to.metrics.counter("aqueduct_pg_lookup_failures_total", help, &[]).increment(1);
         let (instance, database, cause) = (&*to.instance, self.database, self.cause);
         tracing::event!(Level::WARN, instance, database, cause, "lookup of a role failed");
+    }
+}
+
+/// The name of a server cannot be looked up: what was known of it holds on.
+pub struct NameFailed<'a> {
+    /// Which.
+    pub name: &'a str,
+    /// Why.
+    pub cause: &'a str,
+}
+
+impl Event for NameFailed<'_> {
+    fn emit(&self, to: &Observer) {
+        let help = "Lookups of servers' names that failed.";
+        to.metrics.counter("aqueduct_pg_name_failures_total", help, &[]).increment(1);
+        let (instance, name, cause) = (&*to.instance, self.name, self.cause);
+        tracing::event!(Level::WARN, instance, name, cause, "DNS lookup failed");
+    }
+}
+
+/// The name of a server leads elsewhere: connections to where it led are closed when they are free.
+pub struct NameMoved<'a> {
+    /// Which.
+    pub name: &'a str,
+    /// Where to.
+    pub to: &'a [IpAddr],
+}
+
+impl Event for NameMoved<'_> {
+    fn emit(&self, to: &Observer) {
+        let help = "Times that a server's name was found to lead elsewhere.";
+        to.metrics.counter("aqueduct_pg_name_changes_total", help, &[]).increment(1);
+        let (instance, name, addresses) = (&*to.instance, self.name, self.to);
+        tracing::event!(Level::INFO, instance, name, ?addresses, "the name leads elsewhere");
     }
 }
 

@@ -24,6 +24,7 @@ pub mod hba;
 mod inspect;
 pub mod listener;
 pub mod lookup;
+pub mod names;
 pub mod neighbours;
 pub mod pool;
 pub mod prepared;

@@ -32,6 +32,7 @@ use crate::family::Membership;
 use crate::family::marks::Marks;
 use crate::fatal::Refusal;
 use crate::hba::{HbaError, Maps, Rules};
+use crate::names::Names;
 use crate::pool::whole::Wholes;
 use crate::scram;
 use crate::server::tls::Security;
@@ -59,6 +60,8 @@ pub struct Snapshot {
     standings: Standings,
     /// What pools have that is spread over workers.
     pub wholes: Arc<Wholes>,
+    /// Where names of servers lead.
+    pub names: Arc<Names>,
     /// Limits and times.
     pub settings: Settings,
     /// What is told of single queries.
@@ -259,6 +262,7 @@ impl Snapshot {
             learned,
             standings,
             wholes: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.wholes)),
+            names: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.names)),
             settings: group.settings.clone(),
             telemetry: group.telemetry.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),

@@ -334,6 +334,7 @@ impl Worker {
         for entry in self.clients.borrow().values() {
             entry.check(now);
         }
+        self.follow_names();
         let pools = self.pools();
         pools.iter().for_each(|pool| pool.sweep(now));
         if self.draining.get() && self.successor.borrow().is_some() {

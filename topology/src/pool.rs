@@ -250,7 +250,7 @@ pub const LOOKUP: &str = "SELECT rolname, CASE WHEN rolvaliduntil OPERATOR(pg_ca
 pub enum ServerAddress {
     /// By number.
     Ip(SocketAddr),
-    /// By name; looked up for each connection.
+    /// By name; looked up again every `dns_max_ttl`.
     Name(Box<str>, u16),
     /// A socket of this host, by its folder and port.
     Unix(PathBuf, u16),
@@ -532,6 +532,10 @@ pub struct Settings {
     /// In session mode a server that is to be closed is closed after the transaction (default no: when its
     /// client leaves).
     pub server_fast_close: bool,
+    /// How long addresses of servers' names hold (default 15 s).
+    pub dns_max_ttl: Duration,
+    /// How long a lookup that failed holds (default 15 s).
+    pub dns_nxdomain_ttl: Duration,
     /// How a peer is noticed that has gone without a word.
     pub keepalive: Keepalive,
     /// Run when a used server connection changes hands in session mode (default `DISCARD ALL`).

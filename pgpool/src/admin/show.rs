@@ -9,11 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use common::calendar::civil;
 use pgpool_wire::backend::{self, INT8, TEXT};
+use tokio::time::Instant;
 use topology::pool::{PoolMode, ServerAddress, Settings};
 
 use super::report::{ClientRow, Report, ServerRow};
 use super::stats;
 use super::verbs::Hold;
+use crate::names::NameRow;
 use crate::snapshot::{Database, Snapshot};
 
 /// The version of PgBouncer whose tables these are.
@@ -85,7 +87,8 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         "MEM" => {
             Table { columns: columns("name #size #used #free #memtotal"), rows: memory(report) }
         }
-        "DNS_HOSTS" => Table { columns: columns("hostname #ttl addrs"), rows: Vec::new() },
+        "DNS_HOSTS" => hosts(snapshot),
+        // Serial numbers of zones are not watched.
         "DNS_ZONES" => Table { columns: columns("zonename #serial #count"), rows: Vec::new() },
         "PEERS" => peers(snapshot),
         "PEER_POOLS" => Table { columns: columns(PEER_POOLS), rows: Vec::new() },
@@ -324,6 +327,16 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
     }
 }
 
+/// Names of servers, the seconds until each is looked up again, and where they lead.
+fn hosts(snapshot: &Snapshot) -> Table {
+    let rows = snapshot.names.rows((&snapshot.settings).into(), Instant::now());
+    let row = |name: NameRow| {
+        let addresses: Vec<_> = name.addresses.iter().map(ToString::to_string).collect();
+        row![name.name, name.left.as_secs(), addresses.join(",")]
+    };
+    Table { columns: columns("hostname #ttl addrs"), rows: rows.into_iter().map(row).collect() }
+}
+
 fn peers(snapshot: &Snapshot) -> Table {
     let rows = snapshot.peers.iter().map(|(id, peer)| {
         row![u32::from(*id), host(&peer.at), u32::from(peer.at.port()), peer.requests.most()]
@@ -371,9 +384,9 @@ fn lists(report: &Report, snapshot: &Snapshot) -> Table {
         ("login_clients", clients(ClientPhase::Login)),
         ("free_servers", idle),
         ("used_servers", report.servers.len() - idle),
-        ("dns_names", 0),
+        ("dns_names", snapshot.names.count()),
         ("dns_zones", 0),
-        ("dns_queries", 0),
+        ("dns_queries", snapshot.names.asking()),
         ("dns_pending", 0),
     ];
     Table {
@@ -411,6 +424,8 @@ fn config(settings: &Settings) -> Table {
         ("server_login_retry", seconds(settings.server_login_retry), "15"),
         ("query_wait_notify", seconds(settings.query_wait_notify), "5"),
         ("cancel_wait_timeout", seconds(settings.cancel_wait_timeout), "10"),
+        ("dns_max_ttl", seconds(settings.dns_max_ttl), "15"),
+        ("dns_nxdomain_ttl", seconds(settings.dns_nxdomain_ttl), "15"),
         ("server_check_query", settings.server_check_query.clone(), "select 1"),
         ("server_check_delay", seconds(settings.server_check_delay), "30"),
         ("server_round_robin", u8::from(settings.server_round_robin).to_string(), "0"),

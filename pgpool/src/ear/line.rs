@@ -22,6 +22,7 @@ use super::{Answer, Hearing, MOST_CHANNELS, Order};
 use crate::client::entry::Ending;
 use crate::events::{EarConnected, EarLost};
 use crate::fatal::{self, Refusal};
+use crate::names::Lead;
 use crate::pool::Pool;
 use crate::pool::apart::{EarPlaces, Room};
 use crate::server;
@@ -77,6 +78,8 @@ struct Line {
     refused: Option<Vec<u8>>,
     /// After which `RECONNECT` it was made.
     generation: u64,
+    /// The name's address that it rests on.
+    lead: Lead,
     member: Option<usize>,
     places: EarPlaces,
 }
@@ -191,7 +194,7 @@ impl Task {
         if self.pool.closes_apart() {
             return Err("the pool is paused");
         }
-        let stays = self.pool.is_listened_on(line.member, line.generation);
+        let stays = self.pool.is_listened_on(line.member, line.generation) && line.lead.holds();
         if stays { Ok(()) } else { Err("its server is to be left") }
     }
 
@@ -331,6 +334,7 @@ impl Task {
         let (generation, member) = made;
         self.line = Some(Line {
             io: ready.io,
+            lead: ready.lead,
             input: Vec::new(),
             due: VecDeque::new(),
             sent: 0,

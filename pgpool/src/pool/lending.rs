@@ -18,6 +18,7 @@ use super::sizing::Places;
 use super::whole::{Coming, Permit, Whole};
 use super::{Pool, reset};
 use crate::ear::far::{Ask, Told};
+use crate::names::Lead;
 use crate::relay::link::Conversation;
 use crate::server::tls::Security;
 use crate::server::{Facts, Server, ServerPhase};
@@ -76,6 +77,7 @@ struct Plain {
     address: ServerAddress,
     security: Arc<Security>,
     peer: ServerAddress,
+    lead: Lead,
     local: Option<SocketAddr>,
     key: Option<CancelKey>,
     encrypted: bool,
@@ -278,6 +280,7 @@ impl Pool {
                 address: facts.address.clone(),
                 security: Arc::clone(&facts.security),
                 peer: facts.peer.clone(),
+                lead: facts.lead.clone(),
                 local: facts.local,
                 key: facts.key.clone(),
                 encrypted: facts.encrypted,
@@ -340,6 +343,8 @@ impl Pool {
             address: plain.address,
             security: plain.security,
             peer: plain.peer,
+            condemned: Cell::new(!plain.lead.holds()),
+            lead: plain.lead,
             local: plain.local,
             key: plain.key,
             encrypted: plain.encrypted,
@@ -352,7 +357,6 @@ impl Pool {
             settled: tokio::sync::Notify::new(),
             generation: plain.generation,
             replication: Replication::No,
-            condemned: Cell::new(false),
             welcome: RefCell::new(Vec::new()),
         });
         self.facts.borrow_mut().push(Rc::clone(&facts));

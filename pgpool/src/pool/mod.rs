@@ -22,7 +22,6 @@ use std::task::{Context, Poll};
 
 use pgpool_wire::startup::Replication;
 use tokio::time::Instant;
-use topology::pool::PoolMode;
 
 use crate::client::entry::Ending;
 use crate::ear::Ear;
@@ -77,6 +76,8 @@ pub struct Pool {
     initial: RefCell<Vec<Rc<Variables>>>,
     /// The last change of its family that it has followed.
     epoch: Cell<u64>,
+    /// The last change of names that it has followed.
+    named: Cell<u64>,
     /// Counters at the ends of the last two periods.
     periods: Cell<[Counters; 2]>,
 }
@@ -167,6 +168,7 @@ impl Pool {
             welcome: RefCell::default(),
             initial: RefCell::default(),
             epoch: Cell::new(0),
+            named: Cell::new(0),
             periods: Cell::default(),
         })
     }
@@ -398,7 +400,7 @@ impl Pool {
             "server conn crashed?"
         } else if !server.is_clean() {
             "unclean server"
-        } else if !self.is_current(&server.facts) {
+        } else if !self.is_current(&server.facts) || !server.facts.lead.holds() {
             "database configuration changed"
         } else if self.is_welcome(server, worker.now()) {
             "server idle timeout"
@@ -544,11 +546,8 @@ impl Pool {
         *self.idle.borrow_mut() = stay;
         self.show();
         go.into_iter().for_each(|server| self.discard(server));
-        let Some(worker) = self.worker.upgrade() else { return };
-        if worker.snapshot().settings.server_fast_close && self.mode() == PoolMode::Session {
-            // Those who have a server look whether it is to go.
-            let theirs = self.servers().into_iter().filter_map(|facts| facts.client.get());
-            theirs.filter_map(|pid| worker.client(pid)).for_each(|entry| entry.wake());
+        if let Some(worker) = self.worker.upgrade() {
+            self.hurry(&worker);
         }
     }
 

@@ -296,10 +296,12 @@ impl Pool {
         let ways = database.security.ways(address);
         for (at, way) in ways.iter().enumerate() {
             let try_once = async || {
-                let dialled = worker.dialer.dial(address).await?;
+                let (dialled, lead) = worker.dial(address).await?;
                 dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
                 let secured = database.security.secure(dialled, address, *way).await?;
-                connect::login_for(secured, &database, &user, (&self.whole.caught, asked)).await
+                let caught = &self.whole.caught;
+                let ready = connect::login_for(secured, &database, &user, (caught, asked)).await;
+                ready.map(|ready| Ready { lead, ..ready })
             };
             let mut outcome = try_once().await;
             if matches!(outcome, Err(ConnectError::OldProtocol)) {
@@ -345,12 +347,15 @@ impl Pool {
     ) -> Box<Server> {
         let now = worker.now();
         permit.begin();
+        // The name may have been found to lead elsewhere meanwhile.
+        let astray = !ready.lead.holds();
         let facts = Rc::new(Facts {
             id: worker.next_server(),
             address: address.clone(),
             member: self.member(address),
             security: Arc::clone(&self.database().security),
             peer: ready.peer,
+            lead: ready.lead,
             local: ready.local,
             key: ready.key,
             encrypted: ready.io.is_encrypted(),
@@ -363,7 +368,7 @@ impl Pool {
             settled: tokio::sync::Notify::new(),
             generation: made.generation,
             replication: made.replication,
-            condemned: Cell::new(false),
+            condemned: Cell::new(astray),
             welcome: RefCell::new(Vec::new()),
         });
         self.facts.borrow_mut().push(Rc::clone(&facts));
@@ -411,6 +416,7 @@ impl Pool {
         let Some(worker) = self.worker.upgrade() else { return };
         watch::tend(&self.me());
         self.follow_family();
+        self.follow_names(&worker);
         let most_idle = worker.snapshot().settings.server_idle_timeout;
         let keep = self.least(&worker.snapshot().settings);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

@@ -64,6 +64,30 @@ impl Pool {
         self.user.borrow().standing.terms.mode.unwrap_or(self.database.borrow().mode)
     }
 
+    /// A name may lead elsewhere: servers that rest on an address which is its no more are closed when they are
+    /// free, and the others are tried at once.
+    pub(super) fn follow_names(&self, worker: &Worker) {
+        let changes = worker.snapshot().names.changes();
+        if self.named.replace(changes) == changes {
+            return;
+        }
+        let astray: Vec<_> =
+            self.servers().into_iter().filter(|facts| !facts.lead.holds()).collect();
+        astray.iter().for_each(|facts| facts.condemned.set(true));
+        self.sizing.borrow_mut().retry.worked();
+        if !astray.is_empty() {
+            self.hurry(worker);
+        }
+    }
+
+    /// `server_fast_close`: those who have a server look whether it is to go.
+    pub(super) fn hurry(&self, worker: &Worker) {
+        if worker.settings().server_fast_close && self.mode() == PoolMode::Session {
+            let theirs = self.servers().into_iter().filter_map(|facts| facts.client.get());
+            theirs.filter_map(|pid| worker.client(pid)).for_each(|entry| entry.wake());
+        }
+    }
+
     /// Times that hold for its clients.
     pub fn limits(&self, worker: &Worker) -> Limits {
         let user = self.user.borrow();

@@ -16,6 +16,7 @@ use topology::pool::ServerAddress;
 
 use super::auth::{Caught, Login, LoginError};
 use crate::fatal;
+use crate::names::Lead;
 use crate::snapshot::{Database, User};
 use crate::stream::{Movable, Stream};
 use crate::variables::{Value, Variables, is_theirs};
@@ -37,6 +38,8 @@ pub struct Ready {
     pub welcome: Vec<(String, String)>,
     /// What of that clients may change.
     pub variables: Variables,
+    /// The name's address that it rests on.
+    pub lead: Lead,
 }
 
 /// Why there is no server.
@@ -199,8 +202,15 @@ pub async fn login_for(
     let version = caught.version();
     startup::put_startup(&mut out, version, &parameters);
     io.write_all(&out).await?;
-    let mut ready =
-        Ready { io, local, peer, key: None, welcome: Vec::new(), variables: Variables::default() };
+    let mut ready = Ready {
+        io,
+        local,
+        peer,
+        key: None,
+        welcome: Vec::new(),
+        variables: Variables::default(),
+        lead: Lead::default(),
+    };
     let mut login = Login::new(user, caught, super::tls::binding(&ready.io));
     let mut inside = false;
     let mut input = Vec::new();

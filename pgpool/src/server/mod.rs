@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use topology::pool::ServerAddress;
 
+use crate::names::Lead;
 use crate::pool::whole::Permit;
 use crate::relay::link::{Conversation, Wear};
 use crate::relay::outbox::Outbox;
@@ -57,6 +58,8 @@ pub struct Facts {
     pub member: Option<usize>,
     /// Where it is connected to.
     pub peer: ServerAddress,
+    /// The name's address that it rests on.
+    pub lead: Lead,
     /// How it was reached; a cancel request goes the same way.
     pub security: Arc<Security>,
     /// Our own end.

@@ -4,6 +4,7 @@
 //! Invariant: no thread, no socket, no wall time.
 
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use common::workers::WorkerId;
 use pgpool::admin::verbs::Command;
 use pgpool::cancel::Waiting;
 use pgpool::client::source::Source;
+use pgpool::names::{Names, Resolve, Resolving};
 use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
 use pgpool::stream::Stream;
@@ -36,6 +38,8 @@ pub(crate) struct Fake {
     pub(crate) open: AtomicUsize,
     /// Most at a time.
     pub(crate) most: AtomicUsize,
+    /// Where each of these led.
+    pub(crate) peers: Mutex<Vec<String>>,
     /// Connections tried so far.
     pub(crate) dialled: AtomicUsize,
     /// Logins so far.
@@ -74,6 +78,32 @@ pub(crate) enum Newest {
     Speaks,
 }
 
+/// Where the one name leads, and how often that was asked.
+#[derive(Default)]
+pub(crate) struct Book {
+    /// Its addresses; none: the lookup fails.
+    pub(crate) leads: Mutex<Vec<IpAddr>>,
+    /// Lookups so far.
+    pub(crate) asked: AtomicUsize,
+}
+
+impl Book {
+    /// Leads to 10.0.0.N for each of these.
+    pub(crate) fn lead(&self, to: &[u8]) {
+        *self.leads.lock().expect("whole") = to.iter().map(|n| [10, 0, 0, *n].into()).collect();
+    }
+}
+
+impl Resolve for Book {
+    fn resolve(&self, name: &str) -> Resolving {
+        assert_eq!(name, "db.internal");
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let leads = self.leads.lock().expect("whole").clone();
+        let fault = || io::Error::other("no such name");
+        Box::pin(async move { if leads.is_empty() { Err(fault()) } else { Ok(leads) } })
+    }
+}
+
 struct Dialer(Arc<Fake>);
 
 impl Dial for Dialer {
@@ -82,6 +112,7 @@ impl Dial for Dialer {
         let fake = Arc::clone(&self.0);
         Box::pin(async move {
             fake.dialled.fetch_add(1, Ordering::SeqCst);
+            fake.peers.lock().expect("whole").push(peer.to_string());
             if fake.down.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
@@ -210,21 +241,34 @@ impl Bench {
 
     /// The same, with keys of the user's own.
     pub(crate) fn with(size: u32, user: &str, settings: &str) -> Self {
-        Self::made(1, (size, user), settings).remove(0)
+        Self::made(1, (size, user, "127.0.0.1:5432"), settings).remove(0)
+    }
+
+    /// A worker whose database is at `db.internal`, and where that leads.
+    pub(crate) fn named(size: u32, user: &str, settings: &str) -> (Self, Arc<Book>) {
+        let book = Arc::new(Book::default());
+        let mut snapshot = Self::snapshot((size, user, "db.internal:5432"), settings);
+        snapshot.names = Arc::new(Names::new(Arc::clone(&book) as Arc<dyn Resolve>));
+        (Self::of(1, snapshot).remove(0), book)
     }
 
     /// So many workers of one instance, over all of which the pool is spread.
     pub(crate) fn team(workers: usize, size: u32, settings: &str) -> Vec<Self> {
-        Self::made(workers, (size, ""), &format!("pool_shards: {workers}, {settings}"))
+        let settings = format!("pool_shards: {workers}, {settings}");
+        Self::made(workers, (size, "", "127.0.0.1:5432"), &settings)
     }
 
-    fn made(workers: usize, (size, user): (u32, &str), settings: &str) -> Vec<Self> {
+    fn made(workers: usize, group: (u32, &str, &str), settings: &str) -> Vec<Self> {
+        Self::of(workers, Self::snapshot(group, settings))
+    }
+
+    fn snapshot((size, user, primary): (u32, &str, &str), settings: &str) -> Snapshot {
         let text = format!(
             "aqueduct: 1
 pools:
   data:
     instances: {{ pool-1: {{ listen: 127.0.0.1:0 }} }}
-    databases: {{ shop: {{ primary: 127.0.0.1:5432, pool-size: {size} }} }}
+    databases: {{ shop: {{ primary: {primary}, pool-size: {size} }} }}
     users: {{ open: {{ {user} }} }}
     settings: {{ {settings} }}
 "
@@ -233,8 +277,12 @@ pools:
         let topology = topology.unwrap_or_else(|fault| panic!("{fault}"));
         let built =
             Snapshot::build(&topology, "pool-1", None).unwrap_or_else(|fault| panic!("{fault}"));
+        built.0
+    }
+
+    fn of(workers: usize, snapshot: Snapshot) -> Vec<Self> {
         let fake = Arc::new(Fake::default());
-        let (snapshot, lifecycle) = (Arc::new(built.0), Lifecycle::new());
+        let (snapshot, lifecycle) = (Arc::new(snapshot), Lifecycle::new());
         let tally = Arc::new(Tally::default());
         let (all, messages): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| mpsc::unbounded_channel()).unzip();

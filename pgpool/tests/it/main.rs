@@ -17,6 +17,7 @@ mod leak;
 mod listen;
 mod login;
 mod lookup;
+mod named;
 mod observed;
 mod oracle;
 mod pooler;

@@ -19,7 +19,7 @@ pub(super) const COUNTS: [&str; 11] = [
 ];
 
 /// Times in seconds that mean the same here.
-pub(super) const TIMES: [&str; 16] = [
+pub(super) const TIMES: [&str; 18] = [
     "reserve_pool_timeout",
     "query_wait_timeout",
     "server_idle_timeout",
@@ -34,6 +34,8 @@ pub(super) const TIMES: [&str; 16] = [
     "query_wait_notify",
     "cancel_wait_timeout",
     "server_check_delay",
+    "dns_max_ttl",
+    "dns_nxdomain_ttl",
     "tcp_keepidle",
     "tcp_keepintvl",
 ];
@@ -49,14 +51,16 @@ pub(super) const SWITCHES: [&str; 5] = [
 
 /// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
 /// place.
-pub(super) const INSTEAD: [(&str, &str, &str); 18] = [
+pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
     ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
     ("so_reuseport", "0", "several processes share a port as soon as they have a peer_id"),
     ("tcp_defer_accept", "1", "clients are taken as they come"),
     ("resolv_conf", "", "names are looked up as the system does"),
-    ("dns_max_ttl", "15", "names are looked up for each connection"),
-    ("dns_nxdomain_ttl", "15", "names are looked up for each connection"),
-    ("dns_zone_check_period", "0", "names are looked up for each connection"),
+    (
+        "dns_zone_check_period",
+        "0",
+        "serial numbers of zones are not watched: names are looked up again after dns_max_ttl",
+    ),
     ("job_name", "pgbouncer", "the instance is called pool-1"),
     ("service_name", "pgbouncer", "it is about Windows"),
     (

@@ -87,8 +87,8 @@ section! {
 section! {
     /// A database as clients name it.
     Database {
-        /// The server for reads and writes: `ADDRESS:PORT`; `HOST:PORT`, looked up for each
-        /// connection; or `unix:/FOLDER:PORT`.
+        /// The server for reads and writes: `ADDRESS:PORT`; `HOST:PORT`, whose addresses
+        /// are used in turn; or `unix:/FOLDER:PORT`.
         must "primary" primary: Typed<ServerAddress>,
         /// Its streaming replicas, offered to clients under `replica-alias`. Each may be promoted:
         /// writes then go to it, and to no server with an older timeline any more. Default: none.
@@ -297,6 +297,13 @@ section! {
         /// `true`: in session mode, after `RECONNECT` or a reload that changes how a server is reached, its
         /// client is ended after its transaction. Default: false, when its client leaves.
         may "server_fast_close" server_fast_close: Typed<Flag>,
+        /// How long addresses of a server's name hold, whatever its records say. It is then looked up again while
+        /// there are connections to it, which are closed when they are free where their address is its no more.
+        /// Default: 15s.
+        may "dns_max_ttl" dns_max_ttl: Typed<Time>,
+        /// How long a lookup of a server's name that failed holds; addresses that were known stay in use.
+        /// Default: 15s.
+        may "dns_nxdomain_ttl" dns_nxdomain_ttl: Typed<Time>,
         /// Whether TCP notices peers that have gone without a word. Default: true.
         may "tcp_keepalive" tcp_keepalive: Typed<Flag>,
         /// Silence before TCP's first question. Default: 1m.

@@ -494,6 +494,8 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         server_check_delay: time(raw.server_check_delay, base.server_check_delay),
         server_round_robin: said(raw.server_round_robin).is_some_and(|flag| flag.0),
         server_fast_close: said(raw.server_fast_close).is_some_and(|flag| flag.0),
+        dns_max_ttl: time(raw.dns_max_ttl, base.dns_max_ttl),
+        dns_nxdomain_ttl: time(raw.dns_nxdomain_ttl, base.dns_nxdomain_ttl),
         keepalive: Keepalive {
             on: said(raw.tcp_keepalive).is_none_or(|flag| flag.0),
             idle: positive(raw.tcp_keepidle, base.keepalive.idle, out),
@@ -550,6 +552,8 @@ fn defaults() -> Settings {
         server_check_delay: Duration::from_secs(30),
         server_round_robin: false,
         server_fast_close: false,
+        dns_max_ttl: Duration::from_secs(15),
+        dns_nxdomain_ttl: Duration::from_secs(15),
         keepalive: Keepalive {
             on: true,
             idle: Duration::from_secs(60),

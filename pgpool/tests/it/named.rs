@@ -1,0 +1,142 @@
+//! Servers that the file names: where a name leads, how long that is believed, and what becomes of connections
+//! when it changes. In memory, on a paused clock.
+//!
+//! Invariant: no test waits for wall time, and none asks the system.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pgpool::admin::report::Report;
+use pgpool::admin::show;
+use tokio::time::{Instant, sleep};
+
+use crate::fake::{Bench, local};
+
+/// Where connections went so far.
+fn peers(bench: &Bench) -> Vec<String> {
+    bench.fake.peers.lock().expect("whole").clone()
+}
+
+/// `SHOW what` as text.
+fn shown(bench: &Bench, what: &str) -> String {
+    let report = Report::of(&bench.worker);
+    let table = show::table(what, &report, &bench.worker.snapshot()).expect("a table");
+    let mut out = Vec::new();
+    table.put_rows(&mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// P2, D1: the addresses of a name are used in turn, looked up once for all, and again every `dns_max_ttl`
+/// while there are connections; without any they are forgotten.
+#[tokio::test(start_paused = true)]
+async fn addresses_of_a_name_are_used_in_turn() {
+    local(async {
+        let (bench, book) = Bench::named(3, "", "dns_max_ttl: 10s, server_idle_timeout: 45s");
+        book.lead(&[1, 2]);
+        assert!(
+            bench
+                .worker
+                .snapshot()
+                .names
+                .rows((&*bench.worker.settings()).into(), Instant::now())
+                .is_empty()
+        );
+        let mut all = [bench.client().await, bench.client().await, bench.client().await];
+        for client in &mut all {
+            assert_eq!(client.ask("begin").await, "CZ");
+        }
+        assert_eq!(peers(&bench), ["10.0.0.1:5432", "10.0.0.2:5432", "10.0.0.1:5432"]);
+        assert_eq!(book.asked.load(Ordering::SeqCst), 1, "one question for all");
+        let hosts = shown(&bench, "DNS_HOSTS");
+        assert!(hosts.contains("db.internal") && hosts.contains("10.0.0.1,10.0.0.2"), "{hosts}");
+        assert!(shown(&bench, "LISTS").contains("dns_names\0\0\0\u{1}1"), "one name");
+        for client in &mut all {
+            assert_eq!(client.ask("commit").await, "CZ");
+        }
+        sleep(Duration::from_millis(10_200)).await;
+        assert_eq!(book.asked.load(Ordering::SeqCst), 2, "looked at again when due");
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 3, "nothing has changed");
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0);
+        let asked = book.asked.load(Ordering::SeqCst);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(book.asked.load(Ordering::SeqCst), asked, "nobody rests on it");
+        assert!(!shown(&bench, "DNS_HOSTS").contains("db.internal"), "it is forgotten");
+    })
+    .await;
+}
+
+/// P2, D1: when a name leads elsewhere, idle servers at addresses that are gone are closed at once, used ones when
+/// they come back, and new ones go to the new address.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_leads_elsewhere_is_followed() {
+    local(async {
+        let (bench, book) = Bench::named(3, "", "dns_max_ttl: 10s");
+        book.lead(&[1]);
+        let (mut busy, mut idle) = (bench.client().await, bench.client().await);
+        assert_eq!(busy.ask("begin").await, "CZ");
+        assert_eq!(idle.ask("select").await, "CZ");
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 2);
+        book.lead(&[2]);
+        sleep(Duration::from_millis(9_500)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 2, "it is believed that long");
+        sleep(Duration::from_millis(800)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 1, "the idle one is closed");
+        assert_eq!(busy.ask("select").await, "CZ", "a transaction goes on");
+        assert_eq!(busy.ask("commit").await, "CZ");
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0, "it has come back");
+        assert_eq!(idle.ask("select").await, "CZ");
+        assert_eq!(peers(&bench).last().map(String::as_str), Some("10.0.0.2:5432"));
+    })
+    .await;
+}
+
+/// P2: a resolver that is down closes nothing, and what was known stays in use; a name that was never found is
+/// asked for once per `dns_nxdomain_ttl`.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_fails_closes_nothing() {
+    local(async {
+        let (bench, book) = Bench::named(2, "", "dns_nxdomain_ttl: 4s, query_wait_timeout: 1s");
+        let mut lost = bench.arrive(&[]);
+        assert_eq!(lost.answer().await, "57P03$");
+        assert_eq!(bench.arrive(&[]).answer().await, "57P03$");
+        assert_eq!(book.asked.load(Ordering::SeqCst), 1, "the answer holds");
+        book.lead(&[1]);
+        sleep(Duration::from_secs(5)).await;
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("begin").await, "CZ");
+        book.lead(&[]);
+        sleep(Duration::from_secs(40)).await;
+        assert!(book.asked.load(Ordering::SeqCst) > 5, "asked again and again");
+        assert_eq!(client.ask("commit").await, "CZ");
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 1);
+        assert_eq!(client.ask("begin").await, "CZ");
+        assert_eq!(bench.client().await.ask("select").await, "CZ");
+        assert_eq!(peers(&bench), ["10.0.0.1:5432", "10.0.0.1:5432"]);
+    })
+    .await;
+}
+
+/// P2: an address that lets nobody connect has its name looked up again before `dns_max_ttl` is over.
+#[tokio::test(start_paused = true)]
+async fn a_dead_address_is_doubted() {
+    local(async {
+        let (bench, book) = Bench::named(1, "", "dns_max_ttl: 1h, server_login_retry: 1s");
+        book.lead(&[1]);
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        sleep(Duration::from_secs(2)).await;
+        bench.fake.down.store(true, Ordering::SeqCst);
+        bench.tell(&pgpool::admin::verbs::Command::Reconnect(None, 1));
+        book.lead(&[2]);
+        client.send("select").await;
+        sleep(Duration::from_millis(50)).await;
+        bench.fake.down.store(false, Ordering::SeqCst);
+        client.answer().await;
+        let mut again = bench.client().await;
+        assert_eq!(again.ask("select").await, "CZ");
+        assert_eq!(peers(&bench).last().map(String::as_str), Some("10.0.0.2:5432"));
+    })
+    .await;
+}
