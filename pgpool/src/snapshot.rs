@@ -17,8 +17,8 @@ use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
 use topology::pool::{
-    DatabaseTerms, Group, Instance, ListenAddress, PoolMode, ServerAddress, Servers, Settings,
-    SslMode,
+    DatabaseTerms, Group, Instance, ListenAddress, PoolMode, Prelude, ServerAddress, Servers,
+    Settings, SslMode,
 };
 use topology::telemetry::PoolTelemetry;
 use topology::{Place, Topology};
@@ -110,6 +110,8 @@ pub struct Database {
     pub membership: Option<Membership>,
     /// How these are reached.
     pub security: Arc<Security>,
+    /// What these are told before anybody uses them.
+    pub prelude: Arc<Prelude>,
     /// When a server connection goes back.
     pub mode: PoolMode,
     /// Server connections per user.
@@ -517,6 +519,7 @@ fn read_database(
         servers,
         is_replica,
         membership: families.membership(database, before, is_replica),
+        prelude: Arc::new(database.prelude.clone()),
         mode: database.mode,
         pool_size: database.pool_size.get(),
         most_per_user: u32::MAX,
@@ -559,6 +562,7 @@ impl Database {
             lookup: self.lookup.clone(),
             membership: None,
             security: Arc::clone(&self.security),
+            prelude: Arc::clone(&self.prelude),
             connections,
             clients,
             ..*self
@@ -590,5 +594,6 @@ impl Database {
             && self.server_name == other.server_name
             && family(self) == family(other)
             && self.security.terms == other.security.terms
+            && self.prelude == other.prelude
     }
 }

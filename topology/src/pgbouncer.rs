@@ -347,6 +347,7 @@ impl Out {
             let _ = write!(text, ", server-name: {}", quoted(&server));
         }
         text.push_str(&self.database_terms(line, &mut pairs));
+        text.push_str(&terms::prelude(&mut pairs));
         let (user, password) = (pairs.remove("user"), pairs.remove("password"));
         if user.is_some() || password.is_some() {
             let user = user.map(|user| format!("user: {}", quoted(&user)));

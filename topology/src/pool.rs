@@ -162,6 +162,8 @@ pub struct Database {
     pub login: Option<ServerLogin>,
     /// Where roles are looked up that are not in `users`; `None`: they may not log in.
     pub lookup: Option<Lookup>,
+    /// What its servers are told before anybody uses them.
+    pub prelude: Prelude,
     /// When a server connection goes back to the pool.
     pub mode: PoolMode,
     /// Most server connections per user of it (default `default_pool_size`).
@@ -172,6 +174,15 @@ pub struct Database {
     pub run: Option<At<Run>>,
     /// Where its key stands.
     pub place: Place,
+}
+
+/// What a server is told before anybody uses it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prelude {
+    /// Settings of its login, where the client has none of its own.
+    pub settings: Vec<(String, String)>,
+    /// PgBouncer's `connect_query`.
+    pub query: Option<String>,
 }
 
 /// What a database has in place of what `settings` say.

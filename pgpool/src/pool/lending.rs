@@ -363,6 +363,7 @@ impl Pool {
         let talk = Conversation {
             variables: all(&variables).into(),
             initial: all(&initial),
+            primed: self.database().prelude.query.is_some(),
             ..Conversation::default()
         };
         let (carry, out) = (Vec::new(), Default::default());

@@ -151,9 +151,16 @@ pub(super) fn forget(pool: Rc<Pool>, mut server: Box<Server>, to: (usize, Coming
 fn run(pool: Rc<Pool>, mut server: Box<Server>, sql: Vec<u8>) {
     server.facts.phase.set(ServerPhase::Cleaning);
     let was = server.talk.wear;
+    // As new means: as after the database's `connect_query`.
     let rolls_back = sql == b"ROLLBACK";
     tokio::task::spawn_local(async move {
-        let done = timeout(LONGEST, query(&mut server, &sql)).await;
+        let mut done = timeout(LONGEST, query(&mut server, &sql)).await;
+        let database = pool.database();
+        if let Some(again) = database.prelude.query.as_ref().filter(|_| !rolls_back)
+            && matches!(done, Ok(true))
+        {
+            done = timeout(LONGEST, query(&mut server, again.as_bytes())).await;
+        }
         if !matches!(done, Ok(true)) {
             pool.discard(server);
             return;
@@ -226,7 +233,11 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
             }
             None
         }
-        tag::COMMAND_COMPLETE | tag::NOTICE | tag::ROW_DESCRIPTION | tag::DATA_ROW => None,
+        tag::COMMAND_COMPLETE
+        | tag::EMPTY_QUERY
+        | tag::NOTICE
+        | tag::ROW_DESCRIPTION
+        | tag::DATA_ROW => None,
         _ => Some(false),
     }
 }

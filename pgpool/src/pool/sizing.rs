@@ -21,7 +21,7 @@ use crate::family::{Role, watch};
 use crate::fatal::Refusal;
 use crate::relay::link::Conversation;
 use crate::server::connect::{self, Asked, ConnectError, Ready};
-use crate::server::{Facts, Server, ServerPhase};
+use crate::server::{Facts, Server, ServerPhase, prelude};
 use crate::snapshot::Held;
 use crate::worker::{Message, Worker};
 
@@ -262,7 +262,10 @@ impl Pool {
         address: &ServerAddress,
         asked: Asked<'_>,
     ) -> Result<Ready, ConnectError> {
-        let ready = self.log_in(worker, address, asked).await;
+        let ready = match self.log_in(worker, address, asked).await {
+            Ok(ready) => self.prepare(ready, asked).await,
+            fault => fault,
+        };
         let Some(membership) = self.membership() else { return ready };
         let away = ready.as_ref().is_err_and(|fault| !fault.is_refusal());
         if away {
@@ -280,6 +283,17 @@ impl Pool {
                 Err(ConnectError::NoPrimary)
             }
         }
+    }
+
+    /// Runs what the database says is to be run first. Physical replication understands no SQL.
+    async fn prepare(&self, mut ready: Ready, asked: Asked<'_>) -> Result<Ready, ConnectError> {
+        let database = self.database();
+        if let Some(sql) = &database.prelude.query
+            && asked.replication != Replication::Physical
+        {
+            prelude::run(&mut ready, sql).await?;
+        }
+        Ok(ready)
     }
 
     /// Connects and logs in.
@@ -375,6 +389,7 @@ impl Pool {
         let talk = Conversation {
             variables: ready.variables.clone().into(),
             initial: ready.variables,
+            primed: self.database().prelude.query.is_some(),
             ..Conversation::default()
         };
         worker.observer.emit(ServerConnected {

@@ -121,6 +121,8 @@ pub struct Conversation {
     pub initial: Variables,
     /// What must be cleaned before somebody else gets it.
     pub wear: Wear,
+    /// A `connect_query` was run on it, whose settings a client's reset takes away: it is to be run again.
+    pub primed: bool,
     /// Close it when it is free: its plans are stale.
     pub retire: bool,
     /// The client's settings are as at its login, the server's as at its own.
@@ -228,7 +230,7 @@ impl Conversation {
                 self.variables.take_unreported(&self.initial);
                 client.variables = std::rc::Rc::clone(&client.initial);
                 self.drifted = true;
-                self.wear = Wear::None;
+                self.wear = if self.primed { Wear::Settings } else { Wear::None };
                 return;
             }
             b"DEALLOCATE ALL" => return self.forget_prepared(client),
@@ -275,6 +277,9 @@ impl Conversation {
     }
 
     fn setting(&mut self, client: &mut Memory, trace: Trace) {
+        if self.primed && matches!(trace, Trace::Reset(_) | Trace::ResetAll) {
+            self.wear(Wear::Settings);
+        }
         match trace {
             Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) => {}
             // The server reports it: that is more exact than the statement.

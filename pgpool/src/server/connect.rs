@@ -58,6 +58,9 @@ pub enum ConnectError {
     /// It said no.
     #[error("the server refused: {1}")]
     Refused(Option<SqlState>, String),
+    /// The database's `connect_query` failed.
+    #[error("connect_query failed: {1}")]
+    Prelude(Option<SqlState>, String),
     /// We cannot or will not log in.
     #[error(transparent)]
     Login(#[from] LoginError),
@@ -89,6 +92,7 @@ impl ConnectError {
             | Self::Frame(_)
             | Self::Malformed(_)
             | Self::Unexpected
+            | Self::Prelude(..)
             | Self::NoTls => true,
             Self::Tls(fault) => fault.kind() == io::ErrorKind::InvalidData,
             Self::Refused(code, _) => {
@@ -110,6 +114,7 @@ impl ConnectError {
             Self::Timeout | Self::Unexpected | Self::NoPrimary | Self::OldProtocol => {
                 self.to_string()
             }
+            Self::Prelude(..) => "the database's connect query failed".to_owned(),
             Self::Tls(_) | Self::NoTls => "no secure connection to the server".to_owned(),
             Self::Login(_) | Self::Frame(_) | Self::Malformed(_) => {
                 "the server's login failed".to_owned()
@@ -161,6 +166,11 @@ impl<'a> Asked<'a> {
     fn all(self, user: &'a User, database: &'a Database) -> Vec<(&'a str, &'a str)> {
         let mut all = vec![("user", user.name.as_str()), ("database", &*database.server_name)];
         all.extend(self.parameters.iter().map(|(name, value)| (&**name, &**value)));
+        for (name, value) in &database.prelude.settings {
+            if all.iter().all(|(known, _)| !known.eq_ignore_ascii_case(name)) {
+                all.push((name, value));
+            }
+        }
         if all.iter().all(|(name, _)| *name != "application_name") {
             all.push(("application_name", "pgpool"));
         }
@@ -251,9 +261,13 @@ pub async fn login_for(
 }
 
 impl Ready {
-    fn report(&mut self, body: &[u8]) -> Result<(), ConnectError> {
+    /// Notes what the server says of itself.
+    pub(super) fn report(&mut self, body: &[u8]) -> Result<(), ConnectError> {
         let (name, value) = backend::parameter(body)?;
-        self.welcome.push((name.to_owned(), value.to_owned()));
+        match self.welcome.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.welcome.push((name.to_owned(), value.to_owned())),
+        }
         if is_theirs(name) {
             self.variables.set(name, Value::Reported(value.into()));
         }
@@ -262,7 +276,10 @@ impl Ready {
 }
 
 /// The next message; `input` keeps what came after it.
-async fn read(io: &mut Stream, input: &mut Vec<u8>) -> Result<(u8, Vec<u8>), ConnectError> {
+pub(super) async fn read(
+    io: &mut Stream,
+    input: &mut Vec<u8>,
+) -> Result<(u8, Vec<u8>), ConnectError> {
     loop {
         let limit = u32::try_from(MOST_BYTES).unwrap_or(u32::MAX);
         if let Found::Whole(frame) = frame::next(input, limit)? {

@@ -247,7 +247,8 @@ impl Bench {
     /// A worker whose database is at `db.internal`, and where that leads.
     pub(crate) fn named(size: u32, user: &str, settings: &str) -> (Self, Arc<Book>) {
         let book = Arc::new(Book::default());
-        let mut snapshot = Self::snapshot((size, user, "db.internal:5432"), settings);
+        let mut snapshot =
+            Self::snapshot((size, user, "db.internal:5432, tls: { mode: disable }"), settings);
         snapshot.names = Arc::new(Names::new(Arc::clone(&book) as Arc<dyn Resolve>));
         (Self::of(1, snapshot).remove(0), book)
     }

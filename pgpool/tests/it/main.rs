@@ -22,6 +22,7 @@ mod observed;
 mod oracle;
 mod pooler;
 mod postgres;
+mod prelude;
 mod rare;
 mod raw;
 #[cfg(feature = "verify")]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Line, Out, ini, milliseconds};
+use super::{Line, Out, ini, milliseconds, quoted};
 
 /// A kind of value.
 #[derive(Clone, Copy)]
@@ -105,4 +105,15 @@ impl Out {
         }
         all
     }
+}
+
+/// What servers of a database are told first, each with a comma before it.
+pub(super) fn prelude(pairs: &mut BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for key in ["connect_query", "client_encoding", "datestyle", "timezone", "application_name"] {
+        if let Some(value) = pairs.remove(key).filter(|value| !value.trim().is_empty()) {
+            let _ = write!(text, ", {}: {}", key.replace('_', "-"), quoted(&value));
+        }
+    }
+    text
 }

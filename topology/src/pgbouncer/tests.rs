@@ -21,7 +21,7 @@ const INI: &str = "
 [databases]
 shop = host=db.internal port=5433 dbname='the shop' pool_size=7 pool_mode=statement
 local = pool_shards=2 min_pool_size=1 reserve_pool_size=2 max_db_connections=3 max_db_client_connections=4 server_lifetime=5
-\"odd name\" = host=10.0.0.7 connect_query='set x=''1''' user=forced password=hunter2
+\"odd name\" = host=10.0.0.7 connect_query='set x=''1''' timezone=Europe/Rome client_encoding=LATIN1 user=forced password=hunter2
 * = host=fallback
 
 [users]
@@ -76,6 +76,10 @@ fn a_configuration_is_translated() {
     };
     assert_eq!(rights("root"), (Console::Admin, true));
     assert_eq!(rights("app"), (Console::Stats, true));
+    assert_eq!(odd.prelude.query.as_deref(), Some("set x='1'"));
+    let settings = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let said = [settings("client_encoding", "LATIN1"), settings("timezone", "Europe/Rome")];
+    assert_eq!(odd.prelude.settings, said);
     let app = group.users.iter().find(|user| user.name.as_str() == "app").expect("a user");
     let terms = crate::pool::UserTerms {
         mode: Some(PoolMode::Session),
@@ -103,7 +107,7 @@ fn a_configuration_is_translated() {
     assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
     assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
     let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
-    for word in ["connect_query", "nonsense", "monitor has no secret"] {
+    for word in ["nonsense", "monitor has no secret"] {
         assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
     }
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
@@ -245,10 +249,10 @@ fn a_configuration_is_loaded() {
     assert_eq!((loaded.process.verbose, loaded.process.log_connections), (1, Switch::Off));
     assert_eq!(crate::reload(&loaded.topology.source).expect("again").pools.len(), 1);
 
-    write("more.ini", "[databases]\nx = host=db\ny = host=db connect_query='select 1'\n");
+    write("more.ini", "[databases]\nx = host=db\ny = host=db sslmode='select 1'\n");
     let fault = load(Path::new(&path("main.ini"))).expect_err("a key without counterpart");
     let text = fault.to_string();
-    assert!(text.contains("more.ini:3: database y: connect_query") && !text.contains("select"));
+    assert!(text.contains("more.ini:3: database y: sslmode") && !text.contains("select"));
 }
 
 proptest! {

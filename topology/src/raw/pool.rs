@@ -113,6 +113,17 @@ section! {
         may "tls" tls: ServerTls,
         /// Who logs in to its servers. Default: the client's own role.
         may "login" login: ServerLogin,
+        /// Run on each of its server connections before anybody uses it, and after each reset. A server on which it
+        /// fails is closed. Default: nothing.
+        may "connect-query" connect_query: Typed<Text>,
+        /// `client_encoding` of its server connections, for clients that ask for none. Default: the server's.
+        may "client-encoding" client_encoding: Typed<Text>,
+        /// `datestyle`, in the same way. Default: the server's.
+        may "datestyle" datestyle: Typed<Text>,
+        /// `timezone`, in the same way. Default: the server's.
+        may "timezone" timezone: Typed<Text>,
+        /// `application_name`, in the same way. Default: `pgpool`.
+        may "application-name" application_name: Typed<Text>,
         /// Where roles are looked up that are not in `users`, for clients of this database. Default: as
         /// the group says.
         may "lookup" lookup: Lookup,

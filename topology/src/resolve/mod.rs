@@ -22,6 +22,7 @@ mod overlap;
 mod policy;
 mod pool;
 mod register;
+mod servers;
 mod service;
 mod split;
 mod store;

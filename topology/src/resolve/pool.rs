@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use crate::pool::{
     Console, Database, DatabaseTerms, Group, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
-    Peer, PoolMode, Reads, Replication, ServerAddress, ServerLogin, ServerTls, Servers, Settings,
-    SocketMode, SslMode, SslNegotiation, User, UserTerms,
+    Peer, PoolMode, Reads, Replication, ServerAddress, Servers, Settings, SocketMode, SslMode,
+    User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::register::{advertised, register};
+use crate::resolve::servers::{login, prelude, server_tls};
 use crate::resolve::{
     count, drain, filled, or, positive, secret, service, telemetry, text, time, tls,
 };
-use crate::tls::{Certificate, ClientCertificates, Tls};
+use crate::tls::{ClientCertificates, Tls};
 use crate::units::Time;
 use crate::units::{At, DatabaseName, GroupName, InstanceName, UserName};
-use crate::upstream::UpstreamTls;
 
 /// One pool group.
 pub(super) fn group(entry: Entry<raw::PoolGroup>, names: &Names, out: &mut Findings) -> Group {
@@ -242,6 +242,7 @@ fn database(
     }
     let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));
     alone(&raw, &replicas, out);
+    let prelude = prelude(&mut raw, out);
     let check_every = positive(raw.check_every, Duration::from_millis(500), out);
     let max_lag = positive(raw.max_lag, Duration::from_secs(10), out);
     let login = raw.login.take().map(|raw| login(raw, names, out));
@@ -266,6 +267,7 @@ fn database(
         login,
         lookup,
         servers: Servers::Primary(primary.at()),
+        prelude,
         replication,
         tls: server_tls(raw.tls.take(), names, out),
         mode: or(raw.mode, PoolMode::Transaction),
@@ -294,35 +296,6 @@ fn database(
     vec![(main, spot), (replicas, alias_at)]
 }
 
-fn server_tls(raw: Option<raw::ServerTls>, names: &Names, out: &mut Findings) -> ServerTls {
-    let credentials = UpstreamTls { ca: None, name: None, certificate: None };
-    let (mode, negotiation) = (SslMode::Prefer, SslNegotiation::Postgres);
-    let Some(raw) = raw else { return ServerTls { mode, negotiation, credentials } };
-    let mode = raw.mode.map_or(mode, |typed| typed.value);
-    let asks = matches!(mode, SslMode::Disable | SslMode::Allow | SslMode::Prefer);
-    if let Some(typed) =
-        raw.negotiation.as_ref().filter(|typed| typed.value == SslNegotiation::Direct)
-        && asks
-    {
-        out.error(&typed.spot, "a server that is not asked first must know TLS")
-            .hint("write `mode: require` or more beside it".to_owned());
-    }
-    let name =
-        |typed: Typed<raw::Text>| At { place: typed.spot.extent.place, value: typed.value.0 };
-    let pair = raw.certificate.and_then(|pair| {
-        Some(Certificate { chain: secret(pair.chain?, names), key: secret(pair.key?, names) })
-    });
-    ServerTls {
-        mode,
-        negotiation: or(raw.negotiation, negotiation),
-        credentials: UpstreamTls {
-            ca: raw.ca.map(|typed| secret(typed, names)),
-            name: raw.name.map(name),
-            certificate: pair,
-        },
-    }
-}
-
 /// Most servers of one database.
 const MOST_MEMBERS: usize = 32;
 
@@ -342,16 +315,6 @@ fn alone(raw: &raw::Database, replicas: &[Typed<ServerAddress>], out: &mut Findi
     if let Some(typed) = replicas.get(MOST_MEMBERS - 1) {
         let what = format!("more than {MOST_MEMBERS} servers of one database");
         out.error(&typed.spot, what).allowed("a primary and 31 replicas");
-    }
-}
-
-fn login(raw: raw::ServerLogin, names: &Names, out: &mut Findings) -> ServerLogin {
-    if let Some(typed) = &raw.user {
-        identifier("user", &typed.value.0, &typed.spot, out);
-    }
-    ServerLogin {
-        user: raw.user.map(|typed| UserName::new(&typed.value.0)),
-        password: raw.password.map(|typed| secret(typed, names)),
     }
 }
 
@@ -389,7 +352,7 @@ fn lookup(raw: raw::Lookup, around: Around<'_>, out: &mut Findings) -> Lookup {
 }
 
 /// PostgreSQL's names: at most 63 bytes (NAMEDATALEN - 1).
-fn identifier(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
+pub(super) fn identifier(kind: &str, name: &str, at: &Spot, out: &mut Findings) {
     if name.is_empty() || name.len() > 63 || name.chars().any(char::is_control) {
         out.error(at, format!("this is no name of a {kind}")).allowed("1 to 63 bytes of text");
     }
