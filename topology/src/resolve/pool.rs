@@ -245,8 +245,6 @@ fn database(
     let prelude = prelude(&mut raw, out);
     let check_every = positive(raw.check_every, Duration::from_millis(500), out);
     let max_lag = positive(raw.max_lag, Duration::from_secs(10), out);
-    let login = raw.login.take().map(|raw| login(raw, names, out));
-    let lookup = raw.lookup.take().map(|raw| lookup(raw, around, out));
     if name == "*" && !replicas.is_empty() {
         out.error(&spot, "`*` has no replicas: they would need a name each")
             .hint("give the database an entry of its own".to_owned());
@@ -264,8 +262,8 @@ fn database(
     let main = Database {
         name: DatabaseName::new(&name),
         server_name: raw.server_name.map_or(name, |typed| typed.value.0),
-        login,
-        lookup,
+        login: raw.login.map(|raw| login(raw, names, out)),
+        lookup: raw.lookup.map(|raw| lookup(raw, around, out)),
         servers: Servers::Primary(primary.at()),
         prelude,
         replication,
