@@ -23,8 +23,8 @@ impl Trust {
     }
 }
 
-/// Writes `pki/ca.pem`, and for gateways (`api`, `mesh`) and callers (`public`, `batch`) a certificate and a key each, below
-/// `folder`.
+/// Writes `pki/ca.pem`, and for gateways (`api`, `mesh`, `stock`) and callers (`public`, `batch`, `orders`, `reports`) a
+/// certificate and a key each, below `folder`.
 ///
 /// # Panics
 /// When a file cannot be written.
@@ -38,8 +38,10 @@ pub fn make(folder: &Path, ip: IpAddr) -> Trust {
     let pki = folder.join("pki");
     std::fs::create_dir_all(&pki).expect("a folder for certificates");
     std::fs::write(pki.join("ca.pem"), authority.pem()).expect("the authority's file");
-    let callers = ["public", "batch"].map(|name| (name, vec![name.to_owned()]));
-    for (name, names) in [("api", names.clone()), ("mesh", names)].into_iter().chain(callers) {
+    let callers = ["public", "batch", "orders", "reports"];
+    let callers = callers.map(|name| (name, vec![name.to_owned()]));
+    let gateways = ["api", "mesh", "stock"].map(|name| (name, names.clone()));
+    for (name, names) in gateways.into_iter().chain(callers) {
         let key = KeyPair::generate().expect("a key");
         let leaf = CertificateParams::new(names).expect("lawful names");
         let leaf = leaf.signed_by(&key, &authority).expect("a certificate");

@@ -18,5 +18,6 @@ mod ready;
 mod registered;
 mod replay;
 mod services;
+mod sidecar;
 mod sql;
 mod udp;

@@ -64,7 +64,7 @@ macro_rules! ready {
 }
 
 /// In the order in which they are best read.
-pub(crate) const ALL: [Stack; 14] = [
+pub(crate) const ALL: [Stack; 15] = [
     ready!(
         "instagram-valorant",
         "the documented production stack: game UDP, HTTPS with tokens, SQL"
@@ -85,6 +85,10 @@ pub(crate) const ALL: [Stack; 14] = [
     ready!("netflix", "limits by device, and servers found in Eureka, with no hop in between"),
     ready!("rtmp", "live streams: long connections that no change of the file disturbs"),
     ready!("mesh", "services among themselves: an internal gateway, callers by certificate, gRPC"),
+    ready!(
+        "sidecar",
+        "a gateway beside each service: plain HTTP within a host, mTLS between hosts"
+    ),
 ];
 
 #[cfg(test)]
