@@ -127,8 +127,10 @@ impl Forms {
     }
 
     /// What counts for the answer to a request that ended before that was looked for.
-    pub fn early(&self, route: RouteId) -> Option<&Rc<Compress>> {
+    pub fn early(&self, route: RouteId) -> Option<(Attached, &Rc<Compress>)> {
         let word = self.routes.get(route.0).filter(|word| !word.is_silent());
-        word.unwrap_or(&self.listener).rules()
+        let word = word.map(|word| (Attached::Route, word));
+        let (place, word) = word.unwrap_or((Attached::Listener, &self.listener));
+        Some((place, word.rules()?))
     }
 }

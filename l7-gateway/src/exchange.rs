@@ -14,7 +14,7 @@ use bytes::Bytes;
 use common::tls::principal::Principal;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::Instant;
-use topology::answers::Compress;
+use topology::answers::{Attached, Compress};
 use topology::gateway::{RoutePolicy, RouteTo};
 
 use crate::access_log::{Record, Sink};
@@ -25,6 +25,7 @@ use crate::grpc_web::Web;
 use crate::hints::Hints;
 use crate::ids::{self, RequestId, TraceParent};
 use crate::matcher::Looked;
+use crate::order::Ledger;
 pub use crate::stages::authn::{Identity, Voucher};
 pub use crate::stages::authz::Grant;
 use crate::stages::dispatch::gate::Pass;
@@ -208,7 +209,7 @@ pub struct Exchange {
     /// It is a browser's, over gRPC-Web.
     pub web: Option<Box<Web>>,
     /// Who was asked about its request, and is to be asked about its answer.
-    pub outside: Vec<Rc<Outside>>,
+    pub outside: Vec<(&'static str, Rc<Outside>)>,
     /// What stage 5 tells the client on every answer (`RateLimit`, `RateLimit-Policy`), refused or
     /// not.
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
@@ -217,7 +218,7 @@ pub struct Exchange {
     /// The gRPC call that it became.
     pub calling: Option<Box<Calling>>,
     /// How its answer is compressed; `None`: it is not, or nobody has looked yet.
-    pub compress: Option<Rc<Compress>>,
+    pub compress: Option<(Attached, Rc<Compress>)>,
     /// The compressed form that its answer may have.
     pub coding: Option<Coding>,
     /// What its client has already (`If-None-Match`), where an answer of no change may need it.
@@ -230,8 +231,20 @@ pub struct Exchange {
     pub passes: Vec<Pass>,
     /// Places that it takes among those of one caller.
     pub holds: Vec<Hold>,
+    /// Which filters it passes, where somebody wants to know.
+    pub ledger: Option<Rc<Ledger>>,
     /// What the access log will say.
     pub record: Record,
+}
+
+impl Exchange {
+    /// It passes a filter.
+    #[inline]
+    pub fn passes(&self, stage: Stage, filter: &'static str, of: impl std::fmt::Display) {
+        if let Some(ledger) = &self.ledger {
+            ledger.note(stage, filter, of.to_string());
+        }
+    }
 }
 
 /// Which stages ran and for how long.
@@ -527,6 +540,7 @@ impl Exchange {
             progress: Progress::default(),
             passes: Vec::new(),
             holds: Vec::new(),
+            ledger: None,
             record,
         }
     }

@@ -65,6 +65,7 @@ pub mod inspect;
 pub mod link;
 pub mod matcher;
 pub mod media;
+pub mod order;
 pub mod pipeline;
 pub mod predicate;
 pub mod preview;

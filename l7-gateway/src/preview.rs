@@ -24,12 +24,13 @@ use topology::units::InstanceName;
 use crate::access_log::{Record, Sink, Stats};
 use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{
-    Admitted, Answered, AnsweredBy, Candidate, Exchange, Normalised, Peer, Prepared, Received,
-    RouteId, Routed, Stage, Transport,
+    Admitted, Answered, AnsweredBy, Candidate, Exchange, Identity, Normalised, Peer, Prepared,
+    Received, RouteId, Routed, Stage, Transport,
 };
 use crate::halt::Halt;
 use crate::ids::{RequestId, TraceParent};
 use crate::matcher::others::{Lack, lack};
+use crate::order::{Callers, Order};
 use crate::pipeline::{Filter as _, Pipeline};
 use crate::predicate::Asked;
 use crate::snapshot::{BuildError, Snapshot};
@@ -78,6 +79,8 @@ pub struct Foreseen {
     pub to: Option<RouteTo>,
     /// The index of the endpoint, where the choice is a hash.
     pub endpoint: Option<usize>,
+    /// The filters that it and its answer would pass, or would have passed; `None`: there is no route.
+    pub order: Option<Order>,
     /// The stage that answers in the service's place.
     pub halted: Option<Stage>,
     /// What the client would be told: our answer, or what is added to the service's.
@@ -165,6 +168,8 @@ impl Preview {
             let others = others.filter(|(id, _)| Some(*id) != taken);
             others.map(|(id, route)| (id, lack(route, &asked))).collect()
         });
+        let route = x.candidate.route();
+        let order = route.and_then(|id| self.order(id, &seen));
         let text =
             |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value)));
@@ -177,9 +182,19 @@ impl Preview {
             sent,
             to,
             endpoint,
+            order,
             halted,
             answer: Parted { status: head.status.as_u16(), headers: headers.collect() },
         }
+    }
+}
+
+impl Preview {
+    fn order(&self, id: RouteId, seen: &Seen) -> Option<Order> {
+        let route = self.snapshot.group.routes.get(id.0)?;
+        let to = seen.to.unwrap_or(route.to).service();
+        let callers = seen.consumer.as_deref().map_or(Callers::Others, Callers::One);
+        Some(Order::of(&self.snapshot.group, route, to.as_slice(), callers))
     }
 }
 
@@ -187,6 +202,8 @@ impl Preview {
 #[derive(Default)]
 struct Seen {
     target: Option<crate::exchange::Target>,
+    to: Option<RouteTo>,
+    consumer: Option<String>,
 }
 
 /// One question on its way.
@@ -222,7 +239,10 @@ impl Walk<'_> {
         let plan = pipeline.rate_limit.plan(x, &granted, &mut keys);
         self.charge(Stage::RateLimit, plan.into_iter().map(|(id, _)| id), keys);
         let admitted = Admitted { request: granted.request, grant: granted.grant };
+        let caller = admitted.grant.caller().identity();
+        seen.consumer = caller.and_then(Identity::consumer).map(str::to_owned);
         let routed = self.route(x, admitted).await?;
+        seen.to = Some(routed.to);
         x.begin(Stage::RequestTransform);
         let transform = &pipeline.request_transform;
         transform.plan(x, &routed, &mut self.trace);

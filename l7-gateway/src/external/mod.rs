@@ -19,7 +19,7 @@ use topology::external::External;
 use topology::gateway::{RouteTo, UnansweredIs};
 
 use crate::body::{AnswerBody, BodyFault, RequestBody};
-use crate::exchange::{Answered, Exchange, Identity, Request, RouteId};
+use crate::exchange::{Answered, Exchange, Identity, Request, RouteId, Stage};
 use crate::fetch::{FetchError, Inquiry, LONGEST_ANSWER};
 use crate::halt::{Halt, Kind, Reply};
 use crate::snapshot::Snapshot;
@@ -180,14 +180,15 @@ impl Externals {
         if self.hushed.get() {
             return Ok(());
         }
-        for (_, one) in self.on(route, to, subject.caller) {
+        for (place, one) in self.on(route, to, subject.caller) {
+            x.passes(Stage::RequestTransform, "external", place);
             let body = one.body(request).await.map_err(ExternalError::Body)?;
             let question = told::request(x, request, one.model(), subject, body.as_deref());
             let most = body.as_ref().and(one.model.body);
             let said = one.ask(question, most).await.ok_or(ExternalError::Away)?;
             // From here on it has a part in this.
             if one.model.answers {
-                x.outside.push(Rc::clone(one));
+                x.outside.push((place, Rc::clone(one)));
             }
             match said {
                 Said::Continue(change) => {
@@ -206,7 +207,8 @@ impl Externals {
 /// Asks everybody about an answer who was asked about its request, the last one first; gives what the client is told.
 /// Where one does not say what becomes of it, the others see what is told instead.
 pub async fn answer(x: &mut Exchange, mut answered: Answered) -> Answered {
-    while let Some(one) = x.outside.pop() {
+    while let Some((place, one)) = x.outside.pop() {
+        x.passes(Stage::ResponseTransform, "external", place);
         let other = match one.answer(x, &mut answered).await {
             Ok(Some(other)) => *other,
             Ok(None) => continue,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use http_body::Body as _;
-use topology::answers::{Compress, SecurityHeaders};
+use topology::answers::{Attached, Compress, SecurityHeaders};
 
 use crate::attached::Forms;
 use crate::body::AnswerBody;
@@ -74,11 +74,17 @@ impl ResponseTransform {
 impl ResponseTransform {
     /// How an answer is compressed.
     fn rules(&self, x: &mut Exchange, route: Option<RouteId>) -> Option<Rc<Compress>> {
+        let (by, rules) = self.said(x, route)?;
+        x.passes(Self::STAGE, "compress", by);
+        Some(rules)
+    }
+
+    fn said(&self, x: &mut Exchange, route: Option<RouteId>) -> Option<(Attached, Rc<Compress>)> {
         let forms = self.forms.as_ref()?;
         if x.progress.ran(Stage::RequestTransform) {
             return x.compress.take();
         }
-        forms.early(route?).cloned()
+        forms.early(route?).map(|(by, rules)| (by, Rc::clone(rules)))
     }
 
     /// Whether a route says itself which form its answers have: then they have one already.
@@ -103,7 +109,7 @@ async fn changed(x: &Exchange, passage: &mut Passage, mut answer: Answered) -> A
     if none || grpc::is_content(&head.headers) {
         return answer;
     }
-    match passage.body(&mut head.headers, body).await {
+    match passage.body(x, &mut head.headers, body).await {
         Ok(Some(bytes)) => *body = AnswerBody::Whole(bytes),
         Ok(None) => {}
         Err(why) => return instead(x, &answer.head.headers, Refused::Answer(why)),
@@ -319,6 +325,7 @@ impl Filter for ResponseTransform {
         let mut negotiated = false;
         if let Some(calling) = x.calling.take().filter(|_| input.by == AnsweredBy::Service) {
             // Lines or events, as the client takes them.
+            x.passes(Self::STAGE, "transcode", "");
             negotiated = calling.streams;
             input = Box::pin(translated(x, &calling, &self.internal, input)).await;
         }
@@ -335,8 +342,7 @@ impl Filter for ResponseTransform {
                 input = Box::pin(changed(x, &mut passage, input)).await;
                 error = is_error(&input);
             }
-            let head = &mut input.head;
-            passage.head(&mut head.status, &mut head.headers, service(input.by));
+            passage.head(x, &mut input.head, service(input.by));
         }
         let tunnel = matches!(input.body, AnswerBody::Tunnel(_));
         if !x.outside.is_empty() && !tunnel && input.by != AnsweredBy::Nobody {
@@ -348,6 +354,7 @@ impl Filter for ResponseTransform {
             compressed(x, rules, &mut input);
         }
         if let Some(web) = x.web.take().filter(|_| input.by != AnsweredBy::Nobody) {
+            x.passes(Self::STAGE, "grpc-web", "");
             input = enveloped(&web, &self.internal, input);
         }
         let forms = rules.is_some() && has_forms(&input.head.headers);
@@ -356,9 +363,14 @@ impl Filter for ResponseTransform {
         let group = &self.snapshot.group;
         let preset = model.map_or(group.security_headers, |model| model.security_headers);
         if let Some(preset) = preset {
+            x.passes(Self::STAGE, "security-headers", "");
             careful(preset, x.peer.scheme() == "https", headers);
         }
-        for (name, value) in route.and_then(|id| self.routes.get(id.0)).into_iter().flatten() {
+        let own = route.and_then(|id| self.routes.get(id.0)).filter(|own| !own.is_empty());
+        if own.is_some() {
+            x.passes(Self::STAGE, "response-headers", "");
+        }
+        for (name, value) in own.into_iter().flatten() {
             if kept || !is_for_caches(name) {
                 headers.insert(name, value.clone());
             }

@@ -22,11 +22,11 @@ use crate::body::{BodyFault, RequestBody};
 use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
 use crate::contract::Breach;
-use crate::exchange::{Exchange, Identity, Request, RouteId};
-use crate::media;
+use crate::exchange::{Exchange, Identity, Request, ResponseHead, RouteId, Stage};
 use crate::transcode::NoCall;
 use crate::transcode::answer::AnswerError;
 use crate::transcode::message::MessageError;
+use crate::{media, order};
 
 pub mod facts;
 pub mod fields;
@@ -137,6 +137,8 @@ pub struct Change {
     request: Fields,
     answer: Fields,
     status: Vec<(StatusCode, StatusCode)>,
+    /// Whether it speaks of heads of requests, and of answers.
+    speaks: (bool, bool),
 }
 
 impl Change {
@@ -148,6 +150,7 @@ impl Change {
             request: Fields::new(&model.request.headers),
             answer: Fields::new(&model.answer.headers),
             status: status.filter_map(|(from, to)| Some((known(from)?, known(to)?))).collect(),
+            speaks: (order::of_requests(model), order::of_answers(model)),
             model: model.clone(),
         })
     }
@@ -158,6 +161,9 @@ const LISTENER: &str = "the listener";
 const CONSUMER: &str = "the consumer";
 const ROUTE: &str = "the route";
 const SERVICE: &str = "the service";
+
+/// What a change of a body is called.
+const BODY: &str = "transform of the body";
 
 /// All changes of a group.
 #[derive(Debug)]
@@ -309,6 +315,9 @@ impl Passage {
         }
         let mut texts_of_bodies = Vec::new();
         for change in passage.changes.iter() {
+            if change.speaks.0 {
+                known.x.passes(Stage::RequestTransform, "transform", change.place);
+            }
             let wanted = &change.model.request;
             let facts = Facts { known, seen: (&*request).into() };
             let fault = |fault: TransformError| fault.at(change.place);
@@ -363,6 +372,7 @@ impl Passage {
     /// What the client's answer is made of; no service is to see what is left of it.
     pub async fn read(
         &self,
+        x: &Exchange,
         request: &mut Request,
         texts: Vec<Option<String>>,
     ) -> Result<(), TransformError> {
@@ -373,15 +383,22 @@ impl Passage {
         let limits = request.body.limits();
         let bytes = changed(&request.headers, &mut request.body, &bodies, texts).await?;
         let bytes = bytes.ok_or(TransformError::Json(json::JsonError::Syntax))?;
+        for (place, _) in &bodies {
+            x.passes(Stage::RequestTransform, BODY, place);
+        }
         stale(&mut request.headers);
         request.body = RequestBody::whole(bytes, limits);
         Ok(())
     }
 
     /// Changes status and headers of an answer; the status only of a service's.
-    pub fn head(&mut self, status: &mut StatusCode, headers: &mut HeaderMap, service: bool) {
+    pub fn head(&mut self, x: &Exchange, head: &mut ResponseHead, service: bool) {
+        let ResponseHead { status, headers } = head;
         let mut values = std::mem::take(&mut self.values).into_iter();
         for change in self.changes.iter().rev() {
+            if change.speaks.1 {
+                x.passes(Stage::ResponseTransform, "transform", change.place);
+            }
             let other = change.status.iter().find(|(from, _)| service && from == status);
             *status = other.map_or(*status, |(_, to)| *to);
             change.answer.apply(headers, &mut values);
@@ -399,6 +416,7 @@ impl Passage {
     /// What cannot be changed is not passed on.
     pub async fn body<B>(
         &mut self,
+        x: &Exchange,
         headers: &mut HeaderMap,
         body: &mut B,
     ) -> Result<Option<Bytes>, TransformError>
@@ -411,6 +429,9 @@ impl Passage {
         let bodies: Vec<_> = bodies.collect();
         let bytes = changed(headers, body, &bodies, std::mem::take(&mut self.texts)).await?;
         if bytes.is_some() {
+            for (place, _) in &bodies {
+                x.passes(Stage::ResponseTransform, BODY, place);
+            }
             stale(headers);
         }
         Ok(bytes)

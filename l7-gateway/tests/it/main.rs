@@ -42,6 +42,7 @@ mod listeners;
 mod logs;
 mod memory;
 mod mutual;
+mod order;
 mod peers;
 mod pipeline;
 mod previews;

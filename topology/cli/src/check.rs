@@ -4,6 +4,7 @@
 //! Invariant: exit code 0 fine, 2 problems, 1 could not run.
 
 mod live;
+mod order;
 mod report;
 
 use std::io::Write;
@@ -41,9 +42,19 @@ pub(crate) struct Args {
     /// How problems are written
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    #[command(flatten)]
+    also: Also,
+}
+
+/// What is printed beside problems.
+#[derive(Debug, clap::Args)]
+struct Also {
     /// Also prints every value that holds, with its place in the file or `default` (text and JSON)
     #[arg(long)]
     print_effective: bool,
+    /// Also prints the filters of every route in the order in which requests and answers pass them (text and JSON)
+    #[arg(long)]
+    print_order: bool,
 }
 
 /// How problems are written.
@@ -59,11 +70,14 @@ pub(crate) enum Format {
 
 /// Prints what is wrong.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    if args.print_effective && args.format == Format::Sarif {
-        anyhow::bail!(
-            "--print-effective: SARIF has no place for values; write --format text or json"
-        );
+    for (asked, what) in
+        [(args.also.print_effective, "--print-effective"), (args.also.print_order, "--print-order")]
+    {
+        if asked && args.format == Format::Sarif {
+            anyhow::bail!("{what}: SARIF has no place for it; write --format text or json");
+        }
     }
+    let mut orders = Vec::new();
     let (found, source, unlisted) = match file::read(&args.file)? {
         Ok(topology) => {
             let mut found = topology.warnings.clone();
@@ -78,6 +92,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 found.extend(live);
             }
             found.sort_by_key(|problem| problem.at);
+            if args.also.print_order {
+                orders = order::of(&topology);
+            }
             topology::meant::complete(&topology.source.text, &mut found);
             (found, topology.source, 0)
         }
@@ -95,8 +112,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             for problem in &found {
                 writeln!(out, "{}", Shown { problem, source: &source })?;
             }
-            if args.print_effective && errors == 0 {
+            if args.also.print_effective && errors == 0 {
                 print_effective(&mut out, &source)?;
+            }
+            if !orders.is_empty() {
+                writeln!(out, "{}", order::text(&orders))?;
             }
             let more = match unlisted {
                 0 => String::new(),
@@ -104,7 +124,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<ExitCode> {
             };
             writeln!(out, "{}: {}{more}", source.name, verdict(errors, warnings))?;
         }
-        Format::Json => writeln!(out, "{:#}", report.json(args.print_effective && errors == 0))?,
+        Format::Json => {
+            let mut json = report.json(args.also.print_effective && errors == 0);
+            if args.also.print_order {
+                json["order"] = order::json(&orders);
+            }
+            writeln!(out, "{json:#}")?;
+        }
         Format::Sarif => writeln!(out, "{:#}", report.sarif())?,
     }
     let bad = errors > 0 || (args.strict && warnings > 0);

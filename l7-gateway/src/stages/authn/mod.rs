@@ -458,6 +458,7 @@ impl Filter for Authn {
         let caller = match (self.plan(x, &input, &mut crate::trace::Silent), &input.policy.auth) {
             (Plan::Refuse(error), _) => return Err(error.into()),
             (Plan::Judge(presented), Auth::Asked(ways)) => {
+                x.passes(Stage::Authn, "auth", "");
                 let identity = self.judge(&presented, ways, millis(x.wall)).await?;
                 x.record.user = identity.user().cloned();
                 x.record.consumer = identity.consumer_header().cloned();

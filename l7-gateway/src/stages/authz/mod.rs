@@ -13,6 +13,7 @@ use self::authorizer::Authorizers;
 use self::evaluate::Asking;
 use crate::exchange::{Caller, Exchange, Granted, Identified, Identity, Stage};
 use crate::halt::Halt;
+use crate::order::restricts;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
 use crate::trace::Trace;
@@ -125,7 +126,11 @@ impl Filter for Authz {
         match self.plan(x, &input, &mut crate::trace::Silent) {
             Plan::Refuse(error) => Err(error.into()),
             Plan::Grant => {
+                if restricts(&input.policy) {
+                    x.passes(Stage::Authz, "access", "");
+                }
                 if let Some(asked) = &input.policy.authorize {
+                    x.passes(Stage::Authz, "authorize", &asked.url.value);
                     let said = self.authorizers.ask(x, &input, asked).await?;
                     authorizer::pass_on(&said, asked, &mut input.request.headers);
                 }

@@ -11,6 +11,7 @@ use common::balance::Wish;
 use http::header;
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, timeout_at};
+use topology::gateway::{Mirror, Route};
 
 use super::Dispatch;
 use super::ask::copy;
@@ -20,10 +21,17 @@ use super::upstream::{Pace, Reuse, ServiceBody};
 use crate::exchange::RouteId;
 
 impl Dispatch {
-    /// Sends a copy where the route says so.
-    pub(super) fn mirror(&self, route: RouteId, request: &Outgoing) {
-        let Some(route) = self.snapshot.group.routes.get(route.0) else { return };
-        let Some(mirror) = route.mirror else { return };
+    /// Sends a copy where the route says so; gives whether it speaks of copies.
+    pub(super) fn mirror(&self, route: RouteId, request: &Outgoing) -> bool {
+        let route = self.snapshot.group.routes.get(route.0);
+        let Some((route, mirror)) = route.and_then(|route| Some((route, route.mirror?))) else {
+            return false;
+        };
+        self.copied(route, mirror, request);
+        true
+    }
+
+    fn copied(&self, route: &Route, mirror: Mirror, request: &Outgoing) {
         let Some(lane) = self.lane(mirror.to.0) else { return };
         let chosen = self.rng.below(100) < usize::from(mirror.part.0);
         let change = request.head.headers.contains_key(header::UPGRADE);

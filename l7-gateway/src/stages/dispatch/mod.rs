@@ -16,6 +16,7 @@ use common::service::{Endpoint, Service};
 use http::Response;
 use thiserror::Error;
 use tokio::time::Instant;
+use topology::answers::Attached;
 use topology::gateway::{Times, UpstreamId, UpstreamProtocol, Via};
 
 use self::attempt::Why;
@@ -198,13 +199,17 @@ impl Filter for Dispatch {
     async fn request(&self, x: &mut Exchange, input: Prepared) -> Result<Answered, Halt> {
         match input.to {
             RouteTo::Files(id) => {
+                x.passes(Stage::Dispatch, "files", "");
                 let site = self.snapshot.files.get(id.0).ok_or(Halt::from(Kind::NoRoute))?;
                 let route = self.snapshot.group.routes.get(input.route.0);
                 let route = route.ok_or(Halt::from(Kind::NoRoute))?;
                 // Boxed: opening a file takes more room than asking a service.
                 return Box::pin(site.answer(x, &route.path, input)).await;
             }
-            RouteTo::Aggregate(id) => return Box::pin(self.aggregate(x, id, input)).await,
+            RouteTo::Aggregate(id) => {
+                x.passes(Stage::Dispatch, "aggregate", "");
+                return Box::pin(self.aggregate(x, id, input)).await;
+            }
             RouteTo::Service(_) | RouteTo::Given(_) => {}
         }
         match &self.snapshot.cache {
@@ -254,7 +259,10 @@ impl Dispatch {
         }
         let request = Outgoing { head: Rc::new(head), body, hints: x.hints.clone() };
         self.admit(&mut x.passes, &plan).await?;
-        self.mirror(route, &request);
+        if self.mirror(route, &request) {
+            x.passes(Stage::Dispatch, "mirror", "");
+        }
+        x.passes(Stage::Dispatch, "to", Attached::Service);
         let asked = self.fetch(&grant, &plan, request, x.notes.as_ref()).await;
         x.progress.upstream += begun.elapsed();
         asked

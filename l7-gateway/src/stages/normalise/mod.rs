@@ -242,8 +242,10 @@ impl Filter for Normalise {
 
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
         address::respond(x, head);
-        let cors = self.rules(x.candidate).and_then(|rules| rules.cors.as_ref());
-        if let Some(cors) = cors {
+        let rules = self.rules(x.candidate);
+        let cors = rules.and_then(|rules| rules.policy.cors.as_ref().zip(rules.cors.as_ref()));
+        if let Some((model, cors)) = cors {
+            x.passes(Stage::Normalise, "cors", model.by);
             cors.respond(x.origin.as_ref(), &mut head.headers);
         }
     }
@@ -295,7 +297,8 @@ impl Normalise {
             {
                 (x.grpc, x.web) = (true, Some(Box::new(web)));
             }
-            if rules.cors.is_some() {
+            if let Some(cors) = rules.policy.cors.as_ref().filter(|_| rules.cors.is_some()) {
+                x.passes(Stage::Normalise, "cors", cors.by);
                 x.origin = input.head.headers.get(header::ORIGIN).cloned();
             }
         }

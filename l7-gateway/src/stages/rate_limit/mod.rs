@@ -14,7 +14,7 @@ use common::observe::Observer;
 use http::HeaderMap;
 use tokio::time::sleep;
 use topology::gateway::{Allowance, Group, LimitBy, LimitId, Unplaced, WhenAway};
-use topology::units::Place;
+use topology::units::{LimitName, Place};
 
 use self::budget::BudgetError;
 use self::budget::{Budget, Standing, Verdict};
@@ -100,6 +100,7 @@ pub struct Limits {
 
 #[derive(Debug)]
 struct Rule {
+    name: LimitName,
     by: Vec<LimitBy>,
     /// Charged to callers of these plans alone; empty: to everybody.
     plans: Vec<String>,
@@ -159,6 +160,7 @@ impl Limits {
         let instances = group.instances.len() as u64;
         let rule = |limit: &topology::gateway::Limit| {
             Ok(Rule {
+                name: limit.name.clone(),
                 by: limit.by.clone(),
                 plans: limit.plans.clone(),
                 early: limit.is_early(),
@@ -418,6 +420,11 @@ impl Limiter {
         if charges.is_empty() {
             return Ok(());
         }
+        if x.ledger.is_some() {
+            let stage = if early { Stage::Normalise } else { Stage::RateLimit };
+            let rules = charges.iter().filter_map(|charge| self.limits.rules.get(charge.limit.0));
+            rules.for_each(|rule| x.passes(stage, "limit", &rule.name));
+        }
         let concurrent =
             |charge: &Charge| self.limits.rules.get(charge.limit.0).is_some_and(|r| r.concurrent);
         let (under_way, charges): (Vec<_>, Vec<_>) = charges.into_iter().partition(concurrent);
@@ -535,6 +542,9 @@ impl Filter for RateLimit {
     }
 
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        if !x.limit_headers.is_empty() {
+            x.passes(Stage::RateLimit, "limits", "");
+        }
         headers::write(x, head);
     }
 }

@@ -82,15 +82,26 @@ impl RequestTransform {
     async fn ask(
         &self,
         x: &mut Exchange,
-        outside: &Externals,
+        (outside, token): (&Externals, Token),
         input: &mut Routed,
     ) -> Result<(), Halt> {
+        // They may be told of a client's token; what they set in its place is no client's.
+        let came = input.request.headers.get(header::AUTHORIZATION).cloned();
         let route = self.snapshot.group.routes.get(input.route.0);
         let subject = Subject {
             route: route.map_or("", |route| route.name.as_str()),
             caller: input.grant.caller().identity(),
         };
-        outside.request(x, &mut input.request, (input.route, input.to), subject).await
+        let (request, at) = (&mut *input.request, (input.route, input.to));
+        outside.request(x, request, at, subject).await?;
+        if came.as_ref() == request.headers.get(header::AUTHORIZATION) {
+            strip(token, &mut request.headers);
+        }
+        if outside.reads_answers(input.route, input.to, subject.caller) {
+            x.known = request.headers.get(header::IF_NONE_MATCH).cloned();
+            transform::whole(&mut request.headers);
+        }
+        Ok(())
     }
 
     /// Carries out what the file changes of this request but for its body.
@@ -198,8 +209,8 @@ impl RequestTransform {
     fn note_form(&self, x: &mut Exchange, input: &Routed) {
         let caller = input.grant.caller().identity();
         let forms = self.forms.as_ref();
-        if let Some((_, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
-            x.compress = Some(Rc::clone(rules));
+        if let Some((by, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+            x.compress = Some((by, Rc::clone(rules)));
             x.coding = coding::accepted(&input.request.headers).first().copied();
             x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
         }
@@ -286,25 +297,15 @@ impl Filter for RequestTransform {
         self.note_form(x, &input);
         let caller = input.grant.caller().identity();
         // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
-        for (_, contract) in self.snapshot.contracts.on(input.route, caller) {
+        for (by, contract) in self.snapshot.contracts.on(input.route, caller) {
+            x.passes(Stage::RequestTransform, "validate", by);
             Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
         let token = Token::of(input.grant.caller());
         let outside = self.outside.as_ref();
         let caller = input.grant.caller().identity();
         if let Some(outside) = outside.filter(|all| all.any(input.route, input.to, caller)) {
-            // They may be told of a client's token; what they set in its place is no client's.
-            let came = input.request.headers.get(header::AUTHORIZATION).cloned();
-            Box::pin(self.ask(x, outside, &mut input)).await?;
-            let caller = input.grant.caller().identity();
-            let headers = &mut input.request.headers;
-            if came.as_ref() == headers.get(header::AUTHORIZATION) {
-                strip(token, headers);
-            }
-            if outside.reads_answers(input.route, input.to, caller) {
-                x.known = headers.get(header::IF_NONE_MATCH).cloned();
-                transform::whole(headers);
-            }
+            Box::pin(self.ask(x, (outside, token), &mut input)).await?;
         } else {
             strip(token, &mut input.request.headers);
         }
@@ -319,21 +320,24 @@ impl Filter for RequestTransform {
             let (passage, texts) = begun.map_err(Refused::Request)?;
             if passage.reads_bodies() {
                 // Boxed: few routes change bodies.
-                Box::pin(rewritten(&passage, &mut input.request, texts)).await?;
+                Box::pin(rewritten(x, &passage, &mut input.request, texts)).await?;
             }
             if passage.changes_bodies() {
                 x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
             }
             x.passage = Some(passage);
         }
-        if let Some((_, contract)) = self.snapshot.contracts.of_service(input.to) {
+        if let Some((by, contract)) = self.snapshot.contracts.of_service(input.to) {
+            x.passes(Stage::RequestTransform, "validate", by);
             Box::pin(judged::judged(contract, &mut input.request)).await?;
         }
         // Who calls in gRPC, or in a browser's form of it, has said which method and in which messages.
         if let Some(interface) = self.snapshot.interface(input.route).filter(|_| !x.grpc) {
+            x.passes(Stage::RequestTransform, "transcode", "");
             x.calling = Some(Box::pin(self.call(x, interface, &mut input)).await?);
         }
         if let Some(web) = &x.web {
+            x.passes(Stage::RequestTransform, "grpc-web", "");
             Box::pin(unwrapped(web, &mut input.request)).await.map_err(Refused::Request)?;
         }
         let Routed { request, grant, route, to } = input;
@@ -369,12 +373,13 @@ impl Filter for RequestTransform {
 
 /// Carries out what is changed of the body, where there is one.
 async fn rewritten(
+    x: &Exchange,
     passage: &Passage,
     request: &mut Request,
     texts: Vec<Option<String>>,
 ) -> Result<(), Refused> {
     if passage.reads(request).await.map_err(Refused::Request)? {
-        passage.read(request, texts).await.map_err(Refused::Request)?;
+        passage.read(x, request, texts).await.map_err(Refused::Request)?;
     }
     Ok(())
 }

@@ -22,6 +22,11 @@ impl Endings {
         Self { headers: routes.iter().map(told).collect() }
     }
 
+    /// Whether a route ends.
+    pub fn any(&self, route: Option<RouteId>) -> bool {
+        route.and_then(|id| self.headers.get(id.0)).is_some_and(|told| !told.is_empty())
+    }
+
     /// What every answer of it says.
     pub fn respond(&self, route: Option<RouteId>, headers: &mut HeaderMap) {
         for (name, value) in route.and_then(|id| self.headers.get(id.0)).into_iter().flatten() {

@@ -193,9 +193,21 @@ impl Filter for Route {
         // Who comes too late is counted too.
         if let Candidate::Route(id) = x.candidate {
             self.callers.count(id, input.grant.caller(), x.wall);
+            let route = self.snapshot.group.routes.get(id.0);
+            if route.is_some_and(|route| route.sunset.is_some()) {
+                x.passes(Stage::Route, "sunset", "");
+            }
         }
-        let chosen = self.plan(x, &input, &mut Silent)?;
+        let chosen = self.plan(x, &input, &mut Silent).inspect_err(|why| {
+            if matches!(why, RouteError::Closed(_)) {
+                x.passes(Stage::Route, "maintenance", "");
+            }
+        })?;
+        if self.splits.contains_key(&chosen.route) {
+            x.passes(Stage::Route, "split", "");
+        }
         if let RouteTo::Given(id) = chosen.to {
+            x.passes(Stage::Route, "answer", "");
             return Err(self.given(x, &input, chosen.route, id));
         }
         x.record.service = chosen.to.service().and_then(|id| self.services.get(id.0).cloned());
@@ -218,6 +230,9 @@ impl Filter for Route {
     }
 
     fn response(&self, x: &Exchange, head: &mut ResponseHead) {
+        if self.endings.any(x.candidate.route()) {
+            x.passes(Stage::Route, "deprecated", "");
+        }
         self.endings.respond(x.candidate.route(), &mut head.headers);
         // Nobody is to stay where it fails.
         if !head.status.is_server_error() {

@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use l7_gateway::exchange::{Candidate, Transport};
+use l7_gateway::order::{Order, Placed};
 use l7_gateway::preview::{Foreseen, Preview};
 use serde_json::{Value, json};
 use topology::Topology;
@@ -102,6 +103,7 @@ async fn pass<'t>(
     let preview = previews.of(group, instance)?;
     let foreseen = preview.ask(question(group, arrival, request, wall)?).await;
     stages::tell(&mut step, (group, preview), arrival, request, &foreseen);
+    step.below.extend(foreseen.order.as_ref().map(order));
     facts(explained, group, &foreseen);
     explained.steps.push(step);
     for (place, what) in &preview.absent {
@@ -207,6 +209,21 @@ fn head(group: &Group, request: &Request) -> anyhow::Result<Parts> {
     Ok(head)
 }
 
+/// The filters of its route, each at its place.
+fn order(order: &Order) -> Step {
+    let mut step = Step::new(Tone::Plain, "filters, in their order");
+    for (what, all) in [("the request", &order.request), ("its answer", &order.answer)] {
+        step.plain(format!("{what} passes {}", listed(all)));
+    }
+    step
+}
+
+/// Filters in one line.
+pub(crate) fn listed(all: &[Placed]) -> String {
+    let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(" → ") }
+}
+
 fn facts(explained: &mut Explained, group: &Group, foreseen: &Foreseen) {
     let route = foreseen.candidate.and_then(Candidate::route);
     let route = route.and_then(|id| group.routes.get(id.0));
@@ -216,4 +233,9 @@ fn facts(explained: &mut Explained, group: &Group, foreseen: &Foreseen) {
     explained.fact("status", foreseen.halted.map(|_| foreseen.answer.status));
     let keys: Vec<Value> = foreseen.charged.iter().map(|(_, _, key)| json!(key)).collect();
     explained.fact("limit_keys", keys);
+    let texts = |all: &[Placed]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let filters = foreseen.order.as_ref();
+    let filters = filters
+        .map(|order| json!({ "request": texts(&order.request), "answer": texts(&order.answer) }));
+    explained.fact("filters", filters);
 }

@@ -5,7 +5,7 @@
 //! Invariant: the same question about the same file gets the same text.
 
 mod balancer;
-mod gateway;
+pub(crate) mod gateway;
 mod live;
 mod question;
 mod sql;

@@ -27,7 +27,7 @@ use super::held::ranges::{self, Asked, Layout};
 use super::{Dispatch, Plan};
 use crate::body::AnswerBody;
 use crate::cache_control::Control;
-use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, RouteId};
+use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, RouteId, Stage};
 use crate::halt::{Halt, Held, Kind};
 
 pub mod errand;
@@ -105,6 +105,11 @@ pub async fn through(
     x: &mut Exchange,
     input: Prepared,
 ) -> Result<Answered, Halt> {
+    let route = stage.snapshot.group.routes.get(input.route.0);
+    let policy = route.and_then(|route| route.cache.as_ref());
+    if policy.is_some() {
+        x.passes(Stage::Dispatch, "cache", "");
+    }
     let uri = uri(x, &input.head);
     if !input.head.method.is_safe() {
         let asked = stage.forward(x, input).await;
@@ -114,8 +119,7 @@ pub async fn through(
         }
         return asked;
     }
-    let route = stage.snapshot.group.routes.get(input.route.0);
-    let Some(policy) = route.and_then(|route| route.cache.as_ref()) else {
+    let Some(policy) = policy else {
         return stage.forward(x, input).await;
     };
     let key = key(cache, uri, &input);
