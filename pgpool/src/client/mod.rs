@@ -99,7 +99,8 @@ pub async fn welcome(worker: Rc<Worker>, arrival: Box<Arrival>) {
     // Apart, so that what only a login needs is given back: thousands of clients are idle. A task keeps
     // the room of what it was started with, so the arrival comes in a box as well.
     let Some(mut inside) = Box::pin(enter(worker, arrival)).await else { return };
-    inside.client.serve().await;
+    let ended = inside.client.session().await;
+    Box::pin(inside.client.part(ended)).await;
 }
 
 /// A client, and the places that it gives back when it leaves.
@@ -212,15 +213,15 @@ impl Client {
         }
     }
 
-    /// Serves until the client leaves or is ended.
-    async fn serve(&mut self) {
-        let ended = self.session().await;
-        if ended.is_none() && !self.io.is_gone() {
-            self.worker.observer.emit(ClientLeft { client: &self.entry });
-        }
-        if let Some(refusal) = ended {
-            self.worker.observer.emit(ClientEnded { client: &self.entry, cause: &refusal });
-            Box::pin(self.leave(&refusal)).await;
+    /// Notes why it went, and tells it where it was ended.
+    async fn part(&mut self, ended: Option<Refusal>) {
+        match ended {
+            Some(refusal) => {
+                self.worker.observer.emit(ClientEnded { client: &self.entry, cause: &refusal });
+                self.leave(&refusal).await;
+            }
+            None if self.io.is_gone() => {}
+            None => self.worker.observer.emit(ClientLeft { client: &self.entry }),
         }
     }
 
@@ -238,11 +239,11 @@ impl Client {
     async fn session(&mut self) -> Option<Refusal> {
         loop {
             self.rest();
-            let wake = std::future::poll_fn(|cx| self.poll_idle(cx)).await;
-            self.still = Still::default();
-            match wake {
+            // In a box what is rare, and no name for what woke it: what is kept over a wait takes room in
+            // the task of every idle client.
+            match std::future::poll_fn(|cx| self.poll_woken(cx)).await {
                 Wake::Work => {}
-                Wake::Wish(asked) => match self.hear(*asked).await {
+                Wake::Wish(asked) => match Box::pin(self.hear(*asked)).await {
                     Heard::Done => continue,
                     Heard::Server => {}
                     Heard::Left => return None,
@@ -447,6 +448,14 @@ impl Client {
         }
     }
 
+    fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<Wake> {
+        let wake = self.poll_idle(cx);
+        if wake.is_ready() {
+            self.still = Still::default();
+        }
+        wake
+    }
+
     /// Reads into the carry; `false`: the client is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let worker = Rc::clone(&self.worker);
@@ -544,4 +553,17 @@ enum Local {
     More,
     /// Nothing: the client says goodbye.
     Terminate,
+}
+
+#[cfg(test)]
+mod tests {
+    fn room<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// P1, P2: what every idle client keeps is small; a wait that is rare belongs into a box.
+    #[test]
+    fn an_idle_client_needs_little_room() {
+        assert!(room(super::welcome) <= 512);
+    }
 }

@@ -138,7 +138,8 @@ pub async fn settle(worker: Rc<Worker>, mover: Box<Mover>) {
     let mut inside = take_in(&worker, &parcel, (io, pool, place));
     drop(parcel);
     worker.observer.emit(ClientTaken { client: &inside.client.entry });
-    inside.client.serve().await;
+    let ended = inside.client.session().await;
+    Box::pin(inside.client.part(ended)).await;
 }
 
 /// Where its servers come from, with what its login has shown.
