@@ -314,6 +314,11 @@ fn step(raw: raw::JsonStep, scope: Scope<'_>, out: &mut Findings) -> Option<Json
         }
         (None, None, Some(rename), None, Some(to), None) => {
             let name = plain(&to, out)?;
+            if !matches!(&*json_path(&name, &to.spot, out)?, [JsonName::Member(_)]) {
+                let hint = "one name; `{ move: a.b, to: c.d }` puts it elsewhere";
+                out.error(&to.spot, format!("`{name}` is no single name")).allowed(hint);
+                return None;
+            }
             Some(JsonStep::Rename(member(rename, out)?, name))
         }
         (None, None, None, Some(from), Some(to), None) => {
