@@ -192,33 +192,27 @@ pub(super) struct Member {
     group: bool,
 }
 
-impl From<&FieldDescriptor> for Member {
-    fn from(field: &FieldDescriptor) -> Self {
-        Self {
-            number: field.number(),
-            kind: field.kind(),
-            list: field.is_list(),
-            map: field.is_map(),
-            packed: field.is_packed(),
-            presence: field.supports_presence(),
-            group: field.is_group(),
+/// Fields and extensions say the same by the same names, and have no trait in common.
+macro_rules! member_of {
+    ($descriptor:ty) => {
+        impl From<&$descriptor> for Member {
+            fn from(field: &$descriptor) -> Self {
+                Self {
+                    number: field.number(),
+                    kind: field.kind(),
+                    list: field.is_list(),
+                    map: field.is_map(),
+                    packed: field.is_packed(),
+                    presence: field.supports_presence(),
+                    group: field.is_group(),
+                }
+            }
         }
-    }
+    };
 }
 
-impl From<&ExtensionDescriptor> for Member {
-    fn from(field: &ExtensionDescriptor) -> Self {
-        Self {
-            number: field.number(),
-            kind: field.kind(),
-            list: field.is_list(),
-            map: field.is_map(),
-            packed: field.is_packed(),
-            presence: field.supports_presence(),
-            group: field.is_group(),
-        }
-    }
-}
+member_of!(FieldDescriptor);
+member_of!(ExtensionDescriptor);
 
 /// A field's value, with its key; gives whether the field has one then.
 pub(super) struct Slot<'m> {
