@@ -14,10 +14,11 @@ mod users;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use ini::Line;
-use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS_DEFAULTS, needed};
+use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, is_tls, needed};
 pub use load::{Loaded, Process, Switch, Texts, beside, load, read};
 use lookup::Lookup;
 
@@ -160,7 +161,7 @@ impl Out {
         let number = self.main.get("unix_socket_dir").map_or(0, |line| line.number);
         let address = format!("unix:{folder}:{port}");
         if folder.starts_with('@') {
-            self.stop(number, "unix_socket_dir: name a folder; abstract sockets have no mode");
+            self.note(number, "unix_socket_dir: abstract sockets have no mode: there is none");
         } else if !folder.is_empty() {
             match address.parse::<crate::pool::ListenAddress>() {
                 Ok(_) => all.push(address),
@@ -258,8 +259,13 @@ impl Out {
                             all.push(std::net::SocketAddr::new(ip, port).to_string());
                         }
                     }
-                    Err(_) => self
-                        .stop(listen.number, format!("listen_addr: write the number of {number}")),
+                    Err(_) => match (bare, port).to_socket_addrs() {
+                        Ok(found) => all.extend(found.map(|at| at.to_string())),
+                        Err(_) => self.stop(
+                            listen.number,
+                            format!("listen_addr: nothing is known of {number}: write its number"),
+                        ),
+                    },
                 }
             }
         }
@@ -293,12 +299,12 @@ impl Out {
     }
 
     fn mode(&mut self, number: u32, mode: &str) -> &'static str {
-        match mode {
+        match mode.to_ascii_lowercase().as_str() {
             "session" => "session",
             "transaction" => "transaction",
             "statement" => "statement",
-            other => {
-                self.stop(number, format!("pool_mode {other} is none: session is written"));
+            _ => {
+                self.stop(number, format!("pool_mode {mode} is none: session is written"));
                 "session"
             }
         }
@@ -324,25 +330,14 @@ impl Out {
         let mut pairs: BTreeMap<String, String> = pairs.into_iter().collect();
         let port = pairs.remove("port").unwrap_or_else(|| "5432".to_owned());
         let hosts = pairs.remove("host").unwrap_or_else(|| folder.to_owned());
-        let mut hosts = hosts.split(',').map(str::trim);
-        let host = hosts.next().unwrap_or_default();
-        let address = address(host, &port);
-        if address.parse::<crate::pool::ServerAddress>().is_err() || port == "0" {
-            self.stop(number, what(&format!("{address} is no address of a server")));
-            return false;
-        }
-        for more in hosts {
-            self.stop(
-                number,
-                what(&format!("host {more}: one primary is written; replicas have an alias")),
-            );
-        }
+        let order = pairs.remove("load_balance_hosts").map(|order| order.to_ascii_lowercase());
+        let Some(servers) = self.hosts(line, &hosts, &port, order.as_deref()) else { return false };
         let mode = match pairs.remove("pool_mode") {
             Some(own) => self.mode(number, &own),
             None => mode,
         };
         let _ =
-            write!(text, "      {}: {{ primary: {}, mode: {mode}", quoted(name), quoted(&address));
+            write!(text, "      {}: {{ primary: {servers}, mode: {mode}", quoted(name));
         if let Some(server) = pairs.remove("dbname").filter(|server| server != name) {
             let _ = write!(text, ", server-name: {}", quoted(&server));
         }
@@ -362,7 +357,7 @@ impl Out {
             text.push_str(", ");
             text.push_str(&lookup.text());
         }
-        if !address.starts_with("unix:") {
+        if hosts.split(',').any(|host| !host.trim().starts_with('/')) {
             text.push_str(&self.server_tls);
         }
         text.push_str(" }\n");
@@ -492,7 +487,10 @@ impl Out {
                 }
                 continue;
             }
-            if TLS_DEFAULTS.iter().any(|(known, value)| *known == key && *value == line.value) {
+            if let Some((_, instead)) = TLS.iter().find(|(end, _)| is_tls(&key, end)) {
+                if !off && !TLS_DEFAULTS.contains(&line.value.as_str()) {
+                    self.note(line.number, format!("{key}: {instead}"));
+                }
                 continue;
             }
             let what = match key.as_str() {
@@ -501,6 +499,10 @@ impl Out {
                 "syslog" | "syslog_ident" if off || line.value == "pgbouncer" => continue,
                 "syslog" | "syslog_ident" => {
                     self.note(line.number, format!("{key}: the log goes to standard error"));
+                    continue;
+                }
+                "auth_ldap_options" if !off => {
+                    self.note(line.number, format!("{key}: it is about auth_type ldap"));
                     continue;
                 }
                 key if key.starts_with("auth_") && !off => "users are those of the file",

@@ -153,6 +153,10 @@ pub struct Database {
     pub server_name: String,
     /// Which servers serve it.
     pub servers: Servers,
+    /// More servers that do the same as its primary.
+    pub also: Vec<At<ServerAddress>>,
+    /// Which of these a connection goes to (default `round-robin`).
+    pub order: HostOrder,
     /// Who may become the primary and how reads are spread, where there are replicas; the same for a
     /// database and its alias.
     pub replication: Option<Replication>,
@@ -337,6 +341,15 @@ pub enum Servers {
     /// Reads: any of these that is fit, or else the primary. Made for a database with replicas under
     /// the name of its `replica-alias` (default `NAME_ro`).
     Replicas(Vec<At<ServerAddress>>),
+}
+
+/// Which of several equal servers a new connection goes to: PgBouncer's `load_balance_hosts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostOrder {
+    /// Each in its turn; one that lets nobody connect is passed over.
+    RoundRobin,
+    /// The same as before, until it lets nobody connect.
+    Sticky,
 }
 
 /// TLS towards servers, by libpq's names.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use common::calendar::civil;
 use pgpool_wire::backend::{self, INT8, TEXT};
 use tokio::time::Instant;
-use topology::pool::{PoolMode, ServerAddress, Settings};
+use topology::pool::{HostOrder, PoolMode, ServerAddress, Settings};
 
 use super::report::{ClientRow, Report, ServerRow};
 use super::stats;
@@ -305,7 +305,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             terms.reserve_pool_size.unwrap_or(settings.reserve_pool_size),
             terms.server_lifetime.unwrap_or(settings.server_lifetime).as_secs(),
             mode(database.mode),
-            Cell::Null,
+            order(database),
             database.connections.most(),
             database.connections.now(),
             database.clients.most(),
@@ -324,6 +324,15 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
              #reserve_pool",
         ),
         rows: snapshot.all_databases().iter().map(|database| row(database)).collect(),
+    }
+}
+
+/// PgBouncer's word for how several servers are chosen among.
+fn order(database: &Database) -> Cell {
+    match database.order {
+        _ if database.servers.len() < 2 || database.is_replica => Cell::Null,
+        HostOrder::RoundRobin => "round-robin".into(),
+        HostOrder::Sticky => "disable".into(),
     }
 }
 

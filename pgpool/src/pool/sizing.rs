@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pgpool_wire::startup::Replication;
 use tokio::time::{Instant, timeout};
-use topology::pool::ServerAddress;
+use topology::pool::{HostOrder, ServerAddress};
 
 use super::Pool;
 use super::whole::{Connect, Permit};
@@ -42,6 +42,8 @@ pub struct Sizing {
     connecting: usize,
     /// Of these, how many go to each address of the database.
     next: usize,
+    /// Which of several equal servers connections go to, by `load-balance-hosts: disable`.
+    stay: usize,
     pub(super) retry: Retry,
     armed: bool,
 }
@@ -133,7 +135,8 @@ impl Pool {
         let apart = self.whole.apart();
         let total = self.whole.held() + apart;
         let waiting = self.waiters.borrow().len();
-        let reserve = self.oldest_wait(worker.now()) >= settings.reserve_pool_timeout;
+        let opens = settings.reserve_pool_timeout;
+        let reserve = !opens.is_zero() && self.oldest_wait(worker.now()) >= opens;
         let size = self.size();
         let most = match waiting > sizing.connecting {
             true => size + if reserve { self.reserve(settings) } else { 0 },
@@ -247,6 +250,7 @@ impl Pool {
                         address: &address,
                         cause: &fault,
                     });
+                    self.pass_over(&address);
                     last = fault;
                 }
             }
@@ -334,6 +338,11 @@ impl Pool {
     /// The database's addresses: fewest connections of this pool first, in turn among equals.
     fn by_load(&self) -> Vec<ServerAddress> {
         let mut all = self.candidates();
+        if self.database().order == HostOrder::Sticky {
+            let stay = self.sizing.borrow().stay % all.len().max(1);
+            all.rotate_left(stay);
+            return all;
+        }
         let start = self.sizing.borrow().next;
         self.sizing.borrow_mut().next = start.wrapping_add(1);
         let turn = start % all.len().max(1);
@@ -341,6 +350,16 @@ impl Pool {
         let facts = self.facts.borrow();
         all.sort_by_key(|address| facts.iter().filter(|f| f.address == *address).count());
         all
+    }
+
+    /// A server has let nobody connect: where one is stayed with, it is the next from now on.
+    fn pass_over(&self, address: &ServerAddress) {
+        let database = self.database();
+        let all = &database.servers;
+        let mut sizing = self.sizing.borrow_mut();
+        if all.get(sizing.stay % all.len().max(1)) == Some(address) {
+            sizing.stay = sizing.stay.wrapping_add(1);
+        }
     }
 
     /// Servers that are what the pool is for.

@@ -51,7 +51,7 @@ pub(super) const SWITCHES: [&str; 5] = [
 
 /// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
 /// place.
-pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
+pub(super) const INSTEAD: [(&str, &str, &str); 17] = [
     ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
     ("so_reuseport", "0", "several processes share a port as soon as they have a peer_id"),
     ("tcp_defer_accept", "1", "clients are taken as they come"),
@@ -60,6 +60,11 @@ pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
         "dns_zone_check_period",
         "0",
         "serial numbers of zones are not watched: names are looked up again after dns_max_ttl",
+    ),
+    (
+        "application_name_add_host",
+        "0",
+        "application_name stays as clients say it; SHOW CLIENTS and the log have their addresses",
     ),
     ("job_name", "pgbouncer", "the instance is called pool-1"),
     ("service_name", "pgbouncer", "it is about Windows"),
@@ -78,20 +83,25 @@ pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
     ("syslog_facility", "daemon", "the log goes to standard error"),
 ];
 
-/// What PgBouncer says by default of TLS, and what is so here: TLS 1.2 and 1.3 with the ciphers and curves that
+/// Ends of keys about TLS, and what is here in place of a choice: TLS 1.2 and 1.3 with the ciphers and curves that
 /// are held to be safe.
-pub(super) const TLS_DEFAULTS: [(&str, &str); 10] = [
-    ("client_tls_protocols", "secure"),
-    ("client_tls_ciphers", "default"),
-    ("client_tls_ciphers", "secure"),
-    ("client_tls_ciphers", "fast"), // 1.23 and before
-    ("client_tls_dheparams", "auto"),
-    ("client_tls_ecdhcurve", "auto"),
-    ("server_tls_protocols", "secure"),
-    ("server_tls_ciphers", "default"),
-    ("server_tls_ciphers", "secure"),
-    ("server_tls_ciphers", "fast"),
+pub(super) const TLS: [(&str, &str); 5] = [
+    ("_tls_protocols", "TLS 1.2 and 1.3 are spoken, nothing older"),
+    ("_tls_ciphers", "ECDHE with AES-GCM or ChaCha20-Poly1305 is offered, nothing weaker"),
+    ("_tls13_ciphers", "AES-GCM and ChaCha20-Poly1305 are offered, nothing weaker"),
+    ("_tls_ecdhcurve", "X25519, P-256 and P-384 are offered, with ML-KEM where the other side knows it"),
+    ("_tls_dheparams", "keys are agreed on by elliptic curves, never by DHE"),
 ];
+
+/// Values of these that mean what is so here.
+pub(super) const TLS_DEFAULTS: [&str; 6] =
+    ["secure", "default", "auto", "fast", "normal", "tlsv1.2,tlsv1.3"];
+
+/// Whether a key is this one about TLS, towards clients or servers.
+pub(super) fn is_tls(key: &str, end: &str) -> bool {
+    let side = key.strip_suffix(end);
+    side.is_some_and(|side| matches!(side, "client" | "server"))
+}
 
 /// Times that cannot be switched off.
 pub(super) fn needed(key: &str) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::{Line, Out, ini, milliseconds, quoted};
+use super::{Line, Out, address, ini, milliseconds, quoted};
 
 /// A kind of value.
 #[derive(Clone, Copy)]
@@ -76,6 +76,44 @@ impl Out {
             self.stop(number, format!("{whose}: {key} is not translated"));
         }
         text
+    }
+
+    /// The servers of a database as the value of `primary` and what follows it.
+    pub(super) fn hosts(
+        &mut self,
+        line: &Line,
+        hosts: &str,
+        port: &str,
+        order: Option<&str>,
+    ) -> Option<String> {
+        let mut all: Vec<String> = Vec::new();
+        for host in hosts.split(',').map(str::trim) {
+            let at = address(host, port);
+            if at.parse::<crate::pool::ServerAddress>().is_err() || port == "0" {
+                let what = format!("database {}: {at} is no address of a server", line.key);
+                self.stop(line.number, what);
+                return None;
+            }
+            if !all.contains(&at) {
+                all.push(at);
+            }
+        }
+        let (first, more) = all.split_first()?;
+        let mut text = quoted(first);
+        if !more.is_empty() {
+            let more: Vec<_> = more.iter().map(|at| quoted(at)).collect();
+            let _ = write!(text, ", also-at: [{}]", more.join(", "));
+        }
+        match order {
+            // One server has no order.
+            Some("disable") if !more.is_empty() => text.push_str(", load-balance-hosts: disable"),
+            None | Some("disable" | "round-robin") => {}
+            Some(_) => {
+                let what = format!("database {}: load_balance_hosts is none", line.key);
+                self.stop(line.number, what);
+            }
+        }
+        Some(text)
     }
 
     fn terms(

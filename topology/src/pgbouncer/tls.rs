@@ -12,6 +12,7 @@ impl Out {
     pub(super) fn tls(&mut self, text: &mut String) {
         let number = self.main.get("client_tls_sslmode").map_or(0, |line| line.number);
         let mode = self.value("client_tls_sslmode").unwrap_or_else(|| "disable".to_owned());
+        let mode = mode.to_ascii_lowercase();
         let (key, chain) = (self.value("client_tls_key_file"), self.value("client_tls_cert_file"));
         let authority = self.value("client_tls_ca_file");
         if mode == "disable" {
@@ -44,7 +45,7 @@ impl Out {
     /// Towards servers, as the end of a database's section.
     pub(super) fn server_tls(&mut self) -> String {
         let line = self.take("server_tls_sslmode").filter(|line| !line.value.is_empty());
-        let (mode, number) = line.map_or_else(|| ("prefer".to_owned(), 0), |l| (l.value, l.number));
+        let (mode, number) = line.map_or_else(|| ("prefer".to_owned(), 0), |l| (l.value.to_ascii_lowercase(), l.number));
         let authority = self.take("server_tls_ca_file").filter(|line| !line.value.is_empty());
         let (key, chain) = (self.value("server_tls_key_file"), self.value("server_tls_cert_file"));
         let verified = matches!(mode.as_str(), "verify-ca" | "verify-full");

@@ -24,7 +24,7 @@ impl Out {
         let viewers = list(self.value("stats_users"));
         let kind = self.take("auth_type");
         let number = kind.as_ref().map_or(0, |line| line.number);
-        let kind = kind.map_or_else(|| "md5".to_owned(), |line| line.value);
+        let kind = kind.map_or_else(|| "md5".to_owned(), |line| line.value.to_ascii_lowercase());
         let trust = matches!(kind.as_str(), "trust" | "any");
         match kind.as_str() {
             "trust" | "hba" | "cert" => {}

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::pool::{
-    AuthType, Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
     SslNegotiation,
 };
 use crate::raw::schema::section;
@@ -90,6 +90,12 @@ section! {
         /// The server for reads and writes: `ADDRESS:PORT`; `HOST:PORT`, whose addresses
         /// are used in turn; or `unix:/FOLDER:PORT`.
         must "primary" primary: Typed<ServerAddress>,
+        /// More servers that do what `primary` does, each as good as the other: poolers, or nodes that all take
+        /// writes. With replicas there is one primary. Default: none.
+        may "also-at" also_at: Vec<Typed<ServerAddress>>,
+        /// Which of these a new connection goes to: `round-robin`, each in its turn; `disable`, the same as before
+        /// until it lets nobody connect. One that lets nobody connect is passed over. Default: `round-robin`.
+        may "load-balance-hosts" load_balance_hosts: Typed<HostOrder>,
         /// Its streaming replicas, offered to clients under `replica-alias`. Each may be promoted:
         /// writes then go to it, and to no server with an older timeline any more. Default: none.
         may "replicas" replicas: Vec<Typed<ServerAddress>>,

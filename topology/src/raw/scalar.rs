@@ -18,7 +18,7 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{
-    AuthType, Console, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
     SslNegotiation,
 };
 use crate::problem::nearest;
@@ -576,6 +576,10 @@ words! {
         "md5" => Self::Md5,
         "scram-sha-256" => Self::Scram,
         "plain" => Self::Plain,
+    }
+    HostOrder {
+        "round-robin" => Self::RoundRobin,
+        "disable" => Self::Sticky,
     }
     SslNegotiation {
         "postgres" => Self::Postgres,

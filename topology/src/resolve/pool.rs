@@ -7,14 +7,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, DatabaseTerms, Group, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
+    Console, Database, DatabaseTerms, Group, HostOrder, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
     Peer, PoolMode, Reads, Replication, ServerAddress, Servers, Settings, SocketMode, SslMode,
     User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::register::{advertised, register};
-use crate::resolve::servers::{login, prelude, server_tls};
+use crate::resolve::servers::{also, login, prelude, server_tls};
 use crate::resolve::{
     count, drain, filled, or, positive, secret, service, telemetry, text, time, tls,
 };
@@ -224,22 +224,7 @@ fn database(
                 .hint("add `replicas: [ADDRESS:PORT]`, or leave it out".to_owned());
         }
     }
-    for server in raw.primary.iter().chain(&replicas) {
-        if server.value.port() == 0 {
-            out.error(&server.spot, "a server needs a port").allowed("1 to 65535");
-        }
-    }
-    let mut servers = HashSet::new();
-    for server in raw.primary.iter().chain(&replicas) {
-        if raw.run.is_some() && server.value.ip().is_none() {
-            out.error(&server.spot, "`up` starts servers by number")
-                .allowed("ADDRESS:PORT beside `run`");
-        }
-        if !servers.insert(server.value.clone()) {
-            let what = format!("{} is already a server of this database", server.value);
-            out.error(&server.spot, what).allowed("each server once");
-        }
-    }
+    let also = also(&mut raw, &replicas, out);
     let run = raw.run.as_ref().and_then(|run| service::program(run, &["postgres"], out));
     alone(&raw, &replicas, out);
     let prelude = prelude(&mut raw, out);
@@ -265,6 +250,8 @@ fn database(
         login: raw.login.map(|raw| login(raw, names, out)),
         lookup: raw.lookup.map(|raw| lookup(raw, around, out)),
         servers: Servers::Primary(primary.at()),
+        also: also.into_iter().map(Typed::at).collect(),
+        order: or(raw.load_balance_hosts, HostOrder::RoundRobin),
         prelude,
         replication,
         tls: server_tls(raw.tls.take(), names, out),

@@ -2,7 +2,9 @@
 //!
 //! Invariant: a text that goes to a server has no control character in it.
 
-use crate::pool::{Prelude, ServerLogin, ServerTls, SslMode, SslNegotiation};
+use std::collections::HashSet;
+
+use crate::pool::{Prelude, ServerAddress, ServerLogin, ServerTls, SslMode, SslNegotiation};
 use crate::raw::{self, Findings, Text, Typed};
 use crate::resolve::names::Names;
 use crate::resolve::pool::identifier;
@@ -10,6 +12,43 @@ use crate::resolve::{or, secret};
 use crate::tls::Certificate;
 use crate::units::{At, UserName};
 use crate::upstream::UpstreamTls;
+
+/// The servers beside the primary that do the same; all that a database names are looked at.
+pub(super) fn also(
+    raw: &mut raw::Database,
+    replicas: &[Typed<ServerAddress>],
+    out: &mut Findings,
+) -> Vec<Typed<ServerAddress>> {
+    let also = raw.also_at.take().unwrap_or_default();
+    let mut servers = HashSet::new();
+    for server in raw.primary.iter().chain(&also).chain(replicas) {
+        if server.value.port() == 0 {
+            out.error(&server.spot, "a server needs a port").allowed("1 to 65535");
+        }
+        if raw.run.is_some() && server.value.ip().is_none() {
+            out.error(&server.spot, "`up` starts servers by number")
+                .allowed("ADDRESS:PORT beside `run`");
+        }
+        if !servers.insert(server.value.clone()) {
+            let what = format!("{} is already a server of this database", server.value);
+            out.error(&server.spot, what).allowed("each server once");
+        }
+    }
+    if let Some(first) = also.first() {
+        if !replicas.is_empty() {
+            out.error(&first.spot, "a database with replicas has one primary")
+                .hint("name it by `primary`, and the others among `replicas`".to_owned());
+        }
+        if raw.run.is_some() {
+            out.error(&first.spot, "`up` starts one primary, and replicas of it")
+                .hint("leave `also-at` or `run` out".to_owned());
+        }
+    } else if let Some(typed) = &raw.load_balance_hosts {
+        out.warning(&typed.spot, "`load-balance-hosts` is about several servers, but there is one")
+            .hint("add `also-at: [ADDRESS:PORT]`, or leave it out".to_owned());
+    }
+    also
+}
 
 /// TLS towards servers.
 pub(super) fn server_tls(

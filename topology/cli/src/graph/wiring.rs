@@ -212,7 +212,7 @@ impl Wiring {
                 Servers::Primary(at) => ("primary", std::slice::from_ref(at)),
                 Servers::Replicas(list) => ("replica", list.as_slice()),
             };
-            for address in addresses.iter().map(|at| at.value.to_string()) {
+            for address in addresses.iter().chain(&database.also).map(|at| at.value.to_string()) {
                 if rows.iter().all(|row| row.id != address) {
                     rows.push(Row::new(&address, &format!("{role}  {address}")));
                 }

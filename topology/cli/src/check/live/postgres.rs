@@ -40,7 +40,7 @@ pub(super) fn trials<'t>(topology: &'t Topology, group: &'t Group, trials: &mut 
             Servers::Primary(at) => vec![at],
             Servers::Replicas(all) => all.iter().collect(),
         };
-        for at in servers {
+        for at in servers.into_iter().chain(&database.also) {
             let (snapshot, name) = (std::rc::Rc::clone(&snapshot), database.name.as_str());
             let asked = Asked { at, role, wanted: wanted(group, at) };
             trials.push(Box::pin(async move { server(&snapshot, group, name, asked).await }));
