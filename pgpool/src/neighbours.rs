@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 
 use crate::ear::far;
 use crate::pool::Pool;
@@ -89,6 +90,25 @@ impl Asking {
 }
 
 impl Worker {
+    /// Forgets pools of databases that `*` stands for and that have had nobody for `autodb_idle_timeout`, and then
+    /// the databases. One that is named again is made again.
+    pub(crate) fn forget_unused(&self, pools: &[Rc<Pool>], now: Instant) {
+        let (snapshot, most) = (self.snapshot(), self.settings().autodb_idle_timeout);
+        if most.is_zero() || !snapshot.has_any() {
+            return;
+        }
+        for pool in pools.iter().filter(|pool| snapshot.is_found(&pool.whole.key.0)) {
+            // Who is about to use it has it: the map, this list and nobody else may.
+            let unused = pool.is_deserted_since(now).is_some_and(|since| now - since >= most);
+            if unused && Rc::strong_count(pool) <= 2 {
+                self.forget(&pool.whole.key);
+            }
+        }
+        if self.id.0 == 0 {
+            snapshot.forget_found();
+        }
+    }
+
     /// Counts clients that are sent to shards.
     pub fn next_turn(&self) -> usize {
         let turn = self.turn.get();

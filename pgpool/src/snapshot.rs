@@ -13,13 +13,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use common::secret::{self, Missing, Secret, SecretError};
+use common::secret::{self, Missing, SecretError};
 use common::tls::TlsError;
 use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
-use topology::pool::{
-    Group, Instance, ListenAddress, ServerAddress, Servers, Settings, SslMode,
-};
+use topology::pool::{Group, Instance, ListenAddress, ServerAddress, Servers, Settings, SslMode};
 use topology::telemetry::PoolTelemetry;
 use topology::{Place, Topology};
 
@@ -264,11 +262,7 @@ impl Snapshot {
         }
         if found.len() >= MOST_FOUND {
             // Nobody uses them.
-            found.retain(|_, database| {
-                Arc::strong_count(database) > 1
-                    || database.connections.now() > 0
-                    || database.clients.now() > 0
-            });
+            found.retain(|_, database| Arc::strong_count(database) > 1 || !database.is_deserted());
         }
         let counts = (Count::new(any.connections.most()), Count::new(any.clients.most()));
         let database = Arc::new(any.named(name, counts));
@@ -286,6 +280,24 @@ impl Snapshot {
         let mut all: Vec<_> = self.databases.values().cloned().collect();
         all.extend(self.found().into_values());
         all
+    }
+
+    /// Whether `*` stands for databases that are not in the file.
+    pub fn has_any(&self) -> bool {
+        self.any.is_some()
+    }
+
+    /// Whether `*` stands for this database.
+    pub fn is_found(&self, name: &str) -> bool {
+        !self.databases.contains_key(name)
+    }
+
+    /// Forgets databases that `*` has stood for and that no pool and no client has.
+    pub fn forget_found(&self) {
+        if self.any.is_some() {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.retain(|_, database| Arc::strong_count(database) > 1 || !database.is_deserted());
+        }
     }
 
     fn found(&self) -> BTreeMap<String, Arc<Database>> {

@@ -337,6 +337,7 @@ impl Worker {
         self.follow_names();
         let pools = self.pools();
         pools.iter().for_each(|pool| pool.sweep(now));
+        self.forget_unused(&pools, now);
         if self.draining.get() && self.successor.borrow().is_some() {
             // The process that takes over needs PostgreSQL's places.
             pools.iter().for_each(|pool| pool.close_idle());
@@ -470,6 +471,11 @@ impl Worker {
     /// The pool of a database and role, if it is here.
     pub fn known(&self, key: &(String, String)) -> Option<Rc<Pool>> {
         self.pools.borrow().get(key).cloned()
+    }
+
+    /// Forgets a pool that nobody has any more.
+    pub(crate) fn forget(&self, key: &(String, String)) {
+        self.pools.borrow_mut().remove(key);
     }
 
     /// Holds a database (an empty name: all) up, or lets it go on; how many pools it concerns.

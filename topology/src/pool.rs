@@ -556,6 +556,8 @@ pub struct Settings {
     /// In session mode a server that is to be closed is closed after the transaction (default no: when its
     /// client leaves).
     pub server_fast_close: bool,
+    /// A database that `*` stands for is forgotten when nobody has used it for so long (default 1 h; zero: never).
+    pub autodb_idle_timeout: Duration,
     /// How long addresses of servers' names hold (default 15 s).
     pub dns_max_ttl: Duration,
     /// How long a lookup that failed holds (default 15 s).

@@ -35,6 +35,7 @@ fn slot<'a>(settings: &'a mut Settings, key: &str) -> Option<Slot<'a>> {
         "query_wait_notify" => Slot::Time(&mut settings.query_wait_notify),
         "cancel_wait_timeout" => Slot::Time(&mut settings.cancel_wait_timeout),
         "server_check_delay" => Slot::Time(&mut settings.server_check_delay),
+        "autodb_idle_timeout" => Slot::Time(&mut settings.autodb_idle_timeout),
         "dns_max_ttl" => Slot::Time(&mut settings.dns_max_ttl),
         "dns_nxdomain_ttl" => Slot::Time(&mut settings.dns_nxdomain_ttl),
         "server_check_query" => Slot::Text(&mut settings.server_check_query),

@@ -433,6 +433,7 @@ fn config(settings: &Settings) -> Table {
         ("server_login_retry", seconds(settings.server_login_retry), "15"),
         ("query_wait_notify", seconds(settings.query_wait_notify), "5"),
         ("cancel_wait_timeout", seconds(settings.cancel_wait_timeout), "10"),
+        ("autodb_idle_timeout", seconds(settings.autodb_idle_timeout), "3600"),
         ("dns_max_ttl", seconds(settings.dns_max_ttl), "15"),
         ("dns_nxdomain_ttl", seconds(settings.dns_nxdomain_ttl), "15"),
         ("server_check_query", settings.server_check_query.clone(), "select 1"),

@@ -78,6 +78,8 @@ pub struct Pool {
     epoch: Cell<u64>,
     /// The last change of names that it has followed.
     named: Cell<u64>,
+    /// Since when its database has had nobody; `None`: it has somebody.
+    deserted: Cell<Option<Instant>>,
     /// Counters at the ends of the last two periods.
     periods: Cell<[Counters; 2]>,
 }
@@ -169,6 +171,7 @@ impl Pool {
             initial: RefCell::default(),
             epoch: Cell::new(0),
             named: Cell::new(0),
+            deserted: Cell::new(None),
             periods: Cell::default(),
         })
     }

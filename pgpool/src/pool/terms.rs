@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use topology::pool::{PoolMode, Settings};
 
 use super::Pool;
@@ -78,6 +79,16 @@ impl Pool {
         if !astray.is_empty() {
             self.hurry(worker);
         }
+    }
+
+    /// Since when its database has had no client and no server, looked at from time to time.
+    pub fn is_deserted_since(&self, now: Instant) -> Option<Instant> {
+        let idle = self.waiters.borrow().len() == 0
+            && self.sizing.borrow().connecting() == 0
+            && self.database.borrow().is_deserted();
+        let since = idle.then(|| self.deserted.get().unwrap_or(now));
+        self.deserted.set(since);
+        since
     }
 
     /// `server_fast_close`: those who have a server look whether it is to go.

@@ -51,19 +51,32 @@ pub struct Database {
 }
 
 impl Database {
+    /// Whether it has no client and no server, on any worker.
+    pub fn is_deserted(&self) -> bool {
+        self.connections.now() == 0 && self.clients.now() == 0
+    }
+
     /// What its pools have in common with those of its alias: they are at home together.
     pub fn family_name(&self) -> &str {
         self.membership.as_ref().map_or(&self.name, |membership| membership.family.name())
     }
 
     /// Counts of one by the name that a client has given, with the bounds that hold now.
-    pub(super) fn counts(&self, connections: &Arc<Count>, clients: &Arc<Count>) -> (Arc<Count>, Arc<Count>) {
+    pub(super) fn counts(
+        &self,
+        connections: &Arc<Count>,
+        clients: &Arc<Count>,
+    ) -> (Arc<Count>, Arc<Count>) {
         let again = |count, like: &Count| Count::again(Some(count), like.most());
         (again(connections, &self.connections), again(clients, &self.clients))
     }
 
     /// The same under the name that a client has given.
-    pub(super) fn named(&self, name: &str, (connections, clients): (Arc<Count>, Arc<Count>)) -> Self {
+    pub(super) fn named(
+        &self,
+        name: &str,
+        (connections, clients): (Arc<Count>, Arc<Count>),
+    ) -> Self {
         let own = self.server_name != ANY;
         Self {
             name: name.to_owned(),

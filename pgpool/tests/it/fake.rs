@@ -44,6 +44,8 @@ pub(crate) struct Fake {
     pub(crate) dialled: AtomicUsize,
     /// Logins so far.
     pub(crate) logins: AtomicUsize,
+    /// Those of these that let nobody connect.
+    pub(crate) dead: Mutex<Vec<String>>,
     /// Refuse everybody.
     pub(crate) down: std::sync::atomic::AtomicBool,
     /// Answer nobody who connects.
@@ -113,7 +115,8 @@ impl Dial for Dialer {
         Box::pin(async move {
             fake.dialled.fetch_add(1, Ordering::SeqCst);
             fake.peers.lock().expect("whole").push(peer.to_string());
-            if fake.down.load(Ordering::SeqCst) {
+            let dead = fake.dead.lock().expect("whole").contains(&peer.to_string());
+            if dead || fake.down.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
             if fake.stuck.load(Ordering::SeqCst) {
@@ -241,14 +244,26 @@ impl Bench {
 
     /// The same, with keys of the user's own.
     pub(crate) fn with(size: u32, user: &str, settings: &str) -> Self {
-        Self::made(1, (size, user, "127.0.0.1:5432"), settings).remove(0)
+        Self::of(1, Self::snapshot(&shop("127.0.0.1:5432", size), user, settings)).remove(0)
+    }
+
+    /// A worker whose file names no database: `*` stands for all.
+    pub(crate) fn any(size: u32, settings: &str) -> Self {
+        let databases = format!("\"*\": {{ primary: 127.0.0.1:5432, pool-size: {size} }}");
+        Self::of(1, Self::snapshot(&databases, "", settings)).remove(0)
+    }
+
+    /// A worker whose database is at several places, each as good as the other.
+    pub(crate) fn spread(more: &str, settings: &str) -> Self {
+        let databases = format!("shop: {{ primary: 10.0.0.1:5432, tls: {{ mode: disable }}, {more} }}");
+        Self::of(1, Self::snapshot(&databases, "", settings)).remove(0)
     }
 
     /// A worker whose database is at `db.internal`, and where that leads.
     pub(crate) fn named(size: u32, user: &str, settings: &str) -> (Self, Arc<Book>) {
         let book = Arc::new(Book::default());
-        let mut snapshot =
-            Self::snapshot((size, user, "db.internal:5432, tls: { mode: disable }"), settings);
+        let shop = shop("db.internal:5432, tls: { mode: disable }", size);
+        let mut snapshot = Self::snapshot(&shop, user, settings);
         snapshot.names = Arc::new(Names::new(Arc::clone(&book) as Arc<dyn Resolve>));
         (Self::of(1, snapshot).remove(0), book)
     }
@@ -256,20 +271,16 @@ impl Bench {
     /// So many workers of one instance, over all of which the pool is spread.
     pub(crate) fn team(workers: usize, size: u32, settings: &str) -> Vec<Self> {
         let settings = format!("pool_shards: {workers}, {settings}");
-        Self::made(workers, (size, "", "127.0.0.1:5432"), &settings)
+        Self::of(workers, Self::snapshot(&shop("127.0.0.1:5432", size), "", &settings))
     }
 
-    fn made(workers: usize, group: (u32, &str, &str), settings: &str) -> Vec<Self> {
-        Self::of(workers, Self::snapshot(group, settings))
-    }
-
-    fn snapshot((size, user, primary): (u32, &str, &str), settings: &str) -> Snapshot {
+    fn snapshot(databases: &str, user: &str, settings: &str) -> Snapshot {
         let text = format!(
             "aqueduct: 1
 pools:
   data:
     instances: {{ pool-1: {{ listen: 127.0.0.1:0 }} }}
-    databases: {{ shop: {{ primary: {primary}, pool-size: {size} }} }}
+    databases: {{ {databases} }}
     users: {{ open: {{ {user} }} }}
     settings: {{ {settings} }}
 "
@@ -344,6 +355,10 @@ pools:
         assert!(self.inbox.send(Message::Client(Box::new(arrival))).is_ok());
         Talk { io: ours, input: Vec::new() }
     }
+}
+
+fn shop(primary: &str, size: u32) -> String {
+    format!("shop: {{ primary: {primary}, pool-size: {size} }}")
 }
 
 /// The client's end.

@@ -140,3 +140,70 @@ async fn a_dead_address_is_doubted() {
     })
     .await;
 }
+
+/// P2: a database that `*` stands for is forgotten, with its pools, when it has had no client and no server for
+/// `autodb_idle_timeout`, not before; who names it again is served.
+#[tokio::test(start_paused = true)]
+async fn databases_that_nobody_uses_are_forgotten() {
+    local(async {
+        let settings = "autodb_idle_timeout: 100s, server_idle_timeout: 10s";
+        let bench = Bench::any(1, settings);
+        let count = || (bench.worker.pools().len(), bench.worker.snapshot().all_databases().len());
+        let mut client = bench.client().await;
+        assert_eq!(client.ask("select").await, "CZ");
+        sleep(Duration::from_secs(200)).await;
+        assert_eq!(bench.fake.open.load(Ordering::SeqCst), 0, "its server had nothing to do");
+        assert_eq!(count(), (1, 1), "it has a client");
+        drop(client);
+        sleep(Duration::from_secs(99)).await;
+        assert_eq!(count(), (1, 1));
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(count(), (0, 0));
+        assert_eq!(bench.client().await.ask("select").await, "CZ");
+        assert_eq!(count(), (1, 1));
+        let kept = Bench::any(1, "autodb_idle_timeout: 0s, server_idle_timeout: 10s");
+        assert_eq!(kept.client().await.ask("select").await, "CZ");
+        let named = Bench::new(1, settings);
+        assert_eq!(named.client().await.ask("select").await, "CZ");
+        sleep(Duration::from_secs(10_000)).await;
+        assert_eq!((kept.worker.pools().len(), named.worker.pools().len()), (1, 1));
+    })
+    .await;
+}
+
+/// P2, P5: of several equal servers each has its turn, or one is stayed with; one that lets nobody connect is passed
+/// over without anybody noticing.
+#[tokio::test(start_paused = true)]
+async fn equal_servers_have_their_turn() {
+    local(async {
+        for (order, expected) in [
+            ("round-robin", ["10.0.0.1:5432", "10.0.0.2:5432", "10.0.0.3:5432"]),
+            ("disable", ["10.0.0.1:5432", "10.0.0.1:5432", "10.0.0.1:5432"]),
+        ] {
+            let more = format!(
+                "pool-size: 6, load-balance-hosts: {order}, also-at: [\"10.0.0.2:5432\", \"10.0.0.3:5432\"]"
+            );
+            let bench = Bench::spread(&more, "");
+            let databases = shown(&bench, "DATABASES");
+            assert!(databases.contains(order) && databases.contains("10.0.0.1,10.0.0.2,10.0.0.3"));
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                let mut client = bench.client().await;
+                assert_eq!(client.ask("begin").await, "CZ");
+                all.push(client);
+            }
+            assert_eq!(peers(&bench), expected, "{order}");
+            bench.fake.dead.lock().expect("whole").push("10.0.0.1:5432".to_owned());
+            for _ in 0..3 {
+                let mut client = bench.client().await;
+                assert_eq!(client.ask("begin").await, "CZ");
+                all.push(client);
+            }
+            let last = peers(&bench);
+            let tried = last.iter().skip(3).filter(|at| *at == "10.0.0.1:5432").count();
+            assert!(tried <= 1 || order == "round-robin", "{last:?}");
+            assert_eq!(bench.fake.open.load(Ordering::SeqCst), 6, "{order}");
+        }
+    })
+    .await;
+}

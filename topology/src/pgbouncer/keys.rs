@@ -19,7 +19,7 @@ pub(super) const COUNTS: [&str; 11] = [
 ];
 
 /// Times in seconds that mean the same here.
-pub(super) const TIMES: [&str; 18] = [
+pub(super) const TIMES: [&str; 19] = [
     "reserve_pool_timeout",
     "query_wait_timeout",
     "server_idle_timeout",
@@ -34,6 +34,7 @@ pub(super) const TIMES: [&str; 18] = [
     "query_wait_notify",
     "cancel_wait_timeout",
     "server_check_delay",
+    "autodb_idle_timeout",
     "dns_max_ttl",
     "dns_nxdomain_ttl",
     "tcp_keepidle",
@@ -51,7 +52,7 @@ pub(super) const SWITCHES: [&str; 5] = [
 
 /// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
 /// place.
-pub(super) const INSTEAD: [(&str, &str, &str); 17] = [
+pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
     ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
     ("so_reuseport", "0", "several processes share a port as soon as they have a peer_id"),
     ("tcp_defer_accept", "1", "clients are taken as they come"),
@@ -68,11 +69,6 @@ pub(super) const INSTEAD: [(&str, &str, &str); 17] = [
     ),
     ("job_name", "pgbouncer", "the instance is called pool-1"),
     ("service_name", "pgbouncer", "it is about Windows"),
-    (
-        "autodb_idle_timeout",
-        "3600",
-        "databases that `*` stands for are forgotten when they are many",
-    ),
     ("scram_iterations", "4096", "passwords of the user list are proved with 4096 iterations"),
     ("suspend_timeout", "10", "SUSPEND has nothing to wait for: no bytes are held back"),
     ("pkt_buf", "4096", "clients have no buffers of their own; each worker has one of 64 KiB"),
@@ -89,7 +85,10 @@ pub(super) const TLS: [(&str, &str); 5] = [
     ("_tls_protocols", "TLS 1.2 and 1.3 are spoken, nothing older"),
     ("_tls_ciphers", "ECDHE with AES-GCM or ChaCha20-Poly1305 is offered, nothing weaker"),
     ("_tls13_ciphers", "AES-GCM and ChaCha20-Poly1305 are offered, nothing weaker"),
-    ("_tls_ecdhcurve", "X25519, P-256 and P-384 are offered, with ML-KEM where the other side knows it"),
+    (
+        "_tls_ecdhcurve",
+        "X25519, P-256 and P-384 are offered, with ML-KEM where the other side knows it",
+    ),
     ("_tls_dheparams", "keys are agreed on by elliptic curves, never by DHE"),
 ];
 

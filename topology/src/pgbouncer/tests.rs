@@ -275,7 +275,8 @@ fn every_setting_is_translated_or_named() {
         tcp_keepidle = 6\ntcp_keepintvl = 7\ntcp_user_timeout = 250\nsuspend_timeout = 11\n\
         pkt_buf = 8192\nlisten_backlog = 256\nmax_packet_size = 1\nsbuf_loopcnt = 6\n\
         tcp_socket_buffer = 0\ntcp_defer_accept = 1\ntransaction_timeout = 8\n\
-        shared_listen = 1\nmax_listen_channels = 9\ndns_max_ttl = 3\ndns_nxdomain_ttl = 4.5\n";
+        shared_listen = 1\nmax_listen_channels = 9\ndns_max_ttl = 3\ndns_nxdomain_ttl = 4.5\n\
+        autodb_idle_timeout = 9\n";
     let imported = import(ini, Some(USERS));
     assert!(imported.notes.iter().all(|note| !note.stops), "{:?}", imported.notes);
     let told = |word: &str| imported.notes.iter().any(|note| note.what.starts_with(word));
@@ -293,6 +294,7 @@ fn every_setting_is_translated_or_named() {
     );
     assert!(settings.server_fast_close && settings.server_round_robin);
     assert_eq!((settings.shared_listen, settings.max_listen_channels), (true, 9));
+    assert_eq!(settings.autodb_idle_timeout, seconds(9));
     let dns = (settings.dns_max_ttl, settings.dns_nxdomain_ttl);
     assert_eq!(dns, (seconds(3), Duration::from_millis(4500)));
     let keepalive = crate::pool::Keepalive {
@@ -424,7 +426,6 @@ fn defaults_may_be_spelled_out() {
         "resolv_conf = /etc/other",
         "dns_zone_check_period = 3",
         "job_name = x",
-        "autodb_idle_timeout = 1",
         "scram_iterations = 10000",
         "server_reset_query =",
         "auth_hba_file = /etc/hba",
@@ -482,7 +483,7 @@ syslog_facility = daemon | ! local0
 server_reset_query = DISCARD ALL | SELECT 1
 server_reset_query_always = 0 | 1
 server_check_query = select 1 | | <empty>
-autodb_idle_timeout = 3600
+autodb_idle_timeout = 3600 | 0
 dns_max_ttl = 0 | 15 | 2.5
 dns_nxdomain_ttl = 0 | 15
 dns_zone_check_period = 0 | ! 60

@@ -45,7 +45,8 @@ impl Out {
     /// Towards servers, as the end of a database's section.
     pub(super) fn server_tls(&mut self) -> String {
         let line = self.take("server_tls_sslmode").filter(|line| !line.value.is_empty());
-        let (mode, number) = line.map_or_else(|| ("prefer".to_owned(), 0), |l| (l.value.to_ascii_lowercase(), l.number));
+        let (mode, number) = line
+            .map_or_else(|| ("prefer".to_owned(), 0), |l| (l.value.to_ascii_lowercase(), l.number));
         let authority = self.take("server_tls_ca_file").filter(|line| !line.value.is_empty());
         let (key, chain) = (self.value("server_tls_key_file"), self.value("server_tls_cert_file"));
         let verified = matches!(mode.as_str(), "verify-ca" | "verify-full");

@@ -314,6 +314,9 @@ section! {
         /// `true`: in session mode, after `RECONNECT` or a reload that changes how a server is reached, its
         /// client is ended after its transaction. Default: false, when its client leaves.
         may "server_fast_close" server_fast_close: Typed<Flag>,
+        /// A database that `*` stands for, with its pools, is forgotten when it has had no client and no server for so
+        /// long; 0s: never. Default: 1h.
+        may "autodb_idle_timeout" autodb_idle_timeout: Typed<Time>,
         /// How long addresses of a server's name hold, whatever its records say. It is then looked up again while
         /// there are connections to it, which are closed when they are free where their address is its no more.
         /// Default: 15s.

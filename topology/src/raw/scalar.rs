@@ -18,8 +18,8 @@ use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{
-    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
-    SslNegotiation,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode,
+    SslMode, SslNegotiation,
 };
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};

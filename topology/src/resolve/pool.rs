@@ -442,6 +442,7 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         server_check_delay: time(raw.server_check_delay, base.server_check_delay),
         server_round_robin: said(raw.server_round_robin).is_some_and(|flag| flag.0),
         server_fast_close: said(raw.server_fast_close).is_some_and(|flag| flag.0),
+        autodb_idle_timeout: time(raw.autodb_idle_timeout, base.autodb_idle_timeout),
         dns_max_ttl: time(raw.dns_max_ttl, base.dns_max_ttl),
         dns_nxdomain_ttl: time(raw.dns_nxdomain_ttl, base.dns_nxdomain_ttl),
         keepalive: Keepalive {
@@ -500,6 +501,7 @@ fn defaults() -> Settings {
         server_check_delay: Duration::from_secs(30),
         server_round_robin: false,
         server_fast_close: false,
+        autodb_idle_timeout: Duration::from_secs(3600),
         dns_max_ttl: Duration::from_secs(15),
         dns_nxdomain_ttl: Duration::from_secs(15),
         keepalive: Keepalive {
