@@ -336,8 +336,7 @@ impl Out {
             Some(own) => self.mode(number, &own),
             None => mode,
         };
-        let _ =
-            write!(text, "      {}: {{ primary: {servers}, mode: {mode}", quoted(name));
+        let _ = write!(text, "      {}: {{ primary: {servers}, mode: {mode}", quoted(name));
         if let Some(server) = pairs.remove("dbname").filter(|server| server != name) {
             let _ = write!(text, ", server-name: {}", quoted(&server));
         }
@@ -457,10 +456,7 @@ impl Out {
             }
         }
         match self.take("server_reset_query") {
-            Some(line) if line.value.is_empty() => {
-                let what = "server_reset_query: it is never empty here: DISCARD ALL is run";
-                self.note(line.number, what);
-            }
+            Some(line) if line.value.is_empty() => all.push(("server_reset_query", quoted("-"))),
             Some(line) => all.push(("server_reset_query", quoted(&line.value))),
             None => {}
         }

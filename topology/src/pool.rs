@@ -564,7 +564,8 @@ pub struct Settings {
     pub dns_nxdomain_ttl: Duration,
     /// How a peer is noticed that has gone without a word.
     pub keepalive: Keepalive,
-    /// Run when a used server connection changes hands in session mode (default `DISCARD ALL`).
+    /// Run in session mode when a client has left that may have left anything (default `DISCARD ALL`; empty: nothing
+    /// is run for what is not known).
     pub server_reset_query: String,
     /// Whether it is run at each release in the other modes too (default no).
     pub server_reset_query_always: bool,

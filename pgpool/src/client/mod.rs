@@ -354,12 +354,14 @@ impl Client {
         }
     }
 
-    /// Gives a server back for good: in session mode, or after a tie, it is cleaned in full.
+    /// Gives a server back for good: after a session that may have left anything, or a tie, it is cleaned in full.
     fn give_back(&mut self, mut server: Box<Server>) {
-        let used = self.rules().mode == topology::pool::PoolMode::Session;
-        if used || self.worker.settings().server_reset_query_always || self.memory.tie.is_some() {
+        if self.memory.tie.is_some() {
             server.talk.wear(relay::link::Wear::Full);
         }
+        let session = self.rules().mode == topology::pool::PoolMode::Session;
+        let always = self.worker.settings().server_reset_query_always;
+        server.talk.ended |= always || (session && server.talk.touched);
         if self.memory.left > 0 {
             server.talk.ledger.doubt();
         }

@@ -100,20 +100,72 @@ async fn read_out(server: &mut Server) -> Option<()> {
 }
 
 /// The client left inside a transaction: ends it, then hands the server on.
-pub fn roll_back(pool: Rc<Pool>, server: Box<Server>) {
-    run(pool, server, b"ROLLBACK".to_vec());
+pub fn roll_back(pool: Rc<Pool>, mut server: Box<Server>) {
+    server.facts.phase.set(ServerPhase::Cleaning);
+    tokio::task::spawn_local(async move {
+        let done = timeout(LONGEST, query(&mut server, b"ROLLBACK")).await;
+        if matches!(done, Ok(true)) { pool.checkin(server) } else { pool.discard(server) }
+    });
 }
 
 /// Makes a worn server as new, then hands it on.
-pub fn clean(pool: Rc<Pool>, server: Box<Server>) {
-    let sql = match server.talk.wear {
-        Wear::None | Wear::Settings => b"RESET ALL".to_vec(),
-        Wear::Full => match pool.worker.upgrade() {
-            Some(worker) => worker.snapshot().settings.server_reset_query.clone().into_bytes(),
-            None => return,
-        },
+pub fn clean(pool: Rc<Pool>, mut server: Box<Server>) {
+    let Some(worker) = pool.worker.upgrade() else { return };
+    let (reset, database) = (worker.settings().server_reset_query.clone(), pool.database());
+    server.facts.phase.set(ServerPhase::Cleaning);
+    tokio::task::spawn_local(async move {
+        let again = database.prelude.query.as_deref();
+        let done = timeout(LONGEST, renew(&mut server, &reset, again)).await;
+        if matches!(done, Ok(true)) { pool.checkin(server) } else { pool.discard(server) }
+    });
+}
+
+/// Takes away whatever is known to be left, and runs the file's query, which is for what is not known: it may do less
+/// than that, or nothing. As new means as after the database's `connect_query`.
+async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
+    let wear = server.talk.wear;
+    let asks = server.talk.ended || wear == Wear::Full;
+    let ours = match wear {
+        _ if asks && is_whole(reset) => Some(WHOLE),
+        Wear::Full => Some(WHOLE),
+        // What the query does to settings is not known: all that were made are unmade before.
+        Wear::None if !asks || reset.is_empty() => None,
+        Wear::None | Wear::Settings => Some("RESET ALL"),
     };
-    run(pool, server, sql);
+    if let Some(sql) = ours {
+        if !query(server, sql.as_bytes()).await {
+            return false;
+        }
+        server.talk.variables = server.talk.initial.clone().into();
+        if sql == WHOLE {
+            server.talk.holdings = Default::default();
+        }
+        if let Some(again) = again
+            && !query(server, again.as_bytes()).await
+        {
+            return false;
+        }
+    }
+    let more = asks && !reset.is_empty() && !is_whole(reset);
+    if more && !query(server, reset.as_bytes()).await {
+        return false;
+    }
+    let talk = &mut server.talk;
+    (talk.wear, talk.ended, talk.touched) = (Wear::None, false, false);
+    true
+}
+
+/// What leaves nothing.
+const WHOLE: &str = "DISCARD ALL";
+
+/// Whether a reset query does all that there is to do.
+fn is_whole(reset: &str) -> bool {
+    reset
+        .trim()
+        .trim_end_matches(';')
+        .split_whitespace()
+        .map(str::to_ascii_uppercase)
+        .eq(["DISCARD", "ALL"])
 }
 
 /// Whether a server that nobody has used for long is to be asked if it lives.
@@ -146,39 +198,6 @@ pub(super) fn forget(pool: Rc<Pool>, mut server: Box<Server>, to: (usize, Coming
         server.talk.holdings = Default::default();
         pool.hand(server, to);
     });
-}
-
-fn run(pool: Rc<Pool>, mut server: Box<Server>, sql: Vec<u8>) {
-    server.facts.phase.set(ServerPhase::Cleaning);
-    let was = server.talk.wear;
-    // As new means: as after the database's `connect_query`.
-    let rolls_back = sql == b"ROLLBACK";
-    tokio::task::spawn_local(async move {
-        let mut done = timeout(LONGEST, query(&mut server, &sql)).await;
-        let database = pool.database();
-        if let Some(again) = database.prelude.query.as_ref().filter(|_| !rolls_back)
-            && matches!(done, Ok(true))
-        {
-            done = timeout(LONGEST, query(&mut server, again.as_bytes())).await;
-        }
-        if !matches!(done, Ok(true)) {
-            pool.discard(server);
-            return;
-        }
-        if !rolls_back {
-            renew(&mut server, was);
-        }
-        pool.checkin(server);
-    });
-}
-
-/// Notes what a reset has done.
-fn renew(server: &mut Server, wear: Wear) {
-    server.talk.wear = Wear::None;
-    server.talk.variables = server.talk.initial.clone().into();
-    if wear == Wear::Full {
-        server.talk.holdings = Default::default();
-    }
 }
 
 /// Runs one query of ours; `true`: it worked and the server is idle.

@@ -12,7 +12,6 @@ use topology::pool::{PoolMode, Settings};
 
 use super::Pool;
 use crate::fatal::Refusal;
-use crate::relay::link::Wear;
 use crate::server::Server;
 use crate::worker::Worker;
 
@@ -55,7 +54,7 @@ impl Pool {
     pub fn release(&self, mut server: Box<Server>) {
         let worker = self.worker.upgrade();
         if worker.is_some_and(|worker| worker.settings().server_reset_query_always) {
-            server.talk.wear(Wear::Full);
+            server.talk.ended = true;
         }
         self.checkin(server);
     }
@@ -83,7 +82,7 @@ impl Pool {
 
     /// Since when its database has had no client and no server, looked at from time to time.
     pub fn is_deserted_since(&self, now: Instant) -> Option<Instant> {
-        let idle = self.waiters.borrow().len() == 0
+        let idle = self.waiters.borrow().is_empty()
             && self.sizing.borrow().connecting() == 0
             && self.database.borrow().is_deserted();
         let since = idle.then(|| self.deserted.get().unwrap_or(now));

@@ -103,6 +103,7 @@ impl Forward<'_> {
         if follows && names && self.server.ledger.may_forget() {
             return Ok(false);
         }
+        self.server.touched |= !matches!(frame.tag, tag::QUERY | tag::SYNC | tag::FLUSH);
         self.client.said.binds += u32::from(frame.tag == tag::BIND);
         match frame.tag {
             tag::QUERY => {
@@ -111,6 +112,7 @@ impl Forward<'_> {
                     self.note(sql, comment::find(sql));
                 }
                 let trace = query::judge(sql);
+                self.server.touched = self.server.touched || !query::says_nothing(sql, &trace);
                 if let Trace::Unprepares(name) = &trace
                     && follows
                 {
@@ -123,7 +125,11 @@ impl Forward<'_> {
                 self.query(trace);
             }
             tag::PARSE if follows => return self.parse(frame, edit),
-            tag::PARSE => self.server.ledger.sent(Due::ParsePlain),
+            tag::PARSE => {
+                // What it is and leaves is not followed: only a whole reset ends it.
+                self.server.wear(super::link::Wear::Full);
+                self.server.ledger.sent(Due::ParsePlain);
+            }
             tag::BIND if follows => return self.bind(frame.body, length, edit),
             tag::BIND => self.server.ledger.sent(Due::Bind),
             tag::DESCRIBE if follows => return self.describe(frame, edit),
@@ -144,6 +150,10 @@ impl Forward<'_> {
     /// A message longer than [`WHOLE`] of which the front is there.
     fn large(&mut self, head: Head, body: &[u8], edit: &mut Edit<'_>) -> Result<Large, Refusal> {
         let follows = self.rules.mode != PoolMode::Session && !self.server.ledger.is_skipping();
+        self.server.touched = true;
+        if !follows {
+            self.server.wear(super::link::Wear::Full);
+        }
         match head.tag {
             _ if self.server.ledger.is_skipping() => {}
             tag::COPY_DATA => {}

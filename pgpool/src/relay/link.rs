@@ -110,6 +110,7 @@ pub enum Wear {
 
 /// What a server has and owes.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts of one connection, each by itself")]
 pub struct Conversation {
     /// Replies that are due.
     pub ledger: Ledger,
@@ -123,6 +124,11 @@ pub struct Conversation {
     pub wear: Wear,
     /// A `connect_query` was run on it, whose settings a client's reset takes away: it is to be run again.
     pub primed: bool,
+    /// Something was said on it that may have left anything, by a function, a view or a trigger: the end of a
+    /// session has to be cleaned away.
+    pub touched: bool,
+    /// It comes from a session that has ended, or is to be cleaned at each release.
+    pub ended: bool,
     /// Close it when it is free: its plans are stale.
     pub retire: bool,
     /// The client's settings are as at its login, the server's as at its own.

@@ -146,7 +146,7 @@ impl Server {
 
     /// Whether it must be cleaned before somebody else gets it.
     pub fn is_worn(&self) -> bool {
-        self.talk.wear != Wear::None
+        self.talk.wear != Wear::None || self.talk.ended
     }
 }
 

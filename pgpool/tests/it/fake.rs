@@ -58,6 +58,8 @@ pub(crate) struct Fake {
     pub(crate) came: Notify,
     /// It is to be answered.
     pub(crate) go: Notify,
+    /// Queries seen.
+    pub(crate) said: Mutex<Vec<String>>,
     /// Cancel requests seen.
     pub(crate) cancels: AtomicUsize,
     /// The last one's secret.
@@ -183,6 +185,7 @@ async fn talk(fake: &Fake, io: &mut DuplexStream, mut out: Vec<u8>) {
     loop {
         while let Ok(Found::Whole(frame)) = frame::next(&input, 1 << 20) {
             let sql = frontend::query(frame.body).unwrap_or_default();
+            fake.said.lock().expect("whole").push(String::from_utf8_lossy(sql).into_owned());
             let sets = sql.windows(10).any(|word| word == b"set_config");
             if sets && fake.slow.load(Ordering::SeqCst) {
                 fake.came.notify_one();
@@ -255,7 +258,8 @@ impl Bench {
 
     /// A worker whose database is at several places, each as good as the other.
     pub(crate) fn spread(more: &str, settings: &str) -> Self {
-        let databases = format!("shop: {{ primary: 10.0.0.1:5432, tls: {{ mode: disable }}, {more} }}");
+        let databases =
+            format!("shop: {{ primary: 10.0.0.1:5432, tls: {{ mode: disable }}, {more} }}");
         Self::of(1, Self::snapshot(&databases, "", settings)).remove(0)
     }
 

@@ -30,6 +30,7 @@ mod real;
 mod reload;
 mod replicas;
 mod replication;
+mod reset;
 mod shards;
 mod sharing;
 mod team;

@@ -427,7 +427,6 @@ fn defaults_may_be_spelled_out() {
         "dns_zone_check_period = 3",
         "job_name = x",
         "scram_iterations = 10000",
-        "server_reset_query =",
         "auth_hba_file = /etc/hba",
         "syslog = 1",
     ] {
@@ -480,7 +479,7 @@ auth_ldap_options = ! ldapserver=ldap
 syslog = 0 | ! 1
 syslog_ident = pgbouncer | ! other
 syslog_facility = daemon | ! local0
-server_reset_query = DISCARD ALL | SELECT 1
+server_reset_query = DISCARD ALL | SELECT 1 |
 server_reset_query_always = 0 | 1
 server_check_query = select 1 | | <empty>
 autodb_idle_timeout = 3600 | 0
@@ -535,7 +534,11 @@ fn every_lawful_value_starts() {
             let notes: Vec<_> = imported.notes.iter().collect();
             assert!(notes.iter().all(|note| !note.stops), "{key} = {value}: {notes:?}");
             let about = notes.iter().filter(|note| note.what.starts_with(key)).count();
-            assert_eq!((about, notes.len()), (usize::from(told), usize::from(told)), "{ini}: {notes:?}");
+            assert_eq!(
+                (about, notes.len()),
+                (usize::from(told), usize::from(told)),
+                "{ini}: {notes:?}"
+            );
             read(&imported);
         }
     }
@@ -545,7 +548,7 @@ fn every_lawful_value_starts() {
 #[test]
 fn lists_of_hosts_are_translated() {
     use crate::pool::HostOrder;
-    let ini = "[databases]\na = host=10.0.0.1,db.internal, 10.0.0.1 port=5433\n\
+    let ini = "[databases]\na = host=10.0.0.1,db.internal,10.0.0.1 port=5433\n\
                b = host=10.0.0.1,/run/pg load_balance_hosts=disable\nc = load_balance_hosts=Round-Robin\n\
                [pgbouncer]\nserver_tls_sslmode = require\n";
     let imported = import(ini, Some(USERS));

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::pool::{
-    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode, SslMode,
-    SslNegotiation,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode,
+    SslMode, SslNegotiation,
 };
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Register, Text, Tls, Typed};
@@ -334,7 +334,9 @@ section! {
         may "tcp_keepcnt" tcp_keepcnt: Typed<NonZeroU32>,
         /// How long sent bytes may stay unconfirmed. Default: the system's.
         may "tcp_user_timeout" tcp_user_timeout: Typed<Time>,
-        /// Run when a used server connection changes hands in session mode. Default: `DISCARD ALL`.
+        /// Run in session mode when a client has left that may have left anything behind; "-": nothing is. Whatever a
+        /// client's statements are known to leave (temporary tables, `LISTEN`, cursors, `PREPARE`, locks, settings) is
+        /// taken away in any case; what a function does inside is left to this query. Default: `DISCARD ALL`.
         may "server_reset_query" server_reset_query: Typed<Text>,
         /// `true`: `server_reset_query` is run at each release, in transaction and statement mode too. Default:
         /// false, there settings that clients make follow them, and a server that a statement is known to have left

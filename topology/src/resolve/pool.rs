@@ -7,9 +7,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::pool::{
-    Console, Database, DatabaseTerms, Group, HostOrder, Instance, Keepalive, LOOKUP, ListenAddress, Lookup,
-    Peer, PoolMode, Reads, Replication, ServerAddress, Servers, Settings, SocketMode, SslMode,
-    User, UserTerms,
+    Console, Database, DatabaseTerms, Group, HostOrder, Instance, Keepalive, LOOKUP, ListenAddress,
+    Lookup, Peer, PoolMode, Reads, Replication, ServerAddress, Servers, Settings, SocketMode,
+    SslMode, User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
@@ -452,9 +452,11 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
             count: said(raw.tcp_keepcnt).map(NonZeroU32::get),
             user_timeout: span(raw.tcp_user_timeout).filter(|time| !time.is_zero()),
         },
-        server_reset_query: raw
-            .server_reset_query
-            .map_or(base.server_reset_query, |typed| typed.value.0),
+        server_reset_query: match raw.server_reset_query {
+            Some(typed) if typed.value.0 == "-" => String::new(),
+            Some(typed) => typed.value.0,
+            None => base.server_reset_query,
+        },
         server_reset_query_always: said(raw.server_reset_query_always).is_some_and(|flag| flag.0),
         ignore_startup_parameters: said(raw.ignore_startup_parameters)
             .map_or(Vec::new(), |names| listed(&names.0)),
