@@ -40,6 +40,18 @@ pub struct Binding {
     given: Vec<Vec<u32>>,
 }
 
+impl Binding {
+    /// Its path with a name in braces for each segment that is not fixed.
+    pub fn path(&self) -> String {
+        self.template.named().0
+    }
+
+    /// Those names, each with the field that its segment is of.
+    pub fn parameters(&self) -> Vec<(String, String)> {
+        self.template.named().1
+    }
+}
+
 /// All of them, the most specific first.
 #[derive(Debug, Default)]
 pub struct Bindings {
@@ -59,6 +71,13 @@ pub enum NoCall {
 }
 
 impl Bindings {
+    /// Each with its HTTP method; `None`: any.
+    pub fn all(&self) -> impl Iterator<Item = (Option<&Method>, &Binding)> {
+        let own = self.by_method.iter();
+        let own = own.flat_map(|(method, all)| all.iter().map(move |one| (Some(method), one)));
+        own.chain(self.any.iter().map(|one| (None, one)))
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.by_method.is_empty() && self.any.is_empty()

@@ -21,6 +21,7 @@ use topology::transcode::{Descriptions, Transcode};
 pub mod answer;
 pub mod bindings;
 pub mod depth;
+pub mod described;
 pub mod errors;
 mod fields;
 mod free;

@@ -3,7 +3,20 @@
 //!
 //! Invariant: matching takes time in proportion to the path and the template.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str};
+
+/// What stands in a path as it is not.
+const ODD: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'%')
+    .add(b'/')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'#')
+    .add(b'{')
+    .add(b'}');
 
 /// A template, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +114,30 @@ impl Template {
         let to = (!open).then_some(self.segments.len());
         self.variables.push(Variable { field, from, to, several });
         Ok(())
+    }
+
+    /// Its path with a name in braces for each segment that is not fixed; and those names, each with the field that the
+    /// segment is of, if it is one's.
+    pub fn named(&self) -> (String, Vec<(String, String)>) {
+        let (mut path, mut names) = (String::new(), Vec::<(String, String)>::new());
+        for (at, segment) in self.segments.iter().enumerate() {
+            path.push('/');
+            if let Segment::Text(text) = segment {
+                path.extend(percent_encoding::percent_encode(text, ODD));
+                continue;
+            }
+            let within = |one: &&Variable| one.from <= at && one.to.is_none_or(|to| at < to);
+            let field = self.variables.iter().find(within).map(|one| one.field.join("."));
+            let base = field.clone().unwrap_or_else(|| "segment".to_owned());
+            let same = names.iter().filter(|(_, of)| *of == base).count();
+            let name = if same == 0 { base.clone() } else { format!("{base}_{}", same + 1) };
+            path.extend(["{", name.as_str(), "}"]);
+            names.push((name, base));
+        }
+        if let Some(verb) = &self.verb {
+            path.extend([":", verb.as_str()]);
+        }
+        (path, names)
     }
 
     /// Fields that it gives.

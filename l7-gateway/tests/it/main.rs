@@ -17,6 +17,7 @@ mod calls;
 mod composed;
 mod contracts;
 mod denylist;
+mod described;
 mod discovery;
 mod endpoints;
 mod events;

@@ -30,11 +30,14 @@ pub(crate) struct Args {
     /// With OpenAPI: what stands before every path [default: the path of the first server]
     #[arg(long)]
     prefix: Option<String>,
+    /// With OpenAPI: requests are held against the description, as it stands there (`validate`)
+    #[arg(long)]
+    validate: bool,
 }
 
 const EXAMPLES: &str = "Example:\n  aqueduct import /etc/pgbouncer/pgbouncer.ini -o pool.yaml\n  \
                         pgpool --topology pool.yaml\n  \
-                        aqueduct import petstore.json --service pets -o gateway.yaml";
+                        aqueduct import petstore.json --service pets --validate -o gateway.yaml";
 
 /// Writes the file and its secrets, and tells what is left to do.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -47,7 +50,9 @@ fn described(args: &Args) -> anyhow::Result<ExitCode> {
     let output = args.output.clone().unwrap_or_else(|| PathBuf::from("gateway.yaml"));
     let text = fs::read_to_string(&args.source)
         .with_context(|| format!("cannot read {}", args.source.display()))?;
-    let wishes = Wishes { service: args.service.clone(), prefix: args.prefix.clone() };
+    let source = fs::canonicalize(&args.source)?.display().to_string();
+    let (service, prefix) = (args.service.clone(), args.prefix.clone());
+    let wishes = Wishes { service, prefix, validate: args.validate.then_some(source) };
     let imported =
         openapi::import(&text, &wishes).with_context(|| args.source.display().to_string())?;
     let mut file = OpenOptions::new()

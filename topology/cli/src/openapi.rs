@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use topology::openapi;
+use l7_gateway::transcode::Interface;
+use topology::gateway::Route;
+use topology::openapi::{self, Surface};
 
 use crate::file;
 
@@ -22,6 +24,16 @@ pub(crate) struct Args {
     group: Option<String>,
 }
 
+/// What the descriptions of a route that transcodes or validates offer, where they can be read here.
+fn surface(route: &Route) -> Option<Surface> {
+    if let Some(model) = &route.transcode {
+        return Some(Interface::new(model).ok()?.surface());
+    }
+    let contract = route.contract.as_ref()?;
+    let text = std::fs::read_to_string(&contract.file).ok()?;
+    Surface::described(&text, contract.prefix.as_deref()).ok()
+}
+
 const EXAMPLES: &str = "Example:\n  aqueduct openapi stack.yaml --group app > app.json";
 
 /// Prints the description.
@@ -34,7 +46,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (None, _) => None,
     };
     let group = group.with_context(|| format!("name one with --group: {}", names().join(", ")))?;
-    writeln!(std::io::stdout().lock(), "{:#}", openapi::export(group))?;
+    writeln!(std::io::stdout().lock(), "{:#}", openapi::export(group, &surface))?;
     let mut notes = std::io::stderr().lock();
     for note in openapi::omitted(group) {
         writeln!(notes, "{note}")?;

@@ -41,6 +41,8 @@ pub struct Wishes {
     pub service: String,
     /// What stands before every path, if not what `servers` says.
     pub prefix: Option<String>,
+    /// Requests are held against this file, which is the description.
+    pub validate: Option<String>,
 }
 
 /// A topology file, and what is left to do.
@@ -252,6 +254,7 @@ impl<'d> Reader<'d> {
             self.notes.push(format!("services.{}: say where it stands", wishes.service));
         }
         let service = quoted(&wishes.service);
+        let validate = self.validate(wishes).unwrap_or_default();
         let _ = writeln!(text, "  {service}: {{ endpoints: [{}] }}", quoted(address));
         text.push_str(
             "gateways:\n  app:\n    instances:\n      gw-1: { listen: 127.0.0.1:8000 }\n",
@@ -273,7 +276,7 @@ impl<'d> Reader<'d> {
                 (!terms.scopes.is_empty()).then(|| format!(", scopes: {}", list(&terms.scopes)));
             let _ = writeln!(
                 text,
-                "      - {{ {}path: {}, methods: {}, to: {service}, auth: {auth}{}{} }}",
+                "      - {{ {}path: {}, methods: {}, to: {service}, auth: {auth}{}{validate}{} }}",
                 name.unwrap_or_default(),
                 quoted(pattern),
                 list(methods),
@@ -288,6 +291,25 @@ impl<'d> Reader<'d> {
             }
         }
         text
+    }
+
+    /// What holds requests against the description, if that is wished for.
+    fn validate(&mut self, wishes: &Wishes) -> Option<String> {
+        let file = quoted(wishes.validate.as_deref()?);
+        match wishes.prefix.as_deref() {
+            Some("") if !prefix(self.whole).is_empty() => {
+                self.notes.push(
+                    "validate: left out, the path of the first server stands before all paths"
+                        .to_owned(),
+                );
+                None
+            }
+            None | Some("") => Some(format!(", validate: {{ openapi: {file} }}")),
+            Some(prefix) => {
+                let prefix = quoted(prefix);
+                Some(format!(", validate: {{ openapi: {file}, prefix: {prefix} }}"))
+            }
+        }
     }
 
     /// What the description itself says of the gateway (`x-aqueduct` at its top): limits, for instance.

@@ -6,7 +6,7 @@
 mod export;
 mod import;
 
-pub use export::{export, omitted};
+pub use export::{Offered, Surface, export, omitted};
 pub use import::{Imported, OpenApiError, Wishes, import, prefix, read};
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ components:
 "##;
 
 fn wishes() -> Wishes {
-    Wishes { service: "shop".to_owned(), prefix: None }
+    Wishes { service: "shop".to_owned(), prefix: None, validate: None }
 }
 
 fn read(text: &str) -> crate::Topology {
@@ -79,7 +79,7 @@ fn a_description_becomes_routes() {
 #[test]
 fn routes_become_a_description() {
     let imported = import(SHOP, &wishes()).expect("a description");
-    let made = export(&read(&imported.text).gateways[0]);
+    let made = export(&read(&imported.text).gateways[0], &|_| None);
     let put = made.pointer("/paths/~1api~1v2~1items~1{itemId}/put").expect("an operation");
     assert_eq!(put["security"], serde_json::json!([{ "login": ["write"] }]));
     assert!(put["responses"].get("401").is_some() && put["responses"].get("429").is_none());
@@ -99,6 +99,58 @@ fn routes_become_a_description() {
         all
     };
     assert_eq!(operations(&again), operations(&read(&imported.text)));
+}
+
+/// Issue 8: routes that were imported to be held against their description are described by it; going round and round
+/// changes nothing.
+#[test]
+fn a_description_comes_back() {
+    let text = r##"
+openapi: 3.0.3
+info: { title: shop, version: "1" }
+servers: [{ url: "http://127.0.0.1:9/api/" }]
+paths:
+  /items/{id}:
+    parameters: [{ name: id, in: path, required: true, schema: { type: integer } }]
+    get: { operationId: item, parameters: [{ $ref: "#/components/parameters/full" }], responses: { "200": { description: One } } }
+    put: { operationId: change, security: [{ key: [] }], requestBody: { content: { application/json: { schema: { $ref: "#/components/schemas/Item" } } } }, responses: {} }
+components:
+  parameters: { full: { name: full, in: query, schema: { type: boolean } } }
+  schemas: { Item: { type: object, required: [name] } }
+  securitySchemes: { key: { type: apiKey, in: header, name: x-key } }
+"##;
+    let round = |text: &str, prefix: Option<&str>| {
+        let wishes = Wishes {
+            prefix: prefix.map(str::to_owned),
+            validate: Some("api.yaml".to_owned()),
+            ..wishes()
+        };
+        let imported = import(text, &wishes).expect("a description");
+        let file = read(&imported.text);
+        let group = &file.gateways[0];
+        let contract = group.routes[0].contract.as_ref().expect("it is held against it");
+        assert_eq!(contract.file, Path::new("/api.yaml"));
+        export(group, &|route| {
+            let prefix = route.contract.as_ref()?.prefix.clone();
+            Surface::described(text, prefix.as_deref()).ok()
+        })
+    };
+    let first = round(text, None);
+    let get = first.pointer("/paths/~1api~1items~1{id}/get").expect("an operation");
+    assert_eq!(get["operationId"], "item");
+    assert_eq!(get["parameters"].as_array().map(Vec::len), Some(2));
+    assert!(
+        get["responses"].get("200").is_some() && get["responses"].get("400").is_some(),
+        "{get}"
+    );
+    assert!(get.get("security").is_none(), "{get}");
+    let put = first.pointer("/paths/~1api~1items~1{id}/put").expect("an operation");
+    assert_eq!(put["security"], serde_json::json!([{ "key": [] }]));
+    assert_eq!(first.pointer("/components/schemas/Item/required/0"), Some(&Value::from("name")));
+    // What was written has no server, and whole paths.
+    let second = round(&first.to_string(), Some(""));
+    assert_eq!(second, round(&second.to_string(), Some("")));
+    assert_eq!((&first["paths"], &first["components"]), (&second["paths"], &second["components"]));
 }
 
 /// Issue 8: limits come by extension: what they are at the top, who is charged at an operation.
