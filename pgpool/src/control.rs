@@ -17,7 +17,7 @@ use common::snapshot::Published;
 use common::upgrade::Peer;
 use discovery::register::{Board, Registrar};
 use tokio::sync::{Mutex, oneshot, watch};
-use topology::{SourceFile, Topology};
+use topology::{Form, SourceFile, Topology, pgbouncer};
 
 use crate::admin::report::Report;
 use crate::admin::setting;
@@ -218,8 +218,13 @@ impl Handle {
     /// When the instance is not in the file or something it names cannot be read; then nothing has
     /// changed.
     pub async fn publish(&self, topology: Arc<Topology>) -> Result<(), StartError> {
-        let Shared { published, observer, lifecycle, instance, turn, .. } = &*self.0;
-        let _turn = turn.lock().await;
+        let _turn = self.0.turn.lock().await;
+        self.go_by(topology).await
+    }
+
+    /// As [`Handle::publish`], when its turn has come.
+    async fn go_by(&self, topology: Arc<Topology>) -> Result<(), StartError> {
+        let Shared { published, observer, lifecycle, instance, .. } = &*self.0;
         if lifecycle.phase() > Phase::Running {
             return Err(StartError::Ended);
         }
@@ -275,6 +280,15 @@ impl Handle {
     /// What is wrong with the key or the value; nothing has changed.
     pub async fn set(&self, key: &str, value: &str) -> Result<(), String> {
         let _turn = self.0.turn.lock().await;
+        let file = Arc::clone(&self.0.file.borrow());
+        if let Form::PgBouncer(process) = &file.form {
+            let loaded = pgbouncer::with(process, key, value).map_err(|fault| fault.to_string())?;
+            let file = Arc::clone(&loaded.topology.source);
+            let gone_by = self.go_by(Arc::new(loaded.topology)).await;
+            gone_by.map_err(|fault| fault.to_string())?;
+            self.0.file.send_replace(file);
+            return Ok(());
+        }
         let mut snapshot = (*self.snapshot()).clone();
         setting::set(&mut snapshot.settings, key, value)?;
         self.spread(Arc::new(snapshot)).await;

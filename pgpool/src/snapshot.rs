@@ -19,7 +19,7 @@ use rand::RngCore;
 use tokio_rustls::TlsAcceptor;
 use topology::pool::{Group, Instance, ListenAddress, ServerAddress, Servers, Settings, SslMode};
 use topology::telemetry::PoolTelemetry;
-use topology::{Place, Topology};
+use topology::{Place, SourceFile, Topology};
 
 pub use count::{Beside, Count, Held};
 pub use database::Database;
@@ -92,6 +92,8 @@ pub struct Snapshot {
     pub marks: Arc<Marks>,
     /// Where the instance listens and where its admin listener is.
     pub addresses: (Vec<ListenAddress>, Option<SocketAddr>),
+    /// What it was read from.
+    pub source: Arc<SourceFile>,
 }
 
 /// A process that shares a port with this one.
@@ -246,6 +248,7 @@ impl Snapshot {
                 instance_of.listen.iter().map(|at| at.value.clone()).collect(),
                 instance_of.admin.as_ref().map(|at| at.value),
             ),
+            source: Arc::clone(&topology.source),
         };
         Ok((snapshot, group, instance_of))
     }

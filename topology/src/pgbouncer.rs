@@ -6,6 +6,7 @@
 
 mod ini;
 mod keys;
+mod known;
 mod load;
 mod lookup;
 mod terms;
@@ -19,7 +20,8 @@ use std::time::Duration;
 
 use ini::Line;
 use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, is_tls, needed};
-pub use load::{Loaded, Process, Switch, Texts, beside, load, read};
+pub use known::{Change, KNOWN, Known, known};
+pub use load::{Loaded, Process, Switch, Texts, beside, load, read, with};
 use lookup::Lookup;
 
 /// What a configuration of PgBouncer becomes.
@@ -84,6 +86,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
             other => out.stop(line.number, format!("[{other}] is no section of PgBouncer")),
         }
     }
+    let said = out.main.iter().map(|(key, line)| (key.clone(), line.value.clone())).collect();
     let known = users.map(ini::users).unwrap_or_default();
     let mut text = String::from("aqueduct: 1\npools:\n  pgbouncer:\n");
     out.instance(&mut text);
@@ -98,7 +101,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     out.users(known, terms, &mut text);
     out.tls(&mut text);
     out.settings(&mut text);
-    let process = out.about_process();
+    let process = Process { said, ..out.about_process() };
     out.rest();
     out.notes.sort_by_key(|note| note.line);
     let Out { secrets, notes, about_process, stand_ins, .. } = out;

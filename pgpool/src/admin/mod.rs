@@ -4,6 +4,7 @@
 //!
 //! Invariant: who may only look cannot change anything.
 
+mod config;
 pub mod report;
 pub mod seat;
 pub mod setting;
@@ -149,7 +150,8 @@ impl Talk {
 
     async fn simple(&self, sql: &str, out: &mut Vec<u8>) -> Result<(), Refusal> {
         // Exporters join nothing; drivers may send several settings at once.
-        for part in sql.split(';') {
+        let parts = verbs::split(sql);
+        for part in &parts {
             let statement = verbs::parse(part)?;
             if statement == Statement::Empty {
                 continue;
@@ -162,7 +164,7 @@ impl Talk {
                 None => self.carry_out(&statement, out).await?,
             }
         }
-        if sql.split(';').all(|part| part.trim().is_empty()) {
+        if parts.iter().all(|part| part.trim().is_empty()) {
             backend::put_empty(out, backend::tag::EMPTY_QUERY);
         }
         Ok(())
@@ -255,7 +257,12 @@ impl Talk {
                 backend::put_command(out, "SET");
             }
             Statement::TakeOver => return Err(Refusal::ConsoleSyntax(ASKED_WRONGLY.to_owned())),
-            Statement::Nothing(tag) => backend::put_command(out, tag),
+            Statement::Nothing(tag) => {
+                if *tag == "SET" {
+                    crate::fatal::put_notice(out, "SET ignored");
+                }
+                backend::put_command(out, tag);
+            }
             Statement::Show(_) | Statement::Empty => {
                 crate::fatal::put_notice(out, HELP);
                 backend::put_command(out, "SHOW");

@@ -5,12 +5,12 @@
 //! PgBouncer shows when it is not in use.
 
 use std::num::NonZeroU32;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use common::calendar::civil;
 use pgpool_wire::backend::{self, INT8, TEXT};
 use tokio::time::Instant;
-use topology::pool::{HostOrder, PoolMode, ServerAddress, Settings};
+use topology::pool::{HostOrder, PoolMode, ServerAddress};
 
 use super::report::{ClientRow, Report, ServerRow};
 use super::stats;
@@ -95,7 +95,7 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         "DATABASES" => databases(report, snapshot),
         "USERS" => users(snapshot),
         "LISTS" => lists(report, snapshot),
-        "CONFIG" => config(&snapshot.settings),
+        "CONFIG" => super::config::table(snapshot),
         "VERSION" => Table {
             columns: vec![("version", TEXT)],
             rows: vec![row![format!("PgBouncer {VERSION} (pgpool {})", env!("CARGO_PKG_VERSION"))]],
@@ -108,8 +108,21 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
                 row!["suspended", yes(report.suspended)],
             ],
         },
-        _ => return None,
+        _ => return faked(what),
     })
+}
+
+/// What drivers ask for without need, as PgBouncer answers it.
+fn faked(what: &str) -> Option<Table> {
+    let (name, value) = match what {
+        "CLIENT_ENCODING" => ("client_encoding", "UTF-8"),
+        "DEFAULT_TRANSACTION_ISOLATION" => ("default_transaction_isolation", "read committed"),
+        "STANDARD_CONFORMING_STRINGS" => ("standard_conforming_strings", "on"),
+        "DATESTYLE" => ("datestyle", "ISO"),
+        "TIMEZONE" => ("timezone", "GMT"),
+        _ => return None,
+    };
+    Some(Table { columns: vec![(name, TEXT)], rows: vec![row![value]] })
 }
 
 impl Table {
@@ -160,7 +173,7 @@ fn host(address: &ServerAddress) -> String {
     address.host()
 }
 
-fn yes(is: bool) -> &'static str {
+pub(super) fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
@@ -404,59 +417,7 @@ fn lists(report: &Report, snapshot: &Snapshot) -> Table {
     }
 }
 
-fn config(settings: &Settings) -> Table {
-    let seconds = |time: Duration| time.as_secs_f64().to_string();
-    let rows = [
-        ("max_client_conn", settings.max_client_conn.to_string(), "1000"),
-        ("default_pool_size", settings.default_pool_size.to_string(), "20"),
-        ("pool_shards", settings.pool_shards.to_string(), "1"),
-        ("min_pool_size", settings.min_pool_size.to_string(), "0"),
-        ("reserve_pool_size", settings.reserve_pool_size.to_string(), "0"),
-        ("reserve_pool_timeout", seconds(settings.reserve_pool_timeout), "5"),
-        ("max_db_connections", settings.max_db_connections.to_string(), "0"),
-        ("max_user_connections", settings.max_user_connections.to_string(), "0"),
-        ("query_wait_timeout", seconds(settings.query_wait_timeout), "120"),
-        ("server_idle_timeout", seconds(settings.server_idle_timeout), "600"),
-        ("server_lifetime", seconds(settings.server_lifetime), "3600"),
-        ("server_connect_timeout", seconds(settings.server_connect_timeout), "15"),
-        ("client_login_timeout", seconds(settings.client_login_timeout), "60"),
-        ("client_idle_timeout", seconds(settings.client_idle_timeout), "0"),
-        ("idle_transaction_timeout", seconds(settings.idle_transaction_timeout), "0"),
-        ("query_timeout", seconds(settings.query_timeout), "0"),
-        ("transaction_timeout", seconds(settings.transaction_timeout), "0"),
-        ("max_db_client_connections", settings.max_db_client_connections.to_string(), "0"),
-        ("max_user_client_connections", settings.max_user_client_connections.to_string(), "0"),
-        ("max_prepared_statements", settings.max_prepared_statements.to_string(), "200"),
-        ("shared_listen", u8::from(settings.shared_listen).to_string(), "0"),
-        ("max_listen_channels", settings.max_listen_channels.to_string(), "100"),
-        ("max_prepared_bytes", settings.max_prepared_bytes.to_string(), "8388608"),
-        ("server_login_retry", seconds(settings.server_login_retry), "15"),
-        ("query_wait_notify", seconds(settings.query_wait_notify), "5"),
-        ("cancel_wait_timeout", seconds(settings.cancel_wait_timeout), "10"),
-        ("autodb_idle_timeout", seconds(settings.autodb_idle_timeout), "3600"),
-        ("dns_max_ttl", seconds(settings.dns_max_ttl), "15"),
-        ("dns_nxdomain_ttl", seconds(settings.dns_nxdomain_ttl), "15"),
-        ("server_check_query", settings.server_check_query.clone(), "select 1"),
-        ("server_check_delay", seconds(settings.server_check_delay), "30"),
-        ("server_round_robin", u8::from(settings.server_round_robin).to_string(), "0"),
-        ("server_fast_close", u8::from(settings.server_fast_close).to_string(), "0"),
-        ("tcp_keepalive", u8::from(settings.keepalive.on).to_string(), "1"),
-        ("server_reset_query", settings.server_reset_query.clone(), "DISCARD ALL"),
-        (
-            "server_reset_query_always",
-            u8::from(settings.server_reset_query_always).to_string(),
-            "0",
-        ),
-        ("ignore_startup_parameters", settings.ignore_startup_parameters.join(","), ""),
-    ];
-    let row = |(key, value, default)| {
-        row![key, value, default, yes(super::setting::is_known(settings, key))]
-    };
-    Table { columns: columns("key value default changeable"), rows: rows.map(row).into() }
-}
-
-/// As PgBouncer shows times: `2026-11-21 00:20:55 UTC`.
-/// A time as PgBouncer's tables have it.
+/// A time as PgBouncer's tables have it: `2026-11-21 00:20:55 UTC`.
 pub(crate) fn timestamp(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let (days, second) = (since / 86_400, since % 86_400);

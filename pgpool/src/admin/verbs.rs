@@ -108,18 +108,65 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "SHUTDOWN" => Statement::Shutdown(Haste::Drain),
         "RELOAD" => Statement::Reload,
         "TAKEOVER" => Statement::TakeOver,
-        "SET" => match rest.join(" ").split_once('=') {
-            Some((key, value)) => {
-                let value = value.trim().trim_matches('\'');
-                Statement::Set(key.trim().to_ascii_lowercase(), value.to_owned())
-            }
-            // What drivers say of their own accord, `SET x TO y`, has no effect here.
-            None => Statement::Nothing("SET"),
+        "SET" => match assignment(text.get(verb.len()..).unwrap_or_default()) {
+            Some((key, _)) if DRIVERS.contains(&key.as_str()) => Statement::Nothing("SET"),
+            Some((key, value)) => Statement::Set(key, value),
+            None => return Err(unknown("SET takes a key, = or TO, and one value")),
         },
-        "BEGIN" | "COMMIT" | "ROLLBACK" => Statement::Nothing("BEGIN"),
+        "BEGIN" => Statement::Nothing("BEGIN"),
+        "COMMIT" => Statement::Nothing("COMMIT"),
+        "ROLLBACK" => Statement::Nothing("ROLLBACK"),
         _ => return Err(unknown(&format!("unknown command {:?}", shorten(verb)))),
     };
     Ok(known)
+}
+
+/// What drivers set of their own accord, which means nothing here.
+const DRIVERS: [&str; 9] = [
+    "application_name",
+    "client_encoding",
+    "client_min_messages",
+    "datestyle",
+    "default_transaction_isolation",
+    "extra_float_digits",
+    "intervalstyle",
+    "standard_conforming_strings",
+    "timezone",
+];
+
+/// `key = value` or `key TO 'value'`, the key in lower case.
+fn assignment(text: &str) -> Option<(String, String)> {
+    let text = text.trim();
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (key, rest) = text.split_at(text.find(|c| !letter(c))?);
+    let after = rest.trim_start();
+    let spaced = rest.len() > after.len();
+    let value = match after.strip_prefix('=') {
+        Some(value) => value,
+        None => {
+            let word = after.get(..2).filter(|word| spaced && word.eq_ignore_ascii_case("to"))?;
+            after.strip_prefix(word).filter(|value| value.starts_with([' ', '\t', '\n', '\'']))?
+        }
+    };
+    let value = match value.trim().strip_prefix('\'') {
+        Some(quoted) => quoted.strip_suffix('\'')?.replace("''", "'"),
+        None => value.trim().to_owned(),
+    };
+    (!key.is_empty()).then(|| (key.to_ascii_lowercase(), value))
+}
+
+/// The statements of a text; a `;` between quotes ends none.
+pub fn split(sql: &str) -> Vec<&str> {
+    let mut quote = None;
+    sql.split(|c: char| {
+        match quote {
+            None if matches!(c, '\'' | '"') => quote = Some(c),
+            Some(open) if open == c => quote = None,
+            _ => {}
+        }
+        c == ';' && quote.is_none()
+    })
+    .collect()
 }
 
 /// Numbers what is said to all workers and counts once; of this process.
@@ -213,5 +260,14 @@ mod tests {
         let set = Statement::Set("query_timeout".into(), "5".into());
         assert_eq!(parse("SET Query_Timeout = '5';"), Ok(set));
         assert!(parse("kill_client x").is_err());
+        let set = |key: &str, value: &str| Ok(Statement::Set(key.to_owned(), value.to_owned()));
+        assert_eq!(parse("set verbose to 2"), set("verbose", "2"));
+        assert_eq!(parse("SET a='x = ''y'' to; z'"), set("a", "x = 'y' to; z"));
+        assert_eq!(parse("SET a ="), set("a", ""));
+        assert_eq!(parse("SET TimeZone TO 'UTC'"), Ok(Statement::Nothing("SET")));
+        for wrong in ["SET", "SET a", "SET a 5", "SET ato 5", "SET a = 'x", "SET to 5"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(split("a';';b;\"c;\""), ["a';'", "b", "\"c;\""]);
     }
 }

@@ -18,6 +18,7 @@ mod listen;
 mod login;
 mod lookup;
 mod named;
+mod manage;
 mod observed;
 mod oracle;
 mod pooler;

@@ -4,12 +4,14 @@
 //!
 //! Invariant: what cannot be translated stops the load with file and line; nothing is guessed.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Imported, ini};
+use super::{Change, Imported, ini, known};
 use crate::model::{Form, SourceFile};
 use crate::problem::LoadError;
 use crate::units::{Given, SecretRef};
@@ -19,7 +21,7 @@ use crate::{At, Topology};
 const DEEPEST: usize = 10;
 
 /// A configuration as one text, and where each line of it stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     /// All lines, those of included files in their place.
     pub ini: String,
@@ -27,6 +29,15 @@ pub struct Texts {
     pub users: Option<String>,
     origins: Vec<(PathBuf, u32)>,
     main: PathBuf,
+    /// What was said of `[pgbouncer]` since they were read.
+    since: BTreeMap<String, String>,
+}
+
+/// Texts hold secrets.
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "texts of {}", self.main.display())
+    }
 }
 
 impl Texts {
@@ -35,10 +46,26 @@ impl Texts {
         let index = usize::try_from(line).unwrap_or_default();
         match index.checked_sub(1).and_then(|at| self.origins.get(at)) {
             Some((file, line)) => format!("{}:{line}", file.display()),
+            None if line > 0 => SAID.to_owned(),
             None => self.main.display().to_string(),
         }
     }
+
+    /// The ini with what was said since.
+    fn whole(&self) -> String {
+        let mut whole = self.ini.clone();
+        if !self.since.is_empty() {
+            whole.push_str("[pgbouncer]\n");
+        }
+        self.since.iter().for_each(|(key, value)| {
+            whole.extend([key, " = ", value, "\n"]);
+        });
+        whole
+    }
 }
+
+/// The place of what no file says.
+const SAID: &str = "SET";
 
 /// What of a configuration is about the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +88,10 @@ pub struct Process {
     pub log_stats: Switch,
     /// Seconds of that period.
     pub stats_period: u32,
+    /// What `[pgbouncer]` says, by key.
+    pub said: BTreeMap<String, String>,
+    /// What all of it was read from.
+    pub texts: Arc<Texts>,
 }
 
 /// Whether something is wanted.
@@ -133,8 +164,42 @@ pub fn beside(file: &Path, path: &Path) -> PathBuf {
 /// # Errors
 /// What cannot be read or translated, with its places.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let texts = read(path)?;
-    let imported = super::import(&texts.ini, texts.users.as_deref());
+    translate(path, read(path)?)
+}
+
+/// The configuration of a process with another value of one key of `[pgbouncer]`, as the admin database's `SET`
+/// wants it: the ini itself is not read again.
+///
+/// # Errors
+/// Nobody knows the key, another value of it does not hold while the process runs, or it is no lawful value.
+pub fn with(process: &Process, key: &str, value: &str) -> Result<Loaded, LoadError> {
+    let refuse = |what: String| Err(LoadError::Foreign(vec![what]));
+    match known(key) {
+        Some((.., Change::Now)) => {}
+        Some((.., Change::Restart)) => return refuse(format!("{key} is changed by a restart")),
+        Some((.., Change::Never)) => return refuse(format!("{key} has no effect here")),
+        None => return refuse(format!("{key} is no setting: see SHOW CONFIG")),
+    }
+    if value.contains(char::is_control) {
+        return refuse(format!("{key}: a value is one line of text"));
+    }
+    let mut texts = (*process.texts).clone();
+    if key == "auth_file" && !value.is_empty() {
+        texts.users = Some(text(&beside(&texts.main, Path::new(value)))?);
+    }
+    texts.since.insert(key.to_owned(), value.to_owned());
+    let path = texts.main.clone();
+    let loaded = translate(&path, texts)?;
+    // What a file may say and is only noted was meant here.
+    let doubted: Vec<_> = loaded.notes.iter().filter(|note| note.starts_with(SAID)).collect();
+    if doubted.is_empty() {
+        return Ok(loaded);
+    }
+    Err(LoadError::Foreign(doubted.into_iter().cloned().collect()))
+}
+
+fn translate(path: &Path, texts: Texts) -> Result<Loaded, LoadError> {
+    let imported = super::import(&texts.whole(), texts.users.as_deref());
     let told = |stops: bool| -> Vec<String> {
         let those = imported.notes.iter().filter(|note| note.stops == stops);
         those.map(|note| format!("{}: {}", texts.place(note.line), note.what)).collect()
@@ -151,10 +216,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     fill(&mut topology, &imported);
     // The ini itself holds secrets.
     let text = imported.text.clone();
-    let form = Form::PgBouncer(Box::new(imported.process.clone()));
+    let notes = told(false);
+    let process = Process { texts: Arc::new(texts), ..imported.process };
+    let form = Form::PgBouncer(Box::new(process.clone()));
     let source = SourceFile { name, folder, text, form };
     topology.source = Arc::new(source);
-    Ok(Loaded { topology, process: imported.process.clone(), notes: told(false) })
+    Ok(Loaded { topology, process, notes })
 }
 
 /// Puts secrets where the text only names them, and takes away what stands in for nothing.
