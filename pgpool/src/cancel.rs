@@ -221,7 +221,7 @@ fn find_client(worker: &Worker, key: &CancelKey) -> Option<Rc<Entry>> {
 pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
     let Some(key) = &facts.key else { return Ok(()) };
     let dialled = dialer.dial(&facts.peer).await?;
-    let way = if facts.encrypted { Way::Encrypted } else { Way::Plain };
+    let way = if facts.cipher.is_some() { Way::Encrypted } else { Way::Plain };
     let secured = facts.security.secure(dialled, &facts.address, way).await;
     let mut io = secured.map_err(|fault| io::Error::other(fault.to_string()))?.io;
     let mut out = Vec::new();

@@ -260,9 +260,9 @@ pub struct ClientConnected<'a> {
 
 impl Event for ClientConnected<'_> {
     fn emit(&self, to: &Observer) {
-        let Entry { pid: id, database, user, source, encrypted, .. } = self.client;
+        let Entry { pid: id, database, user, source, cipher, .. } = self.client;
         let instance = &*to.instance;
-        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database = &**database, user = &**user, address = %source, tls = encrypted, "client connected");
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database = &**database, user = &**user, address = %source, tls = cipher.is_some(), "client connected");
     }
 }
 

@@ -214,6 +214,16 @@ impl Names {
         self.listen || self.unnamed.as_ref().is_some_and(|statement| statement.may_listen())
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// All names.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Rc<Statement>)> {
         self.named.iter().map(|(name, statement)| (&**name, statement))

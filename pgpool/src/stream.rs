@@ -5,6 +5,7 @@
 //! writing it before it is revived is an error, never a wait that does not end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -146,6 +147,30 @@ impl Stream {
         let Self::Unix(socket) = self else { return None };
         let peer = socket.peer_cred().ok()?;
         Some((u32::try_from(peer.pid()?).ok()?, peer.uid()))
+    }
+
+    /// The cipher suite of a connection that is encrypted.
+    pub fn cipher(&self) -> Option<&'static str> {
+        let suite = match self {
+            Self::Accepted(tls) => tls.get_ref().1.negotiated_cipher_suite(),
+            Self::Connected(tls) => tls.get_ref().1.negotiated_cipher_suite(),
+            _ => return None,
+        };
+        Some(suite.and_then(|suite| suite.suite().as_str()).unwrap_or("TLS"))
+    }
+
+    /// Our own end of a connection by network.
+    pub fn local(&self) -> Option<SocketAddr> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Accepted(tls) => tls.get_ref().0,
+            Self::Connected(tls) => tls.get_ref().0,
+            _ => return None,
+        };
+        match socket {
+            Movable::Live(socket) => socket.local_addr().ok(),
+            _ => None,
+        }
     }
 
     /// Whether it has moved on.

@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use topology::pool::{ServerAddress, Settings};
 
 use crate::admin::report::Report;
-use crate::admin::seat::Abort;
+use crate::admin::seat::{Abort, Visitor};
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
 use crate::cancel::{Numbers, Waiting};
@@ -33,7 +33,7 @@ use crate::client::source::Source;
 use crate::lookup::{Answer, Lookups, Question};
 use crate::neighbours::Asking;
 use crate::pool::lending::Word;
-use crate::pool::{Meters, PERIOD, Pause, Pool};
+use crate::pool::{Meters, Pause, Periods, Pool};
 use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
 use crate::snapshot::{Held, Snapshot};
@@ -154,7 +154,7 @@ pub struct Worker {
     pub lookups: Lookups,
     clients: RefCell<HashMap<u32, Rc<Entry>>>,
     /// Consoles, in the same numbers.
-    consoles: RefCell<HashMap<u32, Rc<Abort>>>,
+    consoles: RefCell<HashMap<u32, Visitor>>,
     now: Cell<Instant>,
     servers: Cell<u64>,
     pids: Cell<u32>,
@@ -168,8 +168,8 @@ pub struct Worker {
     /// What is paused or disabled; an empty name stands for all. It holds for pools that are made
     /// later too.
     held: RefCell<HashSet<(String, Hold)>>,
-    /// When the period of SHOW STATS ends.
-    period: Cell<Instant>,
+    /// The periods of SHOW STATS.
+    pub period: Periods,
 }
 
 /// What an instance counts, all workers together.
@@ -229,6 +229,7 @@ pub struct Parts {
 impl Worker {
     /// A worker without pools and clients.
     pub fn new(parts: Parts) -> Rc<Self> {
+        let period = Periods::new(parts.snapshot.period());
         Rc::new(Self {
             id: parts.id,
             snapshot: RefCell::new(parts.snapshot),
@@ -259,7 +260,7 @@ impl Worker {
             draining: Cell::new(false),
             successor: RefCell::default(),
             held: RefCell::default(),
-            period: Cell::new(Instant::now() + PERIOD),
+            period,
         })
     }
 
@@ -342,8 +343,7 @@ impl Worker {
             // The process that takes over needs PostgreSQL's places.
             pools.iter().for_each(|pool| pool.close_idle());
         }
-        if now >= self.period.get() {
-            self.period.set(now + PERIOD);
+        if self.period.is_over(now, self.snapshot().period()) {
             pools.iter().for_each(|pool| pool.end_period());
         }
         crate::admin::report::show_gauges(self);
@@ -367,6 +367,7 @@ impl Worker {
     /// Goes by another configuration: pools of what is gone are closed and their clients told,
     /// servers that would be connected or logged in to otherwise now are closed when they are free.
     fn follow(&self, snapshot: &Arc<Snapshot>) {
+        self.period.shorten(snapshot.period());
         *self.snapshot.borrow_mut() = Arc::clone(snapshot);
         let mut gone = Vec::new();
         // Each may look at all others for room.
@@ -527,15 +528,20 @@ impl Worker {
     }
 
     /// Enters a console, so that cancel requests reach it; its number.
-    pub fn seat(&self, console: &Rc<Abort>) -> u32 {
+    pub fn seat(&self, console: Visitor) -> u32 {
         let pid = self.next_pid();
-        self.consoles.borrow_mut().insert(pid, Rc::clone(console));
+        self.consoles.borrow_mut().insert(pid, console);
         pid
     }
 
     /// The console with this number.
     pub fn console(&self, pid: u32) -> Option<Rc<Abort>> {
-        self.consoles.borrow().get(&pid).cloned()
+        self.consoles.borrow().get(&pid).map(|visitor| Rc::clone(&visitor.abort))
+    }
+
+    /// What is made of each console and its number.
+    pub fn each_console<T>(&self, make: impl Fn(u32, &Visitor) -> T) -> Vec<T> {
+        self.consoles.borrow().iter().map(|(pid, visitor)| make(*pid, visitor)).collect()
     }
 
     fn next_pid(&self) -> u32 {

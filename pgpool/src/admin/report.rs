@@ -11,11 +11,13 @@ use pgpool_wire::startup::Replication;
 use tokio::sync::{mpsc, oneshot};
 use topology::pool::{PoolMode, ServerAddress};
 
+use super::seat::Visitor;
 use super::verbs::Hold;
 use crate::client::entry::{ClientPhase, Entry};
 use crate::client::source::Source;
 use crate::pool::{Counters, Load, Pool};
 use crate::server::{Facts, ServerPhase};
+use crate::snapshot::CONSOLE;
 use crate::worker::{Message, Worker};
 
 /// One worker's, or all workers', pools, clients and servers.
@@ -25,6 +27,8 @@ pub struct Report {
     pub pools: Vec<PoolRow>,
     /// Clients.
     pub clients: Vec<ClientRow>,
+    /// Clients of the admin database.
+    pub consoles: Vec<ClientRow>,
     /// Servers.
     pub servers: Vec<ServerRow>,
     /// Databases that are paused or disabled.
@@ -52,12 +56,16 @@ pub struct PoolRow {
     pub waited: Duration,
     /// Cancel requests on their way.
     pub cancels: u32,
+    /// Servers that wait for the last of these before somebody else gets them.
+    pub hit: usize,
     /// Whether it is paused.
     pub paused: bool,
     /// Counters since the start.
     pub totals: Counters,
     /// Counters of the last whole period.
     pub recent: Counters,
+    /// How long that was.
+    pub period: Duration,
     /// Which pool it is: its shards' rows are one.
     pub whole: usize,
     /// Servers of all shards that are there, come or go.
@@ -79,6 +87,8 @@ pub struct ClientRow {
     pub phase: ClientPhase,
     /// From where.
     pub source: Source,
+    /// Our end of its connection.
+    pub local: Option<SocketAddr>,
     /// When it came.
     pub connected: SystemTime,
     /// When it last began something.
@@ -87,8 +97,10 @@ pub struct ClientRow {
     pub waited: Duration,
     /// Its server.
     pub server: Option<u64>,
-    /// Whether bytes travel encrypted.
-    pub encrypted: bool,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
+    /// Statements that it has named.
+    pub prepared: usize,
     /// What it is here for.
     pub replication: Replication,
     /// What it calls itself.
@@ -120,8 +132,12 @@ pub struct ServerRow {
     pub client: Option<u32>,
     /// Its process.
     pub pid: u32,
-    /// Whether bytes travel encrypted.
-    pub encrypted: bool,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
+    /// Prepared statements that it holds.
+    pub prepared: usize,
+    /// What its client calls itself.
+    pub application: String,
     /// What it is for.
     pub replication: Replication,
 }
@@ -138,6 +154,7 @@ impl Report {
             suspended: worker.is_held("", Hold::Suspended),
             pools: pools.iter().map(|pool| pool_row(worker, pool, &clients)).collect(),
             clients: clients.iter().map(|entry| client_row(worker, entry)).collect(),
+            consoles: worker.each_console(console_row),
             servers: pools
                 .iter()
                 .flat_map(|pool| {
@@ -159,6 +176,7 @@ impl Report {
             if let Ok(report) = from.await {
                 all.pools.extend(report.pools);
                 all.clients.extend(report.clients);
+                all.consoles.extend(report.consoles);
                 all.servers.extend(report.servers);
                 all.held.extend(report.held);
                 all.paused |= report.paused;
@@ -179,9 +197,11 @@ impl PoolRow {
         self.active += other.active;
         self.waited = self.waited.max(other.waited);
         self.cancels += other.cancels;
+        self.hit += other.hit;
         self.paused |= other.paused;
         self.totals = self.totals.plus(&other.totals);
         self.recent = self.recent.plus(&other.recent);
+        self.period = self.period.max(other.period);
         // The same of all, looked at one after the other.
         self.held = self.held.max(other.held);
         self.moving = self.moving.max(other.moving);
@@ -205,12 +225,39 @@ fn pool_row(worker: &Worker, pool: &Pool, clients: &[std::rc::Rc<Entry>]) -> Poo
         active: active.count(),
         waited: pool.oldest_wait(worker.now()),
         cancels: pool.servers().iter().map(|facts| facts.cancels.get()).sum(),
+        hit: pool.servers().iter().filter(|facts| is_hit(facts)).count(),
         paused: pool.is_paused(),
         totals: pool.meters.totals.all(),
         recent: pool.recent(),
+        period: worker.period.lasted(),
         whole: std::sync::Arc::as_ptr(&pool.whole) as usize,
         held: pool.whole.held(),
         moving: pool.whole.moving(),
+    }
+}
+
+/// Whether cancel requests alone keep it from the next client.
+fn is_hit(facts: &Facts) -> bool {
+    facts.cancels.get() > 0 && facts.client.get().is_none()
+}
+
+fn console_row(pid: u32, visitor: &Visitor) -> ClientRow {
+    let Visitor { who, connected, .. } = visitor;
+    ClientRow {
+        pid,
+        user: who.user.to_string(),
+        database: CONSOLE.to_owned(),
+        phase: ClientPhase::Active,
+        source: who.source,
+        local: who.local,
+        connected: *connected,
+        requested: *connected,
+        waited: Duration::ZERO,
+        server: None,
+        cipher: who.cipher,
+        replication: who.replication,
+        application: who.application.to_string(),
+        prepared: 0,
     }
 }
 
@@ -223,11 +270,13 @@ fn client_row(worker: &Worker, entry: &Entry) -> ClientRow {
         database: entry.database.to_string(),
         phase: entry.phase(),
         source: entry.source,
+        local: entry.local,
         connected: entry.connected,
         requested: ago(now.saturating_duration_since(entry.requested.get())),
         waited: waited.unwrap_or_default(),
         server: entry.server().map(|facts| facts.id),
-        encrypted: entry.encrypted,
+        cipher: entry.cipher,
+        prepared: entry.prepared.get(),
         replication: entry.replication,
         application: entry.application.borrow().to_string(),
     }
@@ -235,6 +284,8 @@ fn client_row(worker: &Worker, entry: &Entry) -> ClientRow {
 
 fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
     let now = worker.now();
+    let client = facts.client.get().and_then(|pid| worker.client(pid));
+    let application = client.map(|entry| entry.application.borrow().to_string());
     ServerRow {
         id: facts.id,
         user: pool.user().name.clone(),
@@ -247,7 +298,9 @@ fn server_row(worker: &Worker, pool: &Pool, facts: &Facts) -> ServerRow {
         condemned: facts.condemned.get() || !pool.is_current(facts),
         client: facts.client.get(),
         pid: facts.key.as_ref().map_or(0, |key| key.pid),
-        encrypted: facts.encrypted,
+        cipher: facts.cipher,
+        prepared: facts.prepared.get(),
+        application: application.unwrap_or_default(),
         replication: facts.replication,
     }
 }

@@ -5,9 +5,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::client::entry::Who;
 use crate::worker::Worker;
 
 /// Ends what a console waits for.
@@ -59,6 +61,16 @@ impl Abort {
     }
 }
 
+/// A console as others see it.
+pub struct Visitor {
+    /// Ends what it waits for.
+    pub abort: Rc<Abort>,
+    /// Who it is.
+    pub who: Who,
+    /// When it came.
+    pub connected: SystemTime,
+}
+
 /// Its place; given back when dropped.
 pub struct Seat {
     /// What it takes for its server's process id.
@@ -70,9 +82,10 @@ pub struct Seat {
 
 impl Seat {
     /// For a console of this worker.
-    pub fn take(worker: &Rc<Worker>, secret: Box<[u8]>) -> Self {
+    pub fn take(worker: &Rc<Worker>, secret: Box<[u8]>, who: Who) -> Self {
         let abort = Rc::new(Abort::new(secret));
-        let pid = worker.seat(&abort);
+        let connected = SystemTime::now();
+        let pid = worker.seat(Visitor { abort: Rc::clone(&abort), who, connected });
         Self { pid, abort, worker: Rc::clone(worker) }
     }
 }

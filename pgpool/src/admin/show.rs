@@ -10,16 +10,16 @@ use std::time::SystemTime;
 use common::calendar::civil;
 use pgpool_wire::backend::{self, INT8, TEXT};
 use tokio::time::Instant;
-use topology::pool::{HostOrder, PoolMode, ServerAddress};
+use topology::pool::{HostOrder, ListenAddress, PoolMode, ServerAddress};
 
 use super::report::{ClientRow, Report, ServerRow};
 use super::stats;
 use super::verbs::Hold;
 use crate::names::NameRow;
-use crate::snapshot::{Database, Snapshot};
+use crate::snapshot::{CONSOLE, Database, Snapshot};
 
 /// The version of PgBouncer whose tables these are.
-pub const VERSION: &str = "1.25.0";
+pub const VERSION: &str = "1.25.2";
 
 /// One table.
 pub struct Table {
@@ -53,6 +53,16 @@ impl From<u64> for Cell {
 impl From<usize> for Cell {
     fn from(number: usize) -> Self {
         Self::Number(number as u64)
+    }
+}
+impl From<u16> for Cell {
+    fn from(number: u16) -> Self {
+        Self::Number(number.into())
+    }
+}
+impl From<Option<&str>> for Cell {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(Self::Null, Self::from)
     }
 }
 impl From<u32> for Cell {
@@ -91,7 +101,7 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         // Serial numbers of zones are not watched.
         "DNS_ZONES" => Table { columns: columns("zonename #serial #count"), rows: Vec::new() },
         "PEERS" => peers(snapshot),
-        "PEER_POOLS" => Table { columns: columns(PEER_POOLS), rows: Vec::new() },
+        "PEER_POOLS" => peer_pools(snapshot),
         "DATABASES" => databases(report, snapshot),
         "USERS" => users(snapshot),
         "LISTS" => lists(report, snapshot),
@@ -168,6 +178,14 @@ fn mode(mode: PoolMode) -> &'static str {
     }
 }
 
+/// Where a console finds the pooler.
+fn port(address: &ListenAddress) -> u16 {
+    match address {
+        ListenAddress::Ip(address) => address.port(),
+        ListenAddress::Unix(_, port) => *port,
+    }
+}
+
 /// As PgBouncer shows a server's host: a socket by its folder.
 fn host(address: &ServerAddress) -> String {
     address.host()
@@ -187,8 +205,9 @@ fn pools(report: &Report) -> Table {
             pool.cancels,
             0u64,
             pool.load.active,
-            0u64,
-            0u64,
+            // Each travels by a connection of its own.
+            pool.cancels,
+            pool.hit,
             pool.load.idle,
             0u64,
             pool.load.cleaning,
@@ -199,13 +218,33 @@ fn pools(report: &Report) -> Table {
             Cell::Null,
         ]
     });
+    // The admin database has servers of nobody.
+    let console = row![
+        CONSOLE,
+        CONSOLE,
+        report.consoles.len(),
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        0u64,
+        "statement",
+        Cell::Null,
+    ];
     Table {
         columns: columns(
             "database user #cl_active #cl_waiting #cl_active_cancel_req #cl_waiting_cancel_req \
              #sv_active #sv_active_cancel #sv_being_canceled #sv_idle #sv_used #sv_tested \
              #sv_login #maxwait #maxwait_us pool_mode load_balance_hosts",
         ),
-        rows: rows.collect(),
+        rows: rows.chain([console]).collect(),
     }
 }
 
@@ -223,13 +262,36 @@ const SOCKET_MORE: &str = "type user database replication state addr #port local
      application_name #prepared_statements #id #recv_pos #pkt_pos #pkt_remain #send_pos #send_remain \
      #pkt_avail #send_avail";
 
-/// Clients and servers in one table; nothing is buffered between two turns.
+/// Clients and servers in one table, their states with `cl_` and `sv_` before them; nothing is buffered between
+/// two turns.
 fn sockets(report: &Report, which: impl Fn(&str) -> bool) -> Table {
-    let mut rows = clients(report).rows;
-    rows.extend(servers(report).rows);
-    rows.retain(|row| matches!(row.get(4), Some(Cell::Text(state)) if which(state)));
-    rows.iter_mut().for_each(|row| row.extend((0..7).map(|_| Cell::from(0u64))));
+    let named = |front: &str, mut rows: Vec<Vec<Cell>>| {
+        rows.retain(|row| matches!(row.get(STATE), Some(Cell::Text(state)) if which(state)));
+        for row in &mut rows {
+            if let Some(Cell::Text(state)) = row.get_mut(STATE) {
+                // An idle client counts as active there.
+                let idle = front == "cl_" && state == "idle";
+                *state = format!("{front}{}", if idle { "active" } else { state.as_str() });
+            }
+            row.extend((0..7).map(|_| Cell::from(0u64)));
+        }
+        rows
+    };
+    let mut rows = named("cl_", clients(report).rows);
+    rows.extend(named("sv_", servers(report).rows));
     Table { columns: columns(SOCKET_MORE), rows }
+}
+
+/// Where the state stands in a row of a socket.
+const STATE: usize = 4;
+
+/// How a connection is encrypted: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
+fn encryption(cipher: Option<&str>) -> String {
+    match cipher.map(|cipher| (cipher, cipher.strip_prefix("TLS13_"))) {
+        None => String::new(),
+        Some((_, Some(rest))) => format!("TLSv1.3/TLS_{rest}"),
+        Some((older, None)) => format!("TLSv1.2/{older}"),
+    }
 }
 
 /// What there is one of per connection; the allocator is the system's and keeps nothing apart.
@@ -252,8 +314,8 @@ fn clients(report: &Report) -> Table {
             client.phase.name(),
             client.source.host(),
             u64::from(client.source.port()),
-            "",
-            0u64,
+            client.local.map_or_else(|| client.source.host(), |local| local.ip().to_string()),
+            client.local.map_or(client.source.port(), |local| local.port()),
             timestamp(client.connected),
             timestamp(client.requested),
             client.waited.as_secs(),
@@ -261,14 +323,17 @@ fn clients(report: &Report) -> Table {
             0u64,
             format!("c{}", client.pid),
             client.server.map_or_else(String::new, |id| format!("s{id}")),
-            0u64,
-            if client.encrypted { "TLS" } else { "" },
+            client.source.process(),
+            encryption(client.cipher),
             client.application.as_str(),
-            0u64,
+            client.prepared,
             client.pid,
         ]
     };
-    Table { columns: columns(SOCKET), rows: report.clients.iter().map(row).collect() }
+    Table {
+        columns: columns(SOCKET),
+        rows: report.clients.iter().chain(&report.consoles).map(row).collect(),
+    }
 }
 
 fn servers(report: &Report) -> Table {
@@ -291,9 +356,9 @@ fn servers(report: &Report) -> Table {
             format!("s{}", server.id),
             server.client.map_or_else(String::new, |pid| format!("c{pid}")),
             server.pid,
-            if server.encrypted { "TLS" } else { "" },
-            "",
-            0u64,
+            encryption(server.cipher),
+            server.application.as_str(),
+            server.prepared,
             server.id,
         ]
     };
@@ -301,10 +366,12 @@ fn servers(report: &Report) -> Table {
 }
 
 fn databases(report: &Report, snapshot: &Snapshot) -> Table {
-    let settings = &snapshot.settings;
+    let (settings, all) = (&snapshot.settings, snapshot.all_databases());
     let row = |database: &Database| {
         let first = database.servers.first();
-        let paused = report.held.contains(&(database.name.clone(), Hold::Paused));
+        // One that is paused with all others as well.
+        let held = |name: &str| report.held.contains(&(name.to_owned(), Hold::Paused));
+        let paused = held(&database.name) || held("");
         let disabled = report.held.contains(&(database.name.clone(), Hold::Disabled));
         let terms = &database.terms;
         row![
@@ -312,7 +379,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             database.servers.iter().map(host).collect::<Vec<_>>().join(","),
             first.map_or(0, |address| u64::from(address.port())),
             database.server_name.as_str(),
-            Cell::Null,
+            Snapshot::forced(database),
             database.pool_size,
             terms.min_pool_size.unwrap_or(settings.min_pool_size),
             terms.reserve_pool_size.unwrap_or(settings.reserve_pool_size),
@@ -329,6 +396,26 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             settings.reserve_pool_size,
         ]
     };
+    let console = row![
+        CONSOLE,
+        Cell::Null,
+        snapshot.addresses.0.first().map_or(0, port),
+        CONSOLE,
+        CONSOLE,
+        2u64,
+        0u64,
+        0u64,
+        settings.server_lifetime.as_secs(),
+        "statement",
+        Cell::Null,
+        0u64,
+        0u64,
+        0u64,
+        report.consoles.len(),
+        0u64,
+        0u64,
+        0u64,
+    ];
     Table {
         columns: columns(
             "name host #port database force_user #pool_size #min_pool_size #reserve_pool_size \
@@ -336,7 +423,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
              #max_client_connections #current_client_connections #paused #disabled \
              #reserve_pool",
         ),
-        rows: snapshot.all_databases().iter().map(|database| row(database)).collect(),
+        rows: all.iter().map(|database| row(database)).chain([console]).collect(),
     }
 }
 
@@ -366,6 +453,14 @@ fn peers(snapshot: &Snapshot) -> Table {
     Table { columns: columns("#peer_id host #port #pool_size"), rows: rows.collect() }
 }
 
+fn peer_pools(snapshot: &Snapshot) -> Table {
+    let rows = snapshot.peers.iter().map(|(id, peer)| {
+        let requests = peer.requests.now();
+        row![u32::from(*id), requests, 0u64, requests, 0u64]
+    });
+    Table { columns: columns(PEER_POOLS), rows: rows.collect() }
+}
+
 fn users(snapshot: &Snapshot) -> Table {
     let rows = snapshot.users.values().map(|user| {
         let (standing, terms) = (&user.standing, &user.standing.terms);
@@ -392,20 +487,19 @@ fn users(snapshot: &Snapshot) -> Table {
 
 fn lists(report: &Report, snapshot: &Snapshot) -> Table {
     use crate::client::entry::ClientPhase;
-    use crate::server::ServerPhase;
     let clients = |phase| report.clients.iter().filter(|c| c.phase == phase).count();
-    let idle = report.servers.iter().filter(|s| s.phase == ServerPhase::Idle).count();
     let rows = [
-        ("databases", snapshot.all_databases().len()),
+        ("databases", snapshot.all_databases().len() + 1),
         ("users", snapshot.users.len()),
-        ("peers", 0),
-        ("pools", report.pools.len()),
-        ("peer_pools", 0),
+        ("peers", snapshot.peers.len()),
+        ("pools", report.pools.len() + 1),
+        ("peer_pools", snapshot.peers.len()),
         ("free_clients", 0),
-        ("used_clients", report.clients.len()),
+        ("used_clients", report.clients.len() + report.consoles.len()),
         ("login_clients", clients(ClientPhase::Login)),
-        ("free_servers", idle),
-        ("used_servers", report.servers.len() - idle),
+        // Room that is kept for connections to come: none.
+        ("free_servers", 0),
+        ("used_servers", report.servers.len()),
         ("dns_names", snapshot.names.count()),
         ("dns_zones", 0),
         ("dns_queries", snapshot.names.asking()),
@@ -428,6 +522,8 @@ pub(crate) fn timestamp(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -449,5 +545,7 @@ mod tests {
         assert_eq!(pools.columns.first(), Some(&("database", TEXT)));
         assert_eq!(pools.columns.len(), 17);
         assert_eq!(columns(SOCKET).len(), 21);
+        assert_eq!(encryption(Some("TLS13_AES_128_GCM_SHA256")), "TLSv1.3/TLS_AES_128_GCM_SHA256");
+        assert_eq!(encryption(Some("TLS_ECDHE_X")), "TLSv1.2/TLS_ECDHE_X");
     }
 }

@@ -4,10 +4,11 @@
 //! Invariant: averages are of the last whole period, as PgBouncer's are; before its end they are 0.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::report::Report;
 use super::show::{Cell, Table, columns};
-use crate::pool::{Counters, PERIOD};
+use crate::pool::Counters;
 
 /// What is counted, in the order of the tables.
 const NAMES: [&str; Counters::MANY] = [
@@ -29,6 +30,7 @@ const NAMES: [&str; Counters::MANY] = [
 struct Sums {
     totals: Counters,
     recent: Counters,
+    period: Duration,
 }
 
 impl Sums {
@@ -38,6 +40,7 @@ impl Sums {
             let sums = all.entry(&pool.database).or_default();
             sums.totals = sums.totals.plus(&pool.totals);
             sums.recent = sums.recent.plus(&pool.recent);
+            sums.period = sums.period.max(pool.period);
         }
         all
     }
@@ -45,7 +48,9 @@ impl Sums {
     /// Counts and waits per second; times per transaction and per query.
     fn averages(&self) -> [u64; Counters::MANY] {
         let [_, transactions, queries, ..] = self.recent.0;
-        let mut all = self.recent.0.map(|count| count / PERIOD.as_secs());
+        let micros = self.period.as_micros().max(1);
+        let per_second = |count: u64| u64::try_from(u128::from(count) * 1_000_000 / micros);
+        let mut all = self.recent.0.map(|count| per_second(count).unwrap_or(u64::MAX));
         let [_, _, _, _, _, transaction_time, query_time, ..] = self.recent.0;
         let [.., in_transaction, in_query, _, _, _, _] = &mut all;
         *in_transaction = transaction_time / transactions.max(1);
@@ -102,6 +107,7 @@ pub(super) fn totals(report: &Report) -> Table {
     for sums in Sums::by_database(report).values() {
         all.totals = all.totals.plus(&sums.totals);
         all.recent = all.recent.plus(&sums.recent);
+        all.period = all.period.max(sums.period);
     }
     let named = |front: &str, values: [u64; Counters::MANY]| {
         let row = |(name, value): (&str, u64)| row(&format!("{front}_{name}"), [value]);

@@ -4,6 +4,7 @@
 //! Invariant: an ending is set once and wakes the client's task, wherever it waits.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::SystemTime;
@@ -82,10 +83,14 @@ pub struct Entry {
     pub application: RefCell<Rc<str>>,
     /// From where.
     pub source: Source,
-    /// Whether bytes travel encrypted.
-    pub encrypted: bool,
+    /// Our end of its connection; `None`: a socket of this host.
+    pub local: Option<SocketAddr>,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
     /// What it is here for.
     pub replication: Replication,
+    /// Statements that it has named.
+    pub prepared: Cell<usize>,
     /// When it came.
     pub connected: SystemTime,
     /// When it last began something.
@@ -114,8 +119,10 @@ pub struct Who {
     pub application: Rc<str>,
     /// From where.
     pub source: Source,
-    /// Whether bytes travel encrypted.
-    pub encrypted: bool,
+    /// Our end of its connection; `None`: a socket of this host.
+    pub local: Option<SocketAddr>,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
     /// What it is here for.
     pub replication: Replication,
 }
@@ -131,8 +138,10 @@ impl Entry {
             application: RefCell::new(who.application),
             source: who.source,
             role: who.role,
-            encrypted: who.encrypted,
+            local: who.local,
+            cipher: who.cipher,
             replication: who.replication,
+            prepared: Cell::new(0),
             connected: SystemTime::now(),
             requested: Cell::new(now),
             waiting: Cell::new(None),

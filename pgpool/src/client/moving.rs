@@ -173,7 +173,8 @@ fn take_in(
         role: worker.name(&pool.user().name),
         application: worker.name(&parcel.application),
         source: parcel.source.source(),
-        encrypted: false,
+        local: io.local(),
+        cipher: None,
         replication: Replication::No,
     };
     let (secret, now) = (parcel.secret.0.as_slice().into(), worker.now());

@@ -36,6 +36,14 @@ impl Source {
         self.ip().map_or_else(|| "unix".to_owned(), |ip| ip.to_string())
     }
 
+    /// Its process on this host; 0: it came by network.
+    pub fn process(&self) -> u32 {
+        match self {
+            Self::Ip(_) => 0,
+            Self::Unix { pid, .. } => u32::try_from(*pid).unwrap_or_default(),
+        }
+    }
+
     /// Its port, or its socket's.
     pub fn port(&self) -> u16 {
         match self {

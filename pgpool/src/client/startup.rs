@@ -162,7 +162,7 @@ pub async fn admit(
         return Err(Refusal::TlsRequired);
     }
     if is_owner(&snapshot, name, database, source) {
-        return console(worker, (door, startup), name, Console::Admin).await;
+        return console(worker, (door, startup), source, Console::Admin).await;
     }
     let way = auth::Way {
         seed: &snapshot.seed,
@@ -182,7 +182,7 @@ pub async fn admit(
     let unknown = || Refusal::PasswordFailed(name.to_owned());
     if database == CONSOLE {
         let rights = user.ok_or_else(unknown)?.console;
-        return console(worker, (door, startup), name, rights).await;
+        return console(worker, (door, startup), source, rights).await;
     }
     match looked_up {
         Some(credential) => learn(worker, (database, name), credential),
@@ -272,19 +272,24 @@ fn list(
     startup: &Startup,
     (source, role): (Source, Rc<str>),
 ) -> Listed {
+    let who = who(worker, door, startup, (source, role));
+    let (secret, now) = (secret(startup), worker.now());
+    let entry = worker.enter(|pid| Entry::new(pid, secret, who, now));
+    Listed { entry, worker: Rc::clone(worker) }
+}
+
+fn who(worker: &Worker, door: &Door, startup: &Startup, (source, role): (Source, Rc<str>)) -> Who {
     let (database, user) = named(startup);
-    let who = Who {
+    Who {
         database: worker.name(database),
         user: worker.name(user),
         application: worker.name(startup.parameter("application_name").unwrap_or_default()),
         source,
         role,
-        encrypted: door.io.is_encrypted(),
+        local: door.io.local(),
+        cipher: door.io.cipher(),
         replication: startup.replication().unwrap_or_default(),
-    };
-    let (secret, now) = (secret(startup), worker.now());
-    let entry = worker.enter(|pid| Entry::new(pid, secret, who, now));
-    Listed { entry, worker: Rc::clone(worker) }
+    }
 }
 
 /// What proves that a cancel request comes from this client.
@@ -331,9 +336,10 @@ fn is_owner(snapshot: &Snapshot, name: &str, database: &str, source: Source) -> 
 async fn console(
     worker: &Rc<Worker>,
     (door, startup): (&mut Door, &Startup),
-    user: &str,
+    source: Source,
     rights: Console,
 ) -> Result<Admitted, Refusal> {
+    let (_, user) = named(startup);
     if rights == Console::No {
         return Err(Refusal::ConsoleDenied(user.to_owned()));
     }
@@ -352,7 +358,8 @@ async fn console(
     ] {
         backend::put_parameter(&mut out, name, value);
     }
-    let seat = Seat::take(worker, secret(startup));
+    let who = who(worker, door, startup, (source, worker.name(CONSOLE)));
+    let seat = Seat::take(worker, secret(startup), who);
     let key = CancelKey { pid: seat.pid, secret: seat.abort.secret.to_vec() };
     backend::put_key(&mut out, &key);
     backend::put_ready(&mut out, Status::Idle);

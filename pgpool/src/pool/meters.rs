@@ -5,8 +5,10 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::observe::Observer;
+use tokio::time::Instant;
 
 /// Counters of one pool, shown by metrics, SHOW STATS and the summary.
 pub struct Meters {
@@ -61,8 +63,44 @@ pub struct Totals {
     pub errors: Cell<u64>,
 }
 
-/// How long PgBouncer's averages look back (its `stats_period`).
-pub const PERIOD: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long PgBouncer's averages look back where no `stats_period` says it.
+pub const PERIOD: Duration = Duration::from_secs(60);
+
+/// The spans of time over which averages go.
+#[derive(Debug)]
+pub struct Periods {
+    began: Cell<Instant>,
+    until: Cell<Instant>,
+    lasted: Cell<Duration>,
+}
+
+impl Periods {
+    /// The first begins.
+    pub fn new(period: Duration) -> Self {
+        let now = Instant::now();
+        Self { began: Cell::new(now), until: Cell::new(now + period), lasted: Cell::default() }
+    }
+
+    /// This one ends so long from now at the latest.
+    pub fn shorten(&self, period: Duration) {
+        self.until.set(self.until.get().min(Instant::now() + period));
+    }
+
+    /// Whether it is over; then the next has begun.
+    pub fn is_over(&self, now: Instant, period: Duration) -> bool {
+        let over = now >= self.until.get();
+        if over {
+            self.lasted.set(now.saturating_duration_since(self.began.replace(now)));
+            self.until.set(now + period);
+        }
+        over
+    }
+
+    /// How long the last whole one was.
+    pub fn lasted(&self) -> Duration {
+        self.lasted.get()
+    }
+}
 
 /// Counters at one moment, or between two, in the order of SHOW STATS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

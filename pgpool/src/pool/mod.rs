@@ -33,7 +33,7 @@ use crate::snapshot::{Database, User};
 use crate::variables::{Value, Variables, is_theirs};
 use crate::worker::{Message, Worker};
 use apart::Apart;
-pub use meters::{Counters, Meters, PERIOD, Totals, add};
+pub use meters::{Counters, Meters, PERIOD, Periods, Totals, add};
 use sizing::Sizing;
 use waiters::{Waiter, Waiters};
 use whole::{Said, Whole};
@@ -506,7 +506,7 @@ impl Pool {
         }
     }
 
-    /// Another [`PERIOD`] is over.
+    /// Another `stats_period` is over.
     pub fn end_period(&self) {
         let [_, last] = self.periods.get();
         self.periods.set([last, self.meters.totals.all()]);

@@ -478,6 +478,8 @@ impl Relay<'_> {
     /// Sets the deadline that fits what the client is doing, when that has changed.
     fn watch(&mut self) {
         let ledger = &self.server.talk.ledger;
+        self.client.entry.prepared.set(self.client.memory.names.len());
+        self.server.facts.prepared.set(self.server.talk.holdings.len());
         self.client.entry.mark_busy(match ledger.is_empty() {
             true => Busy::No,
             false if ledger.owes_us() => Busy::Prepared,

@@ -67,8 +67,10 @@ pub struct Facts {
     pub local: Option<SocketAddr>,
     /// Cancels its query.
     pub key: Option<CancelKey>,
-    /// Whether bytes travel encrypted.
-    pub encrypted: bool,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
+    /// Prepared statements that it holds.
+    pub prepared: Cell<usize>,
     /// When it was connected.
     pub born: Instant,
     /// When it was last given or taken.

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use common::secret::{self, Secret};
 use rand::RngCore;
-use topology::Place;
 use topology::pool::{Console, Group, UserTerms};
+use topology::{Form, Place};
 
 use super::{Count, Database, Held, Snapshot, SnapshotError};
+use crate::pool::PERIOD;
 use crate::scram::{self, Verifier};
 
 /// As PostgreSQL's default, for verifiers made from plain passwords.
@@ -234,6 +235,19 @@ impl Learned {
 }
 
 impl Snapshot {
+    /// Who logs in to a database's servers, whoever the client is.
+    pub fn forced<'a>(database: &'a Database) -> Option<&'a str> {
+        database.login.as_ref().map(|login| login.name.as_str())
+    }
+
+    /// How long averages look back.
+    pub fn period(&self) -> Duration {
+        match &self.source.form {
+            Form::PgBouncer(process) => Duration::from_secs(process.stats_period.into()),
+            Form::Topology => PERIOD,
+        }
+    }
+
     /// What a role had to prove that was looked up and has proved it.
     pub fn learned(&self, database: &str, role: &str) -> Option<Credential> {
         self.learned.get(database, role)

@@ -3,8 +3,10 @@
 //!
 //! Invariant: nothing here waits for a time: a state is asked for until it is there, or a process ended.
 
+use std::collections::BTreeMap;
+
 use crate::dropin::{PGPOOL, Place};
-use crate::postgres::Postgres;
+use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD};
 
 /// P6, P8: `SHOW CONFIG` has every key of PgBouncer with what holds; what `SET` says holds at once, together with
 /// what it said before, until the file is read again; the rest is refused, and what drivers say does no harm.
@@ -48,7 +50,7 @@ async fn settings_are_shown_and_changed() {
     assert_eq!((value("max_client_conn"), value("query_timeout")), ("1".into(), "0.25".into()));
     assert_eq!(value("server_reset_query"), "reset all; discard temp");
     let slow = place.ask("app", "shop", "select pg_sleep(60)");
-    assert!(String::from_utf8_lossy(&slow.stderr).contains("timeout"), "{slow:?}");
+    assert!(String::from_utf8_lossy(&slow.stderr).contains("took longer"), "{slow:?}");
     for (sql, word) in [
         ("set listen_port = 1", "restart"),
         ("set pkt_buf = 1", "no effect"),
@@ -68,5 +70,104 @@ async fn settings_are_shown_and_changed() {
     assert_eq!(value("query_timeout"), "0.25", "what was refused has changed nothing");
     assert_eq!(place.told("root", "pgbouncer", "reload"), "RELOAD");
     assert_eq!((value("max_client_conn"), value("query_timeout")), ("100".into(), "33".into()));
+    drop(running);
+}
+
+/// P6: averages go over `stats_period`, also over one that is shorter since a moment ago.
+#[tokio::test]
+async fn averages_go_over_stats_period() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "").await;
+    let running = place.start(PGPOOL);
+    assert_eq!(place.told("root", "pgbouncer", "set stats_period = 1"), "SET");
+    let average = |told: &str| {
+        let shop = told.lines().find(|line| line.starts_with("shop|"));
+        shop.and_then(|line| line.split('|').nth(3)?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(place.folder.path()).port(place.port).user("other").password(PASSWORD);
+    let client = crate::pooler::connect(config.dbname("shop")).await.expect("let in");
+    while average(&place.told("root", "pgbouncer", "show stats_averages")) == 0 {
+        for _ in 0..100 {
+            client.batch_execute("select 1").await.expect("answered");
+        }
+    }
+    drop(running);
+}
+
+/// P6: what is known of a client and its server is shown: addresses, processes, statements, names, the console
+/// itself; `SHOW DATABASES` says that all are paused, and as whom a database is logged in to.
+#[tokio::test]
+async fn tables_show_what_is_known() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "peer_id = 1\n[peers]\n2 = host=127.0.0.1 port=1").await;
+    let running = place.start(PGPOOL);
+    let rows = |sql: &str| {
+        let mut psql =
+            place.psql(std::path::Path::new("127.0.0.1"), "root", ROOT_PASSWORD, "pgbouncer");
+        let output = psql.args(["-P", "tuples_only=off", "-P", "footer=off", "-c", sql]).output();
+        let told = String::from_utf8(output.expect("psql runs").stdout).expect("text");
+        let mut lines = told.lines().map(|line| line.split('|').map(str::to_owned));
+        let names: Vec<_> = lines.next().expect("columns").collect();
+        lines
+            .map(|row| names.iter().cloned().zip(row).collect::<BTreeMap<_, _>>())
+            .collect::<Vec<_>>()
+    };
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(place.folder.path()).port(place.port).user("other").password(PASSWORD);
+    config.dbname("shop").application_name("the shop");
+    let client = crate::pooler::connect(&config).await.expect("let in");
+    let _statement = client.prepare("select 1").await.expect("prepared");
+    client.batch_execute("begin").await.expect("begun");
+
+    let clients = rows("show clients");
+    let own = clients.iter().find(|row| row["database"] == "shop").expect("the client");
+    assert_eq!(own["remote_pid"], std::process::id().to_string());
+    assert_eq!(
+        (own["local_addr"].as_str(), own["local_port"].as_str()),
+        ("unix", &*place.port.to_string())
+    );
+    assert_eq!((own["prepared_statements"].as_str(), own["state"].as_str()), ("1", "active"));
+    let console = clients.iter().find(|row| row["database"] == "pgbouncer").expect("the console");
+    assert_eq!((console["user"].as_str(), console["local_addr"].as_str()), ("root", "127.0.0.1"));
+    assert_eq!(console["application_name"], "psql");
+
+    let servers = rows("show servers");
+    let linked = servers.iter().find(|row| row["link"] == own["ptr"]).expect("its server");
+    assert_eq!(linked["application_name"], "the shop");
+    assert_eq!(linked["prepared_statements"], "1");
+    let states: Vec<_> = rows("show sockets").into_iter().map(|row| row["state"].clone()).collect();
+    for state in ["cl_active", "sv_active"] {
+        assert!(states.iter().any(|shown| shown == state), "{states:?}");
+    }
+    let active = rows("show active_sockets");
+    assert!(active.iter().all(|row| row["state"].ends_with("_active")) && active.len() >= 2);
+    let lists: BTreeMap<_, _> = rows("show lists")
+        .into_iter()
+        .map(|mut row| (row.remove("list"), row["items"].clone()))
+        .collect();
+    assert_eq!(lists[&Some("peers".to_owned())], "1");
+    assert_eq!(lists[&Some("used_servers".to_owned())], servers.len().to_string());
+    assert_eq!(rows("show peer_pools")[0]["peer_id"], "2");
+    assert!(
+        rows("show pools")
+            .iter()
+            .any(|row| row["database"] == "pgbouncer" && row["cl_active"] == "1")
+    );
+
+    let database = |name: &str| {
+        rows("show databases").into_iter().find(|row| row["name"] == name).expect("shown")
+    };
+    assert_eq!(database("boss")["force_user"], "legacy");
+    assert_eq!(database("shop")["force_user"], "");
+    assert_eq!(database("pgbouncer")["pool_mode"], "statement");
+    client.batch_execute("commit").await.expect("ended");
+    assert_eq!(place.told("root", "pgbouncer", "pause"), "PAUSE");
+    assert_eq!(
+        (database("shop")["paused"].as_str(), database("boss")["paused"].as_str()),
+        ("1", "1")
+    );
+    assert_eq!(place.told("root", "pgbouncer", "resume"), "RESUME");
+    assert_eq!(database("shop")["paused"], "0");
     drop(running);
 }
