@@ -19,11 +19,12 @@ use discovery::register::{Board, Registrar};
 use tokio::sync::{Mutex, oneshot, watch};
 use topology::{Form, SourceFile, Topology, pgbouncer};
 
-use crate::admin::report::Report;
+use crate::admin::report::{PoolRow, Report};
 use crate::admin::setting;
 use crate::admin::verbs::Command;
 use crate::cancel::Side;
 use crate::events::{HandedOver, Noted, ReloadRefused, Reloaded, TakenOver, UpgradeFailed};
+use crate::parting::Wait;
 use crate::snapshot::Snapshot;
 use crate::sockets::Claim;
 use crate::upgrade::UpgradeError;
@@ -31,6 +32,11 @@ use crate::upgrade::giving::{self, Spares, To};
 use crate::upgrade::link::{Link, Said};
 use crate::worker::{Message, Peers};
 use crate::{StartError, build};
+
+/// Between two looks at whether the instance may end.
+const PARTING_LOOK: Duration = Duration::from_millis(20);
+/// So long the last clients may take to hear that it ends.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 
 /// How a running instance is asked to go by a changed file; cheap to clone, of no use once it has
 /// ended.
@@ -57,6 +63,8 @@ struct Shared {
     /// All that was to be said on such ways.
     said: std::sync::Mutex<Vec<Said>>,
     registration: Registration,
+    /// What the end of the instance waits for, if it ends by itself.
+    parting: std::sync::Mutex<Option<Wait>>,
 }
 
 /// How the instance is entered in registries.
@@ -96,6 +104,7 @@ impl Handle {
             taken: AtomicBool::new(false),
             said: Default::default(),
             registration: Registration { registrar, address },
+            parting: Default::default(),
         }))
     }
 
@@ -246,6 +255,51 @@ impl Handle {
                 let _ended = from.await;
             }
         }
+    }
+
+    /// Lets nobody new in, and ends the instance when what is waited for has gone. Goes on by itself; said
+    /// again, it waits for what was said last.
+    pub async fn part(&self, wait: Wait) {
+        let first = lock(&self.0.parting).replace(wait).is_none();
+        // A socket that somebody holds goes on taking connections.
+        self.with_spares(|spares| spares.listeners.clear());
+        self.tell(&Command::Part(wait)).await;
+        if first {
+            let handle = self.clone();
+            drop(self.0.runtime.spawn(async move { handle.end_alone().await }));
+        }
+    }
+
+    /// Whether the instance ends by itself.
+    pub fn is_parting(&self) -> bool {
+        lock(&self.0.parting).is_some()
+    }
+
+    /// Ends the instance when what is waited for has gone.
+    async fn end_alone(&self) {
+        let Shared { lifecycle, parting, .. } = &*self.0;
+        loop {
+            let servers = *lock(parting) == Some(Wait::Servers);
+            if !servers && self.snapshot().clients.now() == 0 {
+                return lifecycle.stop();
+            }
+            if servers && self.report().await.pools.iter().all(PoolRow::is_bare) {
+                break;
+            }
+            if servers {
+                self.tell(&Command::CloseIdle(None)).await;
+            }
+            tokio::time::sleep(PARTING_LOOK).await;
+        }
+        // Who is left has no server, and is told.
+        lifecycle.drain();
+        let gone = async {
+            while self.snapshot().clients.now() > 0 {
+                tokio::time::sleep(PARTING_LOOK).await;
+            }
+        };
+        let _late = tokio::time::timeout(LONGEST_GOODBYE, gone).await;
+        lifecycle.stop();
     }
 
     /// The file in force, and each that takes its place.

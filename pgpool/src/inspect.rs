@@ -60,7 +60,7 @@ impl Inspect for Inspection {
     }
 
     fn unready(&self) -> Vec<String> {
-        let running = self.lifecycle.phase() == Phase::Running;
+        let running = self.lifecycle.phase() == Phase::Running && !self.handle.is_parting();
         if running { Vec::new() } else { vec!["draining".to_owned()] }
     }
 

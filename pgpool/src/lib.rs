@@ -26,6 +26,7 @@ pub mod listener;
 pub mod lookup;
 pub mod names;
 pub mod neighbours;
+pub mod parting;
 pub mod pool;
 pub mod prepared;
 pub mod preview;

@@ -30,7 +30,7 @@ const MOST_REQUESTS: usize = 4;
 /// Before the next try when the kernel has no descriptor for a client.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the instance drains.
+/// Accepts until the instance drains, or lets nobody in any more.
 pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
     let Ok(mut acceptor) = Acceptor::new(listener) else { return };
     let shutdown = worker.lifecycle.shutdown();
@@ -39,6 +39,7 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
         tokio::select! {
             biased;
             () = shutdown.draining() => return,
+            () = worker.parting.begun() => return,
             (socket, address) = acceptor.next(exhausted) => {
                 let stream = Stream::Plain(Movable::Live(socket));
                 // Gone already, if the kernel cannot do it.

@@ -32,6 +32,7 @@ use crate::client::moving::Mover;
 use crate::client::source::Source;
 use crate::lookup::{Answer, Lookups, Question};
 use crate::neighbours::Asking;
+use crate::parting::Parting;
 use crate::pool::lending::Word;
 use crate::pool::{Meters, Pause, Periods, Pool};
 use crate::prepared::Statements;
@@ -168,6 +169,8 @@ pub struct Worker {
     /// What is paused or disabled; an empty name stands for all. It holds for pools that are made
     /// later too.
     held: RefCell<HashSet<(String, Hold)>>,
+    /// Whether the clients here are the last.
+    pub parting: Parting,
     /// The periods of SHOW STATS.
     pub period: Periods,
 }
@@ -260,6 +263,7 @@ impl Worker {
             draining: Cell::new(false),
             successor: RefCell::default(),
             held: RefCell::default(),
+            parting: Parting::default(),
             period,
         })
     }

@@ -27,9 +27,8 @@ use crate::client::startup::Door;
 use crate::control::Handle;
 use crate::events::ConsoleCommand;
 use crate::fatal::Refusal;
-use crate::pool::Load;
 use crate::worker::{Message, Worker};
-use report::Report;
+use report::{PoolRow, Report};
 use seat::{Abort, Seat};
 use show::{HELP, Table};
 use verbs::{Command, Haste, Statement};
@@ -233,7 +232,10 @@ impl Talk {
             Statement::Shutdown(haste) => {
                 self.note("SHUTDOWN");
                 match haste {
-                    Haste::Drain => self.worker.lifecycle.drain(),
+                    Haste::When(wait) => {
+                        let handle = self.worker.handle.clone().ok_or_else(no_file)?;
+                        handle.part(*wait).await;
+                    }
                     Haste::Now => self.worker.lifecycle.stop(),
                 }
                 backend::put_command(out, "SHUTDOWN");
@@ -286,6 +288,9 @@ impl Talk {
         {
             return Err(Refusal::NoSuchDatabase(database.to_owned()));
         }
+        if matches!(command, Command::Resume(_)) && self.worker.parting.wait().is_some() {
+            return Err(Refusal::ConsoleSyntax("the pooler is shutting down".to_owned()));
+        }
         self.note(tag);
         let concerned = self.broadcast(command).await;
         match command {
@@ -319,11 +324,7 @@ impl Talk {
             let report = Report::of_all(&self.worker.peers).await;
             let concerned = report.pools.iter().filter(|pool| concerns(&pool.database));
             let mut paused = concerned.filter(|pool| pool.paused);
-            if paused.all(|pool| {
-                let Load { active, idle, cleaning, connecting, listening, .. } = pool.load;
-                // A server between two shards is in neither's load.
-                active + idle + cleaning + connecting + listening + pool.held == 0
-            }) {
+            if paused.all(PoolRow::is_bare) {
                 break;
             }
             self.broadcast(&Command::CloseIdle(database.map(str::to_owned))).await;

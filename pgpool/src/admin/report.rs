@@ -191,6 +191,13 @@ impl Report {
 }
 
 impl PoolRow {
+    /// Whether it has no server, none comes and none goes.
+    pub fn is_bare(&self) -> bool {
+        let Load { active, idle, cleaning, connecting, listening, .. } = self.load;
+        // A server between two shards is in neither's load.
+        active + idle + cleaning + connecting + listening + self.held == 0
+    }
+
     /// Adds another shard; always `true`.
     fn join(&mut self, other: &Self) -> bool {
         self.load = self.load.plus(&other.load);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::client::entry::{Ending, Entry};
 use crate::fatal::Refusal;
+use crate::parting::{self, Wait};
 use crate::pool::{Pause, Pool};
 use crate::worker::Worker;
 
@@ -30,6 +31,8 @@ pub enum Command {
     Kill(Option<String>),
     /// One client is ended.
     KillClient(u32),
+    /// Nobody new is let in, and the instance ends by itself.
+    Part(Wait),
 }
 
 /// How a database is held up.
@@ -50,7 +53,7 @@ pub enum Statement {
     Show(String),
     /// For the workers; the name is the command tag.
     Tell(Command, &'static str),
-    /// `SHUTDOWN`: drain, or end now.
+    /// `SHUTDOWN`: end now, or when something has gone.
     Shutdown(Haste),
     /// `RELOAD`.
     Reload,
@@ -69,8 +72,8 @@ pub enum Statement {
 /// How fast to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Haste {
-    /// Transactions may end.
-    Drain,
+    /// When something has gone.
+    When(Wait),
     /// At once.
     Now,
 }
@@ -105,7 +108,15 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
             None => return Err(unknown("KILL_CLIENT needs an id of SHOW CLIENTS")),
         },
         "SHUTDOWN" if rest.is_empty() => Statement::Shutdown(Haste::Now),
-        "SHUTDOWN" => Statement::Shutdown(Haste::Drain),
+        "SHUTDOWN" => match rest.join(" ").to_ascii_uppercase().as_str() {
+            "WAIT_FOR_SERVERS" => Statement::Shutdown(Haste::When(Wait::Servers)),
+            "WAIT_FOR_CLIENTS" => Statement::Shutdown(Haste::When(Wait::Clients)),
+            _ => {
+                return Err(unknown(
+                    "SHUTDOWN waits for nothing, WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS",
+                ));
+            }
+        },
         "RELOAD" => Statement::Reload,
         "TAKEOVER" => Statement::TakeOver,
         "SET" => match assignment(text.get(verb.len()..).unwrap_or_default()) {
@@ -196,7 +207,7 @@ impl Command {
             Self::CloseIdle(name) => name.as_deref(),
             Self::Kill(name) => name.as_deref(),
             Self::Disable(name, _) => Some(name),
-            Self::KillClient(_) | Self::Suspend => None,
+            Self::KillClient(_) | Self::Suspend | Self::Part(_) => None,
         }
     }
 
@@ -204,6 +215,9 @@ impl Command {
     pub fn carry_out(&self, worker: &Rc<Worker>) -> usize {
         match self {
             Self::Pause(database) => worker.hold(or_all(database), Hold::Paused, Pause::Paused),
+            // What was begun is not taken back.
+            Self::Resume(_) if worker.parting.wait().is_some() => 0,
+            Self::Part(wait) => parting::begin(worker, *wait),
             Self::Resume(database) => {
                 if database.is_none() {
                     worker.hold("", Hold::Suspended, Pause::Running);
@@ -252,7 +266,10 @@ mod tests {
         assert_eq!(parse(" show Pools ; "), Ok(Statement::Show("POOLS".into())));
         let pause = Statement::Tell(Command::Pause(Some("app".into())), "PAUSE");
         assert_eq!(parse("PAUSE app;"), Ok(pause));
-        assert_eq!(parse("SHUTDOWN WAIT_FOR_CLIENTS"), Ok(Statement::Shutdown(Haste::Drain)));
+        let when = |wait| Ok(Statement::Shutdown(Haste::When(wait)));
+        assert_eq!(parse("SHUTDOWN wait_for_clients"), when(Wait::Clients));
+        assert_eq!(parse("SHUTDOWN WAIT_FOR_SERVERS;"), when(Wait::Servers));
+        assert!(parse("SHUTDOWN soon").is_err());
         assert_eq!(parse("shutdown"), Ok(Statement::Shutdown(Haste::Now)));
         assert!(parse("select 1").is_err());
         assert_eq!(parse("kill"), Ok(Statement::Tell(Command::Kill(None), "KILL")));

@@ -184,6 +184,9 @@ pub async fn admit(
         let rights = user.ok_or_else(unknown)?.console;
         return console(worker, (door, startup), source, rights).await;
     }
+    if worker.parting.wait().is_some() {
+        return Err(Refusal::ShuttingDown);
+    }
     match looked_up {
         Some(credential) => learn(worker, (database, name), credential),
         None => drop(user.ok_or_else(unknown)?),

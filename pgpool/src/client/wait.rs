@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::Client;
 use super::entry::{ClientPhase, Ending};
 use crate::fatal::{self, Refusal};
+use crate::parting;
 use crate::pool::waiters::Waiter;
 use crate::pool::{Pool, add};
 use crate::server::Server;
@@ -31,6 +32,9 @@ impl Client {
         if let Some(server) = taken {
             self.still.server = true;
             return Wait::Server(server);
+        }
+        if self.worker.parting.wait() == Some(parting::Wait::Servers) {
+            return Wait::Refused(Refusal::ShuttingDown);
         }
         self.worker.tick();
         let now = self.worker.now();

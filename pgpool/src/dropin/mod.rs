@@ -22,6 +22,7 @@ use topology::pgbouncer::{self, Loaded, Process, Switch};
 
 use crate::admin::verbs::Command;
 use crate::control::Handle;
+use crate::parting::Wait;
 use crate::pool::Counters;
 use crate::{Before, Options, start_after};
 use lines::{Lines, Loud};
@@ -152,8 +153,8 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
     outcome.map_err(|fault| fault.to_string())
 }
 
-/// PgBouncer's signals: HUP reads the file again, USR1 pauses, USR2 resumes, INT ends when what was begun
-/// is done, TERM and QUIT end at once.
+/// PgBouncer's signals: HUP reads the file again, USR1 pauses, USR2 resumes, INT ends when every server is
+/// released, TERM when every client has left, QUIT and a second one of these at once.
 struct Signals {
     hangup: tokio::signal::unix::Signal,
     pause: tokio::signal::unix::Signal,
@@ -205,16 +206,13 @@ impl Signals {
                     paused = true;
                     handle.tell(&Command::Pause(None)).await;
                 }
-                _ = self.resume.recv() => {
+                // What was begun is not taken back.
+                _ = self.resume.recv(), if !handle.is_parting() => {
                     paused = false;
                     handle.tell(&Command::Resume(None)).await;
                 }
-                // A second one ends at once.
-                _ = self.interrupt.recv() => match lifecycle.phase() {
-                    Phase::Running => lifecycle.drain(),
-                    Phase::Draining | Phase::Stopped => lifecycle.stop(),
-                },
-                _ = self.terminate.recv() => lifecycle.stop(),
+                _ = self.interrupt.recv() => part(handle, lifecycle, Wait::Servers).await,
+                _ = self.terminate.recv() => part(handle, lifecycle, Wait::Clients).await,
                 _ = self.quit.recv() => lifecycle.stop(),
                 // Servers are closed as they become free, as by PAUSE.
                 () = tokio::time::sleep(PAUSE_LOOK), if paused => {
@@ -223,6 +221,15 @@ impl Signals {
             }
         }
     }
+}
+
+/// Ends when what is waited for has gone; asked again, at once.
+async fn part(handle: &Handle, lifecycle: &Lifecycle, wait: Wait) {
+    process::tell_stopping();
+    if handle.is_parting() || lifecycle.phase() > Phase::Running {
+        return lifecycle.stop();
+    }
+    handle.part(wait).await;
 }
 
 /// What a file says of the process.

@@ -131,6 +131,11 @@ pub(super) fn tell_reloading() {
         .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
 }
 
+/// Tells systemd that the process is about to end.
+pub(super) fn tell_stopping() {
+    let _told = sd_notify::notify(&[NotifyState::Stopping]);
+}
+
 /// Tells whoever waits that this process serves: systemd (Debian's unit is `Type=notify`), and who has started
 /// it in the background.
 pub(super) fn tell_ready() {

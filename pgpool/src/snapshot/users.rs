@@ -236,7 +236,7 @@ impl Learned {
 
 impl Snapshot {
     /// Who logs in to a database's servers, whoever the client is.
-    pub fn forced<'a>(database: &'a Database) -> Option<&'a str> {
+    pub fn forced(database: &Database) -> Option<&str> {
         database.login.as_ref().map(|login| login.name.as_str())
     }
 

@@ -297,3 +297,71 @@ async fn a_pause_that_waits_is_given_up() {
     client.batch_execute("commit").await.expect("ended");
     pooler.client("app").await.query_one("select 1", &[]).await.expect("served");
 }
+
+/// P6: `KILL_CLIENT` ends the client of an id of SHOW CLIENTS and no other.
+#[tokio::test]
+async fn one_client_is_killed() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let [victim, other] = [pooler.client("app").await, pooler.client("app").await];
+    victim.batch_execute("set application_name = 'victim'; begin").await.expect("begun");
+    let console = pooler.console().await;
+    let clients = rows(&console, "SHOW CLIENTS").await;
+    let found = clients.iter().find(|row| row["application_name"] == "victim").expect("shown");
+    let kill = format!("KILL_CLIENT {}", found["id"]);
+    console.batch_execute(&kill).await.expect("killed");
+    let fault = victim.batch_execute("select 1").await.expect_err("ended");
+    assert!(victim.is_closed() || code(&fault) == "57P01", "{fault:?}");
+    other.batch_execute("select 1").await.expect("nobody else is");
+    let gone =
+        async || rows(&console, "SHOW CLIENTS").await.iter().all(|row| row["id"] != found["id"]);
+    while !gone().await {}
+    assert_eq!(code(&console.batch_execute(&kill).await.expect_err("it is gone")), "42601");
+}
+
+/// P6: `WAIT_CLOSE` is answered when the last server of before `RECONNECT` is gone, `SUSPEND` when no server works;
+/// what is asked meanwhile is answered after `RESUME`.
+#[tokio::test]
+async fn what_waits_for_servers() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let (client, console, looks) =
+        (pooler.client("app").await, pooler.console().await, pooler.console().await);
+    client.batch_execute("begin").await.expect("begun");
+    console.batch_execute("RECONNECT").await.expect("said");
+    let begun = std::sync::atomic::AtomicBool::new(false);
+    let waits = async {
+        console.batch_execute("WAIT_CLOSE shop").await.expect("all are closed");
+        assert!(begun.load(std::sync::atomic::Ordering::SeqCst), "one was not");
+    };
+    let commits = async {
+        let servers = rows(&looks, "SHOW SERVERS").await;
+        assert!(servers.iter().any(|row| row["close_needed"] == "1"), "{servers:?}");
+        begun.store(true, std::sync::atomic::Ordering::SeqCst);
+        client.batch_execute("commit").await.expect("ended");
+    };
+    tokio::join!(waits, commits);
+    assert!(rows(&looks, "SHOW SERVERS").await.iter().all(|row| row["close_needed"] == "0"));
+
+    client.batch_execute("begin").await.expect("begun");
+    let commits = async {
+        let suspended = async || {
+            let state = rows(&looks, "SHOW STATE").await;
+            state.iter().any(|row| row["key"] == "suspended" && row["value"] == "yes")
+        };
+        while !suspended().await {}
+        client.batch_execute("commit").await.expect("ended");
+    };
+    let (outcome, ()) = tokio::join!(console.batch_execute("SUSPEND"), commits);
+    outcome.expect("nothing works");
+    let resumes = async {
+        let waiting = async || {
+            let pools = rows(&looks, "SHOW POOLS").await;
+            pools.iter().any(|row| row["cl_waiting"] == "1")
+        };
+        while !waiting().await {}
+        looks.batch_execute("RESUME").await.expect("resumed");
+    };
+    let (outcome, ()) = tokio::join!(client.batch_execute("select 1"), resumes);
+    outcome.expect("answered");
+}

@@ -332,7 +332,7 @@ async fn in_the_background_and_replaced() {
     let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("the file");
     let alone = "unix_socket_dir =\nso_reuseport = 1\n";
     place.write("pgbouncer.ini", &format!("{ini}{alone}"));
-    kill(Pid::from_raw(second), Signal::SIGTERM).expect("sent");
+    kill(Pid::from_raw(second), Signal::SIGQUIT).expect("sent");
     ends(second);
     assert!(run(&["-d"]).status.success());
     let third = pid();

@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::dropin::{PGPOOL, Place};
+use nix::sys::signal::Signal;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use crate::dropin::{PGPOOL, Place, Running};
+use crate::pooler::code;
 use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD};
 
 /// P6, P8: `SHOW CONFIG` has every key of PgBouncer with what holds; what `SET` says holds at once, together with
@@ -170,4 +174,116 @@ async fn tables_show_what_is_known() {
     assert_eq!(place.told("root", "pgbouncer", "resume"), "RESUME");
     assert_eq!(database("shop")["paused"], "0");
     drop(running);
+}
+
+/// A client by unix socket.
+async fn by_socket(
+    place: &Place,
+    user: &str,
+    database: &str,
+) -> Result<Client, tokio_postgres::Error> {
+    let password = if user == "root" { ROOT_PASSWORD } else { PASSWORD };
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(place.folder.path()).port(place.port).user(user).password(password);
+    crate::pooler::connect(config.dbname(database)).await
+}
+
+/// A client by network.
+async fn by_network(place: &Place) -> Client {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(place.port).user("other").password(PASSWORD).dbname("shop");
+    crate::pooler::connect(&config).await.expect("let in")
+}
+
+/// Until nobody listens by network any more.
+async fn closed(place: &Place) {
+    while tokio::net::TcpStream::connect(("127.0.0.1", place.port)).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Whether the process ends with success; the runtime goes on meanwhile.
+async fn ended(running: Running) -> bool {
+    tokio::task::spawn_blocking(move || running.ended()).await.expect("no panic")
+}
+
+/// The console's own statement, or PgBouncer's signal for it.
+async fn shut_down(place: &Place, running: &Running, way: Result<&str, Signal>) {
+    match way {
+        Ok(sql) => {
+            let console = by_socket(place, "root", "pgbouncer").await.expect("let in");
+            console.batch_execute(sql).await.expect("begun");
+        }
+        Err(signal) => running.signal(signal),
+    }
+    closed(place).await;
+}
+
+/// P6, O3: by `SHUTDOWN WAIT_FOR_SERVERS` and by INT: nobody comes in by network, by unix socket the console alone;
+/// who waits for a server or wants one is told to go; what was begun is done, and then the process ends.
+#[tokio::test]
+async fn shutdown_waits_for_servers() {
+    let server = Postgres::start().await;
+    for way in [Ok("SHUTDOWN WAIT_FOR_SERVERS"), Err(Signal::SIGINT)] {
+        let place = Place::new(&server, "default_pool_size = 1").await;
+        let running = place.start(PGPOOL);
+        let (works, waits, idle) =
+            (by_network(&place).await, by_network(&place).await, by_network(&place).await);
+        works.batch_execute("begin").await.expect("begun");
+        let ends = async {
+            let looks = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+            let waiting = async || {
+                let shown = looks.simple_query("show clients").await.expect("shown");
+                shown.iter().any(|message| match message {
+                    SimpleQueryMessage::Row(row) => row.get("state") == Some("waiting"),
+                    _ => false,
+                })
+            };
+            while !waiting().await {}
+            shut_down(&place, &running, way).await;
+        };
+        let (refused, ()) = tokio::join!(waits.batch_execute("select 1"), ends);
+        assert_eq!(code(&refused.expect_err("told to go")), "57P01", "{way:?}");
+        assert_eq!(code(&idle.batch_execute("select 1").await.expect_err("told")), "57P01");
+        let refused = by_socket(&place, "other", "shop").await.expect_err("not let in");
+        assert_eq!(code(&refused), "57P01");
+        let console = by_socket(&place, "root", "pgbouncer").await.expect("the console is");
+        let refused = console.batch_execute("RESUME").await.expect_err("it is not taken back");
+        assert!(format!("{refused:?}").contains("shutting down"), "{refused:?}");
+        works.batch_execute("select 1; commit").await.expect("what was begun is done");
+        assert!(ended(running).await, "{way:?}");
+    }
+}
+
+/// P6, O3: by `SHUTDOWN WAIT_FOR_CLIENTS` and by TERM: nobody new is let in, who is inside goes on as long as it
+/// likes, and the process ends with the last; the same signal once more ends it at once.
+#[tokio::test]
+async fn shutdown_waits_for_clients() {
+    let server = Postgres::start().await;
+    for way in [Ok("SHUTDOWN WAIT_FOR_CLIENTS"), Err(Signal::SIGTERM)] {
+        let place = Place::new(&server, "").await;
+        let running = place.start(PGPOOL);
+        let inside = by_network(&place).await;
+        shut_down(&place, &running, way).await;
+        let refused = by_socket(&place, "other", "shop").await.expect_err("not let in");
+        assert_eq!(code(&refused), "57P01");
+        for _ in 0..3 {
+            inside.batch_execute("begin; select 1; commit").await.expect("it goes on");
+        }
+        let console = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+        console.batch_execute("show state").await.expect("shown");
+        drop((console, inside));
+        assert!(ended(running).await, "{way:?}");
+    }
+    for signals in [[Signal::SIGTERM, Signal::SIGTERM], [Signal::SIGINT, Signal::SIGTERM]] {
+        let place = Place::new(&server, "").await;
+        let running = place.start(PGPOOL);
+        let inside = by_network(&place).await;
+        inside.batch_execute("begin").await.expect("begun");
+        shut_down(&place, &running, Err(signals[0])).await;
+        inside.batch_execute("select 1").await.expect("it goes on");
+        running.signal(signals[1]);
+        assert!(ended(running).await);
+        inside.batch_execute("select 1").await.expect_err("cut off");
+    }
 }
