@@ -3,6 +3,7 @@
 //!
 //! Invariant: no secret is shown.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,6 +11,7 @@ use common::lifecycle::{Lifecycle, Phase};
 use common::observe::admin::{Inspect, Summary, Unit};
 use serde_json::{Value, json};
 
+use crate::admin::exporter;
 use crate::control::Handle;
 use crate::snapshot::{Credential, Database};
 use crate::worker::{Peers, Tally};
@@ -90,6 +92,11 @@ impl Inspect for Inspection {
 
     fn requests(&self, most: usize) -> Option<Vec<Value>> {
         Some(self.tally.recent.look(most))
+    }
+
+    fn series(&self) -> Pin<Box<dyn Future<Output = String> + Send>> {
+        let handle = self.handle.clone();
+        Box::pin(async move { exporter::text(&handle.report().await, &handle.snapshot()) })
     }
 
     fn endpoints(&self) -> Value {

@@ -88,7 +88,11 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     }
     let said = out.main.iter().map(|(key, line)| (key.clone(), line.value.clone())).collect();
     let known = users.map(ini::users).unwrap_or_default();
-    let mut text = String::from("aqueduct: 1\npools:\n  pgbouncer:\n");
+    let mut text = String::from("aqueduct: 1\n");
+    if let Some(path) = out.main.get("admin_token_file").filter(|line| !line.value.is_empty()) {
+        let _ = writeln!(text, "admin-token: {}", quoted(&format!("file:{}", path.value)));
+    }
+    text.push_str("pools:\n  pgbouncer:\n");
     out.instance(&mut text);
     let peers: Vec<_> = lines.iter().filter(|line| line.section == "peers").collect();
     out.peers(&peers, &mut text);
@@ -101,6 +105,7 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     out.users(known, terms, &mut text);
     out.tls(&mut text);
     out.settings(&mut text);
+    out.take("admin_token_file");
     let process = Process { said, ..out.about_process() };
     out.rest();
     out.notes.sort_by_key(|note| note.line);
@@ -199,6 +204,16 @@ impl Out {
                 Ok(0) => {}
                 Ok(id) if id <= 127 => drop(write!(text, ", peer-id: {id}")),
                 _ => self.stop(line.number, "peer_id: 1 to 127 are numbers of peers"),
+            }
+        }
+        if let Some(line) = self.take("admin_listen").filter(|line| !line.value.is_empty()) {
+            match line.value.parse::<std::net::SocketAddr>() {
+                Ok(at) if at.ip().is_loopback() || self.main.contains_key("admin_token_file") => {
+                    let _ = write!(text, ", admin: {}", quoted(&at.to_string()));
+                }
+                Ok(_) => self
+                    .stop(line.number, "admin_listen: beside loopback it needs admin_token_file"),
+                Err(_) => self.stop(line.number, "admin_listen is no ADDRESS:PORT"),
             }
         }
         text.push_str(" } }\n");

@@ -60,6 +60,10 @@ pub trait Inspect: Send + Sync {
     fn traffic(&self) -> Option<serde_json::Value> {
         None
     }
+    /// Series beside those of the process, in Prometheus' text format; made for each scrape.
+    fn series(&self) -> BoxFuture<'static, String> {
+        Box::pin(std::future::ready(String::new()))
+    }
     /// Services with their endpoints, their health and their load.
     fn endpoints(&self) -> serde_json::Value;
     /// The registries in which the instance is entered. `None`: the tier never is.
@@ -235,6 +239,10 @@ impl Admin {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/flows") if self.admits(request) => {
                 self.flows(request.uri().query()).await
+            }
+            (&Method::GET, "/metrics") if self.admits(request) => {
+                let own = self.inspect.series().await;
+                shown("text/plain; version=0.0.4", self.metrics.render() + &own)
             }
             _ => self.answer(request),
         }

@@ -5,6 +5,7 @@
 //! Invariant: who may only look cannot change anything.
 
 mod config;
+pub mod exporter;
 pub mod report;
 pub mod seat;
 pub mod setting;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::panic, reason = "helpers of tests; clippy exempts only the tests themselves")]
 
+mod admin;
 mod console;
 mod dropin;
 mod encrypted;

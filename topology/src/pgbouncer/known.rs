@@ -20,7 +20,7 @@ use Change::{Never, Now, Restart};
 pub type Known = (&'static str, Option<&'static str>, Change);
 
 /// All keys.
-pub const KNOWN: [Known; 102] = [
+pub const KNOWN: [Known; 104] = [
     ("admin_users", Some(""), Now),
     ("application_name_add_host", Some("0"), Never),
     ("auth_dbname", None, Now),
@@ -120,6 +120,8 @@ pub const KNOWN: [Known; 102] = [
     ("unix_socket_mode", Some("0777"), Restart),
     ("user", None, Restart),
     ("verbose", None, Now),
+    ("admin_listen", None, Restart),
+    ("admin_token_file", None, Restart),
     ("max_listen_channels", Some("100"), Now),
     ("pool_shards", Some("1"), Restart),
     ("shared_listen", Some("0"), Now),

@@ -622,3 +622,26 @@ fn one_key_is_said_anew() {
 fn default_of<'a>(key: &str, default: &'a str) -> &'a str {
     if key == "service_name" { "" } else { default }
 }
+
+/// O1: the admin listener has keys of its own, and beside loopback it asks for a token.
+#[test]
+fn an_admin_listener_is_translated() {
+    let ini = |more: &str| format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{more}\n");
+    let own = import(&ini("admin_listen = 127.0.0.1:9127"), Some(USERS));
+    let admin = |imported: &Imported| {
+        read(imported).pools[0].instances[0].admin.as_ref().map(|at| at.value)
+    };
+    assert_eq!(admin(&own), Some("127.0.0.1:9127".parse().expect("an address")));
+    let asked =
+        import(&ini("admin_listen = 0.0.0.0:9127\nadmin_token_file = /etc/token"), Some(USERS));
+    assert_eq!(admin(&asked), Some("0.0.0.0:9127".parse().expect("an address")));
+    assert!(read(&asked).admin_token.is_some());
+    for (wrong, word) in [("0.0.0.0:9127", "needs admin_token_file"), ("9127", "no ADDRESS:PORT")] {
+        let imported = import(&ini(&format!("admin_listen = {wrong}")), Some(USERS));
+        assert!(
+            imported.notes.iter().any(|note| note.stops && note.what.contains(word)),
+            "{wrong}"
+        );
+    }
+    assert_eq!(admin(&import(&ini(""), Some(USERS))), None);
+}
