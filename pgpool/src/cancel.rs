@@ -4,6 +4,8 @@
 //!
 //! Invariant: a server is not released while a cancel request to it is on its way.
 
+pub mod crowd;
+
 use std::io;
 use std::rc::Rc;
 
@@ -101,8 +103,8 @@ pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
 
 /// Who waits for the end of a request; let go by being dropped.
 pub enum Waiting {
-    /// The client that has sent it, until the stream is closed.
-    Client(Stream),
+    /// The client that has sent it, until the stream is closed, and its place among them.
+    Client(Stream, crowd::Place),
     /// The process that this one has taken over from, or the one that takes over from it.
     Process(Side, Answer),
 }
@@ -179,7 +181,7 @@ async fn elsewhere(worker: &Worker, waiting: Waiting, key: CancelKey) {
     let all_others = ring(&worker.peers, worker.id.0 + 1).take_while(|(at, _)| *at != first);
     let Err((waiting, key)) = offer(all_others, waiting, key) else { return };
     let link = match &waiting {
-        Waiting::Client(_) => successor.or(former),
+        Waiting::Client(..) => successor.or(former),
         Waiting::Process(Side::Former, _) => successor,
         Waiting::Process(Side::Successor, _) => former,
     };

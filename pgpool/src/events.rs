@@ -420,6 +420,25 @@ impl Event for AcceptExhausted<'_> {
     }
 }
 
+/// A cancel request was one too many, in all or from its address.
+pub struct CancelRefused {
+    /// From where.
+    pub source: Source,
+    /// Whether that was logged lately.
+    pub told: bool,
+}
+
+impl Event for CancelRefused {
+    fn emit(&self, to: &Observer) {
+        let help = "Cancel requests that were refused because too many were on their way.";
+        to.metrics.counter("aqueduct_pg_cancels_refused_total", help, &[]).increment(1);
+        if !self.told {
+            let (instance, address) = (&*to.instance, self.source);
+            tracing::event!(Level::WARN, instance, %address, "too many cancel requests at a time, refused");
+        }
+    }
+}
+
 /// A command of the admin database was carried out.
 pub struct ConsoleCommand<'a> {
     /// By whom.

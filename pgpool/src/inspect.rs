@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use crate::admin::exporter;
 use crate::control::Handle;
 use crate::snapshot::{Credential, Database};
-use crate::worker::{Peers, Tally};
+use crate::tally::Tally;
+use crate::worker::Peers;
 
 /// A view of a running instance.
 pub(crate) struct Inspection {

@@ -38,6 +38,7 @@ pub mod server;
 pub mod snapshot;
 pub mod sockets;
 pub mod stream;
+pub mod tally;
 pub mod telemetry;
 pub mod upgrade;
 pub mod variables;
@@ -68,8 +69,9 @@ use events::Listening;
 use family::marks::MarksError;
 use inspect::Inspection;
 use snapshot::{Snapshot, SnapshotError};
+use tally::Tally;
 use upgrade::taking::Estate;
-use worker::{Message, Network, Parts, Peers, Tally, Worker};
+use worker::{Message, Network, Parts, Peers, Worker};
 
 /// A started instance.
 #[derive(Debug)]

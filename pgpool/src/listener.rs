@@ -14,11 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout_at};
 
+use crate::cancel::crowd::Crowded;
 use crate::cancel::{self, Numbers, Waiting};
 use crate::client::goodbye;
 use crate::client::source::Source;
 use crate::client::startup::named;
-use crate::events::{AcceptExhausted, LoginRefused};
+use crate::events::{AcceptExhausted, CancelRefused, LoginRefused};
 use crate::fatal::Refusal;
 use crate::neighbours::shard;
 use crate::snapshot::{ALPN, CONSOLE, Held};
@@ -27,6 +28,8 @@ use crate::worker::{Arrival, Message, Worker};
 
 /// SSLRequest and GSSENCRequest, each once; more is a loop.
 const MOST_REQUESTS: usize = 4;
+/// So long the opening packet of who has no place may take.
+const LATE: Duration = Duration::from_secs(5);
 /// Before the next try when the kernel has no descriptor for a client.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,11 +92,13 @@ fn receive(worker: &Rc<Worker>, stream: Stream, source: Source) {
 
 async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Option<Held>) {
     let limit = worker.snapshot().settings.client_login_timeout;
+    // Who is too many is told, or cancels something, soon or not at all.
+    let limit = if place.is_some() { limit } else { limit.min(LATE) };
     let until = Instant::now() + limit;
     let opened = timeout_at(until, open(&worker, stream)).await;
     let Ok(Some((io, opening))) = opened else { return };
     let refused = match (opening, place) {
-        (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key).await,
+        (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key, source).await,
         (Ok(Opening::Startup(startup)), Some(place)) => {
             return send_client(&worker, Arrival { io, source, startup, place, until });
         }
@@ -108,7 +113,14 @@ async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Optio
     goodbye(&mut io, &refused).await;
 }
 
-async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKey) {
+async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKey, source: Source) {
+    let most = worker.snapshot().clients.most();
+    let place = match worker.tally.crowd.enter(source.ip(), most) {
+        Ok(place) => place,
+        Err(crowded) => {
+            return worker.observer.emit(CancelRefused { source, told: crowded == Crowded::Quiet });
+        }
+    };
     let numbers = Numbers::of(&worker.snapshot());
     let forwarded = cancel::unmark(&mut key);
     if let Some(peer) = numbers.elsewhere(key.pid) {
@@ -118,7 +130,7 @@ async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKe
         return;
     }
     if io.park().is_ok() {
-        cancel::take(&worker.peers, numbers, Waiting::Client(io), key);
+        cancel::take(&worker.peers, numbers, Waiting::Client(io, place), key);
     }
 }
 

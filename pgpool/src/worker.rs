@@ -39,6 +39,7 @@ use crate::prepared::Statements;
 use crate::server::connect::{self, Dialled};
 use crate::snapshot::{Held, Snapshot};
 use crate::stream::Stream;
+use crate::tally::Tally;
 use crate::upgrade::link::Link;
 
 /// What workers send each other.
@@ -173,35 +174,6 @@ pub struct Worker {
     pub parting: Parting,
     /// The periods of SHOW STATS.
     pub period: Periods,
-}
-
-/// What an instance counts, all workers together.
-pub struct Tally {
-    /// When the instance began.
-    pub started: Instant,
-    /// Queries answered.
-    pub queries: std::sync::atomic::AtomicU64,
-    /// Errors of our own and servers that were lost.
-    pub errors: std::sync::atomic::AtomicU64,
-    /// Of all queries.
-    pub latency: common::observe::Latency,
-    /// Records of queries that name their trace; apart from what is counted all the time.
-    pub recent: Arc<Recent>,
-}
-
-/// Records of queries that are kept while somebody looks.
-const MOST_RECENT: usize = 1000;
-
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            started: Instant::now(),
-            queries: Default::default(),
-            errors: Default::default(),
-            latency: Default::default(),
-            recent: Arc::new(Recent::new(MOST_RECENT, Duration::ZERO)),
-        }
-    }
 }
 
 /// Time between two sweeps: how exact timeouts are.

@@ -323,7 +323,7 @@ fn clients(report: &Report) -> Table {
             0u64,
             format!("c{}", client.pid),
             client.server.map_or_else(String::new, |id| format!("s{id}")),
-            client.source.process(),
+            client.source.local_pid(),
             encryption(client.cipher),
             client.application.as_str(),
             client.prepared,

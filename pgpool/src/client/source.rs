@@ -37,7 +37,7 @@ impl Source {
     }
 
     /// Its process on this host; 0: it came by network.
-    pub fn process(&self) -> u32 {
+    pub fn local_pid(&self) -> u32 {
         match self {
             Self::Ip(_) => 0,
             Self::Unix { pid, .. } => u32::try_from(*pid).unwrap_or_default(),

@@ -20,7 +20,8 @@ use pgpool::names::{Names, Resolve, Resolving};
 use pgpool::server::connect::Dialled;
 use pgpool::snapshot::{Held, Snapshot};
 use pgpool::stream::Stream;
-use pgpool::worker::{Arrival, Dial, Dialing, Message, Parts, Tally, Worker};
+use pgpool::tally::Tally;
+use pgpool::worker::{Arrival, Dial, Dialing, Message, Parts, Worker};
 use pgpool_wire::SqlState;
 use pgpool_wire::backend::{self, Authentication, Severity, Status};
 use pgpool_wire::frame::{self, Found};
@@ -337,7 +338,8 @@ pools:
     pub(crate) fn cancel(&self, client: u32) {
         let entry = self.worker.client(client).expect("it is here");
         let (_, theirs) = tokio::io::duplex(64);
-        let waiting = Waiting::Client(Stream::Memory(Box::new(theirs)));
+        let place = self.worker.tally.crowd.enter(None, 100).expect("room");
+        let waiting = Waiting::Client(Stream::Memory(Box::new(theirs)), place);
         let key = CancelKey { pid: client, secret: entry.secret.to_vec() };
         assert!(self.inbox.send(Message::Cancel(waiting, key)).is_ok());
     }

@@ -1,0 +1,45 @@
+//! What an instance has one of, all its workers together: counters of a live view, and cancel requests on their
+//! way. Not for what a pool counts: that is `pool`. Shared by the workers.
+//!
+//! Invariant: nothing here waits.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use common::observe::{Latency, Recent};
+use tokio::time::Instant;
+
+use crate::cancel::crowd::Crowd;
+
+/// What an instance counts, all workers together.
+pub struct Tally {
+    /// When the instance began.
+    pub started: Instant,
+    /// Queries answered.
+    pub queries: AtomicU64,
+    /// Errors of our own and servers that were lost.
+    pub errors: AtomicU64,
+    /// Of all queries.
+    pub latency: Latency,
+    /// Records of queries that name their trace; apart from what is counted all the time.
+    pub recent: Arc<Recent>,
+    /// Cancel requests on their way.
+    pub crowd: Crowd,
+}
+
+/// Records of queries that are kept while somebody looks.
+const MOST_RECENT: usize = 1000;
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            queries: Default::default(),
+            errors: Default::default(),
+            latency: Default::default(),
+            recent: Arc::new(Recent::new(MOST_RECENT, Duration::ZERO)),
+            crowd: Crowd::default(),
+        }
+    }
+}
