@@ -71,7 +71,8 @@ async fn a_drop_in_is_watched() {
         assert!(metrics.contains(name), "{name}:\n{metrics}");
     }
     // Text in which a series stands twice is refused as a whole.
-    let mut series: Vec<_> = metrics.lines().filter(|line| !line.starts_with('#')).collect();
+    let mut series: Vec<_> =
+        metrics.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     let count = series.len();
     series.sort_unstable();
     series.dedup_by_key(|line| line.rsplit_once(' ').map_or(*line, |(series, _)| series));

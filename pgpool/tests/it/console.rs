@@ -303,8 +303,10 @@ async fn a_pause_that_waits_is_given_up() {
 async fn one_client_is_killed() {
     let server = Postgres::start().await;
     let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
-    let [victim, other] = [pooler.client("app").await, pooler.client("app").await];
-    victim.batch_execute("set application_name = 'victim'; begin").await.expect("begun");
+    let mut config = pooler.config("app", PASSWORD, "shop");
+    let victim = connect(config.application_name("victim")).await.expect("let in");
+    let other = pooler.client("app").await;
+    victim.batch_execute("begin").await.expect("begun");
     let console = pooler.console().await;
     let clients = rows(&console, "SHOW CLIENTS").await;
     let found = clients.iter().find(|row| row["application_name"] == "victim").expect("shown");

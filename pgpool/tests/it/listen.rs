@@ -332,3 +332,31 @@ async fn another_encoding_ends_a_listener() {
     assert!(last.0 == b'E' && heard <= 1);
     assert!(String::from_utf8_lossy(&last.1).contains("client_encoding"));
 }
+
+/// P3: channels with any letters, which are folded only without quotes; one without a name is refused as PostgreSQL
+/// does, and what is no channel alone is not taken for one.
+#[tokio::test]
+async fn channels_of_any_letters() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { settings: SHARED, ..Setup::default() }).await;
+    let mut raw = Raw::login(pooler.port).await;
+    for sql in ["listen \"\"", "unlisten \"\""] {
+        let (seen, body) = raw.ask(&query(sql)).await;
+        assert_eq!(seen, "EZ", "{sql}");
+        assert!(String::from_utf8_lossy(&body).contains("42601"), "{sql}");
+    }
+    let root = server.root().await;
+    let names = ["Größe", "ключ", "鍵 \"x\"", "a.b;c", "🔑"];
+    for name in names {
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        does(&mut raw, &format!("listen {quoted}"), "CZ").await;
+        root.batch_execute(&format!("notify {quoted}, 'told'")).await.expect("said");
+        assert_eq!(told(&mut raw).await, pair(name, "told"));
+        does(&mut raw, &format!("unlisten {quoted}"), "CZ").await;
+        root.batch_execute(&format!("notify {quoted}, 'late'")).await.expect("said");
+        does(&mut raw, "select 1", "TDCZ").await;
+    }
+    does(&mut raw, "listen Lower", "CZ").await;
+    root.batch_execute("notify \"Lower\", 'other'; notify lower, 'own'").await.expect("said");
+    assert_eq!(told(&mut raw).await, pair("lower", "own"));
+}

@@ -201,3 +201,41 @@ async fn servers_in_turn() {
         assert_eq!(pids[0] != pids[1], turns, "{pids:?}");
     }
 }
+
+/// P4: CVE-2025-12819: a `search_path` that a client brings reaches nothing that a role is looked up by, whether it
+/// is let in or not.
+#[tokio::test]
+async fn a_search_path_leads_no_lookup_astray() {
+    let server = Postgres::start().await;
+    asker(&server).await;
+    let sql = format!(
+        "create role late login password '{PASSWORD}'; create role victim login password '{PASSWORD}';
+         create schema evil; grant usage on schema evil to public;
+         create function evil.looked(role text) returns table (name text, secret text) language sql
+           as $$ select role, 'md5' || pg_catalog.md5('stolen' || role) $$;
+         create function evil.now() returns timestamptz language plpgsql
+           as $$ begin raise exception 'astray'; end $$"
+    );
+    let root = server.root().await;
+    root.batch_execute(&sql).await.expect("roles");
+    let by_default = "user: root, password: file:root".to_owned();
+    for asks in [BY_FUNCTION.to_owned(), by_default] {
+        let group = format!("\n    lookup: {{ {asks}, cache: 0s }}");
+        let pooler = Pooler::start(&server, Setup { group: &group, ..Setup::default() }).await;
+        let enter = async |user: &str, password: &str| {
+            let mut config = pooler.config(user, password, "shop");
+            config.options("-c search_path=evil,pg_catalog");
+            connect(&config).await
+        };
+        let refused = enter("victim", "stolen").await.expect_err("astray");
+        assert_eq!(code(&refused), "28P01", "{asks}");
+        // One that is let in leaves its own on a server.
+        let late = enter("late", PASSWORD).await.expect("by its own password");
+        let row = late.query_one("show search_path", &[]).await.expect("answer");
+        assert!(row.get::<_, String>(0).contains("evil"));
+        drop(late);
+        let refused = enter("victim", "stolen").await.expect_err("astray");
+        assert_eq!(code(&refused), "28P01", "{asks}");
+        enter("victim", PASSWORD).await.expect("by its own password");
+    }
+}

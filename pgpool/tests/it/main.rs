@@ -14,6 +14,7 @@ mod fake;
 mod faults;
 mod follow;
 mod habits;
+mod hostile;
 mod leak;
 mod listen;
 mod login;

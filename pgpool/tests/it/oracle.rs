@@ -161,15 +161,25 @@ fn without_tables(body: &[u8]) -> Vec<u8> {
 /// alone would have answered.
 #[tokio::test]
 async fn the_same_bytes_the_same_answers() {
+    compare("transaction", 4, 60).await;
+}
+
+/// P1, P2: the same where a client keeps its server.
+#[tokio::test]
+async fn the_same_bytes_in_session_mode() {
+    compare("session", 3, 20).await;
+}
+
+async fn compare(mode: &str, size: u32, seeds: u64) {
     let server = Postgres::start().await;
     let root = server.root().await;
     for who in 0..3 {
         let sql = format!("create table t{who} (a int, b text); grant all on t{who} to public");
         root.batch_execute(&sql).await.expect("schema");
     }
-    let setup = Setup { size: 4, settings: "max_prepared_statements: 3", ..Setup::default() };
+    let setup = Setup { mode, size, settings: "max_prepared_statements: 3", ..Setup::default() };
     let pooler = Pooler::start(&server, setup).await;
-    let seeds = std::env::var("ORACLE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let seeds = std::env::var("ORACLE_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(seeds);
     let first = std::env::var("ORACLE_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     for seed in first..first + seeds {
         let rng = Rng::seeded(seed);

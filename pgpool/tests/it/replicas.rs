@@ -344,3 +344,50 @@ async fn write(pooler: &Pooler, wanted: u16) {
         }
     }
 }
+
+/// P5: two replicas share the reads; when one dies the other has all of them, and writes go on.
+#[tokio::test]
+async fn two_replicas_share_reads() {
+    let primary = Postgres::start().await;
+    let [first, second] = [primary.replica(), primary.replica()];
+    let more = format!(
+        ", replicas: [127.0.0.1:{}, 127.0.0.1:{}], reads: asked, check-every: 50ms",
+        first.port, second.port
+    );
+    let setup = Setup { size: 4, more: &more, ..Setup::default() };
+    let pooler = Pooler::start(&primary, setup).await;
+    let reader = async || {
+        let mut config = pooler.config("app", crate::postgres::PASSWORD, "shop");
+        config.options("-c pgpool.role=replica");
+        crate::pooler::connect(&config).await.expect("a client")
+    };
+    let mut clients = [reader().await, reader().await, reader().await, reader().await];
+    let all = BTreeSet::from([first.port, second.port]);
+    // As long as no replica is known to be fit the primary reads.
+    let mut met = BTreeSet::new();
+    while met != all {
+        met.clear();
+        for client in &clients {
+            client.batch_execute("begin").await.expect("begun");
+            met.insert(port(client, "").await);
+        }
+        for client in &clients {
+            client.batch_execute("commit").await.expect("ended");
+        }
+    }
+    first.kill();
+    for client in &mut clients {
+        // What was on its way there is lost with it.
+        while client.simple_query("select 1").await.is_err() {
+            if client.is_closed() {
+                *client = reader().await;
+            }
+        }
+        for _ in 0..20 {
+            assert_eq!(port(client, "").await, second.port);
+        }
+    }
+    let writer = pooler.client("app").await;
+    writer.batch_execute("insert into t values (1, 'one')").await.expect("written");
+    assert_eq!(port(&writer, "").await, primary.port);
+}
