@@ -307,13 +307,6 @@ impl Snapshot {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Who logs in to a database's servers for a client of this name.
-    pub fn role<'a>(&'a self, database: &str, user: &'a str) -> &'a str {
-        let database = self.databases.get(database).or(self.any.as_ref());
-        let login = database.and_then(|database| database.login.as_ref());
-        login.map_or(user, |login| login.name.as_str())
-    }
-
     /// Over how many workers a pool of a database is spread.
     pub fn shards(&self, database: &str) -> usize {
         let database = self.databases.get(database).or(self.any.as_ref());

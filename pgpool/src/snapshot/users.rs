@@ -235,6 +235,13 @@ impl Learned {
 }
 
 impl Snapshot {
+    /// Who logs in to a database's servers for a client of this name.
+    pub fn role<'a>(&'a self, database: &str, user: &'a str) -> &'a str {
+        let database = self.databases.get(database).or(self.any.as_ref());
+        let login = database.and_then(|database| database.login.as_ref());
+        login.map_or(user, |login| login.name.as_str())
+    }
+
     /// Who logs in to a database's servers, whoever the client is.
     pub fn forced(database: &Database) -> Option<&str> {
         database.login.as_ref().map(|login| login.name.as_str())

@@ -55,6 +55,7 @@ async fn systemd_is_told() {
     assert!(reloading.contains("RELOADING=1\n") && reloading.contains("MONOTONIC_USEC="));
     serves(&pid);
     signal(&pid, Signal::SIGTERM);
+    assert_eq!(told().trim(), "STOPPING=1");
     assert!(child.wait().expect("it ends").success());
 
     let pid = || std::fs::read_to_string(place.path("pid")).expect("a pid").trim().to_owned();
