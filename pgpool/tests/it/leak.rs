@@ -458,6 +458,7 @@ async fn nobody_sees_anything_in_session_mode() {
     leak("session", 24, 1).await;
 }
 
+#[expect(clippy::print_stdout, reason = "shown when it fails: the seed is all that is needed")]
 async fn leak(mode: &str, clients: usize, seeds: u64) {
     let server = Postgres::start().await;
     let root = server.root().await;

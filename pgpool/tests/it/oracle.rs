@@ -170,6 +170,7 @@ async fn the_same_bytes_in_session_mode() {
     compare("session", 3, 20).await;
 }
 
+#[expect(clippy::print_stdout, reason = "shown when it fails: the seed is all that is needed")]
 async fn compare(mode: &str, size: u32, seeds: u64) {
     let server = Postgres::start().await;
     let root = server.root().await;
