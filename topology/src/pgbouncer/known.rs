@@ -131,3 +131,97 @@ pub const KNOWN: [Known; 104] = [
 pub fn known(key: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|(name, ..)| *name == key)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::*;
+
+    const USERS: &str = "\"app\" \"SCRAM-SHA-256$4096:abc\"\n\"root\" \"it\"\"s\" \"\"\n";
+
+    fn read(imported: &Imported) -> crate::Topology {
+        let topology = crate::parse("imported.yaml", &imported.text, Path::new("/"));
+        topology.unwrap_or_else(|fault| panic!("{fault}\n{}", imported.text))
+    }
+
+    /// P6: every key that means something here is known by its name and default, and what `SET` says of one holds
+    /// together with what was said before, or not at all.
+    #[test]
+    fn one_key_is_said_anew() {
+        for key in COUNTS.iter().chain(&TIMES).chain(&SWITCHES) {
+            assert!(known(key).is_some_and(|(.., change)| *change != Change::Never), "{key}");
+        }
+        for (key, default, _) in INSTEAD {
+            let (_, theirs, change) = known(key).expect(key);
+            assert_eq!(
+                (theirs.unwrap_or_default(), *change),
+                (default_of(key, default), Change::Never)
+            );
+        }
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("pgbouncer.ini");
+        let users = folder.path().join("users");
+        std::fs::write(&users, "\"app\" \"secret\"\n").expect("written");
+        let ini = format!(
+            "[pgbouncer]\nauth_file = {}\nquery_timeout = 3\n[databases]\nshop = host=127.0.0.1\n",
+            users.display()
+        );
+        std::fs::write(&path, ini).expect("written");
+        let loaded = load(&path).expect("read");
+        assert_eq!(loaded.process.said["query_timeout"], "3");
+        // What is read is read once.
+        std::fs::remove_file(&path).expect("gone");
+        let first = with(&loaded.process, "max_client_conn", "7").expect("lawful");
+        let second = with(&first.process, "query_timeout", "0.5").expect("lawful");
+        let settings = &second.topology.pools[0].settings;
+        assert_eq!((settings.max_client_conn.get(), settings.query_timeout.as_millis()), (7, 500));
+        assert_eq!(second.process.said["query_timeout"], "0.5");
+        assert!(
+            format!("{:?}", second.process).contains("texts of ")
+                && !format!("{:?}", second.process).contains("secret")
+        );
+        for (key, value, word) in [
+            ("query_timeout", "long", "is no time"),
+            ("server_connect_timeout", "0", "the default is taken"),
+            ("pool_mode", "none", "pool_mode none"),
+            ("listen_port", "1", "restart"),
+            ("pkt_buf", "1", "no effect"),
+            ("nonsense", "1", "SHOW CONFIG"),
+            ("auth_query", "a\nadmin_users = app", "one line"),
+        ] {
+            let fault = with(&second.process, key, value).expect_err(key).to_string();
+            assert!(fault.contains(word), "{fault}");
+        }
+    }
+
+    /// Where PgBouncer says nothing of an alias.
+    fn default_of<'a>(key: &str, default: &'a str) -> &'a str {
+        if key == "service_name" { "" } else { default }
+    }
+
+    /// O1: the admin listener has keys of its own, and beside loopback it asks for a token.
+    #[test]
+    fn an_admin_listener_is_translated() {
+        let ini = |more: &str| format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{more}\n");
+        let own = import(&ini("admin_listen = 127.0.0.1:9127"), Some(USERS));
+        let admin = |imported: &Imported| {
+            read(imported).pools[0].instances[0].admin.as_ref().map(|at| at.value)
+        };
+        assert_eq!(admin(&own), Some("127.0.0.1:9127".parse().expect("an address")));
+        let asked =
+            import(&ini("admin_listen = 0.0.0.0:9127\nadmin_token_file = /etc/token"), Some(USERS));
+        assert_eq!(admin(&asked), Some("0.0.0.0:9127".parse().expect("an address")));
+        assert!(read(&asked).admin_token.is_some());
+        for (wrong, word) in
+            [("0.0.0.0:9127", "needs admin_token_file"), ("9127", "no ADDRESS:PORT")]
+        {
+            let imported = import(&ini(&format!("admin_listen = {wrong}")), Some(USERS));
+            assert!(
+                imported.notes.iter().any(|note| note.stops && note.what.contains(word)),
+                "{wrong}"
+            );
+        }
+        assert_eq!(admin(&import(&ini(""), Some(USERS))), None);
+    }
+}
