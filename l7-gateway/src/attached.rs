@@ -63,9 +63,7 @@ impl Contracts {
     /// What a request is held against as it comes, in this order: the listener's, the consumer's, the route's.
     pub fn on(&self, route: RouteId, caller: Option<&Identity>) -> impl Iterator<Item = &Held> {
         let route = self.routes.get(route.0).and_then(Option::as_ref);
-        // Few files name any.
-        let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
-        let consumer = consumer.and_then(|name| self.consumers.get(name));
+        let consumer = of_consumer(&self.consumers, caller);
         let (first, last) = match route {
             Some((Attached::Listener, _)) => (route, None),
             route => (None, route),
@@ -112,10 +110,9 @@ impl Forms {
         to: RouteTo,
         caller: Option<&Identity>,
     ) -> Option<(Attached, &Rc<Compress>)> {
-        let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
         let service = to.service().and_then(|id| self.services.get(id.0));
         let places = [
-            (Attached::Consumer, consumer.and_then(|name| self.consumers.get(name))),
+            (Attached::Consumer, of_consumer(&self.consumers, caller)),
             (Attached::Route, self.routes.get(route.0)),
             (Attached::Service, service),
             (Attached::Listener, Some(&self.listener)),
@@ -133,4 +130,14 @@ impl Forms {
         let (place, word) = word.unwrap_or((Attached::Listener, &self.listener));
         Some((place, word.rules()?))
     }
+}
+
+/// What the file says there of whoever calls, if it names that consumer.
+pub fn of_consumer<'a, T>(
+    all: &'a HashMap<Box<str>, T>,
+    caller: Option<&Identity>,
+) -> Option<&'a T> {
+    // Few files name any.
+    let name = caller.filter(|_| !all.is_empty()).and_then(Identity::consumer)?;
+    all.get(name)
 }
