@@ -12,6 +12,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri, Version};
 use serde_json::Value;
 use topology::ServiceName;
+use topology::answers::{Attached, Compress};
 use topology::gateway::{Route, RouteTo, Told};
 
 use crate::attached::Forms;
@@ -205,11 +206,14 @@ impl RequestTransform {
         }
     }
 
+    /// How its answer is compressed, and where that stands.
+    fn form(&self, input: &Routed) -> Option<(Attached, &Rc<Compress>)> {
+        self.forms.as_ref()?.on(input.route, input.to, input.grant.caller().identity())
+    }
+
     /// Keeps what the form of the answer depends on, as clients have said it.
     fn note_form(&self, x: &mut Exchange, input: &Routed) {
-        let caller = input.grant.caller().identity();
-        let forms = self.forms.as_ref();
-        if let Some((by, rules)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+        if let Some((by, rules)) = self.form(input) {
             x.compress = Some((by, Rc::clone(rules)));
             x.coding = coding::accepted(&input.request.headers).first().copied();
             x.known = input.request.headers.get(header::IF_NONE_MATCH).cloned();
@@ -270,8 +274,7 @@ impl Filter for RequestTransform {
                 format!("held against the description of {}", names.join(", then "))
             });
         }
-        let forms = self.forms.as_ref();
-        if let Some((by, _)) = forms.and_then(|all| all.on(input.route, input.to, caller)) {
+        if let Some((by, _)) = self.form(input) {
             trace.note(Stage::RequestTransform, || {
                 format!("its answer is compressed as {by} says, where the client takes that")
             });
@@ -295,7 +298,9 @@ impl Filter for RequestTransform {
 
     async fn request(&self, x: &mut Exchange, mut input: Routed) -> Result<Prepared, Halt> {
         self.note_form(x, &input);
-        let caller = input.grant.caller().identity();
+        // A second handle: the request is changed meanwhile.
+        let caller = input.grant.caller().clone();
+        let caller = caller.identity();
         // What clients are told to send, before anything of it is changed; whoever says that it calls, too.
         for (by, contract) in self.snapshot.contracts.on(input.route, caller) {
             x.passes(Stage::RequestTransform, "validate", by);
@@ -303,14 +308,12 @@ impl Filter for RequestTransform {
         }
         let token = Token::of(input.grant.caller());
         let outside = self.outside.as_ref();
-        let caller = input.grant.caller().identity();
         if let Some(outside) = outside.filter(|all| all.any(input.route, input.to, caller)) {
             Box::pin(self.ask(x, (outside, token), &mut input)).await?;
         } else {
             strip(token, &mut input.request.headers);
         }
         let mut asked = None;
-        let caller = input.grant.caller().identity();
         let changes = self.changes.as_deref();
         if let Some(all) = changes
             && let Some(passed) = all.on(input.route, input.to, caller)
@@ -343,7 +346,6 @@ impl Filter for RequestTransform {
         let Routed { request, grant, route, to } = input;
         let request = *request;
         let mut headers = request.headers;
-        let caller = grant.caller().identity();
         if let Some(identity) = caller {
             self.tell(x, identity, &mut headers);
         }
