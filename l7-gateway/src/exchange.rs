@@ -34,6 +34,7 @@ use crate::telemetry::Notes;
 use crate::trace_context::Continued;
 use crate::transcode::answer::Calling;
 use crate::transform::Passage;
+use crate::transform::early::Early;
 
 /// The positions of the pipeline, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,6 +216,8 @@ pub struct Exchange {
     pub limit_headers: Vec<(HeaderName, HeaderValue)>,
     /// What the file changes of it; `None`: nothing, or nobody has looked yet.
     pub passage: Option<Passage>,
+    /// What is kept of its request for an answer that comes before that; `None`: nobody asks for any of it.
+    pub early: Option<Box<Early>>,
     /// The gRPC call that it became.
     pub calling: Option<Box<Calling>>,
     /// How its answer is compressed; `None`: it is not, or nobody has looked yet.
@@ -531,6 +534,7 @@ impl Exchange {
             outside: Vec::new(),
             limit_headers: Vec::new(),
             passage: None,
+            early: None,
             looked: Looked::default(),
             calling: None,
             compress: None,

@@ -272,7 +272,7 @@ impl Walk<'_> {
 
     async fn authn(
         &mut self,
-        x: &Exchange,
+        x: &mut Exchange,
         input: Normalised,
     ) -> Result<crate::exchange::Identified, Halt> {
         let stage = &self.preview.pipeline.authn;
@@ -285,6 +285,9 @@ impl Walk<'_> {
                     self.trace.note(Stage::Authn, || error.to_string());
                 })?;
                 self.trace.note(Stage::Authn, || presumed.told.clone());
+                if let Some(early) = &mut x.early {
+                    early.caller = presumed.identified.caller.clone();
+                }
                 Ok(presumed.identified)
             }
             _ => {

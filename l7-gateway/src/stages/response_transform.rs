@@ -335,7 +335,8 @@ impl Filter for ResponseTransform {
         });
         let mut error = is_error(&input);
         if let Some(changes) = changes {
-            let mut passage = transform::passage(x, changes);
+            let mut passage =
+                transform::passage(x, changes, route.and_then(|id| self.snapshot.captures(id)));
             let service = |by| matches!(by, AnsweredBy::Service | AnsweredBy::Services);
             if service(input.by) && passage.changes_bodies() {
                 // Boxed: few routes change bodies.

@@ -29,8 +29,10 @@ pub struct Known<'a> {
     pub x: &'a Exchange,
     /// Who asks, if that is known.
     pub caller: Option<&'a Identity>,
-    /// The name of its route.
+    /// The name of its route; empty: it has none.
     pub route: &'a str,
+    /// The name of the service that it is for.
+    pub service: Option<&'a str>,
     /// What names in the path of its route stand for.
     pub captured: Option<(&'a Captures, &'a str)>,
     /// Answers of calls, by name.
@@ -174,8 +176,9 @@ impl<'a> Facts<'a> {
 
     /// What a variable stands for.
     pub(super) fn value(&self, variable: &Variable) -> Option<Cow<'a, str>> {
-        let Known { x, caller, route, .. } = self.known;
+        let Known { x, caller, route, service, .. } = self.known;
         let Seen { method, host, path, query, headers } = self.seen;
+        let some = |text: &'a str| (!text.is_empty()).then_some(text);
         Some(match variable {
             Variable::User => Cow::Borrowed(caller?.user()?.to_str().ok()?),
             Variable::Claim(names) => claim(caller?, names)?,
@@ -184,10 +187,11 @@ impl<'a> Facts<'a> {
             Variable::Principal => Cow::Borrowed(x.peer.principal()?.as_str()),
             Variable::Address => Cow::Owned(x.peer.address().to_string()),
             Variable::RequestId => Cow::Owned(x.request_id.to_string()),
-            Variable::Method => Cow::Borrowed(method.as_str()),
+            // What could not be read as a request has no path, and so none of these.
+            Variable::Method => Cow::Borrowed(some(path).and(Some(method.as_str()))?),
             Variable::Scheme => Cow::Borrowed(x.peer.scheme()),
-            Variable::Host => Cow::Borrowed(host),
-            Variable::Path => Cow::Borrowed(path),
+            Variable::Host => Cow::Borrowed(some(host)?),
+            Variable::Path => Cow::Borrowed(some(path)?),
             Variable::WholeQuery => Cow::Borrowed(query?),
             Variable::Query(name) => {
                 let mut pairs = form_urlencoded::parse(query?.as_bytes());
@@ -199,8 +203,8 @@ impl<'a> Facts<'a> {
                 percent_decode_str(self.capture(name)?).decode_utf8().ok()?
             }
             Variable::Call(path) => Cow::Owned(self.called(path)?),
-            Variable::Route => Cow::Borrowed(route),
-            Variable::Service => Cow::Borrowed(x.record.service.as_ref()?.as_str()),
+            Variable::Route => Cow::Borrowed(some(route)?),
+            Variable::Service => Cow::Borrowed(service?),
         })
     }
 

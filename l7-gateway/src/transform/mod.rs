@@ -18,6 +18,7 @@ use thiserror::Error;
 use topology::gateway::{Consumer, Group, RouteTo};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 
+use crate::attached::of_consumer;
 use crate::body::{BodyFault, RequestBody};
 use crate::coding::Coding;
 use crate::coding::expand::{Fault, expand};
@@ -28,11 +29,13 @@ use crate::transcode::answer::AnswerError;
 use crate::transcode::message::MessageError;
 use crate::{media, order};
 
+pub mod early;
 pub mod facts;
 pub mod fields;
 pub mod json;
 
-use self::facts::Facts;
+use self::early::Early;
+use self::facts::{Captures, Facts, Known};
 use self::fields::{Fields, query};
 
 /// Why a message could not be changed.
@@ -262,22 +265,30 @@ impl Changes {
         to: RouteTo,
         caller: Option<&Identity>,
     ) -> [(&'static str, Option<&Rc<Change>>); 4] {
-        // Few files name any.
-        let consumer = caller.filter(|_| !self.consumers.is_empty()).and_then(Identity::consumer);
         let service = to.service().and_then(|id| self.services.get(id.0));
         [
             (LISTENER, self.listener.as_ref()),
-            (CONSUMER, consumer.and_then(|name| self.consumers.get(name))),
+            (CONSUMER, of_consumer(&self.consumers, caller)),
             (ROUTE, self.routes.get(route.0).and_then(Option::as_ref)),
             (SERVICE, service.and_then(Option::as_ref)),
         ]
     }
 
-    /// What the answer to a request passes that ended before its changes were looked for.
-    pub fn early(&self, route: Option<RouteId>) -> Passage {
-        let own = route.and_then(|id| self.routes.get(id.0)).and_then(Option::as_ref);
-        let changes = Passed([self.listener.clone(), None, own.cloned(), None]);
-        Passage { changes, values: Vec::new(), texts: Vec::new() }
+    /// What the answer to a request passes that ended before its changes were looked for; bodies are a service's.
+    fn early(&self, x: &Exchange, captures: Option<&Captures>) -> Passage {
+        let own = x.candidate.route().and_then(|id| self.routes.get(id.0));
+        let own = own.and_then(Option::as_ref).cloned();
+        let changes = Passed([self.listener.clone(), None, own, None]);
+        let (mut values, nothing) = (Vec::new(), HeaderMap::new());
+        let captured = captures.map(|captures| (captures, &*x.record.path));
+        let route = x.record.route.name.as_str();
+        let known = Known { x, caller: None, route, service: None, captured, answers: &[] };
+        let (known, seen) = Early::facts(x.early.as_deref(), &nothing, known);
+        let text = &mut self.room.borrow_mut().text;
+        for change in changes.iter().rev() {
+            change.answer.values(&Facts { known, seen }, text, &mut values);
+        }
+        Passage { changes, values, texts: Vec::new() }
     }
 
     /// Changes a request but for its body; what is known of it is taken from `known` and the request, as it is
@@ -289,7 +300,7 @@ impl Changes {
         &self,
         passed: Passed,
         request: &mut Request,
-        known: facts::Known<'_>,
+        known: Known<'_>,
     ) -> Result<(Passage, Vec<Option<String>>), TransformError> {
         Passage::begin(passed, request, known, &mut self.room.borrow_mut())
     }
@@ -299,7 +310,7 @@ impl Passage {
     fn begin(
         changes: Passed,
         request: &mut Request,
-        known: facts::Known<'_>,
+        known: Known<'_>,
         room: &mut Room,
     ) -> Result<(Self, Vec<Option<String>>), TransformError> {
         let filled = changes.iter().map(|change| change.answer.filled).sum();
@@ -577,9 +588,8 @@ pub fn stale(headers: &mut HeaderMap) {
 pub const DIGESTS: [&str; 4] = ["content-digest", "repr-digest", "digest", "content-md5"];
 
 /// What is passed to an answer: taken from its exchange, or found late.
-pub fn passage(x: &mut Exchange, changes: &Changes) -> Passage {
-    let route = x.candidate.route();
-    x.passage.take().unwrap_or_else(|| changes.early(route))
+pub fn passage(x: &mut Exchange, changes: &Changes, captures: Option<&Captures>) -> Passage {
+    x.passage.take().unwrap_or_else(|| changes.early(x, captures))
 }
 
 #[cfg(test)]

@@ -172,6 +172,80 @@ async fn our_own_answers_are_changed_too() {
     .await;
 }
 
+const EARLY: &str = r#"    defaults:
+      transform: { response: { headers: { set: { x-asked: '${request.method} ${request.path}', x-shop: '${request.header.x-shop}', x-q: '${request.query|none}', x-key: '${request.header.x-api-key|none}', x-host: '${request.host}' } } } }
+    api-keys: { partners: { from: "file:/dev/null", header: X-Api-Key, query: key } }
+    routes:
+      - path: /mine/{id}
+        to: user
+        auth: riders
+        scopes: [pay]
+        transform: { response: { headers: { set: { x-id: '${path.id}', x-who: '${user}', x-service: '${service|nobody}' } } } }
+      - { path: /key, to: user, auth: partners }
+      - { path: /old/*, redirect: { to: '/new/${path.rest}' }, transform: { response: { headers: { add: { x-went: '${route} ${path.rest}' } } } } }
+"#;
+
+/// G13: headers of answers that end before their changes were looked for are filled with what is known by then, and never
+/// with credentials.
+#[tokio::test]
+async fn early_answers_say_what_is_known_by_then() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let rig = rig(&fake, &issuers.gateway(EARLY));
+        let token = bearer(&issuers.riders.token("ES256", None, &rider(json!({}))));
+        let poor = format!("X-Shop: s1\r\n{token}");
+        for (path, lines, status, has, lacks) in [
+            (
+                "/mine/7?a=1",
+                "X-Shop: s1\r\n",
+                401,
+                &[
+                    "x-asked: GET /mine/7\r\n",
+                    "x-shop: s1\r\n",
+                    "x-q: a=1\r\n",
+                    "x-id: 7\r\n",
+                    "x-service: nobody\r\n",
+                    "x-host: a\r\n",
+                ][..],
+                "x-who",
+            ),
+            (
+                "/mine/7",
+                &*poor,
+                403,
+                &["x-who: 99\r\n", "x-id: 7\r\n", "x-q: none\r\n"],
+                "x-nothing",
+            ),
+            (
+                "/key?key=secret&b=2",
+                "X-Api-Key: secret\r\n",
+                401,
+                &["x-q: b=2\r\n", "x-key: none\r\n"],
+                "secret",
+            ),
+            ("/key?key=secret", "", 401, &["x-q: none\r\n"], "x-shop"),
+            ("/old/a/b", "", 308, &["x-went: /old/* a/b\r\n"], "x-shop"),
+            (
+                "/nowhere?c",
+                "X-Shop: s2\r\n",
+                404,
+                &["x-asked: GET /nowhere\r\n", "x-shop: s2\r\n", "x-q: c\r\n", "x-host: a\r\n"],
+                "x-id",
+            ),
+            ("/a/../..", "X-Shop: s2\r\n", 400, &["x-asked: GET /a/../..\r\n"], "x-shop"),
+        ] {
+            let answer = rig.get(path, lines).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+            for line in has {
+                assert!(answer.contains(line), "{path} {line}: {answer}");
+            }
+            assert!(!answer.contains(lacks), "{path} {lacks}: {answer}");
+        }
+        assert_eq!(fake.seen.count(), 0);
+    })
+    .await;
+}
+
 const BODIES: &str = "    routes:
       - path: /orders
         to: user

@@ -42,7 +42,9 @@ section! {
     AnswerChange {
         /// Statuses of services and aggregates that clients see as others, `404: 410`. Default: none.
         may "status" status: Named<Typed<Text>>,
-        /// Headers, of our own answers too. Default: none.
+        /// Headers, of our own answers too: an answer that comes before the request was changed (a refusal, a
+        /// redirect) has the listener's and the route's, filled with what is known by then; who calls is known
+        /// once they were let in, the service never. Default: none.
         may "headers" headers: FieldChange,
         /// A JSON body of a service or an aggregate. Default: it is streamed as it is.
         may "body" body: BodyChange,

@@ -12,7 +12,7 @@ use crate::answers::{
 use crate::files::{Files, FilesId, RouteTo};
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
 use crate::resolve::names::Names;
-use crate::resolve::transform::{Scope, filled, json_path, path};
+use crate::resolve::transform::{Scope, Served, filled, json_path, path};
 use crate::resolve::upstream::Upstreams;
 use crate::resolve::{files, held, is_json, or, policy, positive};
 use crate::template::{Part, Template, Variable};
@@ -258,6 +258,7 @@ fn redirect(raw: raw::Redirect, scope: Scope<'_>, out: &mut Findings) -> Option<
     }
     let status = status(raw.status, 308, &[301, 302, 303, 307, 308], out);
     let query = raw.query.is_none_or(|typed| typed.value.0);
+    let scope = Scope { served: Served::Never, ..scope };
     Some(Given::Redirect { to: filled(to, scope, out)?, status, query })
 }
 

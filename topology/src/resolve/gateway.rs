@@ -26,7 +26,7 @@ use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::{transcode, web};
-use crate::resolve::transform::{Scope, of_route};
+use crate::resolve::transform::{Scope, Served, of_route};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
@@ -325,7 +325,12 @@ fn route(
     };
     let mut policy = policies.route(asked, inherited.policy.as_ref(), out);
     let pattern = raw.path.as_ref().map(|path| path.value.clone());
-    let scope = Scope { path: pattern.as_ref(), auth: Some(&policy.auth), calls: &[] };
+    let scope = Scope {
+        path: pattern.as_ref(),
+        auth: Some(&policy.auth),
+        calls: &[],
+        served: Served::Perhaps,
+    };
     let way = Way {
         at: &raw.spot,
         scope,

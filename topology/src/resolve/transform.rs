@@ -24,11 +24,23 @@ pub(super) struct Scope<'r> {
     pub(super) auth: Option<&'r Auth>,
     /// Calls whose answers can be asked for.
     pub(super) calls: &'r [String],
+    /// Whether a service answers there.
+    pub(super) served: Served,
+}
+
+/// Whether a service answers where a template stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Served {
+    /// One does, or that differs.
+    Perhaps,
+    /// None does, or several do.
+    Never,
 }
 
 impl Scope<'_> {
     /// Of what holds for several routes.
-    pub(super) const SEVERAL: Scope<'static> = Scope { path: None, auth: None, calls: &[] };
+    pub(super) const SEVERAL: Scope<'static> =
+        Scope { path: None, auth: None, calls: &[], served: Served::Perhaps };
 }
 
 /// What is changed there.
@@ -46,7 +58,11 @@ pub(super) fn of_route(
     out: &mut Findings,
 ) -> Transform {
     inert(&raw, to, out);
-    transform(raw, scope, out)
+    let served = match to {
+        Some(RouteTo::Service(_)) | None => Served::Perhaps,
+        Some(RouteTo::Files(_) | RouteTo::Given(_) | RouteTo::Aggregate(_)) => Served::Never,
+    };
+    transform(raw, Scope { served, ..scope }, out)
 }
 
 /// Notes what is asked of answers that no service makes, and of requests that go nowhere: nothing would come of it.
@@ -123,6 +139,14 @@ pub(super) fn filled(
                 return None;
             }
             Variable::Capture(name) => known(name, &typed.spot, scope, out)?,
+            Variable::Service if scope.served == Served::Never => {
+                out.error(
+                    &typed.spot,
+                    "`service` is never known: this route leads to no single one",
+                )
+                .allowed("a route with `to`; ${route} is this one's name");
+                return None;
+            }
             Variable::Call(path)
                 if !path.first().is_some_and(|name| scope.calls.contains(name)) =>
             {

@@ -463,6 +463,9 @@ impl Filter for Authn {
                 x.record.user = identity.user().cloned();
                 x.record.consumer = identity.consumer_header().cloned();
                 credentials::strip(&mut input.request, &self.vouchers.sources);
+                if let Some(early) = &mut x.early {
+                    early.caller = Caller::Known(Rc::clone(&identity));
+                }
                 Caller::Known(identity)
             }
             _ => Caller::Anonymous,

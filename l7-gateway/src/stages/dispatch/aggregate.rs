@@ -275,7 +275,8 @@ fn outgoing<'m>(
     let known = Known {
         x,
         caller: input.grant.caller().identity(),
-        route: "",
+        route: x.record.route.name.as_str(),
+        service: None,
         captured: captures.map(|captures| (captures, path)),
         answers: &answers,
     };

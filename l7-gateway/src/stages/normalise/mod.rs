@@ -11,7 +11,7 @@ use http::header;
 use http::{HeaderMap, HeaderValue, Method, Version};
 use http_body::Body as _;
 use thiserror::Error;
-use topology::gateway::{LimitId, RoutePolicy};
+use topology::gateway::{Group, LimitId, Route, RoutePolicy};
 
 use self::cors::CorsRules;
 use crate::access_log::{RouteStats, Stats};
@@ -29,6 +29,7 @@ use crate::snapshot::Snapshot;
 use crate::stages::rate_limit::{Limiter, address};
 use crate::trace::{Silent, Trace};
 use crate::trace_context;
+use crate::transform::early::Wanted;
 
 pub mod cors;
 pub mod forwarded;
@@ -80,6 +81,8 @@ pub struct Normalise {
     /// Made with the first request of each: a reload is not to hold a worker up.
     routes: Vec<OnceCell<RouteRules>>,
     default: Option<RouteRules>,
+    /// What answers to requests without a route ask of them.
+    lost: Option<Box<Wanted>>,
 }
 
 /// What a route means to stage 2, in this worker's own memory.
@@ -92,17 +95,21 @@ struct RouteRules {
     most: Option<u64>,
     /// Browsers may call in gRPC.
     web: bool,
+    /// What early answers ask of a request.
+    wanted: Option<Box<Wanted>>,
 }
 
 impl RouteRules {
-    fn new(policy: &RoutePolicy) -> Self {
+    fn new(policy: &RoutePolicy, group: &Group) -> Self {
         let cors = policy.cors.as_ref().and_then(CorsRules::new);
-        Self { policy: Rc::new(policy.clone()), cors, stats: None, most: None, web: false }
+        let (policy, wanted) = (Rc::new(policy.clone()), Wanted::of(group, None));
+        Self { policy, cors, stats: None, most: None, web: false, wanted }
     }
 
-    fn of(route: &topology::gateway::Route, stats: Rc<RouteStats>) -> Self {
+    fn of(route: &Route, stats: Rc<RouteStats>, group: &Group) -> Self {
         let (stats, most, web) = (Some(stats), route.max_body_bytes, route.grpc_web);
-        Self { stats, most, web, ..Self::new(&route.policy) }
+        let wanted = Wanted::of(group, Some(route));
+        Self { stats, most, web, wanted, ..Self::new(&route.policy, group) }
     }
 }
 
@@ -139,7 +146,8 @@ impl Normalise {
             limiter,
             stats: Rc::clone(stats),
             routes: group.routes.iter().map(|_| OnceCell::new()).collect(),
-            default: group.unmatched.as_ref().map(RouteRules::new),
+            default: group.unmatched.as_ref().map(|policy| RouteRules::new(policy, group)),
+            lost: Wanted::of(group, None),
         }
     }
 
@@ -147,7 +155,8 @@ impl Normalise {
         match candidate.route() {
             Some(RouteId(index)) => {
                 let route = self.snapshot.group.routes.get(index)?;
-                let made = || RouteRules::of(route, self.stats.of(&route.name));
+                let group = &self.snapshot.group;
+                let made = || RouteRules::of(route, self.stats.of(&route.name), group);
                 self.routes.get(index).map(|rules| rules.get_or_init(made))
             }
             None => self.default.as_ref(),
@@ -283,6 +292,7 @@ impl Normalise {
             Ok(form) => form,
             Err(error) => {
                 x.record.path = input.head.uri.path().into();
+                self.keep(x, input, &error);
                 return Err(error.into());
             }
         };
@@ -311,8 +321,23 @@ impl Normalise {
         scrub::scrub(&mut headers)?;
         let (method, target) = (head.method, form.target);
         let request = Box::new(Request { method, target, headers, body, upgrade });
+        if let Some(wanted) = self.rules(form.candidate).and_then(|rules| rules.wanted.as_ref()) {
+            let seen = (&request.target, &request.headers);
+            x.early = Some(wanted.keep(seen, &self.snapshot.group.api_keys));
+        }
         let preflight = (form.preflight == Preflight::Yes).then_some(form.candidate);
         Ok((Normalised { request, policy: form.policy }, preflight))
+    }
+
+    /// Keeps what the answer asks for of a request that no route means, if it is one.
+    fn keep(&self, x: &mut Exchange, mut input: Received, why: &NormaliseError) {
+        if let (Some(wanted), NormaliseError::NoRoute) = (&self.lost, why)
+            && let Ok(target) = self.target(x, &input)
+            && scrub::scrub(&mut input.head.headers).is_ok()
+        {
+            let seen = (&target, &input.head.headers);
+            x.early = Some(wanted.keep(seen, &self.snapshot.group.api_keys));
+        }
     }
 
     /// What the address's limits would charge.

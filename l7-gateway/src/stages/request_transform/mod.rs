@@ -118,7 +118,8 @@ impl RequestTransform {
         let captures = captures.map(|captures| (captures, input.request.target.path.clone()));
         let captured = captures.as_ref().map(|(captures, path)| (*captures, &**path));
         let route = route.map_or("", |route| route.name.as_str());
-        let known = Known { x, caller, route, captured, answers: &[] };
+        let service = x.record.service.as_ref().map(ServiceName::as_str);
+        let known = Known { x, caller, route, service, captured, answers: &[] };
         changes.begin(passed, &mut input.request, known)
     }
 

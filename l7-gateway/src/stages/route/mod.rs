@@ -107,6 +107,7 @@ impl Route {
             x,
             caller: input.grant.caller().identity(),
             route: self.snapshot.group.routes.get(route.0).map_or("", |route| route.name.as_str()),
+            service: None,
             captured: self.snapshot.captures(route).map(|all| (all, &*request.target.path)),
             answers: &[],
         };
