@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use common::tls::principal::Principal;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use tokio::time::Instant;
 use topology::answers::{Attached, Compress};
 use topology::gateway::{RoutePolicy, RouteTo};
@@ -352,6 +352,17 @@ pub struct Target {
     pub path: Box<str>,
     /// Without the `?`.
     pub query: Option<Box<str>>,
+}
+
+impl Target {
+    /// `/path?query` (RFC 9112 §3.2.1).
+    pub fn origin_form(&self) -> Option<Uri> {
+        let text = match &self.query {
+            None => Bytes::copy_from_slice(self.path.as_bytes()),
+            Some(query) => Bytes::from(format!("{}?{query}", self.path)),
+        };
+        Uri::from_maybe_shared(text).ok()
+    }
 }
 
 /// Stage 1 → 2: a request as the engine parsed it, or the engine's refusal.

@@ -146,7 +146,12 @@ impl Pipeline {
                     before.and_then(|before| before.request_transform.outside()),
                 ),
             ),
-            dispatch: Dispatch::new(snapshot, observer, before.map(|before| &*before.dispatch)),
+            dispatch: Dispatch::new(
+                snapshot,
+                observer,
+                changes.clone(),
+                before.map(|before| &*before.dispatch),
+            ),
             response_transform: ResponseTransform::new(snapshot, (changes, forms), &internal),
             emit: Emit::new(&internal),
             internal,

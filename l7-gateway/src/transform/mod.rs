@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use thiserror::Error;
-use topology::gateway::{Consumer, Group, RouteTo};
+use topology::gateway::{Consumer, Group, RouteTo, UpstreamId};
 use topology::transform::{BodyChange, JsonStep, JsonValue, Transform};
 
 use crate::attached::of_consumer;
@@ -235,6 +235,12 @@ impl Changes {
     pub fn on(&self, route: RouteId, to: RouteTo, caller: Option<&Identity>) -> Option<Passed> {
         let all = self.places(route, to, caller).map(|(_, change)| change);
         all.iter().any(Option::is_some).then(|| Passed(all.map(|change| change.map(Rc::clone))))
+    }
+
+    /// What a call of an aggregate passes to this service: who asked for the whole has passed the others.
+    pub fn of_service(&self, to: UpstreamId) -> Option<Passed> {
+        let own = self.services.get(to.0)?.clone()?;
+        Some(Passed([None, None, None, Some(own)]))
     }
 
     /// Whether it passes any.

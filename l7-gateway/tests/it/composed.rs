@@ -269,3 +269,63 @@ async fn aggregates_are_changed_as_services_are() {
     })
     .await;
 }
+
+/// G16, G2: each call passes what the file changes of its service, as a request of a route of its own would; other calls do
+/// not, and what cannot be changed fails its call alone.
+#[tokio::test]
+async fn calls_pass_what_their_service_changes() {
+    const UPSTREAMS: &str = "    upstreams:
+      user:
+        transform:
+          request:
+            path: '/base${request.path}'
+            host: ${service}.internal
+            query: { set: { via: '${route}' }, remove: b }
+            headers: { set: { x-tenant: '${request.header.x-shop|none}' }, rename: { x-a: x-b } }
+          response:
+            status: { 404: 200 }
+            body: { json: [{ remove: ssn }, { set: of, to: '${request.path}' }] }
+    routes:
+      - path: /sum
+        aggregate:
+          calls:
+            user: { to: user, path: '/of/${service}', query: { a: '1 2', b: x }, on-failure: omit }
+            other: { to: other, path: /, query: { of: '${call.user.of|none}' } }
+";
+    for (told, whole, next) in [
+        (
+            "{\"name\":\"x\",\"ssn\":\"1234\"}",
+            "{\"user\":{\"name\":\"x\",\"of\":\"/of/user\"},\"other\":1}",
+            "%2Fof%2Fuser",
+        ),
+        ("{\"name\":\"x\",\"ssn\":1234,\"ssn\"", "{\"other\":1}", "none"),
+    ] {
+        local(async {
+            let answer = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{told}",
+                told.len()
+            );
+            let user = Fake::new(Act::Keep(Box::leak(answer.into_boxed_str()))).await;
+            let other = Fake::new(Act::Answer("1")).await;
+            let services = format!(
+                "  user: {{ endpoints: [{}] }}\n  other: {{ endpoints: [{}] }}",
+                user.address, other.address
+            );
+            let rig = Rig::new(&topology(&services, UPSTREAMS));
+            let answer = rig.get("/sum", "X-Shop: s1\r\nX-A: 7\r\n").await;
+            assert!(answer.ends_with(whole), "{answer}");
+            let partial = answer.contains("x-partial-failure: user\r\n");
+            assert_eq!(partial, next == "none", "{answer}");
+            let sent = user.seen.last();
+            assert!(sent.starts_with("GET /base/of/user?a=1+2&via=%2Fsum HTTP/1.1\r\n"), "{sent}");
+            for line in ["host: user.internal", "x-tenant: s1", "x-b: 7", "x-forwarded-host: a"] {
+                assert!(sent.contains(&format!("{line}\r\n")), "{line}: {sent}");
+            }
+            let sent = other.seen.last();
+            assert!(sent.starts_with(&format!("GET /?of={next} HTTP/1.1\r\n")), "{sent}");
+            assert!(sent.contains("host: a\r\n") && sent.contains("x-a: 7\r\n"), "{sent}");
+            assert!(!sent.contains("x-tenant"), "{sent}");
+        })
+        .await;
+    }
+}

@@ -213,7 +213,7 @@ async fn early_answers_say_what_is_known_by_then() {
                 "/mine/7",
                 &*poor,
                 403,
-                &["x-who: 99\r\n", "x-id: 7\r\n", "x-q: none\r\n"],
+                &["x-who: 98765\r\n", "x-id: 7\r\n", "x-q: none\r\n"],
                 "x-nothing",
             ),
             (

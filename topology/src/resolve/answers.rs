@@ -178,7 +178,6 @@ impl Leads {
         let at = raw.to?;
         let to = self.upstreams.lead(&at, names, out)?;
         self.upstreams.unasked(to, ("a call of an aggregate", &at.spot), out);
-        self.upstreams.unchanged(to, &at.spot, out);
         Some(Call { name, to, path: path?, query, timeout, failing, after: Vec::new() })
     }
 }

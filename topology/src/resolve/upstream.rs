@@ -107,16 +107,6 @@ impl Upstreams {
         }
     }
 
-    /// Notes where a request of ours and its answer would not be changed as the file says of its service.
-    pub(super) fn unchanged(&self, id: UpstreamId, at: &Spot, out: &mut Findings) {
-        let upstream = self.all.get(id.0).filter(|(_, upstream)| upstream.transform.is_some());
-        let Some((name, _)) = upstream else { return };
-        out.error(at, format!("a call of an aggregate would pass `transform` of `{name}` by"))
-            .allowed(format!(
-                "`transform` on the route or in `defaults`, not in `upstreams: {{ {name}: … }}`"
-            ));
-    }
-
     /// Warns of settings for something that no route leads to.
     pub(super) fn unused(&self, out: &mut Findings) {
         for entry in self.settings.iter().flat_map(|named| &named.0) {

@@ -5,14 +5,13 @@
 //! no answer of one caller stands in for another's.
 
 use std::cell::Cell;
-use std::fmt::Write as _;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use http_body_util::BodyExt as _;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
@@ -23,11 +22,14 @@ use super::fails::{Failed, Fails, Worst};
 use super::last_good::Key;
 use super::upstream::connection::Outgoing;
 use crate::body::{AnswerBody, RequestBody};
-use crate::exchange::{Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage};
+use crate::exchange::{
+    self, Answered, AnsweredBy, Exchange, Prepared, ResponseHead, Stage, Target,
+};
 use crate::halt::{Halt, Held, Kind, Reply};
 use crate::trace::Trace;
-use crate::transform::facts::{Captures, Facts, Known};
+use crate::transform::facts::{Facts, Known};
 use crate::transform::json::{self, Document};
+use crate::transform::{Passage, Refused};
 
 /// Names the calls that failed in an answer that was given all the same.
 const PARTIAL: &str = "x-partial-failure";
@@ -98,7 +100,9 @@ impl Dispatch {
                     Failing::LastGood => "its last good answer stands in for it",
                 };
                 let (name, path, time) = (&call.name, &call.path, call.timeout);
-                format!("{name}: GET {path} of {whom} {when}, at most {time:?}; {fails}")
+                let changed = self.changes.as_ref().and_then(|all| all.of_service(call.to));
+                let changed = changed.map_or("", |_| ", then changed by the service");
+                format!("{name}: GET {path}{changed} of {whom} {when}, at most {time:?}; {fails}")
             });
         }
     }
@@ -161,8 +165,7 @@ impl Dispatch {
                 let Some(begun) = begun.get_mut(index).filter(|begun| !**begun) else { continue };
                 if call.after.iter().all(ready) {
                     *begun = true;
-                    let captures = self.snapshot.captures(input.route);
-                    let request = outgoing(x, input, (model, call), &came, captures);
+                    let request = self.outgoing(x, input, (model, call), &came);
                     under_way.push(self.one(x, input, (id, index, call), request, (model, &left)));
                 }
             }
@@ -201,34 +204,41 @@ impl Dispatch {
         x: &Exchange,
         input: &Prepared,
         (id, index, call): (AggregateId, usize, &Call),
-        request: Option<Parts>,
+        request: Result<(Parts, Option<Passage>), Fails>,
         (model, left): (&Aggregate, &Cell<u64>),
     ) -> (usize, Result<Bytes, (Fails, Option<Bytes>)>) {
         let until = Instant::now() + call.timeout;
-        let head = request.map(Rc::new);
+        let (head, passage) = match request {
+            Ok((head, passage)) => (Rc::new(head), passage),
+            Err(fails) => return (index, Err((fails, None))),
+        };
         let asked = async {
-            let head = head.clone().ok_or(Fails::Unmade)?;
+            let head = Rc::clone(&head);
             let plan = self.planned_to(x, call.to, input).ok_or(Halt::from(Kind::NoRoute))?;
             let plan = super::Plan { deadline: plan.deadline.min(until), ..plan };
             let mut passes = Vec::new();
             self.admit(&mut passes, &plan).await?;
             let request = Outgoing { head, body: RequestBody::empty(), hints: None };
-            let answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await?;
+            let mut answer = self.fetch(&input.grant, &plan, request, x.notes.as_ref()).await?;
+            // What its service itself says of keeping it.
+            let said = passage.as_ref().map(|_| answer.head.headers.clone());
+            if let Some(passage) = passage {
+                Box::pin(changed(x, passage, &mut answer)).await?;
+            }
             let ResponseHead { status, mut headers } = answer.head;
             if !status.is_success() {
                 return Err(Fails::Told(status, headers.remove(header::RETRY_AFTER)));
             }
             let bytes = whole(answer.body, &model.merge, left).await?;
-            Ok((headers, bytes))
+            Ok((said.unwrap_or(headers), bytes))
         };
         let outcome = match timeout_at(until, asked).await {
             Ok(Err(Fails::Unanswered(_))) if Instant::now() >= until => Err(Fails::Late),
             Ok(outcome) => outcome,
             Err(_) => Err(Fails::Late),
         };
-        let last = head
-            .filter(|_| call.failing == Failing::LastGood)
-            .map(|head| (Key::new(id, index, input.grant.caller().identity(), &head), head));
+        let last = (call.failing == Failing::LastGood)
+            .then(|| (Key::new(id, index, input.grant.caller().identity(), &head), head));
         let came = match (outcome, last) {
             (Ok((headers, bytes)), last) => {
                 if let Some((key, head)) = last {
@@ -245,6 +255,57 @@ impl Dispatch {
         };
         (index, came)
     }
+
+    /// The head of a call as its service is sent it, and what its answer passes.
+    fn outgoing<'m>(
+        &self,
+        x: &Exchange,
+        input: &Prepared,
+        (model, call): (&'m Aggregate, &'m Call),
+        came: &[Option<Came>],
+    ) -> Result<(Parts, Option<Passage>), Fails> {
+        let there = |(call, came): (&'m Call, &Option<Came>)| match came.as_ref()? {
+            Came::Good(bytes) | Came::Instead(bytes) => Some((call.name.as_str(), bytes.clone())),
+            Came::Missing => None,
+        };
+        let answers: Vec<_> = model.calls.iter().zip(came).filter_map(there).collect();
+        let captures = self.snapshot.captures(input.route);
+        let upstream = self.snapshot.group.upstreams.get(call.to.0);
+        let known = Known {
+            x,
+            caller: input.grant.caller().identity(),
+            route: x.record.route.name.as_str(),
+            service: upstream.map(|upstream| upstream.service.as_str()),
+            captured: captures.map(|captures| (captures, &*x.record.path)),
+            answers: &answers,
+        };
+        let mut request = request(known, &input.head, call).ok_or(Fails::Unmade)?;
+        let passed = self.changes.as_ref().and_then(|all| Some((all, all.of_service(call.to)?)));
+        let passage = match passed.map(|(all, passed)| all.begin(passed, &mut request, known)) {
+            Some(begun) => Some(begun.map_err(|why| Halt::from(Refused::Request(why)))?.0),
+            None => None,
+        };
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.uri = request.target.origin_form().ok_or(Fails::Unmade)?;
+        head.method = request.method;
+        head.version = Version::HTTP_11;
+        head.headers = request.headers;
+        head.headers.insert(header::HOST, request.target.authority);
+        Ok((head, passage))
+    }
+}
+
+/// Carries out what the file changes of its answer.
+async fn changed(x: &Exchange, mut passage: Passage, answer: &mut Answered) -> Result<(), Fails> {
+    let Answered { head, body, .. } = answer;
+    if passage.changes_bodies() {
+        let bytes = passage.body(x, &mut head.headers, body).await;
+        if let Some(bytes) = bytes.map_err(|why| Halt::from(Refused::Answer(why)))? {
+            *body = AnswerBody::Whole(bytes);
+        }
+    }
+    passage.head(x, head, true);
+    Ok(())
 }
 
 /// What the record says where all that is needed came, and is not put together all the same.
@@ -258,48 +319,25 @@ fn follows(model: &Aggregate, call: &Call, came: &[Option<Came>]) -> bool {
     })
 }
 
-/// The head of a call; `None`: something is missing that it asks for.
-fn outgoing<'m>(
-    x: &Exchange,
-    input: &Prepared,
-    (model, call): (&'m Aggregate, &'m Call),
-    came: &[Option<Came>],
-    captures: Option<&Captures>,
-) -> Option<Parts> {
-    let there = |(call, came): (&'m Call, &Option<Came>)| match came.as_ref()? {
-        Came::Good(bytes) | Came::Instead(bytes) => Some((call.name.as_str(), bytes.clone())),
-        Came::Missing => None,
-    };
-    let answers: Vec<_> = model.calls.iter().zip(came).filter_map(there).collect();
-    let path = &*x.record.path;
-    let known = Known {
-        x,
-        caller: input.grant.caller().identity(),
-        route: x.record.route.name.as_str(),
-        service: None,
-        captured: captures.map(|captures| (captures, path)),
-        answers: &answers,
-    };
-    let facts = Facts { known, seen: (&input.head).into() };
-    let mut target = facts.path(&call.path).ok()?.into_string();
-    for (index, (name, template)) in call.query.iter().enumerate() {
-        let value = facts.text(template)?;
-        target.push(if index == 0 { '?' } else { '&' });
-        let pair =
-            form_urlencoded::Serializer::new(String::new()).append_pair(name, &value).finish();
-        let _ = write!(target, "{pair}");
+/// A call as the aggregate makes it; `None`: something is missing that it asks for.
+fn request(known: Known<'_>, asked: &Parts, call: &Call) -> Option<exchange::Request> {
+    let facts = Facts { known, seen: asked.into() };
+    let path = facts.path(&call.path).ok()?;
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for (name, template) in &call.query {
+        query.append_pair(name, &facts.text(template)?);
     }
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = Method::GET;
-    head.uri = Uri::from_maybe_shared(Bytes::from(target)).ok()?;
-    head.version = Version::HTTP_11;
-    head.headers = input.head.headers.clone();
+    let query = Some(query.finish()).filter(|_| !call.query.is_empty()).map(String::into_boxed_str);
+    let mut headers = asked.headers.clone();
     for name in OF_ONE {
-        head.headers.remove(name);
+        headers.remove(name);
     }
-    head.headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    head.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    Some(head)
+    let authority = headers.remove(header::HOST)?;
+    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let target = Target { host: facts.seen.host.into(), authority, path, query };
+    let (method, body) = (Method::GET, RequestBody::empty());
+    Some(exchange::Request { method, target, headers, body, upgrade: None })
 }
 
 /// What a client says of one answer or body, and none of the calls.

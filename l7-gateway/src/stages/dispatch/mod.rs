@@ -34,6 +34,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::Notes;
 use crate::trace::{Silent, Trace};
 use crate::traffic::{self, Counted};
+use crate::transform::Changes;
 use topology::gateway::RouteTo;
 
 mod aggregate;
@@ -79,6 +80,8 @@ pub struct Dispatch {
     observer: Observer,
     lanes: Vec<RefCell<Rc<Lane>>>,
     rng: Rng,
+    /// What the file changes of calls.
+    changes: Option<Rc<Changes>>,
     last_good: RefCell<LastGood>,
     /// Calls of aggregates that failed.
     failed: fails::Counts,
@@ -120,7 +123,12 @@ pub struct Plan {
 
 impl Dispatch {
     /// For one worker; connections to services that have not changed since `before` are kept.
-    pub fn new(snapshot: &Arc<Snapshot>, observer: &Observer, before: Option<&Self>) -> Rc<Self> {
+    pub fn new(
+        snapshot: &Arc<Snapshot>,
+        observer: &Observer,
+        changes: Option<Rc<Changes>>,
+        before: Option<&Self>,
+    ) -> Rc<Self> {
         let lane = |upstream: &Arc<service::Upstream>| {
             let mut known = before.into_iter().flat_map(|before| &before.lanes);
             let known = known.find_map(|lane| {
@@ -135,6 +143,7 @@ impl Dispatch {
             observer: observer.clone(),
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
+            changes,
             last_good: RefCell::default(),
             failed: fails::Counts::default(),
         })

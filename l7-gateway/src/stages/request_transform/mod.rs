@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Uri, Version};
+use http::{Method, Version};
 use serde_json::Value;
 use topology::ServiceName;
 use topology::answers::{Attached, Compress};
@@ -18,7 +18,7 @@ use topology::gateway::{Route, RouteTo, Told};
 use crate::attached::Forms;
 use crate::body::RequestBody;
 use crate::coding::{self, Coding};
-use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage, Target};
+use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage};
 use crate::external::Externals;
 use crate::external::told::Subject;
 use crate::grpc_web::{self, Envelope, Web};
@@ -367,7 +367,7 @@ impl Filter for RequestTransform {
         }
         let (mut head, ()) = http::Request::new(()).into_parts();
         head.method = request.method;
-        head.uri = origin_form(&request.target).ok_or(Halt::from(Kind::Malformed))?;
+        head.uri = request.target.origin_form().ok_or(Halt::from(Kind::Malformed))?;
         head.version = Version::HTTP_11;
         head.headers = headers;
         Ok(Prepared { head, body: request.body, upgrade, grant, route, to })
@@ -452,13 +452,4 @@ fn attach(
     headers.insert(FORWARDED_FOR, x.peer.forwarded().clone());
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(x.peer.scheme()));
     headers.insert(FORWARDED_HOST, asked.unwrap_or(host).clone());
-}
-
-/// `/path?query` (RFC 9112 §3.2.1).
-fn origin_form(target: &Target) -> Option<Uri> {
-    let text = match &target.query {
-        None => Bytes::copy_from_slice(target.path.as_bytes()),
-        Some(query) => Bytes::from(format!("{}?{query}", target.path)),
-    };
-    Uri::from_maybe_shared(text).ok()
 }
