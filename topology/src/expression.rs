@@ -123,6 +123,19 @@ impl Expression {
     }
 }
 
+impl Expression {
+    /// Whether it reads this.
+    pub fn asks(&self, fact: Fact) -> bool {
+        let is = |term: &Term| *term == Term::Fact(fact);
+        match self {
+            Self::All(list) | Self::Any(list) => list.iter().any(|one| one.asks(fact)),
+            Self::Not(one) => one.asks(fact),
+            Self::Holds(term) | Self::Exists(term) => is(term),
+            Self::Test(one, _, other) => is(one) || is(other),
+        }
+    }
+}
+
 impl Term {
     fn claim<'e>(&'e self, found: &mut Vec<&'e str>) {
         if let Self::Claim(path) = self {

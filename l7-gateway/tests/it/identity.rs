@@ -28,7 +28,7 @@ fn rig(issuers: &Issuers, folder: &tempfile::TempDir, fake: &Fake) -> Rig {
         &format!("  user: {{ endpoints: [{}] }}", fake.address),
         &issuers.gateway(&format!(
             "    api-keys: {{ partners: {{ from: \"file:{}\" }} }}
-    identity-headers: [scopes, roles, issuer, consumer, plan, principal, \"claim:Tenant\", \"claim:level\", \"claim:odd\"]
+    identity-headers: [scopes, roles, issuer, consumer, plan, \"claim:Tenant\", \"claim:level\", \"claim:odd\"]
     signed-identity: {{ key: \"file:{}\", lifetime: 20s }}
     routes:
       - {{ path: /all/*, to: user, auth: [riders, partners] }}

@@ -14,6 +14,7 @@ use crate::gateway::{
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
 use crate::resolve::answers::{self, Leads, Way};
+use crate::resolve::certificates::Certificates;
 use crate::resolve::cors::of_service;
 use crate::resolve::external::external;
 use crate::resolve::inherited::{self, Inherited, consumers, inherited};
@@ -40,13 +41,16 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances = instances(raw.instances, raw.register.is_some(), out);
-    let mut policies = Policies::new((raw.issuers, raw.api_keys, raw.limits), names, out);
+    let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let certificates = if certified { Certificates::Asked } else { Certificates::Unasked };
+    let of_callers = (raw.issuers, raw.api_keys, raw.limits);
+    let mut policies = Policies::new(of_callers, certificates, names, out);
     if raw.limit_store.is_none() {
         policies.unshared(instances.len(), out);
     }
     let (changes, outside, inherited) = inherited(raw.defaults, &mut policies, names, out);
     let unmatched = raw.unmatched.map(|raw| inherited::unmatched(raw, &mut policies, out));
-    let mut leads = Leads::new(Upstreams::new(raw.upstreams));
+    let mut leads = Leads::new(Upstreams::new(raw.upstreams, certificates));
     let mut experiments = Experiments::new(raw.experiments, out);
     let routes = raw.routes.unwrap_or_default();
     let mut routes: Vec<(Route, Spot)> = routes
@@ -62,8 +66,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     leads.upstreams.unused(out);
     let drain = drain(raw.drain);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
-    let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    let (issuers, api_keys, limits) = policies.finish(&routes, certified, out);
+    let (issuers, api_keys, limits) = policies.finish(&routes, out);
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
     let device_cookie =
         raw.device_cookie.and_then(|cookie| identity::device_cookie(cookie, names, out));
@@ -86,7 +89,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
             .identity_headers
             .unwrap_or_default()
             .into_iter()
-            .map(|typed| typed.value)
+            .map(|typed| certificates.told(typed, out))
             .collect(),
         signed_identity: raw.signed_identity.and_then(|raw| identity::signed(raw, names, out)),
         denylist: raw.denylist.and_then(|raw| identity::denylist(raw, names, out)),
@@ -97,7 +100,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         security_headers: inherited.security,
         external: outside,
         compress: inherited.compress,
-        consumers: consumers(raw.consumers, names, out),
+        consumers: consumers(raw.consumers, certificates, names, out),
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: leads.upstreams.finish(),
@@ -330,6 +333,7 @@ fn route(
         auth: Some(&policy.auth),
         calls: &[],
         served: Served::Perhaps,
+        certificates: policies.certificates,
     };
     let way = Way {
         at: &raw.spot,

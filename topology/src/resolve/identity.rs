@@ -9,6 +9,7 @@ use crate::identity::{
     Allow, ApiKeys, Authorize, Denylist, DeviceCookie, Introspection, SignedIdentity, UnansweredIs,
 };
 use crate::raw::{self, Entry, Findings, Spot, Text, Typed};
+use crate::resolve::certificates::Certificates;
 use crate::resolve::names::{self, Names};
 use crate::resolve::store::{self, Who};
 use crate::resolve::{gateway, or, policy, positive, secret, time};
@@ -72,11 +73,12 @@ pub(super) fn api_keys(
 }
 
 /// One rule of who may do what.
-pub(super) fn allow(raw: raw::Allow, out: &mut Findings) -> Allow {
+pub(super) fn allow(raw: raw::Allow, certificates: Certificates, out: &mut Findings) -> Allow {
     let nothing = raw.scopes.is_none() && raw.roles.is_none() && raw.when.is_none();
     if nothing && raw.methods.is_none() && !out.wrong(&raw.spot) {
         out.error(&raw.spot, "this rule says nothing").allowed("methods, scopes, roles, when");
     }
+    raw.when.iter().for_each(|rule| certificates.judge(rule, out));
     Allow {
         methods: policy::methods(raw.methods.as_deref().unwrap_or_default(), out),
         scopes: raw.scopes.unwrap_or_default().into_iter().map(|typed| typed.value).collect(),

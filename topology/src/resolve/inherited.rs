@@ -8,6 +8,7 @@ use crate::external::External;
 use crate::gateway::Consumer;
 use crate::raw::{self, Entry, Findings, Named};
 use crate::resolve::answers;
+use crate::resolve::certificates::Certificates;
 use crate::resolve::contract::contract;
 use crate::resolve::external::external;
 use crate::resolve::names::Names;
@@ -50,7 +51,8 @@ pub(super) fn inherited(
     let Some(mut raw) = raw else {
         return (None, None, Inherited::default());
     };
-    let changes = raw.transform.take().map(|raw| transform(raw, Scope::SEVERAL, out));
+    let changes =
+        raw.transform.take().map(|raw| transform(raw, Scope::several(policies.certificates), out));
     let outside = raw.external.take().and_then(|raw| external(raw, out));
     let maintenance = answers::maintenance(raw.maintenance.take(), None, out);
     let security = answers::security(raw.security_headers.take(), None, out);
@@ -85,6 +87,7 @@ pub(super) fn unmatched(
 /// What holds for consumers of API keys.
 pub(super) fn consumers(
     raw: Option<Named<raw::Consumer>>,
+    certificates: Certificates,
     names: &Names,
     out: &mut Findings,
 ) -> Vec<Consumer> {
@@ -97,7 +100,7 @@ pub(super) fn consumers(
         let described = contract(raw.validate, Attached::Consumer, names, out);
         Consumer {
             name,
-            transform: raw.transform.map(|raw| transform(raw, Scope::SEVERAL, out)),
+            transform: raw.transform.map(|raw| transform(raw, Scope::several(certificates), out)),
             external: raw.external.and_then(|raw| external(raw, out)),
             compress: answers::compress(raw.compress),
             contract: described.rules().cloned(),

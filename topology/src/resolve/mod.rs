@@ -6,6 +6,7 @@
 
 mod answers;
 mod cache;
+mod certificates;
 mod claims;
 mod contract;
 mod cors;

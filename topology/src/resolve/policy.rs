@@ -14,6 +14,7 @@ use crate::gateway::{
 };
 use crate::problem::nearest;
 use crate::raw::{self, CorsChoice, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
+use crate::resolve::certificates::Certificates;
 use crate::resolve::cors::cors;
 use crate::resolve::identity;
 use crate::resolve::names::{self, Names};
@@ -54,12 +55,15 @@ pub(super) struct Policies {
     /// Where a client certificate is accepted first.
     certificate: Option<Spot>,
     used_limits: BTreeSet<usize>,
+    /// Whether clients show certificates.
+    pub(super) certificates: Certificates,
 }
 
 impl Policies {
     /// Resolves what routes can name.
     pub(super) fn new(
         (issuers, api_keys, limits): Typings,
+        certificates: Certificates,
         names: &Names,
         out: &mut Findings,
     ) -> Self {
@@ -95,6 +99,7 @@ impl Policies {
             used_api_keys: BTreeSet::new(),
             certificate: None,
             used_limits: BTreeSet::new(),
+            certificates,
         }
     }
 
@@ -173,7 +178,10 @@ impl Policies {
             None => base.map_or(Vec::new(), |base| base.scopes.clone()),
         };
         let allow = match asked.allow {
-            Some(rules) => rules.into_iter().map(|rule| identity::allow(rule, out)).collect(),
+            Some(rules) => rules
+                .into_iter()
+                .map(|rule| identity::allow(rule, self.certificates, out))
+                .collect(),
             None if auth == Auth::None => Vec::new(),
             None => base.map_or(Vec::new(), |base| base.allow.clone()),
         };
@@ -278,10 +286,9 @@ impl Policies {
     pub(super) fn finish(
         self,
         routes: &[(Route, Spot)],
-        certified: bool,
         out: &mut Findings,
     ) -> (Vec<Issuer>, Vec<ApiKeys>, Vec<Limit>) {
-        if let (Some(at), false) = (&self.certificate, certified) {
+        if let (Some(at), Certificates::Unasked) = (&self.certificate, self.certificates) {
             out.error(at, "`certificate` is accepted, and no client is asked for one")
                 .allowed("`certificate` where `tls` has a `client-ca`");
         }

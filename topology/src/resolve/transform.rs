@@ -6,6 +6,7 @@
 use crate::files::RouteTo;
 use crate::gateway::{Auth, Certified};
 use crate::raw::{self, Entry, Findings, Named, Spot, Text, Typed};
+use crate::resolve::certificates::{self, Certificates};
 use crate::resolve::gateway::FRAMING;
 use crate::resolve::{held, is_json, policy};
 use crate::template::{Part, Template, Variable};
@@ -26,6 +27,8 @@ pub(super) struct Scope<'r> {
     pub(super) calls: &'r [String],
     /// Whether a service answers there.
     pub(super) served: Served,
+    /// Whether clients have certificates.
+    pub(super) certificates: Certificates,
 }
 
 /// Whether a service answers where a template stands.
@@ -39,8 +42,9 @@ pub(super) enum Served {
 
 impl Scope<'_> {
     /// Of what holds for several routes.
-    pub(super) const SEVERAL: Scope<'static> =
-        Scope { path: None, auth: None, calls: &[], served: Served::Perhaps };
+    pub(super) fn several(certificates: Certificates) -> Self {
+        Self { path: None, auth: None, calls: &[], served: Served::Perhaps, certificates }
+    }
 }
 
 /// What is changed there.
@@ -145,6 +149,10 @@ pub(super) fn filled(
                     "`service` is never known: this route leads to no single one",
                 )
                 .allowed("a route with `to`; ${route} is this one's name");
+                return None;
+            }
+            Variable::Principal if scope.certificates == Certificates::Unasked => {
+                certificates::unknown("`principal`", &typed.spot, out);
                 return None;
             }
             Variable::Call(path)

@@ -15,6 +15,7 @@ use crate::model::Probe;
 use crate::problem::nearest;
 use crate::raw::{self, Findings, Named, Spot, Text, Typed};
 use crate::resolve::answers::compress;
+use crate::resolve::certificates::Certificates;
 use crate::resolve::contract::contract;
 use crate::resolve::cors::cors;
 use crate::resolve::external::external;
@@ -32,13 +33,14 @@ use crate::upstream::{
 /// Where routes of one group lead, each only once.
 pub(super) struct Upstreams {
     settings: Option<Named<raw::Upstream>>,
+    certificates: Certificates,
     all: Vec<(String, Upstream)>,
 }
 
 impl Upstreams {
     /// None yet; what the file says of each is in `settings`.
-    pub(super) fn new(settings: Option<Named<raw::Upstream>>) -> Self {
-        Self { settings, all: Vec::new() }
+    pub(super) fn new(settings: Option<Named<raw::Upstream>>, certificates: Certificates) -> Self {
+        Self { settings, certificates, all: Vec::new() }
     }
 
     /// All that routes led to.
@@ -65,7 +67,7 @@ impl Upstreams {
         let raw = entries.iter_mut().find(|entry| entry.name == text).map(|entry| &mut entry.value);
         let (raw, filters) = match raw {
             Some(raw) => {
-                let filters = Filters::of(raw, names, out);
+                let filters = Filters::of(raw, self.certificates, names, out);
                 (Some(&*raw), filters)
             }
             None => (None, Filters::default()),
@@ -131,11 +133,16 @@ struct Filters {
 }
 
 impl Filters {
-    fn of(raw: &mut raw::Upstream, names: &Names, out: &mut Findings) -> Self {
+    fn of(
+        raw: &mut raw::Upstream,
+        certificates: Certificates,
+        names: &Names,
+        out: &mut Findings,
+    ) -> Self {
         let change = raw.transform.take();
         let described = contract(raw.validate.take(), Attached::Service, names, out);
         Self {
-            transform: change.map(|change| transform(change, Scope::SEVERAL, out)),
+            transform: change.map(|change| transform(change, Scope::several(certificates), out)),
             external: raw.external.take().and_then(|raw| external(raw, out)),
             compress: compress(raw.compress.take()),
             contract: described.rules().cloned(),
