@@ -25,6 +25,7 @@ use crate::stages::authn::{Vouchers, VouchersError};
 use crate::stages::dispatch::cache::Cache;
 use crate::stages::dispatch::files::{FilesError, Site};
 use crate::stages::dispatch::gate::Gate;
+use crate::stages::dispatch::last_good::LastGood;
 use crate::stages::dispatch::service::Upstream;
 use crate::stages::rate_limit::{Limits, LimitsError};
 use crate::stages::request_transform::proof::{Prover, ProverError};
@@ -105,6 +106,8 @@ pub struct Snapshot {
     pub gate: Option<Arc<Gate>>,
     /// What is kept of answers; `None`: no route asks for it.
     pub cache: Option<Cache>,
+    /// What calls of aggregates were last told.
+    pub last_good: LastGood,
     /// Who can say who a caller is.
     pub vouchers: Arc<Vouchers>,
     /// Who else is asked whether requests may go on, or what becomes of them, by address.
@@ -159,6 +162,7 @@ impl Snapshot {
                 before.and_then(|before| Some((&before.group, before.cache.as_ref()?))),
                 &observer.metrics,
             ),
+            last_good: LastGood::new(group, before.map(|before| &before.last_good)),
             vouchers: Vouchers::new(group, before.map(|before| &*before.vouchers))?,
             authorizers: authorizers(group)?,
             prover: group
@@ -191,8 +195,10 @@ impl Snapshot {
         self.captures.get(route.0)?.as_ref()
     }
 
-    /// It comes into force: its bounds of requests under way hold from now on.
+    /// It comes into force: its bounds of requests under way hold from now on, and what only the one before it
+    /// knew is forgotten.
     pub fn open_gates(&self) {
+        self.last_good.settle();
         let services = self.upstreams.iter().filter_map(|upstream| upstream.gate.as_ref());
         services.chain(&self.gate).for_each(|gate| gate.open());
     }

@@ -329,3 +329,56 @@ async fn calls_pass_what_their_service_changes() {
         .await;
     }
 }
+
+/// G16: what a caller was last told is known to every worker, and after a reload that changes neither the calls nor who
+/// the callers are; after any other it is nobody's.
+#[tokio::test]
+async fn all_workers_know_the_last_good_answer_across_reloads() {
+    const FIRST: &str = "      - { path: /first, to: other }\n";
+    const OTHERS: &str = "    issuers: { x: { issuer: 'https://x.example', audience: a, jwks: 'https://x.example/k', algorithms: [ES256] } }\n";
+    let file = |address, before: &str, first: &str, path: &str| {
+        let services = format!(
+            "  other: {{ endpoints: [127.0.0.1:9] }}\n  user: {{ endpoints: [{address}] }}"
+        );
+        let route = format!(
+            "{before}    routes:\n{first}      - {{ path: /d, auth: none, aggregate: {{ calls: {{ a: {{ to: user, path: {path}, on-failure: last-good }} }} }} }}"
+        );
+        topology(&services, &route)
+    };
+    for (before, first, path, stays) in [
+        ("", "", "/a", true),
+        ("", FIRST, "/a", true),
+        ("    # Further down.\n", FIRST, "/a", true),
+        ("", "", "/b", false),
+        (OTHERS, "", "/a", false),
+        (
+            "    defaults: { transform: { request: { headers: { set: { x-tenant: b } } } } }\n",
+            "",
+            "/a",
+            false,
+        ),
+    ] {
+        local(async {
+            let fails = Rc::new(Cell::new(false));
+            let told = Rc::clone(&fails);
+            let act = move |_, _| if told.get() { Act::Hang } else { Act::Answer("\"mine\"") };
+            let fake = Fake::script(act).await;
+            let mut rig = Rig::new(&file(fake.address, "", "", "/a"));
+            let answer = rig.get("/d", "").await;
+            assert!(answer.ends_with("{\"a\":\"mine\"}"), "{answer}");
+            fails.set(true);
+            // Another worker of the process, and then the same one under another file.
+            rig.another_worker();
+            let answer = rig.get("/d", "").await;
+            assert!(answer.ends_with("{\"a\":\"mine\"}"), "{answer}");
+            rig.reload(&file(fake.address, before, first, path));
+            let answer = rig.get("/d", "").await;
+            let wanted = if stays { "{\"a\":\"mine\"}" } else { "{}" };
+            assert!(
+                answer.ends_with(&format!("\r\n\r\n{wanted}")),
+                "{before} {first} {path}: {answer}"
+            );
+        })
+        .await;
+    }
+}

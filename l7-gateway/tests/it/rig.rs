@@ -86,6 +86,24 @@ impl Rig {
         Self { worker, published, lifecycle: Lifecycle::new(), observer, log, writer: Some(writer) }
     }
 
+    /// Requests go to another worker of the same process from now on; it writes no records.
+    pub(crate) fn another_worker(&mut self) {
+        let name = self.published.load().instance.clone();
+        let sink = Sink::new(&name, None, Arc::default(), &self.observer.metrics);
+        let published = Arc::clone(&self.published);
+        self.worker = Worker::new(published, sink, self.observer.clone());
+    }
+
+    /// The file changes to this.
+    pub(crate) fn reload(&self, topology: &Topology) {
+        let before = self.published.load_full();
+        let (group, instance) = topology.gateway(before.instance.as_str()).expect("the instance");
+        let (name, observer) = (&instance.name, &self.observer);
+        let next = Snapshot::build(group, name, observer, Some(&before)).expect("it builds");
+        next.open_gates();
+        self.published.publish(next);
+    }
+
     /// A client's connection, and the task that serves it.
     pub(crate) fn connect(&self) -> (DuplexStream, JoinHandle<()>) {
         self.connect_from(client())

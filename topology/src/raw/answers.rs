@@ -68,8 +68,8 @@ section! {
         may "timeout" timeout: Typed<Time>,
         /// What happens when it fails, is late, or is answered by anything but JSON and 200 to 299: `fail` (the
         /// whole fails), `omit` (its member is missing), or `last-good` (what the same caller was last told, at most
-        /// 10 minutes before, else it is missing; each worker knows its own, until a reload, of 64 KiB each and 4 MiB
-        /// in all). Default: fail.
+        /// 10 minutes before, else it is missing; all workers know it, also after a reload that leaves route, calls
+        /// and callers as they are; of 64 KiB each and 16 MiB in all). Default: fail.
         may "on-failure" on_failure: Typed<Text>,
         /// JSON that stands in for a failed call's answer, in place of `on-failure`. Default: none.
         may "default" default: Typed<Text>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::answers::{Attached, Deprecation};
 use crate::gateway::{
     AccessLog, Expected, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror, Predicate,
-    Route, RouteTimes, TrustForwarded, WhenAway,
+    Route, RoutePolicy, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
@@ -30,7 +30,7 @@ use crate::resolve::transcode::{transcode, web};
 use crate::resolve::transform::{Scope, Served, of_route};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
-use crate::units::{At, GroupName, InstanceName, RouteName, SecretRef, Size, Time};
+use crate::units::{At, GroupName, InstanceName, PathPattern, RouteName, SecretRef, Size, Time};
 
 /// Longest time that a decision may wait for the limit store.
 const LONGEST_DECISION: Duration = Duration::from_secs(1);
@@ -300,6 +300,16 @@ fn access_log(typed: &Typed<Text>, names: &Names, out: &mut Findings) -> AccessL
     }
 }
 
+/// What templates of one route can know.
+fn of_one<'r>(
+    path: Option<&'r PathPattern>,
+    policy: &'r RoutePolicy,
+    policies: &Policies,
+) -> Scope<'r> {
+    let certificates = policies.certificates;
+    Scope { path, auth: Some(&policy.auth), calls: &[], served: Served::Perhaps, certificates }
+}
+
 fn route(
     mut raw: raw::Route,
     inherited: &Inherited,
@@ -328,13 +338,7 @@ fn route(
     };
     let mut policy = policies.route(asked, inherited.policy.as_ref(), out);
     let pattern = raw.path.as_ref().map(|path| path.value.clone());
-    let scope = Scope {
-        path: pattern.as_ref(),
-        auth: Some(&policy.auth),
-        calls: &[],
-        served: Served::Perhaps,
-        certificates: policies.certificates,
-    };
+    let scope = of_one(pattern.as_ref(), &policy, policies);
     let way = Way {
         at: &raw.spot,
         scope,

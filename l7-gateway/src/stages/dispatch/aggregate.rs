@@ -19,7 +19,6 @@ use topology::answers::{Aggregate, AggregateId, Call, Failing, Merge, StatusRule
 
 use super::Dispatch;
 use super::fails::{Failed, Fails, Worst};
-use super::last_good::Key;
 use super::upstream::connection::Outgoing;
 use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{
@@ -237,17 +236,19 @@ impl Dispatch {
             Ok(outcome) => outcome,
             Err(_) => Err(Fails::Late),
         };
-        let last = (call.failing == Failing::LastGood)
-            .then(|| (Key::new(id, index, input.grant.caller().identity(), &head), head));
+        let last = (call.failing == Failing::LastGood).then_some(head).and_then(|head| {
+            let caller = input.grant.caller().identity();
+            Some((self.snapshot.last_good.key((id, index), caller, &head)?, head))
+        });
         let came = match (outcome, last) {
             (Ok((headers, bytes)), last) => {
                 if let Some((key, head)) = last {
-                    self.last_good.borrow_mut().keep(key, &head.headers, &headers, &bytes);
+                    self.snapshot.last_good.keep(key, &head.headers, &headers, &bytes);
                 }
                 Ok(bytes)
             }
             (Err(fails), Some((key, head))) => {
-                let known = self.last_good.borrow().find(&key, &head.headers);
+                let known = self.snapshot.last_good.find(&key, &head.headers);
                 let fits = |bytes: &Bytes| Share::new(left).keep(bytes.len());
                 Err((fails, known.filter(fits)))
             }

@@ -1,25 +1,49 @@
-//! What calls of aggregates were last answered, for when they fail (`on-failure: last-good`). Not a cache: nothing is
-//! answered out of it while its service answers. Called by `aggregate`.
+//! What calls of aggregates were last answered, for when they fail (`on-failure: last-good`), for all workers of a
+//! process. Not a cache: nothing is answered out of it while its service answers. Called by `aggregate`; no other call
+//! comes here, and one that does holds one of several locks for as long as it takes to find an entry.
 //!
 //! Invariant: an answer stands in only for the same call of the same caller with the same credentials, as far as its
-//! service tells requests apart.
+//! service tells requests apart; a changed file never makes it another call's or another caller's.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use tokio::time::Instant;
-use topology::answers::AggregateId;
+use topology::answers::{AggregateId, Call, Failing};
+use topology::gateway::{Group, Route, RouteTo, UpstreamId};
 
 use super::cache::judge;
 use crate::cache_control::Control;
 use crate::exchange::Identity;
 
-/// What callers were told last, on one worker.
+/// What callers were told last, as one snapshot sees it.
+#[derive(Debug)]
+pub struct LastGood {
+    all: Arc<All>,
+    /// What each aggregate is known by.
+    marks: HashMap<AggregateId, (Box<str>, Mark)>,
+}
+
+/// What all snapshots of a process know.
 #[derive(Debug, Default)]
-pub(super) struct LastGood {
+struct All {
+    shards: [Mutex<Shard>; SHARDS],
+    hasher: RandomState,
+    marks: AtomicU64,
+}
+
+/// An aggregate that stays the same whatever else of the file changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Mark(u64);
+
+#[derive(Debug, Default)]
+struct Shard {
     known: HashMap<Key, Last>,
     bytes: usize,
 }
@@ -37,7 +61,7 @@ struct Last {
 /// Which call of whom for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    aggregate: AggregateId,
+    aggregate: Mark,
     call: usize,
     caller: Option<Box<str>>,
     /// What it asks for.
@@ -51,27 +75,15 @@ const SHOWN: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::H
 
 /// How long an answer stands in for a newer one.
 const FRESH: Duration = Duration::from_secs(600);
-/// Bytes of them on one worker, and of a single one.
-const ROOM: usize = 4 << 20;
+/// Parts with a lock of their own; bytes and entries of one of them, and bytes of a single entry.
+const SHARDS: usize = 16;
+const ROOM: usize = 1 << 20;
+const MOST: usize = 1024;
 const LARGEST: usize = 64 << 10;
 /// Bytes that an entry takes beside its texts, about.
 const ENTRY: usize = 256;
 
 impl Key {
-    /// Of a call, as it is sent.
-    pub(super) fn new(
-        aggregate: AggregateId,
-        call: usize,
-        caller: Option<&Identity>,
-        head: &Parts,
-    ) -> Self {
-        let caller =
-            caller.map(|identity| format!("{:?} {}", identity.voucher(), identity.subject()));
-        let uri = head.uri.to_string().into();
-        let shown = SHOWN.iter().map(|name| judge::said(&head.headers, name)).collect();
-        Self { aggregate, call, caller: caller.map(Into::into), uri, shown }
-    }
-
     fn size(&self) -> usize {
         let shown = self.shown.iter().flatten().map(Vec::len).sum::<usize>();
         self.uri.len() + self.caller.as_ref().map_or(0, |caller| caller.len()) + shown
@@ -79,14 +91,54 @@ impl Key {
 }
 
 impl LastGood {
+    /// For a snapshot; what `before` knows of aggregates that stay the same is known on.
+    pub fn new(group: &Group, before: Option<&Self>) -> Self {
+        let all = before.map_or_else(Arc::default, |before| Arc::clone(&before.all));
+        let known = |text: &str| {
+            let mut marks = before?.marks.values();
+            marks.find(|(known, _)| **known == *text).map(|(_, mark)| *mark)
+        };
+        let mut marks = HashMap::new();
+        for route in &group.routes {
+            let RouteTo::Aggregate(id) = route.to else { continue };
+            if let Some(text) = described(group, route, id) {
+                let fresh = || Mark(all.marks.fetch_add(1, Ordering::Relaxed));
+                let mark = known(&text).unwrap_or_else(fresh);
+                marks.insert(id, (text.into(), mark));
+            }
+        }
+        Self { all, marks }
+    }
+
+    /// The snapshot comes into force: what was known of aggregates that it has not goes.
+    pub fn settle(&self) {
+        let mine = |mark: Mark| self.marks.values().any(|(_, own)| *own == mark);
+        for shard in &self.all.shards {
+            hold(shard).retain(|key, _| mine(key.aggregate));
+        }
+    }
+
+    /// Which call it is, as it is sent; `None`: nothing is kept of it.
+    pub(super) fn key(
+        &self,
+        (aggregate, call): (AggregateId, usize),
+        caller: Option<&Identity>,
+        head: &Parts,
+    ) -> Option<Key> {
+        let (_, aggregate) = self.marks.get(&aggregate)?;
+        let caller =
+            caller.map(|identity| format!("{:?} {}", identity.voucher(), identity.subject()));
+        let uri = head.uri.to_string().into();
+        let shown = SHOWN.iter().map(|name| judge::said(&head.headers, name)).collect();
+        Some(Key { aggregate: *aggregate, call, caller: caller.map(Into::into), uri, shown })
+    }
+
     /// Keeps what a call was answered, unless its service says that nobody may.
-    pub(super) fn keep(&mut self, key: Key, asked: &HeaderMap, told: &HeaderMap, body: &Bytes) {
+    pub(super) fn keep(&self, key: Key, asked: &HeaderMap, told: &HeaderMap, body: &Bytes) {
         let names = judge::vary(told).filter(|_| !Control::of(told).has("no-store"));
         let Some(names) = names.filter(|_| body.len() <= LARGEST) else {
             // Nor is what was told before any longer what it was last told.
-            if let Some(old) = self.known.remove(&key) {
-                self.bytes -= old.size;
-            }
+            self.shard(&key).remove(&key);
             return;
         };
         let said = |name: HeaderName| {
@@ -97,24 +149,79 @@ impl LastGood {
         let said =
             asked.iter().filter_map(|(_, value)| value.as_ref()).map(Vec::len).sum::<usize>();
         let size = ENTRY + key.size() + said + body.len();
-        if self.bytes + size > ROOM {
-            // Rare, and simpler than an order of ages: everybody begins anew.
-            self.known.clear();
-            self.bytes = 0;
-        }
-        self.bytes += size;
         // Copied: it must not hold a larger buffer.
         let body = Bytes::copy_from_slice(body);
         let last = Last { body, since: Instant::now(), asked, size };
-        if let Some(old) = self.known.insert(key, last) {
-            self.bytes -= old.size;
-        }
+        self.shard(&key).insert(key, last);
     }
 
     /// What it was last told, if that is not too long ago.
     pub(super) fn find(&self, key: &Key, asked: &HeaderMap) -> Option<Bytes> {
-        let last = self.known.get(key).filter(|last| last.since.elapsed() < FRESH)?;
+        let shard = self.shard(key);
+        let last = shard.known.get(key).filter(|last| last.since.elapsed() < FRESH)?;
         let same = last.asked.iter().all(|(name, value)| judge::said(asked, name) == *value);
         same.then(|| last.body.clone())
     }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
+        let index = usize::try_from(self.all.hasher.hash_one(key) % SHARDS as u64);
+        let [first, ..] = &self.all.shards;
+        hold(index.ok().and_then(|index| self.all.shards.get(index)).unwrap_or(first))
+    }
+}
+
+fn hold(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shard {
+    fn remove(&mut self, key: &Key) {
+        if let Some(old) = self.known.remove(key) {
+            self.bytes -= old.size;
+        }
+    }
+
+    fn retain(&mut self, stays: impl Fn(&Key, &Last) -> bool) {
+        self.known.retain(|key, last| stays(key, last));
+        self.bytes = self.known.values().map(|last| last.size).sum();
+    }
+
+    fn insert(&mut self, key: Key, last: Last) {
+        self.remove(&key);
+        let full = |shard: &Self| shard.bytes + last.size > ROOM || shard.known.len() >= MOST;
+        if full(self) {
+            self.retain(|_, old| old.since.elapsed() < FRESH);
+        }
+        if full(self) {
+            // Rare, and simpler than an order of ages: everybody begins anew.
+            self.retain(|_, _| false);
+        }
+        self.bytes += last.size;
+        self.known.insert(key, last);
+    }
+}
+
+/// All that makes its calls these calls, and callers of its route these callers, and no more: what stands elsewhere in
+/// the file may change. `None`: no call's last answer stands in.
+fn described(group: &Group, route: &Route, id: AggregateId) -> Option<String> {
+    let calls = &group.aggregates.get(id.0)?.calls;
+    if !calls.iter().any(|call| call.failing == Failing::LastGood) {
+        return None;
+    }
+    // Services have other numbers in another file.
+    let named = |call: &Call| {
+        let to = group.upstreams.get(call.to.0)?;
+        Some((Call { to: UpstreamId(0), ..call.clone() }, to.service.as_str(), &to.transform))
+    };
+    let calls: Vec<_> = calls.iter().map(named).collect();
+    // Callers are told apart by who says who they are.
+    let issuers = group.issuers.iter();
+    let issuers: Vec<_> = issuers.map(|one| (&one.name, &one.issuer, &one.user_claim)).collect();
+    let keys: Vec<_> = group.api_keys.iter().map(|source| &source.name).collect();
+    let consumers: Vec<_> = group.consumers.iter().map(|one| (&one.name, &one.transform)).collect();
+    let told = (&group.transform, &route.transform, &group.identity_headers, consumers);
+    Some(format!(
+        "{:?} {calls:?} {told:?} {:?} {issuers:?} {keys:?}",
+        route.name, route.policy.auth
+    ))
 }

@@ -21,7 +21,6 @@ use topology::gateway::{Times, UpstreamId, UpstreamProtocol, Via};
 
 use self::attempt::Why;
 use self::gate::{Pass, Shed};
-use self::last_good::LastGood;
 use self::retry::Budget;
 use self::upstream::connection::{Outgoing, UpstreamBody};
 use self::upstream::{Lease, Pace, Pool, ServiceBody};
@@ -46,7 +45,7 @@ mod fails;
 pub mod files;
 pub mod gate;
 pub mod held;
-mod last_good;
+pub mod last_good;
 mod mirror;
 pub mod retry;
 pub mod service;
@@ -82,7 +81,6 @@ pub struct Dispatch {
     rng: Rng,
     /// What the file changes of calls.
     changes: Option<Rc<Changes>>,
-    last_good: RefCell<LastGood>,
     /// Calls of aggregates that failed.
     failed: fails::Counts,
 }
@@ -144,7 +142,6 @@ impl Dispatch {
             lanes: snapshot.upstreams.iter().map(lane).collect(),
             rng: Rng::from_os(),
             changes,
-            last_good: RefCell::default(),
             failed: fails::Counts::default(),
         })
     }
