@@ -55,6 +55,7 @@ pub mod events;
 pub mod exchange;
 pub use common::fetch;
 pub mod external;
+pub mod forwarded;
 pub mod grpc;
 pub mod grpc_web;
 pub mod halt;

@@ -49,6 +49,8 @@ pub struct Group {
     pub trust_proxy_protocol_from: Vec<IpNet>,
     /// Proxies whose `X-Forwarded-For` is believed; `None`: nobody's.
     pub trust_forwarded_for: Option<TrustForwarded>,
+    /// Stage 7: services are told `Forwarded`, too.
+    pub forwarded: bool,
     /// Stage 1; `None`: plain HTTP.
     pub tls: Option<Tls>,
     /// Stage 2.
@@ -126,13 +128,25 @@ impl Group {
     }
 }
 
-/// Proxies in front that tell the client's address in `X-Forwarded-For`.
+/// Proxies in front that tell the client's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustForwarded {
     /// Networks of the last one.
     pub from: Vec<IpNet>,
     /// How many a request passes (default 1): the client is that entry from the right.
     pub hops: NonZeroU32,
+    /// Where they say it (default `X-Forwarded-For`).
+    pub header: ForwardedIn,
+}
+
+/// The header in which proxies say for whom a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardedIn {
+    /// `X-Forwarded-For`.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// One `l7-gateway` process.

@@ -211,3 +211,62 @@ async fn a_drain_lets_connections_go_without_a_race() {
     })
     .await;
 }
+
+/// G13, G23: services are told `Forwarded` where the file says so; what stands in it is believed of trusted proxies alone,
+/// and no client's passes.
+#[tokio::test]
+async fn forwarded_is_told_and_believed_of_trusted_proxies() {
+    const TRUST: &str =
+        "    trust-forwarded-for: { from: [192.0.2.7], hops: 2, header: forwarded }\n";
+    const TELL: &str = "    forwarded: true\n";
+    for (lines, sent, client, told) in [
+        (String::new(), "Forwarded: for=9.9.9.9\r\n", "192.0.2.7", None),
+        (
+            TELL.to_owned(),
+            "Forwarded: for=9.9.9.9\r\n",
+            "192.0.2.7",
+            Some("for=192.0.2.7;host=a;proto=http"),
+        ),
+        (
+            format!("{TELL}{TRUST}"),
+            "Forwarded: for=1.1.1.1, for=\"[2001:db8::7]:40\";proto=https\r\nforwarded: for=10.0.0.2\r\n",
+            "2001:db8::7",
+            Some("for=\"[2001:db8::7]\";host=a;proto=http"),
+        ),
+        // Each of these has the proxy's own address: too few of them, none, an open quote, the other header.
+        (TRUST.to_owned(), "Forwarded: for=198.51.100.7\r\n", "192.0.2.7", None),
+        (TRUST.to_owned(), "Forwarded: for=_hidden, for=10.0.0.2\r\n", "192.0.2.7", None),
+        (
+            TRUST.to_owned(),
+            "Forwarded: for=\", for=198.51.100.7, for=10.0.0.2\r\n",
+            "192.0.2.7",
+            None,
+        ),
+        (TRUST.to_owned(), "X-Forwarded-For: 198.51.100.7, 10.0.0.2\r\n", "192.0.2.7", None),
+        (
+            "    trust-forwarded-for: { from: [10.0.0.0/8], header: forwarded }\n".to_owned(),
+            "Forwarded: for=198.51.100.7\r\n",
+            "192.0.2.7",
+            None,
+        ),
+    ] {
+        local(async {
+            let fake = Fake::new(Act::Answer("x")).await;
+            let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+            let rig = Rig::new(&topology(
+                &services,
+                &format!("{lines}    routes: [{{ path: /*, to: user }}]"),
+            ));
+            rig.get("/", sent).await;
+            let seen = fake.seen.last();
+            assert!(
+                seen.contains(&format!("x-forwarded-for: {client}\r\n")),
+                "{lines} {sent}: {seen}"
+            );
+            let line = seen.lines().find_map(|line| line.strip_prefix("forwarded: "));
+            assert_eq!(line, told, "{lines} {sent}: {seen}");
+            assert_eq!(seen.matches("forwarded: ").count(), usize::from(told.is_some()), "{seen}");
+        })
+        .await;
+    }
+}

@@ -8,7 +8,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
-use crate::gateway::{Access, Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Access, Algorithm, Client, ForwardedIn, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::Told;
 use crate::raw::schema::section;
 use crate::raw::{
@@ -30,9 +30,12 @@ section! {
         /// Networks of the balancers in front: from them a PROXY header is required, from all
         /// others refused. Default: none.
         may "trust-proxy-protocol-from" trust_proxy_protocol_from: Vec<Typed<IpNet>>,
-        /// Proxies in front whose `X-Forwarded-For` says who the client is. Default: nobody's is
+        /// Proxies in front whose `X-Forwarded-For` or `Forwarded` says who the client is. Default: nobody's is
         /// believed, and every one is removed.
         may "trust-forwarded-for" trust_forwarded_for: TrustForwarded,
+        /// Services are told who the client is in `Forwarded` (RFC 7239), too, beside `X-Forwarded-For`, `-Host` and
+        /// `-Proto`. Default: false.
+        may "forwarded" forwarded: Typed<Flag>,
         /// TLS towards clients. Default: plain HTTP.
         may "tls" tls: Tls,
         /// What a client may send. Default: see each.
@@ -112,6 +115,9 @@ section! {
         /// How many of them a request passes, each of which adds who came to it: the client is that entry
         /// from the right. Where there are fewer, or it is no address, the proxy is the client. Default: 1.
         may "hops" hops: Typed<NonZeroU32>,
+        /// The header in which they say it: `x-forwarded-for`, or `forwarded` (`for=`, RFC 7239); the other one is
+        /// believed of nobody. Default: x-forwarded-for.
+        may "header" header: Typed<ForwardedIn>,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::answers::Merge;
 use crate::expression::{EXPRESSION, Expression};
 use crate::files::Links;
 use crate::gateway::UpstreamProtocol;
-use crate::gateway::{Algorithm, Client, LimitAlgorithm, LimitBy, WhenAway};
+use crate::gateway::{Algorithm, Client, ForwardedIn, LimitAlgorithm, LimitBy, WhenAway};
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{
@@ -553,6 +553,10 @@ words! {
     Links {
         "inside" => Self::Inside,
         "anywhere" => Self::Anywhere,
+    }
+    ForwardedIn {
+        "x-forwarded-for" => Self::XForwardedFor,
+        "forwarded" => Self::Forwarded,
     }
     WhenAway {
         "fail-open" => Self::FailOpen,

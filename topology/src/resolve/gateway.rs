@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::answers::{Attached, Deprecation};
 use crate::gateway::{
-    AccessLog, Expected, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror, Predicate,
-    Route, RoutePolicy, RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Expected, ForwardedIn, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror,
+    Predicate, Route, RoutePolicy, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
@@ -78,6 +78,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         instances,
         trust_proxy_protocol_from: networks(raw.trust_proxy_protocol_from),
         trust_forwarded_for: raw.trust_forwarded_for.map(|raw| forwarded(raw, out)),
+        forwarded: raw.forwarded.is_some_and(|typed| typed.value.0),
         tls: raw.tls.map(|raw| tls(raw, names, out)),
         front: front(raw.front, out),
         issuers,
@@ -160,7 +161,11 @@ fn forwarded(raw: raw::TrustForwarded, out: &mut Findings) -> TrustForwarded {
         let what = format!("`{}` is over {MOST_HOPS}", hops.value);
         out.error(&hops.spot, what).allowed("how many proxies a request passes, 1 or 2 as a rule");
     }
-    TrustForwarded { from: networks(raw.from), hops: count(raw.hops, 1) }
+    TrustForwarded {
+        from: networks(raw.from),
+        hops: count(raw.hops, 1),
+        header: or(raw.header, ForwardedIn::default()),
+    }
 }
 
 const MOST_HOPS: u32 = 16;

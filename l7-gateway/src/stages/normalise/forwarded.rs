@@ -1,4 +1,4 @@
-//! Who the client is where trusted proxies in front say so in `X-Forwarded-For`. Not for what services
+//! Who the client is where trusted proxies in front say so in `X-Forwarded-For` or `Forwarded`. Not for what services
 //! are told: stage 7 writes that. Called by stage 2, before the header is scrubbed.
 //!
 //! Invariant: what a client writes itself is never believed: only the entries that trusted proxies have
@@ -7,7 +7,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName};
-use topology::gateway::TrustForwarded;
+use topology::gateway::{ForwardedIn, TrustForwarded};
+
+use crate::forwarded;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -18,9 +20,13 @@ pub fn client(trust: &TrustForwarded, peer: IpAddr, headers: &HeaderMap) -> Opti
     if !trust.from.iter().any(|network| network.contains(&peer)) {
         return None;
     }
+    let back = usize::try_from(trust.hops.get() - 1).ok()?;
+    if trust.header == ForwardedIn::Forwarded {
+        return address(&forwarded::node(headers, back)?);
+    }
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
     let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    let entry = entries.nth(usize::try_from(trust.hops.get() - 1).ok()?)?;
+    let entry = entries.nth(back)?;
     address(std::str::from_utf8(entry).ok()?.trim())
 }
 
@@ -40,7 +46,8 @@ mod tests {
 
     fn found(hops: u32, peer: &str, lines: &[&str]) -> Option<String> {
         let from = vec!["10.0.0.0/8".parse().expect("a network")];
-        let trust = TrustForwarded { from, hops: NonZeroU32::new(hops).expect("one at least") };
+        let hops = NonZeroU32::new(hops).expect("one at least");
+        let trust = TrustForwarded { from, hops, header: ForwardedIn::XForwardedFor };
         let mut headers = HeaderMap::new();
         for line in lines {
             let value = HeaderValue::from_bytes(line.as_bytes()).expect("a value");

@@ -21,6 +21,7 @@ use crate::coding::{self, Coding};
 use crate::exchange::{Caller, Exchange, Identity, Prepared, Request, Routed, Stage};
 use crate::external::Externals;
 use crate::external::told::Subject;
+use crate::forwarded;
 use crate::grpc_web::{self, Envelope, Web};
 use crate::halt::{Halt, Kind};
 use crate::media;
@@ -358,6 +359,9 @@ impl Filter for RequestTransform {
             headers.extend(proof.map(|proof| (PROOF, proof)));
         }
         attach(x, (&request.target.authority, asked.as_ref()), &mut headers);
+        if self.snapshot.group.forwarded {
+            forwarded(x, &mut headers);
+        }
         // Neither a call nor several of them can become a tunnel: then the request is as if it had not asked (RFC 9110 §7.8).
         let one = x.calling.is_none() && to.service().is_some();
         let upgrade = request.upgrade.filter(|_| one);
@@ -372,6 +376,13 @@ impl Filter for RequestTransform {
         head.headers = headers;
         Ok(Prepared { head, body: request.body, upgrade, grant, route, to })
     }
+}
+
+/// Tells in `Forwarded` what stands in `X-Forwarded-For`, `-Host` and `-Proto` (RFC 7239).
+fn forwarded(x: &Exchange, headers: &mut HeaderMap) {
+    let host = headers.get(FORWARDED_HOST);
+    let told = host.and_then(|host| forwarded::element(x.peer.address(), host, x.peer.scheme()));
+    headers.extend(told.map(|told| (header::FORWARDED, told)));
 }
 
 /// Carries out what is changed of the body, where there is one.
