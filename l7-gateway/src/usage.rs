@@ -180,15 +180,15 @@ impl Counters {
             let found = || self.usage.row(&own.version, name, Bounded::No);
             place.get_or_init(found).iter().for_each(|row| count(row));
         };
-        let identity = match caller.identity() {
+        let name = match caller.identity() {
             None => return many(&own.nobody, "none"),
-            // Users are too many for a label.
-            Some(user) if matches!(user.voucher(), Voucher::Issuer(_)) => {
-                return many(&own.users, "users");
-            }
-            Some(identity) => identity,
+            Some(identity) => match (identity.consumer(), identity.voucher()) {
+                (Some(consumer), _) => consumer,
+                // Users are too many for a label.
+                (None, Voucher::Issuer(_)) => return many(&own.users, "users"),
+                (None, _) => identity.subject(),
+            },
         };
-        let name = identity.subject();
         if let Some(row) = own.named.borrow().get(name) {
             return count(row);
         }

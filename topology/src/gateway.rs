@@ -87,7 +87,7 @@ pub struct Group {
     pub external: Option<External>,
     /// Stage 9: which answers are compressed, where no other place says anything.
     pub compress: Word<Compress>,
-    /// Stages 7 and 9: what holds for consumers of API keys.
+    /// Stages 7 and 9: what holds for consumers.
     pub consumers: Vec<Consumer>,
     /// Stage 6: the experiments that routes name.
     pub experiments: Vec<Experiment>,
@@ -204,6 +204,8 @@ pub struct Issuer {
     pub algorithms: Vec<Algorithm>,
     /// Claim that names the user (default `sub`).
     pub user_claim: String,
+    /// Claim that names the consumer, one of `consumers`; `None`: its tokens name none.
+    pub consumer_claim: Option<String>,
     /// Claim that holds the scopes, a space-separated text or a list (default `scope`).
     pub scope_claim: String,
     /// Claim that holds the roles, likewise (default `roles`); dots lead to members.
@@ -266,11 +268,13 @@ pub struct RoutePolicy {
     pub cors: Option<Cors>,
 }
 
-/// What holds for a consumer of API keys, wherever it calls.
+/// What holds for a consumer, by its API keys or its tokens, wherever it calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {
     /// Its name.
     pub name: String,
+    /// What tokens call it.
+    pub claimed: Vec<String>,
     /// What is changed of its requests and answers.
     pub transform: Option<Transform>,
     /// Who sees its requests that are to go on.
@@ -365,7 +369,7 @@ pub enum LimitBy {
     Address,
     /// The verified user, or whoever else the caller is; anonymous requests are not charged.
     User,
-    /// The consumer whose API key was shown; others are not charged.
+    /// The consumer whose API key was shown, or whom a token names; others are not charged.
     Consumer,
     /// The device that the caller's token names in [`Group::device_claim`], or its
     /// [`Group::device_cookie`]; others are not charged.

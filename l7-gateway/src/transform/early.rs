@@ -5,7 +5,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 use topology::gateway::{ApiKeys, Group, Route};
-use topology::template::Variable;
+use topology::template::{Template, Variable};
 
 use super::facts::{Known, Seen};
 use crate::exchange::{Caller, Exchange, Target};
@@ -27,7 +27,7 @@ impl Wanted {
         let templates = changes.flat_map(|change| change.answer.headers.templates());
         let mut wanted = Self { headers: Vec::new(), query: false, host: false };
         let mut any = false;
-        for variable in templates.flat_map(|template| template.variables()) {
+        for variable in templates.flat_map(Template::variables) {
             let name = match variable {
                 Variable::Header(name) => HeaderName::from_bytes(name.as_bytes()).ok(),
                 Variable::Cookie(_) => Some(header::COOKIE),

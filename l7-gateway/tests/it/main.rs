@@ -15,6 +15,7 @@ mod bombs;
 mod cache;
 mod calls;
 mod composed;
+mod consumers;
 mod contracts;
 mod denylist;
 mod described;

@@ -224,7 +224,7 @@ async fn early_answers_say_what_is_known_by_then() {
                 "secret",
             ),
             ("/key?key=secret", "", 401, &["x-q: none\r\n"], "x-shop"),
-            ("/old/a/b", "", 308, &["x-went: /old/* a/b\r\n"], "x-shop"),
+            ("/old/a/b", "", 308, &["x-went: /old/* a/b\r\n"], "x-id"),
             (
                 "/nowhere?c",
                 "X-Shop: s2\r\n",

@@ -67,7 +67,8 @@ section! {
         may "unmatched" unmatched: Defaults,
         /// Which requests go where.
         must "routes" routes: Vec<Route>,
-        /// What holds for consumers of API keys, by their names. Default: nothing special.
+        /// What holds for consumers, by their names: those of API keys, and those that tokens name (`consumer` of an
+        /// issuer). A request that shows both a token and a key counts by its token. Default: nothing special.
         may "consumers" consumers: Named<Consumer>,
         /// Users divided among variants, by name. Default: none.
         may "experiments" experiments: Named<Experiment>,
@@ -205,6 +206,9 @@ section! {
         may "algorithms" algorithms: Vec<Typed<Algorithm>>,
         /// The claim that names the user. Default: `sub`.
         may "user" user: Typed<Text>,
+        /// The claim that names the consumer, `client_id` or `azp`: one of `consumers`, by its name or as that is
+        /// `claimed-as`. A token that names nobody there has none. Default: its tokens name no consumer.
+        may "consumer" consumer: Typed<Text>,
         /// The claim with the scopes, a text with spaces or a list. Default: `scope`.
         may "scope" scope: Typed<Text>,
         /// The claim with the roles, a text with spaces or a list; with dots a member of a claim,

@@ -98,8 +98,10 @@ section! {
 }
 
 section! {
-    /// What holds for a consumer of API keys, wherever it calls.
+    /// What holds for a consumer, wherever it calls.
     Consumer {
+        /// What tokens call it, in the claim that their issuer's `consumer` names. Default: its name.
+        may "claimed-as" claimed: OneOrMany<Typed<Text>>,
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
         /// Who sees its requests after whom `defaults` name and before those of routes and upstreams. Default: nobody.

@@ -5,7 +5,7 @@
 
 use crate::expression::{Expression, Fact};
 use crate::identity::Told;
-use crate::raw::{Findings, Spot, Typed};
+use crate::raw::{self, Findings, Spot, Typed};
 
 /// Whether clients of a group are asked for certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,12 @@ pub(super) fn unknown(what: &str, at: &Spot, out: &mut Findings) {
 }
 
 impl Certificates {
+    /// As the file says.
+    pub(super) fn of(tls: Option<&raw::Tls>) -> Self {
+        let asked = tls.is_some_and(|tls| tls.client_ca.is_some());
+        if asked { Self::Asked } else { Self::Unasked }
+    }
+
     /// Notes a rule that depends on who a certificate names.
     pub(super) fn judge(self, rule: &Typed<Expression>, out: &mut Findings) {
         if self == Self::Unasked && rule.value.asks(Fact::Principal) {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::answers::{Attached, Deprecation};
 use crate::gateway::{
-    AccessLog, Expected, ForwardedIn, Front, Group, Instance, Limit, LimitBy, LimitStore, Mirror,
-    Predicate, Route, RoutePolicy, RouteTimes, TrustForwarded, WhenAway,
+    AccessLog, Auth, Expected, ForwardedIn, Front, Group, Instance, Limit, LimitBy, LimitStore,
+    Mirror, Predicate, Route, RoutePolicy, RouteTimes, TrustForwarded, WhenAway,
 };
 use crate::problem::nearest;
 use crate::raw::{self, Entry, Findings, Named, OneOrMany, Spot, Text, Typed};
@@ -27,7 +27,7 @@ use crate::resolve::store::{self, Who};
 use crate::resolve::telemetry::{recording, telemetry};
 use crate::resolve::tls::tls;
 use crate::resolve::transcode::{transcode, web};
-use crate::resolve::transform::{Scope, Served, of_route};
+use crate::resolve::transform::{Scope, Served, Tokens, of_route};
 use crate::resolve::upstream::{Upstreams, concurrency};
 use crate::resolve::{bound, cache, count, drain, filled, identity, or, overlap, positive};
 use crate::units::{At, GroupName, InstanceName, PathPattern, RouteName, SecretRef, Size, Time};
@@ -41,8 +41,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     filled(raw.instances.as_ref().map(|named| &*named.0), "instances", &spot, out);
     filled(raw.routes.as_deref(), "routes", &spot, out);
     let instances = instances(raw.instances, raw.register.is_some(), out);
-    let certified = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-    let certificates = if certified { Certificates::Asked } else { Certificates::Unasked };
+    let certificates = Certificates::of(raw.tls.as_ref());
     let of_callers = (raw.issuers, raw.api_keys, raw.limits);
     let mut policies = Policies::new(of_callers, certificates, names, out);
     if raw.limit_store.is_none() {
@@ -66,6 +65,8 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     leads.upstreams.unused(out);
     let drain = drain(raw.drain);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
+    let claims = policies.names_consumers(None);
+    let consumers = consumers(raw.consumers, (certificates, claims), names, out);
     let (issuers, api_keys, limits) = policies.finish(&routes, out);
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
     let device_cookie =
@@ -101,7 +102,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         security_headers: inherited.security,
         external: outside,
         compress: inherited.compress,
-        consumers: consumers(raw.consumers, certificates, names, out),
+        consumers,
         experiments: experiments.finish(out),
         routes: routes.into_iter().map(|(route, _)| route).collect(),
         upstreams: leads.upstreams.finish(),
@@ -312,7 +313,12 @@ fn of_one<'r>(
     policies: &Policies,
 ) -> Scope<'r> {
     let certificates = policies.certificates;
-    Scope { path, auth: Some(&policy.auth), calls: &[], served: Served::Perhaps, certificates }
+    let tokens = match &policy.auth {
+        Auth::Asked(ways) if policies.names_consumers(Some(&ways.issuers)) => Tokens::OfConsumers,
+        _ => Tokens::OfUsers,
+    };
+    let auth = Some(&policy.auth);
+    Scope { path, auth, calls: &[], served: Served::Perhaps, certificates, tokens }
 }
 
 fn route(

@@ -84,14 +84,28 @@ pub(super) fn unmatched(
     policies.defaults(raw, out)
 }
 
-/// What holds for consumers of API keys.
+/// What holds for consumers, and what tokens call them (`claims`: some issuer's do); each of those names is one's alone.
 pub(super) fn consumers(
     raw: Option<Named<raw::Consumer>>,
-    certificates: Certificates,
+    (certificates, claims): (Certificates, bool),
     names: &Names,
     out: &mut Findings,
 ) -> Vec<Consumer> {
-    let each = |Entry { name, value: raw, .. }: Entry<raw::Consumer>| {
+    let mut taken: Vec<(String, String)> = Vec::new();
+    let each = |Entry { name, spot, value: raw }: Entry<raw::Consumer>| {
+        let claimed = match raw.claimed {
+            Some(all) => all.0.into_iter().map(|typed| (typed.value.0, typed.spot)).collect(),
+            None => vec![(name.clone(), spot)],
+        };
+        for (value, at) in &claimed {
+            let other = taken.iter().find(|(known, _)| known == value);
+            if let Some((_, other)) = other.filter(|_| claims) {
+                out.error(at, format!("tokens that say `{value}` mean `{other}` already"))
+                    .allowed("each of `claimed-as` once; without it a consumer's name is its own");
+            }
+            taken.push((value.clone(), name.clone()));
+        }
+        let claimed = claimed.into_iter().map(|(value, _)| value).collect();
         if let Some(raw::Refused(at)) = raw.cors {
             // Fetch standard, "CORS-preflight fetch": it is made without credentials.
             out.error(&at, "a browser asks for cross-origin rules before it shows who calls")
@@ -100,6 +114,7 @@ pub(super) fn consumers(
         let described = contract(raw.validate, Attached::Consumer, names, out);
         Consumer {
             name,
+            claimed,
             transform: raw.transform.map(|raw| transform(raw, Scope::several(certificates), out)),
             external: raw.external.and_then(|raw| external(raw, out)),
             compress: answers::compress(raw.compress),

@@ -130,6 +130,13 @@ impl Policies {
         self.policy(asked, None, out)
     }
 
+    /// Whether tokens of an issuer name consumers: of one of these, or of any.
+    pub(super) fn names_consumers(&self, ids: Option<&[IssuerId]>) -> bool {
+        let asked = |index| ids.is_none_or(|ids| ids.contains(&IssuerId(index)));
+        let names = |issuer: &Issuer| issuer.consumer_claim.is_some();
+        self.issuers.iter().enumerate().any(|(index, (issuer, _))| asked(index) && names(issuer))
+    }
+
     /// A route's policy, with what it inherits; warns where it looks forgotten.
     pub(super) fn route(
         &mut self,
@@ -361,6 +368,7 @@ fn issuer(entry: Entry<raw::Issuer>, names: &Names, out: &mut Findings) -> Optio
         keys: keys?,
         algorithms: algorithms.into_iter().map(|typed| typed.value).collect(),
         user_claim: claim(raw.user, "sub"),
+        consumer_claim: raw.consumer.map(|typed| typed.value.0),
         scope_claim: claim(raw.scope, "scope"),
         role_claim: claim(raw.roles, "roles"),
         leeway: time(raw.leeway, Duration::from_secs(30)),

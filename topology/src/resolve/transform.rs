@@ -29,6 +29,17 @@ pub(super) struct Scope<'r> {
     pub(super) served: Served,
     /// Whether clients have certificates.
     pub(super) certificates: Certificates,
+    /// Whether tokens name consumers there.
+    pub(super) tokens: Tokens,
+}
+
+/// Whom tokens name where a template stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tokens {
+    /// Users alone.
+    OfUsers,
+    /// Consumers too, or that differs.
+    OfConsumers,
 }
 
 /// Whether a service answers where a template stands.
@@ -43,7 +54,14 @@ pub(super) enum Served {
 impl Scope<'_> {
     /// Of what holds for several routes.
     pub(super) fn several(certificates: Certificates) -> Self {
-        Self { path: None, auth: None, calls: &[], served: Served::Perhaps, certificates }
+        Self {
+            path: None,
+            auth: None,
+            calls: &[],
+            served: Served::Perhaps,
+            certificates,
+            tokens: Tokens::OfConsumers,
+        }
     }
 }
 
@@ -171,7 +189,9 @@ pub(super) fn filled(
                 return None;
             }
             variable => {
-                if let Some((why, other)) = scope.auth.and_then(|auth| lacking(variable, auth)) {
+                if let Some((why, other)) =
+                    scope.auth.and_then(|auth| lacking(variable, auth, scope.tokens))
+                {
                     out.error(&typed.spot, format!("`{variable}` is never known: {why}"))
                         .allowed(other);
                     return None;
@@ -183,7 +203,11 @@ pub(super) fn filled(
 }
 
 /// Why a variable is known of nobody who says in one of these ways who it is, and what to do.
-fn lacking(variable: &Variable, auth: &Auth) -> Option<(&'static str, &'static str)> {
+fn lacking(
+    variable: &Variable,
+    auth: &Auth,
+    named: Tokens,
+) -> Option<(&'static str, &'static str)> {
     let Auth::Asked(ways) = auth else { return None };
     let (tokens, keys) = (!ways.issuers.is_empty(), !ways.api_keys.is_empty());
     // A way that the file misspells is told where it stands.
@@ -195,7 +219,11 @@ fn lacking(variable: &Variable, auth: &Auth) -> Option<(&'static str, &'static s
             "no token is asked for",
             "a route whose `auth` names an issuer; ${consumer}, ${plan} or ${principal}",
         )),
-        Variable::Consumer | Variable::Plan if !keys => Some((
+        Variable::Consumer if !keys && named == Tokens::OfUsers => Some((
+            "no API key is asked for",
+            "a route whose `auth` names API keys, or an issuer with `consumer`; ${user}, ${claim.NAME} or ${principal}",
+        )),
+        Variable::Plan if !keys => Some((
             "no API key is asked for",
             "a route whose `auth` names API keys; ${user}, ${claim.NAME} or ${principal}",
         )),

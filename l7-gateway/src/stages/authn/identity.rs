@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) roles: Arc<[Box<str>]>,
     /// Claims of its token that somebody reads.
     pub(super) claims: Map<String, Value>,
+    /// The consumer that its token names.
+    pub(super) consumer: Option<HeaderValue>,
     /// What its consumer pays for.
     pub(super) plan: Option<Arc<str>>,
     /// When it ends, in milliseconds since the epoch.
@@ -49,6 +51,7 @@ impl Facts {
             scopes: Arc::default(),
             roles: Arc::default(),
             claims: Map::new(),
+            consumer: None,
             plan: None,
             expires: u64::MAX,
             recheck: u64::MAX,
@@ -104,14 +107,18 @@ impl Identity {
         matches!(self.facts.voucher, Voucher::Issuer(_)).then_some(&self.subject)
     }
 
-    /// The consumer that an API key belongs to.
+    /// The consumer that its API key belongs to, or whom its token names.
     pub fn consumer(&self) -> Option<&str> {
-        matches!(self.facts.voucher, Voucher::ApiKeys(_)).then(|| self.subject())
+        self.consumer_header()?.to_str().ok()
     }
 
     /// The same as a header's value.
     pub fn consumer_header(&self) -> Option<&HeaderValue> {
-        matches!(self.facts.voucher, Voucher::ApiKeys(_)).then_some(&self.subject)
+        match self.facts.voucher {
+            Voucher::ApiKeys(_) => Some(&self.subject),
+            Voucher::Issuer(_) => self.facts.consumer.as_ref(),
+            Voucher::Certificate => None,
+        }
     }
 
     /// Who vouches for it.

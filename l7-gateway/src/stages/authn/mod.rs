@@ -4,10 +4,13 @@
 //! a policy asks for either, it goes no further than this stage.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderValue;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use topology::answers::{Aggregate, Given};
 use topology::gateway::{ApiKeys, ApiKeysId, Auth, Group, IssuerId, Told, Ways};
@@ -126,6 +129,8 @@ pub struct Vouchers {
     pub denylist: Option<Arc<Denylist>>,
     /// Names of the claims that some rule reads or services are told.
     pub claims: Vec<Box<str>>,
+    /// Consumers that tokens may name, by what those call them.
+    consumers: HashMap<Box<str>, HeaderValue>,
 }
 
 /// Why they cannot be set up.
@@ -174,7 +179,22 @@ impl Vouchers {
                 None => None,
             },
             claims: claims(group),
+            consumers: consumers(group),
         }))
+    }
+
+    /// The consumer that a token of this issuer names, by its claims; whom the file does not know is none.
+    pub(super) fn consumer(
+        &self,
+        id: IssuerId,
+        claims: &Map<String, Value>,
+    ) -> Option<HeaderValue> {
+        let claim = self.keys.source(id)?.issuer().consumer_claim.as_ref()?;
+        match claims.get(claim)? {
+            Value::String(text) => self.consumers.get(text.as_str()).cloned(),
+            Value::Number(number) => self.consumers.get(number.to_string().as_str()).cloned(),
+            _ => None,
+        }
     }
 
     /// Why callers cannot be identified yet; empty: they can.
@@ -185,6 +205,19 @@ impl Vouchers {
         }
         waiting
     }
+}
+
+/// Consumers of a group, by what tokens call them; one that cannot stand in a header is none.
+fn consumers(group: &Group) -> HashMap<Box<str>, HeaderValue> {
+    let named = group.issuers.iter().any(|issuer| issuer.consumer_claim.is_some());
+    let all = group.consumers.iter().filter(|_| named);
+    let each = all.flat_map(|one| one.claimed.iter().map(move |claimed| (claimed, &one.name)));
+    let visible = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic());
+    let each = each.filter(|(_, name)| visible(name));
+    each.filter_map(|(claimed, name)| {
+        Some((claimed.as_str().into(), HeaderValue::from_str(name).ok()?))
+    })
+    .collect()
 }
 
 /// Names of the claims that rules of a group read or services are told, each once.
@@ -207,6 +240,7 @@ fn claims(group: &Group) -> Vec<Box<str>> {
     let all = changes.flat_map(Transform::templates).chain(given).chain(calls);
     names.extend(all.flat_map(Template::claims));
     names.extend(group.device_claim.as_deref());
+    names.extend(group.issuers.iter().filter_map(|issuer| issuer.consumer_claim.as_deref()));
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(Box::from).collect()
@@ -306,10 +340,12 @@ impl Authn {
             (outcome, keys) = source.verify(&parsed, now).ok_or(AuthnError::KeysDown)?;
         }
         let Verified { user, scopes, roles, expires, id: jti, issued } = outcome?;
+        let claims = parsed.keep(&self.vouchers.claims);
         let facts = Facts {
             scopes: scopes.into(),
             roles: roles.into(),
-            claims: parsed.keep(&self.vouchers.claims),
+            consumer: self.vouchers.consumer(id, &claims),
+            claims,
             expires,
             marks: Marks { id: jti, issued, ..Marks::default() },
             ..Facts::of(Voucher::Issuer(id))
@@ -355,6 +391,7 @@ impl Authn {
         let facts = Facts {
             scopes: scopes.into(),
             roles: roles.into(),
+            consumer: self.vouchers.consumer(id, &answer.claims),
             claims: answer.claims,
             expires,
             recheck: answer.recheck,

@@ -93,15 +93,19 @@ impl Authn {
             }
         };
         let Verified { user, scopes, roles, expires, .. } = verified;
+        let claims = parsed.keep(&self.vouchers.claims);
         let facts = Facts {
             scopes: scopes.into(),
             roles: roles.into(),
-            claims: parsed.keep(&self.vouchers.claims),
+            consumer: self.vouchers.consumer(id, &claims),
+            claims,
             expires,
             ..Facts::of(Voucher::Issuer(id))
         };
         let identity = Identity::new(&user, facts).ok_or(JwtFault::Unusable("user"))?;
-        Ok((identity, format!("user {user} by issuer {name}: {how}")))
+        let consumer = identity.consumer().map(|name| format!(", consumer {name}"));
+        let consumer = consumer.unwrap_or_default();
+        Ok((identity, format!("user {user}{consumer} by issuer {name}: {how}")))
     }
 
     async fn presume_key(

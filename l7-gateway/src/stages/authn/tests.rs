@@ -36,6 +36,7 @@ impl Scene {
                 keys: IssuerKeys::Key(At { value: SecretRef::File(path), place }),
                 algorithms: vec![algorithm],
                 user_claim: "sub".to_owned(),
+                consumer_claim: None,
                 scope_claim: "scope".to_owned(),
                 role_claim: "realm.roles".to_owned(),
                 leeway: Duration::from_secs(30),
@@ -47,8 +48,14 @@ impl Scene {
             issuer("drivers", &drivers, Algorithm::EdDSA),
         ];
         let keys = Keys::new(&issuers, None).unwrap();
-        let vouchers =
-            Vouchers { keys, sources: vec![], directories: vec![], denylist: None, claims: vec![] };
+        let vouchers = Vouchers {
+            keys,
+            sources: vec![],
+            directories: vec![],
+            denylist: None,
+            claims: vec![],
+            consumers: HashMap::new(),
+        };
         let authn = Authn::new(Arc::new(vouchers));
         Self { authn, riders, drivers, _folder: folder }
     }

@@ -216,9 +216,11 @@ fn described(group: &Group, route: &Route, id: AggregateId) -> Option<String> {
     let calls: Vec<_> = calls.iter().map(named).collect();
     // Callers are told apart by who says who they are.
     let issuers = group.issuers.iter();
-    let issuers: Vec<_> = issuers.map(|one| (&one.name, &one.issuer, &one.user_claim)).collect();
+    let issuers: Vec<_> =
+        issuers.map(|one| (&one.name, &one.issuer, &one.user_claim, &one.consumer_claim)).collect();
     let keys: Vec<_> = group.api_keys.iter().map(|source| &source.name).collect();
-    let consumers: Vec<_> = group.consumers.iter().map(|one| (&one.name, &one.transform)).collect();
+    let consumers: Vec<_> =
+        group.consumers.iter().map(|one| (&one.name, &one.claimed, &one.transform)).collect();
     let told = (&group.transform, &route.transform, &group.identity_headers, consumers);
     Some(format!(
         "{:?} {calls:?} {told:?} {:?} {issuers:?} {keys:?}",

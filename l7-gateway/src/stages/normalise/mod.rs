@@ -292,7 +292,7 @@ impl Normalise {
             Ok(form) => form,
             Err(error) => {
                 x.record.path = input.head.uri.path().into();
-                self.keep(x, input, &error);
+                self.keep(x, input, error);
                 return Err(error.into());
             }
         };
@@ -330,7 +330,7 @@ impl Normalise {
     }
 
     /// Keeps what the answer asks for of a request that no route means, if it is one.
-    fn keep(&self, x: &mut Exchange, mut input: Received, why: &NormaliseError) {
+    fn keep(&self, x: &mut Exchange, mut input: Received, why: NormaliseError) {
         if let (Some(wanted), NormaliseError::NoRoute) = (&self.lost, why)
             && let Ok(target) = self.target(x, &input)
             && scrub::scrub(&mut input.head.headers).is_ok()

@@ -70,6 +70,7 @@ fn issuer(name: &str, audience: &str) -> Issuer {
         keys: IssuerKeys::Url(At { value: "http://127.0.0.1:1/jwks.json".to_owned(), place }),
         algorithms: vec![Algorithm::ES256],
         user_claim: "sub".to_owned(),
+        consumer_claim: None,
         scope_claim: "scope".to_owned(),
         role_claim: "realm.roles".to_owned(),
         leeway: Duration::from_secs(30),

@@ -23,6 +23,7 @@ fn issuer(algorithms: &[Algorithm]) -> Issuer {
         keys: IssuerKeys::Key(At { value: SecretRef::Env("UNUSED".to_owned()), place }),
         algorithms: algorithms.to_vec(),
         user_claim: "userId".to_owned(),
+        consumer_claim: None,
         scope_claim: "scope".to_owned(),
         role_claim: "realm.roles".to_owned(),
         leeway: Duration::from_secs(30),
