@@ -554,10 +554,7 @@ words! {
         "inside" => Self::Inside,
         "anywhere" => Self::Anywhere,
     }
-    ForwardedIn {
-        "x-forwarded-for" => Self::XForwardedFor,
-        "forwarded" => Self::Forwarded,
-    }
+    ForwardedIn { "x-forwarded-for" => Self::XForwardedFor, "forwarded" => Self::Forwarded, }
     WhenAway {
         "fail-open" => Self::FailOpen,
         "fail-closed" => Self::FailClosed,
