@@ -154,7 +154,7 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
 }
 
 /// PgBouncer's signals: HUP reads the file again, USR1 pauses, USR2 resumes, INT ends when every server is
-/// released, TERM when every client has left, QUIT and a second one of these at once.
+/// released; TERM, QUIT and a second INT at once, as before 1.23: units and scripts count on TERM to end.
 struct Signals {
     hangup: tokio::signal::unix::Signal,
     pause: tokio::signal::unix::Signal,
@@ -211,8 +211,8 @@ impl Signals {
                     paused = false;
                     handle.tell(&Command::Resume(None)).await;
                 }
-                _ = self.interrupt.recv() => part(handle, lifecycle, Wait::Servers).await,
-                _ = self.terminate.recv() => part(handle, lifecycle, Wait::Clients).await,
+                _ = self.interrupt.recv() => part(handle, lifecycle).await,
+                _ = self.terminate.recv() => lifecycle.stop(),
                 _ = self.quit.recv() => lifecycle.stop(),
                 // Servers are closed as they become free, as by PAUSE.
                 () = tokio::time::sleep(PAUSE_LOOK), if paused => {
@@ -223,13 +223,13 @@ impl Signals {
     }
 }
 
-/// Ends when what is waited for has gone; asked again, at once.
-async fn part(handle: &Handle, lifecycle: &Lifecycle, wait: Wait) {
+/// Ends when every server is released; asked again, at once.
+async fn part(handle: &Handle, lifecycle: &Lifecycle) {
     process::tell_stopping();
     if handle.is_parting() || lifecycle.phase() > Phase::Running {
         return lifecycle.stop();
     }
-    handle.part(wait).await;
+    handle.part(Wait::Servers).await;
 }
 
 /// What a file says of the process.
