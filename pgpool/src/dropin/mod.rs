@@ -212,8 +212,8 @@ impl Signals {
                     handle.tell(&Command::Resume(None)).await;
                 }
                 _ = self.interrupt.recv() => part(handle, lifecycle).await,
-                _ = self.terminate.recv() => lifecycle.stop(),
-                _ = self.quit.recv() => lifecycle.stop(),
+                _ = self.terminate.recv() => stop(lifecycle),
+                _ = self.quit.recv() => stop(lifecycle),
                 // Servers are closed as they become free, as by PAUSE.
                 () = tokio::time::sleep(PAUSE_LOOK), if paused => {
                     handle.tell(&Command::CloseIdle(None)).await;
@@ -223,12 +223,17 @@ impl Signals {
     }
 }
 
+fn stop(lifecycle: &Lifecycle) {
+    process::tell_stopping();
+    lifecycle.stop();
+}
+
 /// Ends when every server is released; asked again, at once.
 async fn part(handle: &Handle, lifecycle: &Lifecycle) {
-    process::tell_stopping();
     if handle.is_parting() || lifecycle.phase() > Phase::Running {
-        return lifecycle.stop();
+        return stop(lifecycle);
     }
+    process::tell_stopping();
     handle.part(Wait::Servers).await;
 }
 

@@ -100,7 +100,8 @@ async fn a_drop_in_is_watched() {
     }
 
     assert_eq!(get(port, "/readyz", "").await, (200, "ready\n".to_owned()));
-    running.signal(Signal::SIGTERM);
+    // It waits for the transaction that is open.
+    running.signal(Signal::SIGINT);
     while get(port, "/readyz", "").await.0 == 200 {}
     assert_eq!(get(port, "/readyz", "").await, (503, "draining\n".to_owned()));
     assert_eq!(get(port, "/livez", "").await.0, 200);

@@ -37,10 +37,12 @@ impl Certificates {
     }
 
     /// What services are told of callers.
-    pub(super) fn told(self, typed: Typed<Told>, out: &mut Findings) -> Told {
-        if self == Self::Unasked && typed.value == Told::Principal {
-            unknown("`principal`", &typed.spot, out);
+    pub(super) fn told(self, all: Vec<Typed<Told>>, out: &mut Findings) -> Vec<Told> {
+        for typed in all.iter().filter(|typed| typed.value == Told::Principal) {
+            if self == Self::Unasked {
+                unknown("`principal`", &typed.spot, out);
+            }
         }
-        typed.value
+        all.into_iter().map(|typed| typed.value).collect()
     }
 }

@@ -87,12 +87,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
         limits,
         device_claim,
         device_cookie,
-        identity_headers: raw
-            .identity_headers
-            .unwrap_or_default()
-            .into_iter()
-            .map(|typed| certificates.told(typed, out))
-            .collect(),
+        identity_headers: certificates.told(raw.identity_headers.unwrap_or_default(), out),
         signed_identity: raw.signed_identity.and_then(|raw| identity::signed(raw, names, out)),
         denylist: raw.denylist.and_then(|raw| identity::denylist(raw, names, out)),
         limit_store: raw.limit_store.and_then(|store| limit_store(store, names, out)),
