@@ -4,7 +4,7 @@
 //! Invariant: a place is given back when its request has ended, however it ended.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 /// So many from one address are always let in where there is room.
 const FEW: u32 = 16;
+/// What of an IPv6 address names its owner: anybody has a whole /64 to come from (RFC 4291, section 2.5.1).
+const NETWORK: u128 = !0 << 64;
 /// Between two times that it is told.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -22,7 +24,7 @@ pub struct Crowd(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     all: u32,
-    /// `None`: processes of this host.
+    /// By what [`owner`] says; `None`: processes of this host.
     by_source: HashMap<Option<IpAddr>, u32>,
     told: Option<Instant>,
 }
@@ -37,11 +39,13 @@ pub enum Crowded {
 }
 
 impl Crowd {
-    /// Lets a request in where `most` clients may be: as many at a time, of which one address has a quarter.
+    /// Lets a request in where `most` clients may be: as many at a time, of which one address (of IPv6 one /64)
+    /// has a quarter.
     ///
     /// # Errors
     /// There are too many.
     pub fn enter(&self, source: Option<IpAddr>, most: u32) -> Result<Place, Crowded> {
+        let source = source.map(owner);
         let mut inner = self.lock();
         let share = (most / 4).max(FEW);
         let own = inner.by_source.get(&source).copied().unwrap_or_default();
@@ -66,6 +70,14 @@ impl Crowd {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Addresses that are one sender's are one: IPv4 also as a socket of IPv6 has it, IPv6 by its network.
+fn owner(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V6(at) => Ipv6Addr::from_bits(at.to_bits() & NETWORK).into(),
+        at @ IpAddr::V4(_) => at,
     }
 }
 
@@ -116,5 +128,24 @@ mod tests {
         let few: Vec<_> = (0..FEW).map(|_| crowd.enter(None, 1)).collect();
         assert!(few.iter().all(Result::is_ok));
         assert_eq!(crowd.enter(None, 1).err(), Some(Crowded::Tell));
+    }
+
+    /// P7, O5: who changes its address within its /64, or comes as IPv4 in IPv6's clothes, is still one sender.
+    #[tokio::test(start_paused = true)]
+    async fn a_sender_with_many_addresses_is_one() {
+        let ip = |text: String| Some(text.parse::<IpAddr>().expect("an address"));
+        let crowd = Crowd::default();
+        let own = |host: u32| ip(format!("2001:db8:0:1::{host:x}"));
+        let all: Vec<_> = (0..25).map(|host| crowd.enter(own(host), 100)).collect();
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(crowd.enter(own(99), 100).err(), Some(Crowded::Tell));
+        let next = crowd.enter(ip("2001:db8:0:2::1".into()), 100);
+        assert!(next.is_ok(), "a neighbour");
+        let plain: Vec<_> = (0..25).map(|_| crowd.enter(ip("10.0.0.1".into()), 100)).collect();
+        assert!(plain.iter().all(Result::is_ok));
+        assert_eq!(crowd.enter(ip("::ffff:10.0.0.1".into()), 100).err(), Some(Crowded::Quiet));
+        assert!(crowd.enter(ip("::ffff:10.0.0.2".into()), 100).is_ok(), "somebody else");
+        drop((all, next, plain));
+        assert!(crowd.lock().by_source.is_empty(), "nothing is kept of who has gone");
     }
 }
