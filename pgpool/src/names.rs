@@ -2,7 +2,8 @@
 //! turn, and looked up again while connections rest on them. Not for the question itself: that is the system's
 //! resolver. Asked for each connection; driven by the first worker's sweep.
 //!
-//! Invariant: a lookup that fails takes no address away, so that a resolver that is down closes nothing.
+//! Invariant: a lookup that fails takes no address away, and one that hangs holds nobody up who has one, so that a
+//! resolver that is down closes nothing and keeps nobody out.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -119,6 +120,16 @@ pub enum Brought {
     Moved(Vec<IpAddr>),
     /// Nothing.
     Failed(String),
+}
+
+/// What somebody who connects needs of a lookup.
+enum Need {
+    /// What is known holds.
+    Nothing,
+    /// What is known is old: it is used once more, and looked up for who comes next.
+    News,
+    /// Nothing is known.
+    All,
 }
 
 /// Names come from the file; more are looked up without being kept.
@@ -249,13 +260,14 @@ impl Host {
         Ok(all)
     }
 
-    /// None of its addresses lets anybody connect: it may lead elsewhere by now.
-    fn doubt(&self, now: Instant) {
+    /// None of its addresses lets anybody connect: it may lead elsewhere by now. Whether it is to be looked up.
+    fn doubt(&self, now: Instant) -> bool {
         let mut known = lock(&self.known);
         let old = known.answered.is_some_and(|at| now.saturating_duration_since(at) >= SOONEST);
         if old {
             known.answered = None;
         }
+        old
     }
 }
 
@@ -267,6 +279,15 @@ impl Known {
     fn is_due(&self, hold: Hold, now: Instant) -> bool {
         let time = self.time(hold);
         self.answered.is_none_or(|at| now.saturating_duration_since(at) >= time)
+    }
+
+    /// What who connects needs of a lookup.
+    fn need(&self, hold: Hold, now: Instant) -> Need {
+        match (self.is_due(hold, now), self.addresses.is_empty()) {
+            (false, _) => Need::Nothing,
+            (true, false) => Need::News,
+            (true, true) => Need::All,
+        }
     }
 
     fn take(&mut self, found: io::Result<Vec<IpAddr>>, now: Instant) -> Brought {
@@ -312,9 +333,14 @@ impl Worker {
         };
         let (names, hold) = (Arc::clone(&self.snapshot().names), Hold::from(&*self.settings()));
         let host = names.host(name);
-        if lock(&host.known).is_due(hold, Instant::now()) {
-            let brought = names.ask(&host, hold).await;
-            self.tell_name(&host, &brought);
+        let need = lock(&host.known).need(hold, Instant::now());
+        match need {
+            Need::Nothing => {}
+            Need::News => self.look_up(&names, &host, hold),
+            Need::All => {
+                let brought = names.ask(&host, hold).await;
+                tell(&self.observer, &host, &brought);
+            }
         }
         let mut last = None;
         for at in host.in_turn()? {
@@ -324,7 +350,9 @@ impl Worker {
                 Err(fault) => last = Some(fault),
             }
         }
-        host.doubt(Instant::now());
+        if host.doubt(Instant::now()) {
+            self.look_up(&names, &host, hold);
+        }
         Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
     }
 
@@ -334,18 +362,22 @@ impl Worker {
             return;
         }
         let (names, hold) = (Arc::clone(&self.snapshot().names), Hold::from(&*self.settings()));
+        let rarely = Hold { found: hold.found.max(SOONEST), failed: hold.failed.max(SOONEST) };
         for host in names.due(hold, Instant::now()) {
-            let (names, observer) = (Arc::clone(&names), self.observer.clone());
-            let hold = Hold { found: hold.found.max(SOONEST), failed: hold.failed.max(SOONEST) };
-            tokio::task::spawn_local(async move {
-                let brought = names.ask(&host, hold).await;
-                tell(&observer, &host, &brought);
-            });
+            self.look_up(&names, &host, rarely);
         }
     }
 
-    fn tell_name(&self, host: &Host, brought: &Brought) {
-        tell(&self.observer, host, brought);
+    /// Looks a name up while what is known of it stays in use; not if somebody does already.
+    fn look_up(&self, names: &Arc<Names>, host: &Arc<Host>, hold: Hold) {
+        if host.asks.try_lock().is_err() {
+            return;
+        }
+        let (names, host, observer) = (Arc::clone(names), Arc::clone(host), self.observer.clone());
+        tokio::task::spawn_local(async move {
+            let brought = names.ask(&host, hold).await;
+            tell(&observer, &host, &brought);
+        });
     }
 }
 

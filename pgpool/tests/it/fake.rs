@@ -90,6 +90,8 @@ pub(crate) struct Book {
     pub(crate) leads: Mutex<Vec<IpAddr>>,
     /// Lookups so far.
     pub(crate) asked: AtomicUsize,
+    /// From now on they are never answered.
+    pub(crate) silent: std::sync::atomic::AtomicBool,
 }
 
 impl Book {
@@ -103,6 +105,9 @@ impl Resolve for Book {
     fn resolve(&self, name: &str) -> Resolving {
         assert_eq!(name, "db.internal");
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.silent.load(Ordering::SeqCst) {
+            return Box::pin(std::future::pending());
+        }
         let leads = self.leads.lock().expect("whole").clone();
         let fault = || io::Error::other("no such name");
         Box::pin(async move { if leads.is_empty() { Err(fault()) } else { Ok(leads) } })

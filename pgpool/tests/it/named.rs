@@ -118,6 +118,34 @@ async fn a_lookup_that_fails_closes_nothing() {
     .await;
 }
 
+/// P2: a resolver that never answers keeps nobody from addresses that are known, and is asked once meanwhile; who
+/// needs the first answer waits no longer than for a server.
+#[tokio::test(start_paused = true)]
+async fn a_lookup_that_hangs_holds_nobody_up() {
+    local(async {
+        let settings = "dns_max_ttl: 10s, query_wait_timeout: 40s, server_connect_timeout: 5s";
+        let (bench, book) = Bench::named(4, "", settings);
+        book.lead(&[1]);
+        let mut all = vec![bench.client().await];
+        assert_eq!(all[0].ask("begin").await, "CZ");
+        book.silent.store(true, Ordering::SeqCst);
+        sleep(Duration::from_secs(30)).await;
+        for _ in 0..3 {
+            let mut client = bench.client().await;
+            let begun = Instant::now();
+            assert_eq!(client.ask("begin").await, "CZ");
+            assert_eq!(begun.elapsed(), Duration::ZERO, "it has waited for nobody");
+            all.push(client);
+        }
+        assert_eq!(peers(&bench), ["10.0.0.1:5432"; 4]);
+        assert_eq!(book.asked.load(Ordering::SeqCst), 2, "one question at a time");
+        let (bench, book) = Bench::named(1, "", settings);
+        book.silent.store(true, Ordering::SeqCst);
+        assert_eq!(bench.arrive(&[]).answer().await, "57P03$");
+    })
+    .await;
+}
+
 /// P2: an address that lets nobody connect has its name looked up again before `dns_max_ttl` is over.
 #[tokio::test(start_paused = true)]
 async fn a_dead_address_is_doubted() {
