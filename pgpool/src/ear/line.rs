@@ -294,10 +294,9 @@ impl Task {
         let generation = pool.generation();
         let name = [("application_name".to_owned(), NAME.to_owned())];
         let asked = Asked { parameters: &name, ..Asked::default() };
-        let most = worker.snapshot().settings.server_connect_timeout;
-        let outcome = timeout(most, pool.try_each(worker, asked)).await;
-        pool.tried(worker, outcome.as_ref().is_ok_and(Result::is_ok));
-        match outcome.unwrap_or(Err(ConnectError::Timeout)) {
+        let outcome = pool.try_each(worker, asked).await;
+        pool.tried(worker, outcome.is_ok());
+        match outcome {
             Ok((address, ready)) => {
                 let member = pool.member(&address);
                 self.begin(ready, (generation, member), places);

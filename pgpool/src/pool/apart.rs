@@ -16,7 +16,7 @@ use super::sizing::{Begins, MOST_CONNECTING, Made, Places, Retry};
 use super::whole::{Connect, Permit};
 use crate::client::entry::Busy;
 use crate::fatal::Refusal;
-use crate::server::connect::{Asked, ConnectError};
+use crate::server::connect::Asked;
 use crate::server::{Server, ServerPhase};
 use crate::snapshot::Beside;
 use crate::worker::Worker;
@@ -168,10 +168,9 @@ impl Pool {
     ) -> Result<(Box<Server>, Vec<(String, String)>), Refusal> {
         let (places, _connecting) = self.room(worker).await?;
         let generation = self.whole.generation();
-        let most = worker.snapshot().settings.server_connect_timeout;
-        let outcome = timeout(most, self.try_each(worker, asked)).await;
+        let outcome = self.try_each(worker, asked).await;
         worker.tick();
-        match outcome.unwrap_or(Err(ConnectError::Timeout)) {
+        match outcome {
             Ok((address, ready)) => {
                 self.apart.retry.borrow_mut().worked();
                 let said = ready.welcome.clone();

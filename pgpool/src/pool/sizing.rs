@@ -40,10 +40,12 @@ pub(super) enum Begins {
 #[derive(Default)]
 pub struct Sizing {
     connecting: usize,
-    /// Of these, how many go to each address of the database.
+    /// Which of several equal servers is next.
     next: usize,
     /// Which of several equal servers connections go to, by `load-balance-hosts: disable`.
     stay: usize,
+    /// Servers that have let nobody connect lately, each until when it comes last.
+    shunned: Vec<(ServerAddress, Instant)>,
     pub(super) retry: Retry,
     armed: bool,
 }
@@ -203,12 +205,11 @@ impl Pool {
 
     async fn connect(self: Rc<Self>, (places, permit): (Places, Permit), generation: u64) {
         let Some(worker) = self.worker.upgrade() else { return };
-        let most = worker.snapshot().settings.server_connect_timeout;
-        let outcome = timeout(most, self.try_each(&worker, Asked::default())).await;
+        let outcome = self.try_each(&worker, Asked::default()).await;
         worker.tick();
         let now = worker.now();
         self.sizing.borrow_mut().connecting -= 1;
-        match outcome.unwrap_or(Err(ConnectError::Timeout)) {
+        match outcome {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().retry.worked();
                 self.whole.say(&ready.welcome);
@@ -233,16 +234,22 @@ impl Pool {
         }
     }
 
-    /// One server after the other until one lets us in, beginning with the least used.
+    /// One server after the other until one lets us in, beginning with the least used. Each has the whole
+    /// `server_connect_timeout`: one that does not answer must not keep us from those that do.
     pub(crate) async fn try_each(
         &self,
         worker: &Worker,
         asked: Asked<'_>,
     ) -> Result<(ServerAddress, Ready), ConnectError> {
         let mut last = ConnectError::NoPrimary;
+        let most = worker.snapshot().settings.server_connect_timeout;
         for address in self.by_load() {
-            match self.try_one(worker, &address, asked).await {
-                Ok(ready) => return Ok((address, ready)),
+            let tried = timeout(most, self.try_one(worker, &address, asked)).await;
+            match tried.unwrap_or(Err(ConnectError::Timeout)) {
+                Ok(ready) => {
+                    self.sizing.borrow_mut().shunned.retain(|(other, _)| *other != address);
+                    return Ok((address, ready));
+                }
                 Err(fault) => {
                     worker.observer.emit(ServerFailed {
                         database: &self.database().name,
@@ -250,7 +257,7 @@ impl Pool {
                         address: &address,
                         cause: &fault,
                     });
-                    self.pass_over(&address);
+                    self.pass_over(worker, &address);
                     last = fault;
                 }
             }
@@ -335,7 +342,8 @@ impl Pool {
         Err(ConnectError::NoTls)
     }
 
-    /// The database's addresses: fewest connections of this pool first, in turn among equals.
+    /// The database's addresses: fewest connections of this pool first, in turn among equals. Those that have
+    /// let nobody connect lately come last, the longest ago first.
     fn by_load(&self) -> Vec<ServerAddress> {
         let mut all = self.candidates();
         if self.database().order == HostOrder::Sticky {
@@ -348,15 +356,26 @@ impl Pool {
         let turn = start % all.len().max(1);
         all.rotate_left(turn);
         let facts = self.facts.borrow();
-        all.sort_by_key(|address| facts.iter().filter(|f| f.address == *address).count());
+        let (sizing, now) = (self.sizing.borrow(), Instant::now());
+        let shunned = |address: &ServerAddress| {
+            let found =
+                sizing.shunned.iter().find(|(other, until)| other == address && *until > now);
+            found.map(|(_, until)| *until)
+        };
+        let used = |address: &ServerAddress| facts.iter().filter(|f| f.address == *address).count();
+        all.sort_by_cached_key(|address| (shunned(address), used(address)));
         all
     }
 
-    /// A server has let nobody connect: where one is stayed with, it is the next from now on.
-    fn pass_over(&self, address: &ServerAddress) {
+    /// A server has let nobody connect: others come before it until `server_login_retry` is over, and where one is
+    /// stayed with, it is the next from now on.
+    fn pass_over(&self, worker: &Worker, address: &ServerAddress) {
         let database = self.database();
         let all = &database.servers;
+        let (now, retry) = (Instant::now(), worker.settings().server_login_retry);
         let mut sizing = self.sizing.borrow_mut();
+        sizing.shunned.retain(|(other, until)| other != address && *until > now);
+        sizing.shunned.push((address.clone(), now + retry));
         if all.get(sizing.stay % all.len().max(1)) == Some(address) {
             sizing.stay = sizing.stay.wrapping_add(1);
         }

@@ -47,6 +47,8 @@ pub(crate) struct Fake {
     pub(crate) logins: AtomicUsize,
     /// Those of these that let nobody connect.
     pub(crate) dead: Mutex<Vec<String>>,
+    /// Those of these from which nothing ever comes.
+    pub(crate) lost: Mutex<Vec<String>>,
     /// Refuse everybody.
     pub(crate) down: std::sync::atomic::AtomicBool,
     /// Answer nobody who connects.
@@ -127,7 +129,8 @@ impl Dial for Dialer {
             if dead || fake.down.load(Ordering::SeqCst) {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
-            if fake.stuck.load(Ordering::SeqCst) {
+            let lost = fake.lost.lock().expect("whole").contains(&peer.to_string());
+            if lost || fake.stuck.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
             let (ours, theirs) = tokio::io::duplex(1 << 16);

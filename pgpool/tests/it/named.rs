@@ -235,3 +235,39 @@ async fn equal_servers_have_their_turn() {
     })
     .await;
 }
+
+/// P2, P5, P7: of several equal servers one from which nothing comes costs one `server_connect_timeout`, not the
+/// pool: the next is tried, and it comes last until `server_login_retry` is over.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_silent_is_passed_over() {
+    local(async {
+        for (order, expected, last) in [
+            ("round-robin", ["10.0.0.1:5432", "10.0.0.2:5432", "10.0.0.3:5432"], "10.0.0.1:5432"),
+            ("disable", ["10.0.0.1:5432", "10.0.0.2:5432", "10.0.0.2:5432"], "10.0.0.2:5432"),
+        ] {
+            let more = format!(
+                "pool-size: 6, load-balance-hosts: {order}, also-at: [\"10.0.0.2:5432\", \"10.0.0.3:5432\"]"
+            );
+            let settings = "server_connect_timeout: 5s, server_login_retry: 60s";
+            let bench = Bench::spread(&more, settings);
+            bench.fake.lost.lock().expect("whole").push("10.0.0.1:5432".to_owned());
+            let begun = Instant::now();
+            let mut all = Vec::new();
+            for _ in 0..4 {
+                let mut client = bench.client().await;
+                assert_eq!(client.ask("begin").await, "CZ", "{order}");
+                all.push(client);
+            }
+            assert_eq!(begun.elapsed().as_secs(), 5, "{order}: for the first alone");
+            assert_eq!(peers(&bench)[..3], expected, "{order}");
+            let tried = |at: &str| peers(&bench).iter().filter(|one| *one == at).count();
+            assert_eq!(tried("10.0.0.1:5432"), 1, "{order}");
+            bench.fake.lost.lock().expect("whole").clear();
+            sleep(Duration::from_secs(61)).await;
+            let mut client = bench.client().await;
+            assert_eq!(client.ask("begin").await, "CZ");
+            assert_eq!(peers(&bench).last().map(String::as_str), Some(last), "{order}");
+        }
+    })
+    .await;
+}
