@@ -27,6 +27,8 @@ pub enum Wait {
 #[derive(Debug, Default)]
 pub struct Parting {
     wait: Cell<Option<Wait>>,
+    /// Whether all is paused for it alone.
+    holds: Cell<bool>,
     begun: Notify,
 }
 
@@ -45,12 +47,19 @@ impl Parting {
     }
 }
 
-/// Begins it on one worker; how many clients were told to go.
+/// Begins it on one worker; how many clients were told to go. Said again, what was said last counts: who waits for
+/// clients needs no pause any more, and they need servers.
 pub fn begin(worker: &Rc<Worker>, wait: Wait) -> usize {
     worker.parting.wait.set(Some(wait));
     worker.parting.begun.notify_waiters();
     if wait == Wait::Clients {
+        if worker.parting.holds.take() {
+            worker.lift(Hold::Paused);
+        }
         return 0;
+    }
+    if !worker.is_held("", Hold::Paused) {
+        worker.parting.holds.set(true);
     }
     worker.hold("", Hold::Paused, Pause::Paused);
     worker.end(|entry| entry.phase() == ClientPhase::Waiting, Ending::ShuttingDown)

@@ -464,6 +464,16 @@ impl Worker {
             (Pause::Running, name) => drop(held.remove(&(name.to_owned(), hold))),
         }
         drop(held);
+        self.pause_pools(database)
+    }
+
+    /// Lets all go on that was held up with all; what is held up by itself stays so.
+    pub fn lift(&self, hold: Hold) {
+        self.held.borrow_mut().remove(&(String::new(), hold));
+        self.pause_pools("");
+    }
+
+    fn pause_pools(&self, database: &str) -> usize {
         let pools = self.pools();
         let concerns = |pool: &&Rc<Pool>| database.is_empty() || pool.database().name == database;
         let concerned = pools.iter().filter(concerns);

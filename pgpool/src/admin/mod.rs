@@ -289,7 +289,8 @@ impl Talk {
         {
             return Err(Refusal::NoSuchDatabase(database.to_owned()));
         }
-        if matches!(command, Command::Resume(_)) && self.worker.parting.wait().is_some() {
+        // A database that was paused by itself may keep the last clients from leaving.
+        if *command == Command::Resume(None) && self.worker.parting.wait().is_some() {
             return Err(Refusal::ConsoleSyntax("the pooler is shutting down".to_owned()));
         }
         self.note(tag);

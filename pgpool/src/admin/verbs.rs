@@ -215,8 +215,8 @@ impl Command {
     pub fn carry_out(&self, worker: &Rc<Worker>) -> usize {
         match self {
             Self::Pause(database) => worker.hold(or_all(database), Hold::Paused, Pause::Paused),
-            // What was begun is not taken back.
-            Self::Resume(_) if worker.parting.wait().is_some() => 0,
+            // What was begun is not taken back; databases that are paused by themselves may go on.
+            Self::Resume(None) if worker.parting.wait().is_some() => 0,
             Self::Part(wait) => parting::begin(worker, *wait),
             Self::Resume(database) => {
                 if database.is_none() {

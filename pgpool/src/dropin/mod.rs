@@ -228,9 +228,11 @@ fn stop(lifecycle: &Lifecycle) {
     lifecycle.stop();
 }
 
-/// Ends when every server is released; asked again, at once.
+/// Ends when every server is released; asked again, at once, and also where `SUSPEND` is in force: nothing would be
+/// released, and nobody could end that any more.
 async fn part(handle: &Handle, lifecycle: &Lifecycle) {
-    if handle.is_parting() || lifecycle.phase() > Phase::Running {
+    let going = handle.is_parting() || lifecycle.phase() > Phase::Running;
+    if going || handle.report().await.suspended {
         return stop(lifecycle);
     }
     process::tell_stopping();

@@ -285,3 +285,56 @@ async fn shutdown_waits_for_clients() {
         inside.batch_execute("select 1").await.expect_err("cut off");
     }
 }
+
+/// P6, O3: no shutdown is left without a way out: a database that was paused by itself may go on, who waits for clients
+/// after all needs no pause any more, and where all is suspended INT ends at once.
+#[tokio::test]
+async fn every_shutdown_has_a_way_out() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "query_wait_timeout = 5").await;
+    let running = place.start(PGPOOL);
+    let inside = by_network(&place).await;
+    let console = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+    console.batch_execute("PAUSE shop").await.expect("paused");
+    shut_down(&place, &running, Ok("SHUTDOWN WAIT_FOR_CLIENTS")).await;
+    console.batch_execute("RESUME").await.expect_err("it is not taken back");
+    console.batch_execute("RESUME shop").await.expect("it goes on");
+    inside.batch_execute("select 1").await.expect("served");
+    drop((console, inside));
+    assert!(ended(running).await);
+
+    let place = Place::new(&server, "query_wait_timeout = 5").await;
+    let running = place.start(PGPOOL);
+    let inside = by_network(&place).await;
+    inside.batch_execute("begin").await.expect("begun");
+    shut_down(&place, &running, Ok("SHUTDOWN WAIT_FOR_SERVERS")).await;
+    let console = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+    console.batch_execute("SHUTDOWN WAIT_FOR_CLIENTS").await.expect("said again");
+    inside.batch_execute("commit").await.expect("done");
+    inside.batch_execute("select 1").await.expect("a server again");
+    drop((console, inside));
+    assert!(ended(running).await);
+
+    let place = Place::new(&server, "").await;
+    let running = place.start(PGPOOL);
+    let inside = by_network(&place).await;
+    inside.batch_execute("begin").await.expect("begun");
+    let console = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+    let looks = by_socket(&place, "root", "pgbouncer").await.expect("let in");
+    let is_suspended = async || {
+        let shown = looks.simple_query("show state").await.expect("shown");
+        shown.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                row.get(0) == Some("suspended") && row.get(1) == Some("yes")
+            }
+            _ => false,
+        })
+    };
+    let ends = async {
+        while !is_suspended().await {}
+        running.signal(Signal::SIGINT);
+    };
+    let (cut_off, ()) = tokio::join!(console.batch_execute("SUSPEND"), ends);
+    cut_off.expect_err("it has ended");
+    assert!(ended(running).await);
+}
