@@ -19,7 +19,7 @@ use discovery::register::{Board, Registrar};
 use tokio::sync::{Mutex, oneshot, watch};
 use topology::{Form, SourceFile, Topology, pgbouncer};
 
-use crate::admin::report::{PoolRow, Report};
+use crate::admin::report::{Detail, Report};
 use crate::admin::setting;
 use crate::admin::verbs::Command;
 use crate::cancel::Side;
@@ -34,7 +34,7 @@ use crate::worker::{Message, Peers};
 use crate::{StartError, build};
 
 /// Between two looks at whether the instance may end.
-const PARTING_LOOK: Duration = Duration::from_millis(20);
+const PARTING_LOOK: Duration = Duration::from_millis(200);
 /// So long the last clients may take to hear that it ends.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 
@@ -283,7 +283,7 @@ impl Handle {
             if !servers && self.snapshot().clients.now() == 0 {
                 return lifecycle.stop();
             }
-            if servers && self.report().await.pools.iter().all(PoolRow::is_bare) {
+            if servers && self.is_bare().await {
                 break;
             }
             if servers {
@@ -312,9 +312,21 @@ impl Handle {
         self.0.observer.emit(Noted { what });
     }
 
-    /// What all workers have.
+    /// What all workers have, without a row for each client and server.
     pub async fn report(&self) -> Report {
-        Report::of_all(&self.0.peers).await
+        Report::all_with(&self.0.peers, Detail::Counts).await
+    }
+
+    /// Whether no worker has a server, none comes and none goes.
+    async fn is_bare(&self) -> bool {
+        for peer in self.0.peers.iter() {
+            let (to, from) = oneshot::channel();
+            // A worker that has ended has none.
+            if peer.send(Message::Bare(to)).is_ok() && !from.await.unwrap_or(true) {
+                return false;
+            }
+        }
+        true
     }
 
     async fn spread(&self, snapshot: Arc<Snapshot>) {

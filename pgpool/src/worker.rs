@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use topology::pool::{ServerAddress, Settings};
 
-use crate::admin::report::Report;
+use crate::admin::report::{Detail, Report};
 use crate::admin::seat::{Abort, Visitor};
 use crate::admin::verbs::Command;
 use crate::admin::verbs::Hold;
@@ -59,7 +59,9 @@ pub enum Message {
     /// A role to be looked up by who is at home here.
     Lookup(Question, oneshot::Sender<Answer>),
     /// Somebody wants to see what is here.
-    Report(oneshot::Sender<Report>),
+    Report(Detail, oneshot::Sender<Report>),
+    /// Somebody waits until no pool has a server.
+    Bare(oneshot::Sender<bool>),
     /// A configuration to go by from now on.
     Snapshot(Arc<Snapshot>, oneshot::Sender<()>),
     /// A command of the admin database; how many it concerned comes back.
@@ -287,7 +289,8 @@ impl Worker {
             Message::Count(to) => drop(to.send(self.pids.get())),
             Message::CountFrom(count) => self.pids.set(count),
             Message::Lookup(question, to) => self.lookups.ask(self, question, to),
-            Message::Report(to) => drop(to.send(Report::of(self))),
+            Message::Report(detail, to) => drop(to.send(Report::with(self, detail))),
+            Message::Bare(to) => drop(to.send(self.pools().iter().all(|pool| pool.is_bare()))),
             Message::Snapshot(snapshot, to) => {
                 self.follow(&snapshot);
                 // Who asked may have gone; the change stands.

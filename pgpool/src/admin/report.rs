@@ -31,12 +31,34 @@ pub struct Report {
     pub consoles: Vec<ClientRow>,
     /// Servers.
     pub servers: Vec<ServerRow>,
+    /// How many of these.
+    pub counts: Counts,
     /// Databases that are paused or disabled.
     pub held: HashSet<(String, Hold)>,
     /// Whether all databases are paused.
     pub paused: bool,
     /// Whether `SUSPEND` is in force.
     pub suspended: bool,
+}
+
+/// How many clients and servers there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Clients.
+    pub clients: usize,
+    /// Of these, those that are logging in.
+    pub logins: usize,
+    /// Servers.
+    pub servers: usize,
+}
+
+/// How much is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// All.
+    Rows,
+    /// No row of a client or of a server: there may be ten thousands.
+    Counts,
 }
 
 /// A pool.
@@ -145,17 +167,33 @@ pub struct ServerRow {
 impl Report {
     /// What a worker has.
     pub fn of(worker: &Worker) -> Self {
+        Self::with(worker, Detail::Rows)
+    }
+
+    /// What a worker has, as far as it is asked for.
+    pub fn with(worker: &Worker, detail: Detail) -> Self {
         worker.tick();
         let clients = worker.clients();
         let pools = worker.pools();
+        let login = clients.iter().filter(|entry| entry.phase() == ClientPhase::Login);
+        let counts = Counts {
+            clients: clients.len(),
+            logins: login.count(),
+            servers: pools.iter().map(|pool| pool.servers().len()).sum(),
+        };
+        let (listed, shown) = match detail {
+            Detail::Rows => (&clients[..], &pools[..]),
+            Detail::Counts => (&[][..], &[][..]),
+        };
         Self {
+            counts,
             held: worker.held(),
             paused: worker.is_held("", Hold::Paused) && !worker.is_held("", Hold::Suspended),
             suspended: worker.is_held("", Hold::Suspended),
             pools: pools.iter().map(|pool| pool_row(worker, pool, &clients)).collect(),
-            clients: clients.iter().map(|entry| client_row(worker, entry)).collect(),
+            clients: listed.iter().map(|entry| client_row(worker, entry)).collect(),
             consoles: worker.each_console(console_row),
-            servers: pools
+            servers: shown
                 .iter()
                 .flat_map(|pool| {
                     let row = |facts: &std::rc::Rc<Facts>| server_row(worker, pool, facts);
@@ -167,10 +205,15 @@ impl Report {
 
     /// What all workers have; one that ends meanwhile counts as empty.
     pub async fn of_all(peers: &[mpsc::UnboundedSender<Message>]) -> Self {
+        Self::all_with(peers, Detail::Rows).await
+    }
+
+    /// The same, as far as it is asked for.
+    pub async fn all_with(peers: &[mpsc::UnboundedSender<Message>], detail: Detail) -> Self {
         let mut all = Self::default();
         for peer in peers {
             let (to, from) = oneshot::channel();
-            if peer.send(Message::Report(to)).is_err() {
+            if peer.send(Message::Report(detail, to)).is_err() {
                 continue;
             }
             if let Ok(report) = from.await {
@@ -178,6 +221,9 @@ impl Report {
                 all.clients.extend(report.clients);
                 all.consoles.extend(report.consoles);
                 all.servers.extend(report.servers);
+                all.counts.clients += report.counts.clients;
+                all.counts.logins += report.counts.logins;
+                all.counts.servers += report.counts.servers;
                 all.held.extend(report.held);
                 all.paused |= report.paused;
                 all.suspended |= report.suspended;
@@ -193,9 +239,8 @@ impl Report {
 impl PoolRow {
     /// Whether it has no server, none comes and none goes.
     pub fn is_bare(&self) -> bool {
-        let Load { active, idle, cleaning, connecting, listening, .. } = self.load;
         // A server between two shards is in neither's load.
-        active + idle + cleaning + connecting + listening + self.held == 0
+        self.load.servers() + self.held == 0
     }
 
     /// Adds another shard; always `true`.

@@ -298,8 +298,8 @@ fn encryption(cipher: Option<&str>) -> String {
 fn memory(report: &Report) -> Vec<Vec<Cell>> {
     let row = |name: &str, size: usize, used: usize| row![name, size, used, 0u64, size * used];
     vec![
-        row("client_cache", size_of::<crate::client::Client>(), report.clients.len()),
-        row("server_cache", size_of::<crate::server::Server>(), report.servers.len()),
+        row("client_cache", size_of::<crate::client::Client>(), report.counts.clients),
+        row("server_cache", size_of::<crate::server::Server>(), report.counts.servers),
         row("pool_cache", size_of::<crate::pool::Pool>(), report.pools.len()),
     ]
 }
@@ -486,8 +486,7 @@ fn users(snapshot: &Snapshot) -> Table {
 }
 
 fn lists(report: &Report, snapshot: &Snapshot) -> Table {
-    use crate::client::entry::ClientPhase;
-    let clients = |phase| report.clients.iter().filter(|c| c.phase == phase).count();
+    let counts = &report.counts;
     let rows = [
         ("databases", snapshot.all_databases().len() + 1),
         ("users", snapshot.users.len()),
@@ -495,11 +494,11 @@ fn lists(report: &Report, snapshot: &Snapshot) -> Table {
         ("pools", report.pools.len() + 1),
         ("peer_pools", snapshot.peers.len()),
         ("free_clients", 0),
-        ("used_clients", report.clients.len() + report.consoles.len()),
-        ("login_clients", clients(ClientPhase::Login)),
+        ("used_clients", counts.clients + report.consoles.len()),
+        ("login_clients", counts.logins),
         // Room that is kept for connections to come: none.
         ("free_servers", 0),
-        ("used_servers", report.servers.len()),
+        ("used_servers", counts.servers),
         ("dns_names", snapshot.names.count()),
         ("dns_zones", 0),
         ("dns_queries", snapshot.names.asking()),

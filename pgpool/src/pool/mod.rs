@@ -125,6 +125,11 @@ pub struct Load {
 }
 
 impl Load {
+    /// Servers that are there, come or go.
+    pub fn servers(&self) -> usize {
+        self.active + self.idle + self.cleaning + self.connecting + self.listening
+    }
+
     /// Both together.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
@@ -480,6 +485,11 @@ impl Pool {
             }
         }
         load
+    }
+
+    /// Whether no server is there, comes or goes. One between two shards is in neither's load.
+    pub fn is_bare(&self) -> bool {
+        self.load().servers() + self.whole.held() == 0
     }
 
     /// All servers, for those who show them.

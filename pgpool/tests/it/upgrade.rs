@@ -56,7 +56,7 @@ impl Guest {
 /// Until so many are there: those that move are on their way when the old process has ended.
 async fn until_clients(pooler: &Pooler, count: usize) {
     let handle = pooler.running.as_ref().expect("it runs").handle();
-    while handle.report().await.clients.len() != count {
+    while handle.report().await.counts.clients != count {
         tokio::task::yield_now().await;
     }
 }
