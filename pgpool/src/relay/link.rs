@@ -30,6 +30,8 @@ pub struct Memory {
     pub portal: Option<Trace>,
     /// Settings made in the open transaction.
     pub pending: Vec<Pending>,
+    /// How many of them were made before its first savepoint; `None`: it has none.
+    pub savepoint: Option<usize>,
     /// Bytes of a large message that pass without being looked at.
     pub left: usize,
     /// One piece of its pipeline at a time goes to this server: the next may belong elsewhere.
@@ -231,6 +233,7 @@ impl Conversation {
             b"DISCARD ALL" => {
                 self.forget_prepared(client);
                 client.pending.clear();
+                client.savepoint = None;
                 client.tie = None;
                 client.listening = None;
                 self.variables.take_unreported(&self.initial);
@@ -241,7 +244,14 @@ impl Conversation {
             }
             b"DEALLOCATE ALL" => return self.forget_prepared(client),
             b"SET" | b"RESET" => return self.setting(client, trace),
-            b"ROLLBACK" => client.pending.clear(),
+            b"SAVEPOINT" => {
+                client.savepoint.get_or_insert(client.pending.len());
+            }
+            b"COMMIT" | b"PREPARE TRANSACTION" => self.settle(client),
+            b"BEGIN" | b"START TRANSACTION" => self.begun(client),
+            // Without a savepoint all is undone. With one it may be a `ROLLBACK TO`.
+            b"ROLLBACK" if client.savepoint.is_none() => client.pending.clear(),
+            b"ROLLBACK" => self.failed(client),
             b"DEALLOCATE" => return self.unprepared(client, &trace),
             b"UNLISTEN" if client.listening.is_some() => unlistened(client, all),
             b"LISTEN" => client.tie = client.tie.or(Some(Tie::Listen)),
@@ -261,6 +271,13 @@ impl Conversation {
             | Trace::Unlistens(_)
             | Trace::Beside(_)
             | Trace::Unprepares(_) => {}
+        }
+    }
+
+    /// A transaction block was begun: if the one before had a savepoint, nobody has said how it ended.
+    fn begun(&mut self, client: &mut Memory) {
+        if client.savepoint.take().is_some() {
+            self.failed(client);
         }
     }
 
@@ -306,10 +323,11 @@ impl Conversation {
         }
     }
 
-    /// A statement failed: settings of its transaction may or may not have survived.
+    /// A statement failed, or a transaction went back, perhaps to a savepoint: settings of it may or may not
+    /// have survived. Those made before the first savepoint live as long as the transaction does.
     pub fn failed(&mut self, client: &mut Memory) {
         if !client.pending.is_empty() {
-            client.pending.clear();
+            client.pending.truncate(client.savepoint.unwrap_or(0));
             self.wear(Wear::Settings);
         }
     }
@@ -320,6 +338,16 @@ impl Conversation {
         if status != Status::Idle {
             return;
         }
+        // A block that had a savepoint, and did not end with a COMMIT: a rollback, or a COMMIT that failed.
+        if client.savepoint.take().is_some() {
+            self.failed(client);
+        }
+        self.settle(client);
+    }
+
+    /// A transaction was committed: its settings count.
+    fn settle(&mut self, client: &mut Memory) {
+        client.savepoint = None;
         for pending in std::mem::take(&mut client.pending) {
             self.drifted |= matches!(pending, Pending::Reset(_) | Pending::ResetAll);
             match pending {

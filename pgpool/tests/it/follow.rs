@@ -129,6 +129,39 @@ async fn settings_do_not_leak() {
     assert_eq!(value(&one, "show work_mem").await, "97kB");
 }
 
+/// P3: a setting that a savepoint, a failure or a chained transaction leaves in force goes on with its client, and
+/// reaches nobody else; one that they undo never was.
+#[tokio::test]
+async fn settings_and_savepoints() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
+    let of = [("search_path", "tenant_a"), ("work_mem", "99kB"), ("timezone", "Asia/Tokyo")];
+    for (name, wanted) in of {
+        let (set, show) = (format!("set {name} = '{wanted}'"), format!("show {name}"));
+        let before = value(&pooler.client("app").await, &show).await;
+        for (steps, stays) in [
+            (&["begin", &set, "savepoint s", "rollback to s", "commit"][..], true),
+            (&["begin", "savepoint s", &set, "rollback to s", "commit"], false),
+            (&["begin", &set, "savepoint s", "select 1/0", "rollback to s", "commit"], true),
+            (&["begin", &set, "savepoint s", "select 1/0", "commit"], false),
+            (&["begin", &set, "savepoint s", "release s", "commit"], true),
+            (&["begin", &set, "savepoint s", "rollback"], false),
+            (&["begin", &set, "rollback and chain", "commit"], false),
+            (&["begin", &set, "commit and chain", "rollback"], true),
+        ] {
+            let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+            for step in steps {
+                let said = one.simple_query(step).await;
+                assert_eq!(said.is_err(), step.contains("1/0"), "{steps:?}");
+            }
+            assert_eq!(value(&two, &show).await, before, "{steps:?}");
+            let own = if stays { wanted } else { &before };
+            assert_eq!(&value(&one, &show).await, own, "{steps:?}");
+            assert_eq!(value(&two, &show).await, before, "{steps:?}");
+        }
+    }
+}
+
 /// P3: what only lives in a server's session stays with its client and is gone when it leaves:
 /// temporary tables, advisory locks, cursors, listeners, PREPARE.
 #[tokio::test]
