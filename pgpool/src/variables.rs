@@ -181,6 +181,11 @@ impl Variables {
         matches!(self.0.get(name.to_ascii_lowercase().as_str()), Some(Value::Reported(_)))
     }
 
+    /// On a server: whether there are any that it does not report.
+    pub fn has_unreported(&self) -> bool {
+        self.0.values().any(|value| !matches!(value, Value::Reported(_)))
+    }
+
     /// Sets one; returns whether anything changed.
     pub fn set(&mut self, name: &str, value: Value) -> bool {
         let name = name.to_ascii_lowercase();

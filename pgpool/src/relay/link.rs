@@ -196,7 +196,13 @@ impl Conversation {
             put_query(out, sql.as_bytes());
             self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
             self.holdings.unnamed = None;
+            let before = self.variables.has_unreported();
             self.variables.take_unreported(&client.variables);
+            // What a `connect_query` has set and no server reports is not known: to unmake a client's
+            // setting would take that away, too.
+            if self.primed && (before || self.variables.has_unreported()) {
+                self.wear(Wear::Settings);
+            }
         }
         if rules.mode == PoolMode::Session || self.holdings.fits(rules.prepared) {
             return;
@@ -300,7 +306,13 @@ impl Conversation {
     }
 
     fn setting(&mut self, client: &mut Memory, trace: Trace) {
-        if self.primed && matches!(trace, Trace::Reset(_) | Trace::ResetAll) {
+        let spoils = match &trace {
+            Trace::Reset(_) | Trace::ResetAll => true,
+            // To unmake it for the next client would take away what the `connect_query` has set.
+            Trace::Set(setting) => !self.variables.is_reported(&setting.name),
+            _ => false,
+        };
+        if self.primed && spoils {
             self.wear(Wear::Settings);
         }
         match trace {

@@ -38,6 +38,8 @@ async fn what_is_said_first_holds_for_every_client() {
             "discard all",
             "reset all",
             "reset statement_timeout",
+            "set statement_timeout to '66s'",
+            "begin; set statement_timeout to '66s'; commit",
         ];
         for spoil in spoils {
             let client = pooler.client("app").await;
@@ -51,6 +53,11 @@ async fn what_is_said_first_holds_for_every_client() {
         assert_eq!(seen(&own).await, "77s|Europe/Rome|German, DMY|own|mine", "{mode}");
         drop(own);
         assert_eq!(seen(&pooler.client("app").await).await, ALL, "{mode}");
+        config.options("-c statement_timeout=66s");
+        let own = connect(&config).await.expect("it gets in");
+        assert_eq!(seen(&own).await, "66s|Asia/Tokyo|German, DMY|own|mine", "{mode}");
+        drop(own);
+        assert_eq!(seen(&pooler.client("app").await).await, ALL, "{mode}, by a startup option");
         pooler.end().await;
     }
 }
