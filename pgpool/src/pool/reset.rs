@@ -121,7 +121,7 @@ pub fn clean(pool: Rc<Pool>, mut server: Box<Server>) {
 }
 
 /// Takes away whatever is known to be left, and runs the file's query, which is for what is not known: it may do less
-/// than that, or nothing. As new means as after the database's `connect_query`.
+/// than that, or nothing. As new means as after the database's `connect_query`, which comes last for that reason.
 async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
     let wear = server.talk.wear;
     let asks = server.talk.ended || wear == Wear::Full;
@@ -140,14 +140,14 @@ async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
         if sql == WHOLE {
             server.talk.holdings = Default::default();
         }
-        if let Some(again) = again
-            && !query(server, again.as_bytes()).await
-        {
-            return false;
-        }
     }
     let more = asks && !reset.is_empty() && !is_whole(reset);
     if more && !query(server, reset.as_bytes()).await {
+        return false;
+    }
+    if let Some(again) = again.filter(|_| more || ours.is_some())
+        && !query(server, again.as_bytes()).await
+    {
         return false;
     }
     let talk = &mut server.talk;

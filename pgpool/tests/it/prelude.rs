@@ -62,6 +62,25 @@ async fn what_is_said_first_holds_for_every_client() {
     }
 }
 
+/// P2, P3: a reset query of the file's own takes nothing away of what the `connect_query` has made.
+#[tokio::test]
+async fn what_is_said_first_outlives_the_reset() {
+    let server = Postgres::start().await;
+    for mode in ["transaction", "session"] {
+        for reset in ["reset all", "reset all; discard temp", "discard all --x"] {
+            let settings =
+                format!("server_reset_query: \"{reset}\", server_reset_query_always: true");
+            let setup = Setup { mode, more: MORE, settings: &settings, ..Setup::default() };
+            let pooler = Pooler::start(&server, setup).await;
+            for turn in 0..3 {
+                let client = pooler.client("app").await;
+                assert_eq!(seen(&client).await, ALL, "{mode}, {reset}, {turn}");
+            }
+            pooler.end().await;
+        }
+    }
+}
+
 /// P2, O5: a `connect_query` that fails, or leaves a transaction open, gives nobody its server; the client is told so
 /// without its text.
 #[tokio::test]
