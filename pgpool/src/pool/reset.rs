@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Pool;
 use super::whole::Coming;
+use crate::query::Trace;
 use crate::relay::answer::Answer;
 use crate::relay::edit::Edit;
 use crate::relay::link::{Memory, Wear};
@@ -137,13 +138,18 @@ async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
             return false;
         }
         server.talk.variables = server.talk.initial.clone().into();
-        if sql == WHOLE {
-            server.talk.holdings = Default::default();
-        }
     }
     let more = asks && !reset.is_empty() && !is_whole(reset);
-    if more && !query(server, reset.as_bytes()).await {
-        return false;
+    if more {
+        if !query(server, reset.as_bytes()).await {
+            return false;
+        }
+        // A text that hides what it does may have taken statements away, and has not said so.
+        let hides = crate::query::judge(reset.as_bytes()) == Trace::Unknown;
+        let doubtful = hides && server.talk.holdings.has_left();
+        if doubtful && !query(server, b"DEALLOCATE ALL").await {
+            return false;
+        }
     }
     if let Some(again) = again.filter(|_| more || ours.is_some())
         && !query(server, again.as_bytes()).await
@@ -252,11 +258,14 @@ fn judge(server: &mut Server, frame: frame::Frame<'_>) -> Option<bool> {
             }
             None
         }
-        tag::COMMAND_COMPLETE
-        | tag::EMPTY_QUERY
-        | tag::NOTICE
-        | tag::ROW_DESCRIPTION
-        | tag::DATA_ROW => None,
+        tag::COMMAND_COMPLETE => {
+            let command = backend::command(frame.body).unwrap_or_default();
+            if matches!(command, b"DISCARD ALL" | b"DEALLOCATE ALL") {
+                server.talk.holdings = Default::default();
+            }
+            None
+        }
+        tag::EMPTY_QUERY | tag::NOTICE | tag::ROW_DESCRIPTION | tag::DATA_ROW => None,
         _ => Some(false),
     }
 }

@@ -86,3 +86,31 @@ async fn a_weak_reset_leaks_nothing() {
         pooler.end().await;
     }
 }
+
+/// P3: whatever a reset query takes away of prepared statements, those who have prepared them find them.
+#[tokio::test]
+async fn statements_outlive_a_reset() {
+    let server = Postgres::start().await;
+    for reset in [
+        "DEALLOCATE ALL",
+        "RESET ALL; DEALLOCATE ALL",
+        "DISCARD ALL --x",
+        "do 'begin execute ''deallocate all''; end'",
+        "select 1",
+    ] {
+        let settings = format!("server_reset_query: \"{reset}\", server_reset_query_always: true");
+        let pooler =
+            Pooler::start(&server, Setup { settings: &settings, ..Setup::default() }).await;
+        let (one, two) = (pooler.client("app").await, pooler.client("app").await);
+        let of_one = one.prepare("select 'one'").await.expect("prepared");
+        let of_two = two.prepare("select 'two'").await.expect("prepared");
+        for _ in 0..3 {
+            for (client, statement, wanted) in [(&one, &of_one, "one"), (&two, &of_two, "two")] {
+                let row = client.query_one(statement, &[]).await;
+                let row = row.unwrap_or_else(|fault| panic!("{reset}: {fault}"));
+                assert_eq!(row.get::<_, String>(0), wanted, "{reset}");
+            }
+        }
+        pooler.end().await;
+    }
+}
