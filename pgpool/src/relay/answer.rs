@@ -149,9 +149,9 @@ impl Answer<'_> {
                 }
             }
             Some(Done::NoUnnamed(by)) => self.server.no_unnamed(self.client, by),
-            Some(Done::Command(trace)) => {
+            Some(Done::Command(trace, more)) => {
                 let tag = backend::command(body).unwrap_or_default();
-                self.server.carried_out(self.client, &trace, tag);
+                self.server.carried_out(self.client, &trace, tag, more);
             }
             None => {}
         }

@@ -100,7 +100,8 @@ impl Forward<'_> {
         }
         let follows = self.rules.mode != PoolMode::Session;
         let names = matches!(frame.tag, tag::PARSE | tag::BIND | tag::DESCRIBE | tag::CLOSE);
-        if follows && names && self.server.ledger.may_forget() {
+        // `DISCARD ALL` ends ties, and not those of what was sent behind it.
+        if (names || frame.tag == tag::QUERY) && self.server.ledger.may_forget() {
             return Ok(false);
         }
         self.server.touched |= !matches!(frame.tag, tag::QUERY | tag::SYNC | tag::FLUSH);

@@ -232,22 +232,12 @@ impl Conversation {
         }
     }
 
-    /// A command was carried out; `tag` is what the server calls it.
-    pub fn carried_out(&mut self, client: &mut Memory, all: &Trace, tag: &[u8]) {
+    /// A command was carried out; `tag` is what the server calls it, `more` whether the client has asked for
+    /// more behind it.
+    pub fn carried_out(&mut self, client: &mut Memory, all: &Trace, tag: &[u8], more: bool) {
         let trace = all.strongest().clone();
         match tag {
-            b"DISCARD ALL" => {
-                self.forget_prepared(client);
-                client.pending.clear();
-                client.savepoint = None;
-                client.tie = None;
-                client.listening = None;
-                self.variables.take_unreported(&self.initial);
-                client.variables = std::rc::Rc::clone(&client.initial);
-                self.drifted = true;
-                self.wear = if self.primed { Wear::Settings } else { Wear::None };
-                return;
-            }
+            b"DISCARD ALL" => return self.discarded(client, more),
             b"DEALLOCATE ALL" => return self.forget_prepared(client),
             b"SET" | b"RESET" => return self.setting(client, trace),
             b"SAVEPOINT" => {
@@ -277,6 +267,25 @@ impl Conversation {
             | Trace::Unlistens(_)
             | Trace::Beside(_)
             | Trace::Unprepares(_) => {}
+        }
+    }
+
+    /// `DISCARD ALL`.
+    fn discarded(&mut self, client: &mut Memory, more: bool) {
+        self.forget_prepared(client);
+        client.pending.clear();
+        client.savepoint = None;
+        client.listening = None;
+        self.variables.take_unreported(&self.initial);
+        client.variables = std::rc::Rc::clone(&client.initial);
+        self.drifted = true;
+        // Ties and wear are noted when a message is sent: what was sent behind this one is still to be done.
+        if !more {
+            client.tie = None;
+            self.wear = Wear::None;
+        }
+        if self.primed {
+            self.wear(Wear::Settings);
         }
     }
 

@@ -104,8 +104,8 @@ pub enum Done {
     Unnamed(To, Rc<Statement>),
     /// There is no unnamed statement any more.
     NoUnnamed(To),
-    /// A command finished whose text leaves this behind.
-    Command(Trace),
+    /// A command finished whose text leaves this behind; whether the client has asked for more behind it.
+    Command(Trace, bool),
 }
 
 /// Where the unnamed statement stands for a message that is sent now.
@@ -345,6 +345,12 @@ impl Ledger {
         self.due.range(..end)
     }
 
+    /// Whether the client has asked for anything behind what is answered now.
+    fn asks_behind(&self) -> bool {
+        let ours = |due: &Due| matches!(due, Due::Query(To::Pool, _) | Due::Sync | Due::CopyEnd);
+        self.due.iter().skip(1).any(|due| !ours(due))
+    }
+
     fn take(&mut self) -> Option<Due> {
         let due = self.due.pop_front()?;
         self.gone(&due);
@@ -449,12 +455,12 @@ impl Ledger {
             | (tag::DATA_ROW, Due::Query(..) | Due::Execute(_))
             | (tag::FUNCTION_RESULT, Due::Function) => Some(None),
             (tag::COMMAND_COMPLETE, Due::Query(_, trace)) => {
-                let done = Done::Command(trace.clone());
+                let done = Done::Command(trace.clone(), self.asks_behind());
                 self.end_copy();
                 Some(Some(done))
             }
             (tag::COMMAND_COMPLETE | tag::EMPTY_QUERY, Due::Execute(trace)) => {
-                let done = Done::Command(trace.clone());
+                let done = Done::Command(trace.clone(), self.asks_behind());
                 self.end_copy();
                 self.take()?;
                 Some(Some(done))

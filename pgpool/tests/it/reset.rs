@@ -114,3 +114,38 @@ async fn statements_outlive_a_reset() {
         pooler.end().await;
     }
 }
+
+/// P3: what is sent in one packet with `DISCARD ALL`, behind it, stays with its client as long as it is there, and
+/// reaches nobody else.
+#[tokio::test]
+async fn what_follows_discard_all_in_one_packet() {
+    use crate::raw::{Raw, bare, bind, execute, parse, query};
+    let server = Postgres::start().await;
+    let run = |sql: &str| [parse("", sql), bind("", "", &[]), execute("", 0)].concat();
+    for mode in ["transaction", "session"] {
+        let settings = "server_reset_query: \"-\"";
+        let pooler = Pooler::start(&server, Setup { mode, settings, ..Setup::default() }).await;
+        let before = seen(&pooler.client("open").await).await;
+        for what in [
+            "create temp table mine (a int)",
+            "select pg_advisory_lock(7)",
+            "listen nobody",
+            "prepare it as select 1",
+        ] {
+            for (how, all, count) in [
+                ("queries", [query("discard all"), query(what)].concat(), 2),
+                ("a query first", [query("discard all"), run(what), bare(b'S')].concat(), 2),
+                ("messages", [run("discard all"), run(what), bare(b'S')].concat(), 1),
+                ("two pieces", [run("discard all"), bare(b'S'), run(what), bare(b'S')].concat(), 2),
+            ] {
+                let mut raw = Raw::login(pooler.port).await;
+                raw.send(&all).await;
+                raw.until_ready(count).await;
+                drop(raw);
+                let after = seen(&pooler.client("open").await).await;
+                assert_eq!(after, before, "{mode}: {what}, {how}");
+            }
+        }
+        pooler.end().await;
+    }
+}
