@@ -195,9 +195,11 @@ impl Forward<'_> {
         }
         let alone = self.server.ledger.owes_nobody();
         edit.pass(length);
+        // One that is unmade leaves the others as they are.
+        let only = if let Trace::Reset(name) = &trace { Some(Rc::clone(name)) } else { None };
         self.query(trace);
         if alone {
-            edit.put(|out| self.server.set_again(self.client, out));
+            edit.put(|out| self.server.set_again(self.client, only.as_deref(), out));
         }
         true
     }

@@ -224,9 +224,17 @@ impl Conversation {
         resets && self.ledger.status() == Status::Idle && *client.initial != self.initial
     }
 
-    /// Appends what makes the server, after a reset, what the client's login asked for.
-    pub fn set_again(&mut self, client: &Memory, out: &mut Vec<u8>) {
-        if let Some(sql) = client.initial.difference(&self.initial) {
+    /// Appends what makes the server, after a reset, what the client's login asked for; `only` this setting.
+    pub fn set_again(&mut self, client: &Memory, only: Option<&str>, out: &mut Vec<u8>) {
+        let difference = match only {
+            None => client.initial.difference(&self.initial),
+            Some(name) => {
+                let mut wanted = self.initial.clone();
+                wanted.restore(name, &client.initial);
+                wanted.difference(&self.initial)
+            }
+        };
+        if let Some(sql) = difference {
             pgpool_wire::frontend::put_query(out, sql.as_bytes());
             self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
         }

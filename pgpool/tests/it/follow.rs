@@ -162,6 +162,26 @@ async fn settings_and_savepoints() {
     }
 }
 
+/// P3: to reset one setting leaves those alone that its client has set over what it asked for at its login.
+#[tokio::test]
+async fn one_reset_leaves_the_others() {
+    use crate::raw::{Raw, query};
+    let server = Postgres::start().await;
+    for mode in ["transaction", "session"] {
+        let pooler = Pooler::start(&server, Setup { mode, ..Setup::default() }).await;
+        let more = [("work_mem", "77kB"), ("lock_timeout", "7s")];
+        let mut raw = Raw::login_with(pooler.port, &more).await;
+        raw.ask(&query("set work_mem = '99kB'")).await;
+        raw.ask(&query("set lock_timeout = '9s'")).await;
+        raw.ask(&query("reset lock_timeout")).await;
+        let show = "select current_setting('work_mem') || ' ' || current_setting('lock_timeout')";
+        let (_, answer) = raw.ask(&query(show)).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.contains("99kB 7s"), "{mode}: {answer}");
+        pooler.end().await;
+    }
+}
+
 /// P3: what only lives in a server's session stays with its client and is gone when it leaves:
 /// temporary tables, advisory locks, cursors, listeners, PREPARE.
 #[tokio::test]
