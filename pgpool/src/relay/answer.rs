@@ -165,6 +165,7 @@ impl Answer<'_> {
         if matches!(reply, Reply::Drop) {
             // The query that made the server this client's own.
             self.client.take_reported(&self.server.variables);
+            self.server.variables.take_unreported(&self.client.variables);
             return Ok(false);
         }
         self.server.ready(self.client, status);

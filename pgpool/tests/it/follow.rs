@@ -182,6 +182,28 @@ async fn one_reset_leaves_the_others() {
     }
 }
 
+/// P3: an unnamed statement that comes in one packet with `RESET` is there for the Bind that follows.
+#[tokio::test]
+async fn an_unnamed_statement_outlives_a_reset() {
+    use crate::raw::{Raw, bare, bind, execute, parse, query, tags};
+    let server = Postgres::start().await;
+    for mode in ["transaction", "session"] {
+        let pooler = Pooler::start(&server, Setup { mode, ..Setup::default() }).await;
+        let mut raw = Raw::login_with(pooler.port, &[("work_mem", "77kB")]).await;
+        for reset in ["reset all", "reset work_mem", "discard all"] {
+            let all = [query(reset), parse("", "select current_setting('work_mem')"), bare(b'S')];
+            raw.send(&all.concat()).await;
+            assert_eq!(tags(&raw.until_ready(2).await), "CZ1Z", "{mode}: {reset}");
+            let run = [bind("", "", &[]), execute("", 0), bare(b'S')].concat();
+            let (said, answer) = raw.ask(&run).await;
+            assert_eq!(said, "2DCZ", "{mode}: {reset}");
+            assert!(String::from_utf8_lossy(&answer).contains("77kB"), "{mode}: {reset}");
+        }
+        drop(raw);
+        pooler.end().await;
+    }
+}
+
 /// P3: what only lives in a server's session stays with its client and is gone when it leaves:
 /// temporary tables, advisory locks, cursors, listeners, PREPARE.
 #[tokio::test]
