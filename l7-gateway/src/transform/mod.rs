@@ -206,7 +206,7 @@ pub struct Passage {
     /// Values of the answer's headers, in the order in which they are set.
     values: Vec<Option<HeaderValue>>,
     /// Texts of the answer's body, likewise.
-    texts: Vec<Option<String>>,
+    pub(crate) texts: Vec<Option<String>>,
 }
 
 impl Changes {

@@ -404,6 +404,21 @@ async fn nobody_is_told_what_another_was() {
         ("X-A: 1", "/d/1?user=1", "Authorization: Bearer two\r\nX-Shop: 7\r\n", false),
         ("X-A: 1", "/d/1?user=1", "Authorization: Bearer one\r\nCookie: a=b\r\n", false),
         ("Vary: X-Shop", "/d/1?user=1", "Authorization: Bearer one\r\nX-Shop: 8\r\n", false),
+        // A service need not say what it goes by, nor does this gateway know where its keys stand.
+        ("X-A: 1", "/d/1?user=1", "Authorization: Bearer one\r\nX-Shop: 8\r\n", false),
+        (
+            "X-A: 1",
+            "/d/1?user=1",
+            "Authorization: Bearer one\r\nX-Shop: 7\r\nX-Api-Key: k\r\n",
+            false,
+        ),
+        ("X-A: 1", "/d/1?user=1", "X-Shop: 7\r\nAuthorization: Bearer one\r\n", true),
+        (
+            "X-A: 1",
+            "/d/1?user=1",
+            "traceparent: 00-11111111111111111111111111111111-2222222222222222-01\r\nAuthorization: Bearer one\r\nX-Shop: 7\r\n",
+            true,
+        ),
         ("Vary: *", "/d/1?user=1", MINE, false),
         ("Cache-Control: private, no-store", "/d/1?user=1", MINE, false),
     ] {

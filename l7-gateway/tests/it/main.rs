@@ -65,6 +65,7 @@ mod services2;
 mod signals;
 mod split;
 mod store_loss;
+mod stands_in;
 mod traces;
 mod traffic;
 mod transcode;

@@ -229,3 +229,45 @@ async fn a_handshake_under_way_is_finished() {
     })
     .await;
 }
+
+/// G3, G16: what one client's certificate was told of stands in for no other's, whatever services are told of it.
+#[tokio::test]
+async fn certificates_tell_callers_apart() {
+    local(async {
+        for told in ["", ", transform: { request: { headers: { set: { x-of: '${principal}' } } } }"]
+        {
+            let folder = folder();
+            let mut pems = String::new();
+            let mut client = |uri: &str| {
+                somebody(folder.path(), uri);
+                let pem = std::fs::read_to_string(folder.path().join("me.pem"));
+                pems.push_str(&pem.expect("written"));
+                trusting(folder.path(), true)
+            };
+            let (cart, shop) = (client("spiffe://a.example/cart"), client("spiffe://a.example/shop"));
+            std::fs::write(folder.path().join("both.pem"), pems).expect("written");
+            let fake = Fake::script(|connection, n| match (connection, n) {
+                (1, 1) => Act::Answer("\"mine\""),
+                _ => Act::Hang,
+            })
+            .await;
+            let text = text("127.0.0.1:0", fake.address, "api");
+            let text = text.replace("api.key }] }", "api.key }], client-ca: file:both.pem }");
+            let route = format!(
+                "path: /*{told}, aggregate: {{ calls: {{ a: {{ to: user, path: /a, on-failure: last-good }} }} }}"
+            );
+            let text = text.replace("path: /*, to: user", &route);
+            let rig = Rig::new(&parse(&text, folder.path()));
+            let mut cart = connect(&rig, cart).await.expect("a handshake");
+            let mut shop = connect(&rig, shop).await.expect("a handshake");
+            let whole = "content-length: 12\r\n";
+            let first = get(&mut cart, "api.example").await.expect("an answer");
+            assert!(first.contains(whole) && !first.contains("x-partial-failure"), "{first}");
+            let other = get(&mut shop, "api.example").await.expect("an answer");
+            assert!(other.contains("content-length: 2\r\n"), "{told}: {other}");
+            let same = get(&mut cart, "api.example").await.expect("an answer");
+            assert!(same.contains(whole) && same.contains("x-partial-failure"), "{told}: {same}");
+        }
+    })
+    .await;
+}

@@ -211,6 +211,13 @@ impl Dispatch {
             Ok((head, passage)) => (Rc::new(head), passage),
             Err(fails) => return (index, Err((fails, None))),
         };
+        let last = (call.failing == Failing::LastGood).then(|| {
+            let texts = passage.as_ref().map(|passage| passage.texts.as_slice());
+            let filled = format!("{:?}", texts.unwrap_or_default()).into();
+            let caller = (x, input.grant.caller().identity());
+            let key = self.snapshot.last_good.key((id, index), caller, (&head, filled))?;
+            Some((key, Rc::clone(&head)))
+        });
         let asked = async {
             let head = Rc::clone(&head);
             let plan = self.planned_to(x, call.to, input).ok_or(Halt::from(Kind::NoRoute))?;
@@ -236,11 +243,7 @@ impl Dispatch {
             Ok(outcome) => outcome,
             Err(_) => Err(Fails::Late),
         };
-        let last = (call.failing == Failing::LastGood).then_some(head).and_then(|head| {
-            let caller = input.grant.caller().identity();
-            Some((self.snapshot.last_good.key((id, index), caller, &head)?, head))
-        });
-        let came = match (outcome, last) {
+        let came = match (outcome, last.flatten()) {
             (Ok((headers, bytes)), last) => {
                 if let Some((key, head)) = last {
                     self.snapshot.last_good.keep(key, &head.headers, &headers, &bytes);

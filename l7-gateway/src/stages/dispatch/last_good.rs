@@ -12,15 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::tls::principal::Principal;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use topology::answers::{AggregateId, Call, Failing};
 use topology::gateway::{Group, Route, RouteTo, UpstreamId};
 
 use super::cache::judge;
 use crate::cache_control::Control;
-use crate::exchange::Identity;
+use crate::exchange::{Exchange, Identity};
+use crate::stages::request_transform::PROOF;
 
 /// What callers were told last, as one snapshot sees it.
 #[derive(Debug)]
@@ -63,15 +65,23 @@ struct Last {
 pub(super) struct Key {
     aggregate: Mark,
     call: usize,
-    caller: Option<Box<str>>,
+    /// Who asks, as far as this gateway knows.
+    caller: Box<str>,
     /// What it asks for.
     uri: Box<str>,
-    /// What is known of who asks where this gateway has asked nobody, and what services go by beside.
-    shown: Vec<Option<Vec<u8>>>,
+    /// All that its service is told beside, whoever has put it there: a client, a filter or this gateway.
+    told: Box<[u8]>,
+    /// What the service's change puts into its answer.
+    filled: Box<str>,
 }
 
-/// Fields by which services know who asks, and for whom.
-const SHOWN: [HeaderName; 3] = [header::AUTHORIZATION, header::COOKIE, header::HOST];
+/// Fields that are another request's whoever asks. What the signed identity says of a caller stands in the key itself.
+const OF_ONE: [HeaderName; 4] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    PROOF,
+];
 
 /// How long an answer stands in for a newer one.
 const FRESH: Duration = Duration::from_secs(600);
@@ -85,13 +95,36 @@ const ENTRY: usize = 256;
 
 impl Key {
     fn size(&self) -> usize {
-        let shown = self.shown.iter().flatten().map(Vec::len).sum::<usize>();
-        self.uri.len() + self.caller.as_ref().map_or(0, |caller| caller.len()) + shown
+        self.uri.len() + self.caller.len() + self.told.len() + self.filled.len()
     }
 }
 
 impl LastGood {
     /// For a snapshot; what `before` knows of aggregates that stay the same is known on.
+/// Who asks: more than a name where the same user may come by several ways, and may do less by one of them.
+fn described_caller(x: &Exchange, caller: Option<&Identity>) -> Box<str> {
+    let identity = caller.map(|one| {
+        let may = (one.scopes(), one.roles(), one.plan());
+        (one.voucher(), one.subject(), one.consumer(), may)
+    });
+    format!("{:?} {identity:?}", x.peer.principal().map(Principal::as_str)).into()
+}
+
+/// Fields as they are sent, in an order that does not depend on who wrote them first.
+fn told(headers: &HeaderMap) -> Box<[u8]> {
+    let mut names: Vec<&HeaderName> =
+        headers.keys().filter(|name| !OF_ONE.contains(name)).collect();
+    names.sort_unstable_by_key(|name| name.as_str());
+    let mut all = Vec::new();
+    for name in names {
+        for value in headers.get_all(name) {
+            // Neither stands in a name or a value (RFC 9110 §5.1, §5.5): no two requests are one text.
+            all.extend([name.as_str().as_bytes(), b":", value.as_bytes(), b"\n"].concat());
+        }
+    }
+    all.into()
+}
+
     pub fn new(group: &Group, before: Option<&Self>) -> Self {
         let all = before.map_or_else(Arc::default, |before| Arc::clone(&before.all));
         let known = |text: &str| {
@@ -118,19 +151,22 @@ impl LastGood {
         }
     }
 
-    /// Which call it is, as it is sent; `None`: nothing is kept of it.
+    /// Which call it is, as it is sent, and with what its answer is filled; `None`: nothing is kept of it.
     pub(super) fn key(
         &self,
         (aggregate, call): (AggregateId, usize),
-        caller: Option<&Identity>,
-        head: &Parts,
+        (x, caller): (&Exchange, Option<&Identity>),
+        (head, filled): (&Parts, Box<str>),
     ) -> Option<Key> {
         let (_, aggregate) = self.marks.get(&aggregate)?;
-        let caller =
-            caller.map(|identity| format!("{:?} {}", identity.voucher(), identity.subject()));
-        let uri = head.uri.to_string().into();
-        let shown = SHOWN.iter().map(|name| judge::said(&head.headers, name)).collect();
-        Some(Key { aggregate: *aggregate, call, caller: caller.map(Into::into), uri, shown })
+        let (caller, uri) = (described_caller(x, caller), head.uri.to_string().into());
+        let told = told(&head.headers);
+        Some(Key { aggregate: *aggregate, call, caller, uri, told, filled })
+    }
+
+    /// The call's service has another word by now.
+    pub(super) fn forget(&self, key: &Key) {
+        self.shard(key).remove(key);
     }
 
     /// Keeps what a call was answered, unless its service says that nobody may.

@@ -38,7 +38,8 @@ use crate::transform::{self, Changes, Passage, Passed, Refused, TransformError};
 pub mod judged;
 pub mod proof;
 
-const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
+/// Who calls, signed.
+pub const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
