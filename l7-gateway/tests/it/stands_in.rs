@@ -97,3 +97,43 @@ async fn what_is_filled_in_is_the_callers_own() {
     })
     .await;
 }
+
+/// G16: who is refused, or told that there is nothing any more, is told so, and what was there before is forgotten; what
+/// says nothing of the thing itself is no such word (RFC 5861 §4).
+#[tokio::test]
+async fn a_services_word_ends_what_stood_in() {
+    for (status, stands_in) in [
+        (302, false),
+        (400, false),
+        (401, false),
+        (403, false),
+        (404, false),
+        (410, false),
+        (408, true),
+        (429, true),
+        (500, true),
+        (502, true),
+        (503, true),
+        (504, true),
+    ] {
+        local(async {
+            let (fake, act) = acting(Act::Answer("\"mine\"")).await;
+            let lines = format!("    routes:\n      - {{ path: /d, {AGGREGATE} }}");
+            let rig = Rig::new(&topology(&services(&fake), &lines));
+            rig.get("/d", "").await;
+            let told = format!("HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\n{{}}");
+            let told = Act::Keep(Box::leak(told.into_boxed_str()));
+            for next in [told, Act::Hang] {
+                act.set(next);
+                let answer = rig.get("/d", "").await;
+                let wanted = if stands_in { "{\"a\":\"mine\"}" } else { "{}" };
+                assert!(
+                    answer.ends_with(&format!("\r\n\r\n{wanted}")),
+                    "{status} {next:?}: {answer}"
+                );
+                assert!(answer.contains("x-partial-failure: a\r\n"), "{status}: {answer}");
+            }
+        })
+        .await;
+    }
+}

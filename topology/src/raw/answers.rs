@@ -67,9 +67,11 @@ section! {
         /// How long it may take. Default: 1s.
         may "timeout" timeout: Typed<Time>,
         /// What happens when it fails, is late, or is answered by anything but JSON and 200 to 299: `fail` (the
-        /// whole fails), `omit` (its member is missing), or `last-good` (what the same caller was last told, at most
-        /// 10 minutes before, else it is missing; all workers know it, also after a reload that leaves route, calls
-        /// and callers as they are; of 64 KiB each and 16 MiB in all). Default: fail.
+        /// whole fails), `omit` (its member is missing), or `last-good` (what the same caller was last told of the same
+        /// request, all its headers included, at most 10 minutes before, else it is missing, as it is where the service
+        /// answers 300 to 499 but for 408 and 429: that counts, and what it said before is forgotten; all workers know
+        /// it, also after a reload that leaves route, calls and callers as they are; of 64 KiB each, at most 16384 and
+        /// 16 MiB in all, beyond which a few of them go). Default: fail.
         may "on-failure" on_failure: Typed<Text>,
         /// JSON that stands in for a failed call's answer, in place of `on-failure`. Default: none.
         may "default" default: Typed<Text>,

@@ -250,6 +250,11 @@ impl Dispatch {
                 }
                 Ok(bytes)
             }
+            // It is its service's word: what was said before it is true no more.
+            (Err(fails), Some((key, _))) if !fails.is_passing() => {
+                self.snapshot.last_good.forget(&key);
+                Err((fails, None))
+            }
             (Err(fails), Some((key, head))) => {
                 let known = self.snapshot.last_good.find(&key, &head.headers);
                 let fits = |bytes: &Bytes| Share::new(left).keep(bytes.len());

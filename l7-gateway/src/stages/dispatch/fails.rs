@@ -53,6 +53,15 @@ impl Fails {
         }
     }
 
+    /// Whether it says nothing of what was asked for, and an older answer may stand in: RFC 5861 §4 has that for 500, 502,
+    /// 503 and 504. A service that is asked too often or waited too long is no other.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Told(status, _) => matches!(status.as_u16(), 408 | 429 | 500..),
+            _ => true,
+        }
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Late => Kind::UpstreamTimeout,

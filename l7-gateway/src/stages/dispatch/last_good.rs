@@ -174,8 +174,7 @@ fn told(headers: &HeaderMap) -> Box<[u8]> {
         let names = judge::vary(told).filter(|_| !Control::of(told).has("no-store"));
         let Some(names) = names.filter(|_| body.len() <= LARGEST) else {
             // Nor is what was told before any longer what it was last told.
-            self.shard(&key).remove(&key);
-            return;
+            return self.forget(&key);
         };
         let said = |name: HeaderName| {
             let value = judge::said(asked, &name);
