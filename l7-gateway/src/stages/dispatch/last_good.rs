@@ -92,6 +92,8 @@ const MOST: usize = 1024;
 const LARGEST: usize = 64 << 10;
 /// Bytes that an entry takes beside its texts, about.
 const ENTRY: usize = 256;
+/// Of so many entries one goes where there is no room: looking through them is paid once for all that go.
+const SHARE: usize = 16;
 
 impl Key {
     fn size(&self) -> usize {
@@ -99,8 +101,6 @@ impl Key {
     }
 }
 
-impl LastGood {
-    /// For a snapshot; what `before` knows of aggregates that stay the same is known on.
 /// Who asks: more than a name where the same user may come by several ways, and may do less by one of them.
 fn described_caller(x: &Exchange, caller: Option<&Identity>) -> Box<str> {
     let identity = caller.map(|one| {
@@ -125,6 +125,8 @@ fn told(headers: &HeaderMap) -> Box<[u8]> {
     all.into()
 }
 
+impl LastGood {
+    /// For a snapshot; what `before` knows of aggregates that stay the same is known on.
     pub fn new(group: &Group, before: Option<&Self>) -> Self {
         let all = before.map_or_else(Arc::default, |before| Arc::clone(&before.all));
         let known = |text: &str| {
@@ -216,20 +218,24 @@ impl Shard {
         }
     }
 
-    fn retain(&mut self, stays: impl Fn(&Key, &Last) -> bool) {
+    fn retain(&mut self, mut stays: impl FnMut(&Key, &Last) -> bool) {
         self.known.retain(|key, last| stays(key, last));
         self.bytes = self.known.values().map(|last| last.size).sum();
     }
 
     fn insert(&mut self, key: Key, last: Last) {
         self.remove(&key);
+        if last.size > ROOM {
+            return;
+        }
         let full = |shard: &Self| shard.bytes + last.size > ROOM || shard.known.len() >= MOST;
         if full(self) {
             self.retain(|_, old| old.since.elapsed() < FRESH);
         }
-        if full(self) {
-            // Rare, and simpler than an order of ages: everybody begins anew.
-            self.retain(|_, _| false);
+        while full(self) {
+            // Simpler than an order of ages; nobody outside knows which ones come first.
+            let mut few = (self.known.len() / SHARE).max(1);
+            self.retain(|_, _| few.checked_sub(1).map(|left| few = left).is_none());
         }
         self.bytes += last.size;
         self.known.insert(key, last);
@@ -261,4 +267,46 @@ fn described(group: &Group, route: &Route, id: AggregateId) -> Option<String> {
         "{:?} {calls:?} {told:?} {:?} {issuers:?} {keys:?}",
         route.name, route.policy.auth
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(call: usize) -> Key {
+        let [caller, uri, filled] = ["", "", ""].map(Box::from);
+        Key { aggregate: Mark(0), call, caller, uri, told: Box::default(), filled }
+    }
+
+    fn last(size: usize) -> Last {
+        Last { body: Bytes::new(), since: Instant::now(), asked: Vec::new(), size }
+    }
+
+    /// G16: where there is no room a few go, and all others are known on.
+    #[test]
+    fn a_few_go_where_there_is_no_room() {
+        let mut shard = Shard::default();
+        for call in 0..10 * MOST {
+            shard.insert(key(call), last(ENTRY));
+            assert!(shard.known.contains_key(&key(call)), "{call}");
+            assert!(shard.known.len() <= MOST, "{call}");
+            assert!(
+                call < MOST || shard.known.len() > MOST - MOST / SHARE,
+                "{}",
+                shard.known.len()
+            );
+            assert_eq!(shard.bytes, shard.known.len() * ENTRY);
+        }
+        let before = shard.known.len();
+        shard.insert(key(0), last(LARGEST));
+        assert!(shard.bytes <= ROOM && shard.known.len() <= before + 1);
+        for call in 0..100 {
+            shard.insert(key(call), last(LARGEST + ENTRY));
+            assert!(shard.bytes <= ROOM && shard.known.contains_key(&key(call)), "{call}");
+        }
+        assert!(shard.known.len() > 10, "{}", shard.known.len());
+        let before = shard.known.len();
+        shard.insert(key(7000), last(ROOM + 1));
+        assert_eq!(shard.known.len(), before);
+    }
 }
