@@ -273,8 +273,8 @@ pub struct RoutePolicy {
 pub struct Consumer {
     /// Its name.
     pub name: String,
-    /// What tokens call it.
-    pub claimed: Vec<String>,
+    /// What tokens of whom call it.
+    pub claimed: Vec<(IssuerId, String)>,
     /// What is changed of its requests and answers.
     pub transform: Option<Transform>,
     /// Who sees its requests that are to go on.

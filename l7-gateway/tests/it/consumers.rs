@@ -129,3 +129,51 @@ async fn limits_and_rules_know_one_consumer_in_all_its_forms() {
     })
     .await;
 }
+
+/// G5, G7: an issuer names the consumers that the file gives it, and nobody else's.
+#[tokio::test]
+async fn an_issuer_names_no_other_ones_consumers() {
+    local(async {
+        let (issuers, fake) = (Issuers::new(), Fake::new(Act::Answer("x")).await);
+        let lines = issuers.gateway(
+            "    identity-headers: [consumer]
+    consumers:
+      acme: { claimed-as: { riders: [acme, app-7] } }
+      zeta: { claimed-as: { drivers: app-7 } }
+      keys: { claimed-as: {} }
+    routes:
+      - { path: /both, to: user, auth: [riders, drivers] }",
+        );
+        let lines = lines
+            .replace("user: userId", "user: userId, consumer: client_id")
+            .replace("algorithms: [RS256]", "algorithms: [RS256], consumer: azp");
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = Rig::new(&topology(&services, &lines));
+        let ridden = |name: &str| {
+            bearer(&issuers.riders.token("ES256", None, &rider(json!({ "client_id": name }))))
+        };
+        let driven = |name: &str| {
+            let claims = json!({
+                "iss": "https://drivers.example", "aud": "api", "exp": crate::authn::now() + 300,
+                "sub": "7", "azp": name, "client_id": "acme",
+            });
+            bearer(&issuers.drivers.token("RS256", None, &claims))
+        };
+        for (lines, consumer) in [
+            (ridden("acme"), Some("acme")),
+            (ridden("app-7"), Some("acme")),
+            (ridden("zeta"), None),
+            (ridden("keys"), None),
+            (driven("app-7"), Some("zeta")),
+            (driven("acme"), None),
+            (driven("zeta"), None),
+            (driven("keys"), None),
+        ] {
+            let answer = rig.get("/both", &lines).await;
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{lines}: {answer}");
+            let last = fake.seen.last();
+            assert_eq!(sent(&last, "x-consumer"), consumer, "{lines}: {last}");
+        }
+    })
+    .await;
+}

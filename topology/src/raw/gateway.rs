@@ -207,7 +207,8 @@ section! {
         /// The claim that names the user. Default: `sub`.
         may "user" user: Typed<Text>,
         /// The claim that names the consumer, `client_id` or `azp`: one of `consumers`, by its name or as that is
-        /// `claimed-as`. A token that names nobody there has none. Default: its tokens name no consumer.
+        /// `claimed-as`, which says whose tokens are meant where several issuers have this. A token that names nobody
+        /// there has none. Default: its tokens name no consumer.
         may "consumer" consumer: Typed<Text>,
         /// The claim with the scopes, a text with spaces or a list. Default: `scope`.
         may "scope" scope: Typed<Text>,

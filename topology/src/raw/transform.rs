@@ -2,11 +2,15 @@
 //!
 //! Invariant: none beyond `raw`'s.
 
+use schemars::{Schema, SchemaGenerator, json_schema};
+
 use crate::raw::schema::section;
 use crate::raw::{
-    Choice, Compress, External, Named, OneOrMany, Refused, Text, Typed, ValidateChoice,
+    Choice, Compress, External, Findings, FromTree, Named, OneOrMany, Refused, Spot, Text, Typed,
+    ValidateChoice,
 };
 use crate::template::Template;
+use crate::tree::{Kind, Tree};
 use crate::units::Size;
 
 section! {
@@ -100,8 +104,10 @@ section! {
 section! {
     /// What holds for a consumer, wherever it calls.
     Consumer {
-        /// What tokens call it, in the claim that their issuer's `consumer` names. Default: its name.
-        may "claimed-as" claimed: OneOrMany<Typed<Text>>,
+        /// What tokens call it, in the claim that their issuer's `consumer` names; where several issuers have one, by
+        /// issuer, `{ own: [app-1, app-2] }`: those that do not stand there never name it, with `{}` none does. Default:
+        /// its name, where one issuer has `consumer`.
+        may "claimed-as" claimed: Claimed,
         /// What is changed of its requests and answers. Default: nothing.
         may "transform" transform: Transform,
         /// Who sees its requests after whom `defaults` name and before those of routes and upstreams. Default: nobody.
@@ -115,5 +121,26 @@ section! {
         /// Not here: a browser asks before it shows who calls. Cross-origin rules stand in `defaults`, routes and
         /// upstreams. Default: never.
         may "cors" cors: Refused,
+    }
+}
+
+/// Texts of the only issuer that names consumers, or those of each.
+#[derive(Debug)]
+pub(crate) enum Claimed {
+    Alike(OneOrMany<Typed<Text>>),
+    ByIssuer(Named<OneOrMany<Typed<Text>>>),
+}
+
+impl FromTree for Claimed {
+    fn from_tree(tree: &Tree, at: &Spot, out: &mut Findings) -> Option<Self> {
+        match tree.kind {
+            Kind::Map(_) => Named::from_tree(tree, at, out).map(Self::ByIssuer),
+            _ => OneOrMany::from_tree(tree, at, out).map(Self::Alike),
+        }
+    }
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let texts = OneOrMany::<Typed<Text>>::schema(generator);
+        json_schema!({ "anyOf": [texts, { "type": "object", "additionalProperties": texts }] })
     }
 }

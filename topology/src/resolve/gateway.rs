@@ -65,8 +65,7 @@ pub(super) fn group(entry: Entry<raw::GatewayGroup>, names: &Names, out: &mut Fi
     leads.upstreams.unused(out);
     let drain = drain(raw.drain);
     let kept = routes.iter().any(|(route, _)| route.cache.is_some());
-    let claims = policies.names_consumers(None);
-    let consumers = consumers(raw.consumers, (certificates, claims), names, out);
+    let consumers = consumers(raw.consumers, (certificates, &policies), names, out);
     let (issuers, api_keys, limits) = policies.finish(&routes, out);
     let device_claim = raw.device_claim.map(|typed| typed.value.0);
     let device_cookie =
@@ -309,7 +308,7 @@ fn of_one<'r>(
 ) -> Scope<'r> {
     let certificates = policies.certificates;
     let tokens = match &policy.auth {
-        Auth::Asked(ways) if policies.names_consumers(Some(&ways.issuers)) => Tokens::OfConsumers,
+        Auth::Asked(ways) if policies.names_consumers(&ways.issuers) => Tokens::OfConsumers,
         _ => Tokens::OfUsers,
     };
     let auth = Some(&policy.auth);

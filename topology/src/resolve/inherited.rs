@@ -5,8 +5,8 @@
 use crate::answers::{Attached, Compress, Maintenance, SecurityHeaders, Word};
 use crate::contract::Contract;
 use crate::external::External;
-use crate::gateway::Consumer;
-use crate::raw::{self, Entry, Findings, Named};
+use crate::gateway::{Consumer, IssuerId};
+use crate::raw::{self, Entry, Findings, Named, Spot};
 use crate::resolve::answers;
 use crate::resolve::certificates::Certificates;
 use crate::resolve::contract::contract;
@@ -84,28 +84,72 @@ pub(super) fn unmatched(
     policies.defaults(raw, out)
 }
 
-/// What holds for consumers, and what tokens call them (`claims`: some issuer's do); each of those names is one's alone.
+/// What one consumer is called by tokens of an issuer, and where that stands.
+type Calling = (IssuerId, String, Spot);
+
+/// What tokens of whom call a consumer of this name. One issuer has no say about another's consumers: where there are
+/// several, the file says whose word counts.
+fn claimed(
+    raw: Option<raw::Claimed>,
+    (name, spot): (&str, Spot),
+    policies: &Policies,
+    out: &mut Findings,
+) -> Vec<Calling> {
+    let naming: Vec<_> = policies.naming().collect();
+    let all: Vec<(String, Spot)> = match raw {
+        Some(raw::Claimed::ByIssuer(by)) => {
+            let mut all = Vec::new();
+            for Entry { name, spot, value } in by {
+                match naming.iter().find(|(_, known)| *known == name) {
+                    Some((id, _)) => {
+                        all.extend(value.0.into_iter().map(|text| (*id, text.value.0, text.spot)));
+                    }
+                    None if policies.is_broken(&name) => {}
+                    None => {
+                        let known = naming.iter().map(|(_, known)| *known);
+                        out.unknown(&spot, "issuer with `consumer`", &name, known);
+                    }
+                }
+            }
+            return all;
+        }
+        Some(raw::Claimed::Alike(all)) => {
+            all.0.into_iter().map(|text| (text.value.0, text.spot)).collect()
+        }
+        None => vec![(name.to_owned(), spot)],
+    };
+    match (naming.as_slice(), all.first()) {
+        ([(id, _)], _) => all.into_iter().map(|(text, at)| (*id, text, at)).collect(),
+        ([(_, first), (_, second), ..], Some((text, at))) => {
+            let what = format!("tokens of `{first}` and of `{second}` would both mean `{name}`");
+            out.error(at, what).allowed(format!(
+                "`claimed-as: {{ {first}: {text} }}`, or one for each; `claimed-as: {{}}` where no token names it"
+            ));
+            Vec::new()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What holds for consumers, and what tokens call them; each of those names is one's alone.
 pub(super) fn consumers(
     raw: Option<Named<raw::Consumer>>,
-    (certificates, claims): (Certificates, bool),
+    (certificates, policies): (Certificates, &Policies),
     names: &Names,
     out: &mut Findings,
 ) -> Vec<Consumer> {
-    let mut taken: Vec<(String, String)> = Vec::new();
+    let mut taken: Vec<(IssuerId, String, String)> = Vec::new();
     let each = |Entry { name, spot, value: raw }: Entry<raw::Consumer>| {
-        let claimed = match raw.claimed {
-            Some(all) => all.0.into_iter().map(|typed| (typed.value.0, typed.spot)).collect(),
-            None => vec![(name.clone(), spot)],
-        };
-        for (value, at) in &claimed {
-            let other = taken.iter().find(|(known, _)| known == value);
-            if let Some((_, other)) = other.filter(|_| claims) {
+        let claimed = claimed(raw.claimed, (&name, spot), policies, out);
+        for (id, value, at) in &claimed {
+            let other = taken.iter().find(|(by, known, _)| (by, known) == (id, value));
+            if let Some((_, _, other)) = other {
                 out.error(at, format!("tokens that say `{value}` mean `{other}` already"))
                     .allowed("each of `claimed-as` once; without it a consumer's name is its own");
             }
-            taken.push((value.clone(), name.clone()));
+            taken.push((*id, value.clone(), name.clone()));
         }
-        let claimed = claimed.into_iter().map(|(value, _)| value).collect();
+        let claimed = claimed.into_iter().map(|(id, value, _)| (id, value)).collect();
         if let Some(raw::Refused(at)) = raw.cors {
             // Fetch standard, "CORS-preflight fetch": it is made without credentials.
             out.error(&at, "a browser asks for cross-origin rules before it shows who calls")

@@ -130,11 +130,21 @@ impl Policies {
         self.policy(asked, None, out)
     }
 
-    /// Whether tokens of an issuer name consumers: of one of these, or of any.
-    pub(super) fn names_consumers(&self, ids: Option<&[IssuerId]>) -> bool {
-        let asked = |index| ids.is_none_or(|ids| ids.contains(&IssuerId(index)));
-        let names = |issuer: &Issuer| issuer.consumer_claim.is_some();
-        self.issuers.iter().enumerate().any(|(index, (issuer, _))| asked(index) && names(issuer))
+    /// Whether tokens of one of these issuers name consumers.
+    pub(super) fn names_consumers(&self, ids: &[IssuerId]) -> bool {
+        self.naming().any(|(id, _)| ids.contains(&id))
+    }
+
+    /// Issuers whose tokens name consumers.
+    pub(super) fn naming(&self) -> impl Iterator<Item = (IssuerId, &str)> {
+        let all = self.issuers.iter().enumerate();
+        let all = all.filter(|(_, (issuer, _))| issuer.consumer_claim.is_some());
+        all.map(|(index, (issuer, _))| (IssuerId(index), issuer.name.as_str()))
+    }
+
+    /// Whether an issuer of this name stands in the file, and is wrong.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        self.broken.iter().any(|known| known == name)
     }
 
     /// A route's policy, with what it inherits; warns where it looks forgotten.

@@ -129,8 +129,8 @@ pub struct Vouchers {
     pub denylist: Option<Arc<Denylist>>,
     /// Names of the claims that some rule reads or services are told.
     pub claims: Vec<Box<str>>,
-    /// Consumers that tokens may name, by what those call them.
-    consumers: HashMap<Box<str>, HeaderValue>,
+    /// By issuer: consumers that its tokens may name, by what those call them.
+    consumers: Vec<HashMap<Box<str>, HeaderValue>>,
 }
 
 /// Why they cannot be set up.
@@ -190,9 +190,10 @@ impl Vouchers {
         claims: &Map<String, Value>,
     ) -> Option<HeaderValue> {
         let claim = self.keys.source(id)?.issuer().consumer_claim.as_ref()?;
+        let known = self.consumers.get(id.0)?;
         match claims.get(claim)? {
-            Value::String(text) => self.consumers.get(text.as_str()).cloned(),
-            Value::Number(number) => self.consumers.get(number.to_string().as_str()).cloned(),
+            Value::String(text) => known.get(text.as_str()).cloned(),
+            Value::Number(number) => known.get(number.to_string().as_str()).cloned(),
             _ => None,
         }
     }
@@ -207,17 +208,19 @@ impl Vouchers {
     }
 }
 
-/// Consumers of a group, by what tokens call them; one that cannot stand in a header is none.
-fn consumers(group: &Group) -> HashMap<Box<str>, HeaderValue> {
-    let named = group.issuers.iter().any(|issuer| issuer.consumer_claim.is_some());
-    let all = group.consumers.iter().filter(|_| named);
-    let each = all.flat_map(|one| one.claimed.iter().map(move |claimed| (claimed, &one.name)));
-    let visible = |name: &str| name.bytes().all(|byte| byte.is_ascii_graphic());
-    let each = each.filter(|(_, name)| visible(name));
-    each.filter_map(|(claimed, name)| {
-        Some((claimed.as_str().into(), HeaderValue::from_str(name).ok()?))
-    })
-    .collect()
+/// Consumers of a group, for each issuer by what its tokens call them; one that cannot stand in a header is none.
+fn consumers(group: &Group) -> Vec<HashMap<Box<str>, HeaderValue>> {
+    let mut all = vec![HashMap::new(); group.issuers.len()];
+    for consumer in &group.consumers {
+        let visible = consumer.name.bytes().all(|byte| byte.is_ascii_graphic());
+        let Ok(name) = HeaderValue::from_str(&consumer.name) else { continue };
+        for (id, text) in consumer.claimed.iter().filter(|_| visible) {
+            if let Some(known) = all.get_mut(id.0) {
+                known.insert(text.as_str().into(), name.clone());
+            }
+        }
+    }
+    all
 }
 
 /// Names of the claims that rules of a group read or services are told, each once.

@@ -54,7 +54,7 @@ impl Scene {
             directories: vec![],
             denylist: None,
             claims: vec![],
-            consumers: HashMap::new(),
+            consumers: Vec::new(),
         };
         let authn = Authn::new(Arc::new(vouchers));
         Self { authn, riders, drivers, _folder: folder }
