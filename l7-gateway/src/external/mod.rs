@@ -235,6 +235,8 @@ enum Silence {
     Odd(String),
 }
 
+    /// It says more than it may, which a client's body can bring about: it is there, and nothing passes it by for that.
+    Large(String),
 impl Peer {
     fn new(url: &str, inquiry: Inquiry, observer: &Observer) -> Self {
         let (url, observer) = (url.into(), observer.clone());
@@ -339,6 +341,12 @@ impl Outside {
             UnansweredIs::Allowed => Some(Said::default()),
             UnansweredIs::Refused => None,
         }
+                Err(Silence::Large(cause)) => {
+                    if circuit.odd() {
+                        observer.emit(ExternalAway { url, cause: &cause });
+                    }
+                    return None;
+                }
     }
 
     async fn said(&self, question: Bytes, most: Option<u64>) -> Result<Said, Silence> {
@@ -360,16 +368,17 @@ impl Outside {
         };
         let Said::Continue(change) = &said else { return Ok(said) };
         match (change.body().map(|bytes| bytes.len() as u64), most) {
+            FetchError::TooLarge { .. } => Silence::Large(fault.to_string()),
             (Some(_), None) => {
                 Err(Silence::Odd("it changes a body that it was not told".to_owned()))
             }
             (Some(size), Some(most)) if size > most => {
-                Err(Silence::Odd(format!("its body is larger than {most} bytes")))
+                Err(Silence::Large(format!("its body is larger than {most} bytes")))
             }
             _ => Ok(said),
         }
     }
 }
 
-/// By how much a body may grow as a text of JSON, quotes and base64 included.
-const GROWTH: usize = 2;
+/// By how much a body may grow as a text of JSON: a control character is six (RFC 8259 §7), and so may others be.
+const GROWTH: usize = 6;

@@ -15,8 +15,8 @@ section! {
         must "url" url: Typed<Text>,
         /// How long an answer may take, at most 5s. Default: 200ms.
         may "timeout" timeout: Typed<Time>,
-        /// What becomes of requests while there is none: `refuse` (503) or `allow` (as if it were not there).
-        /// Default: `refuse`.
+        /// What becomes of requests while there is none: `refuse` (503) or `allow` (as if it were not there). One that
+        /// is too large is refused whatever stands here. Default: `refuse`.
         may "when-away" when_away: Typed<UnansweredIs>,
         /// Headers that it is told. Default: all but `Authorization`, `Cookie`, `Set-Cookie` and those of API keys.
         may "headers" headers: Vec<Typed<Text>>,
