@@ -518,7 +518,6 @@ impl From<ExternalError> for Halt {
             ExternalError::Away => Reply::new(Kind::FilterUnavailable).retry_after(1).into(),
             // The service has done what it was asked: nobody is invited to ask again.
             ExternalError::AnswerAway => Kind::AnswerUnfiltered.into(),
-            ExternalError::Body(fault) => DispatchError::Body(fault).into(),
         }
     }
 }

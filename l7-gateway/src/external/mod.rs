@@ -18,12 +18,12 @@ use tokio::time::Instant;
 use topology::external::External;
 use topology::gateway::{RouteTo, UnansweredIs};
 
-use crate::body::{AnswerBody, BodyFault, RequestBody};
+use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{Answered, Exchange, Identity, Request, RouteId, Stage};
 use crate::fetch::{FetchError, Inquiry, LONGEST_ANSWER};
 use crate::halt::{Halt, Kind, Reply};
 use crate::snapshot::Snapshot;
-use crate::transform::{TransformError, gathered, plain, stale};
+use crate::transform::{Refused, TransformError, gathered, plain, stale};
 use crate::{grpc, media};
 
 pub mod circuit;
@@ -43,9 +43,6 @@ pub enum ExternalError {
     /// Nor of the answer to what was carried out.
     #[error("nobody says what becomes of the answer")]
     AnswerAway,
-    /// The client's body.
-    #[error(transparent)]
-    Body(BodyFault),
 }
 
 /// Somebody who is asked.
@@ -235,9 +232,9 @@ enum Silence {
     Odd(String),
 }
 
+impl Peer {
     /// It says more than it may, which a client's body can bring about: it is there, and nothing passes it by for that.
     Large(String),
-impl Peer {
     fn new(url: &str, inquiry: Inquiry, observer: &Observer) -> Self {
         let (url, observer) = (url.into(), observer.clone());
         Self { url, inquiry, circuit: Circuit::default(), observer }
@@ -250,8 +247,8 @@ impl Outside {
         (&self.model, &self.secrets)
     }
 
-    /// The body that it is told; it goes on as it came.
-    async fn body(&self, request: &mut Request) -> Result<Option<Bytes>, BodyFault> {
+    /// The body that it is told, before any compression; it goes on as it came.
+    async fn body(&self, request: &mut Request) -> Result<Option<Bytes>, Refused> {
         let Some(most) = self.model.body.filter(|_| request.upgrade.is_none()) else {
             return Ok(None);
         };
@@ -259,9 +256,14 @@ impl Outside {
             return Ok(None);
         }
         let limits = request.body.limits();
-        let bytes = gathered(&mut request.body, most).await?;
+        let bytes = gathered(&mut request.body, most).await;
+        let bytes = bytes.map_err(|fault| Refused::Request(TransformError::Body(fault)))?;
         request.body = RequestBody::whole(bytes.clone(), limits);
-        Ok(Some(bytes))
+        // Nothing has no compressed form.
+        if bytes.is_empty() {
+            return Ok(Some(bytes));
+        }
+        plain(&request.headers, bytes, most).map(Some).map_err(Refused::Request)
     }
 
     /// Asks about an answer, and carries out what becomes of it; gives what stands in its place, if anything.
@@ -339,14 +341,14 @@ impl Outside {
         }
         match self.model.when_away {
             UnansweredIs::Allowed => Some(Said::default()),
-            UnansweredIs::Refused => None,
-        }
                 Err(Silence::Large(cause)) => {
                     if circuit.odd() {
                         observer.emit(ExternalAway { url, cause: &cause });
                     }
                     return None;
                 }
+            UnansweredIs::Refused => None,
+        }
     }
 
     async fn said(&self, question: Bytes, most: Option<u64>) -> Result<Said, Silence> {
@@ -366,9 +368,9 @@ impl Outside {
             StatusCode::NO_CONTENT => Said::default(),
             status => return Err(Silence::Odd(format!("it answers {status}"))),
         };
+            FetchError::TooLarge { .. } => Silence::Large(fault.to_string()),
         let Said::Continue(change) = &said else { return Ok(said) };
         match (change.body().map(|bytes| bytes.len() as u64), most) {
-            FetchError::TooLarge { .. } => Silence::Large(fault.to_string()),
             (Some(_), None) => {
                 Err(Silence::Odd("it changes a body that it was not told".to_owned()))
             }
