@@ -154,6 +154,17 @@ pub struct Ejection {
     pub most: Percent,
 }
 
+impl Upstream {
+    /// Whether it may be sent calls in gRPC, which need HTTP/2.
+    pub fn takes_calls(&self) -> bool {
+        match self.protocol {
+            UpstreamProtocol::Http1 => false,
+            UpstreamProtocol::Http2 => true,
+            UpstreamProtocol::Auto => self.tls.is_some(),
+        }
+    }
+}
+
 /// What a service speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {

@@ -17,6 +17,7 @@ use thiserror::Error;
 use tokio::time::Instant;
 use topology::external::External;
 use topology::gateway::{RouteTo, UnansweredIs};
+use topology::upstream::Upstream;
 
 use crate::body::{AnswerBody, RequestBody};
 use crate::exchange::{Answered, Exchange, Identity, Request, RouteId, Stage};
@@ -69,6 +70,8 @@ pub struct Externals {
     consumers: HashMap<Box<str>, Rc<Outside>>,
     routes: Vec<Option<Rc<Outside>>>,
     services: Vec<Option<Rc<Outside>>>,
+    /// Services that take calls in gRPC, as far as the file says.
+    calls: Vec<bool>,
     peers: Vec<Rc<Peer>>,
     /// Nobody is asked: for `explain`.
     hushed: Cell<bool>,
@@ -113,6 +116,7 @@ impl Externals {
             routes: group.routes.iter().map(|route| one(&route.external)).collect(),
             peers: Vec::new(),
             services: group.upstreams.iter().map(|upstream| one(&upstream.external)).collect(),
+            calls: group.upstreams.iter().map(Upstream::takes_calls).collect(),
             hushed: Cell::new(false),
         };
         all.peers = peers;
@@ -177,9 +181,12 @@ impl Externals {
         if self.hushed.get() {
             return Ok(());
         }
+        // What its client says alone would let any body pass unseen.
+        let calls = to.service().and_then(|id| self.calls.get(id.0)).copied();
+        let streams = x.grpc && calls.unwrap_or_default();
         for (place, one) in self.on(route, to, subject.caller) {
             x.passes(Stage::RequestTransform, "external", place);
-            let body = one.body(request).await.map_err(ExternalError::Body)?;
+            let body = if streams { None } else { one.body(request).await? };
             let question = told::request(x, request, one.model(), subject, body.as_deref());
             let most = body.as_ref().and(one.model.body);
             let said = one.ask(question, most).await.ok_or(ExternalError::Away)?;
@@ -228,13 +235,13 @@ fn streams(answered: &Answered) -> bool {
 enum Silence {
     /// It is not there, or too slow: it is to be left alone.
     Away(String),
+    /// It says more than it may, which a client's body can bring about: it is there, and nothing passes it by for that.
+    Large(String),
     /// It answers otherwise than it should, which one client's request can bring about: others go on asking.
     Odd(String),
 }
 
 impl Peer {
-    /// It says more than it may, which a client's body can bring about: it is there, and nothing passes it by for that.
-    Large(String),
     fn new(url: &str, inquiry: Inquiry, observer: &Observer) -> Self {
         let (url, observer) = (url.into(), observer.clone());
         Self { url, inquiry, circuit: Circuit::default(), observer }
@@ -334,6 +341,12 @@ impl Outside {
                 }
                 Err(Silence::Away(cause)) => (cause, circuit.fail(turn, Instant::now())),
                 Err(Silence::Odd(cause)) => (cause, circuit.odd()),
+                Err(Silence::Large(cause)) => {
+                    if circuit.odd() {
+                        observer.emit(ExternalAway { url, cause: &cause });
+                    }
+                    return None;
+                }
             };
             if new {
                 observer.emit(ExternalAway { url, cause: &cause });
@@ -341,12 +354,6 @@ impl Outside {
         }
         match self.model.when_away {
             UnansweredIs::Allowed => Some(Said::default()),
-                Err(Silence::Large(cause)) => {
-                    if circuit.odd() {
-                        observer.emit(ExternalAway { url, cause: &cause });
-                    }
-                    return None;
-                }
             UnansweredIs::Refused => None,
         }
     }
@@ -361,6 +368,7 @@ impl Outside {
             FetchError::Connect { .. } | FetchError::Timeout { .. } => {
                 Silence::Away(fault.to_string())
             }
+            FetchError::TooLarge { .. } => Silence::Large(fault.to_string()),
             _ => Silence::Odd(fault.to_string()),
         })?;
         let said = match answer.status() {
@@ -368,7 +376,6 @@ impl Outside {
             StatusCode::NO_CONTENT => Said::default(),
             status => return Err(Silence::Odd(format!("it answers {status}"))),
         };
-            FetchError::TooLarge { .. } => Silence::Large(fault.to_string()),
         let Said::Continue(change) = &said else { return Ok(said) };
         match (change.body().map(|bytes| bytes.len() as u64), most) {
             (Some(_), None) => {

@@ -297,3 +297,44 @@ async fn trailers_pass_without_the_forbidden() {
     })
     .await;
 }
+
+/// G2, G4: a call is no body that anybody could wait for: a filter is told of it alone. What only says that it is one, to a
+/// service that takes none, is told whole.
+#[tokio::test]
+async fn filters_do_not_hold_calls() {
+    local(async {
+        let filter = Fake::new(Act::Answer("{}")).await;
+        let lines = |protocol: &str| {
+            format!(
+                "    upstreams: {{ user: {{ protocol: {protocol} }} }}\n    routes:\n      - {{ path: /*, to: user, external: {{ url: \"http://{}/\", body: 64KiB, timeout: 5s }} }}",
+                filter.address
+            )
+        };
+        let told = || {
+            let last = filter.seen.last();
+            let (_, body) = last.split_once("\r\n\r\n").expect("a body");
+            serde_json::from_str::<serde_json::Value>(body).expect("JSON")
+        };
+        let fake = Fake2::new(100, |asked| Box::pin(echo(asked))).await;
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let secure = Secure::new(&services, &lines("http2"));
+        let mut client = secure.client().await;
+        let (head, mut to) = call(&mut client, "/shop.Cart/Watch", &[]);
+        to.send_data(message("one"), false).expect("open");
+        let mut body = head.await.expect("an answer").into_body();
+        assert_eq!(body.data().await.expect("open").expect("whole"), message("one"));
+        to.send_data(message("two"), true).expect("open");
+        assert_eq!(rest(&mut body).await.expect("an end").0, message("two"));
+        assert!(filter.seen.count() == 1 && told().get("body").is_none(), "{}", told());
+
+        let fake = Fake::new(Act::Answer("x")).await;
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let secure = Secure::new(&services, &lines("http1"));
+        let mut client = secure.client().await;
+        let (head, mut to) = call(&mut client, "/shop.Cart/Watch", &[]);
+        to.send_data(message("one"), true).expect("open");
+        head.await.expect("an answer");
+        assert_eq!(told()["body"], "\0\0\0\0\u{3}one");
+    })
+    .await;
+}

@@ -20,8 +20,8 @@ section! {
         may "when-away" when_away: Typed<UnansweredIs>,
         /// Headers that it is told. Default: all but `Authorization`, `Cookie`, `Set-Cookie` and those of API keys.
         may "headers" headers: Vec<Typed<Text>>,
-        /// Most bytes of a request's body, which it is then told whole and may change; a larger one is 413. Default:
-        /// it is told none.
+        /// Most bytes of a request's body, which it is then told whole, out of any compressed form, and may change; a
+        /// larger one is 413. Calls in gRPC to a service of HTTP/2 pass untold. Default: it is told none.
         may "body" body: Typed<Size>,
         /// Whether it is told of answers too. Default: false.
         may "answers" answers: Typed<Flag>,
