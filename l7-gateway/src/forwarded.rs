@@ -1,7 +1,7 @@
 //! `Forwarded` (RFC 7239): what proxies in front say in it, and what services are told. Not for whom to believe: stage 2
 //! does that. Called by stages 2 and 7.
 //!
-//! Invariant: a line that is not wholly lawful says nothing, and nothing that a client writes leaves its quotes.
+//! Invariant: of a line that is not wholly lawful nothing is believed, and nothing that a client writes leaves its quotes.
 
 use std::net::IpAddr;
 
@@ -12,18 +12,25 @@ use http::{HeaderMap, HeaderValue};
 const MOST: usize = 64;
 const OWS: [char; 2] = [' ', '\t'];
 
+/// A line that is needed is not lawful.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unlawful;
+
 /// What stands in `for` of the element that is so many from the right, 0 being the last. Lines on the left of those that
 /// are needed are not looked at.
-pub fn node(headers: &HeaderMap, mut back: usize) -> Option<String> {
+///
+/// # Errors
+/// Nobody knows what it says.
+pub fn node(headers: &HeaderMap, mut back: usize) -> Result<Option<String>, Unlawful> {
     for line in headers.get_all(FORWARDED).iter().rev() {
-        let mut elements = elements(line.to_str().ok()?)?;
+        let mut elements = line.to_str().ok().and_then(elements).ok_or(Unlawful)?;
         if back < elements.len() {
             let at = elements.len() - 1 - back;
-            return elements.swap_remove(at);
+            return Ok(elements.swap_remove(at));
         }
         back -= elements.len();
     }
-    None
+    Ok(None)
 }
 
 /// What `for` says in each element of a line (RFC 7239 §4); `None`: it is no such line.
@@ -105,7 +112,7 @@ pub fn element(client: IpAddr, host: &HeaderValue, scheme: &str) -> Option<Heade
 mod tests {
     use super::*;
 
-    fn found(lines: &[&str], back: usize) -> Option<String> {
+    fn found(lines: &[&str], back: usize) -> Result<Option<String>, Unlawful> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(FORWARDED, HeaderValue::from_bytes(line.as_bytes()).expect("a value"));
@@ -113,40 +120,42 @@ mod tests {
         node(&headers, back)
     }
 
-    /// G13: elements are counted from the right, over all lines; a line that is not lawful says nothing.
+    /// G13: elements are counted from the right, over all lines; a line that is not lawful is told from one that says
+    /// nothing.
     #[test]
     fn elements_are_read_or_nothing() {
         for (lines, back, node) in [
-            (&["for=192.0.2.60;proto=http;by=203.0.113.43"][..], 0, Some("192.0.2.60")),
-            (&["For=\"[2001:db8:cafe::17]:4711\""], 0, Some("[2001:db8:cafe::17]:4711")),
-            (&["for=192.0.2.43, for=198.51.100.17"], 0, Some("198.51.100.17")),
-            (&["for=192.0.2.43, for=198.51.100.17"], 1, Some("192.0.2.43")),
-            (&["for=192.0.2.43", "for=198.51.100.17"], 1, Some("192.0.2.43")),
-            (&["proto=http; FOR=\"a\\\"b, for=c\" ,, host=x"], 1, Some("a\"b, for=c")),
-            (&["for=unknown;;proto=http,"], 0, Some("unknown")),
+            (&["for=192.0.2.60;proto=http;by=203.0.113.43"][..], 0, Ok(Some("192.0.2.60"))),
+            (&["For=\"[2001:db8:cafe::17]:4711\""], 0, Ok(Some("[2001:db8:cafe::17]:4711"))),
+            (&["for=192.0.2.43, for=198.51.100.17"], 0, Ok(Some("198.51.100.17"))),
+            (&["for=192.0.2.43, for=198.51.100.17"], 1, Ok(Some("192.0.2.43"))),
+            (&["for=192.0.2.43", "for=198.51.100.17"], 1, Ok(Some("192.0.2.43"))),
+            (&["proto=http; FOR=\"a\\\"b, for=c\" ,, host=x"], 1, Ok(Some("a\"b, for=c"))),
+            (&["for=unknown;;proto=http,"], 0, Ok(Some("unknown"))),
             // What a client has written on a line of its own spoils nothing that is behind it.
-            (&["for=\"", "for=198.51.100.17"], 0, Some("198.51.100.17")),
-            (&["for=\"", "for=198.51.100.17"], 1, None),
-            (&["proto=http"], 0, None),
-            (&["for=a"], 1, None),
-            (&[], 0, None),
+            (&["for=\"", "for=198.51.100.17"], 0, Ok(Some("198.51.100.17"))),
+            (&["for=\"", "for=198.51.100.17"], 1, Err(Unlawful)),
+            (&["proto=http"], 0, Ok(None)),
+            (&["for=a"], 1, Ok(None)),
+            (&[], 0, Ok(None)),
             // An open quote would swallow what proxies have put behind it.
-            (&["for=\", for=198.51.100.17"], 0, None),
-            (&["for=1;x=\", for=\"[2001:db8::7]\""], 0, None),
-            (&["for=a;for=b"], 0, None),
-            (&["for=a for=b"], 0, None),
-            (&["for = a"], 0, None),
-            (&["for="], 0, None),
-            (&["for"], 0, None),
-            (&["for=192.0.2.1:80"], 0, None),
-            (&["for=\"a\\"], 0, None),
-            (&["\u{f6}=a"], 0, None),
+            (&["for=\", for=198.51.100.17"], 0, Err(Unlawful)),
+            (&["for=1;x=\", for=\"[2001:db8::7]\""], 0, Err(Unlawful)),
+            (&["for=a;for=b"], 0, Err(Unlawful)),
+            (&["for=a for=b"], 0, Err(Unlawful)),
+            (&["for = a"], 0, Err(Unlawful)),
+            (&["for="], 0, Err(Unlawful)),
+            (&["for"], 0, Err(Unlawful)),
+            (&["for=192.0.2.1:80"], 0, Err(Unlawful)),
+            (&["for=\"a\\"], 0, Err(Unlawful)),
+            (&["\u{f6}=a"], 0, Err(Unlawful)),
         ] {
-            assert_eq!(found(lines, back).as_deref(), node, "{lines:?} {back}");
+            let wanted = node.map(|node: Option<&str>| node.map(str::to_owned));
+            assert_eq!(found(lines, back), wanted, "{lines:?} {back}");
         }
         let many = |count: usize| vec!["for=a"; count].join(",");
-        assert_eq!(found(&[&many(MOST)], 0).as_deref(), Some("a"));
-        assert_eq!(found(&[&many(MOST + 1)], 0), None);
+        assert_eq!(found(&[&many(MOST)], 0), Ok(Some("a".to_owned())));
+        assert_eq!(found(&[&many(MOST + 1)], 0), Err(Unlawful));
     }
 
     /// G13: what services are told is read again as it was meant.
@@ -162,7 +171,8 @@ mod tests {
             let told = element(client.parse().expect("an address"), &host, "https");
             let told = told.expect("a value");
             assert_eq!(told, text);
-            assert!(found(&[text], 0).is_some_and(|node| node.contains(client)), "{text}");
+            let node = found(&[text], 0).expect("lawful");
+            assert!(node.is_some_and(|node| node.contains(client)), "{text}");
         }
     }
 }

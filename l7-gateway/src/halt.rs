@@ -339,6 +339,7 @@ impl From<NormaliseError> for Halt {
             | NormaliseError::Query
             | NormaliseError::Host
             | NormaliseError::Connection
+            | NormaliseError::Forwarded
             | NormaliseError::Method => Kind::Malformed,
         };
         Reply::new(kind).detail(error.to_string()).last().into()

@@ -233,15 +233,9 @@ async fn forwarded_is_told_and_believed_of_trusted_proxies() {
             "2001:db8::7",
             Some("for=\"[2001:db8::7]\";host=a;proto=http"),
         ),
-        // Each of these has the proxy's own address: too few of them, none, an open quote, the other header.
+        // Each of these has the proxy's own address: too few of them, none, the other header.
         (TRUST.to_owned(), "Forwarded: for=198.51.100.7\r\n", "192.0.2.7", None),
         (TRUST.to_owned(), "Forwarded: for=_hidden, for=10.0.0.2\r\n", "192.0.2.7", None),
-        (
-            TRUST.to_owned(),
-            "Forwarded: for=\", for=198.51.100.7, for=10.0.0.2\r\n",
-            "192.0.2.7",
-            None,
-        ),
         (TRUST.to_owned(), "X-Forwarded-For: 198.51.100.7, 10.0.0.2\r\n", "192.0.2.7", None),
         (
             "    trust-forwarded-for: { from: [10.0.0.0/8], header: forwarded }\n".to_owned(),
@@ -269,4 +263,40 @@ async fn forwarded_is_told_and_believed_of_trusted_proxies() {
         })
         .await;
     }
+}
+
+/// G10, G13: a client whose `Forwarded` spoils its proxy's is refused, and spends nothing of the proxy's share; where the
+/// word of whoever sent it counts for nothing, so does this.
+#[tokio::test]
+async fn an_unlawful_forwarded_is_nobodys_share() {
+    local(async {
+        let fake = Fake::new(Act::Answer("x")).await;
+        let services = format!("  user: {{ endpoints: [{}] }}", fake.address);
+        let rig = |from: &str| {
+            Rig::new(&topology(
+                &services,
+                &format!(
+                    "    trust-forwarded-for: {{ from: [{from}], header: forwarded }}\n    limits: {{ few: {{ by: address, rate: 1/h, burst: 1 }} }}\n    routes: [{{ path: /*, to: user, limits: [few] }}]"
+                ),
+            ))
+        };
+        let mut trusting = rig("192.0.2.7");
+        for (sent, status) in [
+            ("Forwarded: for=\", for=198.51.100.7\r\n", "400"),
+            ("Forwarded: for=198.51.100.7 x\r\n", "400"),
+            ("Forwarded: for=\u{f6}, for=198.51.100.7\r\n", "400"),
+            ("Forwarded: for=\"\r\nForwarded: for=198.51.100.7\r\n", "200"),
+            ("Forwarded: for=unknown\r\n", "200"),
+            // The proxy's own share, of which the refused ones had nothing.
+            ("", "429"),
+        ] {
+            let answer = trusting.get("/", sent).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{sent}: {answer}");
+        }
+        assert_eq!(fake.seen.count(), 2);
+        assert_eq!(trusting.records().len(), 6);
+        let answer = rig("10.0.0.0/8").get("/", "Forwarded: for=\"\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    })
+    .await;
 }

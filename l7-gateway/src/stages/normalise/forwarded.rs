@@ -9,21 +9,34 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName};
 use topology::gateway::{ForwardedIn, TrustForwarded};
 
-use crate::forwarded;
+use crate::forwarded::{self, Unlawful};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The client's address; `None`: it is the peer's. So it is where the peer is nobody's proxy, where the
 /// list is shorter than the row of proxies (who sent it came past one of them), and where the entry is no
 /// address: such requests share what the proxy's own address may have.
-pub fn client(trust: &TrustForwarded, peer: IpAddr, headers: &HeaderMap) -> Option<SocketAddr> {
+///
+/// # Errors
+/// A trusted proxy's `Forwarded` cannot be read: with an open quote its client has made the proxy's word its own, and
+/// is not to have the proxy's share for it.
+pub fn client(
+    trust: &TrustForwarded,
+    peer: IpAddr,
+    headers: &HeaderMap,
+) -> Result<Option<SocketAddr>, Unlawful> {
     if !trust.from.iter().any(|network| network.contains(&peer)) {
-        return None;
+        return Ok(None);
     }
-    let back = usize::try_from(trust.hops.get() - 1).ok()?;
+    let back = usize::try_from(trust.hops.get() - 1).unwrap_or(usize::MAX);
     if trust.header == ForwardedIn::Forwarded {
-        return address(&forwarded::node(headers, back)?);
+        return Ok(forwarded::node(headers, back)?.and_then(|node| address(&node)));
     }
+    Ok(entry(headers, back))
+}
+
+/// The entry of `X-Forwarded-For` that is so many from the right.
+fn entry(headers: &HeaderMap, back: usize) -> Option<SocketAddr> {
     let lines = headers.get_all(FORWARDED_FOR).iter().rev();
     let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
     let entry = entries.nth(back)?;
@@ -54,7 +67,7 @@ mod tests {
             headers.append(FORWARDED_FOR, value);
         }
         let client = client(&trust, peer.parse().expect("an address"), &headers);
-        client.map(|address| address.to_string())
+        client.expect("it has no `Forwarded`").map(|address| address.to_string())
     }
 
     /// G10, G23: entries are counted from the right, over all lines; what is left of them is nobody's word.

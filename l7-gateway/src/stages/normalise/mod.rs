@@ -67,6 +67,9 @@ pub enum NormaliseError {
     /// The certificate of this connection does not cover the host.
     #[error("this connection is for another host")]
     Misdirected,
+    /// A trusted proxy's word about the client cannot be read.
+    #[error("Forwarded is not lawful")]
+    Forwarded,
     /// No route and no default policy.
     #[error("nothing is at this path")]
     NoRoute,
@@ -277,18 +280,14 @@ impl Normalise {
         }
         // Whoever sent the request is believed or not, whomever it sent it for.
         trace_context::follow(x, &input.head.headers, &self.snapshot.group.telemetry);
-        if let Some(trust) = &self.snapshot.group.trust_forwarded_for
-            && let Some(client) = forwarded::client(trust, x.peer.address(), &input.head.headers)
-        {
-            x.peer = Rc::new(x.peer.named(client));
-        }
+        let named = self.named(x, &input.head.headers);
         if let Some(recorder) = &self.snapshot.recorder {
             x.record.tape = recorder.begin(x, &input.head);
         }
         x.grpc = grpc::is_call(&input.head);
         x.record.method = input.head.method.clone();
         x.record.body_in = Some(input.body.progress());
-        let form = match self.plan(x, &input, trace) {
+        let form = match named.and_then(|()| self.plan(x, &input, trace)) {
             Ok(form) => form,
             Err(error) => {
                 x.record.path = input.head.uri.path().into();
@@ -327,6 +326,17 @@ impl Normalise {
         }
         let preflight = (form.preflight == Preflight::Yes).then_some(form.candidate);
         Ok((Normalised { request, policy: form.policy }, preflight))
+    }
+
+    /// The client is who trusted proxies say that it is.
+    fn named(&self, x: &mut Exchange, headers: &HeaderMap) -> Result<(), NormaliseError> {
+        if let Some(trust) = &self.snapshot.group.trust_forwarded_for {
+            let client = forwarded::client(trust, x.peer.address(), headers);
+            if let Some(client) = client.map_err(|_| NormaliseError::Forwarded)? {
+                x.peer = Rc::new(x.peer.named(client));
+            }
+        }
+        Ok(())
     }
 
     /// Keeps what the answer asks for of a request that no route means, if it is one.
