@@ -320,7 +320,14 @@ impl Inquiry {
             };
             let (head, body) = response.into_parts();
             let read = Limited::new(body, most).collect().await;
-            let read = read.map_err(|_| FetchError::Broken { host: self.whom.peer() })?;
+            let read = read.map_err(|fault| {
+                let host = self.whom.peer();
+                if fault.is::<http_body_util::LengthLimitError>() {
+                    FetchError::TooLarge { host }
+                } else {
+                    FetchError::Broken { host }
+                }
+            })?;
             let mut idle = self.idle.borrow_mut();
             if !line.sender.is_closed() && idle.len() < MOST_IDLE {
                 idle.push(line);

@@ -15,7 +15,7 @@ fn says(text: String) -> Act {
 }
 
 /// G2: no client switches off a filter by what grows as JSON: a control character is six bytes there, and filters may
-/// write all but ASCII likewise.
+/// write all but ASCII likewise; one that says too much is there all the same.
 #[tokio::test]
 async fn a_body_that_grows_switches_nothing_off() {
     const MOST: usize = 64 << 10;
@@ -34,6 +34,16 @@ async fn a_body_that_grows_switches_nothing_off() {
             assert!(sent.contains("x-seen: yes\r\n"), "{written}: it was passed by");
             assert!(sent.ends_with(&format!("\r\n\r\n{body}")), "{written}");
             assert_eq!(told(&filter)["body"], body);
+        }
+        for (words, length) in
+            [("", 65 << 10), (", body: 64KiB", 8 * MOST), (", body: 64KiB", MOST + 1)]
+        {
+            let service = Fake::new(Act::Answer("x")).await;
+            let filter = Fake::new(says(format!("{{\"body\":\"{}\"}}", "x".repeat(length)))).await;
+            let rig = gateway(&service, &filter, &format!("{words}, when-away: allow"));
+            let answer = rig.raw(&post("hello")).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{words} {length}: {answer}");
+            assert_eq!((filter.seen.count(), service.seen.count()), (1, 0), "{words} {length}");
         }
     })
     .await;
