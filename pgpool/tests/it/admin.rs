@@ -82,8 +82,8 @@ async fn a_drop_in_is_watched() {
         serde_json::from_str(&get(port, "/config", "sesame").await.1).expect("JSON");
     assert_eq!((&config["group"], &config["instance"]), (&"pgbouncer".into(), &"pool-1".into()));
     let named = |list: &str, name: &str| {
-        let all = config[list].as_array().expect("a list").iter();
-        all.clone().find(|one| one["name"] == name).expect("shown").clone()
+        let mut all = config[list].as_array().expect("a list").iter();
+        all.find(|one| one["name"] == name).expect("shown").clone()
     };
     assert_eq!(named("databases", "boss")["pool_size"], 20);
     assert_eq!(named("databases", "boss")["server_name"], "shop");
@@ -100,7 +100,6 @@ async fn a_drop_in_is_watched() {
     }
 
     assert_eq!(get(port, "/readyz", "").await, (200, "ready\n".to_owned()));
-    // It waits for the transaction that is open.
     running.signal(Signal::SIGINT);
     while get(port, "/readyz", "").await.0 == 200 {}
     assert_eq!(get(port, "/readyz", "").await, (503, "draining\n".to_owned()));
