@@ -117,6 +117,9 @@ const NOT_BEHIND: [HeaderName; 17] = [
     HeaderName::from_static("x-user-id"),
 ];
 
+/// Who calls, signed.
+pub const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
+
 /// Names that a service may believe because we set them, folded.
 const OURS: [&str; 11] = [
     "x-user-id",

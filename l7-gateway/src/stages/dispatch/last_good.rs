@@ -22,7 +22,7 @@ use topology::gateway::{Group, Route, RouteTo, UpstreamId};
 use super::cache::judge;
 use crate::cache_control::Control;
 use crate::exchange::{Exchange, Identity};
-use crate::stages::request_transform::PROOF;
+use crate::hops::PROOF;
 
 /// What callers were told last, as one snapshot sees it.
 #[derive(Debug)]

@@ -24,6 +24,7 @@ use crate::external::told::Subject;
 use crate::forwarded;
 use crate::grpc_web::{self, Envelope, Web};
 use crate::halt::{Halt, Kind};
+use crate::hops::PROOF;
 use crate::media;
 use crate::pipeline::Filter;
 use crate::snapshot::Snapshot;
@@ -38,8 +39,6 @@ use crate::transform::{self, Changes, Passage, Passed, Refused, TransformError};
 pub mod judged;
 pub mod proof;
 
-/// Who calls, signed.
-pub const PROOF: HeaderName = HeaderName::from_static("x-aqueduct-identity");
 const USER: HeaderName = HeaderName::from_static("x-user-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
