@@ -215,6 +215,9 @@ struct Direct {
     body_base64: Option<String>,
 }
 
+/// Values of headers that one answer may set or add: a message has no use for more, and a map of headers has an end.
+const MOST_VALUES: usize = 256;
+
 /// Headers that frame a message, or say where it goes.
 const FRAMING: [HeaderName; 9] = [
     header::CONNECTION,
@@ -273,6 +276,14 @@ fn bytes(text: Option<String>, base64: Option<String>) -> Result<Option<Bytes>, 
 }
 
 fn pairs(all: BTreeMap<String, Values>) -> Result<Vec<(HeaderName, Vec<HeaderValue>)>, String> {
+    let count = |values: &Values| match values {
+        Values::One(_) => 1,
+        Values::Several(values) => values.len(),
+    };
+    let count: usize = all.values().map(count).sum();
+    if count > MOST_VALUES {
+        return Err(format!("{count} values of headers are more than {MOST_VALUES}"));
+    }
     let pair = |(text, values): (String, Values)| {
         let values = match values {
             Values::One(value) => vec![value],
@@ -384,6 +395,20 @@ mod tests {
             r#"{"answer":{"status":200,"body":"a","body_base64":"YQ=="}}"#,
         ] {
             assert!(read(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    /// G2: a filter that names more headers than a message can have is refused, not the end of a worker.
+    #[test]
+    fn headers_without_end_are_refused() {
+        let names = (0..40_000).map(|n| format!("\"x-{n}\":\"\""));
+        let names = names.collect::<Vec<_>>().join(",");
+        for text in [
+            format!("{{\"headers\":{{\"add\":{{{names}}}}}}}"),
+            format!("{{\"answer\":{{\"status\":200,\"headers\":{{{names}}}}}}}"),
+        ] {
+            let refused = read(text.as_bytes()).expect_err("too many");
+            assert!(refused.contains("more than 256"), "{refused}");
         }
     }
 }
