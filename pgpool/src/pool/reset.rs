@@ -94,9 +94,8 @@ async fn read_out(server: &mut Server) -> Option<()> {
         }
         total += server.io.read_buf(&mut input).await.ok().filter(|count| *count > 0)?;
     }
-    if nobody.tie.is_some() {
-        server.talk.wear(Wear::Full);
-    }
+    // Settings that were being made for the client are in no memory any more.
+    server.talk.wear(if nobody.tie.is_some() { Wear::Full } else { Wear::Settings });
     Some(())
 }
 
