@@ -246,7 +246,7 @@ impl Out {
                 }
             };
             for key in pairs.keys() {
-                self.stop(line.number, what(&format!("{key} is not translated")));
+                self.stop(line.number, what(&untranslated(key)));
             }
             all.insert(id, format!("      \"{id}\": {{ at: {}{size} }}\n", quoted(&address)));
         }
@@ -338,7 +338,8 @@ impl Out {
         let (name, number) = (&line.key, line.number);
         let what = |what: &str| format!("database {name}: {what}");
         if name.is_empty() || name.len() > 63 || name == MAIN {
-            self.stop(number, what("this is no name of a database"));
+            // Not told: it may be a part of something else.
+            self.stop(number, "this is no name of a database");
             return false;
         }
         let Some(pairs) = ini::connection(&line.value) else {
@@ -361,6 +362,7 @@ impl Out {
         text.push_str(&self.database_terms(line, &mut pairs));
         text.push_str(&terms::prelude(&mut pairs));
         let (user, password) = (pairs.remove("user"), pairs.remove("password"));
+        let has_password = password.is_some();
         if user.is_some() || password.is_some() {
             let user = user.map(|user| format!("user: {}", quoted(&user)));
             let password =
@@ -379,8 +381,8 @@ impl Out {
         }
         text.push_str(" }\n");
         for key in pairs.keys() {
-            // A value is never quoted: it may be a secret.
-            self.stop(number, what(&format!("{key} is not translated")));
+            let told = if has_password { UNTOLD.to_owned() } else { untranslated(key) };
+            self.stop(number, what(&told));
         }
         true
     }
@@ -523,7 +525,12 @@ impl Out {
                 _ if off => continue,
                 _ => "has no counterpart",
             };
-            self.stop(line.number, format!("{key}: {what}"));
+            let plain = |letter: u8| letter.is_ascii_alphanumeric() || letter == b'_';
+            if key.bytes().all(plain) {
+                self.stop(line.number, format!("{key}: {what}"));
+            } else {
+                self.stop(line.number, "this is no key of PgBouncer");
+            }
         }
     }
 }
@@ -536,6 +543,16 @@ fn address(host: &str, port: &str) -> String {
         host => format!("{host}:{port}"),
     }
 }
+
+/// What is said of a key of a connection string that nobody knows. A value is never told: it may be a secret; nor is what
+/// may be the end of one that has blanks and no quotes.
+fn untranslated(key: &str) -> String {
+    let word = key.bytes().all(|letter| letter.is_ascii_lowercase() || letter == b'_');
+    if word && !key.is_empty() { format!("{key} is not translated") } else { UNTOLD.to_owned() }
+}
+
+/// The same of a key that must not be told.
+const UNTOLD: &str = "a key is not translated; a value with blanks in it stands between '";
 
 /// A time that is written in seconds; at most a year.
 fn milliseconds(seconds: &str) -> Option<u128> {

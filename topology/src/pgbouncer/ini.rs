@@ -20,9 +20,14 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, Vec<(u32, String)>) {
         if line.is_empty() || line.starts_with([';', '#']) {
             continue;
         }
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some((name, rest)) = line.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             section = name.trim().to_ascii_lowercase();
-        } else if let Some((key, value)) = line.split_once('=') {
+            // PgBouncer reads on behind it; what stands there in fact is a comment.
+            let rest = rest.trim();
+            if !rest.is_empty() && !rest.starts_with([';', '#']) {
+                faults.push((number, "behind a section only a comment stands".to_owned()));
+            }
+        } else if let Some((key, value)) = line.split_once('=').filter(|(key, _)| is_key(key)) {
             let key = key.trim();
             // Names of databases may be quoted.
             let plain = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
@@ -30,10 +35,18 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, Vec<(u32, String)>) {
             let value = value.trim().to_owned();
             all.push(Line { number, section: section.clone(), key, value });
         } else {
-            faults.push((number, format!("`{line}` is neither a section nor `key = value`")));
+            // Without its text: it may be a line of a user list.
+            faults.push((number, "this is neither a section nor `key = value`".to_owned()));
         }
     }
     (all, faults)
+}
+
+/// Whether what stands before `=` can be a key: a quote that begins it also ends it.
+fn is_key(text: &str) -> bool {
+    text.trim().strip_prefix('"').is_none_or(|rest| {
+        rest.strip_suffix('"').is_some_and(|inner| !inner.replace("\"\"", "").contains('"'))
+    })
 }
 
 /// The file that a line includes.
@@ -102,4 +115,21 @@ pub(super) fn users(text: &str) -> Vec<(String, String)> {
         Some((name, quoted(&rest)?.0))
     };
     text.lines().filter(|line| !line.trim_start().starts_with(';')).filter_map(user).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// O3: what stands behind a section is a comment, or a fault.
+    #[test]
+    fn a_comment_stands_behind_a_section() {
+        let (all, faults) = lines("[databases] ; ours\nshop = a\n[pgbouncer]# all\nuser = b\n");
+        let all: Vec<_> =
+            all.iter().map(|line| (line.section.as_str(), line.key.as_str())).collect();
+        assert_eq!((all, faults), (vec![("databases", "shop"), ("pgbouncer", "user")], vec![]));
+        let (all, faults) = lines("[databases] shop = a\n[pgbouncer\n");
+        assert!(all.is_empty());
+        assert_eq!(faults.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2]);
+    }
 }

@@ -73,7 +73,7 @@ impl Out {
             let _ = write!(text, " {term},");
         }
         for key in pairs.keys() {
-            self.stop(number, format!("{whose}: {key} is not translated"));
+            self.stop(number, format!("{whose}: {}", super::untranslated(key)));
         }
         text
     }

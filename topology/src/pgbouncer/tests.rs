@@ -107,7 +107,7 @@ fn a_configuration_is_translated() {
     assert_eq!(group.settings.query_wait_timeout, Duration::from_millis(2500));
     assert_eq!(group.settings.server_reset_query, "DISCARD \"ALL\"");
     let notes: Vec<_> = imported.notes.iter().map(|note| note.what.as_str()).collect();
-    for word in ["nonsense", "monitor has no secret"] {
+    for word in ["neither a section", "monitor has no secret"] {
         assert!(notes.iter().any(|note| note.contains(word)), "{word}: {notes:?}");
     }
     assert!(!notes.iter().any(|note| note.contains("hunter2") || note.contains("ignore_startup")));
@@ -567,4 +567,34 @@ fn lists_of_hosts_are_translated() {
     let all = "10.0.0.1:5432 unix:/run/pg:5432".to_owned();
     assert_eq!(seen("b"), (all, HostOrder::Sticky, Require));
     assert_eq!(seen("c"), ("unix:/tmp:5432".to_owned(), HostOrder::RoundRobin, Prefer));
+}
+
+/// O3, O5: whatever a line looks like, what is wrong with it is told without a password or a part of one.
+#[test]
+fn faults_tell_no_secret() {
+    let ini = "
+[databases]
+one = host=h password=hunter2 swordfish
+two = host=h password=hunter2 swordfish port=5
+three = host=h password=hunter2 swordfish=5
+four = host=h pool_szie=3
+\"five\" \"swordfish\"
+\"six\" \"swordfish=\"
+\"seven\" \"SCRAM-SHA-256$4096:swordfish==$hunter2=\"
+hunter2 swordfish hunter2 swordfish hunter2 swordfish hunter2 swordfish = host=h
+[pgbouncer]
+\"root\" \"hunter2 = swordfish\"
+swordfish hunter2
+swordfish hunter2 = x
+";
+    let imported = import(ini, None);
+    let stops = imported.notes.iter().filter(|note| note.stops);
+    let told: Vec<_> = stops.map(|note| note.what.as_str()).collect();
+    for number in [3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14] {
+        assert!(imported.notes.iter().any(|note| note.stops && note.line == number), "{number}");
+    }
+    for secret in ["swordfish", "hunter2", "SCRAM"] {
+        assert!(told.iter().all(|what| !what.contains(secret)), "{told:?}");
+    }
+    assert!(told.iter().any(|what| what.contains("pool_szie")), "a slip of the pen is: {told:?}");
 }
