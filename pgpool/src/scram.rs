@@ -14,8 +14,11 @@ use subtle::ConstantTimeEq;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::{Zeroize, Zeroizing};
 
-/// More is a hostile server's wish to keep us busy; PostgreSQL's default is 4096.
-pub const MOST_ITERATIONS: u32 = 100_000;
+/// So many keys are derived for; PostgreSQL's default is 4096, what is advised for passwords in general 600 000. More is
+/// a hostile server's wish to keep us busy.
+pub const MOST_DERIVED: u32 = 1_000_000;
+/// The most that PostgreSQL can store (`scram_iterations`). Whoever has the keys already derives nothing.
+pub const MOST_ITERATIONS: u32 = i32::MAX as u32;
 
 type Key = [u8; 32];
 
@@ -233,6 +236,12 @@ mod tests {
         {
             assert!(Verifier::parse(bad).is_none(), "{bad}");
         }
+        // Nothing is derived of a verifier, so that its number costs nothing.
+        for many in ["100001", "600000", "2147483647"] {
+            let verifier = Verifier::parse(&good.replace("4096", many)).expect("lawful");
+            assert_eq!(verifier.iterations.to_string(), many);
+        }
+        assert!(Verifier::parse(&good.replace("4096", "2147483648")).is_none());
     }
 
     /// P4: md5 as PostgreSQL computes it.

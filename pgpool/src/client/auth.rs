@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::startup::Door;
 use crate::fatal::Refusal;
 use crate::hba::Method;
-use crate::scram::{self, Keys, Verifier};
+use crate::scram::{self, Keys, MOST_DERIVED, Verifier};
 use crate::server::auth::nonce;
 use crate::snapshot::Credential;
 
@@ -104,6 +104,13 @@ async fn cleartext(
             let salt = scram::salt(&verifier.salt).ok_or_else(|| wrong(name))?;
             let text = std::str::from_utf8(given).map_err(|_| wrong(name))?;
             let (text, iterations) = (Zeroizing::new(text.to_owned()), verifier.iterations);
+            if iterations > MOST_DERIVED {
+                let text = format!(
+                    "the verifier has {iterations} iterations, which a password in clear is checked against up to \
+                     {MOST_DERIVED} alone: use scram-sha-256"
+                );
+                return Err(Refusal::Authentication(text));
+            }
             // Thousands of hashes: not on the worker.
             let derive = move || Keys::derive(&text, &salt, iterations);
             let keys = tokio::task::spawn_blocking(derive).await.map_err(|_| wrong(name))?;

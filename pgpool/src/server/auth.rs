@@ -14,7 +14,7 @@ use pgpool_wire::sasl::{self, ClientFinal, ClientFirst, SaslError, ServerFirst};
 use pgpool_wire::startup::{V3_0, V3_2, Version};
 use rand::RngCore;
 
-use crate::scram::{self, Keys, MOST_ITERATIONS};
+use crate::scram::{self, Keys, MOST_DERIVED, MOST_ITERATIONS};
 use crate::snapshot::{Credential, User};
 
 /// What one exchange with a server needs to remember.
@@ -129,6 +129,15 @@ pub enum LoginError {
     /// Its SCRAM messages are not lawful.
     #[error("the server sent {0}")]
     Sasl(#[from] SaslError),
+    /// It wants keys that take too long to derive.
+    #[error(
+        "the server asks for {iterations} iterations of SCRAM-SHA-256, and keys are derived for {MOST_DERIVED} at \
+         most: give this user its verifier as secret (rolpassword of pg_authid), which takes none"
+    )]
+    TooMuchWork {
+        /// How many.
+        iterations: u32,
+    },
     /// It does not know the password either.
     #[error("the server could not prove that it knows the password")]
     NotProved,
@@ -244,6 +253,9 @@ impl<'a> Login<'a> {
         let salt = scram::salt(first.salt).ok_or(SaslError::Layout("server-first"))?;
         let password = zeroize::Zeroizing::new(password.to_owned());
         let iterations = first.iterations;
+        if iterations > MOST_DERIVED {
+            return Err(LoginError::TooMuchWork { iterations });
+        }
         // Thousands of hashes: not on the worker.
         let derive = move || Keys::derive(&password, &salt, iterations);
         let keys = tokio::task::spawn_blocking(derive).await;
