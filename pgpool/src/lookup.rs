@@ -257,7 +257,7 @@ async fn ask(
     })
 }
 
-type Row = Zeroizing<Vec<String>>;
+type Row = Zeroizing<Vec<Option<String>>>;
 
 /// What the answer to the query means.
 async fn read(rows: Vec<Row>, role: &str) -> Result<Option<Credential>, String> {
@@ -269,11 +269,14 @@ async fn read(rows: Vec<Row>, role: &str) -> Result<Option<Credential>, String> 
     let [name, secret] = row.as_slice() else {
         return Err("the query must give two columns: a name and a verifier".to_owned());
     };
-    if name != role {
-        return Err("the query has answered for another role".to_owned());
-    }
-    if secret.is_empty() {
+    // A function that found nothing returns one row without a name, as the one of PgBouncer's manual; a role
+    // without a secret cannot log in.
+    let none = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
+    let Some(secret) = secret.as_ref().filter(|secret| !secret.is_empty() && !none(name)) else {
         return Ok(None);
+    };
+    if name.as_deref() != Some(role) {
+        return Err("the query has answered for another role".to_owned());
     }
     let secret = Zeroizing::new(secret.clone());
     // Of a password that is no verifier one is made.
@@ -309,7 +312,8 @@ async fn exchange(server: &mut Server, query: &str, role: &str) -> Result<Vec<Ro
             at += frame.raw.len();
             match frame.tag {
                 tag::DATA_ROW => {
-                    let row = backend::row(frame.body).map_err(|fault| fault.to_string())?;
+                    let row =
+                        backend::nullable_row(frame.body).map_err(|fault| fault.to_string())?;
                     rows.push(Zeroizing::new(row));
                 }
                 tag::ERROR => refused = Some(Fields::new(frame.body).message()),

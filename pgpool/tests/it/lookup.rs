@@ -239,3 +239,27 @@ async fn a_search_path_leads_no_lookup_astray() {
         enter("victim", PASSWORD).await.expect("by its own password");
     }
 }
+
+/// P4: the function of PgBouncer's manual, which returns a row without values where it finds nobody: who is not there,
+/// and who has no secret, is refused as by a wrong password.
+#[tokio::test]
+async fn a_function_that_finds_nobody() {
+    let server = Postgres::start().await;
+    let sql = format!(
+        "create role late login password '{PASSWORD}'; create role bare login;
+         create function user_lookup(in i_username text, out uname text, out phash text)
+         returns record language plpgsql security definer as $$ begin
+           select rolname::text, rolpassword from pg_authid where rolname = i_username
+             into uname, phash;
+           return;
+         end $$"
+    );
+    server.root().await.batch_execute(&sql).await.expect("the function");
+    let group = "\n    lookup: { user: root, password: file:root, query: \"select * from user_lookup($1)\" }";
+    let pooler = Pooler::start(&server, Setup { group, ..Setup::default() }).await;
+    pooler.client("late").await.query_one("select 1", &[]).await.expect("served");
+    for user in ["missing", "bare"] {
+        let fault = connect(&pooler.config(user, PASSWORD, "shop")).await.expect_err("nobody");
+        assert_eq!(code(&fault), "28P01", "{user}");
+    }
+}

@@ -78,14 +78,26 @@ pub fn parameter(body: &[u8]) -> Result<(&str, &str), Malformed> {
 /// # Errors
 /// Its lengths do not fit, or a column is no UTF-8.
 pub fn row(body: &[u8]) -> Result<Vec<String>, Malformed> {
+    Ok(nullable_row(body)?.into_iter().map(Option::unwrap_or_default).collect())
+}
+
+/// The columns of a DataRow as text; `None`: NULL.
+///
+/// # Errors
+/// Its lengths do not fit, or a column is no UTF-8.
+pub fn nullable_row(body: &[u8]) -> Result<Vec<Option<String>>, Malformed> {
     let mut reader = Reader::new("DataRow", body);
     let mut all = Vec::new();
     for _ in 0..reader.u16()? {
         let length = reader.u32()?;
         // -1 is NULL.
-        let bytes: &[u8] = if length == u32::MAX { &[] } else { reader.take(length as usize)? };
+        if length == u32::MAX {
+            all.push(None);
+            continue;
+        }
+        let bytes = reader.take(length as usize)?;
         let text = std::str::from_utf8(bytes).map_err(|_| reader.fault(Fault::Encoding))?;
-        all.push(text.to_owned());
+        all.push(Some(text.to_owned()));
     }
     reader.end()?;
     Ok(all)
