@@ -82,9 +82,15 @@ pub enum Refusal {
     /// A statement that the admin database does not know.
     #[error("{0}")]
     ConsoleSyntax(String),
+    /// A command of the admin database that does not fit what is paused.
+    #[error("{0}")]
+    ConsoleState(String),
     /// `client_login_timeout` is over.
     #[error("login took longer than {}", seconds(.0))]
     LoginTimeout(Duration),
+    /// Client and we do not agree on TLS.
+    #[error("TLS handshake failed: {0}")]
+    Handshake(String),
     /// The opening packet is not lawful.
     #[error("{0}")]
     Startup(StartupError),
@@ -212,8 +218,11 @@ impl Refusal {
             | Self::NoRule { .. } => b"28000",
             Self::ConsoleReadOnly(_) => b"42501",
             Self::ConsoleSyntax(_) => b"42601",
+            Self::ConsoleState(_) => b"55000",
             Self::LoginTimeout(_) | Self::QueryTimeout(_) | Self::Cancelled => b"57014",
-            Self::Startup(_) | Self::Protocol(_) | Self::ServerProtocol(_) => b"08P01",
+            Self::Startup(_) | Self::Handshake(_) | Self::Protocol(_) | Self::ServerProtocol(_) => {
+                b"08P01"
+            }
             Self::Replication | Self::StatementMode => b"0A000",
             Self::IdleTransaction(_) => b"25P03",
             Self::TransactionTimeout(_) => b"25P04",

@@ -13,6 +13,8 @@ use pgpool_wire::startup::{self, Opening, Startup, StartupError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::cancel::crowd::Crowded;
 use crate::cancel::{self, Numbers, Waiting};
@@ -95,21 +97,35 @@ async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Optio
     // Who is too many is told, or cancels something, soon or not at all.
     let limit = if place.is_some() { limit } else { limit.min(LATE) };
     let until = Instant::now() + limit;
-    let opened = timeout_at(until, open(&worker, stream)).await;
-    let Ok(Some((io, opening))) = opened else { return };
-    let refused = match (opening, place) {
+    let mut io = stream;
+    let opened = match timeout_at(until, open(&worker, &mut io)).await {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return,
+        Err(_) => Err(Refusal::LoginTimeout(limit)),
+    };
+    let too_many = || Refusal::TooManyClients(worker.snapshot().clients.most());
+    let refused = match (opened, place) {
         (Ok(Opening::Cancel(key)), _) => return send_cancel(&worker, io, key, source).await,
-        (Ok(Opening::Startup(startup)), Some(place)) => {
-            return send_client(&worker, Arrival { io, source, startup, place, until });
+        (Ok(Opening::Startup(startup)), place) => {
+            // Who is to mend it must get in.
+            let spare = || {
+                let console = named(&startup).0 == CONSOLE;
+                console.then(|| worker.tally.spare(source.ip())).flatten()
+            };
+            match place.or_else(spare) {
+                Some(place) => {
+                    return send_client(&worker, Arrival { io, source, startup, place, until });
+                }
+                None => too_many(),
+            }
         }
-        (Ok(_), None) => Refusal::TooManyClients(worker.snapshot().clients.most()),
+        (Ok(_) | Err(Refusal::LoginTimeout(_)), None) => too_many(),
         (Ok(Opening::Ssl | Opening::Gss), _) => {
             Refusal::Protocol("too many encryption requests".to_owned())
         }
         (Err(refusal), _) => refusal,
     };
     worker.observer.emit(LoginRefused { source, database: "", user: "", cause: &refused });
-    let mut io = io;
     goodbye(&mut io, &refused).await;
 }
 
@@ -153,60 +169,77 @@ fn home_of(worker: &Worker, startup: &Startup) -> usize {
     shard(&worker.snapshot(), (database, user), worker.peers.len(), turn)
 }
 
-type Opened = (Stream, Result<Opening, Refusal>);
-
 /// Reads up to the packet that says what the client wants; `None`: it is gone.
-async fn open(worker: &Worker, io: Stream) -> Option<Opened> {
-    let mut io = direct(worker, io).await?;
+async fn open(worker: &Worker, io: &mut Stream) -> Option<Result<Opening, Refusal>> {
+    if let Err(refusal) = direct(worker, io).await? {
+        return Some(Err(refusal));
+    }
     for _ in 0..MOST_REQUESTS {
-        let (opening, early) = match packet(&mut io).await? {
+        let (opening, early) = match packet(io).await? {
             Ok(read) => read,
-            Err(fault) => return Some((io, Err(Refusal::Startup(fault)))),
+            Err(fault) => return Some(Err(Refusal::Startup(fault))),
         };
         let wants_encryption = matches!(opening, Opening::Ssl | Opening::Gss);
         if early {
             // CVE-2021-23214: what came in clear must not be taken for what is inside TLS; and
             // nothing lawful follows any other packet before our answer.
             let text = "unexpected bytes after the opening packet".to_owned();
-            return Some((io, Err(Refusal::Protocol(text))));
+            return Some(Err(Refusal::Protocol(text)));
         }
         if !wants_encryption {
-            return Some((io, Ok(opening)));
+            return Some(Ok(opening));
         }
-        io = match (&worker.snapshot().tls, opening, io) {
-            (Some(acceptor), Opening::Ssl, Stream::Plain(mut socket)) => {
-                socket.write_all(b"S").await.ok()?;
-                let tls = acceptor.accept(socket).await.ok()?;
-                Stream::Accepted(Box::new(tls))
+        match (&worker.snapshot().tls, opening, &*io) {
+            (Some(acceptor), Opening::Ssl, Stream::Plain(_)) => {
+                io.write_all(b"S").await.ok()?;
+                if let Err(refusal) = encrypt(acceptor, io).await {
+                    return Some(Err(refusal));
+                }
             }
-            (_, _, mut io) => {
-                io.write_all(b"N").await.ok()?;
-                io
-            }
-        };
+            _ => io.write_all(b"N").await.ok()?,
+        }
     }
-    Some((io, Ok(Opening::Ssl)))
+    Some(Ok(Opening::Ssl))
+}
+
+/// The handshake; when it fails the socket is gone, after TLS's own word for it.
+async fn encrypt(acceptor: &TlsAcceptor, io: &mut Stream) -> Result<(), Refusal> {
+    match std::mem::replace(io, Stream::Gone) {
+        Stream::Plain(socket) => {
+            let tls = acceptor.accept(socket).await;
+            let tls = tls.map_err(|fault| Refusal::Handshake(fault.to_string()))?;
+            *io = Stream::Accepted(Box::new(tls));
+        }
+        other => *io = other,
+    }
+    Ok(())
 }
 
 /// TLS from the first byte on (PostgreSQL 17): no packet begins with 0x16, as it would be far too long.
-/// `None`: the client is gone, or speaks another protocol inside TLS.
-async fn direct(worker: &Worker, io: Stream) -> Option<Stream> {
+/// `None`: the client is gone.
+async fn direct(worker: &Worker, io: &mut Stream) -> Option<Result<(), Refusal>> {
     let snapshot = worker.snapshot();
-    let (acceptor, mut socket) = match (&snapshot.tls, io) {
-        (Some(acceptor), Stream::Plain(socket)) => (acceptor, socket),
-        (_, io) => return Some(io),
+    let (Some(acceptor), Stream::Plain(socket)) = (&snapshot.tls, &mut *io) else {
+        return Some(Ok(()));
     };
     let mut first = [0];
     if socket.peek(&mut first).await.ok()? == 0 {
         return None;
     }
     if first != [HANDSHAKE] {
-        return Some(Stream::Plain(socket));
+        return Some(Ok(()));
     }
-    let tls = acceptor.accept(socket).await.ok()?;
+    if let Err(refusal) = encrypt(acceptor, io).await {
+        return Some(Err(refusal));
+    }
     // Without it anything that speaks TLS could be led here (manual, "SSL Session Encryption").
-    let meant = tls.get_ref().1.alpn_protocol() == Some(ALPN);
-    meant.then(|| Stream::Accepted(Box::new(tls)))
+    let meant = |tls: &TlsStream<Movable>| tls.get_ref().1.alpn_protocol() == Some(ALPN);
+    if matches!(&*io, Stream::Accepted(tls) if meant(tls)) {
+        return Some(Ok(()));
+    }
+    // It hears nothing that it could take for its own.
+    *io = Stream::Gone;
+    Some(Err(Refusal::Handshake("the client does not say that it means PostgreSQL".to_owned())))
 }
 
 /// The first byte of a TLS record that begins a handshake.

@@ -283,3 +283,63 @@ async fn openings_before_tls() {
         assert_eq!(last, b'E');
     }
 }
+
+/// P2, P6: where clients have taken all places, consoles still get in, so many and no more; their places are given
+/// back.
+#[tokio::test]
+async fn consoles_get_in_where_all_places_are_taken() {
+    let server = Postgres::start().await;
+    let setup = Setup { settings: "max_client_conn: 1", ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let client = pooler.client("app").await;
+    let console = pooler.config("root", crate::postgres::ROOT_PASSWORD, "pgbouncer");
+    let mut consoles = Vec::new();
+    let refused = loop {
+        match connect(&console).await {
+            Ok(inside) => consoles.push(inside),
+            Err(fault) => break fault,
+        }
+        assert!(consoles.len() < 100, "there is an end to it");
+    };
+    assert_eq!((consoles.len(), code(&refused).as_str()), (8, "53300"));
+    consoles[0].batch_execute("SHOW CLIENTS").await.expect("shown");
+    let fault = connect(&pooler.config("app", PASSWORD, "shop")).await.expect_err("full");
+    assert_eq!(code(&fault), "53300");
+    let fault = connect(&pooler.config("root", "wrong", "pgbouncer")).await.expect_err("full");
+    assert_eq!(code(&fault), "53300");
+    consoles.pop();
+    while connect(&console).await.is_err() {}
+    client.query_one("select 1", &[]).await.expect("served");
+}
+
+/// P4: verifiers of any number of iterations let their clients in, to servers as well; from a password keys are
+/// derived for as many as are advised.
+#[tokio::test]
+async fn verifiers_of_many_iterations_log_in() {
+    let server = Postgres::start().await;
+    let salt = b"0123456789abcdef";
+    let verifier = pgpool::scram::Verifier::derive(PASSWORD, salt, 150_000).text();
+    let root = server.root().await;
+    let sql = format!(
+        "create role often login password '{verifier}'; create role plain login password '{verifier}'"
+    );
+    root.batch_execute(&sql).await.expect("roles");
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let folder = pooler.file().parent().expect("a folder").to_owned();
+    std::fs::write(folder.join("often"), &verifier).expect("written");
+    pooler.rewrite(|text| {
+        let more =
+            "open: {}\n      often: { secret: file:often }\n      plain: { secret: file:other }";
+        text.replace("open: {}", more)
+    });
+    pooler.reload().await.expect("lawful");
+    for user in ["often", "plain"] {
+        // The driver of other tests has a bound of its own.
+        let target = format!("host=127.0.0.1 port={} dbname=shop user={user}", pooler.port);
+        let mut psql = tokio::process::Command::new("psql");
+        psql.args(["-X", "-A", "-t", "-d", &target, "-c", "select current_user"]);
+        let output = psql.env("PGPASSWORD", PASSWORD).output().await.expect("psql runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.trim(), user, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

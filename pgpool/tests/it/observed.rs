@@ -225,3 +225,43 @@ async fn recent_queries_are_shown_to_who_looks() {
         assert_eq!(shown[at]["failed"], at == 2);
     }
 }
+
+/// O2, O5: a handshake that fails is counted as a login that was refused; who says nothing until
+/// `client_login_timeout` is over is told so and counted; who only knocks is not.
+#[tokio::test]
+async fn openings_that_come_to_nothing_are_told() {
+    let server = Postgres::start().await;
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("certificate");
+    let pem = (made.cert.pem(), made.signing_key.serialize_pem());
+    let settings = "client_login_timeout: 1s";
+    let setup = Setup { tls: Some(pem), settings, ..Setup::default() };
+    let pooler = Pooler::start(&server, setup).await;
+    let open = async || TcpStream::connect(("127.0.0.1", pooler.port)).await.expect("open");
+    let refused = async |count: f64| loop {
+        let shown = metrics(&pooler).await;
+        let name = "aqueduct_pg_logins_refused_total";
+        let line = shown.lines().find(|line| line.starts_with(name));
+        let now = line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0);
+        assert!(now <= count, "{shown}");
+        if now == count {
+            break;
+        }
+    };
+    drop(open().await);
+    let mut socket = open().await;
+    socket.write_all(&[0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f]).await.expect("sent");
+    let mut answer = [0];
+    socket.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(&answer, b"S");
+    socket.write_all(b"GET / HTTP/1.1\r\nhost: shop\r\n\r\n").await.expect("sent");
+    refused(1.0).await;
+    // From the first byte on, and for somebody else.
+    let mut socket = open().await;
+    socket.write_all(b"\x16\x03\x01\x00\x02no").await.expect("sent");
+    refused(2.0).await;
+    let mut silent = open().await;
+    let mut told = Vec::new();
+    silent.read_to_end(&mut told).await.expect("told");
+    assert!(told.starts_with(b"E") && told.windows(5).any(|code| code == b"57014"), "{told:?}");
+    refused(3.0).await;
+}
