@@ -105,7 +105,8 @@ impl Worker {
             }
         }
         if self.id.0 == 0 {
-            snapshot.forget_found();
+            let held = self.held();
+            snapshot.forget_found(|name| held.iter().any(|(other, _)| other == name));
         }
     }
 

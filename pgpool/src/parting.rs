@@ -54,7 +54,7 @@ pub fn begin(worker: &Rc<Worker>, wait: Wait) -> usize {
     worker.parting.begun.notify_waiters();
     if wait == Wait::Clients {
         if worker.parting.holds.take() {
-            worker.lift(Hold::Paused);
+            worker.hold("", Hold::Paused, Pause::Running);
         }
         return 0;
     }

@@ -295,11 +295,13 @@ impl Snapshot {
         !self.databases.contains_key(name)
     }
 
-    /// Forgets databases that `*` has stood for and that no pool and no client has.
-    pub fn forget_found(&self) {
+    /// Forgets databases that `*` has stood for and that no pool and no client has, but for those that something else
+    /// `keeps`.
+    pub fn forget_found(&self, keeps: impl Fn(&str) -> bool) {
         if self.any.is_some() {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            found.retain(|_, database| Arc::strong_count(database) > 1 || !database.is_deserted());
+            let used = |one: &Arc<Database>| Arc::strong_count(one) > 1 || !one.is_deserted();
+            found.retain(|name, database| used(database) || keeps(name));
         }
     }
 

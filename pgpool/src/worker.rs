@@ -268,7 +268,9 @@ impl Worker {
 
     /// Whether the instance has no client any more, also none that is about to log in: it may be sent here.
     fn is_deserted(&self) -> bool {
-        self.clients.borrow().is_empty() && self.snapshot().clients.now() == 0
+        // A console beyond the limit is not among those that are counted.
+        let none = self.clients.borrow().is_empty() && self.consoles.borrow().is_empty();
+        none && self.snapshot().clients.now() == 0
     }
 
     fn receive(self: &Rc<Self>, message: Message) {
@@ -458,25 +460,14 @@ impl Worker {
         self.pools.borrow_mut().remove(key);
     }
 
-    /// Holds a database (an empty name: all) up, or lets it go on; how many pools it concerns.
+    /// Holds a database (an empty name: all) up, or lets it go on; how many pools it concerns. What is held up by
+    /// itself and with all goes on when both have ended.
     pub fn hold(&self, database: &str, hold: Hold, on: Pause) -> usize {
-        let mut held = self.held.borrow_mut();
-        match (on, database) {
-            (Pause::Paused, name) => drop(held.insert((name.to_owned(), hold))),
-            (Pause::Running, "") => held.retain(|(_, other)| *other != hold),
-            (Pause::Running, name) => drop(held.remove(&(name.to_owned(), hold))),
-        }
-        drop(held);
-        self.pause_pools(database)
-    }
-
-    /// Lets all go on that was held up with all; what is held up by itself stays so.
-    pub fn lift(&self, hold: Hold) {
-        self.held.borrow_mut().remove(&(String::new(), hold));
-        self.pause_pools("");
-    }
-
-    fn pause_pools(&self, database: &str) -> usize {
+        let one = (database.to_owned(), hold);
+        let _as_before = match on {
+            Pause::Paused => self.held.borrow_mut().insert(one),
+            Pause::Running => self.held.borrow_mut().remove(&one),
+        };
         let pools = self.pools();
         let concerns = |pool: &&Rc<Pool>| database.is_empty() || pool.database().name == database;
         let concerned = pools.iter().filter(concerns);

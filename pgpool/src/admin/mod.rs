@@ -248,6 +248,7 @@ impl Talk {
                 backend::put_command(out, "RELOAD");
             }
             Statement::WaitClose(database) => {
+                database.as_ref().map_or(Ok(()), |name| verbs::is_there(&self.worker, name))?;
                 if !self.guest.seat.abort.wait(self.closed(database.as_deref())).await {
                     return Err(Refusal::Cancelled);
                 }
@@ -284,14 +285,10 @@ impl Talk {
         tag: &'static str,
         out: &mut Vec<u8>,
     ) -> Result<(), Refusal> {
-        if let Some(database) = command.database()
-            && !self.worker.snapshot().knows(database)
-        {
-            return Err(Refusal::NoSuchDatabase(database.to_owned()));
-        }
-        // A database that was paused by itself may keep the last clients from leaving.
-        if *command == Command::Resume(None) && self.worker.parting.wait().is_some() {
-            return Err(Refusal::ConsoleSyntax("the pooler is shutting down".to_owned()));
+        command.check(&self.worker)?;
+        if let Some(database) = command.database() {
+            // One that only `*` stands for is shown from now on.
+            let _known = self.worker.snapshot().database(database);
         }
         self.note(tag);
         let concerned = self.broadcast(command).await;

@@ -10,6 +10,7 @@ use crate::client::entry::{Ending, Entry};
 use crate::fatal::Refusal;
 use crate::parting::{self, Wait};
 use crate::pool::{Pause, Pool};
+use crate::snapshot::CONSOLE;
 use crate::worker::Worker;
 
 /// What a worker is told. A database of `None` means all.
@@ -84,42 +85,14 @@ pub enum Haste {
 /// It is not known.
 pub fn parse(sql: &str) -> Result<Statement, Refusal> {
     let text = sql.trim().trim_end_matches(';').trim();
-    let mut words = text.split_whitespace();
-    let Some(verb) = words.next() else { return Ok(Statement::Empty) };
-    let rest: Vec<&str> = words.collect();
-    let database = rest.first().map(|name| name.trim_matches('"').to_owned());
+    let Some(verb) = text.split_whitespace().next() else { return Ok(Statement::Empty) };
+    let rest = text.get(verb.len()..).unwrap_or_default();
     let known = match verb.to_ascii_uppercase().as_str() {
-        "SHOW" => Statement::Show(rest.join(" ").to_ascii_uppercase()),
-        "PAUSE" => Statement::Tell(Command::Pause(database), "PAUSE"),
-        "RESUME" => Statement::Tell(Command::Resume(database), "RESUME"),
-        "RECONNECT" => Statement::Tell(Command::Reconnect(database, next_round()), "RECONNECT"),
-        "KILL" => Statement::Tell(Command::Kill(database), "KILL"),
-        "SUSPEND" => Statement::Tell(Command::Suspend, "SUSPEND"),
-        "WAIT_CLOSE" => Statement::WaitClose(database),
-        "DISABLE" | "ENABLE" => {
-            let pause = verb.eq_ignore_ascii_case("DISABLE");
-            let tag = if pause { "DISABLE" } else { "ENABLE" };
-            let pause = if pause { Pause::Paused } else { Pause::Running };
-            let database = database.ok_or_else(|| unknown("a database is required"))?;
-            Statement::Tell(Command::Disable(database, pause), tag)
+        "SHOW" => {
+            let words: Vec<_> = rest.split_whitespace().collect();
+            Statement::Show(words.join(" ").to_ascii_uppercase())
         }
-        "KILL_CLIENT" => match database.as_deref().and_then(client_number) {
-            Some(pid) => Statement::Tell(Command::KillClient(pid), "KILL_CLIENT"),
-            None => return Err(unknown("KILL_CLIENT needs an id of SHOW CLIENTS")),
-        },
-        "SHUTDOWN" if rest.is_empty() => Statement::Shutdown(Haste::Now),
-        "SHUTDOWN" => match rest.join(" ").to_ascii_uppercase().as_str() {
-            "WAIT_FOR_SERVERS" => Statement::Shutdown(Haste::When(Wait::Servers)),
-            "WAIT_FOR_CLIENTS" => Statement::Shutdown(Haste::When(Wait::Clients)),
-            _ => {
-                return Err(unknown(
-                    "SHUTDOWN waits for nothing, WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS",
-                ));
-            }
-        },
-        "RELOAD" => Statement::Reload,
-        "TAKEOVER" => Statement::TakeOver,
-        "SET" => match assignment(text.get(verb.len()..).unwrap_or_default()) {
+        "SET" => match assignment(rest) {
             Some((key, _)) if DRIVERS.contains(&key.as_str()) => Statement::Nothing("SET"),
             Some((key, value)) => Statement::Set(key, value),
             None => return Err(unknown("SET takes a key, = or TO, and one value")),
@@ -127,9 +100,66 @@ pub fn parse(sql: &str) -> Result<Statement, Refusal> {
         "BEGIN" => Statement::Nothing("BEGIN"),
         "COMMIT" => Statement::Nothing("COMMIT"),
         "ROLLBACK" => Statement::Nothing("ROLLBACK"),
-        _ => return Err(unknown(&format!("unknown command {:?}", shorten(verb)))),
+        upper => return command(upper, rest),
     };
     Ok(known)
+}
+
+/// A command and the one name behind it, as PgBouncer takes them: a word, or anything between `"`.
+fn command(verb: &str, rest: &str) -> Result<Statement, Refusal> {
+    let name = name(rest);
+    let tell = |command, tag| Ok(Statement::Tell(command, tag));
+    match verb {
+        "PAUSE" => tell(Command::Pause(name?), "PAUSE"),
+        "RESUME" => tell(Command::Resume(name?), "RESUME"),
+        "RECONNECT" => tell(Command::Reconnect(name?, next_round()), "RECONNECT"),
+        "KILL" => tell(Command::Kill(name?), "KILL"),
+        "WAIT_CLOSE" => Ok(Statement::WaitClose(name?)),
+        "DISABLE" | "ENABLE" => {
+            let database = name?.ok_or_else(|| unknown("a database is required"))?;
+            match verb {
+                "DISABLE" => tell(Command::Disable(database, Pause::Paused), "DISABLE"),
+                _ => tell(Command::Disable(database, Pause::Running), "ENABLE"),
+            }
+        }
+        "KILL_CLIENT" => match name?.as_deref().and_then(client_number) {
+            Some(pid) => tell(Command::KillClient(pid), "KILL_CLIENT"),
+            None => Err(unknown("KILL_CLIENT needs an id of SHOW CLIENTS")),
+        },
+        "SHUTDOWN" => match name?.map(|word| word.to_ascii_uppercase()).as_deref() {
+            None => Ok(Statement::Shutdown(Haste::Now)),
+            Some("WAIT_FOR_SERVERS") => Ok(Statement::Shutdown(Haste::When(Wait::Servers))),
+            Some("WAIT_FOR_CLIENTS") => Ok(Statement::Shutdown(Haste::When(Wait::Clients))),
+            Some(_) => {
+                Err(unknown("SHUTDOWN waits for nothing, WAIT_FOR_SERVERS or WAIT_FOR_CLIENTS"))
+            }
+        },
+        "SUSPEND" | "RELOAD" | "TAKEOVER" if !rest.trim().is_empty() => {
+            Err(unknown(&format!("{verb} is about all databases and takes no name")))
+        }
+        "SUSPEND" => tell(Command::Suspend, "SUSPEND"),
+        "RELOAD" => Ok(Statement::Reload),
+        "TAKEOVER" => Ok(Statement::TakeOver),
+        _ => Err(unknown(&format!("unknown command {:?}", shorten(verb)))),
+    }
+}
+
+/// The one name in a text, if there is one; between `"`, of which two stand for one, it may be anything. An empty one
+/// is none: it would stand for all.
+fn name(text: &str) -> Result<Option<String>, Refusal> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bare = text.split_once('"').is_none() && text.split_whitespace().nth(1).is_none();
+    let quoted = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let quoted = quoted.filter(|inner| !inner.replace("\"\"", "").contains('"'));
+    let name = match (bare, quoted) {
+        (true, _) => text.to_owned(),
+        (false, Some(inner)) if !inner.is_empty() => inner.replace("\"\"", "\""),
+        _ => return Err(unknown("one name is taken, with blanks only between \"")),
+    };
+    Ok(Some(name))
 }
 
 /// What drivers set of their own accord, which means nothing here.
@@ -211,6 +241,36 @@ impl Command {
         }
     }
 
+    /// Whether it can be carried out: the database that it names is there, and what it pauses or resumes is not so
+    /// already, as PgBouncer wants it.
+    ///
+    /// # Errors
+    /// What is in its way.
+    pub fn check(&self, worker: &Worker) -> Result<(), Refusal> {
+        let paused = |name: &str| worker.held().contains(&(name.to_owned(), Hold::Paused));
+        let refuse = |text: &str| Err(Refusal::ConsoleState(text.to_owned()));
+        if let Some(name) = self.database() {
+            is_there(worker, name)?;
+        }
+        match self {
+            // A database that was paused by itself may keep the last clients from leaving.
+            Self::Resume(None) if worker.parting.wait().is_some() => {
+                refuse("the pooler is shutting down")
+            }
+            Self::Resume(None) if !paused("") => refuse("the pooler is not paused or suspended"),
+            Self::Resume(Some(name)) if !paused(name) => {
+                refuse(&format!("database \"{name}\" is not paused"))
+            }
+            Self::Pause(_) | Self::Kill(_) | Self::Suspend if paused("") => {
+                refuse("all is paused or suspended already")
+            }
+            Self::Suspend if worker.held().iter().any(|(_, hold)| *hold == Hold::Paused) => {
+                refuse("a database is paused by itself: RESUME it first")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Does it on one worker; how many things it concerned.
     pub fn carry_out(&self, worker: &Rc<Worker>) -> usize {
         match self {
@@ -222,6 +282,7 @@ impl Command {
                 if database.is_none() {
                     worker.hold("", Hold::Suspended, Pause::Running);
                 }
+                // Databases that are paused by themselves stay so.
                 worker.hold(or_all(database), Hold::Paused, Pause::Running)
             }
             Self::Disable(database, pause) => worker.hold(database, Hold::Disabled, *pause),
@@ -236,13 +297,36 @@ impl Command {
             Self::Kill(database) => {
                 let its =
                     |entry: &Entry| database.as_ref().is_none_or(|name| *entry.database == **name);
-                worker.hold(or_all(database), Hold::Paused, Pause::Paused);
+                // Each by itself, so that each may be resumed by itself.
+                let all = worker.snapshot().all_databases().into_iter();
+                let all = all.map(|database| database.name.clone());
+                for name in database.as_ref().map_or_else(|| all.collect(), |one| vec![one.clone()])
+                {
+                    worker.hold(&name, Hold::Paused, Pause::Paused);
+                }
                 let ended = worker.end(its, Ending::Killed);
                 ended + each(worker, database.as_deref(), Pool::reconnect)
             }
             Self::KillClient(pid) => worker.end(|entry| entry.pid == *pid, Ending::Killed),
         }
     }
+}
+
+/// Whether a command may name this database: one that is known, or held up, or that `*` stands for.
+///
+/// # Errors
+/// There is none, or it is the admin database.
+pub fn is_there(worker: &Worker, name: &str) -> Result<(), Refusal> {
+    if name == CONSOLE {
+        let text = "the admin database is neither paused nor killed";
+        return Err(Refusal::ConsoleState(text.to_owned()));
+    }
+    let snapshot = worker.snapshot();
+    let held = || worker.held().iter().any(|(other, _)| other == name);
+    if snapshot.knows(name) || snapshot.has_any() || held() {
+        return Ok(());
+    }
+    Err(Refusal::NoSuchDatabase(name.to_owned()))
 }
 
 /// The name that stands for all databases is empty.
@@ -283,6 +367,27 @@ mod tests {
         assert_eq!(parse("SET a ="), set("a", ""));
         assert_eq!(parse("SET TimeZone TO 'UTC'"), Ok(Statement::Nothing("SET")));
         for wrong in ["SET", "SET a", "SET a 5", "SET ato 5", "SET a = 'x", "SET to 5"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        let pause = |name: &str| {
+            let command = Command::Pause(Some(name.to_owned()));
+            Ok(Statement::Tell(command, "PAUSE"))
+        };
+        assert_eq!(parse("PAUSE \"my db\" ;"), pause("my db"));
+        assert_eq!(parse("pause \"a\"\"b\""), pause("a\"b"));
+        assert_eq!(parse("pause my-db"), pause("my-db"));
+        for wrong in [
+            "SUSPEND shop",
+            "RELOAD now",
+            "TAKEOVER x",
+            "PAUSE shop other",
+            "PAUSE \"my db\" other",
+            "PAUSE \"my",
+            "PAUSE \"\"",
+            "PAUSE a\"b\"",
+            "KILL a b",
+            "SHUTDOWN WAIT_FOR_CLIENTS now",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert_eq!(split("a';';b;\"c;\""), ["a';'", "b", "\"c;\""]);

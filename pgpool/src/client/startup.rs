@@ -330,10 +330,10 @@ fn greet<'a>(
 }
 
 /// Whether it is whoever runs this process, by a socket of this host: PgBouncer's user `pgbouncer`, who
-/// needs no password.
+/// needs no password, whatever users and rules say of that name.
 fn is_owner(snapshot: &Snapshot, name: &str, database: &str, source: Source) -> bool {
     let owner = matches!(source, Source::Unix { uid, .. } if uid == snapshot.uid);
-    owner && name == CONSOLE && database == CONSOLE && !snapshot.users.contains_key(CONSOLE)
+    owner && name == CONSOLE && database == CONSOLE
 }
 
 async fn console(

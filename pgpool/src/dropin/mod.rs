@@ -203,12 +203,22 @@ impl Signals {
                     }
                 }
                 _ = self.pause.recv() => {
+                    let report = handle.report().await;
+                    if report.paused || report.suspended {
+                        handle.note("got SIGUSR1, but already paused/suspended");
+                        continue;
+                    }
                     paused = true;
                     handle.tell(&Command::Pause(None)).await;
                 }
                 // What was begun is not taken back.
                 _ = self.resume.recv(), if !handle.is_parting() => {
                     paused = false;
+                    let report = handle.report().await;
+                    if !report.paused && !report.suspended {
+                        handle.note("got SIGUSR2, but not paused/suspended");
+                        continue;
+                    }
                     handle.tell(&Command::Resume(None)).await;
                 }
                 _ = self.interrupt.recv() => part(handle, lifecycle).await,

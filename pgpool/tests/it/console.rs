@@ -212,7 +212,7 @@ async fn holds_and_settings() {
         while !rows(&console, "SHOW POOLS").await.iter().any(|pool| pool["cl_waiting"] == "1") {
             tokio::task::yield_now().await;
         }
-        console.simple_query("RESUME").await.expect("resumed");
+        console.simple_query("RESUME shop").await.expect("resumed");
     };
     tokio::join!(waiting, resume);
 }
@@ -366,4 +366,74 @@ async fn what_waits_for_servers() {
     };
     let (outcome, ()) = tokio::join!(client.batch_execute("select 1"), resumes);
     outcome.expect("answered");
+}
+
+/// P6: what is paused by itself and what is paused with all are two things, as under PgBouncer: `RESUME` ends the one,
+/// `RESUME db` the other, also after `KILL`; what is so already is refused.
+#[tokio::test]
+async fn what_is_paused_by_itself_is_resumed_by_itself() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let console = pooler.console().await;
+    let done = async |sql: &str| {
+        console.batch_execute(sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault:?}"));
+    };
+    let refused = async |all: &[&str]| {
+        for sql in all {
+            assert_eq!(code(&console.batch_execute(sql).await.expect_err(sql)), "55000", "{sql}");
+        }
+    };
+    let paused = async || {
+        let shown = rows(&console, "SHOW DATABASES").await;
+        let paused = shown.into_iter().filter(|row| row["paused"] == "1");
+        paused.map(|row| row["name"].clone()).collect::<Vec<_>>()
+    };
+    refused(&["RESUME", "RESUME shop", "PAUSE pgbouncer", "KILL pgbouncer"]).await;
+    done("PAUSE \"shop\"").await;
+    done("PAUSE shop").await;
+    refused(&["SUSPEND", "RESUME"]).await;
+    done("PAUSE").await;
+    assert_eq!(paused().await, ["nowhere", "shop"]);
+    refused(&["PAUSE", "PAUSE shop", "KILL", "KILL shop", "SUSPEND"]).await;
+    done("RESUME").await;
+    assert_eq!(paused().await, ["shop"], "it was paused by itself");
+    done("RESUME shop").await;
+    refused(&["RESUME shop", "RESUME"]).await;
+    done("SUSPEND").await;
+    refused(&["SUSPEND", "PAUSE"]).await;
+    done("RESUME").await;
+    done("KILL").await;
+    refused(&["RESUME", "SUSPEND"]).await;
+    assert_eq!(paused().await, ["nowhere", "shop"]);
+    done("RESUME shop").await;
+    pooler.client("app").await.query_one("select 1", &[]).await.expect("it goes on");
+    assert_eq!(paused().await, ["nowhere"]);
+}
+
+/// P6: databases that only `*` stands for are held up before anybody has named them.
+#[tokio::test]
+async fn what_the_star_stands_for_is_held_up_by_name() {
+    let server = Postgres::start().await;
+    let more = format!(" }}\n      \"*\": {{ primary: 127.0.0.1:{}", server.port);
+    let pooler = Pooler::start(&server, Setup { more: &more, ..Setup::default() }).await;
+    let console = pooler.console().await;
+    let done = async |sql: &str| {
+        console.batch_execute(sql).await.unwrap_or_else(|fault| panic!("{sql}: {fault:?}"));
+    };
+    done("DISABLE postgres").await;
+    let config = pooler.config("app", PASSWORD, "postgres");
+    let fault = connect(&config).await.expect_err("disabled");
+    assert!(format!("{fault:?}").contains("does not allow connections"), "{fault:?}");
+    done("ENABLE postgres").await;
+    done("PAUSE later").await;
+    done("KILL postgres").await;
+    done("RECONNECT other").await;
+    let shown = rows(&console, "SHOW DATABASES").await;
+    for name in ["later", "postgres"] {
+        assert!(shown.iter().any(|row| row["name"] == name && row["paused"] == "1"), "{name}");
+    }
+    done("RESUME later").await;
+    done("RESUME postgres").await;
+    let client = connect(&config).await.expect("let in");
+    client.query_one("select 1", &[]).await.expect("served");
 }

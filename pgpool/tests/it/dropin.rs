@@ -239,6 +239,14 @@ async fn signals_and_log_are_those_of_pgbouncer() {
 
     running.signal(Signal::SIGUSR1);
     place.until("show state", |told| told.contains("paused|yes"));
+    // Said again it changes nothing.
+    let told = |what: &str| {
+        while !place.log().contains(what) {
+            std::thread::yield_now();
+        }
+    };
+    running.signal(Signal::SIGUSR1);
+    told("but already paused/suspended");
     let mut psql = place.psql(Path::new("127.0.0.1"), "app", PASSWORD, "shop");
     let waits = psql.args(["-c", "select 7"]).stdout(Stdio::piped()).spawn().expect("psql runs");
     place.until("show clients", |told| {
@@ -247,6 +255,8 @@ async fn signals_and_log_are_those_of_pgbouncer() {
     running.signal(Signal::SIGUSR2);
     let output = waits.wait_with_output().expect("psql ends");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "7");
+    running.signal(Signal::SIGUSR2);
+    told("but not paused/suspended");
 
     let ini = std::fs::read_to_string(place.path("pgbouncer.ini")).expect("the file");
     place.write("pgbouncer.ini", &format!("{ini}\nquery_timeout = 77\n"));
@@ -551,4 +561,36 @@ async fn the_same_lookup_the_same_answers() {
     });
     assert_eq!(both[0], ["app", "legacy", "legacy", "asker", "", "", "", "", ""]);
     assert_eq!(both[0], both[1]);
+}
+
+/// P6, O3: whoever runs the process is let in by its unix socket as `pgbouncer` without a password, whatever the user
+/// list and the rules say of that name and however many clients there are; so `-R` takes over all the same.
+#[tokio::test]
+async fn its_owner_is_let_in_whatever_is_said() {
+    let server = Postgres::start().await;
+    let more = "max_client_conn = 1\nauth_type = hba\nauth_hba_file = @/hba";
+    let place = Place::new(&server, more).await;
+    let users = std::fs::read_to_string(place.path("userlist.txt")).expect("the list");
+    place.write("userlist.txt", &format!("{users}\"pgbouncer\" \"another\"\n"));
+    place.write("hba", "local all all reject\nhost all all 127.0.0.1/32 scram-sha-256\n");
+    let first = place.start(PGPOOL);
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(place.port).user("app").password(PASSWORD).dbname("shop");
+    let client = crate::pooler::connect(&config).await.expect("it gets in");
+    let mut psql = unprivileged(Path::new("psql"));
+    psql.args(["-X", "-A", "-t", "-w", "-U", "pgbouncer", "-d", "pgbouncer", "-c", "show version"]);
+    psql.arg("-p").arg(place.port.to_string()).arg("-h").arg(place.folder.path());
+    let output = psql.output().expect("psql runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut next = unprivileged(Path::new(PGPOOL));
+    let output = next.args(["-d", "-R"]).arg(place.path("pgbouncer.ini")).output();
+    assert!(output.expect("it runs").status.success());
+    assert!(tokio::task::spawn_blocking(move || first.ended()).await.expect("no panic"));
+    client.batch_execute("select 1").await.expect("it has moved");
+    let process = std::fs::read_to_string(place.path("pid")).expect("a pid");
+    let process = Pid::from_raw(process.trim().parse().expect("a number"));
+    kill(process, Signal::SIGTERM).expect("sent");
+    while place.path("pid").exists() {
+        std::thread::yield_now();
+    }
 }

@@ -196,6 +196,7 @@ async fn a_lost_listener_comes_back_and_says_so() {
     console.batch_execute("suspend").await.expect("suspended");
     root.batch_execute("notify news, 'meanwhile'").await.expect("said");
     assert_eq!(told(&mut raw).await, pair("news", "meanwhile"));
+    console.batch_execute("resume").await.expect("resumed");
     console.batch_execute("pause").await.expect("paused");
     warned(&mut raw, "missed from now on").await;
     console.batch_execute("resume").await.expect("resumed");
