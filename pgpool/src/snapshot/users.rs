@@ -1,7 +1,8 @@
 //! Who may log in, and what a role must prove: the users of the file, and roles that were looked up. Not for
 //! asking: that is `lookup`. Kept by the snapshot.
 //!
-//! Invariant: of a role that was looked up a verifier or a hash is kept, never a password.
+//! Invariant: of a role that was looked up is kept what the lookup has given, a password only where it has given
+//! nothing else, in memory that is wiped.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,16 +170,7 @@ pub(super) fn credential(
         return Err(SnapshotError::Empty { user: user.to_owned(), place });
     }
     let wrong = || SnapshotError::Verifier { user: user.to_owned(), place };
-    if text.starts_with("SCRAM-SHA-256$") {
-        return Credential::stored(text).ok_or_else(wrong);
-    }
-    match Credential::stored(text).ok_or_else(wrong)? {
-        // The file has the password itself, which logs in everywhere.
-        Credential::Scram(verifier) => {
-            Ok(Credential::Password(Secret::new(text.as_bytes().to_vec()), verifier))
-        }
-        other => Ok(other),
-    }
+    Credential::stored(text).ok_or_else(wrong)
 }
 
 /// A lookup as the file has it.
@@ -286,13 +278,14 @@ impl Credential {
         hash.then(|| Self::Md5(text.to_owned()))
     }
 
-    /// What a server has stored for a role; `None`: it begins like a verifier and is none. Of a plain
-    /// password a verifier is made, which takes milliseconds: not on a worker.
+    /// What a server, or the file, has stored for a role; `None`: it begins like a verifier and is none. A plain
+    /// password logs in everywhere, and a verifier is made of it, which takes milliseconds: not on a worker.
     pub fn stored(text: &str) -> Option<Self> {
         if text.starts_with("SCRAM-SHA-256$") {
             return Self::kept(text);
         }
-        Some(Self::kept(text).unwrap_or_else(|| Self::Scram(derived(text))))
+        let password = || Self::Password(Secret::new(text.as_bytes().to_vec()), derived(text));
+        Some(Self::kept(text).unwrap_or_else(password))
     }
 }
 

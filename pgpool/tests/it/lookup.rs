@@ -263,3 +263,28 @@ async fn a_function_that_finds_nobody() {
         assert_eq!(code(&fault), "28P01", "{user}");
     }
 }
+
+/// P4: where the lookup gives passwords instead of verifiers, they log in to servers as well; another one holds from the
+/// next login on.
+#[tokio::test]
+async fn passwords_that_are_looked_up_log_in_to_servers() {
+    let server = Postgres::start().await;
+    let root = server.root().await;
+    let sql = format!(
+        "create role late login password '{PASSWORD}'; create table known (name text, secret text);
+         insert into known values ('late', '{PASSWORD}')"
+    );
+    root.batch_execute(&sql).await.expect("a role");
+    let group = "\n    lookup: { user: root, password: file:root, cache: 0s, \
+                 query: \"select name, secret from known where name = $1\" }";
+    let pooler = Pooler::start(&server, Setup { group, size: 2, ..Setup::default() }).await;
+    pooler.client("late").await.query_one("select 1", &[]).await.expect("served");
+    let fault = connect(&pooler.config("late", "wrong", "shop")).await.expect_err("wrong");
+    assert_eq!(code(&fault), "28P01");
+    let sql = "update known set secret = 'another'; alter role late password 'another'";
+    root.batch_execute(sql).await.expect("changed");
+    for _ in 0..3 {
+        let client = connect(&pooler.config("late", "another", "shop")).await.expect("let in");
+        client.query_one("select 1", &[]).await.expect("served");
+    }
+}
