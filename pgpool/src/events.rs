@@ -15,11 +15,13 @@ use pgpool_wire::startup::Startup;
 use topology::pool::ServerAddress;
 use tracing::Level;
 
+use crate::admin::show::encryption;
 use crate::client::entry::Entry;
 use crate::client::source::Source;
 use crate::client::startup::named;
 use crate::family::marks::MarksError;
 use crate::fatal::Refusal;
+use crate::hba::Asking;
 use crate::pool::Counters;
 use crate::server::Facts;
 
@@ -251,6 +253,23 @@ impl Event for ServerClosed<'_> {
 
 /// The target of what is told of every single connection.
 pub const CONNECTIONS: &str = "pgpool::connections";
+
+/// A client has said what it wants, and is about to be asked who it is.
+pub struct LoginAttempt<'a> {
+    /// It.
+    pub asking: &'a Asking<'a>,
+    /// The cipher suite, if bytes travel encrypted.
+    pub cipher: Option<&'static str>,
+}
+
+impl Event for LoginAttempt<'_> {
+    fn emit(&self, to: &Observer) {
+        let Asking { database, user, source, replication, .. } = *self.asking;
+        let (instance, replication) = (&*to.instance, replication.name());
+        let tls = encryption(self.cipher);
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, database, user, address = %source, tls, replication, "login attempt");
+    }
+}
 
 /// A client is in.
 pub struct ClientConnected<'a> {
@@ -537,13 +556,28 @@ pub struct Rates {
 impl Event for Rates {
     fn emit(&self, to: &Observer) {
         let instance = &*to.instance;
-        let [_, xacts, queries, received, sent, xact_time, query_time, wait, client, server, binds] =
-            self.counts.0;
+        tracing::event!(Level::INFO, instance, "{}", self.text());
+    }
+}
+
+impl Rates {
+    fn text(&self) -> String {
+        let [
+            given,
+            xacts,
+            queries,
+            received,
+            sent,
+            xact_time,
+            query_time,
+            wait,
+            client,
+            server,
+            binds,
+        ] = self.counts.0;
         let rate = |count: u64| count / self.seconds.max(1);
         let each = |time: u64, of: u64| time / of.max(1);
-        tracing::event!(
-            Level::INFO,
-            instance,
+        format!(
             "stats: {} xacts/s, {} queries/s, {} client parses/s, {} server parses/s, {} binds/s, \
              in {} B/s, out {} B/s, xact {} us, query {} us, wait {} us",
             rate(xacts),
@@ -555,7 +589,22 @@ impl Event for Rates {
             rate(sent),
             each(xact_time, xacts),
             each(query_time, queries),
-            rate(wait),
-        );
+            each(wait, given),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// O2: the line of a period is PgBouncer's: what took time by what took it.
+    #[test]
+    fn rates_are_those_of_pgbouncer() {
+        let counts = Counters([4, 10, 20, 1000, 2000, 500, 600, 80, 30, 40, 50]);
+        let text = Rates { counts, seconds: 10 }.text();
+        let expected = "stats: 1 xacts/s, 2 queries/s, 3 client parses/s, 4 server parses/s, 5 binds/s, \
+                        in 100 B/s, out 200 B/s, xact 50 us, query 30 us, wait 20 us";
+        assert_eq!(text, expected);
     }
 }

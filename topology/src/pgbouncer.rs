@@ -13,7 +13,7 @@ mod terms;
 mod tls;
 mod users;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
@@ -106,7 +106,8 @@ pub fn import(ini: &str, users: Option<&str>) -> Imported {
     out.tls(&mut text);
     out.settings(&mut text);
     out.take("admin_token_file");
-    let process = Process { said, ..out.about_process() };
+    let own_modes = std::mem::take(&mut out.own_modes);
+    let process = Process { said, own_modes, ..out.about_process() };
     out.rest();
     out.notes.sort_by_key(|note| note.line);
     let Out { secrets, notes, about_process, stand_ins, .. } = out;
@@ -125,6 +126,8 @@ struct Out {
     server_tls: String,
     /// Where roles are looked up, unless a database says otherwise.
     lookup: Lookup,
+    /// Databases that have a mode of their own.
+    own_modes: BTreeSet<String>,
     /// A database has a lookup.
     looks_up: bool,
     /// How users prove themselves where no rule says it.
@@ -352,7 +355,10 @@ impl Out {
         let order = pairs.remove("load_balance_hosts").map(|order| order.to_ascii_lowercase());
         let Some(servers) = self.hosts(line, &hosts, &port, order.as_deref()) else { return false };
         let mode = match pairs.remove("pool_mode") {
-            Some(own) => self.mode(number, &own),
+            Some(own) => {
+                self.own_modes.insert(name.clone());
+                self.mode(number, &own)
+            }
             None => mode,
         };
         let _ = write!(text, "      {}: {{ primary: {servers}, mode: {mode}", quoted(name));

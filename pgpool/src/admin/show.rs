@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use common::calendar::civil;
 use pgpool_wire::backend::{self, INT8, TEXT};
 use tokio::time::Instant;
+use topology::Form;
 use topology::pool::{HostOrder, ListenAddress, PoolMode, ServerAddress};
 
 use super::report::{ClientRow, Report, ServerRow};
@@ -286,7 +287,7 @@ fn sockets(report: &Report, which: impl Fn(&str) -> bool) -> Table {
 const STATE: usize = 4;
 
 /// How a connection is encrypted: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
-fn encryption(cipher: Option<&str>) -> String {
+pub(crate) fn encryption(cipher: Option<&str>) -> String {
     match cipher.map(|cipher| (cipher, cipher.strip_prefix("TLS13_"))) {
         None => String::new(),
         Some((_, Some(rest))) => format!("TLSv1.3/TLS_{rest}"),
@@ -384,7 +385,7 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
             terms.min_pool_size.unwrap_or(settings.min_pool_size),
             terms.reserve_pool_size.unwrap_or(settings.reserve_pool_size),
             terms.server_lifetime.unwrap_or(settings.server_lifetime).as_secs(),
-            mode(database.mode),
+            own_mode(database, snapshot),
             order(database),
             database.connections.most(),
             database.connections.now(),
@@ -425,6 +426,13 @@ fn databases(report: &Report, snapshot: &Snapshot) -> Table {
         ),
         rows: all.iter().map(|database| row(database)).chain([console]).collect(),
     }
+}
+
+/// The mode of a database; in PgBouncer's place only one that is its own, and not that of all.
+fn own_mode(database: &Database, snapshot: &Snapshot) -> Cell {
+    let Form::PgBouncer(process) = &snapshot.source.form else { return mode(database.mode).into() };
+    let said = if snapshot.is_found(&database.name) { "*" } else { database.name.as_str() };
+    if process.own_modes.contains(said) { mode(database.mode).into() } else { Cell::Null }
 }
 
 /// PgBouncer's word for how several servers are chosen among.

@@ -18,7 +18,7 @@ use super::rules;
 use super::source::Source;
 use super::{auth, replication};
 use crate::admin::seat::Seat;
-use crate::events::ClientConnected;
+use crate::events::{ClientConnected, LoginAttempt};
 use crate::fatal::Refusal;
 use crate::hba::Asking;
 use crate::lookup;
@@ -161,6 +161,9 @@ pub async fn admit(
     if !door.io.is_encrypted() && snapshot.sslmode >= SslMode::Require && source.ip().is_some() {
         return Err(Refusal::TlsRequired);
     }
+    let encrypted = door.io.is_encrypted();
+    let asking = Asking { database, user: name, source, encrypted, replication };
+    worker.observer.emit(LoginAttempt { asking: &asking, cipher: door.io.cipher() });
     if is_owner(&snapshot, name, database, source) {
         return console(worker, (door, startup), source, Console::Admin).await;
     }
@@ -168,8 +171,6 @@ pub async fn admit(
         seed: &snapshot.seed,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
-    let encrypted = door.io.is_encrypted();
-    let asking = Asking { database, user: name, source, encrypted, replication };
     let method = rules::method(&snapshot, &door.io, &asking)?;
     let user = snapshot.users.get(name);
     let looked_up = match user {

@@ -200,12 +200,16 @@ impl Told {
             }
         };
         match self.message.as_str() {
-            "client connected" => {
+            "login attempt" => {
                 let (database, user) = (self.get("database"), self.get("user"));
-                let tls = if self.get("tls") == "true" { "yes" } else { "no" };
+                let tls = Some(self.get("tls")).filter(|tls| !tls.is_empty()).unwrap_or("no");
                 let text = format!("login attempt: db={database} user={user} tls={tls}");
-                line(comes, "LOG", format!("{} {text}", self.who('C')));
+                let replication = self.get("replication");
+                let text = format!("{} {text} replication={replication}", self.who('C'));
+                line(comes, "LOG", text);
             }
+            // PgBouncer says nothing more of it.
+            "client connected" => {}
             "client left" => {
                 let text = format!("closing because: client close request (age={age}s)");
                 line(goes, "LOG", format!("{} {text}", self.who('C')));
@@ -277,9 +281,11 @@ mod tests {
             lines.into_iter().map(|(level, text)| format!("{level} {text}")).collect::<Vec<_>>()
         };
         assert_eq!(
-            lines("client connected", &[("tls", "true")]),
-            ["LOG C-0x1f: shop/app@1.2.3.4:5 login attempt: db=shop user=app tls=yes"]
+            lines("login attempt", &[("tls", "TLSv1.3/X"), ("replication", "none")]),
+            ["LOG C-0x1f: shop/app@1.2.3.4:5 login attempt: db=shop user=app tls=TLSv1.3/X \
+                 replication=none"]
         );
+        assert!(lines("client connected", &[]).is_empty());
         assert_eq!(
             lines("client left", &[("age", "7")]),
             ["LOG C-0x1f: shop/app@1.2.3.4:5 closing because: client close request (age=7s)"]
@@ -303,6 +309,6 @@ mod tests {
             ["LOG S-0x1f: shop/app@1.2.3.4:5 new connection to server (from 9.9.9.9:1)"]
         );
         let quiet = Process { log_connections: Switch::Off, ..Process::default() };
-        assert!(told("client connected", &client).lines(Level::DEBUG, &quiet).is_empty());
+        assert!(told("login attempt", &client).lines(Level::DEBUG, &quiet).is_empty());
     }
 }

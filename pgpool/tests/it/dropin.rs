@@ -281,7 +281,7 @@ async fn signals_and_log_are_those_of_pgbouncer() {
     let before = std::fs::read_to_string(place.path("log.1")).expect("the log");
     for line in [
         ": shop/app@127.0.0.1:",
-        " login attempt: db=shop user=app tls=no",
+        " login attempt: db=shop user=app tls=no replication=none",
         " new connection to server (from 127.0.0.1:",
         " closing because: client close request (age=",
         " WARNING C-0x0: shop/app@127.0.0.1:",
@@ -290,6 +290,8 @@ async fn signals_and_log_are_those_of_pgbouncer() {
     ] {
         assert!(before.contains(line), "{line}: {before}");
     }
+    let (asked, _) = before.split_once("pooler error: password auth").expect("it was refused");
+    assert_eq!(asked.matches("login attempt: db=shop").count(), 2, "before it was: {before}");
     assert!(place.log().contains("login attempt"), "the log was opened anew");
     assert!(!format!("{before}{}", place.log()).contains(PASSWORD));
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariant: what cannot be translated stops the load with file and line; nothing is guessed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -88,6 +88,8 @@ pub struct Process {
     pub log_stats: Switch,
     /// Seconds of that period.
     pub stats_period: u32,
+    /// Databases that have a `pool_mode` of their own.
+    pub own_modes: BTreeSet<String>,
     /// What `[pgbouncer]` says, by key.
     pub said: BTreeMap<String, String>,
     /// What all of it was read from.
