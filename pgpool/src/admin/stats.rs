@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::report::Report;
 use super::show::{Cell, Table, columns};
 use crate::pool::Counters;
+use crate::snapshot::CONSOLE;
 
 /// What is counted, in the order of the tables.
 const NAMES: [&str; Counters::MANY] = [
@@ -42,21 +43,29 @@ impl Sums {
             sums.recent = sums.recent.plus(&pool.recent);
             sums.period = sums.period.max(pool.period);
         }
+        // PgBouncer has a row for it; nothing of it is counted.
+        all.entry(CONSOLE).or_default();
         all
     }
 
-    /// Counts and waits per second; times per transaction and per query.
+    /// Counts per second; times per transaction and per query, waits per server that was given.
     fn averages(&self) -> [u64; Counters::MANY] {
-        let [_, transactions, queries, ..] = self.recent.0;
+        let [assignments, transactions, queries, ..] = self.recent.0;
         let micros = self.period.as_micros().max(1);
         let per_second = |count: u64| u64::try_from(u128::from(count) * 1_000_000 / micros);
         let mut all = self.recent.0.map(|count| per_second(count).unwrap_or(u64::MAX));
-        let [_, _, _, _, _, transaction_time, query_time, ..] = self.recent.0;
-        let [.., in_transaction, in_query, _, _, _, _] = &mut all;
-        *in_transaction = transaction_time / transactions.max(1);
-        *in_query = query_time / queries.max(1);
+        let [_, _, _, _, _, transaction_time, query_time, wait_time, ..] = self.recent.0;
+        let [.., in_transaction, in_query, in_wait, _, _, _] = &mut all;
+        *in_transaction = each(transaction_time, transactions);
+        *in_query = each(query_time, queries);
+        *in_wait = each(wait_time, assignments);
         all
     }
+}
+
+/// A time per one of what took it; nothing of none.
+fn each(time: u64, of: u64) -> u64 {
+    time.checked_div(of).unwrap_or(0)
 }
 
 fn row(database: &str, values: impl IntoIterator<Item = u64>) -> Vec<Cell> {
@@ -115,4 +124,20 @@ pub(super) fn totals(report: &Report) -> Table {
     };
     let rows = [named("total", all.totals.0), named("avg", all.averages())].concat();
     Table { columns: columns("name #value"), rows }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P6: counts go by the second, times by what took them: a wait by servers that were given.
+    #[test]
+    fn averages_are_those_of_pgbouncer() {
+        let recent = Counters([4, 10, 20, 1000, 2000, 500, 600, 80, 30, 40, 50]);
+        let sums = Sums { recent, period: Duration::from_secs(10), ..Sums::default() };
+        assert_eq!(sums.averages(), [0, 1, 2, 100, 200, 50, 30, 20, 3, 4, 5]);
+        assert_eq!(Sums::default().averages(), [0; Counters::MANY]);
+        let rows = stats(&Report::default()).rows;
+        assert!(matches!(rows[0].first(), Some(Cell::Text(name)) if name == CONSOLE));
+    }
 }

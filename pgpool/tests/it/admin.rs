@@ -45,7 +45,7 @@ async fn a_drop_in_is_watched() {
     assert_eq!(status, 200);
     let host = "host=\"127.0.0.1\"";
     let labels = format!(
-        "name=\"boss\",{host},port=\"{}\",database=\"shop\",force_user=\"legacy\",pool_mode=\"transaction\"",
+        "name=\"boss\",{host},port=\"{}\",database=\"shop\",force_user=\"legacy\",pool_mode=\"\"",
         server.port
     );
     for line in [

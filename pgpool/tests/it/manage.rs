@@ -104,7 +104,12 @@ async fn averages_go_over_stats_period() {
 #[tokio::test]
 async fn tables_show_what_is_known() {
     let server = Postgres::start().await;
-    let place = Place::new(&server, "peer_id = 1\n[peers]\n2 = host=127.0.0.1 port=1").await;
+    let place = Place::new(
+        &server,
+        "peer_id = 1\n[peers]\n2 = host=127.0.0.1 port=1\n[databases]\n\
+         own = host=127.0.0.1 port=1 pool_mode=session",
+    )
+    .await;
     let running = place.start(PGPOOL);
     let rows = |sql: &str| {
         let mut psql =
@@ -165,6 +170,8 @@ async fn tables_show_what_is_known() {
     assert_eq!(database("boss")["force_user"], "legacy");
     assert_eq!(database("shop")["force_user"], "");
     assert_eq!(database("pgbouncer")["pool_mode"], "statement");
+    assert_eq!(database("own")["pool_mode"], "session");
+    assert_eq!(database("shop")["pool_mode"], "", "it is that of all");
     client.batch_execute("commit").await.expect("ended");
     assert_eq!(place.told("root", "pgbouncer", "pause"), "PAUSE");
     assert_eq!(
