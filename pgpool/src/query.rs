@@ -5,21 +5,30 @@
 //!
 //! Invariant: pure and linear in the text; what cannot be told is [`Trace::Unknown`], never less.
 
+mod body;
+mod config;
 mod lexer;
 mod plain;
 pub mod reads;
+mod shape;
 
 use std::rc::Rc;
 
 use crate::ear::wish::{self, Channel};
-use crate::variables::is_name;
+use crate::variables::{Variables, is_name};
+pub use config::has_temporary;
+use config::{Call, Made};
 use lexer::{Lexer, Token};
+pub use shape::shape;
 
 /// What a statement leaves behind when its transaction is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trace {
-    /// Nothing; `SET LOCAL` and `SET TRANSACTION` included.
+    /// Nothing; `SET TRANSACTION` included, and `SET LOCAL` of what parsing does not read.
     Nothing,
+    /// `SET LOCAL`, of what may change how a text is understood until the transaction ends; `None`: of what, is not
+    /// known.
+    Local(Option<Rc<Setting>>),
     /// One `SET name …` that can be sent again as it is.
     Set(Rc<Setting>),
     /// One `RESET name`.
@@ -196,12 +205,14 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
     let strength = |trace: &Trace| match trace {
         Trace::Nothing => 0,
         Trace::Unlistens(_) => 1,
-        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 2,
-        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) | Trace::Beside(_) => 3,
-        Trace::Pin(_) => 4,
+        Trace::Local(_) => 2,
+        Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 3,
+        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) | Trace::Beside(_) => 4,
+        Trace::Pin(_) => 5,
     };
     let stronger = if strength(&right) > strength(&left) { right } else { left };
     match stronger {
+        Trace::Local(_) => Trace::Local(None),
         Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll => Trace::Settings,
         Trace::Forgets | Trace::Unprepares(_) => Trace::Unknown,
         other => other,
@@ -219,6 +230,7 @@ enum End {
 enum Found {
     Plain(Trace),
     Set(Rc<str>),
+    Local(Rc<str>),
 }
 
 fn finish(found: Found, text: &[u8]) -> Trace {
@@ -231,15 +243,29 @@ fn finish(found: Found, text: &[u8]) -> Trace {
             None => Trace::Nothing,
         },
         Found::Plain(trace) => trace,
-        Found::Set(name) => {
-            let text = String::from_utf8_lossy(text);
-            let statement = text.trim().trim_end_matches(';').trim_end();
-            if statement.len() > LONGEST_SETTING {
-                return Trace::Settings;
-            }
-            Trace::Set(Rc::new(Setting { name, statement: Rc::from(statement) }))
-        }
+        Found::Set(name) => setting(name, text).map_or(Trace::Settings, Trace::Set),
+        Found::Local(name) => Trace::Local(setting(name, text)),
     }
+}
+
+/// What can be said again; `None`: it is too long, or in another encoding than ours.
+fn setting(name: Rc<str>, text: &[u8]) -> Option<Rc<Setting>> {
+    let statement = std::str::from_utf8(bare(text)).ok()?;
+    let short = statement.len() <= LONGEST_SETTING;
+    short.then(|| Rc::new(Setting { name, statement: Rc::from(statement) }))
+}
+
+/// A statement without its semicolon and the comments around it: one that ends a line would swallow what is said
+/// behind it.
+fn bare(text: &[u8]) -> &[u8] {
+    let mut lexer = Lexer::new(text);
+    lexer.skip_blank();
+    let start = lexer.position();
+    let mut end = start;
+    while !matches!(lexer.next_token(), Token::Semicolon | Token::End | Token::Broken) {
+        end = lexer.position();
+    }
+    text.get(start..end).unwrap_or_default()
 }
 
 /// What the verb of a statement is followed by, without comments around it.
@@ -277,7 +303,8 @@ fn statement(lexer: &mut Lexer<'_>) -> (Option<Found>, End) {
             Token::End => return (scan.verdict(&words), End::Text),
             Token::Broken => return (scan.verdict(&words), End::Broken),
             token => {
-                scan.see(&token, &words);
+                let quoted = matches!(token, Token::Text(_)) && lexer.was_quoted();
+                scan.see(&token, &words, quoted);
                 words.see(&token);
             }
         }
@@ -355,6 +382,11 @@ impl<'a> Words<'a> {
         words.iter().zip(&self.first).all(|(wanted, word)| word.is(wanted))
     }
 
+    /// Whether it is a `SET` of where names are looked up, and tables made.
+    fn names_path(&self) -> bool {
+        self.first.iter().skip(1).take(2).any(|word| word.is_any(&["search_path", "schema"]))
+    }
+
     fn came_after(&self, words: &[&str]) -> bool {
         words.iter().any(|wanted| is(self.last, wanted))
     }
@@ -362,30 +394,46 @@ impl<'a> Words<'a> {
 
 /// What was seen anywhere in a statement.
 #[derive(Default)]
-struct Scan {
+struct Scan<'a> {
     tie: Option<Tie>,
     settings: bool,
+    local: bool,
     hidden: bool,
-    depth: u32,
-    /// Depth of the parenthesis of a `set_config(` that is still open.
-    config: Option<u32>,
+    /// A `set_config` whose parenthesis is not closed yet.
+    config: Option<Call<'a>>,
 }
 
-impl Scan {
-    fn see(&mut self, token: &Token<'_>, before: &Words<'_>) {
+impl<'a> Scan<'a> {
+    fn see(&mut self, token: &Token<'a>, before: &Words<'_>, quoted: bool) {
         match token {
             Token::Word(word) => self.word(word, before),
-            Token::Text(body) if before.starts(&["do"]) => self.hidden |= hides(body),
-            Token::Open => self.depth += 1,
-            Token::Close => {
-                self.depth = self.depth.saturating_sub(1);
-                if self.config == Some(self.depth) {
-                    self.config = None;
-                    // `set_config(name, value, true)` ends with the transaction.
-                    self.settings |= !is(before.last, "true");
+            Token::Text(text) if before.starts(&["do"]) => self.hidden |= body::hides(text, quoted),
+            Token::Text(text) if before.starts(&["set"]) && before.names_path() => {
+                if config::has_temporary(text) {
+                    self.tie = Some(Tie::Temporary);
                 }
+                // What its escapes stand for is not read.
+                self.hidden |= text.contains(&b'\\');
             }
             _ => {}
+        }
+        if let Some(call) = &mut self.config
+            && call.see(token)
+        {
+            let made = call.made();
+            self.config = None;
+            self.made(made);
+        }
+    }
+
+    /// `set_config` was called.
+    fn made(&mut self, made: Made) {
+        match made {
+            Made::Nothing => {}
+            Made::Local => self.local = true,
+            Made::Setting => self.settings = true,
+            Made::Anything => self.hidden = true,
+            Made::Tie(tie) => self.tie = self.tie.or(Some(tie)),
         }
     }
 
@@ -406,7 +454,11 @@ impl Scan {
                 self.tie = Some(Tie::Temporary);
             }
             Some(b'p') if LOCKS.iter().any(|lock| is(word, lock)) => self.tie = Some(Tie::Lock),
-            Some(b's') if is(word, "set_config") => self.config = Some(self.depth),
+            // One within another's arguments: what the outer one makes is not read either.
+            Some(b's') if is(word, "set_config") => match &self.config {
+                None => self.config = Some(Call::default()),
+                Some(_) => self.hidden = true,
+            },
             _ => {}
         }
     }
@@ -419,11 +471,14 @@ impl Scan {
         if let Some(tie) = self.tie.or_else(|| first_words(words)) {
             return plain(Trace::Pin(tie));
         }
-        if self.hidden {
+        if self.hidden || body::is_foreign(words) {
             return plain(Trace::Unknown);
         }
         if self.settings || self.config.is_some() {
             return plain(Trace::Settings);
+        }
+        if self.local {
+            return plain(Trace::Local(None));
         }
         let [first, ..] = &words.first;
         match first.first.first().map(u8::to_ascii_lowercase) {
@@ -462,6 +517,7 @@ fn reset(words: &Words<'_>) -> Trace {
         word if word.is("all") => Trace::ResetAll,
         word if word.is("time") => Trace::Reset(Rc::from("timezone")),
         word if word.is_any(&["session", "role"]) => Trace::Unknown,
+        word if Variables::ends_with_transaction(&word.name()) => Trace::Nothing,
         word if is_name(&word.name()) => Trace::Reset(Rc::from(word.name())),
         _ => Trace::Settings,
     }
@@ -478,84 +534,48 @@ fn first_words(words: &Words<'_>) -> Option<Tie> {
         Some(b'l') if first.is("load") => Some(Tie::Library),
         Some(b'p') if first.is("prepare") && !second.is("transaction") => Some(Tie::Prepare),
         Some(b's') if first.is("set") => {
-            let session = words.starts(&["set", "session", "authorization"])
-                || words.starts(&["set", "session", "role"]);
-            (session || second.is("role")).then_some(Tie::Role)
+            let (_, word, next) = scope(words);
+            let who = word.is("session") && next.is("authorization")
+                || words.starts(&["set", "session", "authorization"])
+                || config::IDENTITY.iter().any(|known| word.is(known));
+            (who && !second.is("local")).then_some(Tie::Role)
         }
         _ => None,
     }
 }
 
+/// What a `SET` sets: whether for its transaction alone, and the words that say so.
+fn scope<'a, 'b>(words: &'b Words<'a>) -> (bool, &'b Word<'a>, &'b Word<'a>) {
+    let [_, second, third, fourth] = &words.first;
+    let scoped = second.is_any(&["local", "session"]) && !third.is_none();
+    let (word, next) = if scoped { (third, fourth) } else { (second, third) };
+    (second.is("local"), word, next)
+}
+
 /// A `SET` that ties nobody down.
 fn set(words: &Words<'_>) -> Found {
-    let [_, second, third, _] = &words.first;
-    let name = match second {
-        word if word.is_any(&["local", "transaction", "constraints"]) => {
+    let (local, word, _) = scope(words);
+    let name = match word {
+        word if word.is_any(&["transaction", "constraints"]) => {
             return Found::Plain(Trace::Nothing);
         }
-        word if word.is("time") => "timezone".to_owned(),
-        word if word.is("session") && third.is("characteristics") => {
-            return Found::Plain(Trace::Settings);
+        word if word.is_any(&["characteristics", "session"]) => {
+            return Found::Plain(if local { Trace::Nothing } else { Trace::Settings });
         }
-        word if word.is("session") && third.is("time") => "timezone".to_owned(),
-        word if word.is("session") => third.name(),
+        word if word.is("time") => "timezone".to_owned(),
         word if word.is("names") => "client_encoding".to_owned(),
         word if word.is("schema") => "search_path".to_owned(),
         word => word.name(),
     };
-    if is_name(&name) { Found::Set(Rc::from(name)) } else { Found::Plain(Trace::Settings) }
-}
-
-/// A text without its constants and comments, on one line, at most about `most` bytes of it: what may be
-/// told of it.
-pub fn shape(sql: &[u8], most: usize) -> String {
-    let mut lexer = Lexer::new(sql);
-    let mut all = String::new();
-    loop {
-        let start = lexer.position();
-        let token = lexer.next_token();
-        let raw = sql.get(start..lexer.position()).unwrap_or_default();
-        let number = raw.last().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
-        let piece = match token {
-            Token::End => return all,
-            Token::Broken => break,
-            Token::Word(word) => String::from_utf8_lossy(word).into_owned(),
-            Token::Text(_) => "?".to_owned(),
-            Token::Other if number => "?".to_owned(),
-            _ => raw.last().map(|byte| char::from(*byte).to_string()).unwrap_or_default(),
-        };
-        if all.len() + piece.len() > most {
-            break;
-        }
-        let apart = raw.first().is_some_and(u8::is_ascii_whitespace) || raw.starts_with(b"--");
-        if (apart || raw.starts_with(b"/*")) && !all.is_empty() {
-            all.push(' ');
-        }
-        all.push_str(&piece);
+    if Variables::ends_with_transaction(&name) {
+        return Found::Plain(Trace::Nothing);
     }
-    all.push('…');
-    all
-}
-
-/// Whether the body of a `DO` block may leave something behind.
-fn hides(body: &[u8]) -> bool {
-    const LEAVE: [&str; 7] =
-        ["temp", "temporary", "listen", "set", "set_config", "execute", "load"];
-    let mut lexer = Lexer::new(body);
-    loop {
-        match lexer.next_token() {
-            Token::End => return false,
-            Token::Broken => return true,
-            // Text that is executed can hold anything.
-            Token::Word(word) => {
-                let lock = b"advisory_lock";
-                let locks = || word.windows(lock.len()).any(|part| part.eq_ignore_ascii_case(lock));
-                if LEAVE.iter().any(|keyword| is(word, keyword)) || locks() {
-                    return true;
-                }
-            }
-            _ => {}
-        }
+    match (local, is_name(&name)) {
+        (true, true) if !config::is_felt(&name) => Found::Plain(Trace::Nothing),
+        (true, true) => Found::Local(Rc::from(name)),
+        (true, false) => Found::Plain(Trace::Local(None)),
+        (false, true) => Found::Set(Rc::from(name)),
+        (false, false) => Found::Plain(Trace::Settings),
     }
 }
 

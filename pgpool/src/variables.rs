@@ -38,8 +38,19 @@ const HARMLESS: [&str; 13] = [
     "work_mem",
 ];
 
+/// Settings that last no longer than a transaction, or a call of `random()`: they are in force nowhere afterwards, and
+/// PostgreSQL refuses to reset them (`GUC_NO_RESET`).
+const PASSING: [&str; 4] =
+    ["seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"];
+
+/// Settings that say who somebody is, and so what else may be set: set last, and unmade first.
+const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+
 /// The setting by which a client says where it wants to read: `replica` or `primary`.
 const ROLE: &str = "pgpool.role";
+
+/// Where tables are made.
+pub const PATH: &str = "search_path";
 
 /// Settings that `ignore_startup_parameters` cannot drop: PgBouncer follows them for every client.
 const FOLLOWED: [&str; 6] = [
@@ -237,7 +248,7 @@ impl Variables {
                 self.start(&inner, ignored)?;
                 continue;
             }
-            if is_ignored(name, ignored) {
+            if is_ignored(name, ignored) || Self::ends_with_transaction(name) {
                 continue;
             }
             if NOT_SETTINGS.contains(&name.as_str()) || name.starts_with("_pq_.") {
@@ -269,6 +280,16 @@ impl Variables {
     /// Whether a setting may change what a text means when it is parsed.
     pub fn is_read_by_parsing(name: &str) -> bool {
         !HARMLESS.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a setting is over when its transaction is.
+    pub fn ends_with_transaction(name: &str) -> bool {
+        PASSING.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether tables may be made among the temporary ones without being called so.
+    pub fn makes_temporary(&self) -> bool {
+        self.value(PATH).is_some_and(|path| crate::query::has_temporary(path.as_bytes()))
     }
 
     /// Whether there is something to take over from what a server reports.
@@ -331,10 +352,16 @@ impl Variables {
             return None;
         }
         let mut sql = String::new();
-        for name in from.0.keys().filter(|name| !self.0.contains_key(*name)) {
+        let is_who = |name: &str| IDENTITY.contains(&name);
+        let gone = |name: &str| from.0.contains_key(name) && !self.0.contains_key(name);
+        let who = IDENTITY.into_iter().filter(|name| gone(name));
+        let rest = from.0.keys().map(|name| &**name).filter(|name| gone(name) && !is_who(name));
+        for name in who.chain(rest) {
             sql.push_str(&format!("RESET {name};"));
         }
-        for (name, value) in &self.0 {
+        let rest = self.0.iter().filter(|(name, _)| !is_who(name));
+        let who = IDENTITY.into_iter().filter_map(|name| self.0.get_key_value(name));
+        for (name, value) in rest.chain(who) {
             if from.0.get(name) == Some(value) {
                 continue;
             }
@@ -346,7 +373,8 @@ impl Variables {
                 }
                 Value::Statement(statement) => {
                     sql.push_str(statement);
-                    sql.push(';');
+                    // Had it a comment at its end, that would go no further.
+                    sql.push_str("\n;");
                 }
             }
         }
@@ -426,6 +454,39 @@ mod tests {
             Some("RESET work_mem;SELECT pg_catalog.set_config('timezone','Europe/Rome',false);")
         );
         assert_eq!(client.difference(&client.clone()), None);
+    }
+
+    /// P3: who somebody is, is set when all else is, and unmade before.
+    #[test]
+    fn identity_comes_last_and_goes_first() {
+        let none = Variables::default();
+        let all = of(&[("role", "a"), ("session_authorization", "b"), ("work_mem", "1MB")]);
+        let set = |name: &str| format!("SELECT pg_catalog.set_config('{name}',");
+        let sql = all.difference(&none).expect("differs");
+        let at = |name: &str| sql.find(&set(name)).expect("set");
+        assert!(at("work_mem") < at("session_authorization"), "{sql}");
+        assert!(at("session_authorization") < at("role"), "{sql}");
+        let reset = "RESET session_authorization;RESET role;RESET work_mem;";
+        assert_eq!(none.difference(&all).as_deref(), Some(reset));
+    }
+
+    /// P3: what is said behind a statement is not part of its comment.
+    #[test]
+    fn a_statement_ends_where_it_is_repeated() {
+        let mut all = of(&[("b", "1")]);
+        all.set("a", Value::Statement(Rc::from("set a = 1 -- x")));
+        let sql = all.difference(&Variables::default()).expect("differs");
+        assert!(sql.starts_with("set a = 1 -- x\n;SELECT"), "{sql}");
+    }
+
+    /// P3: what no server keeps beyond a transaction is not asked of the next one.
+    #[test]
+    fn passing_settings_are_not_kept() {
+        let mut all = Variables::default();
+        let options = "-c transaction_isolation=serializable -c seed=0.5 -c search_path=a,PG_temp";
+        assert_eq!(all.start(&[("options".to_owned(), options.to_owned())], &[]), Ok(()));
+        assert_eq!(all.iter().map(|(name, _)| name).collect::<Vec<_>>(), [PATH]);
+        assert!(all.makes_temporary());
     }
 
     /// O5: a startup parameter cannot carry SQL.

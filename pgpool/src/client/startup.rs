@@ -23,6 +23,7 @@ use crate::fatal::Refusal;
 use crate::hba::Asking;
 use crate::lookup;
 use crate::pool::{Pool, Welcome};
+use crate::query::Tie;
 use crate::relay::link::Memory;
 use crate::server::connect::Asked;
 use crate::snapshot::{CONSOLE, Credential, Held, Snapshot};
@@ -219,6 +220,7 @@ pub async fn admit(
     initial.overlay(&asked);
     memory.initial = pool.shared(initial);
     memory.variables = Rc::clone(&memory.initial);
+    memory.tie = memory.initial.makes_temporary().then_some(Tie::Temporary);
     let mut out = Vec::new();
     let own = |name: &str| memory.variables.value(name);
     greet(&welcome.parameters, own, &listed.entry, &mut out);

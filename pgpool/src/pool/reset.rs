@@ -130,13 +130,15 @@ async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
         Wear::Full => Some(WHOLE),
         // What the query does to settings is not known: all that were made are unmade before.
         Wear::None if !asks || reset.is_empty() => None,
-        Wear::None | Wear::Settings => Some("RESET ALL"),
+        Wear::None | Wear::Settings => Some(SETTINGS),
     };
     if let Some(sql) = ours {
         if !query(server, sql.as_bytes()).await {
             return false;
         }
-        server.talk.variables = server.talk.initial.clone().into();
+        // What it reports now is true, be it otherwise than at its login: its own file may have changed.
+        let talk = &mut server.talk;
+        talk.variables.take_unreported(&talk.initial);
     }
     let more = asks && !reset.is_empty() && !is_whole(reset);
     if more {
@@ -159,6 +161,10 @@ async fn renew(server: &mut Server, reset: &str, again: Option<&str>) -> bool {
     (talk.wear, talk.ended, talk.touched) = (Wear::None, false, false);
     true
 }
+
+/// What leaves no setting: `RESET ALL` leaves out who somebody is (`GUC_NO_RESET_ALL`), on which depends what may be
+/// reset.
+const SETTINGS: &str = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL";
 
 /// What leaves nothing.
 const WHOLE: &str = "DISCARD ALL";

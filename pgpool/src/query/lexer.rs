@@ -14,6 +14,7 @@ pub(super) enum Token<'a> {
     Open,
     Close,
     Semicolon,
+    Comma,
     Dot,
     /// Anything else, one byte.
     Other,
@@ -36,6 +37,11 @@ impl<'a> Lexer<'a> {
     /// How far it has read.
     pub(super) fn position(&self) -> usize {
         self.at
+    }
+
+    /// Whether the string that it has just read stood in quotes, which may hide what is in it.
+    pub(super) fn was_quoted(&self) -> bool {
+        self.at.checked_sub(1).and_then(|last| self.sql.get(last)) == Some(&b'\'')
     }
 
     fn peek(&self, ahead: usize) -> Option<u8> {
@@ -68,6 +74,7 @@ impl<'a> Lexer<'a> {
                 self.at += 1;
                 match b {
                     b';' => Token::Semicolon,
+                    b',' => Token::Comma,
                     b'.' => Token::Dot,
                     b'(' => Token::Open,
                     b')' => Token::Close,
@@ -78,7 +85,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// White space and comments; `false` when a comment has no end.
-    fn skip_blank(&mut self) -> bool {
+    pub(super) fn skip_blank(&mut self) -> bool {
         loop {
             let blanks = self.rest().iter().position(|b| kind(*b) & BLANK == 0);
             self.at = blanks.map_or(self.sql.len(), |end| self.at + end);

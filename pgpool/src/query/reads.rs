@@ -156,7 +156,9 @@ fn reads(mut lexer: Lexer<'_>, functions: &Functions) -> bool {
                     return false;
                 }
             }
-            Token::Text(_) | Token::Close | Token::Dot | Token::Other => name = None,
+            Token::Text(_) | Token::Close | Token::Comma | Token::Dot | Token::Other => {
+                name = None;
+            }
         }
     }
 }
@@ -172,7 +174,7 @@ fn begins(mut lexer: Lexer<'_>) -> Access {
                 statements += 1;
                 words.push(b";".to_vec());
             }
-            Token::Other => {}
+            Token::Other | Token::Comma => {}
             Token::End => break,
             _ => return Access::Unknown,
         }

@@ -8,7 +8,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn set(name: &str, statement: &str) -> Trace {
-    Trace::Set(Rc::new(Setting { name: name.into(), statement: statement.into() }))
+    Trace::Set(of(name, statement))
+}
+
+fn of(name: &str, statement: &str) -> Rc<Setting> {
+    Rc::new(Setting { name: name.into(), statement: statement.into() })
 }
 
 fn ends(channels: &[&str]) -> Trace {
@@ -55,32 +59,16 @@ fn vague_unlistens_end_nothing() {
     assert_eq!(judge((many + "reset all").as_bytes()), Trace::Settings);
 }
 
-/// P3: what ties, what is repeated, what is reset, and what is nothing.
+/// P3: what ties, what is forgotten, and what is nothing.
 #[test]
 fn what_statements_leave_behind() {
-    use Tie::{Cursor, Listen, Lock, Prepare, Role, Temporary};
+    use Tie::{Cursor, Listen, Lock, Prepare, Temporary};
     let table = [
         ("select 1", Trace::Nothing),
         ("", Trace::Nothing),
         (" ; ; ", Trace::Nothing),
         ("begin; insert into t values (1); commit", Trace::Nothing),
-        ("set local search_path = a", Trace::Nothing),
-        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", Trace::Nothing),
-        ("SET search_path TO a, b;", set("search_path", "SET search_path TO a, b")),
-        (
-            "/* x */ set session work_mem='1MB'",
-            set("work_mem", "/* x */ set session work_mem='1MB'"),
-        ),
-        ("set time zone 'UTC'", set("timezone", "set time zone 'UTC'")),
-        ("set a = 1; set b = 2", Trace::Settings),
         ("select 1; set b = 2", Trace::Settings),
-        ("set App.Who = 'x'", set("app.who", "set App.Who = 'x'")),
-        ("set \"a b\" = 1", Trace::Settings),
-        ("reset app.who", Trace::Reset("app.who".into())),
-        ("reset time zone", Trace::Reset("timezone".into())),
-        ("reset work_mem", Trace::Reset("work_mem".into())),
-        ("reset all", Trace::ResetAll),
-        ("reset all; select 1", Trace::Settings),
         ("deallocate all", Trace::Forgets),
         ("discard all", Trace::Forgets),
         ("deallocate a", Trace::Unprepares("a".into())),
@@ -109,13 +97,9 @@ fn what_statements_leave_behind() {
         ("select 1 into temp t", Trace::Pin(Temporary)),
         ("create table pg_temp.t (a int)", Trace::Pin(Temporary)),
         ("create table PG_TEMP_3.t (a int)", Trace::Pin(Temporary)),
-        ("set a.b.c = 1", Trace::Settings),
-        ("reset \"\"", Trace::Settings),
         ("deallocate prepare prepare", Trace::Unprepares("prepare".into())),
         ("deallocate a.b", Trace::Forgets),
         ("select temp from weather", Trace::Nothing),
-        ("set role admin", Trace::Pin(Role)),
-        ("set session authorization x", Trace::Pin(Role)),
         ("do $$ begin perform 1; end $$", Trace::Nothing),
         ("do $$ begin execute 'x'; end $$", Trace::Unknown),
         ("select 'it\\'s'", Trace::Unknown),
@@ -127,6 +111,67 @@ fn what_statements_leave_behind() {
     for (sql, expected) in table {
         assert_eq!(judge(sql.as_bytes()), expected, "{sql}");
     }
+}
+
+/// P3: what is repeated, what is reset, what ends with its transaction, and what ties.
+#[test]
+fn what_settings_leave_behind() {
+    use Tie::{Role, Temporary};
+    let table = [
+        (
+            "set local search_path = a; -- b",
+            Trace::Local(Some(of("search_path", "set local search_path = a"))),
+        ),
+        ("begin; set local time zone 'UTC'", Trace::Local(None)),
+        ("set local app.tenant = 'x'", Trace::Nothing),
+        ("set local Statement_Timeout = 1", Trace::Nothing),
+        ("set local role x", Trace::Nothing),
+        ("set local session authorization x", Trace::Nothing),
+        ("set local a.b.c = 1", Trace::Local(None)),
+        ("SET SESSION TRANSACTION READ ONLY", Trace::Nothing),
+        ("set transaction_read_only = on", Trace::Nothing),
+        ("set seed to 0.5", Trace::Nothing),
+        ("reset transaction_isolation", Trace::Nothing),
+        ("set session characteristics as transaction read only", Trace::Settings),
+        ("SET a = 1 -- x", set("a", "SET a = 1")),
+        ("set a = 1 -- x\n ; -- y", set("a", "set a = 1")),
+        ("-- x\nset a = '--' /* y */ /* z */", set("a", "set a = '--'")),
+        ("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", Trace::Nothing),
+        ("SET search_path TO a, b;", set("search_path", "SET search_path TO a, b")),
+        ("/* x */ set session work_mem='1MB'", set("work_mem", "set session work_mem='1MB'")),
+        ("set time zone 'UTC'", set("timezone", "set time zone 'UTC'")),
+        ("set a = 1; set b = 2", Trace::Settings),
+        ("set App.Who = 'x'", set("app.who", "set App.Who = 'x'")),
+        ("set \"a b\" = 1", Trace::Settings),
+        ("reset app.who", Trace::Reset("app.who".into())),
+        ("reset time zone", Trace::Reset("timezone".into())),
+        ("reset work_mem", Trace::Reset("work_mem".into())),
+        ("reset all", Trace::ResetAll),
+        ("reset all; select 1", Trace::Settings),
+        ("set a.b.c = 1", Trace::Settings),
+        ("reset \"\"", Trace::Settings),
+        ("set role admin", Trace::Pin(Role)),
+        ("set session authorization x", Trace::Pin(Role)),
+        ("set session session authorization x", Trace::Pin(Role)),
+        ("set session role x", Trace::Pin(Role)),
+        ("set session_authorization to x", Trace::Pin(Role)),
+        ("set \"role\" = x", Trace::Pin(Role)),
+        ("set search_path = 'pg_temp'", Trace::Pin(Temporary)),
+        ("set session search_path to a, 'PG_TEMP_3'", Trace::Pin(Temporary)),
+        ("set local schema 'pg_temp'", Trace::Pin(Temporary)),
+        ("set search_path = E'pg\\x5ftemp'", Trace::Unknown),
+        ("set app.note = 'pg_temp'", set("app.note", "set app.note = 'pg_temp'")),
+    ];
+    for (sql, expected) in table {
+        assert_eq!(judge(sql.as_bytes()), expected, "{sql}");
+    }
+}
+
+/// P3: what is not UTF-8 is not said again in other bytes.
+#[test]
+fn another_encoding_is_not_repeated() {
+    assert_eq!(judge(b"set a.b = '\xe9'"), Trace::Settings);
+    assert_eq!(judge(b"set local x = '\xe9'"), Trace::Local(None));
 }
 
 proptest! {

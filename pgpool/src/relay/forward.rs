@@ -231,10 +231,16 @@ impl Forward<'_> {
         Ok(true)
     }
 
-    /// What must be known before the statement runs: a tie counts even if it fails half way.
+    /// What must be known before the statement runs: a tie counts even if it fails half way, and so does what may
+    /// be anything.
     fn leave(&mut self, trace: &Trace) {
-        if let Trace::Pin(tie) = trace.strongest() {
-            self.client.tie.get_or_insert(*tie);
+        match trace.strongest() {
+            // What is local may never come to be, or end before more is sent.
+            Trace::Nothing | Trace::Local(_) => {}
+            Trace::Pin(tie) => {
+                self.client.tie.get_or_insert(*tie);
+            }
+            trace => self.server.done(self.client, trace),
         }
     }
 
@@ -282,7 +288,7 @@ impl Forward<'_> {
         self.leave(&trace);
         if bind.portal.is_empty() {
             self.client.portal = Some(trace);
-        } else if trace != Trace::Nothing {
+        } else if !matches!(trace, Trace::Nothing | Trace::Local(_)) {
             // Named portals are not followed one by one.
             self.server.wear(super::link::Wear::Full);
         }

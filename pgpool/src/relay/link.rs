@@ -13,7 +13,7 @@ use crate::prepared::{Holdings, Most, Names};
 use crate::query::{Setting, Tie, Trace};
 use crate::server::status::{Due, Ledger, To};
 use crate::telemetry::Noted;
-use crate::variables::{InForce, Value, Variables};
+use crate::variables::{InForce, PATH, Value, Variables};
 
 /// What a client has that must follow it from server to server.
 #[derive(Default)]
@@ -32,6 +32,8 @@ pub struct Memory {
     pub pending: Vec<Pending>,
     /// How many of them were made before its first savepoint; `None`: it has none.
     pub savepoint: Option<usize>,
+    /// What else the open transaction has set, as far as parsing may read it.
+    pub locals: Locals,
     /// Bytes of a large message that pass without being looked at.
     pub left: usize,
     /// One piece of its pipeline at a time goes to this server: the next may belong elsewhere.
@@ -98,13 +100,53 @@ pub enum Pending {
     Unlisten(std::rc::Rc<[Channel]>),
 }
 
+/// Settings in force that are none of the client's own: of the open transaction alone, or not followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locals {
+    /// None that parsing reads.
+    #[default]
+    None,
+    /// Those that were made by these statements.
+    These(u64),
+    /// Nobody can say which.
+    Unknown,
+}
+
+impl Locals {
+    /// One more was made.
+    fn add(&mut self, setting: Option<&Setting>) {
+        use std::hash::BuildHasher;
+        let before = match self {
+            Self::None => 0,
+            Self::These(before) => *before,
+            Self::Unknown => return,
+        };
+        let hasher = foldhash::fast::FixedState::with_seed(before);
+        *self = setting.map_or(Self::Unknown, |it| Self::These(hasher.hash_one(&it.statement)));
+    }
+
+    /// Some may have been taken back.
+    fn doubt(&mut self) {
+        if *self != Self::None {
+            *self = Self::Unknown;
+        }
+    }
+
+    /// A transaction has ended, and those that were its own with it.
+    fn end(&mut self) {
+        if matches!(self, Self::These(_)) {
+            *self = Self::None;
+        }
+    }
+}
+
 /// How much of a server's session was touched in a way that is not followed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wear {
     /// Nothing.
     #[default]
     None,
-    /// Settings: `RESET ALL` makes it as new.
+    /// Settings, the role among them: to reset them makes it as new.
     Settings,
     /// Perhaps anything: only the reset query does.
     Full,
@@ -254,7 +296,10 @@ impl Conversation {
             b"COMMIT" | b"PREPARE TRANSACTION" => self.settle(client),
             b"BEGIN" | b"START TRANSACTION" => self.begun(client),
             // Without a savepoint all is undone. With one it may be a `ROLLBACK TO`.
-            b"ROLLBACK" if client.savepoint.is_none() => client.pending.clear(),
+            b"ROLLBACK" if client.savepoint.is_none() => {
+                client.pending.clear();
+                client.locals.end();
+            }
             b"ROLLBACK" => self.failed(client),
             b"DEALLOCATE" => return self.unprepared(client, &trace),
             b"UNLISTEN" if client.listening.is_some() => unlistened(client, all),
@@ -263,9 +308,17 @@ impl Conversation {
             b"LOAD" => client.tie = client.tie.or(Some(Tie::Library)),
             _ => {}
         }
+        self.done(client, &trace);
+    }
+
+    /// A text is carried out, or was: what must be cleaned away. It counts when it is sent, as it may fail, or its
+    /// client be killed, when what no transaction takes back is done (a lock, what came before a `COMMIT`); and again
+    /// when it was carried out, which may be after a `DISCARD ALL`.
+    pub fn done(&mut self, client: &mut Memory, trace: &Trace) {
         match trace {
             Trace::Settings => self.wear(Wear::Settings),
             Trace::Unknown => self.wear(Wear::Full),
+            Trace::Local(_) => {}
             Trace::Nothing
             | Trace::Set(_)
             | Trace::Reset(_)
@@ -274,8 +327,10 @@ impl Conversation {
             | Trace::Forgets
             | Trace::Unlistens(_)
             | Trace::Beside(_)
-            | Trace::Unprepares(_) => {}
+            | Trace::Unprepares(_) => return,
         }
+        // Of several settings, or one that a function makes, nobody can say what is in force.
+        client.locals.add(if let Trace::Local(one) = trace { one.as_deref() } else { None });
     }
 
     /// `DISCARD ALL`.
@@ -289,7 +344,7 @@ impl Conversation {
         self.drifted = true;
         // Ties and wear are noted when a message is sent: what was sent behind this one is still to be done.
         if !more {
-            client.tie = None;
+            client.tie = client.initial.makes_temporary().then_some(Tie::Temporary);
             self.wear = Wear::None;
         }
         if self.primed {
@@ -334,6 +389,9 @@ impl Conversation {
         }
         match trace {
             Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) => {}
+            // The server says itself when it is made and when it ends.
+            Trace::Local(Some(setting)) if self.variables.is_reported(&setting.name) => {}
+            Trace::Local(_) => self.done(client, &trace),
             // The server reports it: that is more exact than the statement.
             Trace::Set(setting) if self.variables.is_reported(&setting.name) => {}
             Trace::Set(setting) if !client.variables.is_full() => {
@@ -341,12 +399,8 @@ impl Conversation {
             }
             Trace::ResetAll => client.pending.push(Pending::ResetAll),
             Trace::Reset(name) => client.pending.push(Pending::Reset(name)),
-            Trace::Unknown => self.wear(Wear::Full),
-            Trace::Set(_)
-            | Trace::Settings
-            | Trace::Pin(_)
-            | Trace::Forgets
-            | Trace::Unprepares(_) => {
+            Trace::Unknown | Trace::Settings => self.done(client, &trace),
+            Trace::Set(_) | Trace::Pin(_) | Trace::Forgets | Trace::Unprepares(_) => {
                 self.wear(Wear::Settings);
             }
         }
@@ -355,6 +409,7 @@ impl Conversation {
     /// A statement failed, or a transaction went back, perhaps to a savepoint: settings of it may or may not
     /// have survived. Those made before the first savepoint live as long as the transaction does.
     pub fn failed(&mut self, client: &mut Memory) {
+        client.locals.doubt();
         if !client.pending.is_empty() {
             client.pending.truncate(client.savepoint.unwrap_or(0));
             self.wear(Wear::Settings);
@@ -372,11 +427,14 @@ impl Conversation {
             self.failed(client);
         }
         self.settle(client);
+        // What is still in force is cleaned away before anybody else comes.
+        client.locals = Locals::None;
     }
 
     /// A transaction was committed: its settings count.
     fn settle(&mut self, client: &mut Memory) {
         client.savepoint = None;
+        client.locals.end();
         for pending in std::mem::take(&mut client.pending) {
             self.drifted |= matches!(pending, Pending::Reset(_) | Pending::ResetAll);
             match pending {
@@ -403,6 +461,10 @@ impl Conversation {
     pub fn reported(&mut self, client: &mut Memory, name: &str, value: &str) -> bool {
         if !crate::variables::is_theirs(name) {
             return false;
+        }
+        // Wherever the path comes from, a function or a parameter: newer servers tell.
+        if name == PATH && crate::query::has_temporary(value.as_bytes()) && !self.ledger.is_ours() {
+            client.tie.get_or_insert(Tie::Temporary);
         }
         let value = Value::Reported(std::rc::Rc::from(value));
         let changed = self.variables.set(name, value.clone());

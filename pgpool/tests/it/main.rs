@@ -16,6 +16,7 @@ mod follow;
 mod habits;
 mod hostile;
 mod leak;
+mod left;
 mod listen;
 mod login;
 mod lookup;

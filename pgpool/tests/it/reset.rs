@@ -13,6 +13,7 @@ use crate::postgres::Postgres;
 /// one that surely has not; an empty one never is, and a weak one comes after what it does not do.
 #[tokio::test(start_paused = true)]
 async fn a_reset_is_sent_when_it_is_needed() {
+    let settings = "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL";
     local(async {
         for (reset, said, expected) in [
             ("DISCARD ALL", "select 1", &[][..]),
@@ -22,7 +23,7 @@ async fn a_reset_is_sent_when_it_is_needed() {
             ("discard  all;", "insert into t values (1)", &["DISCARD ALL"]),
             ("-", "select f()", &[]),
             ("-", "create temp table t (a int)", &["DISCARD ALL"]),
-            ("select 1 as reset", "select f()", &["RESET ALL", "select 1 as reset"]),
+            ("select 1 as reset", "select f()", &[settings, "select 1 as reset"]),
             ("select 1 as reset", "listen x", &["DISCARD ALL", "select 1 as reset"]),
         ] {
             let settings = format!("server_reset_query: \"{reset}\"");

@@ -15,7 +15,7 @@ use crate::fatal::Refusal;
 use crate::prepared::{Holding, Statement};
 use crate::query::{self, Tie, Trace};
 use crate::relay::edit::Edit;
-use crate::relay::link::Notes;
+use crate::relay::link::{Locals, Notes};
 use crate::server::status::{Due, To};
 use crate::telemetry::Noted;
 use crate::telemetry::comment::{self, Comment};
@@ -57,13 +57,9 @@ impl Forward<'_> {
         if let Some(known) = self.client.names.find(parse.name).map(Rc::clone) {
             return self.parse_again(&known, &parse, frame.raw.len(), edit);
         }
-        let settled = self.client.pending.is_empty() && !self.server.ledger.may_set();
-        let statement = if settled {
-            let terms = self.client.variables.terms();
-            self.statements.intern(parse.rest, terms, || query::judge(parse.query))
-        } else {
-            // Nobody can say yet under which settings it is parsed, or they may be undone.
-            self.statements.make(Some(parse.rest.into()), query::judge(parse.query))
+        let statement = match self.terms() {
+            Some(terms) => self.statements.intern(parse.rest, terms, || query::judge(parse.query)),
+            None => self.statements.make(Some(parse.rest.into()), query::judge(parse.query)),
         };
         match self.server.holdings.holding(&statement, self.server.ledger.piece()) {
             Holding::Unknown => return Ok(false),
@@ -232,9 +228,26 @@ impl Forward<'_> {
     /// since it named it, a server that parses it now parses another statement than those who share
     /// the first one mean.
     fn reread(&mut self, statement: &Statement, rest: &[u8]) -> Option<Rc<Statement>> {
-        let terms = self.client.variables.terms();
-        let differs = statement.terms().is_some_and(|known| known != terms);
-        differs.then(|| self.statements.intern(rest, terms, || statement.trace.clone()))
+        let known = statement.terms()?;
+        match self.terms() {
+            Some(terms) if terms == known => None,
+            Some(terms) => Some(self.statements.intern(rest, terms, || statement.trace.clone())),
+            None => Some(self.statements.make(Some(rest.into()), statement.trace.clone())),
+        }
+    }
+
+    /// The settings under which a server parses what is sent now; `None`: nobody can say yet, or they may be
+    /// undone.
+    fn terms(&self) -> Option<u64> {
+        if !self.client.pending.is_empty() || self.server.ledger.may_set() {
+            return None;
+        }
+        let own = self.client.variables.terms();
+        match self.client.locals {
+            Locals::None => Some(own),
+            Locals::These(more) => Some(own.rotate_left(1) ^ more),
+            Locals::Unknown => None,
+        }
     }
 }
 
