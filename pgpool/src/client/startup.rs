@@ -215,8 +215,7 @@ pub async fn admit(
         return Ok(Admitted::Replication(Box::new(guest)));
     }
     let welcome = welcome(worker, &pool).await?;
-    let mut memory = Memory::default();
-    let mut initial = welcome.variables.clone();
+    let (mut memory, mut initial) = (Memory::default(), welcome.variables.clone());
     initial.overlay(&asked);
     memory.initial = pool.shared(initial);
     memory.variables = Rc::clone(&memory.initial);
