@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 use topology::pool::Keepalive;
@@ -170,6 +170,17 @@ impl Stream {
         match socket {
             Movable::Live(socket) => socket.local_addr().ok(),
             _ => None,
+        }
+    }
+
+    /// Whether a read may bring something; `false`: the system has said nothing since one that did not.
+    pub fn may_read(&self) -> bool {
+        let ready = || Ok(());
+        match self {
+            Self::Plain(Movable::Live(socket)) => socket.try_io(Interest::READABLE, ready).is_ok(),
+            Self::Unix(socket) => socket.try_io(Interest::READABLE, ready).is_ok(),
+            // What was decrypted may wait inside.
+            _ => true,
         }
     }
 
@@ -351,5 +362,26 @@ mod tests {
         terms.on = false;
         stream.keep_alive(&terms).expect("set");
         assert!(!set.keepalive().expect("read"));
+    }
+
+    /// A socket that was read in vain says so until there is more.
+    #[tokio::test]
+    async fn what_cannot_be_read_is_known() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut far, near) = UnixStream::pair().expect("a pair");
+        let mut stream = Stream::Unix(near);
+        let mut bytes = [0; 8];
+        let read = std::future::poll_fn(|cx| {
+            let mut room = ReadBuf::new(&mut bytes);
+            Poll::Ready(Pin::new(&mut stream).poll_read(cx, &mut room))
+        });
+        assert!(read.await.is_pending());
+        assert!(!stream.may_read());
+        far.write_all(b"more").await.expect("written");
+        assert_eq!(stream.read(&mut bytes).await.expect("read"), 4);
+        assert!(!stream.may_read(), "less came than there was room for");
+        drop(far);
+        assert_eq!(stream.read(&mut bytes).await.expect("read"), 0);
+        assert!(stream.may_read(), "the end stays");
     }
 }

@@ -123,6 +123,9 @@ const MOST_NAMES: usize = 32;
 /// A larger buffer is not kept for the next.
 const LARGEST_SPARE: usize = 4 << 10;
 
+/// Buffers that are kept: for as many clients whose messages wait for a server at the same time.
+const MOST_SPARE: usize = 64;
+
 /// Bytes read at a time.
 pub const SCRATCH: usize = 64 << 10;
 
@@ -147,7 +150,7 @@ pub struct Worker {
     pub statements: RefCell<Statements>,
     /// Shared memory.
     pub scratch: RefCell<Scratch>,
-    spare: Cell<Vec<u8>>,
+    spare: RefCell<Vec<Vec<u8>>>,
     names: RefCell<VecDeque<Rc<str>>>,
     /// What the instance counts for its summary.
     pub tally: Arc<Tally>,
@@ -223,7 +226,7 @@ impl Worker {
                 read: vec![0; SCRATCH].into_boxed_slice(),
                 edit: Vec::with_capacity(SCRATCH),
             }),
-            spare: Cell::default(),
+            spare: RefCell::default(),
             names: RefCell::default(),
             pools: RefCell::default(),
             lookups: Lookups::default(),
@@ -390,15 +393,15 @@ impl Worker {
 
     /// An empty buffer that somebody has done with, if there is one.
     pub fn spare(&self) -> Vec<u8> {
-        self.spare.take()
+        self.spare.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Keeps a buffer for who needs one next. One is enough: most messages are forwarded in the turn in
-    /// which they were read.
+    /// Keeps a buffer for who needs one next.
     pub fn reuse(&self, mut buffer: Vec<u8>) {
-        if (1..=LARGEST_SPARE).contains(&buffer.capacity()) {
+        let mut spare = self.spare.borrow_mut();
+        if (1..=LARGEST_SPARE).contains(&buffer.capacity()) && spare.len() < MOST_SPARE {
             buffer.clear();
-            self.spare.set(buffer);
+            spare.push(buffer);
         }
     }
 

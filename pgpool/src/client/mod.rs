@@ -15,6 +15,7 @@ pub mod source;
 pub mod startup;
 pub mod wait;
 
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use pgpool_wire::backend::{self, Status};
 use pgpool_wire::frame::{self, Found, Frame};
 use pgpool_wire::frontend::{self, Subject, tag};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 
 use crate::ear::wish;
@@ -82,6 +84,8 @@ pub struct Client {
     discard: usize,
     /// What was asked in this very turn of its task, in vain: it is woken when there is more.
     pub still: Still,
+    /// A read was in vain and its task is to be woken when there is more, which has not happened yet.
+    armed: bool,
 }
 
 /// Sockets that have had nothing to say since the client's task was last woken. To ask again before the
@@ -138,6 +142,7 @@ async fn enter(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Inside> {
                 out: Outbox::default(),
                 discard: 0,
                 still: Still::default(),
+                armed: false,
             };
             Some(Inside {
                 client: Box::new(client),
@@ -458,17 +463,29 @@ impl Client {
         wake
     }
 
+    /// Reads once; zero bytes are the end of the stream. Only the client's task may ask.
+    pub fn ask(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.armed && !self.io.may_read() {
+            return Poll::Pending;
+        }
+        let mut buffer = ReadBuf::new(room);
+        let read = Pin::new(&mut self.io).poll_read(cx, &mut buffer);
+        // Without budget the socket was not even looked at, and knows nothing of this task.
+        self.armed = read.is_pending() && coop::has_budget_remaining();
+        read.map_ok(|()| buffer.filled().len())
+    }
+
     /// Reads into the carry; `false`: the client is gone.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch.borrow_mut();
         let room = SCRATCH.saturating_sub(self.carry.len());
-        let mut buffer = ReadBuf::new(scratch.read.get_mut(..room).unwrap_or_default());
-        match Pin::new(&mut self.io).poll_read(cx, &mut buffer) {
+        let room = scratch.read.get_mut(..room).unwrap_or_default();
+        match self.ask(cx, room) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            Poll::Ready(Ok(())) => {
-                let bytes = buffer.filled();
+            Poll::Ready(Ok(count)) => {
+                let bytes = room.get(..count).unwrap_or_default();
                 add(&self.pool.meters.totals.received, bytes.len() as u64);
                 if self.carry.capacity() == 0 {
                     self.carry = self.worker.spare();

@@ -66,6 +66,7 @@ impl Client {
             Ok(()) => None,
             Err(socket) => {
                 self.io = Stream::given(socket, self.entry.source);
+                self.armed = false;
                 self.io.revive().ok().and(refusal)
             }
         }
@@ -199,6 +200,7 @@ fn take_in(
         out: Outbox::default(),
         discard: 0,
         still: Still::default(),
+        armed: false,
         home: Rc::clone(&pool),
     };
     Inside {

@@ -3,7 +3,6 @@
 //!
 //! Invariant: whoever stops waiting gives its place up, and a server that was given to it meanwhile goes back.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -46,12 +45,9 @@ impl Client {
         let notify = self.worker.snapshot().settings.query_wait_notify;
         self.entry.nudge_at((!notify.is_zero()).then(|| now + notify));
         let outcome = std::future::poll_fn(|cx| self.poll_wait(&place, cx)).await;
-        if matches!(outcome, Wait::Server(_)) {
-            place.served();
-        }
         self.entry.waiting.set(None);
         self.entry.nudge_at(None);
-        self.worker.tick();
+        // Whoever gave the server has looked at the clock when its answer came.
         let waited = self.worker.now().saturating_duration_since(now);
         self.waited = waited;
         pool.meters.wait.record(waited);
@@ -99,7 +95,6 @@ pub async fn server_of(worker: &Worker, pool: &Rc<Pool>) -> Result<Box<Server>, 
     } else {
         timeout(wait, server).await.map_err(|_| Refusal::QueryWait(wait))??
     };
-    place.served();
     Ok(server)
 }
 
@@ -110,32 +105,24 @@ pub(super) enum Wait {
     Refused(Refusal),
 }
 
-/// A place in a pool's queue; given up when dropped.
+/// A place in a pool's queue; given back when dropped.
 struct Place {
     pool: Rc<Pool>,
     waiter: Rc<Waiter>,
-    served: Cell<bool>,
 }
 
 impl Place {
     fn new(pool: Rc<Pool>, waiter: Rc<Waiter>) -> Self {
-        Self { pool, waiter, served: Cell::new(false) }
+        Self { pool, waiter }
     }
 
     fn poll(&self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Box<Server>, Refusal>> {
         self.pool.poll_waiter(&self.waiter, cx, now)
     }
-
-    /// The server has come.
-    fn served(&self) {
-        self.served.set(true);
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.served.get() {
-            self.pool.leave(&self.waiter);
-        }
+        self.pool.leave(&self.waiter);
     }
 }

@@ -229,7 +229,7 @@ impl Pool {
             }
             let mut server = self.idle.borrow_mut().remove(0);
             self.show();
-            if reset::is_quiet(&mut server, &mut cx) && self.is_welcome(&server, self.now()) {
+            if reset::is_quiet(&mut server, &mut cx) && self.is_welcome(&server) {
                 self.lend(server, to);
                 return true;
             }
@@ -252,7 +252,7 @@ impl Pool {
         if server.is_worn() {
             return self.checkin(server);
         }
-        if self.is_paused() || !server.is_clean() || !self.is_welcome(&server, worker.now()) {
+        if self.is_paused() || !server.is_clean() || !self.is_welcome(&server) {
             return self.restore(server);
         }
         if server.io.park().is_err() {

@@ -54,6 +54,8 @@ pub struct Pool {
     asked: Cell<bool>,
     /// Those that have had none to spare since the last sweep.
     spared: RefCell<Vec<usize>>,
+    /// Servers from before this time are over their lifetime; as of the last sweep.
+    oldest: Cell<Option<Instant>>,
     /// What it counts.
     pub meters: Meters,
     #[expect(
@@ -165,6 +167,7 @@ impl Pool {
             seat,
             asked: Cell::new(false),
             spared: RefCell::default(),
+            oldest: Cell::default(),
             idle: RefCell::default(),
             waiters: RefCell::default(),
             sizing: RefCell::default(),
@@ -211,7 +214,7 @@ impl Pool {
         let mut taken = None;
         while let Some(mut server) = self.next_idle() {
             // One that was closed, or that said anything but a notice, is of no use.
-            if reset::is_quiet(&mut server, cx) && self.is_welcome(&server, now) {
+            if reset::is_quiet(&mut server, cx) && self.is_welcome(&server) {
                 taken = Some(self.assign(server, now));
                 break;
             }
@@ -231,10 +234,9 @@ impl Pool {
         idle.pop()
     }
 
-    /// A place in the queue; [`Pool::leave`] it when it is not wanted any more.
+    /// A place in the queue; [`Pool::leave`] it in the end.
     pub fn queue(&self, now: Instant) -> Rc<Waiter> {
-        let waiter = Waiter::new(now);
-        self.waiters.borrow_mut().join(Rc::clone(&waiter));
+        let waiter = self.waiters.borrow_mut().join(now);
         self.show();
         self.grow();
         self.ask();
@@ -251,13 +253,14 @@ impl Pool {
         waiter.poll(cx).map(|given| given.map(|server| self.assign(server, now)))
     }
 
-    /// Gives up a place.
-    pub fn leave(&self, waiter: &Waiter) {
+    /// Gives up a place, or gives it back after its turn.
+    pub fn leave(&self, waiter: &Rc<Waiter>) {
         if let Some(server) = waiter.leave() {
             self.put(server);
         }
-        self.waiters.borrow_mut().tidy();
-        self.show();
+        if self.waiters.borrow_mut().part(waiter) {
+            self.show();
+        }
     }
 
     /// Its place in a family of a primary and replicas.
@@ -283,9 +286,8 @@ impl Pool {
             return;
         }
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
-        let now = self.now();
         let (stay, go): (Vec<_>, Vec<_>) =
-            idle.into_iter().partition(|server| self.is_welcome(server, now));
+            idle.into_iter().partition(|server| self.is_welcome(server));
         *self.idle.borrow_mut() = stay;
         self.show();
         go.into_iter().for_each(|server| self.discard(server));
@@ -353,7 +355,7 @@ impl Pool {
     fn put(&self, server: Box<Server>) {
         debug_assert!(server.is_clean(), "only clean servers are handed on");
         let now = self.now();
-        if !self.is_welcome(&server, now) || self.is_too_many() {
+        if !self.is_welcome(&server) || self.is_too_many() {
             self.discard(server);
             return;
         }
@@ -363,7 +365,7 @@ impl Pool {
 
     /// Hands a server that was idle to the next waiter, or keeps it: nobody has used it.
     fn restore(&self, server: Box<Server>) {
-        if self.is_welcome(&server, self.now()) && server.is_clean() {
+        if self.is_welcome(&server) && server.is_clean() {
             self.offer(server);
         } else {
             self.discard(server);
@@ -393,7 +395,7 @@ impl Pool {
                 database: &self.database().name,
                 user: &self.user().name,
                 server: &server.facts,
-                cause: self.cause(&server, &worker),
+                cause: self.cause(&server),
             });
         }
         server.facts.phase.set(ServerPhase::Closing);
@@ -401,7 +403,7 @@ impl Pool {
     }
 
     /// Why a server is closed, in PgBouncer's words.
-    fn cause(&self, server: &Server, worker: &Worker) -> &'static str {
+    fn cause(&self, server: &Server) -> &'static str {
         if server.facts.replication != Replication::No {
             "replication client disconnected"
         } else if server.talk.dying {
@@ -410,7 +412,7 @@ impl Pool {
             "unclean server"
         } else if !self.is_current(&server.facts) || !server.facts.lead.holds() {
             "database configuration changed"
-        } else if self.is_welcome(server, worker.now()) {
+        } else if self.is_welcome(server) {
             "server idle timeout"
         } else {
             "server lifetime over"
@@ -433,9 +435,8 @@ impl Pool {
     }
 
     /// Whether the server may go on: not condemned, of this generation, not too old.
-    fn is_welcome(&self, server: &Server, now: Instant) -> bool {
-        let most = self.lifetime();
-        let old = !most.is_zero() && now.saturating_duration_since(server.facts.born) > most;
+    fn is_welcome(&self, server: &Server) -> bool {
+        let old = self.oldest.get().is_some_and(|oldest| server.facts.born < oldest);
         !old && !server.talk.retire
             && !server.facts.condemned.get()
             && self.is_current(&server.facts)

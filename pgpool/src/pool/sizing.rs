@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pgpool_wire::startup::Replication;
 use tokio::time::{Instant, timeout};
-use topology::pool::{HostOrder, ServerAddress};
+use topology::pool::{HostOrder, ServerAddress, Settings};
 
 use super::Pool;
 use super::whole::{Connect, Permit};
@@ -137,16 +137,22 @@ impl Pool {
         let apart = self.whole.apart();
         let total = self.whole.held() + apart;
         let waiting = self.waiters.borrow().len();
-        let opens = settings.reserve_pool_timeout;
-        let reserve = !opens.is_zero() && self.oldest_wait(worker.now()) >= opens;
         let size = self.size();
         let most = match waiting > sizing.connecting {
-            true => size + if reserve { self.reserve(settings) } else { 0 },
+            true if total < size => size,
+            true => size + self.opened(settings, worker),
             false if self.can_log_in() => self.least(settings).min(size),
             false => 0,
         };
         let may = total < most && !self.paused.get();
         may.then(|| most.saturating_sub(apart))
+    }
+
+    /// How much of the reserve is open: all of it once somebody has waited for too long.
+    fn opened(&self, settings: &Settings, worker: &Worker) -> usize {
+        let (reserve, opens) = (self.reserve(settings), settings.reserve_pool_timeout);
+        let open = reserve > 0 && !opens.is_zero() && self.oldest_wait(worker.now()) >= opens;
+        if open { reserve } else { 0 }
     }
 
     /// Whether a server would let us in without a client's help.
@@ -471,6 +477,8 @@ impl Pool {
         watch::tend(&self.me());
         self.follow_family();
         self.follow_names(&worker);
+        let most = self.lifetime();
+        self.oldest.set((!most.is_zero()).then(|| now.checked_sub(most)).flatten());
         let most_idle = worker.snapshot().settings.server_idle_timeout;
         let keep = self.least(&worker.snapshot().settings);
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -481,7 +489,7 @@ impl Pool {
             let rested = now.saturating_duration_since(server.facts.used.get());
             let unused = !most_idle.is_zero() && rested > most_idle;
             let stays = super::reset::is_quiet(&mut server, &mut cx)
-                && self.is_welcome(&server, now)
+                && self.is_welcome(&server)
                 && !(unused && server.permit.end_above(keep));
             let list = match stays {
                 false => &mut close,

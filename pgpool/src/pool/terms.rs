@@ -132,8 +132,8 @@ impl Pool {
     }
 
     pub(super) fn reserve(&self, settings: &Settings) -> usize {
-        let own = self.user().standing.terms.reserve_pool_size;
-        let own = own.or(self.database().terms.reserve_pool_size);
+        let own = self.user.borrow().standing.terms.reserve_pool_size;
+        let own = own.or(self.database.borrow().terms.reserve_pool_size);
         own.unwrap_or(settings.reserve_pool_size) as usize
     }
 

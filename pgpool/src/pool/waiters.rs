@@ -32,11 +32,6 @@ enum Slot {
 }
 
 impl Waiter {
-    /// A place that begins to wait now.
-    pub fn new(now: Instant) -> Rc<Self> {
-        Rc::new(Self { since: Cell::new(Some(now)), ..Self::default() })
-    }
-
     /// What came.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Box<Server>, Refusal>> {
         match self.slot.take() {
@@ -74,38 +69,61 @@ impl Waiter {
 
 /// The queue of one pool.
 #[derive(Default)]
-pub struct Waiters(VecDeque<Rc<Waiter>>);
+pub struct Waiters {
+    queue: VecDeque<Rc<Waiter>>,
+    /// Places of those who have been served, for the next ones.
+    used: Vec<Rc<Waiter>>,
+}
+
+/// Used places that are kept.
+const MOST_USED: usize = 64;
 
 impl Waiters {
-    /// Joins at the end.
-    pub fn join(&mut self, waiter: Rc<Waiter>) {
-        self.0.push_back(waiter);
+    /// Joins at the end, and waits from now on.
+    pub fn join(&mut self, now: Instant) -> Rc<Waiter> {
+        let waiter = self.used.pop().unwrap_or_default();
+        waiter.since.set(Some(now));
+        self.queue.push_back(Rc::clone(&waiter));
+        waiter
     }
 
-    /// How many wait. Those who left in the middle count until their turn comes or
-    /// [`Waiters::tidy`] is called.
+    /// Takes back the place of somebody who was served, or has left; whether it stood in the queue still.
+    pub fn part(&mut self, waiter: &Rc<Waiter>) -> bool {
+        let queued = Rc::strong_count(waiter) > 1;
+        if queued {
+            self.tidy();
+        }
+        if self.used.len() < MOST_USED {
+            waiter.slot.set(Slot::Empty);
+            *waiter.waker.borrow_mut() = None;
+            self.used.push(Rc::clone(waiter));
+        }
+        queued
+    }
+
+    /// How many wait.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.queue.len()
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     /// Removes who has left.
-    pub fn tidy(&mut self) {
-        self.0.retain(|waiter| !waiter.has_left());
+    fn tidy(&mut self) {
+        self.queue.retain(|waiter| !waiter.has_left());
     }
 
     /// Since when the first has waited.
     pub fn oldest(&self) -> Option<Instant> {
-        self.0.front().and_then(|waiter| waiter.since.get())
+        self.queue.front().and_then(|waiter| waiter.since.get())
     }
 
     /// Gives the server to who has waited longest, or back.
     pub fn give(&mut self, server: Box<Server>) -> Option<Box<Server>> {
-        while let Some(waiter) = self.0.pop_front() {
+        while let Some(waiter) = self.queue.pop_front() {
             if !waiter.has_left() {
                 waiter.put(Slot::Given(server));
                 return None;
@@ -116,10 +134,35 @@ impl Waiters {
 
     /// Tells everybody that there will be none.
     pub fn fail(&mut self, refusal: &Refusal) {
-        for waiter in self.0.drain(..) {
+        for waiter in self.queue.drain(..) {
             if !waiter.has_left() {
                 waiter.put(Slot::Failed(refusal.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place is another's only when nobody waits at it any more and the queue has forgotten it.
+    #[tokio::test]
+    async fn places_are_used_again_when_they_are_free() {
+        let (mut waiters, now) = (Waiters::default(), Instant::now());
+        let first = waiters.join(now);
+        let second = waiters.join(now);
+        assert!(!Rc::ptr_eq(&first, &second));
+        assert!(first.leave().is_none());
+        assert!(waiters.part(&first), "it stood in the queue");
+        assert_eq!(waiters.len(), 1);
+        let known = Rc::as_ptr(&first);
+        drop(first);
+        let third = waiters.join(now);
+        assert!(std::ptr::eq(known, Rc::as_ptr(&third)));
+        assert!(!third.has_left(), "it waits anew");
+        assert_eq!(waiters.len(), 2);
+        waiters.fail(&Refusal::Killed);
+        assert!(!waiters.part(&second), "it has been told");
     }
 }

@@ -113,7 +113,9 @@ impl Forward<'_> {
                     self.note(sql, comment::find(sql));
                 }
                 let trace = query::judge(sql);
-                self.server.touched = self.server.touched || !query::says_nothing(sql, &trace);
+                // Only the end of a session asks for it.
+                let touches = || !follows && !query::says_nothing(sql, &trace);
+                self.server.touched = self.server.touched || touches();
                 if let Trace::Unprepares(name) = &trace
                     && follows
                 {

@@ -220,7 +220,7 @@ impl Relay<'_> {
         let count = if !reads {
             0
         } else {
-            match read_some(&mut self.client.io, cx, room) {
+            match self.client.ask(cx, room) {
                 Poll::Pending => {
                     self.client.still.client = true;
                     return Step::Waits;
