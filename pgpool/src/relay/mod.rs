@@ -10,6 +10,7 @@ pub mod edit;
 pub mod forward;
 pub mod link;
 pub mod outbox;
+mod trial;
 
 use std::io;
 use std::pin::Pin;
@@ -34,6 +35,8 @@ use answer::{Answer, Seen};
 use edit::Edit;
 use forward::{Forward, Stop};
 use link::Rules;
+pub use trial::Trial;
+use trial::{Held, hold_back};
 
 /// How a link ended.
 #[derive(Debug)]
@@ -99,25 +102,6 @@ struct Relay<'a> {
     /// It counts among the servers that are tied to their clients.
     pinned: Option<Pinned>,
 }
-
-/// A read that a replica is tried with: its answer is kept back until it is known to be one.
-#[derive(Debug, Default)]
-pub struct Trial {
-    /// The client's messages.
-    pub input: Vec<u8>,
-    held: Vec<u8>,
-    failed: bool,
-}
-
-impl Trial {
-    /// Of these messages.
-    pub fn new(input: Vec<u8>) -> Self {
-        Self { input, ..Self::default() }
-    }
-}
-
-/// PostgreSQL collects as much before it sends anything: keeping it back costs no time.
-const MOST_HELD: usize = 8 << 10;
 
 /// Where the client's messages stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -511,29 +495,6 @@ impl Relay<'_> {
     fn lost(&self) -> Outcome {
         if self.server.talk.dying { Outcome::Lost } else { Outcome::Broken(Refusal::ServerLost) }
     }
-}
-
-/// What becomes of an answer while a replica is tried.
-enum Held {
-    /// There is no trial (any more): it goes on.
-    Nothing,
-    /// It is kept.
-    All,
-    /// All that was kept goes on.
-    Before(Vec<u8>),
-}
-
-fn hold_back(trial: &mut Option<Trial>, bytes: &[u8], seen: Option<&Seen>) -> Held {
-    let Some(tried) = trial else { return Held::Nothing };
-    tried.failed |= seen.is_some_and(|seen| seen.elsewhere);
-    tried.held.extend_from_slice(bytes);
-    let ended = seen.is_none_or(|seen| seen.ready > 0);
-    if tried.failed || !(ended || tried.held.len() >= MOST_HELD) {
-        return Held::All;
-    }
-    let all = std::mem::take(&mut tried.held);
-    *trial = None;
-    Held::Before(all)
 }
 
 fn micros(time: Duration) -> u64 {
