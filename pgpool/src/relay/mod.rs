@@ -188,8 +188,11 @@ impl Relay<'_> {
         if self.input == Input::Blocked && self.client.memory.stepwise && !self.deaf {
             return self.wait_client(cx);
         }
-        if self.deaf || matches!(self.input, Input::Blocked | Input::Leaving) {
-            return Step::Waits;
+        match self.input {
+            _ if self.deaf => return Step::Waits,
+            Input::Blocked => return Step::Waits,
+            Input::Leaving => return self.conclude(cx),
+            Input::Begin | Input::Read | Input::Again => {}
         }
         let reads = !matches!(self.input, Input::Begin | Input::Again);
         if reads && self.client.still.client {
@@ -225,6 +228,21 @@ impl Relay<'_> {
             Poll::Ready(false) => Step::End(Outcome::Left),
             Poll::Ready(true) | Poll::Pending => Step::Waits,
         }
+    }
+
+    /// The client has said goodbye. Where its server waits for what only the client could have said, the end of a
+    /// COPY's data or a Sync, it is told: what was asked before is carried out, and nothing of the rest is kept.
+    fn conclude(&mut self, cx: &mut Context<'_>) -> Step {
+        if !self.server.talk.ledger.is_certain() {
+            return Step::End(Outcome::Left);
+        }
+        let mut out = Vec::new();
+        self.server.talk.ledger.conclude(&mut out);
+        if out.is_empty() {
+            return Step::Waits;
+        }
+        self.deaf |= self.server.out.send(&mut self.server.io, cx, &out).is_err();
+        Step::Moved
     }
 
     /// Forwards what can be forwarded of `input`.
@@ -280,18 +298,27 @@ impl Relay<'_> {
         let mut answer = Answer { client: &mut self.client.memory, server: &mut self.server.talk };
         answer.owed(&mut edit);
         match self.client.out.send(&mut self.client.io, cx, edit.finish()) {
-            Ok(()) => Step::Moved,
-            Err(_) => Step::End(Outcome::Left),
+            Err(_) if self.input != Input::Leaving => Step::End(Outcome::Left),
+            Ok(()) | Err(_) => Step::Moved,
+        }
+    }
+
+    /// Writes what the client has not taken yet; `Some`: it takes no more now, or never.
+    fn flush_client(&mut self, cx: &mut Context<'_>) -> Option<Step> {
+        // A client that has said goodbye reads no more.
+        if self.client.out.is_empty() || self.input == Input::Leaving {
+            return None;
+        }
+        match self.client.out.poll_empty(&mut self.client.io, cx) {
+            Poll::Ready(Ok(())) => None,
+            Poll::Ready(Err(_)) => Some(Step::End(Outcome::Left)),
+            Poll::Pending => Some(Step::Waits),
         }
     }
 
     fn read_server(&mut self, cx: &mut Context<'_>) -> Step {
-        if !self.client.out.is_empty() {
-            match self.client.out.poll_empty(&mut self.client.io, cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Step::End(Outcome::Left),
-                Poll::Pending => return Step::Waits,
-            }
+        if let Some(step) = self.flush_client(cx) {
+            return step;
         }
         let worker = Rc::clone(&self.client.worker);
         let mut scratch = worker.scratch.borrow_mut();

@@ -24,6 +24,7 @@ mod manage;
 mod named;
 mod observed;
 mod oracle;
+mod owing;
 mod pooler;
 mod postgres;
 mod prelude;

@@ -1,0 +1,94 @@
+//! Clients that leave, wait or go on while something is still owed to them or by them: a COPY's data, a Sync,
+//! an answer that is not read. Not for clients that vanish at any byte: those are in `faults`. Real PostgreSQL.
+//!
+//! Invariant: nothing here waits for a time: a state is asked for until it is there.
+
+use crate::pooler::{Pooler, Setup};
+use crate::postgres::Postgres;
+use crate::raw::{Message, Raw, bare, bind, columns, data, execute, parse, query, text};
+
+/// Parse, Bind and Execute of the unnamed statement.
+fn run(sql: &str) -> Vec<u8> {
+    [parse("", sql), bind("", "", &[]), execute("", 0)].concat()
+}
+
+/// The one row of an answer.
+fn row(messages: &[Message]) -> Vec<String> {
+    let row = messages.iter().find(|(tag, _)| *tag == b'D');
+    columns(&row.unwrap_or_else(|| panic!("no row: {}", text(messages))).1)
+}
+
+async fn ask(client: &mut Raw, sql: &str) -> Vec<String> {
+    client.send(&query(sql)).await;
+    row(&client.until_ready(1).await)
+}
+
+/// Waits until the server shows this.
+async fn until(server: &Postgres, condition: &str) {
+    let root = server.root().await;
+    let sql = format!("select {condition}");
+    while !root.query_one(&sql, &[]).await.expect("a row").get::<_, bool>(0) {}
+}
+
+/// P7: a client that says goodbye while its server waits for a word of it gives the server back, and nothing of what
+/// it did not end is kept.
+#[tokio::test]
+async fn a_goodbye_in_the_middle_frees_the_server() {
+    let server = Postgres::start().await;
+    let insert = run("insert into t values (1, 'lost')");
+    let scripts = [
+        (query("copy t from stdin"), "G"),
+        ([run("copy t from stdin"), bare(b'S')].concat(), "G"),
+        ([run("copy t from stdin"), bare(b'H')].concat(), "G"),
+        (
+            [query("begin; insert into t values (1, 'lost')"), query("copy t from stdin")].concat(),
+            "G",
+        ),
+        (insert.clone(), ""),
+        ([insert, bare(b'H')].concat(), "C"),
+        ([parse("s", "selekt"), bare(b'H')].concat(), "E"),
+        ([query("begin"), parse("s", "selekt"), bare(b'H')].concat(), "E"),
+    ];
+    for mode in ["transaction", "session"] {
+        let pooler = Pooler::start(&server, Setup { mode, ..Setup::default() }).await;
+        for (at, (said, heard)) in scripts.iter().enumerate() {
+            let mut leaving = Raw::login(pooler.port).await;
+            if heard.is_empty() {
+                leaving.send(&[&said[..], &bare(b'X')].concat()).await;
+            } else {
+                leaving.send(said).await;
+                while leaving.message().await.expect("an answer").0 as char
+                    != heard.chars().next().expect("one")
+                {}
+                leaving.send(&[data("1\tlost\n"), bare(b'X')].concat()).await;
+            }
+            // Its socket stays open: nothing but its word says that it goes.
+            let mut next = Raw::login(pooler.port).await;
+            assert_eq!(ask(&mut next, "select count(*) from t").await, ["0"], "{mode}, {at}");
+            drop((leaving, next));
+        }
+        pooler.end().await;
+    }
+}
+
+/// P7: what a client has asked for before its goodbye is carried out, and what it has not ended is not.
+#[tokio::test]
+async fn what_was_asked_before_a_goodbye_is_done() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let mut next = Raw::login(pooler.port).await;
+    for turn in 1..=20 {
+        let mut leaving = Raw::login(pooler.port).await;
+        let script = [
+            run("insert into t select 1, 'kept' from pg_sleep(0.001)"),
+            bare(b'S'),
+            run("insert into t values (1, 'lost')"),
+            bare(b'X'),
+        ];
+        leaving.send(&script.concat()).await;
+        drop(leaving);
+        until(&server, &format!("count(*) >= {turn} from t where b = 'kept'")).await;
+        let found = ask(&mut next, "select count(*) filter (where b = 'lost') from t").await;
+        assert_eq!(found, ["0"]);
+    }
+}
