@@ -489,13 +489,16 @@ impl Ledger {
     fn begin_copy_in(&mut self) {
         self.copy = Copy::In;
         let mut ended = false;
-        let mut at = 0;
+        let (mut at, before) = (0, self.due.len());
         self.due.retain(|due| {
             at += 1;
             ended |= matches!(due, Due::CopyEnd);
             // Sent before the end of the data: the server reads and ignores them.
             at == 1 || ended || !matches!(due, Due::Sync)
         });
+        // The one behind the data ends what they seemed to end: until then an implicit transaction is open.
+        let ignored = before != self.due.len();
+        self.unsynced |= ignored && !self.due.iter().any(|due| matches!(due, Due::Sync));
         // Anything else before the end of the data is an error that we do not follow.
         let next = self.due.get(1);
         self.odd |= next.is_some_and(|due| !matches!(due, Due::CopyEnd));

@@ -5,7 +5,7 @@
 
 use crate::pooler::{Pooler, Setup};
 use crate::postgres::Postgres;
-use crate::raw::{Message, Raw, bare, bind, columns, data, execute, parse, query, text};
+use crate::raw::{Message, Raw, bare, bind, columns, data, execute, parse, query, tags, text};
 
 /// Parse, Bind and Execute of the unnamed statement.
 fn run(sql: &str) -> Vec<u8> {
@@ -91,4 +91,22 @@ async fn what_was_asked_before_a_goodbye_is_done() {
         let found = ask(&mut next, "select count(*) filter (where b = 'lost') from t").await;
         assert_eq!(found, ["0"]);
     }
+}
+
+/// P3: a Sync that comes before a COPY's data is ignored by the server: what was copied is its client's, and the
+/// server too, until the Sync behind the data.
+#[tokio::test]
+async fn a_copy_ends_with_the_sync_behind_it() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let (mut one, mut two) = (Raw::login(pooler.port).await, Raw::login(pooler.port).await);
+    one.send(&[run("copy t from stdin"), bare(b'S')].concat()).await;
+    while one.message().await.expect("an answer").0 != b'G' {}
+    one.send(&[data("1\tone\n"), bare(b'c'), bare(b'H')].concat()).await;
+    assert_eq!(one.message().await.expect("an answer").0, b'C');
+    let sql = "select pg_current_xact_id_if_assigned() is null, (select count(*) from t)";
+    two.send(&query(sql)).await;
+    one.send(&bare(b'S')).await;
+    assert_eq!(tags(&one.until_ready(1).await), "Z");
+    assert_eq!(row(&two.until_ready(1).await), ["t", "1"]);
 }

@@ -97,6 +97,42 @@ fn copies() {
     assert!(ledger.is_clean());
 }
 
+/// P3: the Sync that the server ignores ends nothing: what was copied is committed by the one behind the data.
+#[test]
+fn an_early_sync_ends_no_copy() {
+    let mut ledger = Ledger::default();
+    extended(&mut ledger);
+    ledger.sent(Due::Sync);
+    reply(&mut ledger, b"12nG");
+    ledger.sent(Due::CopyEnd);
+    reply(&mut ledger, b"C");
+    assert!(ledger.is_empty() && !ledger.is_settled(), "the implicit transaction is open");
+    ledger.sent(Due::Sync);
+    ready(&mut ledger);
+    assert!(ledger.is_clean());
+
+    // All in one go, a failing one, and one by a simple query.
+    extended(&mut ledger);
+    [Due::Sync, Due::CopyEnd, Due::Sync].into_iter().for_each(|due| ledger.sent(due));
+    reply(&mut ledger, b"12nGC");
+    ready(&mut ledger);
+    assert!(ledger.is_clean());
+    extended(&mut ledger);
+    ledger.sent(Due::Sync);
+    reply(&mut ledger, b"12nGE");
+    assert!(ledger.is_skipping());
+    ledger.sent(Due::Sync);
+    ready(&mut ledger);
+    assert!(ledger.is_clean());
+    ledger.sent(Due::Query(To::Client, Trace::Nothing));
+    ledger.sent(Due::Sync);
+    reply(&mut ledger, b"G");
+    ledger.sent(Due::CopyEnd);
+    reply(&mut ledger, b"C");
+    ready(&mut ledger);
+    assert!(ledger.is_clean());
+}
+
 /// P3: our own messages leave no trace in what the client sees.
 #[test]
 fn ours() {
