@@ -30,7 +30,7 @@ use crate::pool::add;
 use crate::pool::terms::Pinned;
 use crate::server::Server;
 use crate::telemetry::{self, Went};
-use crate::worker::Scratch;
+use crate::worker::{SCRATCH, Scratch};
 use answer::{Answer, Seen};
 use edit::Edit;
 use forward::{Forward, Stop};
@@ -194,7 +194,9 @@ impl Relay<'_> {
             Input::Leaving => return self.conclude(cx),
             Input::Begin | Input::Read | Input::Again => {}
         }
-        let reads = !matches!(self.input, Input::Begin | Input::Again);
+        // Behind a read that was tried in vain more may have been read than fits at once.
+        let fits = self.client.carry.len() < SCRATCH;
+        let reads = fits && !matches!(self.input, Input::Begin | Input::Again);
         if reads && self.client.still.client {
             return Step::Waits;
         }
@@ -217,9 +219,18 @@ impl Relay<'_> {
             }
         };
         add(&self.client.pool.meters.totals.received, count as u64);
-        worker.reuse(std::mem::take(&mut self.client.carry));
+        let mut carry = std::mem::take(&mut self.client.carry);
+        let more = if fits { Vec::new() } else { carry.split_off(held) };
+        worker.reuse(carry);
         let input = read.get(..held + count).unwrap_or_default();
-        self.push(input, edit, cx)
+        let step = self.push(input, edit, cx);
+        if !more.is_empty() {
+            self.client.carry.extend_from_slice(&more);
+            if self.input == Input::Read {
+                self.input = Input::Again;
+            }
+        }
+        step
     }
 
     /// The next piece has to wait: it is read all the same, so that a client that goes is noticed.

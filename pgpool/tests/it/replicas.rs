@@ -150,6 +150,48 @@ async fn reads_are_told_from_writes() {
     assert_eq!(code(&fault), "42703");
 }
 
+/// Functions that a replica may be tried with: one that tells where it runs, one that waits for a lock there, and
+/// one that writes.
+async fn stable_functions(primary: &Postgres) {
+    let stable = "language plpgsql stable as $$ begin";
+    let sql = format!(
+        "create sequence s; grant all on s to public;
+         create function here() returns int {stable} return inet_server_port(); end $$;
+         create function waits() returns int {stable} perform pg_advisory_lock_shared(7); return here(); end $$;
+         create function lie() returns int {stable} return nextval('s'); end $$;"
+    );
+    primary.root().await.batch_execute(&sql).await.expect("functions");
+}
+
+/// Waits until it is known which functions read alone.
+async fn functions_are_known(pooler: &Pooler, replica: &Postgres) {
+    let client = pooler.client("app").await;
+    let here = async || client.simple_query("select here()").await.expect("a row");
+    while here().await.iter().find_map(at) != Some(replica.port) {}
+}
+
+/// P5: what a client has sent behind a read that the replica could not do is carried out, all of it and once, however
+/// much it is.
+#[tokio::test]
+async fn nothing_behind_a_misjudged_read_is_lost() {
+    use crate::raw::{Raw, query, tags};
+    let primary = Postgres::start().await;
+    stable_functions(&primary).await;
+    let replica = primary.replica();
+    let pooler = pooler([&primary, &replica], "automatic").await;
+    functions_are_known(&pooler, &replica).await;
+    let insert = query("insert into t values (1, 'behind')");
+    let many = 200_000 / insert.len();
+    for turn in 1..=5 {
+        let mut raw = Raw::login(pooler.port).await;
+        raw.send(&[query("select lie()"), insert.repeat(many)].concat()).await;
+        let messages = raw.until_ready(many + 1).await;
+        assert_eq!(tags(&messages), format!("TDCZ{}", "CZ".repeat(many)), "{turn}");
+        let rows = primary.root().await.query_one("select count(*) from t", &[]).await;
+        assert_eq!(rows.expect("a row").get::<_, i64>(0), (turn * many) as i64);
+    }
+}
+
 /// P5: a replica that is further behind than the bound, or gone, gets no reads; they go to the
 /// primary, and come back when it has caught up.
 #[tokio::test]
