@@ -16,6 +16,8 @@ use crate::server::status::{Done, Due, Reply, To};
 
 /// A message up to this length is read whole where its body matters.
 const WHOLE: usize = 32 << 10;
+/// What an error is stands at its front, before its text, as PostgreSQL writes it.
+const FRONT: usize = 1 << 10;
 
 /// What happened while answers went by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +64,13 @@ impl Answer<'_> {
                 Found::Nothing => return Ok(seen),
                 Found::Whole(frame) => self.message(frame, &mut seen, edit)?,
                 Found::Partial(head, _) if streams(head) => self.begin(head)?,
+                Found::Partial(head, front) if head.tag == tag::ERROR && head.total() > WHOLE => {
+                    if front.len() < FRONT {
+                        return Ok(seen);
+                    }
+                    self.error(front, &mut seen)?;
+                    (self.server.left, self.server.left_to) = (head.total(), To::Client);
+                }
                 Found::Partial(head, _) if head.total() <= WHOLE => return Ok(seen),
                 Found::Partial(head, _) => {
                     let fault = format!("a message {:?} of {} bytes", head.tag as char, head.body);
@@ -74,7 +83,8 @@ impl Answer<'_> {
     /// Answers that we owe the client and whose turn has come.
     #[inline]
     pub fn owed(&mut self, edit: &mut Edit<'_>) {
-        if self.server.ledger.owes_own() {
+        // Nothing is said inside a message.
+        if self.server.left == 0 && self.server.ledger.owes_own() {
             self.put_owed(edit);
         }
     }

@@ -120,11 +120,7 @@ impl Pool {
             clients: scripts.iter().map(client).collect(),
             servers: (0..servers).map(|_| Server::default()).collect(),
             statements: Statements::default(),
-            rules: Rules {
-                mode: PoolMode::Transaction,
-                prepared: Most { count: 2, bytes: 30 },
-                notes: Notes::No,
-            },
+            rules: rules(),
         }
     }
 
@@ -276,6 +272,46 @@ fn bytes(piece: &[Say]) -> Vec<u8> {
     let mut out = Vec::new();
     piece.iter().for_each(|say| put(*say, &mut out));
     out
+}
+
+fn rules() -> Rules {
+    let prepared = Most { count: 2, bytes: 30 };
+    Rules { mode: PoolMode::Transaction, prepared, notes: Notes::No }
+}
+
+/// Forwards all of `input` that may be forwarded now: why it stopped, how much that was, and what is sent.
+fn forward(client: &mut Memory, server: &mut Conversation, input: &[u8]) -> (Stop, usize, Vec<u8>) {
+    let (mut out, mut statements) = (Vec::new(), Statements::default());
+    let mut edit = Edit::new(input, &mut out);
+    let stop = Forward { client, server, statements: &mut statements, rules: rules() }
+        .run(&mut edit)
+        .expect("lawful messages");
+    let used = edit.consumed();
+    (stop, used, edit.finish().to_vec())
+}
+
+/// P1: what we answer ourselves comes behind a long message, however many pieces that comes in.
+#[test]
+fn nothing_is_put_into_a_long_message() {
+    let (mut client, mut server) = (Memory::default(), Conversation::default());
+    let mut said = Vec::new();
+    frontend::put_parse(&mut said, b"s", b"select\0\0\0");
+    frontend::put_subject(&mut said, b'D', Subject::Statement, b"s");
+    frontend::put_subject(&mut said, b'C', Subject::Statement, b"s");
+    frontend::put_empty(&mut said, b'S');
+    assert_eq!(forward(&mut client, &mut server, &said).1, said.len());
+    let mut answers = b"1\0\0\0\x04t\0\0\0\x06\0\0".to_vec();
+    pgpool_wire::frame::put(&mut answers, b'T', |out| out.extend_from_slice(&[7; 100_000]));
+    let mut heard = Vec::new();
+    for piece in answers.chunks(50_000) {
+        let mut out = Vec::new();
+        let mut edit = Edit::new(piece, &mut out);
+        Answer { client: &mut client, server: &mut server }.run(&mut edit).expect("in order");
+        assert_eq!(edit.consumed(), piece.len());
+        heard.extend_from_slice(edit.finish());
+    }
+    assert!(heard.starts_with(&answers), "as it came");
+    assert_eq!(heard[answers.len()..], *b"3\0\0\0\x04");
 }
 
 /// What a client of its own server hears.

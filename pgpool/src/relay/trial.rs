@@ -39,9 +39,13 @@ pub(super) enum Held {
 pub(super) fn hold_back(trial: &mut Option<Trial>, bytes: &[u8], seen: Option<&Seen>) -> Held {
     let Some(tried) = trial else { return Held::Nothing };
     tried.failed |= seen.is_some_and(|seen| seen.elsewhere);
+    if tried.failed {
+        // Nobody will hear of it.
+        return Held::All;
+    }
     tried.held.extend_from_slice(bytes);
     let ended = seen.is_none_or(|seen| seen.ready > 0);
-    if tried.failed || !(ended || tried.held.len() >= MOST_HELD) {
+    if !(ended || tried.held.len() >= MOST_HELD) {
         return Held::All;
     }
     let all = std::mem::take(&mut tried.held);

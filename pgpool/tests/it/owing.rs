@@ -110,3 +110,33 @@ async fn a_copy_ends_with_the_sync_behind_it() {
     assert_eq!(tags(&one.until_ready(1).await), "Z");
     assert_eq!(row(&two.until_ready(1).await), ["t", "1"]);
 }
+
+/// P1: an error may be as long as the value that it names, in every form of the protocol; its client goes on with
+/// the same server.
+#[tokio::test]
+async fn long_errors_pass() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let mut client = Raw::login(pooler.port).await;
+    let pid = ask(&mut client, "select pg_backend_pid()").await;
+    for length in [1000, 30_000, 32_700, 40_000, 65_000, 100_000, 3_000_000] {
+        let value = "x".repeat(length);
+        let simple = query(&format!("select repeat('x', {length})::int"));
+        let bound = [parse("", "select $1::text::int"), bind("", "", &[&value]), execute("", 0)];
+        let asks = [
+            (simple, "EZ"),
+            ([&bound.concat()[..], &bare(b'S')].concat(), "1EZ"),
+            ([&bound.concat()[..], &bare(b'H'), &run("select 1"), &bare(b'S')].concat(), "1EZ"),
+        ];
+        for (said, heard) in asks {
+            client.send(&said).await;
+            let messages = client.until_ready(1).await;
+            assert_eq!(tags(&messages), heard, "{length}: {}", text(&messages));
+            let error = &messages[heard.find('E').expect("one")].1;
+            assert!(error.len() > length && error.ends_with(b"\0\0"), "{length}");
+            let whole = error.windows(length).any(|part| part == value.as_bytes());
+            assert!(whole, "{length}: all of it");
+            assert_eq!(ask(&mut client, "select pg_backend_pid()").await, pid, "{length}");
+        }
+    }
+}
