@@ -181,6 +181,10 @@ impl Relay<'_> {
                 Poll::Pending => return Step::Waits,
             }
         }
+        // What we answer ourselves is bounded by that.
+        if let Some(step) = self.flush_client(cx) {
+            return step;
+        }
         // A cancel request that still travels means what was asked before it.
         if self.server.facts.cancels.get() > 0 && self.server.talk.ledger.is_empty() {
             return Step::Waits;

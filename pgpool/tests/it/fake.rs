@@ -395,6 +395,17 @@ impl Talk {
         self.answer().await
     }
 
+    /// Writes what is taken without anything else happening; how much that was.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> usize {
+        let mut count = 0;
+        while count < bytes.len() {
+            let some = self.io.write(&bytes[count..]);
+            let Ok(some) = tokio::time::timeout(Duration::from_secs(1), some).await else { break };
+            count += some.expect("it is there");
+        }
+        count
+    }
+
     /// All that is still to come, as it came.
     pub(crate) async fn rest(mut self) -> Vec<u8> {
         self.io.read_to_end(&mut self.input).await.expect("an end");

@@ -9,6 +9,7 @@
 mod admin;
 mod console;
 mod dropin;
+mod edges;
 mod encrypted;
 mod fake;
 mod faults;
