@@ -16,7 +16,7 @@ use topology::pool::PoolMode;
 use super::edit::Edit;
 use super::link::{Conversation, Memory, Notes, Rules};
 use crate::fatal::Refusal;
-use crate::prepared::Statements;
+use crate::prepared::{Holding, Statement, Statements};
 use crate::query::{self, Trace};
 use crate::server::status::{Due, To, Unnamed};
 use crate::telemetry::Noted;
@@ -384,11 +384,31 @@ impl Forward<'_> {
             edit.pass(frame.raw.len());
             return Ok(true);
         }
+        edit.skip(frame.raw.len());
+        if let Some(statement) = &known
+            && self.is_surplus(statement)
+        {
+            edit.put(|out| frontend::put_subject(out, tag::CLOSE, subject, statement.name()));
+            self.server.holdings.forget(statement.id());
+            self.server.ledger.sent(Due::CloseNamed(name.into(), Rc::clone(statement)));
+            return Ok(true);
+        }
         // The server keeps it for others; only this client's name goes.
         let closed = known.map(|statement| (name.into(), statement));
         self.server.ledger.sent(Due::OwedClose(closed));
-        edit.skip(frame.raw.len());
         Ok(true)
+    }
+
+    /// Whether the server is to lose a statement that its client has closed: it holds too many, and a client that
+    /// keeps it may go on for long.
+    fn is_surplus(&mut self, statement: &Rc<Statement>) -> bool {
+        let talk = &mut *self.server;
+        if talk.holdings.fits(self.rules.prepared) {
+            return false;
+        }
+        let there = talk.holdings.holding(statement, talk.ledger.piece());
+        let same = |(_, other): (&[u8], &Rc<Statement>)| Rc::ptr_eq(other, statement);
+        matches!(there, Holding::Held | Holding::SentHere) && !self.client.names.iter().any(same)
     }
 
     fn execute(&mut self, portal: &[u8]) {

@@ -502,6 +502,11 @@ impl Conversation {
                     let _ = client.names.insert(&name, statement);
                 }
                 Due::Close(_, Some(statement)) => self.holdings.restore(&statement),
+                Due::CloseNamed(name, statement) => {
+                    self.holdings.restore(&statement);
+                    // As above.
+                    let _ = client.names.insert(&name, statement);
+                }
                 _ => {}
             }
         }

@@ -49,6 +49,8 @@ pub enum Due {
     Execute(Trace),
     /// Close; a statement of ours that was evicted.
     Close(To, Option<Rc<Statement>>),
+    /// Close of a statement that the client calls so, on the server as well.
+    CloseNamed(Box<[u8]>, Rc<Statement>),
     /// FunctionCall: a result and ReadyForQuery.
     Function,
     /// Sync: ReadyForQuery.
@@ -66,6 +68,7 @@ impl Due {
     fn renames(&self) -> Option<&[u8]> {
         match self {
             Self::Parse(_, _, Some(name)) | Self::OwedParse(name) => Some(name),
+            Self::CloseNamed(name, _) => Some(name),
             Self::OwedClose(Some((name, _))) => Some(name),
             _ => None,
         }
@@ -310,6 +313,12 @@ impl Ledger {
         self.forgets > 0 && (self.due.iter().any(query) || self.earlier().any(Due::forgets))
     }
 
+    /// Whether a statement is being closed for the client.
+    pub fn closes(&self, id: u64) -> bool {
+        let closes = |due: &Due| matches!(due, Due::CloseNamed(_, it) if it.id() == id);
+        self.renames > 0 && self.due.iter().any(closes)
+    }
+
     /// Whether an earlier piece of the pipeline, not answered yet, decides what a name means.
     pub fn decides(&self, name: &[u8]) -> bool {
         self.renames > 0 && self.earlier().any(|due| due.renames() == Some(name))
@@ -442,7 +451,7 @@ impl Ledger {
                 })
             }
             (tag::BIND_COMPLETE, Due::Bind)
-            | (tag::CLOSE_COMPLETE, Due::Close(..))
+            | (tag::CLOSE_COMPLETE, Due::Close(..) | Due::CloseNamed(..))
             | (tag::NO_DATA | tag::ROW_DESCRIPTION, Due::Describe)
             | (tag::PORTAL_SUSPENDED, Due::Execute(_)) => self.pop(),
             (tag::CLOSE_COMPLETE, Due::CloseUnnamed(to)) => {

@@ -5,7 +5,9 @@
 
 use crate::pooler::{Pooler, Setup};
 use crate::postgres::Postgres;
-use crate::raw::{Message, Raw, bare, bind, columns, data, execute, parse, query, tags, text};
+use crate::raw::{
+    Message, Raw, bare, bind, columns, data, execute, parse, query, subject, tags, text,
+};
 
 /// Parse, Bind and Execute of the unnamed statement.
 fn run(sql: &str) -> Vec<u8> {
@@ -137,6 +139,55 @@ async fn long_errors_pass() {
             let whole = error.windows(length).any(|part| part == value.as_bytes());
             assert!(whole, "{length}: all of it");
             assert_eq!(ask(&mut client, "select pg_backend_pid()").await, pid, "{length}");
+        }
+    }
+}
+
+/// P3, T3: `max_prepared_statements` holds for a client that keeps its server for long, too: what it closes is closed
+/// once the server has more, in a transaction and where session state ties it.
+#[tokio::test]
+async fn a_client_that_stays_keeps_no_more_statements() {
+    let server = Postgres::start().await;
+    let settings = "max_prepared_statements: 10";
+    let pooler = Pooler::start(&server, Setup { settings, ..Setup::default() }).await;
+    let count = "select count(*) from pg_prepared_statements";
+    for first in ["begin", "create temp table own (a int)"] {
+        let mut client = Raw::login(pooler.port).await;
+        assert_eq!(client.ask(&query(first)).await.0, "CZ");
+        for n in 0..100 {
+            let said = [
+                parse("s", &format!("select {n}")),
+                bind("", "s", &[]),
+                execute("", 0),
+                subject(b'C', b'S', "s"),
+                bare(b'S'),
+            ];
+            assert_eq!(client.ask(&said.concat()).await.0, "12DC3Z");
+        }
+        // The same in one go, and each name again in the same piece.
+        let mut all = Vec::new();
+        for n in 100..200 {
+            let sql = format!("select {n}");
+            let (parse, close) = (parse("s", &sql), subject(b'C', b'S', "s"));
+            all.extend(
+                [&parse[..], &close, &parse, &bind("", "s", &[]), &execute("", 0), &close].concat(),
+            );
+            all.extend(bare(b'S'));
+        }
+        client.send(&all).await;
+        assert_eq!(tags(&client.until_ready(100).await), "1312DC3Z".repeat(100));
+        let kept: usize = ask(&mut client, count).await[0].parse().expect("a number");
+        assert!(kept <= 12, "{first}: {kept}");
+
+        // A name that was closed in vain still means its statement; one that was closed means none.
+        let failing = [bind("", "nobody", &[]), subject(b'C', b'S', "t"), bare(b'S')].concat();
+        let bound = [bind("", "t", &[]), execute("", 0), bare(b'S')].concat();
+        if first != "begin" {
+            assert_eq!(client.ask(&[parse("t", "select 't'"), bare(b'S')].concat()).await.0, "1Z");
+            assert_eq!(client.ask(&failing).await.0, "EZ");
+            assert_eq!(client.ask(&bound).await.0, "2DCZ");
+            assert_eq!(client.ask(&[subject(b'C', b'S', "t"), bare(b'S')].concat()).await.0, "3Z");
+            assert_eq!(client.ask(&bound).await.0, "EZ");
         }
     }
 }

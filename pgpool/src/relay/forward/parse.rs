@@ -71,6 +71,10 @@ impl Forward<'_> {
                 self.server.ledger.sent(Due::OwedParse(parse.name.into()));
                 edit.skip(frame.raw.len());
             }
+            // Of two Parses of one text the answers could not be told apart.
+            Holding::Missing if self.server.ledger.closes(statement.id()) => {
+                return self.parse_afresh(&parse, statement.trace.clone(), frame.raw.len(), edit);
+            }
             Holding::Missing => self.send_parse(&statement, &parse, frame.raw.len(), edit),
         }
         if self.client.names.insert(parse.name, statement) {
