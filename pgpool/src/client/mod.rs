@@ -271,6 +271,10 @@ impl Client {
             match outcome {
                 Outcome::Released => self.pool.release(server),
                 Outcome::Elsewhere(mut input) => {
+                    if server.talk.dying {
+                        self.suspect();
+                        self.worker.count_error();
+                    }
                     self.pool.release(server);
                     input.append(&mut self.carry);
                     (self.carry, self.in_vain) = (input, true);

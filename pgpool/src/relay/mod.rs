@@ -51,8 +51,8 @@ pub enum Outcome {
     Broken(Refusal),
     /// The server is gone; the client has been told by it.
     Lost,
-    /// A replica could not do it: the server is free, and the client's messages, of whose answers
-    /// nothing was told, are to be carried out by the primary.
+    /// A replica could not do it: the server is free, or gone, and the client's messages, of whose
+    /// answers nothing was told, are to be carried out by the primary.
     Elsewhere(Vec<u8>),
 }
 
@@ -534,8 +534,15 @@ impl Relay<'_> {
         self.client.entry.limit(first);
     }
 
-    fn lost(&self) -> Outcome {
-        if self.server.talk.dying { Outcome::Lost } else { Outcome::Broken(Refusal::ServerLost) }
+    /// The server's connection has ended.
+    fn lost(&mut self) -> Outcome {
+        let dying = self.server.talk.dying;
+        match self.trial.take() {
+            // It was told to end, or could not do it: of its answer, and of its end, nothing was told.
+            Some(trial) if dying || trial.failed => Outcome::Elsewhere(trial.input),
+            _ if dying => Outcome::Lost,
+            _ => Outcome::Broken(Refusal::ServerLost),
+        }
     }
 }
 

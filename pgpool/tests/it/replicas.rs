@@ -192,6 +192,27 @@ async fn nothing_behind_a_misjudged_read_is_lost() {
     }
 }
 
+/// P5: a read whose replica is told to end is carried out by the primary: of its answer nothing was told.
+#[tokio::test]
+async fn a_read_that_is_ended_on_a_replica_goes_elsewhere() {
+    let primary = Postgres::start().await;
+    stable_functions(&primary).await;
+    let replica = primary.replica();
+    let pooler = pooler([&primary, &replica], "automatic").await;
+    functions_are_known(&pooler, &replica).await;
+    let standby = replica.root().await;
+    standby.batch_execute("select pg_advisory_lock(7)").await.expect("locked");
+    let client = pooler.client("app").await;
+    let ends = async {
+        let sql = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and not granted";
+        while standby.query(sql, &[]).await.expect("rows").is_empty() {}
+    };
+    let (rows, ()) = tokio::join!(client.simple_query("select waits()"), ends);
+    let rows = rows.unwrap_or_else(|fault| panic!("{fault:?}"));
+    assert_eq!(rows.iter().find_map(at), Some(primary.port));
+    client.batch_execute("insert into t values (1)").await.expect("it goes on");
+}
+
 /// P5: a replica that is further behind than the bound, or gone, gets no reads; they go to the
 /// primary, and come back when it has caught up.
 #[tokio::test]
