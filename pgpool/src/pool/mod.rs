@@ -7,6 +7,7 @@
 //! reserve, and a server is in exactly one place.
 
 pub mod apart;
+mod checkout;
 pub mod lending;
 pub mod meters;
 pub mod reset;
@@ -18,7 +19,6 @@ pub mod whole;
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use pgpool_wire::startup::Replication;
 use tokio::time::Instant;
@@ -27,7 +27,6 @@ use crate::client::entry::Ending;
 use crate::ear::Ear;
 use crate::events::ServerClosed;
 use crate::family::{Membership, Role};
-use crate::fatal::Refusal;
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
 use crate::variables::{Value, Variables, is_theirs};
@@ -35,7 +34,7 @@ use crate::worker::{Message, Worker};
 use apart::Apart;
 pub use meters::{Counters, Meters, PERIOD, Periods, Totals, add};
 use sizing::Sizing;
-use waiters::{Waiter, Waiters};
+use waiters::Waiters;
 use whole::{Said, Whole};
 
 /// The pool of one database and user.
@@ -206,63 +205,6 @@ impl Pool {
         self.grow();
     }
 
-    /// A server that is free right now, if nobody is before us.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Box<Server>> {
-        if self.paused.get() || !self.waiters.borrow().is_empty() {
-            return None;
-        }
-        let mut taken = None;
-        while let Some(mut server) = self.next_idle() {
-            // One that was closed, or that said anything but a notice, is of no use.
-            if reset::is_quiet(&mut server, cx) && self.is_welcome(&server) {
-                taken = Some(self.assign(server, now));
-                break;
-            }
-            self.discard(server);
-        }
-        self.show();
-        taken
-    }
-
-    /// Last in, first out, so that the rest may grow old and be closed; or `server_round_robin`.
-    fn next_idle(&self) -> Option<Box<Server>> {
-        let mut idle = self.idle.borrow_mut();
-        let in_turn = || Some(self.worker.upgrade()?.settings().server_round_robin);
-        if idle.len() > 1 && in_turn() == Some(true) {
-            return Some(idle.remove(0));
-        }
-        idle.pop()
-    }
-
-    /// A place in the queue; [`Pool::leave`] it in the end.
-    pub fn queue(&self, now: Instant) -> Rc<Waiter> {
-        let waiter = self.waiters.borrow_mut().join(now);
-        self.show();
-        self.grow();
-        self.ask();
-        waiter
-    }
-
-    /// Waits for a server in the queue.
-    pub fn poll_waiter(
-        &self,
-        waiter: &Waiter,
-        cx: &mut Context<'_>,
-        now: Instant,
-    ) -> Poll<Result<Box<Server>, Refusal>> {
-        waiter.poll(cx).map(|given| given.map(|server| self.assign(server, now)))
-    }
-
-    /// Gives up a place, or gives it back after its turn.
-    pub fn leave(&self, waiter: &Rc<Waiter>) {
-        if let Some(server) = waiter.leave() {
-            self.put(server);
-        }
-        if self.waiters.borrow_mut().part(waiter) {
-            self.show();
-        }
-    }
-
     /// Its place in a family of a primary and replicas.
     pub fn membership(&self) -> Option<Membership> {
         self.database.borrow().membership.clone()
@@ -311,13 +253,6 @@ impl Pool {
     pub fn is_served(&self) -> bool {
         let Some(worker) = self.worker.upgrade() else { return false };
         worker.pools().iter().any(|pool| std::ptr::eq(&raw const **pool, self))
-    }
-
-    fn assign(&self, server: Box<Server>, now: Instant) -> Box<Server> {
-        server.facts.phase.set(ServerPhase::Active);
-        server.facts.used.set(now);
-        add(&self.meters.totals.assignments, 1);
-        server
     }
 
     /// Takes a server back from a client. Only a clean one is given to anybody else; a worn one is
