@@ -54,11 +54,24 @@ impl Pool {
     /// Waits for a server in the queue.
     pub fn poll_waiter(
         &self,
-        waiter: &Waiter,
+        waiter: &Rc<Waiter>,
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<Result<Box<Server>, Refusal>> {
-        waiter.poll(cx).map(|given| given.map(|server| self.assign(server, now)))
+        loop {
+            match std::task::ready!(waiter.poll(cx)) {
+                // Since it was given it may have ceased to be what the pool is for.
+                Ok(server) if !self.is_welcome(&server) => {
+                    self.waiters.borrow_mut().rejoin(Rc::clone(waiter));
+                    self.discard(server);
+                    self.show();
+                    self.grow();
+                    self.ask();
+                }
+                Ok(server) => return Poll::Ready(Ok(self.assign(server, now))),
+                Err(refusal) => return Poll::Ready(Err(refusal)),
+            }
+        }
     }
 
     /// Gives up a place, or gives it back after its turn.

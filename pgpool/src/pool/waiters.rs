@@ -101,6 +101,11 @@ impl Waiters {
         queued
     }
 
+    /// Comes first again: what was given to it is of no use.
+    pub fn rejoin(&mut self, waiter: Rc<Waiter>) {
+        self.queue.push_front(waiter);
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.queue.len()

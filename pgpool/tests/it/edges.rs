@@ -4,8 +4,34 @@
 //! Invariant: no test waits for wall time.
 
 use pgpool_wire::frontend::{self, Subject};
+use tokio::time::Instant;
 
 use crate::fake::{Bench, local};
+
+/// P5, P2: a server that was given to who waits, and has not been taken when servers are to be others, after a
+/// RECONNECT as after a promotion, is not used: who was to have it waits for another one, in its place in the queue.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_before_a_reconnect_is_not_used_after_it() {
+    local(async {
+        let bench = Bench::new(1, "");
+        let mut one = bench.client().await;
+        assert_eq!(one.ask("begin").await, "CZ");
+        let pool = bench.worker.pool("shop", "open").expect("there");
+        let (first, second) = (pool.queue(Instant::now()), pool.queue(Instant::now()));
+        assert_eq!(one.ask("commit").await, "CZ");
+        assert_eq!(pool.load().waiting, 1, "the first has been given one");
+
+        pool.reconnect();
+        for waiter in [&first, &second] {
+            let server = std::future::poll_fn(|cx| pool.poll_waiter(waiter, cx, Instant::now()));
+            let server = server.await.unwrap_or_else(|refusal| panic!("{refusal}"));
+            assert!(pool.is_current(&server.facts), "a new one");
+            pool.checkin(server);
+        }
+        assert_eq!(pool.load().waiting, 0);
+    })
+    .await;
+}
 
 /// P7: a client that reads no answers, even those that are made here, is read no further: what is kept for it is
 /// bounded.
