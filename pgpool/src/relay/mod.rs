@@ -103,6 +103,9 @@ struct Relay<'a> {
     pinned: Option<Pinned>,
 }
 
+/// Terminate.
+const GOODBYE: &[u8] = b"X\0\0\0\x04";
+
 /// Where the client's messages stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
@@ -189,12 +192,9 @@ impl Relay<'_> {
         if self.server.facts.cancels.get() > 0 && self.server.talk.ledger.is_empty() {
             return Step::Waits;
         }
-        if self.input == Input::Blocked && self.client.memory.stepwise && !self.deaf {
-            return self.wait_client(cx);
-        }
         match self.input {
             _ if self.deaf => return Step::Waits,
-            Input::Blocked => return Step::Waits,
+            Input::Blocked => return self.wait_client(cx),
             Input::Leaving => return self.conclude(cx),
             Input::Begin | Input::Read | Input::Again => {}
         }
@@ -239,9 +239,13 @@ impl Relay<'_> {
 
     /// The next piece has to wait: it is read all the same, so that a client that goes is noticed.
     fn wait_client(&mut self, cx: &mut Context<'_>) -> Step {
+        if self.client.still.client {
+            return Step::Waits;
+        }
         match self.client.read_ahead(cx) {
-            Poll::Ready(false) => Step::End(Outcome::Left),
-            Poll::Ready(true) | Poll::Pending => Step::Waits,
+            // One that has said goodbye behind it is gone, too, but gets what it has asked for.
+            Poll::Ready(false) if !self.client.carry.ends_with(GOODBYE) => Step::End(Outcome::Left),
+            Poll::Ready(_) | Poll::Pending => Step::Waits,
         }
     }
 

@@ -95,6 +95,37 @@ async fn what_was_asked_before_a_goodbye_is_done() {
     }
 }
 
+/// P7: a client that goes while what it has sent has to wait for an answer is noticed; one that has said goodbye
+/// behind it gets what it has asked for.
+#[tokio::test]
+async fn who_goes_while_its_next_message_waits_is_noticed() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let root = server.root().await;
+    root.batch_execute("select pg_advisory_lock(77)").await.expect("locked");
+    let waits = "exists (select from pg_locks where locktype = 'advisory' and not granted)";
+    let hidden = query("do $$ begin execute 'select pg_advisory_xact_lock(77)'; end $$");
+    let mut doomed = Raw::login(pooler.port).await;
+    doomed.send(&[hidden, query("select 1")].concat()).await;
+    until(&server, waits).await;
+    drop(doomed);
+    let mut next = Raw::login(pooler.port).await;
+    assert_eq!(ask(&mut next, "select 2").await, ["2"]);
+    until(&server, &format!("not {waits}")).await;
+
+    let hidden =
+        "do $$ begin perform pg_advisory_xact_lock(77); insert into t values (5, 'kept'); end $$";
+    let insert = query("insert into t values (6, 'kept')");
+    let mut leaving = Raw::login(pooler.port).await;
+    leaving.send(&[query(hidden), insert, bare(b'X')].concat()).await;
+    until(&server, waits).await;
+    drop(leaving);
+    // Another client's round trip, in which the end of this one comes to the pooler.
+    drop(Raw::login(pooler.port).await);
+    root.batch_execute("select pg_advisory_unlock(77)").await.expect("unlocked");
+    until(&server, "count(*) = 2 from t").await;
+}
+
 /// P3: a Sync that comes before a COPY's data is ignored by the server: what was copied is its client's, and the
 /// server too, until the Sync behind the data.
 #[tokio::test]
