@@ -71,7 +71,8 @@ impl Statement {
         known
     }
 
-    fn bytes(&self) -> usize {
+    /// How long it is.
+    pub fn bytes(&self) -> usize {
         self.rest.as_ref().map_or(0, |rest| rest.len())
     }
 

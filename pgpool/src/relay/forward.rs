@@ -26,6 +26,8 @@ use crate::telemetry::comment;
 pub const WHOLE: usize = 32 << 10;
 /// Replies that a client may leave unread before its messages wait.
 const MOST_DUE: usize = 8192;
+/// Bytes of statements whose Parse a client may leave unanswered before its messages wait.
+const MOST_BYTES: usize = 1 << 20;
 /// A message must show its names within so many bytes.
 const LONGEST_NAMES: usize = 4096;
 
@@ -71,6 +73,11 @@ impl Forward<'_> {
             }
             let busy = self.client.stepwise && self.server.ledger.owes_ready();
             if busy || self.server.ledger.len() > MOST_DUE {
+                return Ok(Stop::Replies);
+            }
+            if self.server.ledger.bytes() > MOST_BYTES {
+                // Without it there may be nothing to wait for: the server answers at a Sync, and that is still to come.
+                edit.put(|out| frontend::put_empty(out, tag::FLUSH));
                 return Ok(Stop::Replies);
             }
             match frame::next(rest, frame::LONGEST)? {

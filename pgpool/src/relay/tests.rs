@@ -290,6 +290,28 @@ fn forward(client: &mut Memory, server: &mut Conversation, input: &[u8]) -> (Sto
     (stop, used, edit.finish().to_vec())
 }
 
+/// P7: texts that are kept until their Parse is answered are bounded, and a server that answers only when it is
+/// asked to is asked.
+#[test]
+fn statements_that_are_due_are_bounded() {
+    let (mut client, mut server) = (Memory::default(), Conversation::default());
+    let mut one = Vec::new();
+    frontend::put_parse(&mut one, b"", &[&[b'x'; 30_000][..], b"\0\0\0"].concat());
+    let all = one.repeat(200);
+    let (stop, used, sent) = forward(&mut client, &mut server, &all);
+    assert_eq!(stop, Stop::Replies);
+    assert!(used < 40 * one.len(), "{used}");
+    assert!(sent.ends_with(b"H\0\0\0\x04"));
+    assert!(tags(&sent).trim_end_matches('H').chars().all(|tag| tag == 'P'));
+    let answers = b"1\0\0\0\x04".repeat(used / one.len());
+    let mut out = Vec::new();
+    let mut edit = Edit::new(&answers, &mut out);
+    Answer { client: &mut client, server: &mut server }.run(&mut edit).expect("in order");
+    assert_eq!(server.ledger.bytes(), 0);
+    let (_, again, _) = forward(&mut client, &mut server, &all[used..]);
+    assert_eq!(again, used, "the next ones");
+}
+
 /// P1: what we answer ourselves comes behind a long message, however many pieces that comes in.
 #[test]
 fn nothing_is_put_into_a_long_message() {

@@ -78,6 +78,13 @@ impl Due {
         matches!(self, Self::Query(To::Pool, _))
     }
 
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Parse(_, statement, _) | Self::ParseUnnamed(_, statement) => statement.bytes(),
+            _ => 0,
+        }
+    }
+
     fn forgets(&self) -> bool {
         let (Self::Query(To::Client, trace) | Self::Execute(trace)) = self else { return false };
         matches!(trace.strongest(), Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
@@ -160,6 +167,8 @@ pub struct Ledger {
     forgets: usize,
     /// How many of what is due are queries of ours.
     ours: usize,
+    /// Bytes of the statements that are due.
+    bytes: usize,
 }
 
 impl Default for Ledger {
@@ -175,6 +184,7 @@ impl Default for Ledger {
             renames: 0,
             forgets: 0,
             ours: 0,
+            bytes: 0,
         }
     }
 }
@@ -199,6 +209,11 @@ impl Ledger {
     /// How many replies are due.
     pub fn len(&self) -> usize {
         self.due.len()
+    }
+
+    /// How many bytes the texts have whose Parse is due.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether a query of ours is among what is due.
@@ -275,6 +290,7 @@ impl Ledger {
         self.renames += usize::from(message.renames().is_some());
         self.forgets += usize::from(message.forgets());
         self.ours += usize::from(message.is_ours());
+        self.bytes += message.bytes();
         self.due.push_back(message);
     }
 
@@ -282,6 +298,7 @@ impl Ledger {
         self.renames -= usize::from(due.renames().is_some());
         self.forgets -= usize::from(due.forgets());
         self.ours -= usize::from(due.is_ours());
+        self.bytes -= due.bytes();
     }
 
     /// Whether a ReadyForQuery for the client is due: until it comes, nobody can say what becomes of

@@ -222,3 +222,14 @@ async fn a_client_that_stays_keeps_no_more_statements() {
         }
     }
 }
+
+/// P1: statements without number before the first Sync are taken in, however long their texts are.
+#[tokio::test]
+async fn long_statements_without_a_sync_are_answered() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let mut client = Raw::login(pooler.port).await;
+    let long = parse("", &format!("select '{}'", "x".repeat(30_000)));
+    client.send(&[long.repeat(200), bare(b'S')].concat()).await;
+    assert_eq!(tags(&client.until_ready(1).await), "1".repeat(200) + "Z");
+}
