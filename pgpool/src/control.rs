@@ -44,7 +44,7 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(1);
 pub struct Handle(Arc<Shared>);
 
 struct Shared {
-    published: Published<Snapshot>,
+    published: Arc<Published<Snapshot>>,
     peers: Peers,
     observer: Observer,
     lifecycle: Lifecycle,
@@ -88,11 +88,15 @@ impl Handle {
         options: &common::cli::Options,
         (file, address): (Arc<SourceFile>, Option<SocketAddr>),
     ) -> Self {
-        // It is ready as soon as it listens, until it is to drain.
-        let registrar = Registrar::new(&options.observer, &options.lifecycle, || true);
+        let instance = snapshot.instance.clone();
+        let published = Arc::new(Published::of(snapshot));
+        let look = Arc::clone(&published);
+        // Until it is to drain.
+        let ready = move || look.load().unready().is_empty();
+        let registrar = Registrar::new(&options.observer, &options.lifecycle, ready);
         Self(Arc::new(Shared {
-            instance: snapshot.instance.clone(),
-            published: Published::of(snapshot),
+            instance,
+            published,
             peers,
             observer: options.observer.clone(),
             lifecycle: options.lifecycle.clone(),
@@ -203,6 +207,12 @@ impl Handle {
             }
             Err(cause) => observer.emit(UpgradeFailed { cause: &cause }),
         }
+    }
+
+    /// Waits until the databases have answered for the first time, or had the time to.
+    pub async fn opened(&self) {
+        let readiness = Arc::clone(&self.snapshot().readiness);
+        readiness.opened().await;
     }
 
     /// Waits until every client that moves is on its way. Only when the workers have ended.

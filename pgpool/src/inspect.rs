@@ -63,8 +63,10 @@ impl Inspect for Inspection {
     }
 
     fn unready(&self) -> Vec<String> {
-        let running = self.lifecycle.phase() == Phase::Running && !self.handle.is_parting();
-        if running { Vec::new() } else { vec!["draining".to_owned()] }
+        match self.lifecycle.phase() == Phase::Running && !self.handle.is_parting() {
+            true => self.handle.snapshot().unready(),
+            false => vec!["draining".to_owned()],
+        }
     }
 
     fn registrations(&self) -> Option<Value> {

@@ -31,6 +31,7 @@ pub mod pool;
 pub mod prepared;
 pub mod preview;
 pub mod query;
+pub mod readiness;
 pub mod relay;
 pub mod route;
 pub mod scram;
@@ -210,6 +211,8 @@ pub async fn start_after(
     let tally = Arc::new(Tally::default());
     let (peers, inboxes) = channels(count);
     if let Some(estate) = &estate {
+        // It was ready, or said why not for longer than this process can know.
+        snapshot.readiness.take_over();
         // Before the first client.
         peers.iter().for_each(|peer| drop(peer.send(Message::CountFrom(estate.first))));
     }

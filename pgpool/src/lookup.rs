@@ -208,7 +208,7 @@ impl Lookups {
         let found = Arc::new(snapshot.database(database).ok_or_else(missing)?.asked(MOST_ASKING));
         // Names that clients invent are not shown by metrics.
         let label = if snapshot.databases.contains_key(database) { database } else { "*" };
-        let meters = Meters::of(&worker.observer, label, &lookup.user.name);
+        let meters = Meters::of(&worker.observer, (label, &found.sign), &lookup.user.name);
         // Its connections are its own, and all are here.
         let whole = Whole::new(key.clone(), worker.peers.len().max(worker.id.0 + 1));
         let pool = Pool::new(worker, found, Arc::clone(&lookup.user), (meters, whole));

@@ -60,12 +60,21 @@ async fn run(launch: cli::Launch, state: Option<PathBuf>) -> Result<(), ExitCode
     let signals = lifecycle::signals(options.lifecycle.clone(), drain, wish);
     let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
     let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
+    let shutdown = options.lifecycle.shutdown();
     let past = Past { before: estate.map_or(Before::Nobody, Before::Estate), state };
     let running = pgpool::start_after(topology, &instance, options, past).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
-    // Without systemd there is nobody to tell.
-    let _told = sd_notify::notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
     let handle = running.handle();
+    let told = async {
+        tokio::select! {
+            () = handle.opened() => {
+                // Without systemd there is nobody to tell.
+                let own = NotifyState::MainPid(std::process::id());
+                let _told = sd_notify::notify(&[own, NotifyState::Ready]);
+            }
+            () = shutdown.draining() => {}
+        }
+    };
     let changes = async {
         while let Some(wish) = wished.recv().await {
             match wish {
@@ -75,6 +84,6 @@ async fn run(launch: cli::Launch, state: Option<PathBuf>) -> Result<(), ExitCode
             }
         }
     };
-    let (finished, (), ()) = tokio::join!(running.finished(), signals, changes);
+    let (finished, (), (), ()) = tokio::join!(running.finished(), signals, changes, told);
     finished.map_err(|fault| cli::refuse(1, &fault))
 }

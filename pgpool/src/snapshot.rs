@@ -32,6 +32,7 @@ use crate::fatal::Refusal;
 use crate::hba::{HbaError, Maps, Rules};
 use crate::names::Names;
 use crate::pool::whole::Wholes;
+use crate::readiness::Readiness;
 use crate::scram;
 use crate::server::tls::Security;
 
@@ -60,6 +61,8 @@ pub struct Snapshot {
     pub wholes: Arc<Wholes>,
     /// Where names of servers lead.
     pub names: Arc<Names>,
+    /// Which databases' servers answer.
+    pub readiness: Arc<Readiness>,
     /// Limits and times.
     pub settings: Settings,
     /// What is told of single queries.
@@ -229,6 +232,7 @@ impl Snapshot {
             standings,
             wholes: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.wholes)),
             names: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.names)),
+            readiness: before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.readiness)),
             settings: group.settings.clone(),
             telemetry: group.telemetry.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
@@ -502,6 +506,7 @@ fn read_database(
         pool_size: database.pool_size.get(),
         most_per_user: u32::MAX,
         terms: database.terms,
+        sign: known.as_ref().map_or_else(Arc::default, |database| Arc::clone(&database.sign)),
         connections: Count::again(
             known.as_ref().map(|database| &database.connections),
             database.terms.max_connections.unwrap_or(settings.max_db_connections),

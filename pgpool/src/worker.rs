@@ -250,6 +250,9 @@ impl Worker {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.lifecycle.shutdown();
+        if self.id.0 == 0 && self.handle.is_some() {
+            tokio::task::spawn_local(crate::readiness::watch(Rc::clone(&self)));
+        }
         loop {
             tokio::select! {
                 () = shutdown.stopped() => break,
@@ -441,7 +444,7 @@ impl Worker {
         }
         let database = snapshot.database(database)?;
         let user = snapshot.server_user(&database, role)?;
-        let meters = Meters::of(&self.observer, &database.name, &user.name);
+        let meters = Meters::of(&self.observer, (&database.name, &database.sign), &user.name);
         let whole = snapshot.wholes.of(&key, self.peers.len().max(self.id.0 + 1));
         let pool = Pool::new(self, database, user, (meters, whole));
         pool.pause(self.pause_of(&key.0));

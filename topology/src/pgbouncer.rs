@@ -437,8 +437,11 @@ impl Out {
 
     fn settings(&mut self, text: &mut String) {
         // Where PgBouncer's default is another one.
-        let mut all =
-            vec![("max_client_conn", "100".to_owned()), ("server_login_retry", "15s".to_owned())];
+        let mut all = vec![
+            ("max_client_conn", "100".to_owned()),
+            ("server_login_retry", "15s".to_owned()),
+            ("ready_when", "running".to_owned()),
+        ];
         for key in COUNTS {
             let Some(line) = self.take(key) else { continue };
             match line.value.parse::<u32>() {

@@ -352,6 +352,17 @@ pub enum HostOrder {
     Sticky,
 }
 
+/// When an instance says that it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// As soon as it listens, as PgBouncer.
+    Running,
+    /// While a server of one named database at least answers.
+    SomeDatabase,
+    /// While a server of each named database answers.
+    AllDatabases,
+}
+
 /// TLS towards servers, by libpq's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTls {
@@ -542,6 +553,10 @@ pub struct Settings {
     pub max_listen_channels: u32,
     /// The longest pause between two tries of a server that lets nobody in (default 5 s).
     pub server_login_retry: Duration,
+    /// When the instance is ready (default: while some database's servers answer).
+    pub ready_when: ReadyWhen,
+    /// A database whose servers have not answered for so long is away (default 10 s).
+    pub server_away_after: Duration,
     /// A client that has waited so long for a server is told (default 5 s; zero: never).
     pub query_wait_notify: Duration,
     /// A cancel request takes no longer (default 10 s).

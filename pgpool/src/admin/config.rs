@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use topology::Form;
 use topology::pgbouncer::{Change, KNOWN, Process};
-use topology::pool::{AuthType, Console, ListenAddress, Settings, SslMode};
+use topology::pool::{AuthType, Console, ListenAddress, ReadyWhen, Settings, SslMode};
 
 use super::setting;
 use super::show::{Cell, Table, columns, yes};
@@ -110,6 +110,15 @@ fn elsewhere(snapshot: &Snapshot, key: &str) -> Option<String> {
     })
 }
 
+/// As the file writes it.
+fn ready_when(when: ReadyWhen) -> &'static str {
+    match when {
+        ReadyWhen::Running => "running",
+        ReadyWhen::SomeDatabase => "some-database",
+        ReadyWhen::AllDatabases => "all-databases",
+    }
+}
+
 /// The keys of `settings`: value and default.
 fn settings(settings: &Settings) -> Vec<(&'static str, String, &'static str)> {
     let seconds = |time: Duration| time.as_secs_f64().to_string();
@@ -142,6 +151,8 @@ fn settings(settings: &Settings) -> Vec<(&'static str, String, &'static str)> {
         ("max_listen_channels", s.max_listen_channels.to_string(), "100"),
         ("max_prepared_bytes", s.max_prepared_bytes.to_string(), "8388608"),
         ("server_login_retry", seconds(s.server_login_retry), "5"),
+        ("ready_when", ready_when(s.ready_when).to_owned(), "some-database"),
+        ("server_away_after", seconds(s.server_away_after), "10"),
         ("query_wait_notify", seconds(s.query_wait_notify), "5"),
         ("cancel_wait_timeout", seconds(s.cancel_wait_timeout), "10"),
         ("autodb_idle_timeout", seconds(s.autodb_idle_timeout), "3600"),

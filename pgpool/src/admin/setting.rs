@@ -32,6 +32,7 @@ fn slot<'a>(settings: &'a mut Settings, key: &str) -> Option<Slot<'a>> {
         "transaction_timeout" => Slot::Time(&mut settings.transaction_timeout),
         "query_timeout" => Slot::Time(&mut settings.query_timeout),
         "server_login_retry" => Slot::Time(&mut settings.server_login_retry),
+        "server_away_after" => Slot::Time(&mut settings.server_away_after),
         "query_wait_notify" => Slot::Time(&mut settings.query_wait_notify),
         "cancel_wait_timeout" => Slot::Time(&mut settings.cancel_wait_timeout),
         "server_check_delay" => Slot::Time(&mut settings.server_check_delay),
@@ -59,6 +60,7 @@ pub fn set(settings: &mut Settings, key: &str, value: &str) -> Result<(), String
         "client_login_timeout",
         "server_login_retry",
         "cancel_wait_timeout",
+        "server_away_after",
     ];
     let slot = slot(settings, key)
         .ok_or_else(|| format!("{key} is changed in the file, and by RELOAD"))?;

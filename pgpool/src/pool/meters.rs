@@ -10,6 +10,8 @@ use std::time::Duration;
 use common::observe::Observer;
 use tokio::time::Instant;
 
+use crate::readiness::Sign;
+
 /// Counters of one pool, shown by metrics, SHOW STATS and the summary.
 pub struct Meters {
     /// Queries answered.
@@ -32,6 +34,8 @@ pub struct Meters {
     pub servers: [metrics::Gauge; 2],
     /// The same numbers for SHOW STATS.
     pub totals: Totals,
+    /// The database's.
+    pub sign: Arc<Sign>,
 }
 
 /// Plain counters of one pool.
@@ -153,10 +157,11 @@ pub fn add(counter: &Cell<u64>, more: u64) {
 
 impl Meters {
     /// Those of a database and user.
-    pub fn of(observer: &Observer, database: &str, user: &str) -> Self {
+    pub fn of(observer: &Observer, (database, sign): (&str, &Arc<Sign>), user: &str) -> Self {
         let labels = [("database", database), ("user", user)];
         let metrics = &observer.metrics;
         Self {
+            sign: Arc::clone(sign),
             queries: metrics.counter("aqueduct_pg_queries_total", "Queries answered.", &labels),
             transactions: metrics.counter(
                 "aqueduct_pg_transactions_total",

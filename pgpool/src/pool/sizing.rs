@@ -218,6 +218,7 @@ impl Pool {
         match outcome {
             Ok((address, ready)) => {
                 self.sizing.borrow_mut().retry.worked();
+                self.meters.sign.give();
                 self.whole.say(&ready.welcome);
                 let made = Made { generation, replication: Replication::No };
                 self.put(self.enrol(&worker, &address, ready, ((places, permit), made)));

@@ -414,6 +414,7 @@ impl Relay<'_> {
         }
         self.client.worker.tick();
         let now = self.client.worker.now();
+        meters.sign.give();
         meters.queries.increment(u64::from(seen.ready));
         meters.transactions.increment(u64::from(seen.transactions));
         add(&meters.totals.queries, u64::from(seen.ready));

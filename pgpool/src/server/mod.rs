@@ -7,6 +7,7 @@
 
 pub mod auth;
 pub mod connect;
+pub mod knock;
 pub mod prelude;
 pub mod status;
 pub mod tls;

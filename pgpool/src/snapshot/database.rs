@@ -10,6 +10,7 @@ use topology::pool::{DatabaseTerms, HostOrder, PoolMode, Prelude, ServerAddress}
 
 use super::{ANY, Count, Lookup, User};
 use crate::family::Membership;
+use crate::readiness::Sign;
 use crate::server::tls::Security;
 
 /// A database as clients name it.
@@ -38,6 +39,8 @@ pub struct Database {
     pub most_per_user: u32,
     /// What holds for it in place of what holds for all.
     pub terms: DatabaseTerms,
+    /// Given whenever one of its servers has answered.
+    pub sign: Arc<Sign>,
     /// Server connections of all users together.
     pub connections: Arc<Count>,
     /// Clients of all users together.
@@ -88,6 +91,7 @@ impl Database {
             membership: None,
             security: Arc::clone(&self.security),
             prelude: Arc::clone(&self.prelude),
+            sign: Arc::default(),
             connections,
             clients,
             ..*self
@@ -100,6 +104,7 @@ impl Database {
             mode: PoolMode::Transaction,
             most_per_user: most,
             membership: self.membership.clone(),
+            sign: Arc::clone(&self.sign),
             ..self.named(&self.name, (Arc::clone(&self.connections), Arc::clone(&self.clients)))
         }
     }

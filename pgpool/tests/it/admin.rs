@@ -11,7 +11,7 @@ use crate::dropin::{PGPOOL, Place};
 use crate::postgres::{PASSWORD, Postgres, free_port};
 
 /// The status and the body of an answer.
-async fn get(port: u16, path: &str, token: &str) -> (u16, String) {
+pub(crate) async fn get(port: u16, path: &str, token: &str) -> (u16, String) {
     let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"

@@ -124,3 +124,10 @@ async fn cancels_are_encrypted_too() {
         tokio::join!(cancel, query);
     }
 }
+
+/// Turns a server's TLS on; nobody must use it.
+pub(crate) async fn encrypted(server: &Postgres) {
+    let ours = authority();
+    let (chain, key) = certificate(&ours, "localhost", "localhost");
+    server.encrypt(&chain, &key, &ours.pem(), "host all all all scram-sha-256\n").await;
+}

@@ -150,6 +150,11 @@ async fn serve(fake: Arc<Fake>, mut io: DuplexStream) {
                 return;
             }
             Ok(Some((Opening::Startup(startup), _))) => break startup.version,
+            Ok(Some((Opening::Gss, _))) => {
+                // It may be gone.
+                let _ = io.write_all(b"N").await;
+                return;
+            }
             _ => {}
         }
         if io.read_buf(&mut input).await.unwrap_or(0) == 0 {
@@ -270,6 +275,11 @@ impl Bench {
         let databases =
             format!("shop: {{ primary: 10.0.0.1:5432, tls: {{ mode: disable }}, {more} }}");
         Self::of(1, Self::snapshot(&databases, "", settings)).remove(0)
+    }
+
+    /// A worker of these databases.
+    pub(crate) fn stocked(databases: &str, settings: &str) -> Self {
+        Self::of(1, Self::snapshot(databases, "", settings)).remove(0)
     }
 
     /// A worker whose database is at `db.internal`, and where that leads.

@@ -31,6 +31,7 @@ mod postgres;
 mod prelude;
 mod rare;
 mod raw;
+mod readiness;
 #[cfg(feature = "verify")]
 mod real;
 mod reload;

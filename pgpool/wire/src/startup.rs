@@ -194,6 +194,11 @@ pub fn put_ssl_request(out: &mut Vec<u8>) {
     put_sized(out, |out| out.extend_from_slice(&SSL_REQUEST.to_be_bytes()));
 }
 
+/// Appends a request for GSSAPI encryption.
+pub fn put_gss_request(out: &mut Vec<u8>) {
+    put_sized(out, |out| out.extend_from_slice(&GSS_REQUEST.to_be_bytes()));
+}
+
 /// Appends a cancel request.
 pub fn put_cancel(out: &mut Vec<u8>, key: &CancelKey) {
     put_sized(out, |out| {

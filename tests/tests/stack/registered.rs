@@ -31,6 +31,7 @@ pools:
       eureka: { address: \"http://127.0.0.1:8761/eureka\", application: data, ttl: 3s }
     databases: { shop: { primary: 127.0.0.1:1 } }
     users: { app: {} }
+    settings: { ready_when: running }
 ";
 
 /// A gateway and a pool that run by the same file.

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use crate::pool::{
-    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode,
-    SslMode, SslNegotiation,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ReadyWhen, ServerAddress,
+    SocketMode, SslMode, SslNegotiation,
 };
 use crate::raw::schema::section;
 use crate::raw::{Certificate, Flag, Named, OneOrMany, PoolTelemetry, Register, Text, Tls, Typed};
@@ -299,6 +299,13 @@ section! {
         /// The longest pause between two tries of a server that lets nobody in; the first is a tenth of a
         /// second, each next one twice as long. Default: 5s.
         may "server_login_retry" server_login_retry: Typed<Time>,
+        /// When the instance says that it is ready (`/readyz`, systemd, registries): `running`, as soon as it
+        /// listens; `some-database`, while a server of one database at least answers; `all-databases`, while one of
+        /// each does. Both wait at start until each has answered once, `server_away_after` at most. `*` does not
+        /// count. Default: some-database.
+        may "ready_when" ready_when: Typed<ReadyWhen>,
+        /// A database whose servers have not answered for so long is away. Default: 10s.
+        may "server_away_after" server_away_after: Typed<Time>,
         /// A client that has waited so long for a server gets a notice; 0s: never. Default: 5s.
         may "query_wait_notify" query_wait_notify: Typed<Time>,
         /// A cancel request takes no longer. Default: 10s.

@@ -18,8 +18,8 @@ use crate::gateway::{Algorithm, Client, ForwardedIn, LimitAlgorithm, LimitBy, Wh
 use crate::identity::{Access, PostgresTls, Told, UnansweredIs};
 use crate::l4::{Balance, HashTable, ListenAt, OnDown, ProxyVersion};
 use crate::pool::{
-    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ServerAddress, SocketMode,
-    SslMode, SslNegotiation,
+    AuthType, Console, HostOrder, ListenAddress, PoolMode, Reads, ReadyWhen, ServerAddress,
+    SocketMode, SslMode, SslNegotiation,
 };
 use crate::problem::nearest;
 use crate::telemetry::{SAMPLE, Sample};
@@ -578,13 +578,12 @@ words! {
         "scram-sha-256" => Self::Scram,
         "plain" => Self::Plain,
     }
-    HostOrder {
-        "round-robin" => Self::RoundRobin,
-        "disable" => Self::Sticky,
-    }
-    SslNegotiation {
-        "postgres" => Self::Postgres,
-        "direct" => Self::Direct,
+    HostOrder { "round-robin" => Self::RoundRobin, "disable" => Self::Sticky, }
+    SslNegotiation { "postgres" => Self::Postgres, "direct" => Self::Direct, }
+    ReadyWhen {
+        "running" => Self::Running,
+        "some-database" => Self::SomeDatabase,
+        "all-databases" => Self::AllDatabases,
     }
     Reads {
         "alias" => Self::Alias,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::pool::{
     Console, Database, DatabaseTerms, Group, HostOrder, Instance, Keepalive, LOOKUP, ListenAddress,
-    Lookup, Peer, PoolMode, Reads, Replication, ServerAddress, Servers, Settings, SocketMode,
-    SslMode, User, UserTerms,
+    Lookup, Peer, PoolMode, Reads, ReadyWhen, Replication, ServerAddress, Servers, Settings,
+    SocketMode, SslMode, User, UserTerms,
 };
 use crate::raw::{self, Entry, Findings, Spot, Typed};
 use crate::resolve::names::Names;
@@ -432,6 +432,8 @@ fn settings(raw: Option<raw::Settings>, out: &mut Findings) -> Settings {
         shared_listen: said(raw.shared_listen).is_some_and(|flag| flag.0),
         max_listen_channels: or(raw.max_listen_channels, base.max_listen_channels),
         server_login_retry: positive(raw.server_login_retry, base.server_login_retry, out),
+        ready_when: or(raw.ready_when, base.ready_when),
+        server_away_after: positive(raw.server_away_after, base.server_away_after, out),
         query_wait_notify: time(raw.query_wait_notify, base.query_wait_notify),
         cancel_wait_timeout: positive(raw.cancel_wait_timeout, base.cancel_wait_timeout, out),
         server_check_query: match raw.server_check_query {
@@ -497,6 +499,8 @@ fn defaults() -> Settings {
         shared_listen: false,
         max_listen_channels: 100,
         server_login_retry: Duration::from_secs(5),
+        ready_when: ReadyWhen::SomeDatabase,
+        server_away_after: Duration::from_secs(10),
         query_wait_notify: Duration::from_secs(5),
         cancel_wait_timeout: Duration::from_secs(10),
         server_check_query: "select 1".to_owned(),
