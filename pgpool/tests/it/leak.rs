@@ -56,15 +56,18 @@ struct Client {
     rng: Rng,
     id: usize,
     life: usize,
+    /// Statement mode: no transaction over several messages.
+    brief: bool,
     record: Rc<RefCell<Record>>,
 }
 
 impl Client {
-    async fn new(port: u16, id: usize, seed: u64, record: Rc<RefCell<Record>>) -> Self {
+    async fn new(port: u16, id: usize, seed: u64, of: (bool, Rc<RefCell<Record>>)) -> Self {
+        let (brief, record) = of;
         let raw = Raw::login(port).await;
         let rng = Rng::seeded(seed.wrapping_mul(1000) + id as u64);
         let nonce = format!("n{id}x0");
-        Self { raw, nonce, own: Own::default(), number: 0, rng, id, life: 0, record }
+        Self { raw, nonce, own: Own::default(), number: 0, rng, id, life: 0, brief, record }
     }
 
     fn chance(&self, of: usize) -> bool {
@@ -144,6 +147,7 @@ impl Client {
             2 | 3 => self.named().await,
             4 => self.unnamed_later().await,
             5 => self.failing_pipeline().await,
+            6 | 7 if self.brief => self.brief().await,
             6 | 7 => self.transaction().await,
             8 => self.copy().await,
             9 => self.settings().await,
@@ -302,6 +306,32 @@ impl Client {
         }
     }
 
+    /// In statement mode a transaction is one message. One that stays open ends its client, and nothing of it is left.
+    async fn brief(&mut self) {
+        let (nonce, n) = (self.nonce.clone(), self.next());
+        self.own.unnamed = None;
+        let insert = format!("insert into ledger values ('{nonce}', {n})");
+        match self.rng.below(4) {
+            0 => drop(self.expect(&query(&format!("{insert}; select 1/0")), 1, "CEZ").await),
+            1 => {
+                self.raw.send(&query(&format!("begin; {insert}"))).await;
+                let messages = self.raw.until_ready(1).await;
+                let (last, body) = messages.last().expect("a word");
+                let refused = *last == b'E' && body.windows(7).any(|code| code == b"C0A000\0");
+                assert!(refused, "{nonce}: {}", text(&messages));
+                self.again().await;
+            }
+            kind => {
+                let (sql, expected) = match kind {
+                    2 => (format!("begin; {insert}; commit"), "CCCZ"),
+                    _ => (insert, "CZ"),
+                };
+                self.expect(&query(&sql), 1, expected).await;
+                self.record.borrow_mut().committed.push((nonce, n));
+            }
+        }
+    }
+
     async fn copy(&mut self) {
         let (nonce, n) = (self.nonce.clone(), self.next());
         self.own.unnamed = None;
@@ -434,11 +464,16 @@ impl Client {
             // Some of the answers are on their way.
             let _ = self.raw.message().await;
         }
+        self.again().await;
+        self.record.borrow_mut().kills += 1;
+    }
+
+    /// Another client in its place.
+    async fn again(&mut self) {
         self.life += 1;
         self.nonce = format!("n{}x{}", self.id, self.life);
         self.own = Own::default();
         self.raw = Raw::login(self.raw.port()).await;
-        self.record.borrow_mut().kills += 1;
     }
 }
 
@@ -456,6 +491,12 @@ async fn nobody_sees_anything_of_anybody() {
 #[tokio::test]
 async fn nobody_sees_anything_in_session_mode() {
     leak("session", 24, 1).await;
+}
+
+/// P2, P3, P7: the same where each message has a server of its own.
+#[tokio::test]
+async fn nobody_sees_anything_in_statement_mode() {
+    leak("statement", 64, 2).await;
 }
 
 #[expect(clippy::print_stdout, reason = "shown when it fails: the seed is all that is needed")]
@@ -480,7 +521,8 @@ async fn leak(mode: &str, clients: usize, seeds: u64) {
         let clients = (0..clients).map(|id| {
             let record = Rc::clone(&record);
             async move {
-                let mut client = Client::new(pooler.port, id, seed, record).await;
+                let of = (mode == "statement", record);
+                let mut client = Client::new(pooler.port, id, seed, of).await;
                 for _ in 0..steps {
                     client.step().await;
                     client.record.borrow().stepped.notify_one();

@@ -170,6 +170,12 @@ async fn the_same_bytes_in_session_mode() {
     compare("session", 3, 20).await;
 }
 
+/// P1, P2: the same where each message has a server of its own; transactions are one message long there.
+#[tokio::test]
+async fn the_same_bytes_in_statement_mode() {
+    compare("statement", 4, 40).await;
+}
+
 #[expect(clippy::print_stdout, reason = "shown when it fails: the seed is all that is needed")]
 async fn compare(mode: &str, size: u32, seeds: u64) {
     let server = Postgres::start().await;
@@ -189,7 +195,8 @@ async fn compare(mode: &str, size: u32, seeds: u64) {
         let own =
             [("timezone", "Asia/Kolkata"), ("options", "-c work_mem=90kB -c DateStyle=SQL,MDY")];
         let asked = if reports { &own[..0] } else { &own[..] };
-        let scripts: Vec<_> = (0..3).map(|who| script(&rng, who, reports)).collect();
+        let transactions = reports && mode != "statement";
+        let scripts: Vec<_> = (0..3).map(|who| script(&rng, who, transactions)).collect();
         let mut alone = Vec::new();
         for script in &scripts {
             let name = [("application_name", "pgpool")];
