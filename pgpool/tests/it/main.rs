@@ -13,6 +13,7 @@ mod edges;
 mod encrypted;
 mod fake;
 mod faults;
+mod flood;
 mod follow;
 mod habits;
 mod hostile;
