@@ -16,6 +16,7 @@ use common::observe::Observer;
 use common::snapshot::Published;
 use common::upgrade::Peer;
 use discovery::register::{Board, Registrar};
+use sd_notify::NotifyState;
 use tokio::sync::{Mutex, oneshot, watch};
 use topology::{Form, SourceFile, Topology, pgbouncer};
 
@@ -209,10 +210,19 @@ impl Handle {
         }
     }
 
-    /// Waits until the databases have answered for the first time, or had the time to.
-    pub async fn opened(&self) {
+    /// Tells systemd, if there is one, that the instance is ready: once the databases have answered for the first
+    /// time, or had the time to.
+    pub async fn announce(&self) {
         let readiness = Arc::clone(&self.snapshot().readiness);
-        readiness.opened().await;
+        let shutdown = self.0.lifecycle.shutdown();
+        tokio::select! {
+            () = readiness.opened() => {
+                let own = NotifyState::MainPid(std::process::id());
+                // Without systemd there is nobody to tell.
+                let _told = sd_notify::notify(&[own, NotifyState::Ready]);
+            }
+            () = shutdown.draining() => {}
+        }
     }
 
     /// Waits until every client that moves is on its way. Only when the workers have ended.

@@ -11,7 +11,6 @@ use clap::Parser;
 use common::cli::{self, TierArgs};
 use common::lifecycle::{self, Wish};
 use pgpool::{Before, Past, dropin, upgrade};
-use sd_notify::NotifyState;
 
 /// Pools PostgreSQL connections: many clients, few server connections.
 ///
@@ -60,21 +59,11 @@ async fn run(launch: cli::Launch, state: Option<PathBuf>) -> Result<(), ExitCode
     let signals = lifecycle::signals(options.lifecycle.clone(), drain, wish);
     let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
     let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
-    let shutdown = options.lifecycle.shutdown();
     let past = Past { before: estate.map_or(Before::Nobody, Before::Estate), state };
     let running = pgpool::start_after(topology, &instance, options, past).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     let handle = running.handle();
-    let told = async {
-        tokio::select! {
-            () = handle.opened() => {
-                // Without systemd there is nobody to tell.
-                let own = NotifyState::MainPid(std::process::id());
-                let _told = sd_notify::notify(&[own, NotifyState::Ready]);
-            }
-            () = shutdown.draining() => {}
-        }
-    };
+    let told = handle.announce();
     let changes = async {
         while let Some(wish) = wished.recv().await {
             match wish {
