@@ -381,7 +381,7 @@ pub enum SslMode {
     Disable,
     /// In clear; encrypted where the server refuses that.
     Allow,
-    /// Encrypted where the server can, in clear over loopback.
+    /// Encrypted where the server can; over loopback where it insists.
     Prefer,
     /// Encrypted; the certificate counts only where authorities are named.
     Require,

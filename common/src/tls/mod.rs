@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod lenient;
+pub mod libpq;
 pub mod principal;
 pub mod server;
 pub mod store;

@@ -326,6 +326,7 @@ impl Pool {
     ) -> Result<Ready, ConnectError> {
         let (database, user) = (self.database(), self.user());
         let ways = database.security.ways(address);
+        let mut refused = None;
         for (at, way) in ways.iter().enumerate() {
             let try_once = async || {
                 let (dialled, lead) = worker.dial(address).await?;
@@ -342,7 +343,11 @@ impl Pool {
             }
             match outcome {
                 // Perhaps another way is let in.
-                Err(ConnectError::Refused(..)) if at + 1 < ways.len() => {}
+                Err(fault @ ConnectError::Refused(..)) if at + 1 < ways.len() => {
+                    refused = Some(fault);
+                }
+                // There is no other: what the first one was told counts.
+                Err(ConnectError::NoTls) => return Err(refused.unwrap_or(ConnectError::NoTls)),
                 outcome => return outcome,
             }
         }

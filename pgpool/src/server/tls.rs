@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::tls::TlsError;
 use common::tls::client::{self, Roots};
-use common::tls::lenient::Lenient;
+use common::tls::libpq::{Judge, Names};
 use pgpool_wire::startup;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -52,17 +52,14 @@ impl Security {
         let UpstreamTls { ca, certificate, .. } = &terms.credentials;
         let own = certificate.as_ref();
         let roots = ca.clone().map_or(Roots::System, Roots::Pem);
-        let config = match terms.mode {
-            SslMode::VerifyFull => client::judged_by(client::verifier(&roots)?, own, &[ALPN])?,
+        let judge = match terms.mode {
+            SslMode::VerifyFull => Judge::new(&roots, Names::Checked)?,
+            SslMode::VerifyCa => Judge::new(&roots, Names::Any)?,
             // As libpq: authorities that are named are asked.
-            SslMode::VerifyCa | SslMode::Require
-                if terms.mode == SslMode::VerifyCa || ca.is_some() =>
-            {
-                let judge = Lenient::about_names(client::verifier(&roots)?);
-                client::judged_by(Arc::new(judge), own, &[ALPN])?
-            }
-            _ => client::judged_by(Arc::new(Lenient::about_all()), own, &[ALPN])?,
+            SslMode::Require if ca.is_some() => Judge::new(&roots, Names::Any)?,
+            _ => Judge::about_nothing(),
         };
+        let config = client::judged_by(Arc::new(judge), own, &[ALPN])?;
         Ok(Self { terms: terms.clone(), config })
     }
 
@@ -70,8 +67,10 @@ impl Security {
     pub fn ways(&self, address: &ServerAddress) -> &'static [Way] {
         match (self.terms.mode, address) {
             (SslMode::Disable, _) | (_, ServerAddress::Unix(..)) => &[Way::Plain],
-            // Nobody is on the way.
-            (SslMode::Prefer, ServerAddress::Ip(at)) if at.ip().is_loopback() => &[Way::Plain],
+            // Nobody is on the way; but the server may insist.
+            (SslMode::Prefer, ServerAddress::Ip(at)) if at.ip().is_loopback() => {
+                &[Way::Plain, Way::Encrypted]
+            }
             (SslMode::Allow, _) => &[Way::Plain, Way::Encrypted],
             (SslMode::Prefer, _) => &[Way::Either],
             (SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull, _) => &[Way::Encrypted],

@@ -26,19 +26,32 @@ fn certificate(by: &Authority, host: &str, whose: &str) -> (String, String) {
     (made.pem(), key.serialize_pem())
 }
 
+/// What a server shows, and the authority that is named for it.
+struct Shown {
+    chain: String,
+    key: String,
+    ca: String,
+}
+
 /// A server that lets nobody in without TLS but the tests' own connections, and a pooler with one
 /// database per host and way of reaching it: `d0`, `d1`, …
 async fn start(ways: &[(&str, &str)]) -> (Postgres, Pooler) {
-    let server = Postgres::start().await;
-    let (ours, others) = (authority(), authority());
+    let ours = authority();
     let (chain, key) = certificate(&ours, "localhost", "localhost");
+    let shown = Shown { chain, key, ca: ours.pem() };
+    start_with(&shown, &ours, ways).await
+}
+
+async fn start_with(shown: &Shown, ours: &Authority, ways: &[(&str, &str)]) -> (Postgres, Pooler) {
+    let server = Postgres::start().await;
+    let others = authority();
     let hba = "host all root all scram-sha-256\nhostssl all open all cert\n\
                hostssl all all all scram-sha-256\n";
-    server.encrypt(&chain, &key, &ours.pem(), hba).await;
+    server.encrypt(&shown.chain, &shown.key, &ours.pem(), hba).await;
     let folder = server.sockets();
-    let (chain, key) = certificate(&ours, "client", "open");
+    let (chain, key) = certificate(ours, "client", "open");
     for (name, text) in
-        [("ca", ours.pem()), ("other", others.pem()), ("own.pem", chain), ("own.key", key)]
+        [("ca", shown.ca.clone()), ("other", others.pem()), ("own.pem", chain), ("own.key", key)]
     {
         std::fs::write(folder.join(name), text).expect("written");
     }
@@ -66,7 +79,7 @@ async fn servers_are_reached_by_sslmode() {
     let table = [
         ("127.0.0.1", "mode: disable", "app", false),
         ("127.0.0.1", "mode: allow", "app", true),
-        ("127.0.0.1", "mode: prefer", "app", false),
+        ("127.0.0.1", "mode: prefer", "app", true),
         ("localhost", "mode: prefer", "app", true),
         ("127.0.0.1", "mode: require", "app", true),
         ("127.0.0.1", "mode: require", "other", true),
@@ -130,4 +143,71 @@ pub(crate) async fn encrypted(server: &Postgres) {
     let ours = authority();
     let (chain, key) = certificate(&ours, "localhost", "localhost");
     server.encrypt(&chain, &key, &ours.pem(), "host all all all scram-sha-256\n").await;
+}
+
+/// A server's certificate as PostgreSQL's manual says (§19.9.5): one that it has signed itself, or one by an
+/// authority of its own; `None` without `openssl`.
+fn by_the_manual(authority: bool) -> Option<Shown> {
+    let folder = tempfile::tempdir().expect("folder");
+    let openssl = |line: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let made = command.args(line.split(' ')).current_dir(folder.path()).output().ok()?;
+        assert!(made.status.success(), "{line}: {}", String::from_utf8_lossy(&made.stderr));
+        Some(())
+    };
+    if authority {
+        openssl("req -new -nodes -text -out root.csr -keyout root.key -subj /CN=root.internal")?;
+        openssl(
+            "x509 -req -in root.csr -text -days 3650 -extfile /etc/ssl/openssl.cnf \
+             -extensions v3_ca -signkey root.key -out root.crt",
+        )?;
+        openssl("req -new -nodes -text -out server.csr -keyout server.key -subj /CN=localhost")?;
+        openssl(
+            "x509 -req -in server.csr -text -days 365 -CA root.crt -CAkey root.key \
+             -CAcreateserial -out server.crt",
+        )?;
+    } else {
+        openssl(
+            "req -new -x509 -days 365 -nodes -text -out server.crt -keyout server.key \
+             -subj /CN=localhost",
+        )?;
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect("made");
+    let ca = if authority { "root.crt" } else { "server.crt" };
+    Some(Shown { chain: read("server.crt"), key: read("server.key"), ca: read(ca) })
+}
+
+/// The same shape: an authority for its own sake, with a common name alone.
+fn of_its_own() -> Shown {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "localhost");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    let chain = params.self_signed(&key).expect("made").pem();
+    Shown { ca: chain.clone(), chain, key: key.serialize_pem() }
+}
+
+/// P4: certificates made as PostgreSQL's manual says do, by themselves, by their authority (then they are of
+/// version 1) and by their common name; others do not.
+#[tokio::test]
+async fn servers_with_certificates_of_the_manual() {
+    let table = [
+        ("localhost", "mode: require", true),
+        ("localhost", "mode: require, ca: OURS", true),
+        ("127.0.0.1", "mode: verify-ca, ca: OURS", true),
+        ("localhost", "mode: verify-full, ca: OURS", true),
+        ("127.0.0.1", "mode: verify-full, ca: OURS", false),
+        ("localhost", "mode: verify-ca, ca: OTHERS", false),
+        ("localhost", "mode: verify-full, ca: OTHERS", false),
+    ];
+    let ways: Vec<_> = table.iter().map(|(host, tls, _)| (*host, *tls)).collect();
+    let all = [Some(of_its_own()), by_the_manual(false), by_the_manual(true)];
+    for (kind, shown) in all.into_iter().enumerate() {
+        let Some(shown) = shown else { continue };
+        let (_server, pooler) = start_with(&shown, &authority(), &ways).await;
+        for (n, (host, tls, lawful)) in table.into_iter().enumerate() {
+            let reached = connect(&pooler.config("app", PASSWORD, &format!("d{n}"))).await;
+            assert_eq!(reached.is_ok(), lawful, "{kind}: {host} {tls}: {:?}", reached.err());
+        }
+    }
 }

@@ -158,8 +158,9 @@ section! {
 section! {
     /// TLS towards servers, by libpq's names. Nothing is encrypted over a unix socket.
     ServerTls {
-        /// libpq's `sslmode`. `prefer` means encrypted where the server can, and in clear over
-        /// loopback; `require` believes any certificate unless `ca` is given. Default: `prefer`.
+        /// libpq's `sslmode`. `prefer` means encrypted where the server can, and over loopback
+        /// where it insists; `require` believes any certificate unless `ca` is given. Certificates are judged as libpq does.
+        /// Default: `prefer`.
         may "mode" mode: Typed<SslMode>,
         /// libpq's `sslnegotiation`; `direct` begins TLS at once (PostgreSQL 17) and needs `require`
         /// or more. Default: `postgres`.

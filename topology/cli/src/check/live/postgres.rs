@@ -124,11 +124,16 @@ async fn log_in(
     address: &ServerAddress,
 ) -> Result<Ready, ConnectError> {
     let ways = database.security.ways(address);
+    let mut refused = None;
     for (at, way) in ways.iter().enumerate() {
         let dialled = connect::dial(address.clone()).await?;
-        let secured = database.security.secure(dialled, address, *way).await?;
+        let secured = match database.security.secure(dialled, address, *way).await {
+            // There is no other way: what the first one was told counts.
+            Err(ConnectError::NoTls) => return Err(refused.unwrap_or(ConnectError::NoTls)),
+            secured => secured?,
+        };
         match connect::login(secured, database, user, &Caught::default()).await {
-            Err(ConnectError::Refused(..)) if at + 1 < ways.len() => {}
+            Err(fault @ ConnectError::Refused(..)) if at + 1 < ways.len() => refused = Some(fault),
             outcome => return outcome,
         }
     }
