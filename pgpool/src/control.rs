@@ -259,6 +259,7 @@ impl Handle {
         }
         let before = published.load_full();
         let snapshot = Arc::new(build(&topology, instance, Some(&before))?);
+        snapshot.notes.iter().for_each(|what| observer.emit(Noted { what }));
         let waiting = if snapshot.addresses == before.addresses { &[][..] } else { &["listen"] };
         self.spread(snapshot).await;
         self.register(&topology);

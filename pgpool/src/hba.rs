@@ -5,7 +5,10 @@
 //! Invariant: the first rule that fits decides, none means no; what cannot be understood is a fault with
 //! its line, never a rule left out.
 
+mod likened;
+
 use std::net::IpAddr;
+use std::path::Path;
 
 use pgpool_wire::startup::Replication;
 use regex::{Regex, RegexBuilder};
@@ -127,8 +130,9 @@ impl Rules {
     /// With the first line that cannot be understood.
     pub fn parse(text: &str) -> Result<Self, HbaError> {
         let mut all = Vec::new();
-        for (line, words) in lines(text)? {
-            all.push(rule(&words).map_err(|what| HbaError { line, what })?);
+        for (line, fields) in lines(text, Commas::Part) {
+            let read = fields.and_then(|fields| rule(&fields, None));
+            all.push(read.map_err(|what| HbaError { line, what })?);
         }
         Ok(Self(all))
     }
@@ -181,43 +185,42 @@ impl Net {
     }
 }
 
-fn rule(words: &[Word]) -> Result<Rule, String> {
-    let mut rest = words.iter();
+/// One line; `beside`: as PgBouncer reads it, with lists of names in files of this folder.
+fn rule(fields: &[Field], beside: Option<&Path>) -> Result<Rule, String> {
+    let mut rest = fields.iter();
     let mut next =
         |what: &str| rest.next().ok_or_else(|| format!("the line ends before its {what}"));
-    let kind = match next("kind")?.text.as_str() {
-        "local" => Kind::Local,
-        "host" => Kind::Host,
-        "hostssl" => Kind::HostSsl,
-        "hostnossl" => Kind::HostNoSsl,
-        other => return Err(format!("{other} is none of local, host, hostssl, hostnossl")),
-    };
-    let databases = names(next("databases")?, Place::Databases)?;
-    let users = names(next("users")?, Place::Users)?;
+    let kind = kind(&alone(next("kind")?)?.text)?;
+    let databases = names(next("databases")?, Place::Databases, beside)?;
+    let users = names(next("users")?, Place::Users, beside)?;
     let mut net = Net::All;
     if kind != Kind::Local {
-        let address = next("address")?;
+        let address = alone(next("address")?)?;
         net = match address.text.as_str() {
             "all" if !address.quoted => Net::All,
             text if text.contains('/') => network(text)?,
-            text => network(&format!("{text}/{}", prefix(text, &next("mask")?.text)?))?,
+            text => network(&format!("{text}/{}", prefix(text, &alone(next("mask")?)?.text)?))?,
         };
     }
-    let method = match next("method")?.text.as_str() {
+    // PgBouncer reads these anywhere; nobody can prove what they ask then.
+    let (ssl, local) =
+        (kind == Kind::HostSsl || beside.is_some(), kind == Kind::Local || beside.is_some());
+    let method = match alone(next("method")?)?.text.as_str() {
         "trust" => Method::Trust,
         "reject" => Method::Reject,
         "md5" => Method::Md5,
         "scram-sha-256" => Method::Scram,
         "password" => Method::Password,
-        "cert" if kind == Kind::HostSsl => Method::Cert,
+        "cert" if ssl => Method::Cert,
         "cert" => return Err("cert is for hostssl alone".to_owned()),
-        "peer" if kind == Kind::Local => Method::Peer,
+        "peer" if local => Method::Peer,
         "peer" => return Err("peer is for local alone".to_owned()),
         other => return Err(format!("the method {other} is not spoken")),
     };
     let mut rule =
         Rule { kind, databases, users, net, method, map: None, client_cert: ClientCert::Any };
-    for word in rest {
+    for field in rest {
+        let word = alone(field)?;
         match word.text.split_once('=') {
             Some(("map", map)) => rule.map = Some(map.to_owned()),
             Some(("clientcert", "verify-ca")) if kind == Kind::HostSsl => {
@@ -231,9 +234,22 @@ fn rule(words: &[Word]) -> Result<Rule, String> {
     }
     let named = matches!(method, Method::Cert | Method::Peer);
     if rule.map.is_some() && !named && rule.client_cert < ClientCert::VerifyFull {
-        return Err("a map is for peer, cert and clientcert=verify-full alone".to_owned());
+        if beside.is_none() {
+            return Err("a map is for peer, cert and clientcert=verify-full alone".to_owned());
+        }
+        rule.map = None;
     }
     Ok(rule)
+}
+
+fn kind(word: &str) -> Result<Kind, String> {
+    match word {
+        "local" => Ok(Kind::Local),
+        "host" => Ok(Kind::Host),
+        "hostssl" => Ok(Kind::HostSsl),
+        "hostnossl" => Ok(Kind::HostNoSsl),
+        other => Err(format!("{other} is none of local, host, hostssl, hostnossl")),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -243,23 +259,39 @@ enum Place {
 }
 
 /// A list with commas.
-fn names(word: &Word, place: Place) -> Result<Vec<Name>, String> {
-    if word.quoted {
-        return Ok(vec![Name::Is(word.text.clone())]);
+fn names(field: &Field, place: Place, beside: Option<&Path>) -> Result<Vec<Name>, String> {
+    let mut all = Vec::new();
+    for word in field {
+        let text = word.text.as_str();
+        all.push(match text {
+            _ if word.quoted => Name::Is(word.text.clone()),
+            "all" => Name::All,
+            "sameuser" if place == Place::Databases => Name::SameUser,
+            "replication" if place == Place::Databases => Name::Replication,
+            "samerole" | "samegroup" if place == Place::Databases => {
+                return Err(format!("{text} is not understood here: write the names"));
+            }
+            _ => match (text.strip_prefix('@'), beside) {
+                (Some(file), Some(folder)) => {
+                    all.extend(likened::names_in(&folder.join(file), place, 0)?);
+                    continue;
+                }
+                _ if text.starts_with(['@', '+', '/']) || text.is_empty() => {
+                    return Err(format!("{text:?} is not understood here: write the names"));
+                }
+                _ => Name::Is(word.text.clone()),
+            },
+        });
     }
-    let name = |text: &str| match text {
-        "all" => Ok(Name::All),
-        "sameuser" if place == Place::Databases => Ok(Name::SameUser),
-        "replication" if place == Place::Databases => Ok(Name::Replication),
-        "samerole" | "samegroup" if place == Place::Databases => {
-            Err(format!("{text} is not understood here: write the names"))
-        }
-        text if text.starts_with(['@', '+', '/']) || text.is_empty() => {
-            Err(format!("{text:?} is not understood here: write the names"))
-        }
-        text => Ok(Name::Is(text.to_owned())),
-    };
-    word.text.split(',').map(name).collect()
+    Ok(all)
+}
+
+/// The word of what is no list.
+fn alone(field: &Field) -> Result<&Word, String> {
+    match field.as_slice() {
+        [word] => Ok(word),
+        _ => Err("a list stands where one word is meant".to_owned()),
+    }
 }
 
 fn network(text: &str) -> Result<Net, String> {
@@ -289,10 +321,19 @@ fn prefix(address: &str, mask: &str) -> Result<u32, String> {
     if whole { Ok(ones) } else { Err(format!("{mask} is no mask")) }
 }
 
-type Lines = Vec<(u32, Vec<Word>)>;
+/// Words with commas between them.
+type Field = Vec<Word>;
 
-/// Lines as words; a comment begins with `#`, and a line that ends with `\` goes on.
-fn lines(text: &str) -> Result<Lines, HbaError> {
+/// Whether a comma parts words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Commas {
+    Part,
+    /// It belongs to them: to a regular expression.
+    Belong,
+}
+
+/// Lines as fields; a comment begins with `#`, and a line that ends with `\` goes on.
+fn lines(text: &str, commas: Commas) -> Vec<(u32, Result<Vec<Field>, String>)> {
     let mut all = Vec::new();
     let mut numbered = (1..).zip(text.lines());
     while let Some((line, first)) = numbered.next() {
@@ -302,40 +343,67 @@ fn lines(text: &str) -> Result<Lines, HbaError> {
             let Some((_, more)) = numbered.next() else { break };
             whole.push_str(more);
         }
-        let words = words(&whole).map_err(|what| HbaError { line, what: what.to_owned() })?;
-        if !words.is_empty() {
-            all.push((line, words));
+        let fields = fields(&whole, commas);
+        if fields.as_ref().map_or(true, |fields| !fields.is_empty()) {
+            all.push((line, fields.map_err(str::to_owned)));
         }
     }
-    Ok(all)
+    all
 }
 
-fn words(line: &str) -> Result<Vec<Word>, &'static str> {
-    let mut all: Vec<Word> = Vec::new();
-    let mut rest = line.trim_start();
-    while !rest.is_empty() && !rest.starts_with('#') {
-        if let Some(inside) = rest.strip_prefix('"') {
-            let (text, after) = inside.split_once('"').ok_or("a quote is not closed")?;
-            if !after.is_empty() && !after.starts_with(char::is_whitespace) {
-                return Err("a quoted name stands alone");
+/// A quote ends at a quote, of which two stand for one; spaces around commas say nothing.
+fn fields(line: &str, commas: Commas) -> Result<Vec<Field>, &'static str> {
+    let ends = |c: char| {
+        c.is_whitespace() || matches!(c, '#' | '"') || (c == ',' && commas == Commas::Part)
+    };
+    let (mut all, mut rest, mut goes_on): (Vec<Field>, _, _) = (Vec::new(), line, false);
+    loop {
+        rest = rest.trim_start();
+        if rest.is_empty() || rest.starts_with('#') {
+            return if goes_on { Err("a list ends with a comma") } else { Ok(all) };
+        }
+        if commas == Commas::Part
+            && let Some(after) = rest.strip_prefix(',')
+        {
+            if goes_on || all.is_empty() {
+                return Err("a list has an empty place");
             }
-            all.push(Word { text: text.to_owned(), quoted: true });
-            rest = after.trim_start();
-        } else {
-            let end = rest.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(rest.len());
-            let (text, after) = rest.split_at(end);
-            if text.contains('"') {
-                return Err("a quoted name stands alone");
+            (goes_on, rest) = (true, after);
+            continue;
+        }
+        let word = match rest.strip_prefix('"') {
+            Some(inside) => {
+                let (text, after) = unquoted(inside).ok_or("a quote is not closed")?;
+                rest = after;
+                Word { text, quoted: true }
             }
-            rest = after.trim_start();
-            // `a, b` is one list.
-            match all.last_mut().filter(|last| last.text.ends_with(',') && !last.quoted) {
-                Some(last) => last.text.push_str(text),
-                None => all.push(Word { text: text.to_owned(), quoted: false }),
+            None => {
+                let (text, after) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+                rest = after;
+                Word { text: text.to_owned(), quoted: false }
             }
+        };
+        match all.last_mut().filter(|_| std::mem::take(&mut goes_on)) {
+            Some(list) => list.push(word),
+            None => all.push(vec![word]),
         }
     }
-    Ok(all)
+}
+
+/// A text up to its quote, and what follows.
+fn unquoted(inside: &str) -> Option<(String, &str)> {
+    let (mut text, mut rest) = (String::new(), inside);
+    loop {
+        let (before, after) = rest.split_once('"')?;
+        text.push_str(before);
+        match after.strip_prefix('"') {
+            Some(more) => {
+                text.push('"');
+                rest = more;
+            }
+            None => return Some((text, after)),
+        }
+    }
 }
 
 /// Maps from names of the system, or of certificates, to roles.
@@ -370,21 +438,9 @@ impl Maps {
     /// With the first line that cannot be understood.
     pub fn parse(text: &str) -> Result<Self, HbaError> {
         let mut all = Vec::new();
-        for (line, words) in lines(text)? {
-            let [map, from, to] = words.as_slice() else {
-                let what = "a line has a map, a name of the system and a role".to_owned();
-                return Err(HbaError { line, what });
-            };
-            let from = match from.text.strip_prefix('/') {
-                Some(pattern) => {
-                    let built = RegexBuilder::new(pattern).size_limit(LARGEST).build();
-                    let what = |_| "the regular expression cannot be used".to_owned();
-                    From::Like(built.map_err(|fault| HbaError { line, what: what(fault) })?)
-                }
-                None => From::Is(from.text.clone()),
-            };
-            let to = target(to, &from).map_err(|what| HbaError { line, what })?;
-            all.push(Mapping { map: map.text.clone(), from, to });
+        for (line, fields) in lines(text, Commas::Belong) {
+            let read = fields.and_then(|fields| mapping(&fields));
+            all.push(read.map_err(|what| HbaError { line, what })?);
         }
         Ok(Self(all))
     }
@@ -413,6 +469,21 @@ impl To {
             }
         }
     }
+}
+
+fn mapping(fields: &[Field]) -> Result<Mapping, String> {
+    let [map, from, to] = fields else {
+        return Err("a line has a map, a name of the system and a role".to_owned());
+    };
+    let (map, from, to) = (alone(map)?, alone(from)?, alone(to)?);
+    let from = match from.text.strip_prefix('/') {
+        Some(pattern) => {
+            let built = RegexBuilder::new(pattern).size_limit(LARGEST).build();
+            From::Like(built.map_err(|_| "the regular expression cannot be used".to_owned())?)
+        }
+        None => From::Is(from.text.clone()),
+    };
+    Ok(Mapping { map: map.text.clone(), to: target(to, &from)?, from })
 }
 
 /// The role that a line of a map ends with.
@@ -450,6 +521,7 @@ hostnossl all     bad   all            reject   # by hand
 host    \"all\"     x     192.168.0.0 255.255.0.0 password
 host    replication app   all            trust
 host    all       app,other  127.0.0.1/32 trust
+host    \"my db\",books  \"a\"\"b\" , \"c d\" ,e  127.0.0.3/32 md5
 ";
 
     fn by(ip: &str) -> Source {
@@ -483,6 +555,10 @@ host    all       app,other  127.0.0.1/32 trust
         assert_eq!(method("a", "x", by("192.168.7.7"), false), None, "a quoted `all` is a name");
         assert_eq!(method("a", "other", by("127.0.0.1"), true), Some(Method::Trust));
         assert_eq!(method("a", "other", by("127.0.0.2"), true), None);
+        for (database, user) in [("my db", "a\"b"), ("books", "c d"), ("books", "e")] {
+            let found = method(database, user, by("127.0.0.3"), true);
+            assert_eq!(found, Some(Method::Md5), "{database} {user}");
+        }
         assert_eq!(method("replication", "app", by("1.1.1.1"), true), None, "no such connection");
         assert_eq!(replicating("app", Replication::Physical), Some(Method::Trust));
         assert_eq!(replicating("bad", Replication::Physical), None, "`all` is no replication");
@@ -509,6 +585,9 @@ host    all       app,other  127.0.0.1/32 trust
             ("local all all md5 clientcert=verify-ca", "is not understood"),
             ("host all all", "ends before its address"),
             ("host \"all all all md5", "a quote is not closed"),
+            ("host a,,b all all md5", "an empty place"),
+            ("host a, # b", "ends with a comma"),
+            ("host all all 10.0.0.0/8,11.0.0.0/8 md5", "one word is meant"),
         ] {
             let fault = Rules::parse(text).expect_err(text).to_string();
             assert!(fault.contains(what), "{text}: {fault}");

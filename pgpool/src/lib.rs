@@ -63,10 +63,10 @@ use common::workers::{self, WorkerPanic, Workers};
 use sockets::{Beside, Bound, Seat, SocketFile, Spare};
 use tokio::sync::mpsc;
 use topology::pool::{Instance, ListenAddress};
-use topology::{Place, Topology};
+use topology::{Form, Place, Topology};
 
 use control::Handle;
-use events::Listening;
+use events::{Listening, Noted};
 use family::marks::MarksError;
 use inspect::Inspection;
 use snapshot::{Snapshot, SnapshotError};
@@ -186,11 +186,13 @@ pub async fn start_after(
 ) -> Result<Running, StartError> {
     let Past { before, state } = past.into();
     let (beside, mut estate) = match before {
+        Before::Nobody if shares(&topology) => (Beside::Peers, None),
         Before::Nobody => (Beside::Nobody, None),
         Before::Beside => (Beside::Former, None),
         Before::Estate(estate) => (Beside::Nobody, Some(estate)),
     };
     let snapshot = Arc::new(build(&topology, instance, None)?);
+    snapshot.notes.iter().for_each(|what| options.observer.emit(Noted { what }));
     if let Some(folder) = &state {
         snapshot.marks.keep(folder, instance)?;
     }
@@ -312,6 +314,11 @@ fn tell_listeners(
         let address = format!("unix:{}", file.path().display());
         options.observer.emit(Listening { address: &address, workers: count.get() });
     }
+}
+
+/// Whether PgBouncer's file says that others listen on the same ports.
+fn shares(topology: &Topology) -> bool {
+    matches!(&topology.source.form, Form::PgBouncer(process) if process.shares)
 }
 
 /// The instance's part of the file, checked against the world. Blocking.

@@ -4,6 +4,7 @@
 //!
 //! Invariant: secrets are in here and nowhere else, and nothing in here prints them.
 
+mod admission;
 mod count;
 mod database;
 mod families;
@@ -21,6 +22,7 @@ use topology::pool::{Group, Instance, ListenAddress, ServerAddress, Servers, Set
 use topology::telemetry::PoolTelemetry;
 use topology::{Place, SourceFile, Topology};
 
+use admission::admission;
 pub use count::{Beside, Count, Held};
 pub use database::Database;
 use families::Families;
@@ -29,7 +31,7 @@ use users::{Learned, Standings, lookup, read_user};
 
 use crate::family::marks::Marks;
 use crate::fatal::Refusal;
-use crate::hba::{HbaError, Maps, Rules};
+use crate::hba::{Maps, Rules};
 use crate::names::Names;
 use crate::pool::whole::Wholes;
 use crate::readiness::Readiness;
@@ -75,6 +77,8 @@ pub struct Snapshot {
     pub rules: Option<Rules>,
     /// From names of the system and of certificates to roles.
     pub maps: Maps,
+    /// What an operator should know of the files that were read.
+    pub notes: Vec<String>,
     /// As whom this process runs.
     pub uid: u32,
     /// What SCRAM-SHA-256-PLUS binds a login to (RFC 5929 §4: a hash of the certificate); `None`:
@@ -213,15 +217,14 @@ impl Snapshot {
                 found.insert(name.clone(), Arc::new(any.named(&name, counts)));
             }
         }
+        let (rules, maps, notes) = admission(topology, group)?;
         let snapshot = Self {
             any,
             found: Arc::new(Mutex::new(found)),
             sslmode: group.sslmode,
-            rules: group.hba.as_ref().map(|at| read_rules(at, Rules::parse)).transpose()?,
-            maps: group
-                .ident
-                .as_ref()
-                .map_or_else(|| Ok(Maps::default()), |at| read_rules(at, Maps::parse))?,
+            rules,
+            maps,
+            notes,
             uid: nix::unistd::geteuid().as_raw(),
             binding,
             group: group.name.to_string(),
@@ -397,20 +400,6 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
     let [certificate] = tls.certificates.as_slice() else { return Ok(None) };
     let loaded = common::tls::store::load(certificate)?;
     Ok(loaded.key.cert.first().and_then(|leaf| scram::end_point(leaf)))
-}
-
-fn read_rules<T>(
-    at: &topology::At<topology::SecretRef>,
-    parse: impl FnOnce(&str) -> Result<T, HbaError>,
-) -> Result<T, SnapshotError> {
-    let fault = |what: String| SnapshotError::Rules {
-        reference: at.value.to_string(),
-        place: at.place,
-        what,
-    };
-    let secret = secret::read(&at.value).map_err(|source| fault(source.to_string()))?;
-    let text = std::str::from_utf8(secret.as_bytes()).map_err(|_| fault("no text".to_owned()))?;
-    parse(text).map_err(|wrong| fault(wrong.to_string()))
 }
 
 type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);

@@ -126,8 +126,9 @@ pub fn load(path: impl AsRef<Path>) -> Result<Topology, LoadError> {
 pub fn reload(source: &SourceFile) -> Result<Topology, LoadError> {
     match &source.form {
         model::Form::Topology => load(&source.name),
-        model::Form::PgBouncer(_) => {
-            pgbouncer::load(Path::new(&source.name)).map(|loaded| loaded.topology)
+        model::Form::PgBouncer(process) => {
+            let loaded = pgbouncer::load_again(Path::new(&source.name), process);
+            loaded.map(|loaded| loaded.topology)
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use ini::Line;
 use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, is_tls, needed};
 pub use known::{Change, KNOWN, Known, known};
-pub use load::{Loaded, Process, Switch, Texts, beside, load, read, with};
+pub use load::{Loaded, Process, Switch, Texts, beside, load, load_again, read, with};
 use lookup::Lookup;
 
 /// What a configuration of PgBouncer becomes.
@@ -130,6 +130,8 @@ struct Out {
     own_modes: BTreeSet<String>,
     /// A database has a lookup.
     looks_up: bool,
+    /// Other processes listen on its ports too.
+    shares: bool,
     /// How users prove themselves where no rule says it.
     auth_type: Option<&'static str>,
 }
@@ -207,6 +209,15 @@ impl Out {
                 Ok(0) => {}
                 Ok(id) if id <= 127 => drop(write!(text, ", peer-id: {id}")),
                 _ => self.stop(line.number, "peer_id: 1 to 127 are numbers of peers"),
+            }
+        }
+        if let Some(line) = self.take("so_reuseport")
+            && line.value != "0"
+        {
+            self.shares = true;
+            if !text.contains(", peer-id: ") {
+                let what = "so_reuseport: without peer_id and [peers] a cancel request may be lost";
+                self.note(line.number, what);
             }
         }
         if let Some(line) = self.take("admin_listen").filter(|line| !line.value.is_empty()) {
@@ -407,6 +418,7 @@ impl Out {
             log_file: self.value("logfile").map(Into::into),
             user: self.value("user"),
             stats_period: 60,
+            shares: self.shares,
             ..Process::default()
         };
         for (key, switch) in [

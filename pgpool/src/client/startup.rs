@@ -179,7 +179,7 @@ pub async fn admit(
         None => lookup::find(worker, database, name).await?,
     };
     let credential = user.map(|user| &user.credential).or(looked_up.as_ref());
-    let method = method.or_else(|| rules::by_type(&snapshot, credential, &asking));
+    let method = rules::settled(method, &snapshot, credential, &asking);
     let proof = auth::prove(door, credential, name, (method, way)).await?;
     let unknown = || Refusal::PasswordFailed(name.to_owned());
     if database == CONSOLE {

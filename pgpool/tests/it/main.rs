@@ -19,6 +19,7 @@ mod habits;
 mod hostile;
 mod leak;
 mod left;
+mod likeness;
 mod listen;
 mod login;
 mod lookup;

@@ -92,6 +92,9 @@ fn pooled(args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut notes: Vec<_> = imported.notes.iter().chain(&imported.about_process).collect();
     notes.sort_by_key(|note| note.line);
+    for doubt in &texts.doubts {
+        writeln!(out, "{doubt}")?;
+    }
     for note in notes {
         writeln!(out, "{}: {}", texts.place(note.line), note.what)?;
     }

@@ -27,11 +27,13 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, Vec<(u32, String)>) {
             if !rest.is_empty() && !rest.starts_with([';', '#']) {
                 faults.push((number, "behind a section only a comment stands".to_owned()));
             }
-        } else if let Some((key, value)) = line.split_once('=').filter(|(key, _)| is_key(key)) {
+        } else if let Some((key, value)) = named(line) {
             let key = key.trim();
-            // Names of databases may be quoted.
+            // Names of databases may be quoted, PgBouncer's way or as SQL does.
+            let single = key.strip_prefix('\'').and_then(|key| key.strip_suffix('\''));
             let plain = key.strip_prefix('"').and_then(|key| key.strip_suffix('"'));
-            let key = plain.map_or_else(|| key.to_owned(), |key| key.replace("\"\"", "\""));
+            let plain = plain.map(|key| key.replace("\"\"", "\""));
+            let key = plain.unwrap_or_else(|| single.unwrap_or(key).to_owned());
             let value = value.trim().to_owned();
             all.push(Line { number, section: section.clone(), key, value });
         } else {
@@ -42,11 +44,23 @@ pub(super) fn lines(text: &str) -> (Vec<Line>, Vec<(u32, String)>) {
     (all, faults)
 }
 
-/// Whether what stands before `=` can be a key: a quote that begins it also ends it.
-fn is_key(text: &str) -> bool {
-    text.trim().strip_prefix('"').is_none_or(|rest| {
-        rest.strip_suffix('"').is_some_and(|inner| !inner.replace("\"\"", "").contains('"'))
-    })
+/// Key and value; in a key in quotes `=` is no end.
+fn named(line: &str) -> Option<(&str, &str)> {
+    let Some(quote) = line.chars().next().filter(|letter| matches!(letter, '\'' | '"')) else {
+        return line.split_once('=');
+    };
+    let mut from = 1;
+    loop {
+        let end = from + line.get(from..)?.find(quote)?;
+        let rest = line.get(end + 1..)?;
+        // Two double ones stand for one.
+        if quote == '"' && rest.starts_with(quote) {
+            from = end + 2;
+            continue;
+        }
+        let value = rest.trim_start().strip_prefix('=')?;
+        return Some((line.get(..=end)?, value));
+    }
 }
 
 /// The file that a line includes.
@@ -131,5 +145,22 @@ mod tests {
         let (all, faults) = lines("[databases] shop = a\n[pgbouncer\n");
         assert!(all.is_empty());
         assert_eq!(faults.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    /// T3: names in single quotes, as PgBouncer has them, and in double ones, with `=` inside.
+    #[test]
+    fn names_in_quotes() {
+        let text = "[databases]\n'a=b' = host=x\n'my \"db\"'=host=y\n\"c=\"\"d\" = host=z\n\"e\" = v\nplain = w";
+        let (lines, faults) = lines(text);
+        assert_eq!(faults, []);
+        let pairs: Vec<_> = lines.iter().map(|l| (l.key.as_str(), l.value.as_str())).collect();
+        let expected = [
+            ("a=b", "host=x"),
+            ("my \"db\"", "host=y"),
+            ("c=\"d", "host=z"),
+            ("e", "v"),
+            ("plain", "w"),
+        ];
+        assert_eq!(pairs, expected);
     }
 }

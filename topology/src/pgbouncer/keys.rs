@@ -52,9 +52,8 @@ pub(super) const SWITCHES: [&str; 5] = [
 
 /// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
 /// place.
-pub(super) const INSTEAD: [(&str, &str, &str); 16] = [
+pub(super) const INSTEAD: [(&str, &str, &str); 15] = [
     ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
-    ("so_reuseport", "0", "several processes share a port as soon as they have a peer_id"),
     ("tcp_defer_accept", "1", "clients are taken as they come"),
     ("resolv_conf", "", "names are looked up as the system does"),
     (

@@ -99,7 +99,7 @@ pub const KNOWN: [Known; 104] = [
     ("server_tls_protocols", Some("secure"), Never),
     ("server_tls_sslmode", Some("prefer"), Now),
     ("service_name", None, Never),
-    ("so_reuseport", Some("0"), Never),
+    ("so_reuseport", Some("0"), Restart),
     ("stats_period", Some("60"), Now),
     ("stats_users", Some(""), Now),
     ("suspend_timeout", Some("10"), Never),

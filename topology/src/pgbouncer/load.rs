@@ -27,6 +27,8 @@ pub struct Texts {
     pub ini: String,
     /// The user list, if one is named.
     pub users: Option<String>,
+    /// What could not be read of the user list, and does not stop a start.
+    pub doubts: Vec<String>,
     origins: Vec<(PathBuf, u32)>,
     main: PathBuf,
     /// What was said of `[pgbouncer]` since they were read.
@@ -86,6 +88,8 @@ pub struct Process {
     pub log_errors: Switch,
     /// Whether rates are told once a period.
     pub log_stats: Switch,
+    /// Whether other processes may listen on its TCP ports: `so_reuseport`.
+    pub shares: bool,
     /// Seconds of that period.
     pub stats_period: u32,
     /// Databases that have a `pool_mode` of their own.
@@ -122,17 +126,64 @@ pub struct Loaded {
 /// # Errors
 /// A file cannot be read, or files include each other.
 pub fn read(path: &Path) -> Result<Texts, LoadError> {
+    read_after(path, None)
+}
+
+/// The same, with the user list of before where it cannot be read: as in PgBouncer, nobody is locked out by a
+/// file that is away for a moment.
+fn read_after(path: &Path, before: Option<&Texts>) -> Result<Texts, LoadError> {
     let mut texts = Texts { main: path.to_owned(), ..Texts::default() };
     include(path, 0, &mut texts)?;
     if let Some(users) = super::user_list(&texts.ini) {
         let users = beside(path, Path::new(&users));
-        texts.users = Some(text(&users)?);
+        let known = before.and_then(|before| before.users.clone());
+        let (text, doubts) = match fs::read(&users) {
+            Ok(bytes) => listed(&users, &bytes),
+            Err(fault) => {
+                let then =
+                    if known.is_some() { "its users stay as they were" } else { "it has no users" };
+                let doubt = format!("cannot open auth_file {}: {fault}: {then}", users.display());
+                (known.unwrap_or_default(), vec![doubt])
+            }
+        };
+        texts.users = Some(text);
+        texts.doubts = doubts;
     }
     Ok(texts)
 }
 
+/// The lines of a user list that are text, and what is to be said of the others: a name or secret with letters
+/// put in for others would be somebody else's.
+fn listed(path: &Path, bytes: &[u8]) -> (String, Vec<String>) {
+    let (mut all, mut doubts) = (String::new(), Vec::new());
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        match std::str::from_utf8(line) {
+            Ok(line) => all.push_str(line),
+            Err(_) if line.trim_ascii_start().starts_with(b";") => {}
+            Err(_) => {
+                let place = path.display();
+                doubts
+                    .push(format!("{place}:{number}: this line is no UTF-8: its user is left out"));
+            }
+        }
+        all.push('\n');
+    }
+    (all, doubts)
+}
+
+/// A file's lines; comments may be in any encoding.
 fn text(path: &Path) -> Result<String, LoadError> {
-    fs::read_to_string(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
+    let failed = |source| LoadError::Io { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(failed)?;
+    let foreign = |(_, line): &(u32, &[u8])| {
+        !line.trim_ascii_start().starts_with(b";")
+            && !line.trim_ascii_start().starts_with(b"#")
+            && std::str::from_utf8(line).is_err()
+    };
+    if let Some((number, _)) = (1..).zip(bytes.split(|byte| *byte == b'\n')).find(foreign) {
+        return Err(failed(io::Error::other(format!("line {number} is no UTF-8"))));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn include(file: &Path, depth: usize, into: &mut Texts) -> Result<(), LoadError> {
@@ -169,6 +220,14 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     translate(path, read(path)?)
 }
 
+/// Reads it again for a process that runs.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_again(path: &Path, process: &Process) -> Result<Loaded, LoadError> {
+    translate(path, read_after(path, Some(&process.texts))?)
+}
+
 /// The configuration of a process with another value of one key of `[pgbouncer]`, as the admin database's `SET`
 /// wants it: the ini itself is not read again.
 ///
@@ -187,7 +246,11 @@ pub fn with(process: &Process, key: &str, value: &str) -> Result<Loaded, LoadErr
     }
     let mut texts = (*process.texts).clone();
     if key == "auth_file" && !value.is_empty() {
-        texts.users = Some(text(&beside(&texts.main, Path::new(value)))?);
+        let path = beside(&texts.main, Path::new(value));
+        let bytes =
+            fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+        let (users, doubts) = listed(&path, &bytes);
+        (texts.users, texts.doubts) = (Some(users), doubts);
     }
     texts.since.insert(key.to_owned(), value.to_owned());
     let path = texts.main.clone();
@@ -255,5 +318,43 @@ fn fill(topology: &mut Topology, imported: &Imported) {
         if imported.stand_ins.contains(&super::StandIn::User) {
             group.users.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T3, P2: a user list that cannot be read stops no start and locks nobody out on reload; what is no UTF-8
+    /// harms a comment not at all, and its own user alone.
+    #[test]
+    fn user_lists_that_cannot_be_read() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = |name: &str| folder.path().join(name);
+        let ini = |more: &[u8]| {
+            let text = format!(
+                "[databases]\na = host=127.0.0.1\n[pgbouncer]\nauth_file = {}\n",
+                path("users").display()
+            );
+            fs::write(path("a.ini"), [text.as_bytes(), more].concat()).expect("written");
+        };
+        let names = |loaded: &Loaded| -> Vec<String> {
+            loaded.topology.pools[0].users.iter().map(|user| user.name.to_string()).collect()
+        };
+        ini(b"; caf\xe9\n");
+        let loaded = load(&path("a.ini")).expect("it starts");
+        assert!(names(&loaded).is_empty());
+        assert!(loaded.process.texts.doubts[0].contains("cannot open auth_file"));
+        fs::write(path("users"), b"; \xe9\n\"app\" \"x\"\n\"caf\xe9\" \"y\"\n").expect("written");
+        let loaded = load(&path("a.ini")).expect("read");
+        assert_eq!(names(&loaded), ["app"]);
+        let doubts = &loaded.process.texts.doubts;
+        assert!(doubts.len() == 1 && doubts[0].contains("users:3: "), "{doubts:?}");
+        fs::remove_file(path("users")).expect("gone");
+        let again = load_again(&path("a.ini"), &loaded.process).expect("read");
+        assert_eq!(names(&again), ["app"]);
+        assert!(again.process.texts.doubts[0].contains("stay as they were"));
+        ini(b"stats_users = caf\xe9\n");
+        load(&path("a.ini")).expect_err("it would be another name");
     }
 }
