@@ -19,7 +19,9 @@ use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use ini::Line;
-use keys::{COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, is_tls, needed};
+use keys::{
+    COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, UNTOLD, is_tls, needed, untranslated,
+};
 pub use known::{Change, KNOWN, Known, known};
 pub use load::{Loaded, Process, Switch, Texts, beside, load, load_again, read, with};
 use lookup::Lookup;
@@ -564,16 +566,6 @@ fn address(host: &str, port: &str) -> String {
         host => format!("{host}:{port}"),
     }
 }
-
-/// What is said of a key of a connection string that nobody knows. A value is never told: it may be a secret; nor is what
-/// may be the end of one that has blanks and no quotes.
-fn untranslated(key: &str) -> String {
-    let word = key.bytes().all(|letter| letter.is_ascii_lowercase() || letter == b'_');
-    if word && !key.is_empty() { format!("{key} is not translated") } else { UNTOLD.to_owned() }
-}
-
-/// The same of a key that must not be told.
-const UNTOLD: &str = "a key is not translated; a value with blanks in it stands between '";
 
 /// A time that is written in seconds; at most a year.
 fn milliseconds(seconds: &str) -> Option<u128> {

@@ -106,3 +106,14 @@ pub(super) fn needed(key: &str) -> bool {
     let logins = ["server_connect_timeout", "client_login_timeout", "server_login_retry"];
     logins.contains(&key) || ["cancel_wait_timeout", "tcp_keepidle"].contains(&key)
 }
+
+/// What is said of a key of a connection string that nobody knows. A value is never told: it may be a secret; nor is what
+/// may be the end of one that has blanks and no quotes.
+pub(super) fn untranslated(key: &str) -> String {
+    let word = key.bytes().all(|letter| letter.is_ascii_lowercase() || letter == b'_');
+    if word && !key.is_empty() { format!("{key} is not translated") } else { UNTOLD.to_owned() }
+}
+
+/// The same of a key that must not be told.
+pub(super) const UNTOLD: &str =
+    "a key is not translated; a value with blanks in it stands between '";
