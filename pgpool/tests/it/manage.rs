@@ -298,7 +298,7 @@ async fn shutdown_waits_for_clients() {
 #[tokio::test]
 async fn every_shutdown_has_a_way_out() {
     let server = Postgres::start().await;
-    let place = Place::new(&server, "query_wait_timeout = 5").await;
+    let place = Place::new(&server, "query_wait_timeout = 60").await;
     let running = place.start(PGPOOL);
     let inside = by_network(&place).await;
     let console = by_socket(&place, "root", "pgbouncer").await.expect("let in");
@@ -310,7 +310,7 @@ async fn every_shutdown_has_a_way_out() {
     drop((console, inside));
     assert!(ended(running).await);
 
-    let place = Place::new(&server, "query_wait_timeout = 5").await;
+    let place = Place::new(&server, "query_wait_timeout = 60").await;
     let running = place.start(PGPOOL);
     let inside = by_network(&place).await;
     inside.batch_execute("begin").await.expect("begun");
