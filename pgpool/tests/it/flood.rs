@@ -121,10 +121,11 @@ async fn a_flood_of_cancels_spares_everybody() {
     // Who found no place is not waited for long; who has one gives it back.
     let mut leaves = JoinSet::new();
     for mut socket in silent {
-        leaves.spawn(async move { socket.read(&mut [0; 1]).await.unwrap_or(0) });
+        // It may be told why.
+        leaves.spawn(async move { socket.read_to_end(&mut Vec::new()).await });
     }
     for _ in 0..SILENT - (MOST - 3) {
-        assert_eq!(leaves.join_next().await.expect("one more").expect("no panic"), 0);
+        let _ended = leaves.join_next().await.expect("one more").expect("no panic");
     }
     drop(leaves);
     let config = pooler.config("app", crate::postgres::PASSWORD, "shop");

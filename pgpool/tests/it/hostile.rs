@@ -134,7 +134,8 @@ async fn servers_that_mean_no_good_are_left() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = listener.local_addr().expect("bound").port();
         let more = format!(" }}\n      evil: {{ primary: 127.0.0.1:{port}, pool-size: 1");
-        let settings = "server_connect_timeout: 1s, query_wait_timeout: 2s";
+        // The one connection is the login's.
+        let settings = "server_connect_timeout: 1s, query_wait_timeout: 2s, ready_when: running";
         let setup = Setup { more: &more, settings, size: 1, ..Setup::default() };
         let pooler = Pooler::start(&server, setup).await;
         let played = async {
