@@ -173,6 +173,12 @@ impl Stream {
         }
     }
 
+    /// Reads once; zero bytes are the end of the stream.
+    pub fn poll_some(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(room);
+        Pin::new(self).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+    }
+
     /// Whether a read may bring something; `false`: the system has said nothing since one that did not.
     pub fn may_read(&self) -> bool {
         let ready = || Ok(());

@@ -16,7 +16,6 @@ pub mod startup;
 pub mod wait;
 
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use pgpool_wire::backend::{self, Status};
 use pgpool_wire::frame::{self, Found, Frame};
 use pgpool_wire::frontend::{self, Subject, tag};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::AsyncWriteExt;
 use tokio::task::coop;
 use tokio::time::{Instant, timeout};
 
@@ -472,11 +471,10 @@ impl Client {
         if self.armed && !self.io.may_read() {
             return Poll::Pending;
         }
-        let mut buffer = ReadBuf::new(room);
-        let read = Pin::new(&mut self.io).poll_read(cx, &mut buffer);
+        let read = self.io.poll_some(cx, room);
         // Without budget the socket was not even looked at, and knows nothing of this task.
         self.armed = read.is_pending() && coop::has_budget_remaining();
-        read.map_ok(|()| buffer.filled().len())
+        read
     }
 
     /// Reads into the carry; `false`: the client is gone.

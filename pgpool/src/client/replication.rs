@@ -4,14 +4,11 @@
 //!
 //! Invariant: nothing of ours is put between two bytes of one message.
 
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use pgpool_wire::backend::tag;
 use pgpool_wire::frame::{HEADER, Head, LONGEST};
-use tokio::io::{AsyncRead, ReadBuf};
 
 use super::entry::{Busy, ClientPhase, Ending};
 use super::startup::{Door, Listed};
@@ -162,7 +159,7 @@ impl Link {
         }
         let early = std::mem::take(&mut self.early);
         let bytes = if early.is_empty() {
-            match read_some(&mut self.io, cx, read) {
+            match self.io.poll_some(cx, read) {
                 Poll::Pending => return Step::Waits,
                 Poll::Ready(Ok(count)) if count > 0 => read.get(..count).unwrap_or_default(),
                 Poll::Ready(_) => return Step::End(End::Left),
@@ -183,7 +180,7 @@ impl Link {
             Step::Moved => {}
             other => return other,
         }
-        let bytes = match read_some(&mut self.server.io, cx, read) {
+        let bytes = match self.server.io.poll_some(cx, read) {
             Poll::Pending => return Step::Waits,
             Poll::Ready(Ok(count)) if count > 0 => read.get(..count).unwrap_or_default(),
             Poll::Ready(_) => return Step::End(End::Lost),
@@ -209,12 +206,6 @@ fn emptied(out: &mut Outbox, io: &mut Stream, cx: &mut Context<'_>) -> Step {
         Poll::Ready(Err(_)) => Step::End(End::Left),
         Poll::Pending => Step::Waits,
     }
-}
-
-fn read_some(io: &mut Stream, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(room);
-    let read = std::task::ready!(Pin::new(io).poll_read(cx, &mut buffer));
-    Poll::Ready(read.map(|()| buffer.filled().len()))
 }
 
 /// Where the server's messages stand: what is in them is not looked at.

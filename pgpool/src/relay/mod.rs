@@ -12,14 +12,11 @@ pub mod link;
 pub mod outbox;
 mod trial;
 
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pgpool_wire::backend::Status;
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 use topology::pool::PoolMode;
 
@@ -345,7 +342,7 @@ impl Relay<'_> {
         let held = self.server.carry.len().min(read.len());
         let (front, room) = read.split_at_mut(held);
         front.copy_from_slice(self.server.carry.get(..held).unwrap_or_default());
-        let count = match read_some(&mut self.server.io, cx, room) {
+        let count = match self.server.io.poll_some(cx, room) {
             Poll::Pending => {
                 self.client.still.server = true;
                 return Step::Waits;
@@ -553,20 +550,6 @@ impl Relay<'_> {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Reads once; zero bytes are the end of the stream.
-fn read_some<S: AsyncRead + Unpin>(
-    socket: &mut S,
-    cx: &mut Context<'_>,
-    room: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(room);
-    match Pin::new(socket).poll_read(cx, &mut buffer) {
-        Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
-        Poll::Ready(Err(fault)) => Poll::Ready(Err(fault)),
-        Poll::Pending => Poll::Pending,
-    }
 }
 
 #[cfg(test)]
