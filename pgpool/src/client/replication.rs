@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use pgpool_wire::backend::tag;
 use pgpool_wire::frame::{HEADER, Head, LONGEST};
+use pgpool_wire::frontend::GOODBYE;
 
 use super::entry::{Busy, ClientPhase, Ending};
 use super::startup::{Door, Listed};
@@ -20,9 +21,6 @@ use crate::server::Server;
 use crate::snapshot::Held;
 use crate::stream::Stream;
 use crate::worker::Worker;
-
-/// Terminate.
-const GOODBYE: &[u8] = b"X\0\0\0\x04";
 
 /// Who is let in to replicate.
 pub struct Guest {

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pgpool_wire::backend::Status;
+use pgpool_wire::frontend::GOODBYE;
 use tokio::time::Instant;
 use topology::pool::PoolMode;
 
@@ -99,9 +100,6 @@ struct Relay<'a> {
     /// It counts among the servers that are tied to their clients.
     pinned: Option<Pinned>,
 }
-
-/// Terminate.
-const GOODBYE: &[u8] = b"X\0\0\0\x04";
 
 /// Where the client's messages stand.
 #[derive(Clone, Copy, PartialEq, Eq)]

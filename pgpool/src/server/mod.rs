@@ -158,9 +158,7 @@ impl Server {
 /// # Errors
 /// The connection broke, which ends it as well.
 pub async fn farewell(io: &mut Stream) -> io::Result<()> {
-    let mut out = Vec::new();
-    frontend::put_empty(&mut out, frontend::tag::TERMINATE);
-    io.write_all(&out).await?;
+    io.write_all(frontend::GOODBYE).await?;
     hang_up(io).await
 }
 

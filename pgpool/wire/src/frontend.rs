@@ -27,6 +27,9 @@ pub mod tag {
     pub const TERMINATE: u8 = b'X';
 }
 
+/// Terminate, whole.
+pub const GOODBYE: &[u8] = b"X\0\0\0\x04";
+
 /// What Describe and Close speak of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
