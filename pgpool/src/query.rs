@@ -15,8 +15,7 @@ mod shape;
 use std::rc::Rc;
 
 use crate::ear::wish::{self, Channel};
-use crate::variables::{Variables, is_name};
-pub use config::has_temporary;
+use crate::variables::{IDENTITY, PATH, Variables, has_temporary, is_name};
 use config::{Call, Made};
 use lexer::{Lexer, Token};
 pub use shape::shape;
@@ -384,7 +383,7 @@ impl<'a> Words<'a> {
 
     /// Whether it is a `SET` of where names are looked up, and tables made.
     fn names_path(&self) -> bool {
-        self.first.iter().skip(1).take(2).any(|word| word.is_any(&["search_path", "schema"]))
+        self.first.iter().skip(1).take(2).any(|word| word.is_any(&[PATH, "schema"]))
     }
 
     fn came_after(&self, words: &[&str]) -> bool {
@@ -409,7 +408,7 @@ impl<'a> Scan<'a> {
             Token::Word(word) => self.word(word, before),
             Token::Text(text) if before.starts(&["do"]) => self.hidden |= body::hides(text, quoted),
             Token::Text(text) if before.starts(&["set"]) && before.names_path() => {
-                if config::has_temporary(text) {
+                if has_temporary(text) {
                     self.tie = Some(Tie::Temporary);
                 }
                 // What its escapes stand for is not read.
@@ -537,7 +536,7 @@ fn first_words(words: &Words<'_>) -> Option<Tie> {
             let (_, word, next) = scope(words);
             let who = word.is("session") && next.is("authorization")
                 || words.starts(&["set", "session", "authorization"])
-                || config::IDENTITY.iter().any(|known| word.is(known));
+                || IDENTITY.iter().any(|known| word.is(known));
             (who && !second.is("local")).then_some(Tie::Role)
         }
         _ => None,
@@ -564,7 +563,7 @@ fn set(words: &Words<'_>) -> Found {
         }
         word if word.is("time") => "timezone".to_owned(),
         word if word.is("names") => "client_encoding".to_owned(),
-        word if word.is("schema") => "search_path".to_owned(),
+        word if word.is("schema") => PATH.to_owned(),
         word => word.name(),
     };
     if Variables::ends_with_transaction(&name) {

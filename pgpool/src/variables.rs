@@ -43,8 +43,9 @@ const HARMLESS: [&str; 13] = [
 const PASSING: [&str; 4] =
     ["seed", "transaction_deferrable", "transaction_isolation", "transaction_read_only"];
 
-/// Settings that say who somebody is, and so what else may be set: set last, and unmade first.
-const IDENTITY: [&str; 2] = ["session_authorization", "role"];
+/// Settings that say who somebody is, and so what else may be set: set last, and unmade first. `RESET ALL` leaves them
+/// (`GUC_NO_RESET_ALL`).
+pub const IDENTITY: [&str; 2] = ["session_authorization", "role"];
 
 /// The setting by which a client says where it wants to read: `replica` or `primary`.
 const ROLE: &str = "pgpool.role";
@@ -289,7 +290,7 @@ impl Variables {
 
     /// Whether tables may be made among the temporary ones without being called so.
     pub fn makes_temporary(&self) -> bool {
-        self.value(PATH).is_some_and(|path| crate::query::has_temporary(path.as_bytes()))
+        self.value(PATH).is_some_and(|path| has_temporary(path.as_bytes()))
     }
 
     /// Whether there is something to take over from what a server reports.
@@ -418,6 +419,12 @@ pub fn is_name(name: &str) -> bool {
             let first = part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
             first && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
         })
+}
+
+/// Whether tables may be made among the temporary ones where this is the `search_path`.
+pub fn has_temporary(path: &[u8]) -> bool {
+    let wanted = b"pg_temp";
+    path.windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted))
 }
 
 /// A string constant that means the same whatever `standard_conforming_strings` is.

@@ -5,10 +5,7 @@
 
 use super::Tie;
 use super::lexer::Token;
-use crate::variables::Variables;
-
-/// Settings that say who somebody is: `RESET ALL` leaves them (`GUC_NO_RESET_ALL`).
-pub(super) const IDENTITY: [&str; 2] = ["role", "session_authorization"];
+use crate::variables::{IDENTITY, PATH, Variables, has_temporary};
 
 /// What a call makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +78,7 @@ impl<'a> Call<'a> {
         let name = name.as_deref();
         let local =
             matches!(self.arguments[2], (Some(Token::Word(word)), _) if super::is(word, "true"));
-        let path = name.is_none_or(|name| name == "search_path");
+        let path = name.is_none_or(|name| name == PATH);
         if path && value.is_some_and(has_temporary) {
             return Made::Tie(Tie::Temporary);
         }
@@ -90,7 +87,7 @@ impl<'a> Call<'a> {
             Some(name) if local && !is_felt(name) => Made::Nothing,
             _ if local => Made::Local,
             Some(name) if IDENTITY.contains(&name) => Made::Tie(Tie::Role),
-            Some("search_path") if value.is_none() => Made::Anything,
+            Some(PATH) if value.is_none() => Made::Anything,
             Some(_) => Made::Setting,
             None => Made::Anything,
         }
@@ -102,12 +99,6 @@ impl<'a> Call<'a> {
 /// depend on it are made anew by PostgreSQL itself.
 pub(super) fn is_felt(name: &str) -> bool {
     Variables::is_read_by_parsing(name) && !name.contains('.') && !IDENTITY.contains(&name)
-}
-
-/// Whether tables may be made among the temporary ones where this is the `search_path`.
-pub fn has_temporary(path: &[u8]) -> bool {
-    let wanted = b"pg_temp";
-    path.windows(wanted.len()).any(|part| part.eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

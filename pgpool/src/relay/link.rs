@@ -13,7 +13,7 @@ use crate::prepared::{Holdings, Most, Names};
 use crate::query::{Setting, Tie, Trace};
 use crate::server::status::{Due, Ledger, To};
 use crate::telemetry::Noted;
-use crate::variables::{InForce, PATH, Value, Variables};
+use crate::variables::{InForce, PATH, Value, Variables, has_temporary};
 
 /// What a client has that must follow it from server to server.
 #[derive(Default)]
@@ -463,7 +463,7 @@ impl Conversation {
             return false;
         }
         // Wherever the path comes from, a function or a parameter: newer servers tell.
-        if name == PATH && crate::query::has_temporary(value.as_bytes()) && !self.ledger.is_ours() {
+        if name == PATH && has_temporary(value.as_bytes()) && !self.ledger.is_ours() {
             client.tie.get_or_insert(Tie::Temporary);
         }
         let value = Value::Reported(std::rc::Rc::from(value));
