@@ -325,33 +325,24 @@ impl Pool {
         asked: Asked<'_>,
     ) -> Result<Ready, ConnectError> {
         let (database, user) = (self.database(), self.user());
-        let ways = database.security.ways(address);
-        let mut refused = None;
-        for (at, way) in ways.iter().enumerate() {
+        let attempt = async |way| {
             let try_once = async || {
                 let (dialled, lead) = worker.dial(address).await?;
                 dialled.io.keep_alive(&worker.snapshot().settings.keepalive)?;
-                let secured = database.security.secure(dialled, address, *way).await?;
+                let secured = database.security.secure(dialled, address, way).await?;
                 let caught = &self.whole.caught;
                 let ready = connect::login_for(secured, &database, &user, (caught, asked)).await;
                 ready.map(|ready| Ready { lead, ..ready })
             };
-            let mut outcome = try_once().await;
-            if matches!(outcome, Err(ConnectError::OldProtocol)) {
-                self.whole.caught.speak_old();
-                outcome = try_once().await;
-            }
-            match outcome {
-                // Perhaps another way is let in.
-                Err(fault @ ConnectError::Refused(..)) if at + 1 < ways.len() => {
-                    refused = Some(fault);
+            match try_once().await {
+                Err(ConnectError::OldProtocol) => {
+                    self.whole.caught.speak_old();
+                    try_once().await
                 }
-                // There is no other: what the first one was told counts.
-                Err(ConnectError::NoTls) => return Err(refused.unwrap_or(ConnectError::NoTls)),
-                outcome => return outcome,
+                outcome => outcome,
             }
-        }
-        Err(ConnectError::NoTls)
+        };
+        database.security.try_ways(address, attempt).await
     }
 
     /// The database's addresses: fewest connections of this pool first, in turn among equals. Those that have

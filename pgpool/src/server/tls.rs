@@ -77,6 +77,30 @@ impl Security {
         }
     }
 
+    /// Tries the ways in their order, as long as the server refuses who comes so.
+    ///
+    /// # Errors
+    /// Of the last way; where the server knows no TLS, what the way before it was told.
+    pub async fn try_ways<T>(
+        &self,
+        address: &ServerAddress,
+        mut attempt: impl AsyncFnMut(Way) -> Result<T, ConnectError>,
+    ) -> Result<T, ConnectError> {
+        let (ways, mut refused) = (self.ways(address), None);
+        for (at, way) in ways.iter().enumerate() {
+            match attempt(*way).await {
+                // Perhaps another way is let in.
+                Err(fault @ ConnectError::Refused(..)) if at + 1 < ways.len() => {
+                    refused = Some(fault);
+                }
+                // There is no other: what the first one was told counts.
+                Err(ConnectError::NoTls) => return Err(refused.unwrap_or(ConnectError::NoTls)),
+                outcome => return outcome,
+            }
+        }
+        Err(ConnectError::NoTls)
+    }
+
     /// Encrypts a fresh connection to `address`.
     ///
     /// # Errors

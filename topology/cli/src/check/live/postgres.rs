@@ -123,21 +123,12 @@ async fn log_in(
     user: &User,
     address: &ServerAddress,
 ) -> Result<Ready, ConnectError> {
-    let ways = database.security.ways(address);
-    let mut refused = None;
-    for (at, way) in ways.iter().enumerate() {
+    let attempt = async |way| {
         let dialled = connect::dial(address.clone()).await?;
-        let secured = match database.security.secure(dialled, address, *way).await {
-            // There is no other way: what the first one was told counts.
-            Err(ConnectError::NoTls) => return Err(refused.unwrap_or(ConnectError::NoTls)),
-            secured => secured?,
-        };
-        match connect::login(secured, database, user, &Caught::default()).await {
-            Err(fault @ ConnectError::Refused(..)) if at + 1 < ways.len() => refused = Some(fault),
-            outcome => return outcome,
-        }
-    }
-    Err(ConnectError::NoTls)
+        let secured = database.security.secure(dialled, address, way).await?;
+        connect::login(secured, database, user, &Caught::default()).await
+    };
+    database.security.try_ways(address, attempt).await
 }
 
 fn judge(asked: &Asked<'_>, place: Place, said: Option<Said>, most: Option<u64>) -> Vec<Problem> {
