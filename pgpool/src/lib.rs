@@ -60,10 +60,11 @@ use common::secret::{self, Secret};
 use common::telemetry::{Exporter, Exporting};
 use common::upgrade::Fault;
 use common::workers::{self, WorkerPanic, Workers};
+use sockets::passed::Passed;
 use sockets::{Beside, Bound, Seat, SocketFile, Spare};
 use tokio::sync::mpsc;
 use topology::pool::{Instance, ListenAddress};
-use topology::{Form, Place, Topology};
+use topology::{At, Form, Place, Topology};
 
 use control::Handle;
 use events::{Listening, Noted};
@@ -124,6 +125,12 @@ pub enum StartError {
     /// What must be known after a restart cannot be kept, or be read.
     #[error(transparent)]
     Marks(#[from] MarksError),
+    /// Sockets that were passed cannot be used.
+    #[error("cannot listen on the sockets that were passed: {0}")]
+    Passed(io::Error),
+    /// There is no address, and nobody has opened a socket for it.
+    #[error("nowhere to listen on: the file has no address, and no socket was passed")]
+    Nowhere,
     /// The process to take over from did not go on.
     #[error("upgrade: {0} — the old process serves on; see its log")]
     Upgrade(#[from] Fault),
@@ -165,11 +172,13 @@ pub struct Past {
     /// A folder for what must be known after a restart: the newest timeline of each database with replicas.
     /// `None`: it is forgotten.
     pub state: Option<PathBuf>,
+    /// Sockets that a service manager has opened for it; where there are any, no other is.
+    pub passed: Vec<Passed>,
 }
 
 impl From<Before> for Past {
     fn from(before: Before) -> Self {
-        Self { before, state: None }
+        Self { before, state: None, passed: Vec::new() }
     }
 }
 
@@ -184,12 +193,16 @@ pub async fn start_after(
     options: Options,
     past: impl Into<Past>,
 ) -> Result<Running, StartError> {
-    let Past { before, state } = past.into();
+    let Past { before, state, passed } = past.into();
     let (beside, mut estate) = match before {
         Before::Nobody if shares(&topology) => (Beside::Peers, None),
         Before::Nobody => (Beside::Nobody, None),
         Before::Beside => (Beside::Former, None),
         Before::Estate(estate) => (Beside::Nobody, Some(estate)),
+    };
+    let passed = match &mut estate {
+        Some(estate) if passed.is_empty() => estate.take_passed(),
+        _ => passed,
     };
     let snapshot = Arc::new(build(&topology, instance, None)?);
     snapshot.notes.iter().for_each(|what| options.observer.emit(Noted { what }));
@@ -202,12 +215,13 @@ pub async fn start_after(
     if found.peer_id.is_some() {
         count = count.min(NonZeroUsize::new(cancel::MOST_WORKERS).unwrap_or(count));
     }
-    let (bound, admin) = bind_all(&topology, found, (count, beside), estate.as_mut())?;
+    tell_unopened(&options, found, &passed);
+    let (bound, admin) = bind_all(&topology, found, (count, beside), (estate.as_mut(), passed))?;
     let estate = match estate {
         Some(estate) => Some(estate.arm().await?),
         None => None,
     };
-    let Bound { seats, addresses, files, spares } = bound;
+    let Bound { seats, addresses, files, others, spares } = bound;
     let admin_address = admin.as_ref().and_then(|l| l.local_addr().ok());
     let admin = admin.map(|listener| (listener, Lifecycle::new()));
     let tally = Arc::new(Tally::default());
@@ -225,7 +239,7 @@ pub async fn start_after(
     let says = handle.clone();
     let threads = spawn(count, &handle, &options, (&peers, inboxes, seats, &exporter), &tally)?;
     let exporting = exporter.start(move || telemetry::wants(&says.snapshot()));
-    tell_listeners(&options, &addresses, &files, count);
+    tell_listeners(&options, &addresses, files.iter().map(SocketFile::name).chain(others), count);
     let lifecycle = options.lifecycle.clone();
     let inspection = Inspection { handle: handle.clone(), peers, tally, lifecycle };
     let admin_task = admin.map(|admin| serve_admin(admin, inspection, token, &options));
@@ -268,15 +282,21 @@ fn bind_all(
     topology: &Topology,
     found: &Instance,
     (count, beside): (NonZeroUsize, Beside),
-    mut estate: Option<&mut Estate>,
+    (mut estate, passed): (Option<&mut Estate>, Vec<Passed>),
 ) -> Result<(Bound, Option<TcpListener>), StartError> {
     let bind_error = |place, address| {
         let file = topology.source.name.clone();
         move |source| StartError::Bind { file, place, address, source }
     };
     let left = |at: &ListenAddress| estate.as_mut()?.take(at);
-    let bound = sockets::bind(found, count, beside, left)
-        .map_err(|fault| bind_error(fault.place, fault.address)(fault.source))?;
+    let bound = if !passed.is_empty() {
+        sockets::adopt(found, count, passed).map_err(StartError::Passed)?
+    } else if found.listen.is_empty() {
+        return Err(StartError::Nowhere);
+    } else {
+        sockets::bind(found, count, beside, left)
+            .map_err(|fault| bind_error(fault.place, fault.address)(fault.source))?
+    };
     let Some(at) = &found.admin else { return Ok((bound, None)) };
     let left = estate.and_then(|estate| estate.take_admin(at.value));
     let admin = left.map_or_else(|| bind::tcp(at.value, bind::Reuse::No), Ok);
@@ -304,15 +324,24 @@ fn keep_spares(
 fn tell_listeners(
     options: &Options,
     addresses: &[SocketAddr],
-    files: &[SocketFile],
+    files: impl Iterator<Item = String>,
     count: NonZeroUsize,
 ) {
     for address in addresses {
         options.observer.emit(Listening { address, workers: count.get() });
     }
-    for file in files {
-        let address = format!("unix:{}", file.path().display());
+    for address in files {
         options.observer.emit(Listening { address: &address, workers: count.get() });
+    }
+}
+
+/// Tells what the file has and nobody listens on, as sockets were passed.
+fn tell_unopened(options: &Options, found: &Instance, passed: &[Passed]) {
+    let unopened = |at: &&At<ListenAddress>| !passed.iter().any(|one| one.is_at(&at.value));
+    for at in found.listen.iter().filter(|_| !passed.is_empty()).filter(unopened) {
+        let at = &at.value;
+        let what = format!("sockets passed from service manager: {at} of the file is not opened");
+        options.observer.emit(Noted { what: &what });
     }
 }
 

@@ -5,6 +5,7 @@
 //! Invariant: nothing a client sends before its startup packet costs more than a bounded buffer and
 //! a bounded time, and bytes sent before a TLS handshake are never taken for bytes inside it.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -46,6 +47,9 @@ pub async fn listen(worker: Rc<Worker>, listener: std::net::TcpListener) {
             () = shutdown.draining() => return,
             () = worker.parting.begun() => return,
             (socket, address) = acceptor.next(exhausted) => {
+                // A socket of both families, as service managers open them, has IPv4 inside IPv6 (RFC 4291 §2.5.5.2):
+                // rules and limits mean what it is.
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
                 let stream = Stream::Plain(Movable::Live(socket));
                 // Gone already, if the kernel cannot do it.
                 let _gone = stream.keep_alive(&worker.snapshot().settings.keepalive);

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::cli::{self, TierArgs};
 use common::lifecycle::{self, Wish};
+use pgpool::sockets::passed;
 use pgpool::{Before, Past, dropin, upgrade};
 
 /// Pools PostgreSQL connections: many clients, few server connections.
@@ -59,7 +60,8 @@ async fn run(launch: cli::Launch, state: Option<PathBuf>) -> Result<(), ExitCode
     let signals = lifecycle::signals(options.lifecycle.clone(), drain, wish);
     let signals = signals.map_err(|fault| cli::refuse(1, &fault))?;
     let estate = upgrade::taking::inherited().map_err(|fault| cli::refuse(1, &fault))?;
-    let past = Past { before: estate.map_or(Before::Nobody, Before::Estate), state };
+    let passed = passed::inherited().map_err(|fault| cli::refuse(1, &fault))?;
+    let past = Past { before: estate.map_or(Before::Nobody, Before::Estate), state, passed };
     let running = pgpool::start_after(topology, &instance, options, past).await;
     let running = running.map_err(|fault| cli::refuse(1, &fault))?;
     let handle = running.handle();

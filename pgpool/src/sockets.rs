@@ -1,8 +1,10 @@
 //! The sockets that an instance listens on: TCP for every worker, unix sockets with their files' mode and
-//! group. Not for accepting: that is `listener`. Called once, by `start`.
+//! group; or those that somebody else has opened. Not for accepting: that is `listener`. Called once, by `start`.
 //!
 //! Invariant: a unix socket's file has its mode and group before anybody can connect to it, and is taken
 //! away at the end only if it is still ours.
+
+pub mod passed;
 
 use std::fs;
 use std::io;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::net::bind;
+use passed::Passed;
 use topology::Place;
 use topology::pool::{Instance, ListenAddress};
 
@@ -41,7 +44,7 @@ pub struct Seat {
 }
 
 /// All that an instance listens on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Bound {
     /// One per worker.
     pub seats: Vec<Seat>,
@@ -49,6 +52,8 @@ pub struct Bound {
     pub addresses: Vec<SocketAddr>,
     /// Unix sockets.
     pub files: Vec<SocketFile>,
+    /// Unix sockets that somebody else has opened, by name.
+    pub others: Vec<String>,
     /// Other descriptors of all of them, for a process that takes over.
     pub spares: Vec<Spare>,
 }
@@ -56,8 +61,8 @@ pub struct Bound {
 /// Other descriptors of a listener's sockets; whoever has one keeps them open.
 #[derive(Debug)]
 pub struct Spare {
-    /// Where it listens, as the file has it.
-    pub address: ListenAddress,
+    /// Where it listens, as the file has it; `None`: not this process or one before has opened it.
+    pub address: Option<ListenAddress>,
     /// In the order of the workers.
     pub sockets: Vec<OwnedFd>,
 }
@@ -107,6 +112,11 @@ impl SocketFile {
         &self.path
     }
 
+    /// How a log names it.
+    pub fn name(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+
     /// Whose it is.
     pub fn claim(&self) -> Claim {
         self.claim.clone()
@@ -135,12 +145,7 @@ pub fn bind(
     beside: Beside,
     mut left: impl FnMut(&ListenAddress) -> Option<Vec<OwnedFd>>,
 ) -> Result<Bound, BindFault> {
-    let mut bound = Bound {
-        seats: (0..count.get()).map(|_| Seat::default()).collect(),
-        addresses: Vec::new(),
-        files: Vec::new(),
-        spares: Vec::new(),
-    };
+    let mut bound = Bound::with_seats(count);
     for at in &instance.listen {
         let shared = instance.peer_id.is_some();
         let done = match (&at.value, left(&at.value)) {
@@ -165,7 +170,49 @@ pub fn bind(
     Ok(bound)
 }
 
+/// Listens on what somebody else has opened, and on nothing else: each worker accepts on each socket for the network,
+/// as no other can be opened beside it.
+///
+/// # Errors
+/// There are no more descriptors.
+pub fn adopt(instance: &Instance, count: NonZeroUsize, all: Vec<Passed>) -> io::Result<Bound> {
+    let mut bound = Bound::with_seats(count);
+    // A unix socket of another name has the port of the others, as clients are shown one.
+    let said = instance.listen.iter().map(|at| match at.value {
+        ListenAddress::Ip(address) => address.port(),
+        ListenAddress::Unix(_, port) => port,
+    });
+    let said = said.chain(all.iter().filter_map(Passed::port)).next().unwrap_or_default();
+    for one in all {
+        let (name, port) = (one.name(), one.port().unwrap_or(said));
+        let spare = match one {
+            Passed::Tcp(listener, address) => {
+                for seat in &mut bound.seats {
+                    seat.tcp.push(listener.try_clone()?);
+                }
+                bound.addresses.push(address);
+                OwnedFd::from(listener)
+            }
+            Passed::Unix(listener, _) => {
+                let spare = listener.as_fd().try_clone_to_owned()?;
+                if let Some(seat) = bound.seats.first_mut() {
+                    seat.unix.push((listener, port));
+                }
+                bound.others.push(name);
+                spare
+            }
+        };
+        bound.spares.push(Spare { address: None, sockets: vec![spare] });
+    }
+    Ok(bound)
+}
+
 impl Bound {
+    fn with_seats(count: NonZeroUsize) -> Self {
+        let seats = (0..count.get()).map(|_| Seat::default()).collect();
+        Self { seats, ..Self::default() }
+    }
+
     fn tcp(&mut self, address: SocketAddr, count: NonZeroUsize, beside: Beside) -> io::Result<()> {
         let all = match beside {
             Beside::Nobody => bind::tcp_group(address, count)?,
@@ -198,7 +245,7 @@ impl Bound {
         self.addresses.extend(all.first().and_then(|listener| listener.local_addr().ok()));
         let spare = |listener: &TcpListener| listener.as_fd().try_clone_to_owned();
         let sockets = all.iter().map(spare).collect::<io::Result<_>>()?;
-        self.spares.push(Spare { address: ListenAddress::Ip(address), sockets });
+        self.spares.push(Spare { address: Some(ListenAddress::Ip(address)), sockets });
         let workers = self.seats.len().max(1);
         for (at, listener) in all.into_iter().enumerate() {
             if let Some(seat) = self.seats.get_mut(at % workers) {
@@ -251,7 +298,8 @@ impl Bound {
         let inode = fs::symlink_metadata(path)?.ino();
         let folder = path.parent().unwrap_or(path).to_owned();
         let spare = vec![listener.as_fd().try_clone_to_owned()?];
-        self.spares.push(Spare { address: ListenAddress::Unix(folder, port), sockets: spare });
+        let address = Some(ListenAddress::Unix(folder, port));
+        self.spares.push(Spare { address, sockets: spare });
         self.files.push(SocketFile { path: path.to_owned(), inode, claim });
         if let Some(seat) = self.seats.first_mut() {
             seat.unix.push((listener, port));

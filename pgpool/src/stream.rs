@@ -168,7 +168,11 @@ impl Stream {
             _ => return None,
         };
         match socket {
-            Movable::Live(socket) => socket.local_addr().ok(),
+            // On a socket of both families IPv4 is inside IPv6.
+            Movable::Live(socket) => {
+                let own = socket.local_addr().ok()?;
+                Some(SocketAddr::new(own.ip().to_canonical(), own.port()))
+            }
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ mod keys;
 mod known;
 mod load;
 mod lookup;
+mod process;
 mod terms;
 mod tls;
 mod users;
@@ -50,6 +51,8 @@ pub enum StandIn {
     Database,
     /// No user.
     User,
+    /// Nowhere to listen.
+    Listener,
 }
 
 /// Something that a person has to look at.
@@ -185,7 +188,10 @@ impl Out {
         }
         let sockets = all.iter().any(|address| address.starts_with("unix:"));
         if all.is_empty() {
-            self.stop(0, "nothing to listen on: 127.0.0.1 is written");
+            // A process that a service manager passes sockets to needs none.
+            let what = "nothing to listen on: 127.0.0.1 is written".to_owned();
+            self.about_process.push(Note { line: 0, what, stops: false });
+            self.stand_ins.push(StandIn::Listener);
             all.push(format!("127.0.0.1:{port}"));
         }
         let all: Vec<_> = all.iter().map(|address| quoted(address)).collect();
@@ -404,49 +410,6 @@ impl Out {
             self.stop(number, what(&told));
         }
         true
-    }
-
-    /// What is about the process alone.
-    fn about_process(&mut self) -> Process {
-        for key in ["logfile", "pidfile", "user"] {
-            if let Some(line) = self.main.get(key) {
-                let what =
-                    format!("{key}: only `pgpool pgbouncer.ini` heeds it; systemd has its own");
-                self.about_process.push(Note { line: line.number, what, stops: false });
-            }
-        }
-        let mut process = Process {
-            pid_file: self.value("pidfile").map(Into::into),
-            log_file: self.value("logfile").map(Into::into),
-            user: self.value("user"),
-            stats_period: 60,
-            shares: self.shares,
-            ..Process::default()
-        };
-        for (key, switch) in [
-            ("log_connections", &mut process.log_connections),
-            ("log_disconnections", &mut process.log_disconnections),
-            ("log_pooler_errors", &mut process.log_errors),
-            ("log_stats", &mut process.log_stats),
-        ] {
-            if self.main.remove(key).is_some_and(|line| line.value == "0") {
-                *switch = Switch::Off;
-            }
-        }
-        for (key, count) in
-            [("stats_period", &mut process.stats_period), ("verbose", &mut process.verbose)]
-        {
-            let Some(line) = self.main.remove(key) else { continue };
-            match line.value.parse() {
-                Ok(value) if key == "verbose" || value > 0 => *count = value,
-                _ => self.notes.push(Note {
-                    line: line.number,
-                    what: format!("{key}: {} is no number", line.value),
-                    stops: true,
-                }),
-            }
-        }
-        process
     }
 
     fn settings(&mut self, text: &mut String) {

@@ -1,6 +1,7 @@
 //! The only calls into libc: batches of datagrams with their local addresses, the socket error
-//! queue, a nested epoll, and the limit on descriptors. Not for anything socket2 or tokio offers.
-//! Called by `batch`, `bind` and the UDP data plane.
+//! queue, a nested epoll, descriptors that are known by their number alone, and the limit on them. Not for
+//! anything socket2 or tokio offers. Called by `batch`, `bind`, the UDP data plane, and whoever is passed
+//! sockets by a service manager.
 //!
 //! Invariant: every pointer handed to the kernel points into a local or a borrowed buffer that
 //! outlives the call, and every length is that buffer's.
@@ -12,7 +13,7 @@
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use tokio::io::Interest;
@@ -292,6 +293,21 @@ impl Poller {
         }));
         Ok(count)
     }
+}
+
+/// Another descriptor of what stands under a number, for this process alone: how a service manager passes sockets
+/// (sd_listen_fds(3)). The number itself stays as it is.
+///
+/// # Errors
+/// Nothing stands there, or there may be no more descriptors.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call reads and writes no memory of ours, and leaves whatever has the number as it is.
+    let fresh = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    if fresh < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made `fresh`, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fresh) })
 }
 
 /// Raises this process's soft limit on open descriptors to its hard limit; returns what holds now.

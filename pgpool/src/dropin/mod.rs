@@ -24,7 +24,8 @@ use crate::admin::verbs::Command;
 use crate::control::Handle;
 use crate::parting::Wait;
 use crate::pool::Counters;
-use crate::{Before, Options, start_after};
+use crate::sockets::passed::{self, Passed};
+use crate::{Before, Options, Past, start_after};
 use lines::{Lines, Loud};
 use process::PidFile;
 
@@ -78,11 +79,21 @@ pub fn run() -> ExitCode {
         return cli::refuse(1, &fault);
     }
     if args.daemon && !process::is_background() {
+        if passed::inherited().is_ok_and(|all| !all.is_empty()) {
+            return cli::refuse(
+                1,
+                &"-d: sockets were passed to this process, not to another one: leave it out",
+            );
+        }
         return process::to_background();
     }
     if process::is_background() {
         process::leave_terminal();
     }
+    let passed = match passed::inherited() {
+        Ok(passed) => passed,
+        Err(fault) => return cli::refuse(1, &fault),
+    };
     let loud = if args.quiet || process::is_background() { Loud::No } else { Loud::Yes };
     let lines = match Lines::new(loaded.process.clone(), loud) {
         Ok(lines) => lines,
@@ -93,11 +104,16 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(fault) => return cli::refuse(1, &fault),
     };
-    let outcome = runtime.block_on(serve(loaded, &lines, args.reboot));
+    let outcome = runtime.block_on(serve(loaded, &lines, args.reboot, passed));
     outcome.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
 }
 
-async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String> {
+async fn serve(
+    loaded: Loaded,
+    lines: &Lines,
+    reboot: bool,
+    passed: Vec<Passed>,
+) -> Result<(), String> {
     let Loaded { topology, process, notes } = loaded;
     let options = Options::new(INSTANCE);
     let lifecycle = options.lifecycle.clone();
@@ -105,8 +121,9 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
     let former = process.pid_file.as_deref().and_then(process::running).filter(|_| reboot);
     let observer = options.observer.clone();
     let estate = match reboot {
-        true => takeover::ask(&topology, INSTANCE, &observer).await?,
-        false => None,
+        // Behind a socket of the file's path there may be this very process.
+        true if passed.is_empty() => takeover::ask(&topology, INSTANCE, &observer).await?,
+        _ => None,
     };
     for note in &notes {
         options.observer.emit(crate::events::Noted { what: note });
@@ -122,7 +139,8 @@ async fn serve(loaded: Loaded, lines: &Lines, reboot: bool) -> Result<(), String
     // over is its own until it has.
     let early = pid_file.filter(|_| !takes_over);
     let mut written = early.map(|path| PidFile::write(path, former)).transpose()?;
-    let started = start_after(Arc::new(topology), INSTANCE, options, before);
+    let past = Past { passed, ..Past::from(before) };
+    let started = start_after(Arc::new(topology), INSTANCE, options, past);
     let running = started.await.map_err(|fault| fault.to_string())?;
     if let Some(former) = retired {
         process::retire(former);

@@ -25,6 +25,7 @@ use crate::upgrade::taking::{self, Estate};
 const LONGEST: Duration = Duration::from_secs(10);
 /// The longest message that is read.
 const MOST: usize = 64 << 10;
+const ROOT: u32 = 0;
 
 /// What the process that runs offers; `None`: nobody answers on a unix socket of the file, or somebody
 /// who does not hand over in this way, as PgBouncer itself.
@@ -41,9 +42,11 @@ pub(super) async fn ask(
         ListenAddress::Unix(folder, port) => Some(socket_path(folder, *port)),
         ListenAddress::Ip(_) => None,
     });
-    let own = nix::unistd::geteuid().as_raw();
+    // The kernel tells who has opened a socket (unix(7), SO_PEERCRED). For a service manager's that is root, who
+    // gives it to whom it likes; a pooler of another user that has it hands nothing over.
+    let trusted = [nix::unistd::geteuid().as_raw(), ROOT];
     for path in paths {
-        let stream = match timeout(LONGEST, meet(&path, own)).await {
+        let stream = match timeout(LONGEST, meet(&path, &trusted)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(Missed::Stranger(uid))) => {
                 let path: PathBuf = path;
@@ -79,13 +82,12 @@ impl From<io::Error> for Missed {
     }
 }
 
-/// The way to a process of the user `own` that agrees. The folder may be everybody's: whoever had the name
+/// The way to a process that agrees, behind a socket that one of the users `trusted` has opened. The folder may be everybody's: whoever had the name
 /// first could otherwise hand over sessions that never logged in.
-async fn meet(path: &Path, own: u32) -> Result<UnixStream, Missed> {
+async fn meet(path: &Path, trusted: &[u32]) -> Result<UnixStream, Missed> {
     let mut stream = UnixStream::connect(path).await?;
-    // Also root's process hands over to root's alone, so that nobody else's is of use.
     let uid = stream.peer_cred()?.uid();
-    if uid != own {
+    if !trusted.contains(&uid) {
         return Err(Missed::Stranger(uid));
     }
     let mut out = Vec::new();
@@ -135,13 +137,14 @@ mod tests {
         let path = folder.path().join("s");
         let listener = tokio::net::UnixListener::bind(&path).expect("bound");
         let own = nix::unistd::geteuid().as_raw();
-        let missed = meet(&path, own + 1).await.expect_err("not ours");
+        let missed = meet(&path, &[own + 1, own + 2]).await.expect_err("not ours");
         assert!(matches!(missed, Missed::Stranger(uid) if uid == own), "{missed:?}");
         let (mut peer, _) = listener.accept().await.expect("accepted");
         let mut heard = Vec::new();
         peer.read_to_end(&mut heard).await.expect("read");
         assert!(heard.is_empty());
-        let meets = meet(&path, own);
+        let trusted = [own + 1, own];
+        let meets = meet(&path, &trusted);
         let answers = async {
             let (mut peer, _) = listener.accept().await.expect("accepted");
             assert_ne!(peer.read(&mut [0; 64]).await.expect("read"), 0, "its own user is asked");

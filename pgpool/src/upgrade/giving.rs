@@ -101,7 +101,8 @@ fn offers(spares: &Spares, first: u32) -> std::io::Result<Vec<(Offer, Vec<OwnedF
     let mut all = vec![(Offer::Numbers(first), Vec::new())];
     for spare in &spares.listeners {
         let sockets: Result<_, _> = spare.sockets.iter().map(OwnedFd::try_clone).collect();
-        all.push((Offer::Listener(Site::from(&spare.address)), sockets?));
+        let offer = spare.address.as_ref().map(|address| Offer::Listener(Site::from(address)));
+        all.push((offer.unwrap_or(Offer::Passed), sockets?));
     }
     if let Some((admin, _)) = &spares.admin {
         all.push((Offer::Admin, vec![admin.try_clone()?]));

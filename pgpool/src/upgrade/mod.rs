@@ -44,6 +44,8 @@ impl Language for Tongue {
 pub(crate) enum Offer {
     /// Its sockets come with it.
     Listener(Site),
+    /// A listening socket that somebody else has opened comes with it.
+    Passed,
     /// Its socket comes with it.
     Admin,
     /// From where on the new process numbers its clients: the old one's keep their numbers.

@@ -13,6 +13,7 @@ use common::upgrade::{Fault, Peer, blocking};
 use topology::pool::ListenAddress;
 
 use super::{Offer, Site, Tongue};
+use crate::sockets::passed::Passed;
 use crate::sockets::socket_path;
 
 /// What an old process left to this one.
@@ -20,6 +21,8 @@ use crate::sockets::socket_path;
 pub struct Estate {
     former: Former<Tongue>,
     listeners: Vec<(Site, Vec<OwnedFd>)>,
+    /// What was passed to it.
+    passed: Vec<Passed>,
     admin: Option<TcpListener>,
     /// From where on clients are numbered.
     pub(crate) first: u32,
@@ -43,16 +46,23 @@ pub fn from(stream: UnixStream) -> Result<Estate, Fault> {
 }
 
 fn receive(former: Former<Tongue>) -> Result<Estate, Fault> {
-    let (mut listeners, mut admin, mut first) = (Vec::new(), None, 1);
+    let (mut listeners, mut passed, mut admin, mut first) = (Vec::new(), Vec::new(), None, 1);
     former.offers(|offer, with| match offer {
+        Offer::Passed => passed.extend(with.into_iter().map(Passed::of)),
         Offer::Listener(site) => listeners.push((site, with)),
         Offer::Admin => admin = with.into_iter().next().map(TcpListener::from),
         Offer::Numbers(count) => first = count,
     })?;
-    Ok(Estate { former, listeners, admin, first })
+    let passed = passed.into_iter().collect::<Result<_, _>>()?;
+    Ok(Estate { former, listeners, passed, admin, first })
 }
 
 impl Estate {
+    /// The sockets that were passed to the old process.
+    pub(crate) fn take_passed(&mut self) -> Vec<Passed> {
+        std::mem::take(&mut self.passed)
+    }
+
     /// The sockets of a listener, if the old process had it.
     pub(crate) fn take(&mut self, address: &ListenAddress) -> Option<Vec<OwnedFd>> {
         let site = Site::from(address);

@@ -124,7 +124,7 @@ pool_mode = transaction
 }
 
 /// A pooler that runs; killed if it is still there at the end.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     pub(crate) fn signal(&self, signal: Signal) {

@@ -6,6 +6,7 @@
 
 #![expect(clippy::panic, reason = "helpers of tests; clippy exempts only the tests themselves")]
 
+mod activation;
 mod admin;
 mod console;
 mod dropin;

@@ -98,7 +98,11 @@ pools:
         let mut options = Options::new("pool-1");
         options.workers = NonZeroUsize::new(2);
         let lifecycle = options.lifecycle.clone();
-        let past = Past { before: Before::Nobody, state: setup.state.map(Path::to_owned) };
+        let past = Past {
+            before: Before::Nobody,
+            state: setup.state.map(Path::to_owned),
+            passed: Vec::new(),
+        };
         let running = pgpool::start_after(Arc::new(topology), "pool-1", options, past).await;
         let running = running.unwrap_or_else(|fault| panic!("{fault}"));
         let port = running.listeners[0].1.port();

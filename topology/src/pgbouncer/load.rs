@@ -318,6 +318,9 @@ fn fill(topology: &mut Topology, imported: &Imported) {
         if imported.stand_ins.contains(&super::StandIn::User) {
             group.users.clear();
         }
+        if imported.stand_ins.contains(&super::StandIn::Listener) {
+            group.instances.iter_mut().for_each(|one| one.listen.clear());
+        }
     }
 }
 
