@@ -24,7 +24,7 @@ use keys::{
     COUNTS, INSTEAD, SWITCHES, TIMES, TLS, TLS_DEFAULTS, UNTOLD, is_tls, needed, untranslated,
 };
 pub use known::{Change, KNOWN, Known, known};
-pub use load::{Loaded, Process, Switch, Texts, beside, load, load_again, read, with};
+pub use load::{Loaded, Process, Switch, Syslog, Texts, beside, load, load_again, read, with};
 use lookup::Lookup;
 
 /// What a configuration of PgBouncer becomes.
@@ -498,11 +498,6 @@ impl Out {
             let what = match key.as_str() {
                 // It names itself.
                 "conffile" => continue,
-                "syslog" | "syslog_ident" if off || line.value == "pgbouncer" => continue,
-                "syslog" | "syslog_ident" => {
-                    self.note(line.number, format!("{key}: the log goes to standard error"));
-                    continue;
-                }
                 "auth_ldap_options" if !off => {
                     self.note(line.number, format!("{key}: it is about auth_type ldap"));
                     continue;

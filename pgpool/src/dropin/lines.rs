@@ -17,6 +17,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::syslog::SystemLog;
 use crate::admin::show::timestamp;
 use crate::events::CONNECTIONS;
 
@@ -31,6 +32,7 @@ struct Shared {
     /// Whether standard error gets them too.
     loud: bool,
     file: Mutex<Option<File>>,
+    system: SystemLog,
 }
 
 impl Lines {
@@ -39,9 +41,14 @@ impl Lines {
     /// # Errors
     /// The log file cannot be opened.
     pub fn new(process: Process, loud: Loud) -> Result<Self, String> {
+        Self::with(process, loud, SystemLog::default())
+    }
+
+    fn with(process: Process, loud: Loud, system: SystemLog) -> Result<Self, String> {
         let (verbose, loud) = (process.verbose, loud == Loud::Yes);
         let process = RwLock::new(process);
-        let shared = Shared { process, verbose, loud, file: Mutex::new(None) };
+        let file = Mutex::new(None);
+        let shared = Shared { process, verbose, loud, file, system };
         let lines = Self(Arc::new(shared));
         lines.reopen()?;
         Ok(lines)
@@ -128,8 +135,14 @@ impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut told = Told::default();
         event.record(&mut told);
-        let texts = told.lines(*event.metadata().level(), &self.said());
+        let (texts, syslog) = {
+            let said = self.said();
+            (told.lines(*event.metadata().level(), &said), said.syslog.clone())
+        };
         for (level, text) in texts {
+            if let Some(syslog) = &syslog {
+                self.0.system.tell(syslog, level, &text);
+            }
             let now = SystemTime::now();
             let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let time = timestamp(now);
@@ -263,6 +276,10 @@ fn word(level: Level) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use topology::pgbouncer::Syslog;
+
     use super::*;
 
     fn told(message: &str, fields: &[(&'static str, &str)]) -> Told {
@@ -310,5 +327,34 @@ mod tests {
         );
         let quiet = Process { log_connections: Switch::Off, ..Process::default() };
         assert!(told("login attempt", &client).lines(Level::DEBUG, &quiet).is_empty());
+    }
+
+    /// O2: `syslog = 1` sends what is logged to the system's log too, and a reload changes that.
+    #[test]
+    fn syslog_is_followed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("log");
+        let system = UnixDatagram::bind(&path).expect("a log");
+        let syslog = Some(Syslog { ident: "pool".to_owned(), facility: 16 });
+        let process = Process { syslog, ..Process::default() };
+        let lines = Lines::with(process.clone(), Loud::No, SystemLog::at(&path)).expect("lines");
+        let subscriber = tracing_subscriber::registry().with(lines.clone());
+        tracing::subscriber::with_default(subscriber, || {
+            let tell = |what: &str| {
+                tracing::event!(target: "pgpool::events", Level::WARN, what, "noted");
+            };
+            tell("first");
+            lines.follow(&Process::default()).expect("followed");
+            tell("not there");
+            lines.follow(&process).expect("followed");
+            tell("last");
+        });
+        for what in ["first", "last"] {
+            let mut text = [0; 200];
+            let length = system.recv(&mut text).expect("a line");
+            let own = std::process::id();
+            let line = format!("<132>pool[{own}]: noted what={what}");
+            assert_eq!(String::from_utf8_lossy(&text[..length]), line);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod lines;
 mod process;
+mod syslog;
 mod takeover;
 
 use std::ffi::OsString;

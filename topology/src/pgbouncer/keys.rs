@@ -52,7 +52,7 @@ pub(super) const SWITCHES: [&str; 5] = [
 
 /// Keys that have no counterpart: their default in PgBouncer 1.25, which says nothing, and what is here in their
 /// place.
-pub(super) const INSTEAD: [(&str, &str, &str); 15] = [
+pub(super) const INSTEAD: [(&str, &str, &str); 14] = [
     ("track_extra_parameters", "IntervalStyle", "every setting that a client makes follows it"),
     ("tcp_defer_accept", "1", "clients are taken as they come"),
     ("resolv_conf", "", "names are looked up as the system does"),
@@ -75,7 +75,6 @@ pub(super) const INSTEAD: [(&str, &str, &str); 15] = [
     ("max_packet_size", "2147483647", "a long message is passed on as it comes, never held"),
     ("listen_backlog", "128", "as long as the system allows (net.core.somaxconn)"),
     ("tcp_socket_buffer", "0", "the system sizes the buffers of sockets"),
-    ("syslog_facility", "daemon", "the log goes to standard error"),
 ];
 
 /// Ends of keys about TLS, and what is here in place of a choice: TLS 1.2 and 1.3 with the ciphers and curves that

@@ -76,6 +76,8 @@ pub struct Process {
     pub pid_file: Option<PathBuf>,
     /// Where its log goes beside standard error.
     pub log_file: Option<PathBuf>,
+    /// The system's log, if lines go there too.
+    pub syslog: Option<Syslog>,
     /// As whom it runs.
     pub user: Option<String>,
     /// How much it tells: 0, 1 or 2.
@@ -98,6 +100,15 @@ pub struct Process {
     pub said: BTreeMap<String, String>,
     /// What all of it was read from.
     pub texts: Arc<Texts>,
+}
+
+/// How lines stand in the system's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Syslog {
+    /// The name before each.
+    pub ident: String,
+    /// Its facility's number (RFC 5424 §6.2.1).
+    pub facility: u8,
 }
 
 /// Whether something is wanted.

@@ -3,13 +3,31 @@
 //!
 //! Invariant: none of it stands in the topology that is written.
 
-use super::{Note, Out, Process, Switch};
+use super::{Note, Out, Process, Switch, Syslog};
+
+/// What `syslog_facility` may be in PgBouncer, by its number (RFC 5424 §6.2.1).
+const FACILITIES: [(&str, u8); 12] = [
+    ("user", 1),
+    ("daemon", DAEMON),
+    ("auth", 4),
+    ("authpriv", 10),
+    ("local0", 16),
+    ("local1", 17),
+    ("local2", 18),
+    ("local3", 19),
+    ("local4", 20),
+    ("local5", 21),
+    ("local6", 22),
+    ("local7", 23),
+];
+/// The default.
+const DAEMON: u8 = 3;
 
 impl Out {
     /// What is about the process alone.
     pub(super) fn about_process(&mut self) -> Process {
-        for key in ["logfile", "pidfile", "user"] {
-            if let Some(line) = self.main.get(key) {
+        for key in ["logfile", "pidfile", "user", "syslog"] {
+            if let Some(line) = self.main.get(key).filter(|line| line.value != "0") {
                 let what =
                     format!("{key}: only `pgpool pgbouncer.ini` heeds it; systemd has its own");
                 self.about_process.push(Note { line: line.number, what, stops: false });
@@ -19,6 +37,7 @@ impl Out {
             pid_file: self.value("pidfile").map(Into::into),
             log_file: self.value("logfile").map(Into::into),
             user: self.value("user"),
+            syslog: self.syslog(),
             stats_period: 60,
             shares: self.shares,
             ..Process::default()
@@ -47,5 +66,20 @@ impl Out {
             }
         }
         process
+    }
+
+    /// The system's log, if it is wanted.
+    fn syslog(&mut self) -> Option<Syslog> {
+        let wanted = self.value("syslog").is_some_and(|value| value != "0");
+        let ident = self.value("syslog_ident").unwrap_or_else(|| "pgbouncer".to_owned());
+        let line = self.take("syslog_facility").filter(|line| !line.value.is_empty());
+        let name = line.as_ref().map_or("daemon", |line| line.value.as_str());
+        let found = FACILITIES.iter().find(|(known, _)| *known == name);
+        if let (None, Some(line)) = (found, &line) {
+            let what = "syslog_facility: this is none of PgBouncer's: daemon is taken";
+            self.note(line.number, what);
+        }
+        let facility = found.map_or(DAEMON, |(_, facility)| *facility);
+        wanted.then_some(Syslog { ident, facility })
     }
 }

@@ -428,7 +428,7 @@ fn defaults_may_be_spelled_out() {
         "job_name = x",
         "scram_iterations = 10000",
         "auth_hba_file = /etc/hba",
-        "syslog = 1",
+        "syslog_facility = kern",
     ] {
         let ini = format!("[databases]\na = host=10.0.0.1\n[pgbouncer]\n{line}\n");
         let imported = import(&ini, Some(USERS));
@@ -476,9 +476,9 @@ stats_period = 10
 scram_iterations = 4096 | ! 8192
 auth_type = md5 | scram-sha-256 | plain | trust | MD5
 auth_ldap_options = ! ldapserver=ldap
-syslog = 0 | ! 1
-syslog_ident = pgbouncer | ! other
-syslog_facility = daemon | ! local0
+syslog = 0 | 1
+syslog_ident = pgbouncer | other
+syslog_facility = daemon | local0 | ! kern
 server_reset_query = DISCARD ALL | SELECT 1 |
 server_reset_query_always = 0 | 1
 server_check_query = select 1 | | <empty>
