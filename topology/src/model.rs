@@ -40,7 +40,7 @@ pub struct Topology {
 }
 
 /// The text behind a topology.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceFile {
     /// As the user named it.
     pub name: String,

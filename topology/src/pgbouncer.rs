@@ -4,6 +4,7 @@
 //!
 //! Invariant: nothing is dropped without a note, and what is written reads back without an error.
 
+mod held;
 mod ini;
 mod keys;
 mod known;

@@ -4,8 +4,6 @@
 //! Invariant: what is said of client certificates means nothing without authorities for them, and
 //! then stands at its default.
 
-use std::path::PathBuf;
-
 use crate::units::{At, Place, SecretRef};
 
 /// TLS towards clients.
@@ -14,7 +12,7 @@ pub struct Tls {
     /// Chosen by SNI; the first is the default. At least one.
     pub certificates: Vec<Certificate>,
     /// Authorities for client certificates; `None`: none is asked for.
-    pub client_ca: Option<At<PathBuf>>,
+    pub client_ca: Option<At<SecretRef>>,
     /// Whether a client may do without one (default: it may not).
     pub client_certificates: ClientCertificates,
     /// Lists of revoked client certificates.

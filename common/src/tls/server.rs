@@ -150,12 +150,11 @@ fn client_verifier(
     trust: &mut digest::Context,
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
     trust.update(format!("{:?} {:?}", tls.sni, tls.client_certificates).as_bytes());
-    let Some(path) = &tls.client_ca else { return Ok(None) };
-    let (what, place) = ("client-ca", path.place);
-    let reference = At { value: SecretRef::File(path.value.clone()), place };
+    let Some(reference) = &tls.client_ca else { return Ok(None) };
+    let (what, place) = ("client-ca", reference.place);
     let refused = |reason: String| TlsError::Refused { what, place, reason };
     let mut roots = RootCertStore::empty();
-    for root in chain(&reference, what)? {
+    for root in chain(reference, what)? {
         trust.update(&root);
         roots.add(root).map_err(|fault| refused(fault.to_string()))?;
     }

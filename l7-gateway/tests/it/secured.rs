@@ -38,7 +38,7 @@ fn at<T>(value: T) -> At<T> {
 async fn service(folder: &Path) -> SocketAddr {
     let file = |name: &str| at(SecretRef::File(folder.join(name)));
     let certificate = Certificate { chain: file("service.pem"), key: file("service.key") };
-    let client_ca = Some(at(folder.join("gateway.pem")));
+    let client_ca = Some(file("gateway.pem"));
     let tls = Tls { client_ca, ..Tls::of(vec![certificate]) };
     let acceptor = TlsAcceptor::from(config(&tls, &[b"http/1.1"]).expect("a configuration"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

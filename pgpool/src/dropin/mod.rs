@@ -74,11 +74,6 @@ pub fn run() -> ExitCode {
         Err(fault) => return cli::refuse(2, &fault),
     };
     loaded.process.verbose = loaded.process.verbose.max(u32::from(args.verbose));
-    if let Some(user) = args.user.as_ref().or(loaded.process.user.as_ref())
-        && let Err(fault) = process::become_user(user)
-    {
-        return cli::refuse(1, &fault);
-    }
     if args.daemon && !process::is_background() {
         if passed::inherited().is_ok_and(|all| !all.is_empty()) {
             return cli::refuse(
@@ -95,6 +90,12 @@ pub fn run() -> ExitCode {
         Ok(passed) => passed,
         Err(fault) => return cli::refuse(1, &fault),
     };
+    // Before there is any other thread, and before anything is opened that is that user's: log, pid file, sockets.
+    if let Some(user) = args.user.or_else(|| loaded.process.user.clone())
+        && let Err(fault) = change_user(&mut loaded, &user)
+    {
+        return cli::refuse(1, &fault);
+    }
     let loud = if args.quiet || process::is_background() { Loud::No } else { Loud::Yes };
     let lines = match Lines::new(loaded.process.clone(), loud) {
         Ok(lines) => lines,
@@ -107,6 +108,15 @@ pub fn run() -> ExitCode {
     };
     let outcome = runtime.block_on(serve(loaded, &lines, args.reboot, passed));
     outcome.map_or_else(|fault| cli::refuse(1, &fault), |()| ExitCode::SUCCESS)
+}
+
+/// Becomes another user. What root has read stays known where that user may not read it.
+fn change_user(loaded: &mut Loaded, name: &str) -> Result<(), String> {
+    let Some(user) = process::other_user(name)? else { return Ok(()) };
+    loaded.hold();
+    process::become_user(&user)?;
+    loaded.lend();
+    Ok(())
 }
 
 async fn serve(

@@ -3,15 +3,13 @@
 //!
 //! Invariant: a pid file names a process that runs, or is taken away.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, User, geteuid, setsid};
+use nix::unistd::{Pid, User, geteuid, setgid, setgroups, setsid, setuid};
 use sd_notify::NotifyState;
 
 /// Set for the process that stays in the background.
@@ -66,29 +64,39 @@ pub(super) fn retire(pid: i32) {
     let _gone = kill(Pid::from_raw(pid), Signal::SIGINT);
 }
 
-/// Becomes another user, by starting anew; returns only if there is no need.
+/// The user of this name; `None`: this process is it already.
 ///
 /// # Errors
-/// There is no such user, or we may not.
-pub(super) fn become_user(name: &str) -> Result<(), String> {
+/// There is no such user, or we may not become it.
+pub(super) fn other_user(name: &str) -> Result<Option<User>, String> {
     let user = User::from_name(name).map_err(|fault| format!("user {name}: {fault}"))?;
     let user = user.ok_or_else(|| format!("there is no user {name}"))?;
     if user.uid == geteuid() {
-        return Ok(());
+        return Ok(None);
     }
     if !geteuid().is_root() {
         return Err(format!("only root may become the user {name}"));
     }
-    // The standard library leaves root's other groups behind as well.
-    let fault = again(|_| true)?.uid(user.uid.as_raw()).gid(user.gid.as_raw()).exec();
-    Err(format!("cannot start as {name}: {fault}"))
+    Ok(Some(user))
 }
 
-/// This program with its own arguments, of which `keep` may leave some out.
-fn again(keep: impl Fn(&OsString) -> bool) -> Result<Command, String> {
+/// Becomes another user for good, with its own group alone, as PgBouncer does.
+///
+/// # Errors
+/// The system does not let us; nothing may go on then.
+pub(super) fn become_user(user: &User) -> Result<(), String> {
+    let fault = |fault| format!("cannot become the user {}: {fault}", user.name);
+    setgroups(&[user.gid]).map_err(fault)?;
+    setgid(user.gid).map_err(fault)?;
+    // Of root it sets all three of them (setuid(2)): there is no way back.
+    setuid(user.uid).map_err(fault)
+}
+
+/// This program with its own arguments.
+fn again() -> Result<Command, String> {
     let program = std::env::current_exe().map_err(|fault| fault.to_string())?;
     let mut command = Command::new(program);
-    command.args(std::env::args_os().skip(1).filter(keep));
+    command.args(std::env::args_os().skip(1));
     Ok(command)
 }
 
@@ -99,7 +107,7 @@ pub(super) fn is_background() -> bool {
 
 /// Starts the process that stays in the background and waits until it serves, or has said why not.
 pub(super) fn to_background() -> ExitCode {
-    let started = again(|_| true).and_then(|mut command| {
+    let started = again().and_then(|mut command| {
         command.env(BACKGROUND, "1").stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::piped()).spawn().map_err(|fault| fault.to_string())
     });
@@ -167,6 +175,6 @@ mod tests {
         drop(PidFile::write(&path, Some(parent)).expect("it is replaced"));
         fs::write(&path, "999999999\n").expect("written");
         drop(PidFile::write(&path, None).expect("it does not run"));
-        become_user("nobody-of-this-name").expect_err("there is none");
+        other_user("nobody-of-this-name").expect_err("there is none");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a topology's files are read to the letter; of PgBouncer's, what cannot be used is told.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use common::secret;
 use topology::pool::Group;
@@ -38,7 +38,12 @@ pub(super) fn admission(topology: &Topology, group: &Group) -> Result<Admission,
     if let Some(at) = &group.hba {
         let folder = match &at.value {
             SecretRef::File(path) => path.parent().unwrap_or(Path::new("")).to_owned(),
-            _ => PathBuf::new(),
+            // It was read by another user.
+            _ => {
+                let said = process.said.get("auth_hba_file").map(Path::new);
+                let path = topology.source.folder.join(said.unwrap_or(Path::new("")));
+                path.parent().unwrap_or(Path::new("")).to_owned()
+            }
         };
         let (read, notes) = Rules::like_pgbouncer(&rules_text(at, Bytes::Any)?, &folder);
         told(at, notes);

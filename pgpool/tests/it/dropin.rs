@@ -70,16 +70,18 @@ pool_mode = transaction
 
     /// Starts a pooler and waits until it listens.
     pub(crate) fn start(&self, program: &str) -> Running {
-        let mut command = unprivileged(Path::new(program));
-        command.arg(self.path("pgbouncer.ini")).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let mut seen = String::new();
+        self.run(unprivileged(Path::new(program)).arg(self.path("pgbouncer.ini")))
+    }
+
+    /// The same, as the command has it.
+    pub(crate) fn run(&self, command: &mut Command) -> Running {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let (stderr, mut seen) = (child.stderr.take().expect("piped"), String::new());
+        let mut lines = BufReader::new(stderr).lines();
         loop {
-            let line = lines.next().unwrap_or_else(|| panic!("{program} has ended:\n{seen}"));
+            let line = lines.next().unwrap_or_else(|| panic!("it has ended:\n{seen}"));
             let line = line.expect("text");
-            seen.push_str(&line);
-            seen.push('\n');
+            seen.extend([line.as_str(), "\n"]);
             if line.contains("process up") {
                 break;
             }

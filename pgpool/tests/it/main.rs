@@ -18,6 +18,7 @@ mod flood;
 mod follow;
 mod habits;
 mod hostile;
+mod identity;
 mod leak;
 mod left;
 mod likeness;

@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::held::{self, Held};
 use super::{Change, Imported, ini, known};
 use crate::model::{Form, SourceFile};
 use crate::problem::LoadError;
@@ -31,6 +32,8 @@ pub struct Texts {
     pub doubts: Vec<String>,
     origins: Vec<(PathBuf, u32)>,
     main: PathBuf,
+    /// Files that were read before this process became another user.
+    pub(super) held: Held,
     /// What was said of `[pgbouncer]` since they were read.
     since: BTreeMap<String, String>,
 }
@@ -143,7 +146,8 @@ pub fn read(path: &Path) -> Result<Texts, LoadError> {
 /// The same, with the user list of before where it cannot be read: as in PgBouncer, nobody is locked out by a
 /// file that is away for a moment.
 fn read_after(path: &Path, before: Option<&Texts>) -> Result<Texts, LoadError> {
-    let mut texts = Texts { main: path.to_owned(), ..Texts::default() };
+    let held = before.map(|before| before.held.clone()).unwrap_or_default();
+    let mut texts = Texts { main: path.to_owned(), held, ..Texts::default() };
     include(path, 0, &mut texts)?;
     if let Some(users) = super::user_list(&texts.ini) {
         let users = beside(path, Path::new(&users));
@@ -274,13 +278,13 @@ pub fn with(process: &Process, key: &str, value: &str) -> Result<Loaded, LoadErr
     Err(LoadError::Foreign(doubted.into_iter().cloned().collect()))
 }
 
-fn translate(path: &Path, texts: Texts) -> Result<Loaded, LoadError> {
+fn translate(path: &Path, mut texts: Texts) -> Result<Loaded, LoadError> {
     let imported = super::import(&texts.whole(), texts.users.as_deref());
     let told = |stops: bool| -> Vec<String> {
         let those = imported.notes.iter().filter(|note| note.stops == stops);
         those.map(|note| format!("{}: {}", texts.place(note.line), note.what)).collect()
     };
-    let stops = told(true);
+    let (stops, notes) = (told(true), told(false));
     if !stops.is_empty() {
         return Err(LoadError::Foreign(stops));
     }
@@ -290,9 +294,14 @@ fn translate(path: &Path, texts: Texts) -> Result<Loaded, LoadError> {
     let folder = folder.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let mut topology = crate::parse(&name, &imported.text, &folder).map_err(LoadError::Problems)?;
     fill(&mut topology, &imported);
+    for doubt in held::lend(&mut topology, &texts.held) {
+        // Of `SET` it was told before.
+        if !texts.doubts.contains(&doubt) {
+            texts.doubts.push(doubt);
+        }
+    }
     // The ini itself holds secrets.
     let text = imported.text.clone();
-    let notes = told(false);
     let process = Process { texts: Arc::new(texts), ..imported.process };
     let form = Form::PgBouncer(Box::new(process.clone()));
     let source = SourceFile { name, folder, text, form };

@@ -35,7 +35,6 @@ mod upstream;
 mod wiring;
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,13 +151,11 @@ fn secret(typed: Typed<SecretRef>, names: &Names) -> At<SecretRef> {
 }
 
 /// A reference that must be a file.
-fn file(typed: Typed<SecretRef>, names: &Names, out: &mut Findings) -> At<PathBuf> {
-    let place = typed.spot.extent.place;
-    if let SecretRef::File(path) = typed.value {
-        return At { value: names.folder.join(path), place };
+fn file(typed: Typed<SecretRef>, names: &Names, out: &mut Findings) -> At<SecretRef> {
+    if !matches!(typed.value, SecretRef::File(_)) {
+        out.error(&typed.spot, "this must be a file").allowed("file:PATH");
     }
-    out.error(&typed.spot, "this must be a file").allowed("file:PATH");
-    At { value: PathBuf::new(), place }
+    secret(typed, names)
 }
 
 /// How long a drain may take.

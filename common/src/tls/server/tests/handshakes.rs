@@ -65,7 +65,7 @@ impl Pki {
 
     /// The same, with client certificates of the authority asked for.
     fn mutual(&self, client_certificates: ClientCertificates) -> Tls {
-        let client_ca = Some(At { value: self.path("ca.pem"), place: Place::default() });
+        let client_ca = Some(self.reference("ca.pem"));
         Tls { client_ca, client_certificates, ..self.plain() }
     }
 
