@@ -157,7 +157,8 @@ fn read_after(path: &Path, before: Option<&Texts>) -> Result<Texts, LoadError> {
             Err(fault) => {
                 let then =
                     if known.is_some() { "its users stay as they were" } else { "it has no users" };
-                let doubt = format!("cannot open auth_file {}: {fault}: {then}", users.display());
+                let doubt =
+                    format!("could not open auth_file {}: {fault}: {then}", users.display());
                 (known.unwrap_or_default(), vec![doubt])
             }
         };
@@ -367,7 +368,7 @@ mod tests {
         ini(b"; caf\xe9\n");
         let loaded = load(&path("a.ini")).expect("it starts");
         assert!(names(&loaded).is_empty());
-        assert!(loaded.process.texts.doubts[0].contains("cannot open auth_file"));
+        assert!(loaded.process.texts.doubts[0].contains("could not open auth_file"));
         fs::write(path("users"), b"; \xe9\n\"app\" \"x\"\n\"caf\xe9\" \"y\"\n").expect("written");
         let loaded = load(&path("a.ini")).expect("read");
         assert_eq!(names(&loaded), ["app"]);

@@ -133,8 +133,10 @@ fn rules_are_translated() {
     assert!(imported.secrets.contains(&rule), "{}", imported.text);
     let imported = import(&ini("auth_type = hba"), Some(USERS));
     let group = &read(&imported).pools[0];
-    assert!(group.hba.is_none() && !boss(group), "{}", imported.text);
-    assert!(imported.notes.iter().any(|note| note.stops && note.what.contains("auth_hba_file")));
+    assert!(group.hba.is_some() && boss(group), "{}", imported.text);
+    let told: Vec<_> = imported.notes.iter().map(|note| (note.stops, note.what.as_str())).collect();
+    assert_eq!(told, [(false, "auth_type hba without auth_hba_file: no rule lets anybody in")]);
+    assert!(imported.secrets.iter().any(|(name, rules)| name == "hba" && rules.starts_with('#')));
 }
 
 /// P4: `auth_user`, `auth_query` and `auth_dbname`, of all databases and of one; nobody needs to be in the

@@ -109,8 +109,10 @@ impl Out {
                 true
             }
             ("hba", None) => {
-                self.stop(number, "auth_type hba needs auth_hba_file");
-                false
+                self.note(number, "auth_type hba without auth_hba_file: no rule lets anybody in");
+                let none = self.secret("hba", "# There is no auth_hba_file.");
+                let _ = writeln!(text, "    hba: {none}");
+                true
             }
             ("cert", _) => {
                 let rule = self.secret("hba", "hostssl all all all cert");
