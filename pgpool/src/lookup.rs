@@ -25,6 +25,7 @@ use crate::fatal::Refusal;
 use crate::neighbours;
 use crate::pool::whole::Whole;
 use crate::pool::{Meters, Pool};
+use crate::scram;
 use crate::server::Server;
 use crate::snapshot::{Credential, Lookup, Snapshot};
 use crate::worker::{Message, Worker};
@@ -247,7 +248,7 @@ async fn ask(
         }
     }
     let outcome = match said {
-        Ok(rows) => read(rows, &question.role).await,
+        Ok(rows) => read(rows, &question.role, worker.snapshot().seed).await,
         Err(cause) => Err(cause),
     };
     outcome.map_err(|cause| {
@@ -260,7 +261,7 @@ async fn ask(
 type Row = Zeroizing<Vec<Option<String>>>;
 
 /// What the answer to the query means.
-async fn read(rows: Vec<Row>, role: &str) -> Result<Option<Credential>, String> {
+async fn read(rows: Vec<Row>, role: &str, seed: [u8; 32]) -> Result<Option<Credential>, String> {
     let row = match rows.as_slice() {
         [] => return Ok(None),
         [row] => row,
@@ -280,7 +281,8 @@ async fn read(rows: Vec<Row>, role: &str) -> Result<Option<Credential>, String> 
     }
     let secret = Zeroizing::new(secret.clone());
     // Of a password that is no verifier one is made.
-    let stored = tokio::task::spawn_blocking(move || Credential::stored(&secret)).await;
+    let salt = scram::salt_of(&seed, role.as_bytes());
+    let stored = tokio::task::spawn_blocking(move || Credential::stored(&secret, salt)).await;
     match stored {
         Ok(Some(credential)) => Ok(Some(credential)),
         _ => Err("the query has given a verifier that is none".to_owned()),

@@ -63,10 +63,17 @@ impl Verifier {
     }
 
     /// One that no password fits: keys from `chance`, and a salt that depends on the name and
-    /// `seed` alone, so that asking twice tells nothing.
-    pub fn of_chance(name: &str, seed: &[u8; 32], chance: [u8; 32]) -> Self {
-        let salt = hmac(seed, name.as_bytes());
-        Self { salt: BASE64.encode(&salt[..16]), iterations: 4096, stored: chance, server: chance }
+    /// `seed` alone, so that asking twice tells nothing; `iterations`: by a lot that does so as well.
+    pub fn of_chance(
+        name: &[u8],
+        seed: &[u8; 32],
+        chance: Key,
+        iterations: impl FnOnce(u64) -> u32,
+    ) -> Self {
+        let drawn = hmac(seed, name);
+        let lot = drawn.last_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+        let salt = BASE64.encode(salt_of(seed, name));
+        Self { salt, iterations: iterations(lot), stored: chance, server: chance }
     }
 
     /// Checks a client's proof. On success: the keys with which we can log in wherever the same
@@ -133,6 +140,12 @@ impl Keys {
         let ours = hmac(&self.server, auth_message.as_bytes());
         key(signature).is_some_and(|theirs| ours.ct_eq(&theirs).into())
     }
+}
+
+/// The salt of a name: of what is derived of its password, and of what it is asked with that nobody has.
+pub fn salt_of(seed: &[u8; 32], name: &[u8]) -> [u8; 16] {
+    let drawn = hmac(seed, name);
+    std::array::from_fn(|at| drawn[at])
 }
 
 /// The salt of a server-first message.

@@ -8,6 +8,7 @@ mod admission;
 mod count;
 mod database;
 mod families;
+mod strangers;
 mod users;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use admission::admission;
 pub use count::{Beside, Count, Held};
 pub use database::Database;
 use families::Families;
+use strangers::Iterations;
 pub use users::{Credential, Lookup, Standing, User};
 use users::{Learned, Standings, lookup, read_user};
 
@@ -56,6 +58,8 @@ pub struct Snapshot {
     found: Arc<Mutex<BTreeMap<String, Arc<Database>>>>,
     /// By name.
     pub users: BTreeMap<String, Arc<User>>,
+    /// Of their verifiers.
+    iterations: Iterations,
     /// Who was looked up and has proved to be it.
     learned: Arc<Learned>,
     standings: Standings,
@@ -86,7 +90,7 @@ pub struct Snapshot {
     pub binding: Option<Vec<u8>>,
     /// Clients of the instance, all workers.
     pub clients: Arc<Count>,
-    /// Makes the salts of users that do not exist.
+    /// Makes the salts of plain passwords and of users that do not exist.
     pub seed: [u8; 32],
     /// Its own number among its peers; 0: it has none. As at start: clients have been told.
     pub peer_id: u8,
@@ -195,12 +199,14 @@ impl Snapshot {
             .pool(instance)
             .ok_or_else(|| SnapshotError::NoInstance(instance.to_owned()))?;
         let standings = Standings::new(group, before.map(|snapshot| &snapshot.standings));
+        let fresh = || std::array::from_fn(|_| rand::rng().next_u32() as u8);
+        let seed = before.map_or_else(fresh, |snapshot| snapshot.seed);
         let mut users = BTreeMap::new();
         for user in &group.users {
             if user.looked_up {
                 continue;
             }
-            let read = read_user(user, &standings)?;
+            let read = read_user(user, &standings, &seed)?;
             users.insert(user.name.as_str().to_owned(), Arc::new(read));
         }
         let offered = group.tls.as_ref().filter(|_| group.sslmode > SslMode::Disable);
@@ -230,6 +236,7 @@ impl Snapshot {
             group: group.name.to_string(),
             instance: instance.to_owned(),
             databases,
+            iterations: Iterations::of(users.values().map(|user| &user.credential)),
             users,
             learned,
             standings,
@@ -243,10 +250,7 @@ impl Snapshot {
                 before.map(|snapshot| &snapshot.clients),
                 group.settings.max_client_conn.get(),
             ),
-            seed: before.map_or_else(
-                || std::array::from_fn(|_| rand::rng().next_u32() as u8),
-                |snapshot| snapshot.seed,
-            ),
+            seed,
             peer_id: before.map_or(instance_of.peer_id.unwrap_or(0), |snapshot| snapshot.peer_id),
             peers: peers(group, before),
             together: before.map_or_else(|| shares(group), |snapshot| snapshot.together),

@@ -16,7 +16,7 @@ use crate::fatal::Refusal;
 use crate::hba::Method;
 use crate::scram::{self, Keys, MOST_DERIVED, Verifier};
 use crate::server::auth::nonce;
-use crate::snapshot::Credential;
+use crate::snapshot::{Credential, Snapshot};
 
 /// What a SCRAM proof has shown us.
 pub struct Proof {
@@ -31,8 +31,8 @@ pub struct Proof {
 /// What proofs depend on beside the user.
 #[derive(Clone, Copy)]
 pub struct Way<'a> {
-    /// Makes the salts of users that do not exist.
-    pub seed: &'a [u8; 32],
+    /// Knows what users are asked with that do not exist.
+    pub snapshot: &'a Snapshot,
     /// What SCRAM-SHA-256-PLUS binds to on this connection.
     pub binding: Option<&'a [u8]>,
 }
@@ -65,12 +65,12 @@ pub async fn prove(
         // Asked as others are, so that names which exist are not told from those that do not.
         (Some(Method::Password), None) => cleartext(door, &Credential::Trust, name).await,
         (Some(Method::Md5), None) => {
-            let answered = md5(door, &stranger(name, way.seed).salt, name).await;
+            let answered = md5(door, &way.snapshot.stranger(name).salt, name).await;
             answered.and(Err(wrong(name)))
         }
         // Nobody knows the password of a verifier made of chance.
         _ => {
-            let verifier = stranger(name, way.seed);
+            let verifier = way.snapshot.stranger(name);
             scram(door, &verifier, name, way.binding).await.and(Err(wrong(name)))
         }
     }
@@ -128,13 +128,6 @@ async fn cleartext(
 
 fn wrong(name: &str) -> Refusal {
     Refusal::PasswordFailed(name.to_owned())
-}
-
-/// A verifier for a name that does not exist; its salt stays the same from login to login.
-fn stranger(name: &str, seed: &[u8; 32]) -> Verifier {
-    let mut chance = [0; 32];
-    rand::rng().fill_bytes(&mut chance);
-    Verifier::of_chance(name, seed, chance)
 }
 
 async fn md5(door: &mut Door, stored: &str, name: &str) -> Result<(), Refusal> {

@@ -169,7 +169,7 @@ pub async fn admit(
         return console(worker, (door, startup), source, Console::Admin).await;
     }
     let way = auth::Way {
-        seed: &snapshot.seed,
+        snapshot: &snapshot,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
     let method = rules::method(&snapshot, &door.io, &asking)?;

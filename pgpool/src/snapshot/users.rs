@@ -13,12 +13,13 @@ use rand::RngCore;
 use topology::pool::{Console, Group, UserTerms};
 use topology::{Form, Place};
 
+use super::strangers::Iterations;
 use super::{Count, Database, Held, Snapshot, SnapshotError};
 use crate::pool::PERIOD;
 use crate::scram::{self, Verifier};
 
 /// As PostgreSQL's default, for verifiers made from plain passwords.
-const ITERATIONS: u32 = 4096;
+pub(super) const ITERATIONS: u32 = 4096;
 
 /// Who may log in.
 pub struct User {
@@ -133,6 +134,7 @@ pub struct Lookup {
 pub(super) fn read_user(
     user: &topology::pool::User,
     standings: &Standings,
+    seed: &[u8; 32],
 ) -> Result<User, SnapshotError> {
     let name = user.name.to_string();
     let read = |reference: &topology::At<topology::SecretRef>| {
@@ -144,7 +146,7 @@ pub(super) fn read_user(
     };
     let credential = match &user.secret {
         None => Credential::Trust,
-        Some(reference) => credential(&name, reference.place, &read(reference)?)?,
+        Some(reference) => credential(&name, reference.place, &read(reference)?, seed)?,
     };
     let server_password = user.server_password.as_ref().map(read).transpose()?;
     Ok(User {
@@ -160,6 +162,7 @@ pub(super) fn credential(
     user: &str,
     place: Place,
     secret: &Secret,
+    seed: &[u8; 32],
 ) -> Result<Credential, SnapshotError> {
     let text = secret.as_str().map_err(|source| SnapshotError::Secret {
         user: user.to_owned(),
@@ -170,7 +173,7 @@ pub(super) fn credential(
         return Err(SnapshotError::Empty { user: user.to_owned(), place });
     }
     let wrong = || SnapshotError::Verifier { user: user.to_owned(), place };
-    Credential::stored(text).ok_or_else(wrong)
+    Credential::stored(text, scram::salt_of(seed, user.as_bytes())).ok_or_else(wrong)
 }
 
 /// A lookup as the file has it.
@@ -200,12 +203,17 @@ pub(super) fn lookup(
 /// What roles must prove that were looked up, by database and name. None is in here that has not proved
 /// to be it, so that nobody fills it with names of his invention.
 #[derive(Default)]
-pub(super) struct Learned(Mutex<BTreeMap<(String, String), Credential>>);
+pub(super) struct Learned(Mutex<Proved>);
+
+#[derive(Default)]
+struct Proved {
+    all: BTreeMap<(String, String), Credential>,
+    iterations: Iterations,
+}
 
 impl Learned {
     pub(super) fn get(&self, database: &str, role: &str) -> Option<Credential> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&(database.to_owned(), role.to_owned())).cloned()
+        self.lock().all.get(&(database.to_owned(), role.to_owned())).cloned()
     }
 
     pub(super) fn keep(
@@ -215,14 +223,21 @@ impl Learned {
         credential: Credential,
         standings: &Standings,
     ) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Proved { all, iterations } = &mut *self.lock();
         if all.len() >= MOST_LEARNED {
             all.retain(|(_, role), _| {
                 let standing = standings.of(role);
                 standing.clients.now() > 0 || standing.connections.now() > 0
             });
+            *iterations = Iterations::of(all.values());
         }
-        all.insert((database.to_owned(), role.to_owned()), credential);
+        iterations.add(&credential);
+        let before = all.insert((database.to_owned(), role.to_owned()), credential);
+        before.iter().for_each(|before| iterations.take_away(before));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Proved> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -252,6 +267,15 @@ impl Snapshot {
         self.learned.get(database, role)
     }
 
+    /// What a name is asked with that nobody has: keys are those of chance, and what is told of them could be
+    /// somebody's.
+    pub fn stranger(&self, name: &str) -> Verifier {
+        let mut chance = [0; 32];
+        rand::rng().fill_bytes(&mut chance);
+        let all = self.iterations.clone().with(&self.learned.lock().iterations);
+        Verifier::of_chance(name.as_bytes(), &self.seed, chance, |lot| all.drawn(lot))
+    }
+
     /// Places for a client that had them in another process, whatever the bounds.
     pub fn readmit(&self, database: &Database, role: &str) -> (Held, Held) {
         (Held::keep(&database.clients), Held::keep(&self.standings.of(role).clients))
@@ -279,20 +303,18 @@ impl Credential {
     }
 
     /// What a server, or the file, has stored for a role; `None`: it begins like a verifier and is none. A plain
-    /// password logs in everywhere, and a verifier is made of it, which takes milliseconds: not on a worker.
-    pub fn stored(text: &str) -> Option<Self> {
+    /// password logs in everywhere, and a verifier is made of it with this salt, which takes milliseconds: not on a
+    /// worker.
+    pub fn stored(text: &str, salt: [u8; 16]) -> Option<Self> {
         if text.starts_with("SCRAM-SHA-256$") {
             return Self::kept(text);
         }
-        let password = || Self::Password(Secret::new(text.as_bytes().to_vec()), derived(text));
+        let password = || {
+            let verifier = Verifier::derive(text, &salt, ITERATIONS);
+            Self::Password(Secret::new(text.as_bytes().to_vec()), verifier)
+        };
         Some(Self::kept(text).unwrap_or_else(password))
     }
-}
-
-fn derived(password: &str) -> Verifier {
-    let mut salt = [0; 16];
-    rand::rng().fill_bytes(&mut salt);
-    Verifier::derive(password, &salt, ITERATIONS)
 }
 
 impl User {

@@ -2,6 +2,14 @@
 //!
 //! Invariant: a refusal names no more than the client said itself.
 
+use pgpool_wire::backend::Authentication;
+use pgpool_wire::frame::{self, Found};
+use pgpool_wire::frontend::put_sasl_initial;
+use pgpool_wire::sasl::{SCRAM, ServerFirst};
+use pgpool_wire::startup::{V3_0, put_startup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use crate::pooler::{Pooler, Setup, certificates, code, connect};
 use crate::postgres::{PASSWORD, Postgres};
 
@@ -341,5 +349,55 @@ async fn verifiers_of_many_iterations_log_in() {
         let output = psql.env("PGPASSWORD", PASSWORD).output().await.expect("psql runs");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(text.trim(), user, "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What a role is asked for: salt and iterations.
+async fn asked(port: u16, user: &str) -> (String, u32) {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("open");
+    let (mut hello, mut initial, mut input) = (Vec::new(), Vec::new(), Vec::new());
+    put_startup(&mut hello, V3_0, &[("user", user), ("database", "shop")]);
+    put_sasl_initial(&mut initial, SCRAM, b"n,,n=,r=abc");
+    for message in [hello, initial] {
+        socket.write_all(&message).await.expect("sent");
+        loop {
+            if let Found::Whole(found) = frame::next(&input, 1 << 16).expect("a message") {
+                let body = found.body.to_vec();
+                let used = found.raw.len();
+                input.drain(..used);
+                let said = Authentication::read(&body).expect("a question");
+                if let Authentication::SaslContinue(said) = said {
+                    let said = ServerFirst::read(said, "abc", u32::MAX).expect("a challenge");
+                    return (said.salt.to_owned(), said.iterations);
+                }
+                break;
+            }
+            assert!(socket.read_buf(&mut input).await.expect("more") > 0, "an answer");
+        }
+    }
+    panic!("no challenge");
+}
+
+/// P4: who does not exist is asked as those are who do: with their iterations, and with a salt that stays the same, over
+/// a reload as well, as that of a plain password does.
+#[tokio::test]
+async fn strangers_are_asked_as_the_known_are() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup::default()).await;
+    let before = (asked(pooler.port, "other").await, asked(pooler.port, "nobody").await);
+    assert_eq!((before.0.1, before.1.1), (4096, 4096));
+    pooler.reload().await.expect("lawful");
+    let after = (asked(pooler.port, "other").await, asked(pooler.port, "nobody").await);
+    assert_eq!(before, after);
+    let folder = pooler.file().parent().expect("a folder").to_owned();
+    let verifier = pgpool::scram::Verifier::derive(PASSWORD, b"0123456789abcdef", 20_000).text();
+    for name in ["app", "other", "root"] {
+        std::fs::write(folder.join(name), &verifier).expect("written");
+    }
+    pooler.reload().await.expect("lawful");
+    for user in ["app", "nobody", "somebody"] {
+        let first = asked(pooler.port, user).await;
+        assert_eq!(first.1, 20_000, "{user}");
+        assert_eq!(first, asked(pooler.port, user).await, "{user}");
     }
 }
