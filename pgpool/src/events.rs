@@ -256,6 +256,8 @@ pub const CONNECTIONS: &str = "pgpool::connections";
 
 /// A client has said what it wants, and is about to be asked who it is.
 pub struct LoginAttempt<'a> {
+    /// Its number.
+    pub id: u32,
     /// It.
     pub asking: &'a Asking<'a>,
     /// The cipher suite, if bytes travel encrypted.
@@ -266,8 +268,8 @@ impl Event for LoginAttempt<'_> {
     fn emit(&self, to: &Observer) {
         let Asking { database, user, source, replication, .. } = *self.asking;
         let (instance, replication) = (&*to.instance, replication.name());
-        let tls = encryption(self.cipher);
-        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, database, user, address = %source, tls, replication, "login attempt");
+        let (id, tls) = (self.id, encryption(self.cipher));
+        tracing::event!(target: CONNECTIONS, Level::DEBUG, instance, id, database, user, address = %source, tls, replication, "login attempt");
     }
 }
 
@@ -305,6 +307,8 @@ fn age(client: &Entry) -> u64 {
 
 /// A client did not get in.
 pub struct LoginRefused<'a> {
+    /// Its number; 0: it has not said what it wants.
+    pub id: u32,
     /// From where.
     pub source: Source,
     /// The database that it named.
@@ -317,9 +321,9 @@ pub struct LoginRefused<'a> {
 
 impl<'a> LoginRefused<'a> {
     /// Of a client that has said what it wants.
-    pub fn of(startup: &'a Startup, source: Source, cause: &'a Refusal) -> Self {
+    pub fn of(id: u32, startup: &'a Startup, source: Source, cause: &'a Refusal) -> Self {
         let (database, user) = named(startup);
-        Self { source, database, user, cause }
+        Self { id, source, database, user, cause }
     }
 }
 
@@ -327,8 +331,8 @@ impl Event for LoginRefused<'_> {
     fn emit(&self, to: &Observer) {
         let help = "Clients that did not get in.";
         to.metrics.counter("aqueduct_pg_logins_refused_total", help, &[]).increment(1);
-        let (instance, database, user) = (&*to.instance, self.database, self.user);
-        tracing::event!(Level::INFO, instance, database, user, address = %self.source, cause = %self.cause, word = self.cause.word().as_deref(), "login refused");
+        let (instance, id, database, user) = (&*to.instance, self.id, self.database, self.user);
+        tracing::event!(Level::INFO, instance, id, database, user, address = %self.source, cause = %self.cause, word = self.cause.word().as_deref(), "login refused");
     }
 }
 

@@ -129,7 +129,7 @@ async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Optio
         }
         (Err(refusal), _) => refusal,
     };
-    worker.observer.emit(LoginRefused { source, database: "", user: "", cause: &refused });
+    worker.observer.emit(LoginRefused { id: 0, source, database: "", user: "", cause: &refused });
     goodbye(&mut io, &refused).await;
 }
 

@@ -505,17 +505,18 @@ impl Worker {
         all
     }
 
-    /// Enters a client; its number names this worker, so that a cancel request finds its way.
-    pub fn enter(&self, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
-        let pid = self.next_pid();
+    /// Enters a client by its number. It gets another one if that is somebody else's meanwhile: a cancel key that it
+    /// has been told already hits nobody then.
+    pub fn enter(&self, pid: u32, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
+        let pid = self.free(pid);
         let entry = Rc::new(make(pid));
         self.clients.borrow_mut().insert(pid, Rc::clone(&entry));
         entry
     }
 
-    /// Enters a console, so that cancel requests reach it; its number.
-    pub fn seat(&self, console: Visitor) -> u32 {
-        let pid = self.next_pid();
+    /// Enters a console by its number, or another one, so that cancel requests reach it; its number.
+    pub fn seat(&self, pid: u32, console: Visitor) -> u32 {
+        let pid = self.free(pid);
         self.consoles.borrow_mut().insert(pid, console);
         pid
     }
@@ -530,29 +531,24 @@ impl Worker {
         self.consoles.borrow().iter().map(|(pid, visitor)| make(*pid, visitor)).collect()
     }
 
-    fn next_pid(&self) -> u32 {
-        let (clients, consoles) = (self.clients.borrow(), self.consoles.borrow());
+    /// A number for who comes; it names this worker, so that a cancel request finds its way.
+    pub fn next_pid(&self) -> u32 {
         let numbers = Numbers::of(&self.snapshot());
-        let taken = |pid: &u32| clients.contains_key(pid) || consoles.contains_key(pid);
         loop {
             let next = self.pids.get();
             self.pids.set(next.wrapping_add(1));
-            if let Some(pid) = numbers.make(self.id.0, next).filter(|pid| !taken(pid)) {
+            if let Some(pid) = numbers.make(self.id.0, next).filter(|pid| !self.is_taken(*pid)) {
                 return pid;
             }
         }
     }
 
-    /// Enters a client that has a number already. It gets another one if that is somebody else's: its
-    /// cancel key then hits nobody.
-    pub fn enter_again(&self, pid: u32, make: impl FnOnce(u32) -> Entry) -> Rc<Entry> {
-        let taken = self.clients.borrow().contains_key(&pid) || self.console(pid).is_some();
-        if taken {
-            return self.enter(make);
-        }
-        let entry = Rc::new(make(pid));
-        self.clients.borrow_mut().insert(pid, Rc::clone(&entry));
-        entry
+    fn is_taken(&self, pid: u32) -> bool {
+        self.clients.borrow().contains_key(&pid) || self.consoles.borrow().contains_key(&pid)
+    }
+
+    fn free(&self, pid: u32) -> u32 {
+        if self.is_taken(pid) { self.next_pid() } else { pid }
     }
 
     /// The process that takes over.

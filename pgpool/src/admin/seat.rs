@@ -82,10 +82,10 @@ pub struct Seat {
 
 impl Seat {
     /// For a console of this worker.
-    pub fn take(worker: &Rc<Worker>, secret: Box<[u8]>, who: Who) -> Self {
+    pub fn take(worker: &Rc<Worker>, pid: u32, secret: Box<[u8]>, who: Who) -> Self {
         let abort = Rc::new(Abort::new(secret));
         let connected = SystemTime::now();
-        let pid = worker.seat(Visitor { abort: Rc::clone(&abort), who, connected });
+        let pid = worker.seat(pid, Visitor { abort: Rc::clone(&abort), who, connected });
         Self { pid, abort, worker: Rc::clone(worker) }
     }
 }

@@ -118,7 +118,7 @@ struct Inside {
 async fn enter(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Inside> {
     let Arrival { mut io, source, startup, place, until } = *arrival;
     io.revive().ok()?;
-    let mut door = startup::Door::new(io);
+    let mut door = startup::Door::new(io, worker.next_pid());
     let login = startup::admit(&worker, &mut door, &startup, source);
     let outcome = tokio::time::timeout_at(until, login).await.unwrap_or_else(|_| {
         Err(Refusal::LoginTimeout(worker.snapshot().settings.client_login_timeout))
@@ -160,7 +160,7 @@ async fn enter(worker: Rc<Worker>, arrival: Box<Arrival>) -> Option<Inside> {
             None
         }
         Err(refusal) => {
-            worker.observer.emit(LoginRefused::of(&startup, source, &refusal));
+            worker.observer.emit(LoginRefused::of(door.id, &startup, source, &refusal));
             goodbye(&mut door.io, &refusal).await;
             None
         }

@@ -179,7 +179,7 @@ fn take_in(
         replication: Replication::No,
     };
     let (secret, now) = (parcel.secret.0.as_slice().into(), worker.now());
-    let entry = worker.enter_again(parcel.pid, |pid| {
+    let entry = worker.enter(parcel.pid, |pid| {
         let mut entry = Entry::new(pid, secret, who, now);
         entry.connected = SystemTime::UNIX_EPOCH + Duration::from_micros(parcel.connected);
         entry

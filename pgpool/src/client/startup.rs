@@ -39,6 +39,8 @@ const LONGEST: u32 = 8192;
 pub struct Door {
     /// Its socket.
     pub io: Stream,
+    /// The number that it is about to have.
+    pub id: u32,
     /// What was read and not understood yet.
     pub input: Vec<u8>,
 }
@@ -87,8 +89,8 @@ impl Drop for Listed {
 
 impl Door {
     /// Before anything was read.
-    pub fn new(io: Stream) -> Self {
-        Self { io, input: Vec::new() }
+    pub fn new(io: Stream, id: u32) -> Self {
+        Self { io, id, input: Vec::new() }
     }
 
     /// Writes.
@@ -164,7 +166,7 @@ pub async fn admit(
     }
     let encrypted = door.io.is_encrypted();
     let asking = Asking { database, user: name, source, encrypted, replication };
-    worker.observer.emit(LoginAttempt { asking: &asking, cipher: door.io.cipher() });
+    worker.observer.emit(LoginAttempt { id: door.id, asking: &asking, cipher: door.io.cipher() });
     if is_owner(&snapshot, name, database, source) {
         return console(worker, (door, startup), source, Console::Admin).await;
     }
@@ -279,7 +281,7 @@ fn list(
 ) -> Listed {
     let who = who(worker, door, startup, (source, role));
     let (secret, now) = (secret(startup), worker.now());
-    let entry = worker.enter(|pid| Entry::new(pid, secret, who, now));
+    let entry = worker.enter(door.id, |pid| Entry::new(pid, secret, who, now));
     Listed { entry, worker: Rc::clone(worker) }
 }
 
@@ -364,7 +366,7 @@ async fn console(
         backend::put_parameter(&mut out, name, value);
     }
     let who = who(worker, door, startup, (source, worker.name(CONSOLE)));
-    let seat = Seat::take(worker, secret(startup), who);
+    let seat = Seat::take(worker, door.id, secret(startup), who);
     let key = CancelKey { pid: seat.pid, secret: seat.abort.secret.to_vec() };
     backend::put_key(&mut out, &key);
     backend::put_ready(&mut out, Status::Idle);

@@ -286,7 +286,6 @@ async fn signals_and_log_are_those_of_pgbouncer() {
         " login attempt: db=shop user=app tls=no replication=none",
         " new connection to server (from 127.0.0.1:",
         " closing because: client close request (age=",
-        " WARNING C-0x0: shop/app@127.0.0.1:",
         " pooler error: password authentication failed",
         "UTC [",
     ] {
@@ -294,6 +293,15 @@ async fn signals_and_log_are_those_of_pgbouncer() {
     }
     let (asked, _) = before.split_once("pooler error: password auth").expect("it was refused");
     assert_eq!(asked.matches("login attempt: db=shop").count(), 2, "before it was: {before}");
+    // All of one client has its number in front.
+    let (_, refused) = asked.rsplit_once(" WARNING C-").expect("a client's");
+    let (number, _) = refused.split_once(':').expect("a number");
+    assert!(number.starts_with("0x") && number != "0x0", "{before}");
+    let whole = format!(" C-{number}: shop/app@127.0.0.1:");
+    for line in ["login attempt: db=shop", "closing because: password", "pooler error: password"] {
+        let its = |text: &str| text.contains(&whole) && text.contains(line);
+        assert_eq!(before.lines().filter(|text| its(text)).count(), 1, "{line}: {before}");
+    }
     assert!(place.log().contains("login attempt"), "the log was opened anew");
     assert!(!format!("{before}{}", place.log()).contains(PASSWORD));
 }
