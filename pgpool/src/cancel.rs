@@ -2,7 +2,8 @@
 //! Not for `query_timeout`'s decision. Called by the listener (through the home worker) and by
 //! whoever has to end a query.
 //!
-//! Invariant: a server is not released while a cancel request to it is on its way.
+//! Invariant: a server is not released while a cancel request to it is on its way, and a request whose key is right needs no
+//! place that one with a wrong key could have taken.
 
 pub mod crowd;
 
@@ -15,7 +16,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::timeout;
 
 use crate::client::entry::Entry;
+use crate::client::source::Source;
 use crate::control::Handle;
+use crate::events::CancelRefused;
 use crate::scram;
 use crate::server::Facts;
 use crate::server::tls::Way;
@@ -82,10 +85,20 @@ pub fn unmark(key: &mut CancelKey) -> bool {
     marked
 }
 
+/// A place among the requests that another process is asked about: whether their keys are right nobody knows here.
+fn place(worker: &Worker, source: Source) -> Option<crowd::Place> {
+    let entered = worker.tally.crowd.enter(source.ip(), worker.snapshot().clients.most());
+    let refused = |crowded| {
+        worker.observer.emit(CancelRefused { source, told: crowded == crowd::Crowded::Quiet });
+    };
+    entered.map_err(refused).ok()
+}
+
 /// Forwards a request to the process that its key names. Ends when that has closed the connection, as
 /// [`send`] does.
-pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
+pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey, source: Source) {
     let snapshot = worker.snapshot();
+    let Some(_place) = place(worker, source) else { return };
     let Some(peer) = snapshot.peers.get(&peer) else { return };
     let Some(_held) = Held::enter(&peer.requests) else { return };
     key.secret.push(FORWARDED);
@@ -103,8 +116,8 @@ pub async fn pass_on(worker: &Worker, peer: u8, mut key: CancelKey) {
 
 /// Who waits for the end of a request; let go by being dropped.
 pub enum Waiting {
-    /// The client that has sent it, until the stream is closed, and its place among them.
-    Client(Stream, crowd::Place),
+    /// The client that has sent it, until the stream is closed, and from where.
+    Client(Stream, Source),
     /// The process that this one has taken over from, or the one that takes over from it.
     Process(Side, Answer),
 }
@@ -186,17 +199,25 @@ async fn elsewhere(worker: &Worker, waiting: Waiting, key: CancelKey) {
         Waiting::Process(Side::Successor, _) => former,
     };
     let Some(link) = link else { return };
+    let _place = match &waiting {
+        Waiting::Client(_, source) => match place(worker, *source) {
+            Some(place) => Some(place),
+            None => return,
+        },
+        Waiting::Process(..) => None,
+    };
     // As with a query of our own: late or failed, the client learns it by its query going on.
     let _outcome = timeout(worker.snapshot().settings.cancel_wait_timeout, link.cancel(key)).await;
 }
 
-/// Requests to one server at a time; more are no use.
+/// Requests of one client, and to one server, at a time; more are no use.
 const MOST_AT_ONCE: u32 = 2;
 
 /// Forwards a request if its key belongs to a client with a running query. Ends when the server has
 /// closed the request's connection: only then has the signal been sent.
 pub async fn forward(worker: &Rc<Worker>, key: &CancelKey) {
     let Some(entry) = find_client(worker, key) else { return };
+    let Some(_claim) = Claim::of(&entry) else { return };
     let longest = worker.snapshot().settings.cancel_wait_timeout;
     let Ok(Some(facts)) = timeout(longest, entry.running()).await else { return };
     if facts.cancels.get() >= MOST_AT_ONCE {
@@ -234,6 +255,26 @@ pub async fn send(dialer: &dyn Dial, facts: &Facts) -> io::Result<()> {
         // It says no goodbye inside TLS.
         Err(fault) if fault.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
         outcome => outcome.map(|_| ()),
+    }
+}
+
+/// A request of a client's owner, from when its key was found right; given back when dropped.
+struct Claim(Rc<Entry>);
+
+impl Claim {
+    /// `None`: there are enough already, and what they hit is the same.
+    fn of(entry: &Rc<Entry>) -> Option<Self> {
+        let now = entry.claims.get();
+        (now < MOST_AT_ONCE).then(|| {
+            entry.claims.set(now + 1);
+            Self(Rc::clone(entry))
+        })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.claims.set(self.0.claims.get().saturating_sub(1));
     }
 }
 

@@ -17,12 +17,11 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::cancel::crowd::Crowded;
 use crate::cancel::{self, Numbers, Waiting};
 use crate::client::goodbye;
 use crate::client::source::Source;
 use crate::client::startup::named;
-use crate::events::{AcceptExhausted, CancelRefused, LoginRefused};
+use crate::events::{AcceptExhausted, LoginRefused};
 use crate::fatal::Refusal;
 use crate::neighbours::shard;
 use crate::snapshot::{ALPN, CONSOLE, Held};
@@ -133,24 +132,18 @@ async fn arrive(worker: Rc<Worker>, stream: Stream, source: Source, place: Optio
     goodbye(&mut io, &refused).await;
 }
 
+/// Gives a request to whoever can tell whether its key is right: nothing is held for it before that.
 async fn send_cancel(worker: &Worker, mut io: Stream, mut key: startup::CancelKey, source: Source) {
-    let most = worker.snapshot().clients.most();
-    let place = match worker.tally.crowd.enter(source.ip(), most) {
-        Ok(place) => place,
-        Err(crowded) => {
-            return worker.observer.emit(CancelRefused { source, told: crowded == Crowded::Quiet });
-        }
-    };
     let numbers = Numbers::of(&worker.snapshot());
     let forwarded = cancel::unmark(&mut key);
     if let Some(peer) = numbers.elsewhere(key.pid) {
         if !forwarded {
-            cancel::pass_on(worker, peer, key).await;
+            cancel::pass_on(worker, peer, key, source).await;
         }
         return;
     }
     if io.park().is_ok() {
-        cancel::take(&worker.peers, numbers, Waiting::Client(io, place), key);
+        cancel::take(&worker.peers, numbers, Waiting::Client(io, source), key);
     }
 }
 

@@ -1,5 +1,6 @@
-//! How many cancel requests may be on their way: in all, and from one address, so that a flood of them takes neither
-//! descriptors nor servers' patience from anybody else. Not for what a request hits. Asked by the listener.
+//! How many cancel requests may wait for another process to say whether their keys are right: in all, and from one
+//! address, so that a flood of them takes neither descriptors nor patience from anybody else. Not for requests whose key
+//! was found right here: they need no place. Asked by `cancel`.
 //!
 //! Invariant: a place is given back when its request has ended, however it ended.
 

@@ -91,6 +91,8 @@ pub struct Entry {
     pub replication: Replication,
     /// Statements that it has named.
     pub prepared: Cell<usize>,
+    /// Cancel requests of its own that are being carried out.
+    pub claims: Cell<u32>,
     /// When it came.
     pub connected: SystemTime,
     /// When it last began something.
@@ -142,6 +144,7 @@ impl Entry {
             cipher: who.cipher,
             replication: who.replication,
             prepared: Cell::new(0),
+            claims: Cell::new(0),
             connected: SystemTime::now(),
             requested: Cell::new(now),
             waiting: Cell::new(None),

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use common::rng::Rng;
 use pgpool_wire::startup::{CancelKey, put_cancel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::pooler::{Pooler, Setup};
@@ -131,4 +131,63 @@ async fn a_flood_of_cancels_spares_everybody() {
     let config = pooler.config("app", crate::postgres::PASSWORD, "shop");
     while crate::pooler::connect(&config).await.is_err() {}
     pooler.end().await;
+}
+
+/// P7, O5: requests with keys of another process, which does not say whether they are right, hold all places that there
+/// are for those: one more is refused, and a client's own request, which needs none, ends its query.
+#[tokio::test]
+async fn requests_of_nobody_refuse_no_owner() {
+    let server = Postgres::start().await;
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
+    let other = silent.local_addr().expect("bound").port();
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("stack.yaml");
+    let stack = format!(
+        "aqueduct: 1
+pools:
+  data:
+    instances: {{ pool-1: {{ listen: 127.0.0.1:0, peer-id: 1 }} }}
+    databases: {{ shop: {{ primary: 127.0.0.1:{} }} }}
+    users: {{ open: {{}} }}
+    peers: {{ \"2\": {{ at: 127.0.0.1:{other}, pool-size: 100 }} }}
+    settings: {{ max_client_conn: 16, cancel_wait_timeout: 1h }}
+",
+        server.port
+    );
+    std::fs::write(&file, stack).expect("written");
+    let topology = topology::load(&file).unwrap_or_else(|fault| panic!("{fault}"));
+    let options = pgpool::Options::new("pool-1");
+    let lifecycle = options.lifecycle.clone();
+    let running = pgpool::start(std::sync::Arc::new(topology), "pool-1", options).await;
+    let running = running.unwrap_or_else(|fault| panic!("{fault}"));
+    let port = running.listeners[0].1.port();
+    let mut owner = Raw::login(port).await;
+    let mut request = Vec::new();
+    put_cancel(&mut request, &CancelKey { pid: 2 << 25 | 1, secret: vec![7; 4] });
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        let mut socket = attacker(9, port).await;
+        socket.write_all(&request).await.expect("sent");
+        held.push((socket, silent.accept().await.expect("passed on")));
+    }
+    let mut one_more = attacker(10, port).await;
+    one_more.write_all(&request).await.expect("sent");
+    assert_eq!(one_more.read(&mut [0]).await.expect("closed"), 0);
+    owner.send(&query("select pg_sleep(10)")).await;
+    let (key, ended) = (owner.key.clone(), Cell::new(false));
+    let asks = async {
+        while !ended.get() {
+            Raw::cancel(port, &key).await;
+        }
+    };
+    let hears = async {
+        let messages = owner.until_ready(1).await;
+        ended.set(true);
+        messages
+    };
+    let ((), messages) = tokio::join!(asks, hears);
+    assert!(text(&messages).contains("C57014"), "{}", text(&messages));
+    drop((owner, held));
+    lifecycle.stop();
+    running.finished().await.expect("it ends");
 }
