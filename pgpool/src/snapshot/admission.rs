@@ -70,8 +70,9 @@ pub(super) fn admission(topology: &Topology, group: &Group) -> Result<Admission,
     Ok((rules, maps, all))
 }
 
-/// The text of one of PgBouncer's files; bytes that are no UTF-8 are in comments mostly, and a name with one is nobody's. A start does not end by one that cannot be read, nor does a RELOAD keep what was
-/// in it before: both leave the same behind them, as PgBouncer's do.
+/// The text of one of PgBouncer's files; bytes that are no UTF-8 are in comments mostly, and a name with one is nobody's.
+/// A start does not end by one that cannot be read, nor does a RELOAD keep what was in it before: both leave the same
+/// behind them, as PgBouncer's do.
 fn opened(at: &At<SecretRef>, kind: &str) -> Result<String, String> {
     secret::read(&at.value)
         .map(|secret| String::from_utf8_lossy(secret.as_bytes()).into_owned())
