@@ -165,6 +165,8 @@ pub struct Worker {
     now: Cell<Instant>,
     servers: Cell<u64>,
     pids: Cell<u32>,
+    /// Consoles that have come, all in all.
+    visits: Cell<u64>,
     /// Counts clients that were sent to shards.
     pub(crate) turn: Cell<usize>,
     /// When others were last asked for room in a limit.
@@ -235,6 +237,7 @@ impl Worker {
             now: Cell::new(Instant::now()),
             servers: Cell::new(parts.id.0 as u64 + 1),
             pids: Cell::new(1),
+            visits: Cell::new(0),
             turn: Cell::new(parts.id.0),
             asked_at: Cell::new(None),
             draining: Cell::new(false),
@@ -518,7 +521,13 @@ impl Worker {
     pub fn seat(&self, pid: u32, console: Visitor) -> u32 {
         let pid = self.free(pid);
         self.consoles.borrow_mut().insert(pid, console);
+        self.visits.set(self.visits.get() + 1);
         pid
+    }
+
+    /// How many consoles have come so far.
+    pub fn visits(&self) -> u64 {
+        self.visits.get()
     }
 
     /// The console with this number.

@@ -50,6 +50,8 @@ pub struct Counts {
     pub logins: usize,
     /// Servers.
     pub servers: usize,
+    /// Consoles that have come so far.
+    pub visits: u64,
 }
 
 /// How much is asked for.
@@ -180,6 +182,7 @@ impl Report {
             clients: clients.len(),
             logins: login.count(),
             servers: pools.iter().map(|pool| pool.servers().len()).sum(),
+            visits: worker.visits(),
         };
         let (listed, shown) = match detail {
             Detail::Rows => (&clients[..], &pools[..]),
@@ -224,6 +227,7 @@ impl Report {
                 all.counts.clients += report.counts.clients;
                 all.counts.logins += report.counts.logins;
                 all.counts.servers += report.counts.servers;
+                all.counts.visits += report.counts.visits;
                 all.held.extend(report.held);
                 all.paused |= report.paused;
                 all.suspended |= report.suspended;

@@ -104,7 +104,7 @@ pub fn table(what: &str, report: &Report, snapshot: &Snapshot) -> Option<Table> 
         "PEERS" => peers(snapshot),
         "PEER_POOLS" => peer_pools(snapshot),
         "DATABASES" => databases(report, snapshot),
-        "USERS" => users(snapshot),
+        "USERS" => users(report, snapshot),
         "LISTS" => lists(report, snapshot),
         "CONFIG" => super::config::table(snapshot),
         "VERSION" => Table {
@@ -469,7 +469,11 @@ fn peer_pools(snapshot: &Snapshot) -> Table {
     Table { columns: columns(PEER_POOLS), rows: rows.collect() }
 }
 
-fn users(snapshot: &Snapshot) -> Table {
+fn users(report: &Report, snapshot: &Snapshot) -> Table {
+    let consoles = |name: &str| {
+        let its = report.consoles.iter().filter(|console| console.user == name).count();
+        u32::try_from(its).unwrap_or(u32::MAX)
+    };
     let rows = snapshot.users.values().map(|user| {
         let (standing, terms) = (&user.standing, &user.standing.terms);
         let own = |count: Option<u32>| count.map_or(Cell::Null, Cell::from);
@@ -481,15 +485,17 @@ fn users(snapshot: &Snapshot) -> Table {
             standing.connections.most(),
             standing.connections.now(),
             standing.clients.most(),
-            standing.clients.now(),
+            standing.clients.now().saturating_add(consoles(&user.name)),
         ]
     });
+    let none = || Cell::Null;
+    let owner = row![CONSOLE, none(), none(), none(), 0u32, 0u32, 0u32, consoles(CONSOLE)];
     Table {
         columns: columns(
             "name #pool_size #reserve_pool_size pool_mode #max_user_connections \
              #current_connections #max_user_client_connections #current_client_connections",
         ),
-        rows: rows.collect(),
+        rows: rows.chain((!snapshot.users.contains_key(CONSOLE)).then_some(owner)).collect(),
     }
 }
 
@@ -497,7 +503,8 @@ fn lists(report: &Report, snapshot: &Snapshot) -> Table {
     let counts = &report.counts;
     let rows = [
         ("databases", snapshot.all_databases().len() + 1),
-        ("users", snapshot.users.len()),
+        // With whoever runs the process.
+        ("users", snapshot.users.len() + usize::from(!snapshot.users.contains_key(CONSOLE))),
         ("peers", snapshot.peers.len()),
         ("pools", report.pools.len() + 1),
         ("peer_pools", snapshot.peers.len()),

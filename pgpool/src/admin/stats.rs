@@ -11,19 +11,19 @@ use super::show::{Cell, Table, columns};
 use crate::pool::Counters;
 use crate::snapshot::CONSOLE;
 
-/// What is counted, in the order of the tables.
+/// What is counted, in the order of the tables, by TOTALS' own names.
 const NAMES: [&str; Counters::MANY] = [
     "server_assignment_count",
     "xact_count",
     "query_count",
-    "received",
-    "sent",
+    "client_bytes",
+    "server_bytes",
     "xact_time",
     "query_time",
     "wait_time",
-    "client_parse_count",
-    "server_parse_count",
-    "bind_count",
+    "ps_client_parse_count",
+    "ps_server_parse_count",
+    "ps_bind_count",
 ];
 
 /// Sums of the pools of a database, or of all.
@@ -43,8 +43,9 @@ impl Sums {
             sums.recent = sums.recent.plus(&pool.recent);
             sums.period = sums.period.max(pool.period);
         }
-        // PgBouncer has a row for it; nothing of it is counted.
-        all.entry(CONSOLE).or_default();
+        // PgBouncer counts one query and one transaction of each console, and no more.
+        let [_, transactions, queries, ..] = &mut all.entry(CONSOLE).or_default().totals.0;
+        (*transactions, *queries) = (report.counts.visits, report.counts.visits);
         all
     }
 
@@ -91,10 +92,15 @@ pub(super) fn stats(report: &Report) -> Table {
     }
 }
 
-/// What STATS_TOTALS and STATS_AVERAGES call their columns.
+/// What STATS_TOTALS calls its columns.
 const PLAIN: &str = "database #server_assignment_count #xact_count #query_count #bytes_received \
                      #bytes_sent #xact_time #query_time #wait_time #client_parse_count \
                      #server_parse_count #bind_count";
+
+/// What STATS_AVERAGES does.
+const AVERAGES: &str = "database #server_assignment_count #xact_count #query_count #bytes_received \
+                        #bytes_sent #xact_time #query_time #wait_time #avg_client_parse_count \
+                        #avg_server_parse_count #avg_bind_count";
 
 /// `SHOW STATS_TOTALS`.
 pub(super) fn totals_by_database(report: &Report) -> Table {
@@ -107,7 +113,7 @@ pub(super) fn totals_by_database(report: &Report) -> Table {
 pub(super) fn averages_by_database(report: &Report) -> Table {
     let sums = Sums::by_database(report).into_iter();
     let rows = sums.map(|(database, sums)| row(database, sums.averages())).collect();
-    Table { columns: columns(PLAIN), rows }
+    Table { columns: columns(AVERAGES), rows }
 }
 
 /// `SHOW TOTALS`: all databases together.

@@ -56,7 +56,27 @@ async fn shows() {
     assert!(!rows(&console, "SHOW CONFIG").await.is_empty());
     assert!(!rows(&console, "SHOW LISTS").await.is_empty());
     assert!(rows(&console, "SHOW VERSION").await[0]["version"].starts_with("PgBouncer 1."));
-    assert!(rows(&console, "SHOW USERS").await.iter().any(|user| user["name"] == "open"));
+    let users = rows(&console, "SHOW USERS").await;
+    let clients = |name: &str| {
+        let user = users.iter().find(|user| user["name"] == name);
+        user.map(|user| user["current_client_connections"].clone())
+    };
+    assert!(clients("open").is_some());
+    // Consoles are clients of their users, and whoever runs the process is one of them.
+    assert_eq!(clients("root").as_deref(), Some("1"));
+    assert_eq!(clients("pgbouncer").as_deref(), Some("0"));
+    // One of each console, however often it asks.
+    for _ in 0..2 {
+        let all = rows(&console, "SHOW STATS_TOTALS").await;
+        let own = all.iter().find(|row| row["database"] == "pgbouncer").expect("its row");
+        assert_eq!((own["xact_count"].as_str(), own["query_count"].as_str()), ("1", "1"));
+    }
+    let totals = rows(&console, "SHOW TOTALS").await;
+    let names: Vec<_> = totals.iter().take(11).map(|row| row["name"].as_str()).collect();
+    let wanted = "server_assignment_count xact_count query_count client_bytes server_bytes xact_time query_time \
+                  wait_time ps_client_parse_count ps_server_parse_count ps_bind_count";
+    let wanted: Vec<_> = wanted.split(' ').map(|name| format!("total_{name}")).collect();
+    assert_eq!(names, wanted, "those of 1.25");
     let fault = console.simple_query("SHOW NONSENSE").await.expect_err("unknown");
     assert_eq!(code(&fault), "42601");
     console.query("SHOW VERSION", &[]).await.expect("extended protocol");
@@ -115,6 +135,10 @@ async fn columns_are_those_of_pgbouncer() {
     const DEBUG: &str = "recv_pos pkt_pos pkt_remain send_pos send_remain pkt_avail send_avail";
     const PLAIN: &str = "database server_assignment_count xact_count query_count bytes_received \
         bytes_sent xact_time query_time wait_time client_parse_count server_parse_count bind_count";
+    let averages = PLAIN.replace(
+        "client_parse_count server_parse_count bind_count",
+        "avg_client_parse_count avg_server_parse_count avg_bind_count",
+    );
     let sockets = format!("{SOCKET} {DEBUG}");
     let table = [
         ("CLIENTS", SOCKET),
@@ -122,7 +146,7 @@ async fn columns_are_those_of_pgbouncer() {
         ("SOCKETS", &sockets),
         ("ACTIVE_SOCKETS", &sockets),
         ("STATS_TOTALS", PLAIN),
-        ("STATS_AVERAGES", PLAIN),
+        ("STATS_AVERAGES", &averages),
         ("TOTALS", "name value"),
         (
             "POOLS",
