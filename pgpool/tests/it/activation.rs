@@ -14,7 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dropin::{PGPOOL, Place, Running};
+use crate::pooler::{Pooler, Setup};
 use crate::postgres::{PASSWORD, Postgres, ROOT_PASSWORD, give_away, unprivileged};
+
+use crate::upgrade::{ASKED, Program};
 
 /// A service and its two sockets.
 struct Unit {
@@ -36,13 +39,10 @@ impl Unit {
         Self { place, tcp, unix, path }
     }
 
-    /// The program with descriptors from 3 on, as service managers start one.
     fn command(&self, arguments: &[&str], second: impl AsFd) -> Command {
-        let mut command = unprivileged(Path::new("sh"));
-        let script = "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
-        command.args(["-c", script, "sh", PGPOOL]).args(arguments);
-        command.arg(self.place.path("pgbouncer.ini"));
-        command.stdin(Stdio::from(other(&self.tcp))).stdout(Stdio::from(other(&second)));
+        let mut command =
+            passing(unprivileged(Path::new("sh")), [other(&self.tcp), other(&second)]);
+        command.args(arguments).arg(self.place.path("pgbouncer.ini"));
         command
     }
 
@@ -73,6 +73,14 @@ impl Unit {
         let pid = std::fs::read_to_string(self.place.path("pid")).expect("a pid");
         Pid::from_raw(pid.trim().parse().expect("a number"))
     }
+}
+
+/// The program with descriptors from 3 on, as service managers start one, by a shell.
+fn passing(mut shell: Command, [first, second]: [OwnedFd; 2]) -> Command {
+    let script = "LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\" 3<&0 4<&1 </dev/null >/dev/null";
+    shell.args(["-c", script, "sh", PGPOOL]);
+    shell.stdin(Stdio::from(first)).stdout(Stdio::from(second));
+    shell
 }
 
 fn other(socket: &impl AsFd) -> OwnedFd {
@@ -168,6 +176,37 @@ async fn sockets_of_systemd_are_handed_over() {
     kill(last, Signal::SIGTERM).expect("sent");
     ends(last);
     assert!(unit.path.exists(), "it is systemd's");
+}
+
+/// P7, O3: in the topology form too: they take the place of `listen`, and USR2 hands them over, again and again.
+#[tokio::test]
+async fn usr2_hands_passed_sockets_over() {
+    let server = Postgres::start().await;
+    let mut written = Pooler::start(&server, Setup::default()).await;
+    let sockets = ["127.0.0.1:0"; 2].map(|at| TcpListener::bind(at).expect("bound"));
+    let mut command = passing(Command::new("sh"), [other(&sockets[0]), other(&sockets[1])]);
+    command.args(ASKED).arg(written.file());
+    let mut program = Program::of(command.into());
+    let told = program.hear("noted", "what").await;
+    assert!(told.starts_with("sockets passed from service manager: 127.0.0.1:0 "), "{told}");
+    for socket in &sockets {
+        let address = socket.local_addr().expect("an address").to_string();
+        assert_eq!(program.hear("listening", "address").await, address);
+    }
+    written.port = sockets[0].local_addr().expect("an address").port();
+    let client = written.client("open").await;
+    client.batch_execute("set lock_timeout = 77").await.expect("set");
+    for _ in 0..2 {
+        program.signal(Signal::SIGUSR2);
+        let process = program.hear("handed over", "process").await;
+        program.process = process.parse().expect("a number");
+        let row = client.query_one("show lock_timeout", &[]).await.expect("it goes on");
+        assert_eq!(row.get::<_, String>(0), "77ms");
+        for socket in &sockets {
+            written.port = socket.local_addr().expect("an address").port();
+            written.client("open").await.batch_execute("select 1").await.expect("served");
+        }
+    }
 }
 
 /// O5: what cannot be accepted on is refused by its number, a process in the background gets no sockets, and

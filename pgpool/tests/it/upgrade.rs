@@ -442,31 +442,38 @@ async fn ten_hand_overs_lose_nothing() {
 }
 
 /// The real program, and the processes that follow it by hand-overs; heard by their log.
-struct Program {
+pub(crate) struct Program {
     log: Lines<BufReader<pipe::Receiver>>,
     /// Of the one that serves.
-    process: i32,
+    pub(crate) process: i32,
     children: Vec<tokio::process::Child>,
 }
 
+/// How the program is asked to run a file.
+pub(crate) const ASKED: [&str; 5] = ["--log-format", "json", "--workers", "2", "--topology"];
+
 impl Program {
     fn start(file: &Path) -> Self {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pgpool"));
+        command.args(ASKED).arg(file);
+        Self::of(command)
+    }
+
+    pub(crate) fn of(mut command: tokio::process::Command) -> Self {
         let (write, read) = pipe::pipe().expect("a pipe");
         let write = write.into_blocking_fd().expect("a descriptor");
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pgpool"));
-        command.args(["--log-format", "json", "--workers", "2", "--topology"]).arg(file);
         let child =
             command.kill_on_drop(true).stderr(Stdio::from(write)).spawn().expect("it starts");
         let process = child.id().expect("it runs") as i32;
         Self { log: BufReader::new(read).lines(), process, children: vec![child] }
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process), signal).expect("sent");
     }
 
     /// A field of the next line with this message.
-    async fn hear(&mut self, message: &str, field: &str) -> String {
+    pub(crate) async fn hear(&mut self, message: &str, field: &str) -> String {
         while let Some(line) = self.log.next_line().await.expect("heard") {
             let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
             if line["message"] == message {
