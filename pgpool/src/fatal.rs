@@ -60,19 +60,8 @@ pub enum Refusal {
     #[error("SSL required")]
     TlsRequired,
     /// No rule lets this client in, or one keeps it out.
-    #[error(
-        "no pg_hba.conf entry for host \"{host}\", user \"{user}\", database \"{database}\", {tls}"
-    )]
-    NoRule {
-        /// Where it comes from.
-        host: String,
-        /// Who it says it is.
-        user: String,
-        /// What it wants.
-        database: String,
-        /// Whether it came by TLS.
-        tls: &'static str,
-    },
+    #[error("no pg_hba.conf entry for {0}")]
+    NoRule(String),
     /// The admin database is for users named in the topology file.
     #[error("user \"{0}\" may not use the admin database")]
     ConsoleDenied(String),
@@ -119,9 +108,9 @@ pub enum Refusal {
     #[error("cannot connect to a server of database \"{database}\": {reason}")]
     Unavailable {
         /// As the client names it.
-        database: String,
+        database: Box<str>,
         /// In words, without an address.
-        reason: String,
+        reason: Box<str>,
     },
     /// The server's connection broke while it worked for this client.
     #[error("the server closed the connection unexpectedly")]
@@ -215,7 +204,7 @@ impl Refusal {
             Self::Authentication(_)
             | Self::ConsoleDenied(_)
             | Self::TlsRequired
-            | Self::NoRule { .. } => b"28000",
+            | Self::NoRule(_) => b"28000",
             Self::ConsoleReadOnly(_) => b"42501",
             Self::ConsoleSyntax(_) => b"42601",
             Self::ConsoleState(_) => b"55000",

@@ -112,12 +112,11 @@ fn allow(snapshot: &Snapshot, rule: &Rule, name: &str, asking: &Asking<'_>) -> R
 }
 
 fn nobody(asking: &Asking<'_>) -> Refusal {
-    Refusal::NoRule {
-        host: asking.source.host(),
-        user: asking.user.to_owned(),
-        database: asking.database.to_owned(),
-        tls: if asking.encrypted { "SSL encryption" } else { "no encryption" },
-    }
+    let (host, tls) = (asking.source.host(), if asking.encrypted { "SSL" } else { "no" });
+    let Asking { user, database, .. } = asking;
+    Refusal::NoRule(format!(
+        "host \"{host}\", user \"{user}\", database \"{database}\", {tls} encryption"
+    ))
 }
 
 /// Whom a certificate names: by its common name, as PostgreSQL has it; in PgBouncer's place by its alternative names

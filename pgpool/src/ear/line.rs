@@ -322,11 +322,8 @@ impl Task {
     }
 
     fn unavailable(&mut self, fault: &ConnectError) {
-        let (database, reason) = (self.pool.database().name.clone(), fault.told());
-        self.fail(|| {
-            let (database, reason) = (database.clone(), reason.clone());
-            Answer::Failed(Refusal::Unavailable { database, reason })
-        });
+        let refusal = self.pool.unavailable(fault);
+        self.fail(|| Answer::Failed(refusal.clone()));
     }
 
     fn begin(&mut self, ready: Ready, made: (u64, Option<usize>), places: EarPlaces) {

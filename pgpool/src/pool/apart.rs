@@ -183,8 +183,7 @@ impl Pool {
                 worker.count_error();
                 let longest = worker.snapshot().settings.server_login_retry;
                 self.apart.retry.borrow_mut().failed(worker.now(), longest);
-                let database = self.database().name.clone();
-                Err(Refusal::Unavailable { database, reason: fault.told() })
+                Err(self.unavailable(&fault))
             }
         }
     }

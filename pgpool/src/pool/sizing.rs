@@ -451,6 +451,12 @@ impl Pool {
         })
     }
 
+    /// What clients are told of servers that do not let us in.
+    pub fn unavailable(&self, fault: &ConnectError) -> Refusal {
+        let (database, reason) = (self.database().name.as_str().into(), fault.told().into());
+        Refusal::Unavailable { database, reason }
+    }
+
     /// Nobody let us in: who waits is told, unless other servers of the pool still work.
     pub fn failed(&self, worker: &Worker, fault: &ConnectError) {
         // Where another server may take over, clients wait for it as long as they would for a free one.
@@ -458,11 +464,7 @@ impl Pool {
         let connecting = self.sizing.borrow().connecting();
         let none = self.facts.borrow().is_empty() && self.whole.live() == 0;
         if none && connecting == 0 && !keeps {
-            let refusal = Refusal::Unavailable {
-                database: self.database().name.clone(),
-                reason: fault.told(),
-            };
-            self.waiters.borrow_mut().fail(&refusal);
+            self.waiters.borrow_mut().fail(&self.unavailable(fault));
             self.show();
         }
         worker.count_error();

@@ -56,7 +56,11 @@ pub enum Outcome {
 
 /// Relays until the server is free or one side is gone. Cancelling it in the middle leaves the
 /// server in an unknown state: drop it then.
-pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>) -> Outcome {
+pub fn run<'a>(
+    client: &'a mut Client,
+    server: &'a mut Server,
+    trial: Option<Box<Trial>>,
+) -> impl Future<Output = Outcome> + 'a {
     let rules = client.rules();
     let keeps = rules.mode == PoolMode::Session;
     let mut relay = Relay {
@@ -73,14 +77,14 @@ pub async fn run(client: &mut Client, server: &mut Server, trial: Option<Trial>)
         pinned: None,
     };
     let mut woken = false;
-    let turn = |cx: &mut Context<'_>| {
+    let turn = move |cx: &mut Context<'_>| {
         // The first turn goes on where the client's session has asked already.
         if std::mem::replace(&mut woken, true) {
             relay.client.still = Still::default();
         }
         relay.poll(cx)
     };
-    std::future::poll_fn(turn).await
+    std::future::poll_fn(turn)
 }
 
 struct Relay<'a> {
@@ -96,7 +100,7 @@ struct Relay<'a> {
     transaction: Option<Instant>,
     /// What the deadline is for, and since when its query and transaction run.
     watch: (Watch, Option<Instant>, Option<Instant>),
-    trial: Option<Trial>,
+    trial: Option<Box<Trial>>,
     /// It counts among the servers that are tied to their clients.
     pinned: Option<Pinned>,
 }

@@ -17,8 +17,8 @@ pub struct Trial {
 
 impl Trial {
     /// Of these messages.
-    pub fn new(input: Vec<u8>) -> Self {
-        Self { input, ..Self::default() }
+    pub fn new(input: Vec<u8>) -> Box<Self> {
+        Box::new(Self { input, ..Self::default() })
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) enum Held {
 }
 
 /// Keeps an answer, or lets it go.
-pub(super) fn hold_back(trial: &mut Option<Trial>, bytes: &[u8], seen: Option<&Seen>) -> Held {
+pub(super) fn hold_back(trial: &mut Option<Box<Trial>>, bytes: &[u8], seen: Option<&Seen>) -> Held {
     let Some(tried) = trial else { return Held::Nothing };
     tried.failed |= seen.is_some_and(|seen| seen.elsewhere);
     if tried.failed {
