@@ -11,6 +11,7 @@ mod lexer;
 mod plain;
 pub mod reads;
 mod shape;
+mod texts;
 
 use std::rc::Rc;
 
@@ -19,6 +20,7 @@ use crate::variables::{IDENTITY, PATH, Variables, has_temporary, is_name};
 use config::{Call, Made};
 use lexer::{Lexer, Token};
 pub use shape::shape;
+use texts::{mode, setting, target};
 
 /// What a statement leaves behind when its transaction is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +36,10 @@ pub enum Trace {
     Reset(Rc<str>),
     /// `RESET ALL`.
     ResetAll,
-    /// `DEALLOCATE` or `DISCARD`: what was prepared may be gone.
+    /// `DEALLOCATE`, or a `DISCARD` of less than all: what was prepared may be gone.
     Forgets,
+    /// `DISCARD ALL`.
+    Discards,
     /// `DEALLOCATE` of one statement, by itself.
     Unprepares(Rc<str>),
     /// `UNLISTEN` of these channels, and nothing else that would count; none are all.
@@ -206,14 +210,18 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
         Trace::Unlistens(_) => 1,
         Trace::Local(_) => 2,
         Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 3,
-        Trace::Unknown | Trace::Forgets | Trace::Unprepares(_) | Trace::Beside(_) => 4,
+        Trace::Unknown
+        | Trace::Forgets
+        | Trace::Discards
+        | Trace::Unprepares(_)
+        | Trace::Beside(_) => 4,
         Trace::Pin(_) => 5,
     };
     let stronger = if strength(&right) > strength(&left) { right } else { left };
     match stronger {
         Trace::Local(_) => Trace::Local(None),
         Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll => Trace::Settings,
-        Trace::Forgets | Trace::Unprepares(_) => Trace::Unknown,
+        Trace::Forgets | Trace::Discards | Trace::Unprepares(_) => Trace::Unknown,
         other => other,
     }
 }
@@ -229,6 +237,10 @@ enum End {
 enum Found {
     Plain(Trace),
     Set(Rc<str>),
+    /// `SET … TO DEFAULT`.
+    Default(Rc<str>),
+    /// `SET SESSION CHARACTERISTICS`.
+    Modes,
     Local(Rc<str>),
 }
 
@@ -242,54 +254,17 @@ fn finish(found: Found, text: &[u8]) -> Trace {
             None => Trace::Nothing,
         },
         Found::Plain(trace) => trace,
-        Found::Set(name) => setting(name, text).map_or(Trace::Settings, Trace::Set),
+        // In quotes it would be a value.
+        Found::Default(name) if !text.contains(&b'"') => Trace::Reset(name),
+        Found::Set(name) | Found::Default(name) => {
+            setting(name, text).map_or(Trace::Settings, Trace::Set)
+        }
+        Found::Modes => mode(text)
+            .and_then(|name| setting(Rc::from(name), text))
+            .map_or(Trace::Settings, Trace::Set),
         Found::Local(name) => Trace::Local(setting(name, text)),
     }
 }
-
-/// What can be said again; `None`: it is too long, or in another encoding than ours.
-fn setting(name: Rc<str>, text: &[u8]) -> Option<Rc<Setting>> {
-    let statement = std::str::from_utf8(bare(text)).ok()?;
-    let short = statement.len() <= LONGEST_SETTING;
-    short.then(|| Rc::new(Setting { name, statement: Rc::from(statement) }))
-}
-
-/// A statement without its semicolon and the comments around it: one that ends a line would swallow what is said
-/// behind it.
-fn bare(text: &[u8]) -> &[u8] {
-    let mut lexer = Lexer::new(text);
-    lexer.skip_blank();
-    let start = lexer.position();
-    let mut end = start;
-    while !matches!(lexer.next_token(), Token::Semicolon | Token::End | Token::Broken) {
-        end = lexer.position();
-    }
-    text.get(start..end).unwrap_or_default()
-}
-
-/// What the verb of a statement is followed by, without comments around it.
-fn target(text: &[u8]) -> &[u8] {
-    let mut lexer = Lexer::new(text);
-    lexer.next_token();
-    let (mut start, mut end) = (None, 0);
-    loop {
-        let token = lexer.next_token();
-        let length = match token {
-            Token::Semicolon | Token::End | Token::Broken => {
-                return start.and_then(|start| text.get(start..end)).unwrap_or_default();
-            }
-            Token::Word(word) => word.len(),
-            _ => 1,
-        };
-        end = lexer.position();
-        let quoted = matches!(token, Token::Word(_)) && text.get(end - 1) == Some(&b'"');
-        let whole = length + if quoted { 2 } else { 0 };
-        start = start.or(end.checked_sub(whole));
-    }
-}
-
-/// A longer `SET` is not kept per client.
-const LONGEST_SETTING: usize = 1024;
 
 /// Reads one statement; `None` when it is empty.
 fn statement(lexer: &mut Lexer<'_>) -> (Option<Found>, End) {
@@ -483,7 +458,10 @@ impl<'a> Scan<'a> {
         match first.first.first().map(u8::to_ascii_lowercase) {
             Some(b's') if first.is("set") => Some(set(words)),
             Some(b'd') if first.is("deallocate") => plain(deallocate(words)),
-            Some(b'd') if first.is("discard") => plain(Trace::Forgets),
+            Some(b'd') if first.is("discard") => {
+                let all = words.starts(&["discard", "all"]) && words.tokens == 2;
+                plain(if all { Trace::Discards } else { Trace::Forgets })
+            }
             Some(b'r') if first.is("reset") => plain(reset(words)),
             Some(b'u') if first.is("unlisten") => plain(Trace::Unlistens(Rc::new([]))),
             _ => plain(Trace::Nothing),
@@ -554,12 +532,14 @@ fn scope<'a, 'b>(words: &'b Words<'a>) -> (bool, &'b Word<'a>, &'b Word<'a>) {
 /// A `SET` that ties nobody down.
 fn set(words: &Words<'_>) -> Found {
     let (local, word, _) = scope(words);
+    let default = words.came_after(&["default"])
+        || (word.is("time") && words.count >= 4 && words.came_after(&["local"]));
     let name = match word {
         word if word.is_any(&["transaction", "constraints"]) => {
             return Found::Plain(Trace::Nothing);
         }
         word if word.is_any(&["characteristics", "session"]) => {
-            return Found::Plain(if local { Trace::Nothing } else { Trace::Settings });
+            return if local { Found::Plain(Trace::Nothing) } else { Found::Modes };
         }
         word if word.is("time") => "timezone".to_owned(),
         word if word.is("names") => "client_encoding".to_owned(),
@@ -573,6 +553,7 @@ fn set(words: &Words<'_>) -> Found {
         (true, true) if !config::is_felt(&name) => Found::Plain(Trace::Nothing),
         (true, true) => Found::Local(Rc::from(name)),
         (true, false) => Found::Plain(Trace::Local(None)),
+        (false, true) if default => Found::Default(Rc::from(name)),
         (false, true) => Found::Set(Rc::from(name)),
         (false, false) => Found::Plain(Trace::Settings),
     }

@@ -75,6 +75,12 @@ fn is_followed(name: &str) -> bool {
 /// Startup parameters that are no settings.
 const NOT_SETTINGS: [&str; 3] = ["user", "database", "replication"];
 
+/// How a server reads a text.
+const READING: [&str; 3] = ["backslash_quote", "client_encoding", "standard_conforming_strings"];
+
+/// How long a server rests before it ends by itself.
+const REST: &str = "idle_session_timeout";
+
 /// Most settings that one client may carry, and the longest value.
 const MOST: usize = 64;
 const LONGEST: usize = 1024;
@@ -145,13 +151,13 @@ impl InForce {
         self.equal.as_ref().is_some_and(|known| Rc::ptr_eq(known, client))
     }
 
-    /// The SQL that makes them a client's; `None`: they are.
-    pub fn towards(&mut self, client: &Rc<Variables>) -> Option<String> {
+    /// The queries that make them a client's; none: they are.
+    pub fn towards(&mut self, client: &Rc<Variables>) -> Vec<String> {
         if self.equals(client) {
-            return None;
+            return Vec::new();
         }
         let difference = client.difference(&self.values);
-        if difference.is_none() {
+        if difference.is_empty() {
             self.equal = Some(Rc::clone(client));
         }
         difference
@@ -347,18 +353,30 @@ impl Variables {
         })
     }
 
-    /// The SQL that turns a session with `from` into one with `self`; `None`: they are equal.
-    pub fn difference(&self, from: &Self) -> Option<String> {
+    /// Whether a server that nobody uses would end by itself.
+    pub fn ends_rest(&self) -> bool {
+        self.0.contains_key(REST)
+    }
+
+    /// The queries that turn a session with `from` into one with `self`; none: they are equal. A server reads the
+    /// whole of a query before it carries out its first statement: how it reads is said by one of its own.
+    pub fn difference(&self, from: &Self) -> Vec<String> {
         if self == from {
-            return None;
+            return Vec::new();
         }
-        let mut sql = String::new();
+        let mut all = [String::new(), String::new()];
+        let [reading, others] = &mut all;
+        let mut put = |name: &str, sql: &str| {
+            let reads = READING.contains(&name);
+            if reads { &mut *reading } else { &mut *others }.push_str(sql);
+        };
         let is_who = |name: &str| IDENTITY.contains(&name);
         let gone = |name: &str| from.0.contains_key(name) && !self.0.contains_key(name);
         let who = IDENTITY.into_iter().filter(|name| gone(name));
         let rest = from.0.keys().map(|name| &**name).filter(|name| gone(name) && !is_who(name));
         for name in who.chain(rest) {
-            sql.push_str(&format!("RESET {name};"));
+            // A part of a name may be a word that is reserved.
+            put(name, &format!("RESET \"{}\";", name.replace('.', "\".\"")));
         }
         let rest = self.0.iter().filter(|(name, _)| !is_who(name));
         let who = IDENTITY.into_iter().filter_map(|name| self.0.get_key_value(name));
@@ -370,16 +388,13 @@ impl Variables {
                 // set_config takes lists (search_path) as text, which SET does not.
                 Value::Reported(value) | Value::Is(value) => {
                     let value = literal(value);
-                    sql.push_str(&format!("SELECT pg_catalog.set_config('{name}',{value},false);"));
+                    put(name, &format!("SELECT pg_catalog.set_config('{name}',{value},false);"));
                 }
-                Value::Statement(statement) => {
-                    sql.push_str(statement);
-                    // Had it a comment at its end, that would go no further.
-                    sql.push_str("\n;");
-                }
+                // Had it a comment at its end, that would go no further.
+                Value::Statement(statement) => put(name, &format!("{statement}\n;")),
             }
         }
-        Some(sql)
+        all.into_iter().filter(|sql| !sql.is_empty()).collect()
     }
 }
 
@@ -451,16 +466,35 @@ mod tests {
         all
     }
 
+    fn only(queries: &[String]) -> String {
+        assert_eq!(queries.len(), 1, "{queries:?}");
+        queries.concat()
+    }
+
+    /// P3: how texts are read is settled before a text comes that it changes.
+    #[test]
+    fn what_reads_comes_first() {
+        let server = of(&[("client_encoding", "LATIN1"), ("backslash_quote", "on")]);
+        let mut client = of(&[("client_encoding", "UTF8"), ("a.b", "x")]);
+        client.set("app.name", Value::Statement(Rc::from("set app.name = 'M\u{fc}ller'")));
+        let queries = client.difference(&server);
+        let [reading, others] = &*queries else { panic!("{queries:?}") };
+        assert!(reading.contains("client_encoding") && reading.contains("backslash_quote"));
+        assert!(others.contains("'a.b'") && others.contains("ller"), "{others}");
+    }
+
     /// P3: only what differs is sent, and what the client never set is reset.
     #[test]
     fn differences() {
         let server = of(&[("TimeZone", "UTC"), ("work_mem", "1MB")]);
         let client = of(&[("timezone", "Europe/Rome")]);
         assert_eq!(
-            client.difference(&server).as_deref(),
-            Some("RESET work_mem;SELECT pg_catalog.set_config('timezone','Europe/Rome',false);")
+            client.difference(&server),
+            ["RESET \"work_mem\";SELECT pg_catalog.set_config('timezone','Europe/Rome',false);"]
         );
-        assert_eq!(client.difference(&client.clone()), None);
+        assert!(client.difference(&client.clone()).is_empty());
+        let reserved = of(&[("app.user", "x")]);
+        assert_eq!(Variables::default().difference(&reserved), ["RESET \"app\".\"user\";"]);
     }
 
     /// P3: who somebody is, is set when all else is, and unmade before.
@@ -469,12 +503,12 @@ mod tests {
         let none = Variables::default();
         let all = of(&[("role", "a"), ("session_authorization", "b"), ("work_mem", "1MB")]);
         let set = |name: &str| format!("SELECT pg_catalog.set_config('{name}',");
-        let sql = all.difference(&none).expect("differs");
+        let sql = only(&all.difference(&none));
         let at = |name: &str| sql.find(&set(name)).expect("set");
         assert!(at("work_mem") < at("session_authorization"), "{sql}");
         assert!(at("session_authorization") < at("role"), "{sql}");
-        let reset = "RESET session_authorization;RESET role;RESET work_mem;";
-        assert_eq!(none.difference(&all).as_deref(), Some(reset));
+        let reset = "RESET \"session_authorization\";RESET \"role\";RESET \"work_mem\";";
+        assert_eq!(none.difference(&all), [reset]);
     }
 
     /// P3: what is said behind a statement is not part of its comment.
@@ -482,7 +516,7 @@ mod tests {
     fn a_statement_ends_where_it_is_repeated() {
         let mut all = of(&[("b", "1")]);
         all.set("a", Value::Statement(Rc::from("set a = 1 -- x")));
-        let sql = all.difference(&Variables::default()).expect("differs");
+        let sql = only(&all.difference(&Variables::default()));
         assert!(sql.starts_with("set a = 1 -- x\n;SELECT"), "{sql}");
     }
 
@@ -504,7 +538,7 @@ mod tests {
         assert!(all.start(&evil, &[]).is_err());
         let quoted = [("application_name".to_owned(), "a'b\\c".to_owned())];
         assert_eq!(all.start(&quoted, &[]), Ok(()));
-        let sql = all.difference(&Variables::default()).expect("differs");
+        let sql = only(&all.difference(&Variables::default()));
         assert!(sql.contains(r"E'a''b\\c'"), "{sql}");
     }
 

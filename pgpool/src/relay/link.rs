@@ -232,17 +232,19 @@ impl Conversation {
 
     /// Appends what makes the session the client's: settings, and room for statements.
     pub fn adopt(&mut self, client: &Memory, rules: Rules, out: &mut Vec<u8>) {
-        use pgpool_wire::frontend::{Subject, put_query, put_subject, tag};
+        use pgpool_wire::frontend::{Subject, put_subject, tag};
         self.drifted = false;
-        if let Some(sql) = self.variables.towards(&client.variables) {
-            put_query(out, sql.as_bytes());
-            self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
+        let queries = self.variables.towards(&client.variables);
+        if !queries.is_empty() {
+            self.say(&queries, out);
             self.holdings.unnamed = None;
             let before = self.variables.has_unreported();
             self.variables.take_unreported(&client.variables);
             // What a `connect_query` has set and no server reports is not known: to unmake a client's
             // setting would take that away, too.
-            if self.primed && (before || self.variables.has_unreported()) {
+            if self.variables.ends_rest()
+                || self.primed && (before || self.variables.has_unreported())
+            {
                 self.wear(Wear::Settings);
             }
         }
@@ -260,9 +262,17 @@ impl Conversation {
         }
     }
 
+    /// Appends queries of ours.
+    fn say(&mut self, queries: &[String], out: &mut Vec<u8>) {
+        for sql in queries {
+            pgpool_wire::frontend::put_query(out, sql.as_bytes());
+            self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
+        }
+    }
+
     /// Whether a statement makes the server forget what the client asked for at its login.
     pub fn unsets(&self, client: &Memory, trace: &Trace) -> bool {
-        let resets = matches!(trace, Trace::Reset(_) | Trace::ResetAll | Trace::Forgets);
+        let resets = matches!(trace, Trace::Reset(_) | Trace::ResetAll | Trace::Discards);
         resets && self.ledger.status() == Status::Idle && *client.initial != self.initial
     }
 
@@ -276,10 +286,7 @@ impl Conversation {
                 wanted.difference(&self.initial)
             }
         };
-        if let Some(sql) = difference {
-            pgpool_wire::frontend::put_query(out, sql.as_bytes());
-            self.ledger.sent(Due::Query(To::Pool, Trace::Nothing));
-        }
+        self.say(&difference, out);
     }
 
     /// A command was carried out; `tag` is what the server calls it, `more` whether the client has asked for
@@ -325,6 +332,7 @@ impl Conversation {
             | Trace::Pin(_)
             | Trace::ResetAll
             | Trace::Forgets
+            | Trace::Discards
             | Trace::Unlistens(_)
             | Trace::Beside(_)
             | Trace::Unprepares(_) => return,
@@ -400,9 +408,11 @@ impl Conversation {
             Trace::ResetAll => client.pending.push(Pending::ResetAll),
             Trace::Reset(name) => client.pending.push(Pending::Reset(name)),
             Trace::Unknown | Trace::Settings => self.done(client, &trace),
-            Trace::Set(_) | Trace::Pin(_) | Trace::Forgets | Trace::Unprepares(_) => {
-                self.wear(Wear::Settings);
-            }
+            Trace::Set(_)
+            | Trace::Pin(_)
+            | Trace::Forgets
+            | Trace::Discards
+            | Trace::Unprepares(_) => self.wear(Wear::Settings),
         }
     }
 
@@ -454,14 +464,22 @@ impl Conversation {
                     self.variables.take_unreported(&self.initial);
                 }
             }
+            if self.variables.ends_rest() {
+                self.wear(Wear::Settings);
+            }
         }
     }
 
     /// ParameterStatus came. Returns whether the client knew it already.
-    pub fn reported(&mut self, client: &mut Memory, name: &str, value: &str) -> bool {
+    pub fn reported(&mut self, client: &mut Memory, name: &str, value: &[u8]) -> bool {
         if !crate::variables::is_theirs(name) {
             return false;
         }
+        let Ok(value) = std::str::from_utf8(value) else {
+            // In another encoding: it is not remembered, and nobody else's.
+            self.wear(Wear::Settings);
+            return false;
+        };
         // Wherever the path comes from, a function or a parameter: newer servers tell.
         if name == PATH && has_temporary(value.as_bytes()) && !self.ledger.is_ours() {
             client.tie.get_or_insert(Tie::Temporary);
@@ -510,5 +528,28 @@ impl Conversation {
                 _ => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::query::judge;
+
+    /// P3: what would end a server that nobody uses is unmade when its client gives it back.
+    #[test]
+    fn a_rest_that_ends_is_unmade() {
+        let (mut talk, mut client) = (Conversation::default(), Memory::default());
+        talk.carried_out(&mut client, &judge(b"set work_mem = '1MB'"), b"SET", false);
+        talk.ready(&mut client, Status::Idle);
+        assert_eq!(talk.wear, Wear::None);
+        talk.carried_out(&mut client, &judge(b"set idle_session_timeout = 1"), b"SET", false);
+        talk.ready(&mut client, Status::Idle);
+        assert_eq!(talk.wear, Wear::Settings);
+        let (mut next, mut out) = (Conversation::default(), Vec::new());
+        let prepared = Most { count: 1, bytes: 1 };
+        let rules = Rules { mode: PoolMode::Transaction, prepared, notes: Notes::No };
+        next.adopt(&client, rules, &mut out);
+        assert_eq!(next.wear, Wear::Settings);
     }
 }

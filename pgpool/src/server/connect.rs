@@ -264,6 +264,7 @@ impl Ready {
     /// Notes what the server says of itself.
     pub(super) fn report(&mut self, body: &[u8]) -> Result<(), ConnectError> {
         let (name, value) = backend::parameter(body)?;
+        let value = &*String::from_utf8_lossy(value);
         match self.welcome.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => value.clone_into(known),
             None => self.welcome.push((name.to_owned(), value.to_owned())),

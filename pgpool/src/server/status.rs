@@ -87,7 +87,12 @@ impl Due {
 
     fn forgets(&self) -> bool {
         let (Self::Query(To::Client, trace) | Self::Execute(trace)) = self else { return false };
-        matches!(trace.strongest(), Trace::Forgets | Trace::Unprepares(_) | Trace::Unknown)
+        match trace.strongest() {
+            Trace::Forgets | Trace::Discards | Trace::Unprepares(_) | Trace::Unknown => true,
+            // What was set at the login is set again once it is answered.
+            Trace::Reset(_) | Trace::ResetAll => true,
+            _ => false,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod follow;
 mod habits;
 mod hostile;
 mod identity;
+mod kept;
 mod leak;
 mod left;
 mod likeness;

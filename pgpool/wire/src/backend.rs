@@ -62,13 +62,13 @@ pub fn ready(body: &[u8]) -> Result<Status, Malformed> {
     }
 }
 
-/// Name and value of a ParameterStatus.
+/// Name and value of a ParameterStatus; the value is in the encoding of the client.
 ///
 /// # Errors
-/// It is not exactly two texts.
-pub fn parameter(body: &[u8]) -> Result<(&str, &str), Malformed> {
+/// It is not exactly two texts, or the name is no UTF-8.
+pub fn parameter(body: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     let mut reader = Reader::new("ParameterStatus", body);
-    let pair = (reader.utf8()?, reader.utf8()?);
+    let pair = (reader.utf8()?, reader.text()?);
     reader.end()?;
     Ok(pair)
 }

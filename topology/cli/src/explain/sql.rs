@@ -252,6 +252,7 @@ fn left(step: &mut Step, trace: &Trace, mode: PoolMode) {
         }
         Trace::Reset(name) => format!("{name} is set back"),
         Trace::ResetAll => "all settings are set back".to_owned(),
+        Trace::Discards => "the session is as after its login".to_owned(),
         Trace::Forgets => "prepared statements are forgotten".to_owned(),
         Trace::Unprepares(name) => format!("prepared statement {name} is forgotten"),
         Trace::Settings => {
