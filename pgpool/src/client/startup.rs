@@ -174,7 +174,7 @@ pub async fn admit(
         snapshot: &snapshot,
         binding: snapshot.binding.as_deref().filter(|_| door.io.is_encrypted()),
     };
-    let method = rules::method(&snapshot, &door.io, &asking)?;
+    let method = rules::method(&snapshot, &door.io, &asking).await?;
     let user = snapshot.users.get(name);
     let looked_up = match user {
         Some(_) => None,
@@ -202,7 +202,7 @@ pub async fn admit(
         return Err(Refusal::Disabled(database.to_owned()));
     }
     let shares = worker.snapshot().admit(&pool.database(), name)?;
-    if let Some(caught) = proof.filter(|_| pool.database().passes_clients_on()) {
+    if let Some(caught) = proof.filter(|_| takes_proofs(&pool)) {
         pool.whole.caught.keep(&caught.salt, caught.iterations, caught.keys);
     }
     let mut asked = crate::variables::Variables::default();
@@ -331,6 +331,12 @@ fn greet<'a>(
     let key = CancelKey { pid: entry.pid, secret: entry.secret.to_vec() };
     backend::put_key(out, &key);
     backend::put_ready(out, Status::Idle);
+}
+
+/// Whether the pool logs in to servers by what its clients have proved: with a password it derives keys for the servers'
+/// salt, which is not ours.
+fn takes_proofs(pool: &Pool) -> bool {
+    pool.database().passes_clients_on() && pool.user().password().is_none()
 }
 
 /// Whether it is whoever runs this process, by a socket of this host: PgBouncer's user `pgbouncer`, who
