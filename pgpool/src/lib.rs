@@ -204,6 +204,8 @@ pub async fn start_after(
         Some(estate) if passed.is_empty() => estate.take_passed(),
         _ => passed,
     };
+    // Shells allow fewer descriptors than there may be clients; where it stays so, accepting tells.
+    let _most = common::net::sys::raise_descriptor_limit();
     let snapshot = Arc::new(build(&topology, instance, None)?);
     snapshot.notes.iter().for_each(|what| options.observer.emit(Noted { what }));
     if let Some(folder) = &state {

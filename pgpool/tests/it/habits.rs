@@ -224,3 +224,23 @@ async fn causes_have_pgbouncers_words() {
     running.signal(Signal::SIGTERM);
     assert!(running.ended());
 }
+
+/// P2: shells allow fewer descriptors than a pooler has clients: it takes as many as it may.
+#[tokio::test]
+async fn descriptors_are_as_many_as_there_may_be() {
+    let server = Postgres::start().await;
+    let place = Place::new(&server, "").await;
+    let mut shell = unprivileged(Path::new("sh"));
+    let line = "ulimit -Sn 64; exec \"$@\"";
+    shell.args(["-c", line, "sh", PGPOOL]).arg(place.path("pgbouncer.ini"));
+    let running = place.run(&mut shell);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.0.id()));
+    let limits = limits.expect("it runs");
+    let files =
+        limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line");
+    let mut words = files.split_whitespace();
+    let (soft, hard) = (words.next(), words.next());
+    assert!(soft == hard && hard != Some("64"), "{files}");
+    running.signal(Signal::SIGINT);
+    assert!(running.ended());
+}
