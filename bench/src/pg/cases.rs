@@ -234,9 +234,10 @@ fn tail(rig: &Rig<'_>, sheet: &mut Sheet) {
     });
 }
 
-const CALLS: [(&str, &str, u32); 3] = [
+const CALLS: [(&str, &str, u32); 4] = [
     ("simple, 16 clients: system calls per query", "simple", 16),
     ("simple, 64 clients: system calls per query", "simple", 64),
+    ("simple, 500 clients: system calls per query", "simple", 500),
     ("extended, 64 clients: system calls per query", "extended", 64),
 ];
 
