@@ -24,6 +24,7 @@ use topology::telemetry::PoolTelemetry;
 use topology::{Place, SourceFile, Topology};
 
 use admission::admission;
+use count::Bounds;
 pub use count::{Beside, Count, Held};
 pub use database::Database;
 use families::Families;
@@ -198,7 +199,9 @@ impl Snapshot {
         let (group, instance_of) = topology
             .pool(instance)
             .ok_or_else(|| SnapshotError::NoInstance(instance.to_owned()))?;
-        let standings = Standings::new(group, before.map(|snapshot| &snapshot.standings));
+        let mut bounds = Bounds::default();
+        let known = before.map(|snapshot| &snapshot.standings);
+        let standings = Standings::new(group, known, &mut bounds);
         let fresh = || std::array::from_fn(|_| rand::rng().next_u32() as u8);
         let seed = before.map_or_else(fresh, |snapshot| snapshot.seed);
         let mut users = BTreeMap::new();
@@ -214,14 +217,14 @@ impl Snapshot {
         let binding = offered.map(channel_binding).transpose()?.flatten();
         let marks = before.map_or_else(Arc::default, |snapshot| Arc::clone(&snapshot.marks));
         let families = Families::new(&marks);
-        let (databases, any) = databases(group, (&users, &standings), before, families)?;
+        let kept = (families, &mut bounds);
+        let (databases, any) = databases(group, (&users, &standings), before, kept)?;
         let learned = before.map_or_else(Default::default, |snapshot| snapshot.learned.clone());
-        let mut found = BTreeMap::new();
-        for (name, known) in before.map(Self::found).unwrap_or_default() {
-            if let Some(any) = any.as_ref().filter(|_| !databases.contains_key(&name)) {
-                let counts = any.counts(&known.connections, &known.clients);
-                found.insert(name.clone(), Arc::new(any.named(&name, counts)));
-            }
+        let mut found = before.map(Self::found).unwrap_or_default();
+        found.retain(|name, _| any.is_some() && !databases.contains_key(name));
+        for ((name, known), any) in found.iter_mut().zip(any.iter().cycle()) {
+            let counts = any.counts(known, &mut bounds);
+            *known = Arc::new(any.named(name, counts));
         }
         let (rules, maps, notes) = admission(topology, group)?;
         let snapshot = Self {
@@ -246,13 +249,13 @@ impl Snapshot {
             settings: group.settings.clone(),
             telemetry: group.telemetry.clone(),
             tls: tls.transpose()?.map(TlsAcceptor::from),
-            clients: Count::again(
+            clients: bounds.again(
                 before.map(|snapshot| &snapshot.clients),
                 group.settings.max_client_conn.get(),
             ),
             seed,
             peer_id: before.map_or(instance_of.peer_id.unwrap_or(0), |snapshot| snapshot.peer_id),
-            peers: peers(group, before),
+            peers: peers(group, before, &mut bounds),
             together: before.map_or_else(|| shares(group), |snapshot| snapshot.together),
             marks,
             addresses: (
@@ -261,6 +264,7 @@ impl Snapshot {
             ),
             source: Arc::clone(&topology.source),
         };
+        bounds.hold();
         Ok((snapshot, group, instance_of))
     }
 
@@ -408,13 +412,13 @@ fn channel_binding(tls: &topology::gateway::Tls) -> Result<Option<Vec<u8>>, TlsE
 
 type Databases = (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>);
 
-fn peers(group: &Group, before: Option<&Snapshot>) -> BTreeMap<u8, Peer> {
-    let peer = |said: &topology::pool::Peer| {
+fn peers(group: &Group, before: Option<&Snapshot>, bounds: &mut Bounds) -> BTreeMap<u8, Peer> {
+    let mut peer = |said: &topology::pool::Peer| {
         let known = before.and_then(|snapshot| snapshot.peers.get(&said.id));
-        let requests = Count::again(known.map(|peer| &peer.requests), said.most.get());
+        let requests = bounds.again(known.map(|peer| &peer.requests), said.most.get());
         (said.id, Peer { at: said.at.clone(), requests })
     };
-    group.peers.iter().map(peer).collect()
+    group.peers.iter().map(&mut peer).collect()
 }
 
 /// Whether users of a database share a limit on server connections.
@@ -429,12 +433,13 @@ fn databases(
     group: &Group,
     (users, standings): (&BTreeMap<String, Arc<User>>, &Standings),
     before: Option<&Snapshot>,
-    mut families: Families,
+    (mut families, bounds): (Families, &mut Bounds),
 ) -> Result<Databases, SnapshotError> {
     let (mut all, mut any) = (BTreeMap::new(), None);
     for database in &group.databases {
         let name = database.name.to_string();
-        let mut read = read_database(database, &group.settings, before, &mut families)?;
+        let kept = (&mut families, &mut *bounds);
+        let mut read = read_database(database, &group.settings, before, kept)?;
         if let Some(said) = &database.lookup {
             read.lookup = Some(Arc::new(lookup(said, users, standings)?));
         }
@@ -474,7 +479,7 @@ fn read_database(
     database: &topology::pool::Database,
     settings: &Settings,
     before: Option<&Snapshot>,
-    families: &mut Families,
+    (families, bounds): (&mut Families, &mut Bounds),
 ) -> Result<Database, TlsError> {
     let (servers, is_replica) = match &database.servers {
         Servers::Primary(address) => {
@@ -500,11 +505,11 @@ fn read_database(
         most_per_user: u32::MAX,
         terms: database.terms,
         sign: known.as_ref().map_or_else(Arc::default, |database| Arc::clone(&database.sign)),
-        connections: Count::again(
+        connections: bounds.again(
             known.as_ref().map(|database| &database.connections),
             database.terms.max_connections.unwrap_or(settings.max_db_connections),
         ),
-        clients: Count::again(
+        clients: bounds.again(
             known.as_ref().map(|database| &database.clients),
             database.terms.max_clients.unwrap_or(settings.max_db_client_connections),
         ),

@@ -30,13 +30,6 @@ impl Count {
         Arc::new(Self { now, most: AtomicU32::new(most), ears })
     }
 
-    /// The same count with another bound, or a new one: whoever is counted stays counted.
-    pub(super) fn again(before: Option<&Arc<Self>>, most: u32) -> Arc<Self> {
-        let Some(count) = before else { return Self::new(most) };
-        count.most.store(most, Ordering::Release);
-        Arc::clone(count)
-    }
-
     /// One more, unless the bound is reached.
     pub fn enter(&self) -> bool {
         let most = self.most();
@@ -57,6 +50,30 @@ impl Count {
     /// The bound; 0: none.
     pub fn most(&self) -> u32 {
         self.most.load(Ordering::Acquire)
+    }
+}
+
+/// Bounds that a file gives to counts that are in use: they hold once all of it was read.
+#[derive(Default)]
+pub(super) struct Bounds(Vec<(Arc<Count>, u32)>);
+
+impl Bounds {
+    /// The same count, which is to have another bound, or a new one: whoever is counted stays counted.
+    pub(super) fn again(&mut self, before: Option<&Arc<Count>>, most: u32) -> Arc<Count> {
+        let Some(count) = before else { return Count::new(most) };
+        self.0.push((Arc::clone(count), most));
+        Arc::clone(count)
+    }
+
+    /// The bound that a count has, or is to have.
+    pub(super) fn most(&self, of: &Arc<Count>) -> u32 {
+        let next = self.0.iter().rev().find(|(count, _)| Arc::ptr_eq(count, of));
+        next.map_or_else(|| of.most(), |(_, most)| *most)
+    }
+
+    /// They hold from now on.
+    pub(super) fn hold(self) {
+        self.0.iter().for_each(|(count, most)| count.most.store(*most, Ordering::Release));
     }
 }
 
@@ -106,6 +123,21 @@ mod tests {
         count.leave();
         assert!(count.enter());
         assert!((0..100).all(|_| Count::new(0).enter()));
+    }
+
+    /// T9: a bound that a file gives holds when the file does, and is told to those that go by it before.
+    #[test]
+    fn bounds_hold_when_all_was_read() {
+        let count = Count::new(1);
+        let mut refused = Bounds::default();
+        refused.again(Some(&count), 2);
+        assert_eq!((count.most(), refused.most(&count)), (1, 2));
+        drop(refused);
+        assert_eq!(count.most(), 1);
+        let mut read = Bounds::default();
+        assert!(Arc::ptr_eq(&read.again(Some(&count), 3), &count));
+        read.hold();
+        assert_eq!(count.most(), 3);
     }
 
     /// P2: however many listen, one place is left to those who work.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::secret::Secret;
 use topology::pool::{DatabaseTerms, HostOrder, PoolMode, Prelude, ServerAddress};
 
-use super::{ANY, Count, Lookup, User};
+use super::{ANY, Bounds, Count, Lookup, User};
 use crate::family::Membership;
 use crate::readiness::Sign;
 use crate::server::tls::Security;
@@ -65,13 +65,13 @@ impl Database {
     }
 
     /// Counts of one by the name that a client has given, with the bounds that hold now.
-    pub(super) fn counts(
-        &self,
-        connections: &Arc<Count>,
-        clients: &Arc<Count>,
-    ) -> (Arc<Count>, Arc<Count>) {
-        let again = |count, like: &Count| Count::again(Some(count), like.most());
-        (again(connections, &self.connections), again(clients, &self.clients))
+    pub(super) fn counts(&self, known: &Self, bounds: &mut Bounds) -> (Arc<Count>, Arc<Count>) {
+        let mut again = |count, like| {
+            let most = bounds.most(like);
+            bounds.again(Some(count), most)
+        };
+        let connections = again(&known.connections, &self.connections);
+        (connections, again(&known.clients, &self.clients))
     }
 
     /// The same under the name that a client has given.

@@ -14,7 +14,7 @@ use topology::pool::{Console, Group, UserTerms};
 use topology::{Form, Place};
 
 use super::strangers::Iterations;
-use super::{Count, Database, Held, Snapshot, SnapshotError};
+use super::{Bounds, Count, Database, Held, Snapshot, SnapshotError};
 use crate::pool::PERIOD;
 use crate::scram::{self, Verifier};
 
@@ -63,7 +63,7 @@ type Counts = (Arc<Count>, Arc<Count>);
 const MOST_LEARNED: usize = 10_000;
 
 impl Standings {
-    pub(super) fn new(group: &Group, before: Option<&Self>) -> Self {
+    pub(super) fn new(group: &Group, before: Option<&Self>, all: &mut Bounds) -> Self {
         let terms = group.users.iter().map(|user| (user.name.to_string(), user.terms));
         let settings = &group.settings;
         let standings = Self {
@@ -73,8 +73,8 @@ impl Standings {
         };
         for (role, counts) in &*standings.lock() {
             let (connections, clients) = standings.bounds(role);
-            Count::again(Some(&counts.0), connections);
-            Count::again(Some(&counts.1), clients);
+            all.again(Some(&counts.0), connections);
+            all.again(Some(&counts.1), clients);
         }
         standings
     }

@@ -101,6 +101,24 @@ async fn a_reload_changes_what_the_file_says() {
     assert_eq!(row.get::<_, String>(0), "postgres", "servers of before are not used again");
 }
 
+/// T9: limits of a file that is refused do not hold, whatever it is that is wrong with it.
+#[tokio::test]
+async fn limits_of_a_refused_file_do_not_hold() {
+    let server = Postgres::start().await;
+    let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
+    let _first = pooler.client("app").await;
+    pooler.rewrite(|text| {
+        text.replace("settings: {", "settings: { max_user_client_connections: 1,")
+            .replace("file:legacy", "file:nothing")
+    });
+    pooler.reload().await.expect_err("no such secret");
+    pooler.client("app").await.simple_query("select 1").await.expect("a second one");
+    pooler.rewrite(|text| text.replace("file:nothing", "file:legacy"));
+    pooler.reload().await.unwrap_or_else(|fault| panic!("{fault}"));
+    let fault = connect(&pooler.config("app", PASSWORD, "shop")).await;
+    assert_eq!(code(&fault.expect_err("it holds now")), "53300");
+}
+
 /// T9: a reload while a shared limit is full and somebody waits for room in it changes nothing for them.
 #[tokio::test]
 async fn a_reload_with_a_full_limit() {
