@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::client::entry::Ending;
 use crate::ear::Ear;
 use crate::events::ServerClosed;
-use crate::family::{Membership, Role};
+use crate::family::{Family, Membership, Role};
 use crate::server::{Facts, Server, ServerPhase};
 use crate::snapshot::{Database, User};
 use crate::variables::{Value, Variables, is_theirs};
@@ -200,6 +200,8 @@ impl Pool {
         *self.database.borrow_mut() = Arc::clone(database);
         *self.user.borrow_mut() = Arc::clone(user);
         if !same {
+            // Changes of another family count from the beginning.
+            self.epoch.set(0);
             self.reconnect();
         }
         self.grow();
@@ -212,10 +214,10 @@ impl Pool {
 
     /// Whether the server is still what the pool is for: the primary, or a replica that is fit.
     fn serves(&self, facts: &Facts) -> bool {
-        match (&self.database.borrow().membership, facts.member) {
+        match (self.membership(), self.member(&facts.address)) {
             (Some(membership), Some(member)) => membership.family.serves(membership.role, member),
-            (None, None) => true,
-            _ => false,
+            (Some(_), None) => false,
+            (None, _) => facts.member.is_none(),
         }
     }
 
@@ -234,15 +236,21 @@ impl Pool {
         self.show();
         go.into_iter().for_each(|server| self.discard(server));
         if membership.role == Role::Primary {
-            self.end_fenced();
+            self.end_fenced(&membership.family);
         }
         self.sizing.borrow_mut().retry.worked();
         self.grow();
     }
 
-    fn end_fenced(&self) {
-        let Some(worker) = self.worker.upgrade() else { return };
-        for facts in self.facts.borrow().iter().filter(|facts| !self.serves(facts)) {
+    /// Ends who writes to a server of the family that is not the primary. What nobody was asked about yet, or is
+    /// not of the family any more, is closed when it is free: its generation is over.
+    fn end_fenced(&self, family: &Family) {
+        let Some(worker) = self.worker.upgrade().filter(|_| family.is_checked()) else { return };
+        let fenced = |facts: &&Rc<Facts>| {
+            let member = self.member(&facts.address);
+            member.is_some_and(|at| !family.serves(Role::Primary, at))
+        };
+        for facts in self.facts.borrow().iter().filter(fenced) {
             if let Some(entry) = facts.client.get().and_then(|pid| worker.client(pid)) {
                 entry.end(Ending::Fenced);
             }

@@ -79,6 +79,33 @@ async fn reads_go_where_the_client_says() {
     assert_eq!(port(&reader, "").await, replica.port);
 }
 
+/// P5, T9: replicas that a reload brings, and the first round of questions after it, end no transaction on the primary,
+/// whatever its number among the servers is then.
+#[tokio::test]
+async fn replicas_that_come_end_no_transaction() {
+    let primary = Postgres::start().await;
+    let replica = primary.replica();
+    let pooler = Pooler::start(&primary, Setup { size: 4, ..Setup::default() }).await;
+    let mut client = pooler.client("app").await;
+    let transaction = client.transaction().await.expect("begin");
+    transaction.batch_execute("insert into t values (1)").await.expect("a write");
+    let reader = pooler.client("app").await;
+    let was = format!("primary: 127.0.0.1:{}", primary.port);
+    let replicas =
+        format!("pool-size: 4, check-every: 50ms, replicas: [127.0.0.1:{}]", replica.port);
+    let moved = format!("replicas: [127.0.0.1:{}, ", primary.port);
+    for is_moved in [false, true] {
+        pooler.rewrite(|text| match is_moved {
+            false => text.replace("pool-size: 4", &replicas),
+            true => text.replace(&was, "primary: 127.0.0.1:1").replace("replicas: [", &moved),
+        });
+        pooler.reload().await.unwrap_or_else(|fault| panic!("{fault}"));
+        reaches(&reader, "/* pgpool: replica */", replica.port).await;
+        transaction.batch_execute("insert into t values (2)").await.expect("it goes on");
+    }
+    transaction.commit().await.expect("it goes on");
+}
+
 /// P5: a transaction that becomes read-only only after its BEGIN stays where it began, on the primary,
 /// and is read-only there; nobody after it is.
 #[tokio::test]
