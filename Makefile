@@ -108,7 +108,7 @@ real: pg-clients page-clients registry-clients envoy-client ## real clients and 
 	cargo test -p aqueduct --features verify --test it browser
 	cargo test --workspace --features tests/verify --test stack live::
 	# That package has no pg_basebackup, which makes replicas.
-	PG_BIN=$(CURDIR)/$(PG18)/bin cargo test -p pgpool --test it -- --skip replicas::
+	PG_BIN=$(CURDIR)/$(PG18)/bin cargo test -p pgpool --features verify --test it -- --skip replicas:: --skip backups_pass
 
 # Coverage-guided, on the stable compiler: the counters that libFuzzer reads come from LLVM's own pass.
 FUZZ_SECONDS ?= 20
