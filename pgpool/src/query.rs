@@ -42,6 +42,8 @@ pub enum Trace {
     Discards,
     /// `DEALLOCATE` of one statement, by itself.
     Unprepares(Rc<str>),
+    /// `ROLLBACK AND CHAIN`: all is undone, though a transaction is open.
+    Chains,
     /// `UNLISTEN` of these channels, and nothing else that would count; none are all.
     Unlistens(Rc<[Channel]>),
     /// `UNLISTEN` of these channels, as above, beside what counts more.
@@ -206,7 +208,7 @@ fn join(left: Trace, right: Trace, count: usize) -> Trace {
         return right;
     }
     let strength = |trace: &Trace| match trace {
-        Trace::Nothing => 0,
+        Trace::Nothing | Trace::Chains => 0,
         Trace::Unlistens(_) => 1,
         Trace::Local(_) => 2,
         Trace::Set(_) | Trace::Reset(_) | Trace::ResetAll | Trace::Settings => 3,
@@ -463,10 +465,18 @@ impl<'a> Scan<'a> {
                 plain(if all { Trace::Discards } else { Trace::Forgets })
             }
             Some(b'r') if first.is("reset") => plain(reset(words)),
+            Some(b'r' | b'a') if chains(words) => plain(Trace::Chains),
             Some(b'u') if first.is("unlisten") => plain(Trace::Unlistens(Rc::new([]))),
             _ => plain(Trace::Nothing),
         }
     }
+}
+
+/// `ROLLBACK AND CHAIN`, and not `AND NO CHAIN`.
+fn chains(words: &Words<'_>) -> bool {
+    let [first, others @ ..] = &words.first;
+    let undoes = first.is_any(&["rollback", "abort"]);
+    undoes && words.came_after(&["chain"]) && !others.iter().any(|word| word.is("no"))
 }
 
 /// Session-level locks.

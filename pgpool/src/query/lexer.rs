@@ -65,6 +65,10 @@ impl<'a> Lexer<'a> {
                 self.at += 1;
                 self.string(true)
             }
+            // What its escapes stand for is not read.
+            b'U' | b'u' if self.peek(1) == Some(b'&') && self.peek(2) == Some(b'"') => {
+                Token::Broken
+            }
             b if kind(b) & START != 0 => Token::Word(self.word()),
             b if b.is_ascii_digit() => {
                 self.word();

@@ -23,6 +23,8 @@ pub(super) fn is_plain(sql: &[u8]) -> bool {
                 Some((_, b'\'', next)) => next,
                 _ => return false,
             },
+            // Its escapes are not read.
+            b'"' if is_escaped(sql, rest) => return false,
             b'"' => match cut(after, |byte| byte == b'"') {
                 Some((word, _, next)) if !is_telling(word) => next,
                 _ => return false,
@@ -35,6 +37,12 @@ pub(super) fn is_plain(sql: &[u8]) -> bool {
         };
     }
     true
+}
+
+/// Whether what is quoted at the front of `rest` stands behind `U&`.
+fn is_escaped(sql: &[u8], rest: &[u8]) -> bool {
+    let before = sql.get(..sql.len() - rest.len()).unwrap_or_default();
+    matches!(before, [.., b'u' | b'U', b'&'])
 }
 
 /// How much of a word there is.
@@ -62,7 +70,7 @@ fn is_telling(word: &[u8]) -> bool {
     match &front.map(|byte| byte.to_ascii_lowercase()) {
         b"sele" => false,
         b"temp" | b"hold" | b"pg_t" | b"pg_a" | b"set_" | b"set\0" | b"list" | b"load" => true,
-        b"prep" | b"deal" | b"disc" | b"rese" | b"unli" => true,
+        b"prep" | b"deal" | b"disc" | b"rese" | b"unli" | b"chai" => true,
         b"do\0\0" => whole,
         _ => false,
     }

@@ -34,7 +34,7 @@ fn what_unlisten_ends() {
         ("UNLISTEN * /* all */;", ends(&[])),
         ("/* all */ unlisten -- really\n*", ends(&[])),
         ("unlisten \"A\"\"b\" -- x", ends(&["A\"b"])),
-        ("unlisten u&\"a\"", Trace::Nothing),
+        ("unlisten u&\"a\"", Trace::Unknown),
         ("unlisten *; reset all", Trace::Beside(Rc::new((Trace::Settings, Rc::new([]))))),
         (
             "unlisten a; listen b",
@@ -109,6 +109,14 @@ fn what_statements_leave_behind() {
         ("select E'it\\'s'", Trace::Nothing),
         ("select 'open", Trace::Unknown),
         ("select \"listen\"", Trace::Nothing),
+        ("create table U&\"pg\\005ftemp\".users (a int)", Trace::Unknown),
+        ("create table u&\"pg!005ftemp\" uescape '!'", Trace::Unknown),
+        ("select a&\"b\"", Trace::Nothing),
+        ("rollback and chain", Trace::Chains),
+        ("ABORT WORK AND CHAIN;", Trace::Chains),
+        ("rollback transaction and no chain", Trace::Nothing),
+        ("commit and chain", Trace::Nothing),
+        ("select chain", Trace::Nothing),
         ("select $1, a$b$c from t", Trace::Nothing),
     ];
     for (sql, expected) in table {

@@ -135,6 +135,8 @@ impl Answer<'_> {
                 return Err(out_of_order(crate::server::status::OutOfOrder { tag: frame.tag }));
             }
             tag::NOTIFICATION if self.client.hears(frame.body) => false,
+            // Before that nobody has listened here but somebody else.
+            tag::NOTIFICATION if self.client.tie.is_some() || self.server.touched => true,
             message => {
                 let (reply, done) = self.server.ledger.reply(message).map_err(out_of_order)?;
                 self.done(done, frame.body);

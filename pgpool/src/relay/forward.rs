@@ -71,11 +71,10 @@ impl Forward<'_> {
                 edit.pass(count);
                 continue;
             }
-            let busy = self.client.stepwise && self.server.ledger.owes_ready();
-            if busy || self.server.ledger.len() > MOST_DUE {
+            if self.client.stepwise && self.server.ledger.owes_ready() {
                 return Ok(Stop::Replies);
             }
-            if self.server.ledger.bytes() > MOST_BYTES {
+            if self.server.ledger.len() > MOST_DUE || self.server.ledger.bytes() > MOST_BYTES {
                 // Without it there may be nothing to wait for: the server answers at a Sync, and that is still to come.
                 edit.put(|out| frontend::put_empty(out, tag::FLUSH));
                 return Ok(Stop::Replies);
@@ -102,6 +101,12 @@ impl Forward<'_> {
     fn message(&mut self, frame: Frame<'_>, edit: &mut Edit<'_>) -> Result<bool, Refusal> {
         let length = frame.raw.len();
         if self.server.ledger.is_skipping() && frame.tag != tag::SYNC {
+            edit.pass(length);
+            return Ok(true);
+        }
+        if self.server.ledger.is_fed() && !may_feed(frame.tag) {
+            // The server refuses it, and perhaps goes: whatever waited for an answer would wait for this client.
+            self.server.ledger.doubt();
             edit.pass(length);
             return Ok(true);
         }
@@ -148,7 +153,7 @@ impl Forward<'_> {
             tag::CLOSE => self.server.ledger.sent(Due::Close(To::Client, None)),
             tag::EXECUTE => self.execute(frontend::execute(frame.body)?),
             tag::SYNC => self.server.ledger.sent(Due::Sync),
-            tag::FUNCTION_CALL => self.server.ledger.sent(Due::Function),
+            tag::FUNCTION_CALL => self.function(frame.body),
             tag::COPY_DONE | tag::COPY_FAIL => self.server.ledger.sent(Due::CopyEnd),
             tag::COPY_DATA | tag::FLUSH => {}
             other => return Err(unexpected(other)),
@@ -169,7 +174,7 @@ impl Forward<'_> {
             tag::COPY_DATA => {}
             // Only its front is seen: the server is cleaned afterwards.
             tag::QUERY => self.query(Trace::Unknown),
-            tag::FUNCTION_CALL => self.server.ledger.sent(Due::Function),
+            tag::FUNCTION_CALL => self.function(body),
             tag::PARSE if follows => return self.large_parse(head, body, edit),
             tag::PARSE => self.server.ledger.sent(Due::ParsePlain),
             tag::BIND if follows => {
@@ -193,6 +198,14 @@ impl Forward<'_> {
     fn query(&mut self, trace: Trace) {
         self.leave(&trace);
         self.server.ledger.sent(Due::Query(To::Client, trace));
+    }
+
+    /// FunctionCall, or its front: what is not known to leave nothing may leave anything.
+    fn function(&mut self, body: &[u8]) {
+        if !body.first_chunk().is_some_and(|id| LARGE_OBJECTS.contains(&u32::from_be_bytes(*id))) {
+            self.server.done(self.client, &Trace::Unknown);
+        }
+        self.server.ledger.sent(Due::Function);
     }
 
     /// `RESET`, `DISCARD ALL`: to the server they mean its own login, to the client its own. What
@@ -228,8 +241,11 @@ impl Forward<'_> {
         match self.client.names.find(name.as_bytes()).map(Rc::clone) {
             None => edit.pass(length),
             Some(statement) => {
-                let Some(statement) = self.ensure(name.as_bytes(), &statement, edit) else {
-                    return Ok(false);
+                let piece = self.server.ledger.piece();
+                let statement = match self.server.holdings.holding(&statement, piece) {
+                    Holding::Unknown => return Ok(false),
+                    Holding::Held | Holding::SentHere => statement,
+                    Holding::Missing => self.stand_in(edit),
                 };
                 let sql = [&b"DEALLOCATE "[..], statement.name()].concat();
                 edit.skip(length);
@@ -238,6 +254,20 @@ impl Forward<'_> {
         }
         self.query(trace);
         Ok(true)
+    }
+
+    /// Something to be forgotten in place of what the server does not have: a text that may fail there would take the
+    /// answer to what comes behind it away.
+    fn stand_in(&mut self, edit: &mut Edit<'_>) -> Rc<Statement> {
+        if !self.server.ledger.is_clean() {
+            // In a transaction that has failed, or is about to, it may stay.
+            self.server.wear(super::link::Wear::Full);
+        }
+        let nothing: &[u8] = b"\0\0\0";
+        let statement = self.statements.make(Some(nothing.into()), Trace::Nothing);
+        self.server.ledger.sent(Due::Parse(To::Pool, Rc::clone(&statement), None));
+        edit.put(|out| frontend::put_parse(out, statement.name(), nothing));
+        statement
     }
 
     /// What must be known before the statement runs: a tie counts even if it fails half way, and so does what may
@@ -424,6 +454,19 @@ impl Forward<'_> {
         self.server.ledger.sent(Due::Execute(trace));
     }
 }
+
+/// Whether a message may come while a COPY takes data (manual, "COPY Operations").
+fn may_feed(message: u8) -> bool {
+    matches!(
+        message,
+        tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH | tag::SYNC | tag::TERMINATE
+    )
+}
+
+/// What libpq calls for large objects (PostgreSQL's pg_proc.dat): `lo_open`, `lo_close`, `loread`, `lowrite`, `lo_lseek`,
+/// `lo_creat`, `lo_tell`, `lo_unlink`, `lo_create`, `lo_truncate`, `lo_lseek64`, `lo_tell64`, `lo_truncate64`.
+const LARGE_OBJECTS: [u32; 13] =
+    [952, 953, 954, 955, 956, 957, 958, 964, 715, 1004, 3170, 3171, 3172];
 
 enum Large {
     Started,

@@ -303,8 +303,9 @@ impl Conversation {
             b"COMMIT" | b"PREPARE TRANSACTION" => self.settle(client),
             b"BEGIN" | b"START TRANSACTION" => self.begun(client),
             // Without a savepoint all is undone. With one it may be a `ROLLBACK TO`.
-            b"ROLLBACK" if client.savepoint.is_none() => {
+            b"ROLLBACK" if client.savepoint.is_none() || trace == Trace::Chains => {
                 client.pending.clear();
+                client.savepoint = None;
                 client.locals.end();
             }
             b"ROLLBACK" => self.failed(client),
@@ -335,6 +336,7 @@ impl Conversation {
             | Trace::Discards
             | Trace::Unlistens(_)
             | Trace::Beside(_)
+            | Trace::Chains
             | Trace::Unprepares(_) => return,
         }
         // Of several settings, or one that a function makes, nobody can say what is in force.
@@ -396,7 +398,7 @@ impl Conversation {
             self.wear(Wear::Settings);
         }
         match trace {
-            Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) => {}
+            Trace::Nothing | Trace::Unlistens(_) | Trace::Beside(_) | Trace::Chains => {}
             // The server says itself when it is made and when it ends.
             Trace::Local(Some(setting)) if self.variables.is_reported(&setting.name) => {}
             Trace::Local(_) => self.done(client, &trace),

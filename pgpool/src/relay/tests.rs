@@ -17,6 +17,7 @@ use super::edit::Edit;
 use super::forward::{Forward, Stop};
 use super::link::{Conversation, Memory, Notes, Rules};
 use crate::prepared::{Most, Statements};
+use crate::server::status::{Due, To};
 use model::Model;
 
 /// One message of a client.
@@ -310,6 +311,25 @@ fn statements_that_are_due_are_bounded() {
     assert_eq!(server.ledger.bytes(), 0);
     let (_, again, _) = forward(&mut client, &mut server, &all[used..]);
     assert_eq!(again, used, "the next ones");
+}
+
+/// P3: a notification that comes with the answer to a query of ours is the client's once it has listened, and nobody's
+/// before.
+#[test]
+fn notifications_come_at_any_time() {
+    for (touched, heard) in [(false, ""), (true, "A")] {
+        let (mut client, mut server) = (Memory::default(), Conversation::default());
+        server.touched = touched;
+        server.ledger.sent(Due::Query(To::Pool, crate::query::Trace::Nothing));
+        let mut answers = Vec::new();
+        pgpool_wire::frame::put(&mut answers, b'A', |out| {
+            out.extend_from_slice(b"\0\0\0\x01x\0\0")
+        });
+        let mut out = Vec::new();
+        let mut edit = Edit::new(&answers, &mut out);
+        Answer { client: &mut client, server: &mut server }.run(&mut edit).expect("in order");
+        assert_eq!(tags(edit.finish()), heard, "{touched}");
+    }
 }
 
 /// P1: what we answer ourselves comes behind a long message, however many pieces that comes in.

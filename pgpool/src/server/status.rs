@@ -249,7 +249,7 @@ impl Ledger {
     /// The client is gone: appends what makes the server answer everything that is due, and then
     /// wait. Call it again when more was answered.
     pub fn conclude(&mut self, out: &mut Vec<u8>) {
-        if self.copy == Copy::In && !self.copy_is_ending() {
+        if self.is_fed() {
             frontend::put_copy_fail(out, LOST);
             self.sent(Due::CopyEnd);
         }
@@ -277,7 +277,7 @@ impl Ledger {
     /// A message was sent.
     pub fn sent(&mut self, message: Due) {
         match &message {
-            Due::Sync if self.copy == Copy::In && !self.copy_is_ending() => {
+            Due::Sync if self.is_fed() => {
                 // The manual, "COPY Operations": Flush and Sync are ignored during COPY IN.
                 self.piece += 1;
                 return;
@@ -409,6 +409,12 @@ impl Ledger {
             }
             _ => false,
         }
+    }
+
+    /// Whether a COPY takes data of which the end was not sent yet.
+    #[inline]
+    pub fn is_fed(&self) -> bool {
+        self.copy == Copy::In && !self.copy_is_ending()
     }
 
     fn copy_is_ending(&self) -> bool {

@@ -147,6 +147,7 @@ async fn settings_and_savepoints() {
             (&["begin", &set, "savepoint s", "release s", "commit"], true),
             (&["begin", &set, "savepoint s", "rollback"], false),
             (&["begin", &set, "rollback and chain", "commit"], false),
+            (&["begin", &set, "savepoint s", "rollback and chain", "commit"], false),
             (&["begin", &set, "commit and chain", "rollback"], true),
         ] {
             let (one, two) = (pooler.client("app").await, pooler.client("app").await);

@@ -246,7 +246,11 @@ fn word(reads: Reads) -> &'static str {
 /// What it leaves behind.
 fn left(step: &mut Step, trace: &Trace, mode: PoolMode) {
     let text = match trace {
-        Trace::Nothing | Trace::Local(_) | Trace::Unlistens(_) | Trace::Beside(_) => return,
+        Trace::Nothing
+        | Trace::Local(_)
+        | Trace::Unlistens(_)
+        | Trace::Beside(_)
+        | Trace::Chains => return,
         Trace::Set(setting) => {
             format!("{} is remembered and set again on other servers", setting.name)
         }
