@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::ear::wish;
 use crate::events::{ClientEnded, ClientLeft, LoginRefused};
-use crate::family::{Membership, Role};
+use crate::family::{Family, Membership, Role};
 use crate::fatal::Refusal;
 use crate::pool::{Pool, add};
 use crate::prepared::Most;
@@ -259,6 +259,12 @@ impl Client {
                 Wait::Left => return None,
                 Wait::Refused(refusal) => return Some(refusal),
             };
+            if self.is_overtaken() {
+                // While it waited, a replica came that does not have what it wrote.
+                self.pool.release(server);
+                self.in_vain = true;
+                continue;
+            }
             self.link(&server);
             let outcome = relay::run(self, &mut server, trial).await;
             self.entry.link(None);
@@ -332,7 +338,7 @@ impl Client {
         let way = self.way(&membership);
         self.way = Some(way);
         self.memory.stepwise = !matches!(way, Way::Primary | Way::Session);
-        let fresh = || self.written.is_none_or(|since| family.is_fresh(since));
+        let fresh = || self.finds_its_writes(family);
         let goes = match way {
             Way::Primary | Way::Harmless => false,
             Way::Asked | Way::Session => family.has_fit(),
@@ -352,6 +358,18 @@ impl Client {
             }
             _ => None,
         }
+    }
+
+    /// Whether whatever replica it reads from has what it has written.
+    fn finds_its_writes(&self, family: &Family) -> bool {
+        self.written.is_none_or(|since| family.is_fresh(since))
+    }
+
+    /// Whether it has a replica's server by a choice that would be another one now.
+    fn is_overtaken(&self) -> bool {
+        let chosen = matches!(self.way, Some(Way::Replica | Way::Trial(_)));
+        let away = chosen && !Rc::ptr_eq(&self.pool, &self.home);
+        away && self.home.membership().is_some_and(|it| !self.finds_its_writes(&it.family))
     }
 
     fn way(&self, membership: &Membership) -> Way {

@@ -91,9 +91,13 @@ pub enum Change {
 #[derive(Debug)]
 struct State {
     primary: Option<usize>,
+    /// Which cluster the family is; `None`: no primary was ever seen.
+    system: Option<i64>,
     timeline: u32,
     /// The last answer of each member.
     said: Vec<Option<Said>>,
+    /// Whether a replica was further than the primary came after it: it has what is of no use.
+    ahead: Vec<bool>,
     /// Whether the member answered in the last round.
     up: Vec<bool>,
     /// When the primary was asked, and how far it was.
@@ -117,8 +121,10 @@ impl Family {
         let count = replication.members.len();
         let state = State {
             primary: None,
+            system: None,
             timeline: 0,
             said: vec![None; count],
+            ahead: vec![false; count],
             up: vec![false; count],
             samples: VecDeque::new(),
         };
@@ -191,7 +197,9 @@ impl Family {
 
     /// Whether a server that has just said this may take writes.
     pub fn admits(&self, said: &Said) -> bool {
-        !said.recovers && said.timeline >= self.state().timeline.max(self.mark(said))
+        let state = self.state();
+        let newest = state.timeline.max(self.mark(said));
+        !said.recovers && state.is_ours(said) && said.timeline >= newest
     }
 
     /// The newest timeline that was ever seen of a server's cluster.
@@ -214,10 +222,12 @@ impl Family {
     /// Takes over what the members have said in one round; `None` where one did not answer.
     pub fn learn(&self, round: &[Option<Said>], max_lag: Duration) -> Vec<Change> {
         let mut state = self.state();
-        for (at, said) in round.iter().enumerate() {
-            state.hear(at, *said);
-            let mark = said.as_ref().map_or(0, |said| self.mark(said));
-            state.timeline = state.timeline.max(mark);
+        let earlier = state.said.clone();
+        round.iter().enumerate().for_each(|(at, said)| state.hear(at, *said));
+        state.settle_system();
+        let system = state.system;
+        for said in round.iter().flatten().filter(|said| Some(said.system) == system) {
+            state.timeline = state.timeline.max(said.timeline).max(self.mark(said));
         }
         let before = state.primary;
         let split = state.elect();
@@ -225,6 +235,7 @@ impl Family {
             state.samples.clear();
         }
         state.sample();
+        state.compare(&earlier);
         let writes = state.primary.map_or(0, bit);
         let fit = state.fit(max_lag);
         drop(state);
@@ -280,7 +291,49 @@ impl State {
         }
         if let (Some(slot), Some(said)) = (self.said.get_mut(member), said) {
             *slot = Some(said);
-            self.timeline = self.timeline.max(said.timeline);
+        }
+    }
+
+    /// Whether a server is of the family's cluster, as far as that is known.
+    fn is_ours(&self, said: &Said) -> bool {
+        self.system.is_none_or(|system| system == said.system)
+    }
+
+    /// The family is the cluster of its first primary. Another one only if all that its members have last said is of
+    /// that: an address that leads elsewhere by mistake decides nothing.
+    fn settle_system(&mut self) {
+        let mut last = self.said.iter().flatten().map(|said| said.system);
+        let first = last.next();
+        let alike = last.all(|other| Some(other) == first);
+        let leaders =
+            || (0..self.said.len()).filter_map(|at| self.answer(at)).filter(|s| !s.recovers);
+        let system = match self.system {
+            None => {
+                let first = leaders().next().map(|said| said.system);
+                first.filter(|first| leaders().all(|said| said.system == *first))
+            }
+            Some(_) if alike => first,
+            known => known,
+        };
+        if self.system.is_some() && system != self.system {
+            (self.primary, self.timeline) = (None, 0);
+            self.samples.clear();
+        }
+        self.system = system;
+    }
+
+    /// Compares replicas with what the primary says now: none can have been further before. One that was has written
+    /// by itself, or follows who was overtaken (it was not rewound).
+    fn compare(&mut self, earlier: &[Option<Said>]) {
+        let Some(leader) = self.primary.and_then(|at| self.answer(at)).copied() else { return };
+        for at in 0..self.said.len() {
+            let Some(said) = self.answer(at).copied() else { continue };
+            let before = earlier.get(at).copied().flatten();
+            let same = |it: &Said| it.started == said.started && it.system == said.system;
+            let before = before.filter(same).unwrap_or(said);
+            if let Some(ahead) = self.ahead.get_mut(at) {
+                *ahead = said.recovers && before.position > leader.position;
+            }
         }
     }
 
@@ -291,7 +344,11 @@ impl State {
 
     /// Finds the primary; whether there are two.
     fn elect(&mut self) -> bool {
-        let leads = |said: &&Said| !said.recovers && said.timeline == self.timeline;
+        // Of two clusters, before one is known to be meant, neither leads.
+        let leads = |said: &&Said| {
+            let newest = self.system.is_none() || said.timeline == self.timeline;
+            !said.recovers && self.is_ours(said) && newest
+        };
         let all: Vec<(usize, u64)> = (0..self.said.len())
             .filter_map(|at| self.answer(at).filter(leads).map(|said| (at, said.started)))
             .collect();
@@ -300,7 +357,7 @@ impl State {
             // somebody has overtaken, is none any more.
             let stays = |at: &usize| {
                 let said = self.said.get(*at).copied().flatten();
-                said.is_some_and(|said| !said.recovers && said.timeline == self.timeline)
+                said.as_ref().is_some_and(|said| leads(&said))
             };
             self.primary = self.primary.filter(stays);
             return false;
@@ -323,7 +380,7 @@ impl State {
     /// How far behind a replica is: the time since the primary was where the replica is now. It
     /// does not grow while nothing is written, nor while no primary answers.
     fn lag(&self, member: usize) -> Option<Duration> {
-        let said = self.answer(member).filter(|said| said.recovers)?;
+        let said = self.answer(member).filter(|said| said.recovers && self.is_ours(said))?;
         let Some((last, position)) = self.samples.back() else { return Some(Duration::ZERO) };
         if said.position >= *position {
             return Some(Duration::ZERO);
@@ -341,7 +398,8 @@ impl State {
             Some(at) != self.primary
                 && said.zip(leader).is_some_and(|(said, leader)| said.started == leader.started)
         };
-        let follows = |at: usize| self.lag(at).is_some_and(|lag| lag <= max_lag);
+        let ahead = |at: usize| self.ahead.get(at).copied().unwrap_or_default();
+        let follows = |at: usize| !ahead(at) && self.lag(at).is_some_and(|lag| lag <= max_lag);
         let all = (0..self.said.len()).filter(|at| follows(*at) || itself(*at));
         all.fold(0, |bits, at| bits | bit(at))
     }

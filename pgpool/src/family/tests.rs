@@ -161,3 +161,50 @@ fn an_old_primary_is_fenced_from_families_to_come() {
     let other = old.map(|said| Said { system: 2, ..said });
     assert_eq!(learn(&anew, &[other, None, None]), [Change::Primary(0), Change::Replicas]);
 }
+
+/// P5: a member that is of another cluster, because its name leads elsewhere, serves nobody and overtakes nobody,
+/// however new and however far it is; a cluster that was made anew at all addresses is taken.
+#[test]
+fn another_cluster_is_no_member() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let other = |said: Option<Said>| said.map(|said| Said { system: 2, ..said });
+    let ours = primary(&times, 0, 3, 100, 1);
+    all.learn(&[ours, replica(&times, 0, 3, 100), None], BOUND);
+    for foreign in [replica(&times, 1, 9, 900), primary(&times, 1, 9, 900, 2)] {
+        all.learn(&[ours, replica(&times, 1, 3, 100), other(foreign)], BOUND);
+        assert_eq!((all.serving(Role::Primary), all.serving(Role::Replica)), (vec![0], vec![1]));
+        assert!(!all.admits(&other(primary(&times, 1, 9, 900, 2)).expect("said")));
+    }
+    let anew = [
+        other(primary(&times, 2, 1, 5, 8)),
+        other(replica(&times, 2, 1, 5)),
+        other(replica(&times, 2, 1, 5)),
+    ];
+    all.learn(&anew, BOUND);
+    assert_eq!((all.serving(Role::Primary), all.serving(Role::Replica)), (vec![0], vec![1, 2]));
+
+    // Before any primary is known, two of different clusters are two.
+    let all = family();
+    all.learn(&[ours, anew[0], None], BOUND);
+    assert!(all.serving(Role::Primary).is_empty());
+    all.learn(&[ours, None, None], BOUND);
+    assert_eq!(all.serving(Role::Primary), [0]);
+}
+
+/// P5: a replica that has what its primary never wrote, as it was not rewound after a promotion, gets no reads: not
+/// while it is ahead, nor while the primary is away.
+#[test]
+fn a_diverged_replica_gets_no_reads() {
+    let (all, times) = (family(), Times(Instant::now()));
+    let new = |seconds, written| primary(&times, seconds, 2, written, 2);
+    let stale = |seconds| replica(&times, seconds, 1, 500);
+    all.learn(&[stale(0), new(0, 120), replica(&times, 0, 2, 120)], BOUND);
+    assert_eq!(all.serving(Role::Replica), [2]);
+    all.learn(&[stale(1), None, replica(&times, 1, 2, 120)], BOUND);
+    assert_eq!(all.serving(Role::Replica), [2]);
+    // One that is asked a moment after a busy primary is not ahead.
+    all.learn(&[stale(2), new(2, 200), replica(&times, 2, 2, 210)], BOUND);
+    assert_eq!(all.serving(Role::Replica), [2]);
+    all.learn(&[stale(3), new(3, 300), replica(&times, 3, 2, 310)], BOUND);
+    assert_eq!(all.serving(Role::Replica), [2]);
+}

@@ -168,7 +168,9 @@ async fn what_is_not_there_is_forgotten() {
     let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
     let root = server.root().await;
     let (mut one, mut two) = (Raw::login(pooler.port).await, Raw::login(pooler.port).await);
-    root.batch_execute("create table gone (a int); grant all on gone to public").await.expect("made");
+    root.batch_execute("create table gone (a int); grant all on gone to public")
+        .await
+        .expect("made");
     let named = [raw::parse("s1", "select * from gone"), raw::bare(b'S')].concat();
     assert_eq!(one.ask(&named).await.0, "1Z");
     // Its server is taken: the next one does not have the statement.
@@ -209,7 +211,9 @@ async fn a_copy_is_fed_nothing_else() {
     let server = Postgres::start().await;
     let pooler = Pooler::start(&server, Setup { size: 1, ..Setup::default() }).await;
     let root = server.root().await;
-    root.batch_execute("create table fed (a text); grant all on fed to public").await.expect("made");
+    root.batch_execute("create table fed (a text); grant all on fed to public")
+        .await
+        .expect("made");
     let mut other = Raw::login(pooler.port).await;
     assert_eq!(other.ask(&[raw::parse("s", "select 1"), raw::bare(b'S')].concat()).await.0, "1Z");
     for wrong in [raw::parse("s", "select 1"), query("reset all"), query("select 1")] {
