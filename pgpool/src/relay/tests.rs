@@ -323,7 +323,7 @@ fn notifications_come_at_any_time() {
         server.ledger.sent(Due::Query(To::Pool, crate::query::Trace::Nothing));
         let mut answers = Vec::new();
         pgpool_wire::frame::put(&mut answers, b'A', |out| {
-            out.extend_from_slice(b"\0\0\0\x01x\0\0")
+            out.extend_from_slice(b"\0\0\0\x01x\0\0");
         });
         let mut out = Vec::new();
         let mut edit = Edit::new(&answers, &mut out);
