@@ -2,11 +2,11 @@
 //!
 //! Invariant: a refusal names no more than the client said itself.
 
-use pgpool_wire::backend::Authentication;
+use pgpool_wire::backend::{Authentication, Fields};
 use pgpool_wire::frame::{self, Found};
 use pgpool_wire::frontend::put_sasl_initial;
 use pgpool_wire::sasl::{SCRAM, ServerFirst};
-use pgpool_wire::startup::{V3_0, put_startup};
+use pgpool_wire::startup::{V3_0, Version, put_startup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -200,32 +200,55 @@ host    shop nobody 127.0.0.1/32 md5
     login("open", PASSWORD, "sslmode=disable", "no pg_hba.conf entry").await;
 }
 
-/// O5: what is no login is refused or closed at once, and the next client is served.
+/// O5: what is no login is refused at once, with a reason, and the next client is served; nobody has to hang up for
+/// it, and no time has to pass.
 #[tokio::test]
 async fn hostile_openings() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = Postgres::start().await;
     let pooler = Pooler::start(&server, Setup::default()).await;
     let ssl = [0, 0, 0, 8, 4, 0xd2, 0x16, 0x2f];
-    let early = [&ssl[..], b"select 1"].concat();
-    let openings: [&[u8]; 6] = [
+    let packet = |version, parameters: &[(&str, &str)]| {
+        let mut out = Vec::new();
+        put_startup(&mut out, version, parameters);
+        out
+    };
+    let mut unended = packet(V3_0, &[("user", "open")]);
+    *unended.last_mut().expect("a last byte") = b'x';
+    let openings: [&[u8]; 11] = [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         &[0xff; 64],
         &[0, 0, 0, 4],
+        &[0, 0, 0, 7, 0, 0, 0],
         &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0],
-        &early,
-        &ssl,
+        &[&ssl[..], b"select 1"].concat(),
+        // A request for TLS that is longer than one.
+        &[0, 0, 0, 12, 4, 0xd2, 0x16, 0x2f, 1, 2, 3, 4],
+        &packet(Version { major: 2, minor: 0 }, &[("user", "open")]),
+        &packet(V3_0, &[("user", "open"), ("user", "root")]),
+        &packet(V3_0, &[("database", "shop")]),
+        &unended,
     ];
     for opening in openings {
-        let socket = tokio::net::TcpStream::connect(("127.0.0.1", pooler.port)).await;
-        let mut socket = socket.expect("open");
+        let mut socket = TcpStream::connect(("127.0.0.1", pooler.port)).await.expect("open");
         socket.write_all(opening).await.expect("sent");
-        socket.shutdown().await.expect("half closed");
         let mut answer = Vec::new();
-        // A reset is an end as well.
-        let _ = socket.read_to_end(&mut answer).await;
-        assert!(answer.is_empty() || matches!(answer[0], b'E' | b'N'), "{answer:?}");
+        socket.read_to_end(&mut answer).await.expect("an end");
+        let Ok(Found::Whole(found)) = frame::next(&answer, 1 << 16) else {
+            panic!("{opening:?}: {answer:?}")
+        };
+        assert_eq!((found.tag, found.raw.len()), (b'E', answer.len()), "{opening:?}");
+        let said = Fields::new(found.body);
+        // Not what a login says that takes too long.
+        let code = said.code().map(|code| code.to_string());
+        assert_eq!(code.as_deref(), Some("08P01"), "{opening:?}: {}", said.message());
     }
+    // Who is answered and leaves is no fault.
+    let mut socket = TcpStream::connect(("127.0.0.1", pooler.port)).await.expect("open");
+    socket.write_all(&ssl).await.expect("sent");
+    socket.shutdown().await.expect("half closed");
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.expect("an end");
+    assert_eq!(answer, b"N");
     pooler.client("app").await.query_one("select 1", &[]).await.expect("served");
 }
 
