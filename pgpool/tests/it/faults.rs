@@ -3,6 +3,7 @@
 //!
 //! Invariant: whoever comes next sees nothing of it.
 
+use pgpool_wire::backend::Fields;
 use pgpool_wire::frontend;
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::NoTls;
@@ -283,30 +284,104 @@ async fn cancel_hits_its_query_only() {
     two.query_one("select 1", &[]).await.expect("goes on");
 }
 
-/// P7: a server that dies in the middle of a query costs its client one clear error and nobody
-/// else anything.
+/// The one error that a client still hears, and after which its connection is over: SQLSTATE and severity.
+async fn last_words(client: &mut Raw) -> (String, String) {
+    let mut all = Vec::new();
+    while let Some(message) = client.message().await {
+        all.push(message);
+    }
+    // What its query had answered by then comes before.
+    let errors: Vec<_> = all.iter().filter(|(tag, _)| *tag == b'E').collect();
+    assert_eq!(errors.len(), 1, "{}", crate::raw::text(&all));
+    assert!(crate::raw::tags(&all).ends_with('E'), "{}", crate::raw::text(&all));
+    let said = Fields::new(&errors[0].1);
+    let severity = said.field(b'V').map(|text| String::from_utf8_lossy(text).into_owned());
+    let code = said.code().map(|code| code.to_string());
+    (code.unwrap_or_default(), severity.unwrap_or_default())
+}
+
+/// P7: a server that dies inside a transaction costs its client one error, the server's own, and the connection,
+/// whether it waits, asks or has failed; nobody else notices.
 #[tokio::test]
 async fn a_dead_server_is_one_error() {
+    use crate::raw::{bind, columns, execute, parse, query};
     let server = Postgres::start().await;
     let pooler = Pooler::start(&server, Setup { size: 2, ..Setup::default() }).await;
-    let victim = pooler.client("app").await;
     let other = pooler.client("app").await;
     let root = server.root().await;
-    let pid: i32 = {
-        victim.batch_execute("begin").await.expect("begin");
-        victim.query_one("select pg_backend_pid()", &[]).await.expect("pid").get(0)
-    };
-    root.execute("select pg_terminate_backend($1)", &[&pid]).await.expect("killed");
-    let fault = victim.batch_execute("select pg_sleep(10)").await.expect_err("its server is gone");
-    assert!(["57P01", "08006"].contains(&code(&fault).as_str()) || victim.is_closed(), "{fault:?}");
-    for _ in 0..10 {
-        other.query_one("select 1", &[]).await.expect("the others go on");
+    let asked = query("select pg_sleep(100)");
+    let bound = [parse("", "select pg_sleep(100)"), bind("", "", &[]), execute("", 0)].concat();
+    let bound = [bound, crate::raw::bare(b'S')].concat();
+    let nothing = Vec::new();
+    for (before, during, after) in [
+        (query("select 1"), &nothing, &nothing),
+        (query("selekt"), &nothing, &nothing),
+        (query("select 1"), &asked, &nothing),
+        (query("select 1"), &bound, &nothing),
+        (query("select 1"), &nothing, &asked),
+        (query("select 1"), &nothing, &bound),
+    ] {
+        let mut victim = Raw::login(pooler.port).await;
+        victim.send(&query("begin; select pg_backend_pid()")).await;
+        let begun = victim.until_ready(1).await;
+        let row = begun.iter().find(|(tag, _)| *tag == b'D').expect("a row");
+        let pid: i32 = columns(&row.1)[0].parse().expect("a number");
+        victim.ask(&before).await;
+        victim.send(during).await;
+        let state = "select state from pg_stat_activity where pid = $1";
+        while !during.is_empty() {
+            let row = root.query_one(state, &[&pid]).await.expect("it is there");
+            if row.get::<_, String>(0) == "active" {
+                break;
+            }
+        }
+        root.execute("select pg_terminate_backend($1, 60000)", &[&pid]).await.expect("ended");
+        victim.send(after).await;
+        let words = last_words(&mut victim).await;
+        assert_eq!(
+            words,
+            ("57P01".to_owned(), "FATAL".to_owned()),
+            "{before:?} {during:?} {after:?}"
+        );
+        for _ in 0..10 {
+            other.query_one("select 1", &[]).await.expect("the others go on");
+        }
     }
     // All idle servers die at once: nobody notices.
     let all = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app'";
     root.execute(all, &[]).await.expect("killed");
+    other.query_one("select 1", &[]).await.expect("the others go on");
     let next = pooler.client("app").await;
     next.query_one("select 1", &[]).await.expect("a new server");
+}
+
+/// P7: a server that is gone without a word inside a transaction is one error as well, the pooler's own; who comes
+/// when it is back is served.
+#[tokio::test]
+async fn a_server_gone_without_a_word_is_one_error() {
+    use crate::raw::query;
+    let server = Postgres::start().await;
+    let settings = "server_login_retry: 100ms";
+    let pooler = Pooler::start(&server, Setup { settings, size: 2, ..Setup::default() }).await;
+    let mut waits = Raw::login(pooler.port).await;
+    let mut asks = Raw::login(pooler.port).await;
+    for client in [&mut waits, &mut asks] {
+        assert_eq!(client.ask(&query("begin")).await.0, "CZ");
+    }
+    asks.send(&query("select pg_sleep(100)")).await;
+    server.kill();
+    for client in [&mut waits, &mut asks] {
+        assert_eq!(last_words(client).await, ("08006".to_owned(), "FATAL".to_owned()));
+    }
+    server.launch("");
+    let config = pooler.config("open", "", "shop");
+    let next = loop {
+        match crate::pooler::connect(&config).await {
+            Ok(next) => break next,
+            Err(fault) => assert_eq!(code(&fault), "57P03", "{fault:?}"),
+        }
+    };
+    next.query_one("select 1", &[]).await.expect("served");
 }
 
 /// P7: a client that leaves inside a transaction is rolled back and its server lives on.
